@@ -1,0 +1,41 @@
+/* algorithm.h: the contract of an algorithm, and the table of them all.
+ *
+ * To add one: a file with a `const struct algorithm`, a line in table.c, a line in meson.build. */
+#ifndef ALGORITHMS_ALGORITHM_H
+#define ALGORITHMS_ALGORITHM_H
+
+#include "algorithms/schedule.h"
+
+struct knobs {
+    uint64_t chunk_bytes; /* size of a pipelined piece; never 0; emitters round to whole elements */
+    uint32_t lanes;       /* 1..LANES_MAX */
+};
+
+/* What a plan costs: on the critical path, per level. Verified against the simulated plans:
+ * rounds is the longest chain of messages, bytes what the busiest rank sends at that level. */
+struct cost {
+    double rounds[LEVEL_COUNT];
+    double bytes[LEVEL_COUNT];
+    double reduce_bytes; /* reduced by the busiest rank */
+    double copy_bytes;   /* copied locally by the busiest rank */
+};
+
+struct algorithm {
+    tutti_coll coll;
+    const char *name;   /* "ring"; unique within the collective */
+    const char *source; /* paper and section */
+    /* Can it emit for this shape? Must give the same answer on every rank. */
+    bool (*fits)(const struct shape *shape);
+    /* Must give the same answer on every rank: depends on nothing that is local to one. */
+    void (*cost)(const struct shape *shape, const struct knobs *knobs, struct cost *cost);
+    /* Emits shape->rank's own program, in time proportional to its own steps. */
+    void (*emit)(const struct shape *shape, const struct knobs *knobs, struct builder *builder);
+};
+
+/* NULL-terminated, in table order. */
+extern const struct algorithm *const algorithm_table[];
+const struct algorithm *algorithm_find(tutti_coll coll, const char *name); /* NULL if none */
+/* The cost formula applied to the shape's link model, microseconds. */
+double cost_us(const struct shape *shape, const struct cost *cost);
+
+#endif

@@ -1,0 +1,272 @@
+/* tutti/tutti.h: the public interface of Tutti, collective communication for C and C++.
+ *
+ * Reading order: status and errors, communicators, memory, reduction operations, collectives,
+ * point-to-point, groups, started operations, settings.
+ *
+ * Conventions
+ *   Every function that can fail returns tutti_status; tutti_last_error() then has one sentence
+ *   for the calling thread that says what, which rank, what was expected and what to do.
+ *   Counts are elements of dtype, not bytes, and are size_t.
+ *   Out-parameters come last and are written only on success.
+ *   Operations on one communicator run in the order issued; different communicators are
+ *   independent. One thread at a time may use a communicator, but tutti_comm_abort may be called
+ *   from any thread. Every rank must issue the same collectives in the same order with the same
+ *   count, type, operation and root; ranks that disagree get TUTTI_ERR_MISMATCH, not a hang.
+ *   After TUTTI_ERR_PEER, _MISMATCH, _TIMEOUT, _ABORTED or _SYSTEM from a collective the
+ *   communicator is failed: every further operation returns the same error; destroy it.
+ *
+ * In place
+ *   allreduce, reduce (at root), broadcast   in == out
+ *   allgather(v)         in == out + (own block)
+ *   reduce_scatter(v)    out == in + (own block)
+ *   gather(v), root      in == out + (own block);    scatter(v), root   out == in + (own block)
+ *   alltoall(v)          in == out
+ *   Any other overlap of in and out is refused.
+ *
+ * Rounding
+ *   16-bit and 8-bit floats: each reduction step converts both operands to float32, computes, and
+ *   rounds once to nearest even (float8_e4m3 saturates to +-448, float8_e5m2 overflows to
+ *   infinity). The order of steps is fixed by the plan, so the same plan gives the same bits, on
+ *   every rank and in every run. TUTTI_AVG divides the finished sum by the number of ranks
+ *   (integers: truncating toward zero). min and max: NaN if either is NaN, and -0 < +0. */
+#ifndef TUTTI_H
+#define TUTTI_H
+
+#include <tutti/types.h>
+#include <tutti/version.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define TUTTI_API __attribute__((visibility("default")))
+#else
+#define TUTTI_API
+#endif
+
+/* ---- status and errors ---------------------------------------------------------------------- */
+
+/* The version the library was built as: major * 10000 + minor * 100 + patch. */
+TUTTI_API int tutti_version(void);
+
+/* A short constant text for a status, never NULL; unknown values get "unknown status". */
+TUTTI_API const char *tutti_status_string(tutti_status status);
+
+/* The sentence of the last error in the calling thread ("" if none); valid until the next call
+ * of the library in this thread. */
+TUTTI_API const char *tutti_last_error(void);
+
+/* The name of a type, operation or collective ("float32", "sum", "allreduce"); "?" if unknown. */
+TUTTI_API const char *tutti_dtype_name(tutti_dtype dtype);
+TUTTI_API const char *tutti_op_name(tutti_op op);
+TUTTI_API const char *tutti_coll_name(tutti_coll coll);
+
+/* Bytes of one element; 0 for an unknown type. */
+TUTTI_API size_t tutti_dtype_size(tutti_dtype dtype);
+
+/* ---- communicators -------------------------------------------------------------------------- */
+
+/* tutti_unique_id_create: called by one process, which must become rank 0; opens a listening
+ * socket on the chosen interface that lives until the communicator exists (or the process ends).
+ * Errors TUTTI_ERR_SYSTEM, TUTTI_ERR_SETTING. */
+TUTTI_API tutti_status tutti_unique_id_create(tutti_unique_id *id);
+
+/* tutti_comm_create: makes rank `rank` of a communicator of `size` ranks; collective, blocking,
+ * bounded by TUTTI_CONNECT_TIMEOUT_MS. The caller owns *comm: tutti_comm_destroy.
+ * Ranks may be threads of one process.
+ * Errors TUTTI_ERR_ARG, _SETTING, _CONNECT, _AUTH, _PROTOCOL, _NOMEM. */
+TUTTI_API tutti_status tutti_comm_create(int size, const tutti_unique_id *id, int rank,
+                                         tutti_comm **comm);
+
+/* tutti_comm_create_from_env: as above; rank, size and meeting place come from, in this order,
+ * TUTTI_RENDEZVOUS with TUTTI_RANK and TUTTI_SIZE, torchrun (MASTER_ADDR is used, MASTER_PORT is
+ * never bound), PMIx where libpmix is on the machine, Open MPI, MPICH (PMI), Slurm.
+ * With none of them the result is a communicator of one rank. */
+TUTTI_API tutti_status tutti_comm_create_from_env(tutti_comm **comm);
+
+/* tutti_comm_create_with: as above; the caller's allgather is the only rendezvous.
+ * allgather is called a fixed number of times before the function returns, and never later. */
+TUTTI_API tutti_status tutti_comm_create_with(int size, int rank, tutti_allgather_fn *allgather,
+                                              void *context, tutti_comm **comm);
+
+/* tutti_comm_split: collective over comm; ranks with one color form a communicator, ordered by
+ * key, then by rank in comm. color TUTTI_NO_COLOR gives *new_comm = NULL. */
+#define TUTTI_NO_COLOR (-1)
+TUTTI_API tutti_status tutti_comm_split(tutti_comm *comm, int color, int key,
+                                        tutti_comm **new_comm);
+TUTTI_API tutti_status tutti_comm_dup(tutti_comm *comm, tutti_comm **new_comm);
+
+TUTTI_API tutti_status tutti_comm_rank(const tutti_comm *comm, int *rank);
+TUTTI_API tutti_status tutti_comm_size(const tutti_comm *comm, int *size);
+TUTTI_API tutti_status tutti_comm_host_count(const tutti_comm *comm, int *hosts);
+
+/* tutti_comm_status: TUTTI_OK while the communicator works, else the error that failed it. */
+TUTTI_API tutti_status tutti_comm_status(const tutti_comm *comm);
+
+/* tutti_comm_finalize: completes every started operation and waits until no peer needs this rank
+ * any more; collective. tutti_comm_destroy: releases everything, never waits for peers beyond
+ * 1 s; NULL is allowed; started operations end with TUTTI_ERR_ABORTED.
+ * tutti_comm_abort: from any thread: every wait of this communicator ends with
+ * TUTTI_ERR_ABORTED, here and (as TUTTI_ERR_PEER naming this rank) at its peers. */
+TUTTI_API tutti_status tutti_comm_finalize(tutti_comm *comm);
+TUTTI_API tutti_status tutti_comm_destroy(tutti_comm *comm);
+TUTTI_API tutti_status tutti_comm_abort(tutti_comm *comm);
+
+/* tutti_comm_explain: writes what the planner would choose for this call and why (candidates with
+ * their predicted microseconds) as text of at most len - 1 characters, always terminated. */
+TUTTI_API tutti_status tutti_comm_explain(tutti_comm *comm, tutti_coll coll, size_t count,
+                                          tutti_dtype dtype, tutti_op op, int root, char *text,
+                                          size_t len);
+
+/* ---- memory --------------------------------------------------------------------------------- */
+
+/* tutti_mem_alloc: page-aligned zeroed memory that peers on the same host can read in place.
+ * Ordinary memory works everywhere too, at the cost of a copy.
+ * Errors TUTTI_ERR_NOMEM. tutti_mem_free: NULL is allowed; no operation may be using it. */
+TUTTI_API tutti_status tutti_mem_alloc(size_t bytes, void **memory);
+TUTTI_API tutti_status tutti_mem_free(void *memory);
+
+/* tutti_register: tells the library that [memory, memory + bytes) will be used often; optional. */
+TUTTI_API tutti_status tutti_register(tutti_comm *comm, void *memory, size_t bytes,
+                                      tutti_registration **registration);
+TUTTI_API tutti_status tutti_deregister(tutti_comm *comm, tutti_registration *registration);
+
+/* ---- reduction operations --------------------------------------------------------------------
+ * Made per communicator, used only with it, at most 1,024 at a time; every rank makes the same
+ * operations in the same order. */
+
+/* tutti_op_create_premulsum: the sum over ranks of scalar * in; scalar is one element of dtype in
+ * host memory, copied, and may differ between ranks. Floats multiply in float32 (float64 in
+ * float64) and round once before the sum. */
+TUTTI_API tutti_status tutti_op_create_premulsum(tutti_comm *comm, const void *scalar,
+                                                 tutti_dtype dtype, tutti_op *op);
+TUTTI_API tutti_status tutti_op_create(tutti_comm *comm, tutti_reduce_fn *function, void *context,
+                                       tutti_op *op);
+TUTTI_API tutti_status tutti_op_destroy(tutti_comm *comm, tutti_op op);
+
+/* ---- collectives -----------------------------------------------------------------------------
+ * `in` and `out` are borrowed until completion. Blocking; a communicator that failed returns its
+ * error. Every one has a `_start` twin that returns at once with a request (below).
+ * Errors common to all: TUTTI_ERR_ARG (before anything moves), _STATE, _PEER, _MISMATCH,
+ * _TIMEOUT, _ABORTED, _NOMEM.
+ * TUTTI_COLLECTIVES(X) lists name, parameters and arguments once; both forms come from it.
+ *
+ * allreduce        out = reduction over all ranks of in; count elements each.
+ * allgather        every rank receives every rank's block: in count, out count * size, block r
+ *                  from rank r.
+ * allgatherv       block r has counts[r] elements at out + displs[r] (displs NULL: packed);
+ *                  in has counts[rank].
+ * reduce_scatter   in count * size, out count: block `rank` of the reduction.
+ * reduce_scatterv  block r has counts[r] elements, packed in `in`; out has counts[rank].
+ * broadcast        root's in, count elements, to every rank's out; in is read at root only.
+ * reduce           out at root only = reduction over ranks of in.
+ * gather           root's out count * size, block r from rank r; out is written at root only.
+ * gatherv          as gather; counts and displs are read at root only, in has in_count.
+ * scatter          block r of root's in (count each) to rank r's out; in is read at root only.
+ * scatterv         as scatter; counts and displs are read at root only, out has out_count.
+ * alltoall         block r of in to rank r, block r of out from rank r; count each.
+ * alltoallv        in_counts[r] elements at in + in_displs[r] to rank r, out_counts[r] at
+ *                  out + out_displs[r] from rank r; all in elements; the counts of a pair must
+ *                  agree. displs NULL: packed.
+ * barrier          returns when every rank has entered. */
+#define TUTTI_COLLECTIVES(X)                                                                       \
+    X(allreduce,                                                                                   \
+      (const void *in, void *out, size_t count, tutti_dtype dtype, tutti_op op, tutti_comm *comm), \
+      (in, out, count, dtype, op, comm))                                                           \
+    X(allgather,                                                                                   \
+      (const void *in, void *out, size_t count, tutti_dtype dtype, tutti_comm *comm),              \
+      (in, out, count, dtype, comm))                                                               \
+    X(allgatherv,                                                                                  \
+      (const void *in, void *out, const size_t *counts, const size_t *displs, tutti_dtype dtype,   \
+       tutti_comm *comm),                                                                          \
+      (in, out, counts, displs, dtype, comm))                                                      \
+    X(reduce_scatter,                                                                              \
+      (const void *in, void *out, size_t count, tutti_dtype dtype, tutti_op op, tutti_comm *comm), \
+      (in, out, count, dtype, op, comm))                                                           \
+    X(reduce_scatterv,                                                                             \
+      (const void *in, void *out, const size_t *counts, tutti_dtype dtype, tutti_op op,            \
+       tutti_comm *comm),                                                                          \
+      (in, out, counts, dtype, op, comm))                                                          \
+    X(broadcast,                                                                                   \
+      (const void *in, void *out, size_t count, tutti_dtype dtype, int root, tutti_comm *comm),    \
+      (in, out, count, dtype, root, comm))                                                         \
+    X(reduce,                                                                                      \
+      (const void *in, void *out, size_t count, tutti_dtype dtype, tutti_op op, int root,          \
+       tutti_comm *comm),                                                                          \
+      (in, out, count, dtype, op, root, comm))                                                     \
+    X(gather,                                                                                      \
+      (const void *in, void *out, size_t count, tutti_dtype dtype, int root, tutti_comm *comm),    \
+      (in, out, count, dtype, root, comm))                                                         \
+    X(gatherv,                                                                                     \
+      (const void *in, size_t in_count, void *out, const size_t *counts, const size_t *displs,     \
+       tutti_dtype dtype, int root, tutti_comm *comm),                                             \
+      (in, in_count, out, counts, displs, dtype, root, comm))                                      \
+    X(scatter,                                                                                     \
+      (const void *in, void *out, size_t count, tutti_dtype dtype, int root, tutti_comm *comm),    \
+      (in, out, count, dtype, root, comm))                                                         \
+    X(scatterv,                                                                                    \
+      (const void *in, const size_t *counts, const size_t *displs, void *out, size_t out_count,    \
+       tutti_dtype dtype, int root, tutti_comm *comm),                                             \
+      (in, counts, displs, out, out_count, dtype, root, comm))                                     \
+    X(alltoall,                                                                                    \
+      (const void *in, void *out, size_t count, tutti_dtype dtype, tutti_comm *comm),              \
+      (in, out, count, dtype, comm))                                                               \
+    X(alltoallv,                                                                                   \
+      (const void *in, const size_t *in_counts, const size_t *in_displs, void *out,                \
+       const size_t *out_counts, const size_t *out_displs, tutti_dtype dtype, tutti_comm *comm),   \
+      (in, in_counts, in_displs, out, out_counts, out_displs, dtype, comm))                        \
+    X(barrier, (tutti_comm * comm), (comm))                                                        \
+    X(send, (const void *in, size_t count, tutti_dtype dtype, int peer, tutti_comm *comm),         \
+      (in, count, dtype, peer, comm))                                                              \
+    X(recv, (void *out, size_t count, tutti_dtype dtype, int peer, tutti_comm *comm),              \
+      (out, count, dtype, peer, comm))
+
+/* The blocking form: tutti_allreduce(in, out, count, dtype, op, comm), and so on. */
+#define X(name, params, args) TUTTI_API tutti_status tutti_##name params;
+TUTTI_COLLECTIVES(X)
+#undef X
+
+/* send, recv: transfers between two ranks match in the order issued for that pair; they do not
+ * match collectives. Sizes must agree. Zero bytes and a transfer to oneself (inside a group or
+ * started) are allowed. */
+
+/* ---- groups ---------------------------------------------------------------------------------- */
+
+/* Between tutti_group_start and tutti_group_end (of one thread; groups nest) calls only record;
+ * the outermost end runs everything recorded, on all communicators at once, and returns the first
+ * error. Sends and receives of one group progress together, so any exchange pattern is safe.
+ * Argument errors are returned by the recording call, and the call is not recorded. */
+TUTTI_API tutti_status tutti_group_start(void);
+TUTTI_API tutti_status tutti_group_end(void);
+
+/* ---- started operations ---------------------------------------------------------------------- */
+
+/* The started form: tutti_allreduce_start(in, out, count, dtype, op, comm, &request). Returns at
+ * once; the operation advances inside test, wait and any blocking call on the communicator.
+ * A request must be ended by tutti_test (done = 1), tutti_wait or tutti_wait_all, which release
+ * it; not allowed inside a group. The parameter list is the blocking form's, then
+ * tutti_request **request. */
+#define TUTTI_UNPAREN(...) __VA_ARGS__
+#define X(name, params, args)                                                                      \
+    TUTTI_API tutti_status tutti_##name##_start(TUTTI_UNPAREN params, tutti_request **request);
+TUTTI_COLLECTIVES(X)
+#undef X
+
+/* tutti_test: *done = 1 when finished (the request is then released and its status returned),
+ * 0 otherwise. tutti_wait blocks. tutti_wait_all waits for all, sets every entry to NULL, returns
+ * the first error; NULL entries are skipped. */
+TUTTI_API tutti_status tutti_test(tutti_request **request, int *done);
+TUTTI_API tutti_status tutti_wait(tutti_request **request);
+TUTTI_API tutti_status tutti_wait_all(size_t count, tutti_request **requests);
+
+/* ---- settings -------------------------------------------------------------------------------- */
+
+/* tutti_settings_print: every TUTTI_* setting with its value, default, range and meaning, as text
+ * of at most len - 1 characters, always terminated. Returns the length the whole text has. */
+TUTTI_API size_t tutti_settings_print(char *text, size_t len);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,31 @@
+/* auth.h: mutual proof of a shared job secret: each side sends 32 random bytes, each answers with
+ * HMAC-SHA256(secret, role || job id || both challenges), compared in constant time. Without a
+ * secret the same messages flow with an empty key, so that a stray client is still told apart by
+ * the job id. The state machine is pure: the caller moves the bytes. (OpenSSL for the hash.) */
+#ifndef BASE_AUTH_H
+#define BASE_AUTH_H
+
+#include "base/status.h"
+
+#define AUTH_HELLO_LEN 64 /* magic 8, version 4, role 4, job id 16, challenge 32 */
+#define AUTH_PROOF_LEN 32
+
+struct auth {
+    uint8_t key[32];
+    uint8_t job[16];
+    uint8_t mine[32], theirs[32];
+    bool server;
+};
+
+/* key from the settings' secret (empty secret: a fixed key); job names the rendezvous. */
+tutti_status auth_start(struct auth *auth, const char *secret, const uint8_t job[16], bool server);
+tutti_status auth_hello(struct auth *auth, uint8_t out[AUTH_HELLO_LEN]);
+/* Reads the other side's hello: TUTTI_ERR_PROTOCOL (not Tutti, other version), TUTTI_ERR_AUTH
+ * (other job). */
+tutti_status auth_take_hello(struct auth *auth, const uint8_t in[AUTH_HELLO_LEN]);
+void auth_proof(const struct auth *auth, uint8_t out[AUTH_PROOF_LEN]);
+tutti_status auth_check_proof(const struct auth *auth, const uint8_t in[AUTH_PROOF_LEN]);
+/* Random bytes from the kernel. */
+tutti_status auth_random(void *out, size_t len);
+
+#endif

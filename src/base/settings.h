@@ -1,0 +1,69 @@
+/* settings.h: the one table of TUTTI_* settings, and the only place that reads the environment.
+ * A communicator loads a snapshot when it is made and keeps it. To add a setting, add one line to
+ * SETTINGS_LIST; loading, range errors and `coll_perf --settings` follow.
+ *
+ * X(KIND, field, "NAME" without the TUTTI_ prefix, default, minimum, maximum, doc)
+ *   KIND U64: uint64_t (suffixes K M G in powers of 1,024);  BOOL: bool (0/1/yes/no/on/off);
+ *   TEXT: char[SETTING_TEXT_MAX], where minimum is unused and maximum is the greatest length;
+ *   CHOICE: unsigned index; "minimum" is the list "a|b|c" of allowed words, default one of them. */
+#ifndef BASE_SETTINGS_H
+#define BASE_SETTINGS_H
+
+#include "base/status.h"
+
+#define SETTING_TEXT_MAX 256
+
+#define SETTINGS_LIST(X)                                                                           \
+    X(CHOICE, log, "LOG", "warn", "none|error|warn|info|debug", 0, "least severe line to print")   \
+    X(TEXT, rendezvous, "RENDEZVOUS", "", 0, 255,                                                  \
+      "host:port where rank 0 listens and all ranks meet")                                         \
+    X(U64, rank, "RANK", 0, 0, 0x7fffffff, "this process's rank, with TUTTI_RENDEZVOUS")           \
+    X(U64, size, "SIZE", 1, 1, 65536, "number of ranks, with TUTTI_RENDEZVOUS")                    \
+    X(TEXT, secret, "SECRET", "", 0, 255,                                                          \
+      "job secret; peers must prove they know it (prefer TUTTI_SECRET_FILE)")                      \
+    X(TEXT, secret_file, "SECRET_FILE", "", 0, 255, "file whose content is the job secret")        \
+    X(TEXT, interface, "INTERFACE", "", 0, 255,                                                    \
+      "network interfaces by name (eth0,eth1) or subnet (10.0.0.0/8); empty: by reachability")     \
+    X(CHOICE, family, "FAMILY", "any", "any|ipv4|ipv6", 0, "address family of sockets")            \
+    X(TEXT, ports, "PORTS", "", 0, 255, "lowest-highest port for every listening socket")          \
+    X(TEXT, host_id, "HOST_ID", "", 0, 63,                                                         \
+      "name that ranks on one host share; empty: boot id and IPC namespace")                       \
+    X(TEXT, transports, "TRANSPORTS", "auto", 0, 255,                                              \
+      "transports allowed, best first (inproc,shm,tcp), or auto")                                  \
+    X(TEXT, algo, "ALGO", "", 0, 255,                                                              \
+      "algorithm per collective: allreduce:ring,alltoall:bruck; empty: the planner chooses")       \
+    X(U64, chunk, "CHUNK", 0, 0, 1u << 30, "bytes per pipelined piece; 0: the planner chooses")    \
+    X(U64, lanes, "LANES", 0, 0, 8, "parallel lanes (sockets) per link; 0: the planner chooses")   \
+    X(U64, timeout_ms, "TIMEOUT_MS", 600000, 1, 86400000, "longest wait inside one operation")     \
+    X(U64, connect_timeout_ms, "CONNECT_TIMEOUT_MS", 30000, 10, 3600000,                           \
+      "longest wait for ranks to meet and for links to be made")                                   \
+    X(U64, spin_us, "SPIN_US", 50, 0, 1000000,                                                     \
+      "busy wait before yielding; ranks that outnumber cores yield at once")                       \
+    X(BOOL, cma, "CMA", true, 0, 1, "cross-memory attach for ordinary memory on one host")         \
+    X(BOOL, inplace, "INPLACE", true, 0, 1, "read tutti_mem_alloc memory of local peers in place") \
+    X(TEXT, fault, "FAULT", "", 0, 255, "faults to inject, for tests; see transports/fault.c")
+
+#define SETTINGS_TYPE_U64(field)    uint64_t field;
+#define SETTINGS_TYPE_BOOL(field)   bool field;
+#define SETTINGS_TYPE_TEXT(field)   char field[SETTING_TEXT_MAX];
+#define SETTINGS_TYPE_CHOICE(field) unsigned field;
+
+struct settings {
+#define X(KIND, field, name, value, minimum, maximum, doc) SETTINGS_TYPE_##KIND(field)
+    SETTINGS_LIST(X)
+#undef X
+};
+
+/* Defaults, then the environment. TUTTI_ERR_SETTING with the name, the value and the range;
+ * a TUTTI_* variable that is in no row is an error too (it is a typing mistake). */
+tutti_status settings_load(struct settings *settings);
+void settings_defaults(struct settings *settings);
+/* Sets one row by name from text, as the environment would. */
+tutti_status settings_set(struct settings *settings, const char *name, const char *text);
+/* See tutti_settings_print. */
+size_t settings_print(const struct settings *settings, char *text, size_t len);
+/* A launcher's own variable (RANK, OMPI_COMM_WORLD_SIZE, ...): NULL when unset. The names that
+ * may be asked for are listed in settings.c; any other name stops the program. */
+const char *settings_launcher_variable(const char *name);
+
+#endif

@@ -1,0 +1,53 @@
+/* sock.h: the socket work that the rendezvous and the TCP transport share: addresses, interfaces,
+ * port ranges, non-blocking connect and accept, whole-message I/O with a deadline. All sockets are
+ * close-on-exec, non-blocking, and never raise SIGPIPE. */
+#ifndef BASE_SOCK_H
+#define BASE_SOCK_H
+
+#include <sys/socket.h>
+
+#include "base/settings.h"
+#include "base/status.h"
+
+#define SOCK_TEXT_MAX       96 /* "[ipv6%scope]:port" with room */
+#define SOCK_INTERFACES_MAX 16 /* interfaces a host offers to its peers; more are ignored, logged  \
+                                */
+
+struct sock_address {
+    struct sockaddr_storage storage;
+    uint32_t len;
+};
+
+struct sock_interface {
+    char name[32];
+    struct sock_address address; /* port 0 */
+    struct sock_address netmask;
+    uint32_t speed_mbps; /* 0 if unknown */
+    bool loopback;
+};
+
+/* Interfaces that are up and allowed by settings (interface, family), best first: named order,
+ * else routable before link-local, faster first, loopback last (and left out if any other).
+ * TUTTI_ERR_SETTING when a name or subnet matches nothing: the sentence lists what there is. */
+tutti_status sock_interfaces(const struct settings *settings, struct sock_interface *list,
+                             size_t max, size_t *count);
+/* Listens on address (port 0: any in the settings' range); *bound gets the real address. */
+tutti_status sock_listen(const struct settings *settings, const struct sock_address *address,
+                         int backlog, int *fd, struct sock_address *bound);
+/* Starts a connection; TUTTI_OK even if still under way. */
+tutti_status sock_connect_start(const struct sock_address *address, int *fd);
+/* After writability: TUTTI_OK, or TUTTI_ERR_CONNECT with the cause. */
+tutti_status sock_connect_finish(int fd, const struct sock_address *address);
+/* Accepts one; *fd = -1 if none is waiting. */
+tutti_status sock_accept(int listener, int *fd, struct sock_address *from);
+/* No delay, keepalive 1 s / 1 s / 3, user timeout 5 s. */
+void sock_tune(int fd);
+/* Whole messages on non-blocking sockets, bounded by an absolute clock_ms() deadline. */
+tutti_status sock_send_all(int fd, const void *data, size_t len, uint64_t deadline_ms);
+tutti_status sock_recv_all(int fd, void *data, size_t len, uint64_t deadline_ms);
+/* "host:port" or "[v6]:port", names resolved; at most one address. */
+tutti_status sock_parse(const char *text, struct sock_address *address);
+const char *sock_text(const struct sock_address *address, char text[SOCK_TEXT_MAX]);
+bool sock_same_subnet(const struct sock_interface *local, const struct sock_address *remote);
+
+#endif

@@ -1,0 +1,34 @@
+/* bootstrap.h: how ranks find each other: rank, size, and one blocking allgather of small records.
+ *
+ * Three sources: a unique id (built-in TCP rendezvous: rank 0 listens on the chosen interface,
+ * every rank connects, proves the job secret (base/auth.h), and the root relays the blocks), the
+ * launcher's environment (finds rank, size and a meeting place, then the same rendezvous), or the
+ * caller's own allgather. Every wait is bounded by the connect timeout; a silent or garbage client
+ * costs the root one slot for at most 2 s and is then dropped; nothing that came from the wire
+ * sizes an allocation beyond a named maximum. */
+#ifndef SRC_BOOTSTRAP_H
+#define SRC_BOOTSTRAP_H
+
+#include "base/settings.h"
+#include "tutti/types.h"
+
+#define BOOTSTRAP_BLOCK_MAX  (64u << 10) /* bytes one rank may give to one allgather */
+#define BOOTSTRAP_UNAUTH_MAX 64          /* connections not yet authenticated, at a time */
+
+struct bootstrap;
+
+tutti_status bootstrap_unique_id(const struct settings *settings, tutti_unique_id *id);
+tutti_status bootstrap_from_id(const struct settings *settings, const tutti_unique_id *id,
+                               uint32_t rank, uint32_t size, struct bootstrap **bootstrap);
+tutti_status bootstrap_from_env(const struct settings *settings, struct bootstrap **bootstrap);
+tutti_status bootstrap_from_callback(tutti_allgather_fn *allgather, void *context, uint32_t rank,
+                                     uint32_t size, struct bootstrap **bootstrap);
+uint32_t bootstrap_rank(const struct bootstrap *bootstrap);
+uint32_t bootstrap_size(const struct bootstrap *bootstrap);
+/* out has size * len bytes. Blocking, bounded. TUTTI_ERR_CONNECT names the ranks that are missing.
+ */
+tutti_status bootstrap_allgather(struct bootstrap *bootstrap, const void *in, void *out,
+                                 size_t len);
+void bootstrap_free(struct bootstrap *bootstrap); /* NULL allowed */
+
+#endif

@@ -1,0 +1,34 @@
+/* mem.h: where buffers live (memory kinds) and how they are reduced.
+ *
+ * A kind is one row of a table: detect, alloc, free, copy, reduce, poll, export. Host memory is
+ * the only kind in this build order; a GPU kind is another row and another file.
+ *
+ * Library allocations (mem_alloc) are sealed memory files, so that a peer on the same host can map
+ * them: mem_export says which file and which offset a pointer lies in. The list of allocations is
+ * process wide, because the pointer alone must be enough; it is the one lock of this room, taken
+ * by alloc, free and a lookup that misses, never per transfer of an eager message. */
+#ifndef MEM_MEM_H
+#define MEM_MEM_H
+
+#include "base/status.h"
+#include "mem/reduce.h"
+
+struct mem_export {
+    uint64_t id;  /* names the allocation; never reused within the process */
+    int fd;       /* borrowed: valid until mem_free */
+    size_t bytes; /* of the whole allocation */
+    void *base;
+};
+
+tutti_status mem_alloc(size_t bytes, void **memory);
+tutti_status mem_free(void *memory);
+/* True and *out if [pointer, pointer + len) lies in one library allocation. */
+bool mem_find(const void *pointer, size_t len, struct mem_export *out);
+/* Grows by one with every free: a cached mem_find result is good while it stays the same. */
+uint64_t mem_generation(void);
+/* Kind of a pointer. */
+tutti_memory mem_detect(const void *pointer);
+/* memcpy, with non-temporal stores where the size makes them pay. dst and src do not overlap. */
+void mem_copy(void *dst, const void *src, size_t len);
+
+#endif

@@ -1,0 +1,166 @@
+/* transport.h: the contract of a transport, and the table of them all.
+ *
+ * A transport moves bytes between this rank and its peers over links. One `struct transport` is
+ * one rank's end of one communicator. All functions are mandatory, are called by one thread at a
+ * time, never block, never call upward, and allocate nothing after a link is up.
+ *
+ * Order: transfers on one (peer, lane) and direction complete in the order posted; the k-th send
+ * meets the k-th receive of the other side. Each transfer carries a tag, 24 bytes that identify
+ * the operation; the receiving transport compares tag and length with what was posted, and ends
+ * the receive with TUTTI_ERR_MISMATCH (seen, seen_len say what came) when they differ.
+ *
+ * A send is done when its bytes may be reused; a receive when its data is where it belongs. After
+ * a link fails, every pending and later transfer on it ends with that status, and `sentence` of
+ * the transport's event says why.
+ *
+ *      caller                         transport                       peer's transport
+ *      xfer{data,len,tag} -- send -->  queue of (peer, lane)  ====>    head receive of (me, lane)
+ *                         <-- poll --  finished xfers                  copies or reduces
+ */
+#ifndef TRANSPORTS_TRANSPORT_H
+#define TRANSPORTS_TRANSPORT_H
+
+#include "base/settings.h"
+#include "base/status.h"
+#include "mem/mem.h"
+
+#define TRANSPORT_ADDRESS_MAX 512 /* bytes of one rank's address in one transport */
+#define TRANSPORT_LANES_MAX   8
+#define TRANSPORT_POST_MAX                                                                         \
+    64 /* posted transfers per (peer, lane, direction); the caller holds                           \
+          back more, so transports may use fixed rings of this size */
+
+/* Identity of the operation a transfer belongs to; equal on both sides of every transfer of it. */
+struct tag {
+    uint64_t word[3];
+};
+static inline bool tag_equal(const struct tag *a, const struct tag *b)
+{
+    return ((a->word[0] ^ b->word[0]) | (a->word[1] ^ b->word[1]) | (a->word[2] ^ b->word[2])) == 0;
+}
+
+/* One transfer. Owned by the caller, who keeps it in place until it is done. */
+struct xfer {
+    /* set by the caller */
+    void *data; /* send: the bytes (not changed); receive: where they land */
+    size_t len;
+    uint32_t peer, lane;
+    const struct tag *tag; /* borrowed until done */
+    /* receive and reduce: reducer != NULL. The result goes to dst:
+     * incoming_first ? incoming op other : other op incoming. The transport applies the reducer
+     * straight from the sender's bytes where it can see them, else lands them at data first and
+     * may do so piece by piece in whole elements. dst may be other. */
+    const struct reducer *reducer;
+    void *dst;
+    const void *other;
+    bool incoming_first;
+    /* set by the transport */
+    tutti_status status; /* TUTTI_IN_PROGRESS until done */
+    struct tag seen;     /* on TUTTI_ERR_MISMATCH */
+    size_t seen_len;
+    struct xfer *next; /* the transport's queues; then the list that poll returns */
+    uint64_t work[4];  /* the transport's own */
+};
+
+/* Small messages outside the order of transfers, for errors: delivered even when lanes are full. */
+struct notice {
+    uint32_t kind;    /* the caller's */
+    uint32_t culprit; /* rank */
+    int32_t status;
+    uint32_t reserved;
+    struct tag tag;
+    char text[336]; /* terminated; the receiver terminates it again */
+};
+
+enum transport_event_kind {
+    TRANSPORT_EVENT_LINK_DOWN, /* peer; sentence: why; status ERR_PEER: dead or unreachable */
+    TRANSPORT_EVENT_NOTICE,    /* peer, notice */
+    TRANSPORT_EVENT_UNEXPECTED /* peer, tag, len: an arrival at the head of a lane with no receive
+                                  posted; reported each time asked while it is so */
+};
+struct transport_event {
+    enum transport_event_kind kind;
+    uint32_t peer, lane;
+    tutti_status status;
+    struct tag tag;
+    size_t len;
+    struct notice notice;
+    char sentence[SENTENCE_MAX];
+};
+
+/* What a transport needs to know of the communicator; borrowed for the transport's life. */
+struct transport_config {
+    uint32_t rank, size, lanes; /* lanes: 1..TRANSPORT_LANES_MAX, equal on all ranks */
+    uint64_t comm_id;           /* equal on all ranks, distinct between communicators */
+    const uint8_t *secret;      /* 32 bytes shared by the communicator's ranks */
+    const struct settings *settings;
+    const char *const *peer_names; /* [size] "rank 3 (host b, pid 77)": for sentences */
+    bool crowded;                  /* more ranks on this host than cores: do not spin inside */
+};
+
+struct transport; /* each transport's own; its first member is `const struct transport_ops *ops` */
+
+struct transport_stats {
+    uint64_t sends, recvs, bytes_sent, bytes_received, copies, copied_bytes, in_place_bytes,
+        syscalls;
+};
+
+struct transport_ops {
+    const char *name;
+    /* Can it work on this machine at all? false with the reason in why (len bytes). */
+    bool (*probe)(const struct settings *settings, char *why, size_t len);
+    tutti_status (*open)(const struct transport_config *config, struct transport **transport);
+    /* Releases everything, at once: pending transfers are dropped, peers see the link go down
+     * unless they were done with it. NULL allowed. */
+    void (*close)(struct transport *transport);
+    /* This rank's address, to be given to every peer; *len <= TRANSPORT_ADDRESS_MAX. */
+    tutti_status (*address)(struct transport *transport, void *address, size_t *len);
+    /* Can this rank reach the peer with that address? The answer must be symmetric. */
+    bool (*reaches)(struct transport *transport, uint32_t peer, const void *address, size_t len);
+    /* Begins to make the link (all lanes); both sides call it; done when poll gets to it. Transfers
+     * may be posted at once. Calling again is free. address is copied. */
+    tutti_status (*connect)(struct transport *transport, uint32_t peer, const void *address,
+                            size_t len);
+    void (*disconnect)(struct transport *transport, uint32_t peer);
+    /* TUTTI_OK: done at once (xfer->status is TUTTI_OK, poll will not return it).
+     * TUTTI_IN_PROGRESS: poll returns it later. Else: failed, not queued. */
+    tutti_status (*send)(struct transport *transport, struct xfer *xfer);
+    tutti_status (*recv)(struct transport *transport, struct xfer *xfer);
+    /* Makes progress; returns transfers that ended (ok or not) since the last call as a list
+     * through xfer->next, NULL if none. Cheap when idle. */
+    struct xfer *(*poll)(struct transport *transport);
+    /* Forgets every queued transfer of this rank; none is returned later. For abort: the links are
+     * unusable afterwards. */
+    void (*cancel)(struct transport *transport);
+    /* Best effort, in order per peer; also flushes on close for at most 100 ms. */
+    tutti_status (*notify)(struct transport *transport, uint32_t peer, const struct notice *notice);
+    /* Slow path, called when nothing has moved for a while: the next event, false if none. Also
+     * the place where liveness of idle links is checked. `restart` begins the round of
+     * TRANSPORT_EVENT_UNEXPECTED anew. */
+    bool (*event)(struct transport *transport, bool restart, struct transport_event *event);
+    /* A descriptor that becomes readable when poll has something to do, after arming; -1: none, the
+     * caller naps. arm returns false when there is something to do already. */
+    int (*wait_fd)(struct transport *transport);
+    bool (*arm)(struct transport *transport);
+    /* Optional registration of memory that will be used often; *handle may be NULL. */
+    tutti_status (*reg)(struct transport *transport, void *memory, size_t len, void **handle);
+    void (*dereg)(struct transport *transport, void *handle);
+    void (*stats)(const struct transport *transport, struct transport_stats *stats);
+    /* Prior of the link model, before anything is measured. */
+    void (*model)(const struct transport *transport, double *alpha_us, double *us_per_byte);
+};
+
+struct transport {
+    const struct transport_ops *ops;
+};
+
+/* NULL-terminated, in order of preference: inproc, shm, (verbs,) tcp. `fault` wraps one of them and
+ * is not in the preference list: fault_wrap. */
+extern const struct transport_ops *const transport_table[];
+const struct transport_ops *transport_find(const char *name); /* NULL if none */
+
+/* Wraps a transport: faults as described by the text of TUTTI_FAULT (see fault.c). Takes inner. */
+tutti_status fault_wrap(struct transport *inner, const struct transport_config *config,
+                        const char *text, struct transport **transport);
+
+#endif
