@@ -1,0 +1,58 @@
+/* suite.c: see suite.h. One process, one suite; every test is one CUnit test, so that a failed
+ * assertion is counted once per test and the closing line adds up. */
+#include "tests/suite.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+static unsigned skipped;
+static uint64_t seed;
+
+uint64_t suite_seed(void)
+{
+    if (seed == 0) {
+        const char *text = getenv("TUTTI_TEST_SEED");
+        struct timespec now;
+        clock_gettime(CLOCK_REALTIME, &now);
+        seed = text ? strtoull(text, NULL, 0) : (uint64_t)now.tv_nsec ^ (uint64_t)now.tv_sec << 20;
+    }
+    return seed;
+}
+
+uint64_t suite_random(uint64_t *state)
+{
+    uint64_t z = (*state += 0x9e3779b97f4a7c15u);
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+}
+
+void suite_skip(const char *reason)
+{
+    skipped++;
+    printf("    SKIPPED: %s\n", reason);
+}
+
+int suite_run(const char *name, const struct suite_test *tests, size_t count, int argc, char **argv)
+{
+    const char *filter = argc > 1 ? argv[1] : "";
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    printf("suite %s: seed %llu (TUTTI_TEST_SEED repeats it)\n", name,
+           (unsigned long long)suite_seed());
+    CU_initialize_registry();
+    CU_pSuite suite = CU_add_suite(name, NULL, NULL);
+    for (size_t i = 0; i < count; i++) {
+        if (strstr(tests[i].name, filter))
+            CU_add_test(suite, tests[i].name, tests[i].run);
+    }
+    CU_basic_set_mode(CU_BRM_VERBOSE);
+    CU_basic_run_tests();
+    unsigned ran = CU_get_number_of_tests_run();
+    unsigned failed = CU_get_number_of_tests_failed();
+    CU_cleanup_registry();
+    printf("suite %s: %u passed, %u failed, %u skipped\n", name, ran - failed - skipped, failed,
+           skipped);
+    return failed != 0 || ran == 0;
+}

@@ -1,0 +1,24 @@
+/* suite.h: runs one CUnit suite and ends with a line the test runner counts:
+ *     suite NAME: P passed, F failed, S skipped
+ * A test that cannot run here calls suite_skip(reason) and returns: the reason is printed. */
+#ifndef TESTS_SUITE_H
+#define TESTS_SUITE_H
+
+#include <CUnit/Basic.h>
+#include <stdint.h>
+
+struct suite_test {
+    const char *name;
+    void (*run)(void);
+};
+
+/* The seed of this run: TUTTI_TEST_SEED or the clock; printed by suite_run. */
+uint64_t suite_seed(void);
+/* A small generator: state in, number out (splitmix64). */
+uint64_t suite_random(uint64_t *state);
+void suite_skip(const char *reason);
+/* Exit status for main: 0 when nothing failed. argv[1], if given, selects tests by substring. */
+int suite_run(const char *name, const struct suite_test *tests, size_t count, int argc,
+              char **argv);
+
+#endif
