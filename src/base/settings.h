@@ -15,6 +15,7 @@
 
 #define SETTINGS_LIST(X)                                                                           \
     X(CHOICE, log, "LOG", "warn", "none|error|warn|info|debug", 0, "least severe line to print")   \
+    X(TEXT, log_file, "LOG_FILE", "", 0, 255, "file that gets the lines; empty: standard error")   \
     X(TEXT, rendezvous, "RENDEZVOUS", "", 0, 255,                                                  \
       "host:port where rank 0 listens and all ranks meet")                                         \
     X(U64, rank, "RANK", 0, 0, 0x7fffffff, "this process's rank, with TUTTI_RENDEZVOUS")           \

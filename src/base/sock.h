@@ -10,8 +10,7 @@
 #include "base/status.h"
 
 #define SOCK_TEXT_MAX       96 /* "[ipv6%scope]:port" with room */
-#define SOCK_INTERFACES_MAX 16 /* interfaces a host offers to its peers; more are ignored, logged  \
-                                */
+#define SOCK_INTERFACES_MAX 16 /* interfaces a host offers to its peers; others are logged */
 
 struct sock_address {
     struct sockaddr_storage storage;

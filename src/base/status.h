@@ -12,8 +12,7 @@
 
 #include "tutti/types.h"
 
-#define SENTENCE_MAX 512 /* bytes of an error sentence, terminator included; longer ones are cut   \
-                          */
+#define SENTENCE_MAX 512 /* bytes of a sentence with its terminator; longer ones are cut */
 
 /* Records the sentence for the calling thread and returns status. */
 tutti_status fail(tutti_status status, const char *format, ...)

@@ -1,0 +1,84 @@
+/* log.c: lines for people, on standard error or in a file.
+ * The idea: a line is composed on the stack and leaves in one write call, so lines of many ranks
+ * never mix and logging needs no lock. The level and the file are process wide, the one exception
+ * to "no mutable globals": a process has one standard error, whatever the number of its
+ * communicators; both are atomics, so any thread may change them at any time.
+ * Invariant: errno is the same after a line as before it. */
+#include "base/log.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#define LOG_LINE_MAX 1024 /* bytes of a line; an error sentence is 512, longer lines are cut */
+
+static _Atomic(int) log_level_now = LOG_LEVEL_WARN;
+static _Atomic(int) log_fd = STDERR_FILENO;
+
+void log_set_level(enum log_level level)
+{
+    atomic_store_explicit(&log_level_now, (int)level, memory_order_relaxed);
+}
+
+tutti_status log_set_file(const char *path)
+{
+    int fd = STDERR_FILENO;
+    if (path[0] != '\0') {
+        fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+        if (fd < 0)
+            return fail_errno(TUTTI_ERR_SETTING, "open TUTTI_LOG_FILE=%s", path);
+    }
+    /* The earlier file stays open: another thread may be writing its line to it. */
+    atomic_store(&log_fd, fd);
+    return TUTTI_OK;
+}
+
+bool log_enabled(enum log_level level)
+{
+    int now = atomic_load_explicit(&log_level_now, memory_order_relaxed);
+    return level != LOG_LEVEL_NONE && (int)level <= now;
+}
+
+/* "tutti[host:pid rank R] level: " into line; returns its length. */
+static size_t log_prefix(enum log_level level, int rank, char *line, size_t max)
+{
+    static const char *const names[] = {"none", "error", "warn", "info", "debug"};
+    char host[65];
+    if (gethostname(host, sizeof host) != 0)
+        strcpy(host, "?");
+    host[sizeof host - 1] = '\0';
+    const char *name = (unsigned)level < sizeof names / sizeof *names ? names[level] : "?";
+    int len = rank < 0 ? snprintf(line, max, "tutti[%s:%d] %s: ", host, (int)getpid(), name)
+                       : snprintf(line, max, "tutti[%s:%d rank %d] %s: ", host, (int)getpid(), rank,
+                                  name);
+    return len < 0 ? 0 : (size_t)len;
+}
+
+void log_at(enum log_level level, int rank, const char *format, ...)
+{
+    if (!log_enabled(level))
+        return;
+    int error = errno;
+    char line[LOG_LINE_MAX];
+    size_t used = log_prefix(level, rank, line, sizeof line);
+    va_list args;
+    va_start(args, format);
+    int len = vsnprintf(line + used, sizeof line - used, format, args);
+    va_end(args);
+    size_t end = used + (len < 0 ? 0 : (size_t)len);
+    if (end > sizeof line - 1)
+        end = sizeof line - 1;
+    /* One line stays one line, whatever a peer's text contains. */
+    for (size_t i = used; i < end; i++) {
+        if ((unsigned char)line[i] < ' ')
+            line[i] = ' ';
+    }
+    line[end++] = '\n';
+    ssize_t written = write(atomic_load(&log_fd), line, end);
+    (void)written; /* a log that cannot be written must not fail the operation */
+    errno = error;
+}
