@@ -14,7 +14,7 @@ struct auth {
     uint8_t key[32];
     uint8_t job[16];
     uint8_t mine[32], theirs[32];
-    bool server;
+    bool server, said_hello, took_hello;
 };
 
 /* key from the settings' secret (empty secret: a fixed key); job names the rendezvous. */
@@ -23,8 +23,12 @@ tutti_status auth_hello(struct auth *auth, uint8_t out[AUTH_HELLO_LEN]);
 /* Reads the other side's hello: TUTTI_ERR_PROTOCOL (not Tutti, other version), TUTTI_ERR_AUTH
  * (other job). */
 tutti_status auth_take_hello(struct auth *auth, const uint8_t in[AUTH_HELLO_LEN]);
-void auth_proof(const struct auth *auth, uint8_t out[AUTH_PROOF_LEN]);
+/* Once both hellos were exchanged; TUTTI_ERR_NOMEM. */
+tutti_status auth_proof(const struct auth *auth, uint8_t out[AUTH_PROOF_LEN]);
+/* TUTTI_ERR_AUTH when the other side does not know the secret. */
 tutti_status auth_check_proof(const struct auth *auth, const uint8_t in[AUTH_PROOF_LEN]);
+/* Wipes the key; to be called once the proof was checked, or instead of it. */
+void auth_end(struct auth *auth);
 /* Random bytes from the kernel. */
 tutti_status auth_random(void *out, size_t len);
 
