@@ -22,7 +22,8 @@ void groups_free(struct groups *groups);
 tutti_status groups_make_uniform(uint32_t nodes, uint32_t per_node, struct groups *groups);
 
 /* A view of an ordered list of ranks, so that a phase runs over the world, a node or a rail:
- * member i is list[i], or base + i * stride when list is NULL. */
+ * member i is list[base + i * stride], or base + i * stride when list is NULL. A rail (the ranks
+ * with one index in every node of uniform groups) is {nodes, node, index, per_node, members}. */
 struct team {
     uint32_t size, me; /* me: index of the emitting rank, NO_RANK if it is not in the team */
     uint32_t base, stride;
@@ -30,10 +31,14 @@ struct team {
 };
 static inline uint32_t team_rank(const struct team *team, uint32_t index)
 {
-    return team->list ? team->list[index] : team->base + index * team->stride;
+    uint32_t position = team->base + index * team->stride;
+
+    return team->list ? team->list[position] : position;
 }
 struct team team_world(uint32_t size, uint32_t rank);
 struct team team_node(const struct groups *groups, uint32_t rank); /* ranks of rank's node */
+/* Ranks with rank's index in every node; groups must be uniform. */
+struct team team_rail(const struct groups *groups, uint32_t rank);
 
 /* Trees over positions 0..size-1. */
 struct tree_links {

@@ -26,8 +26,10 @@
 enum buffer { BUFFER_IN, BUFFER_OUT, BUFFER_SCRATCH, BUFFER_COUNT };
 enum step_kind { STEP_SEND, STEP_RECV, STEP_REDUCE, STEP_COPY };
 
-#define STEP_NONE          UINT32_MAX
-#define SCHEDULE_STEPS_MAX 65536 /* above this the planner must take a larger chunk or slice */
+#define STEP_NONE UINT32_MAX
+/* Steps of one rank's program. The number is what a direct alltoall of 65,536 ranks needs (a send
+ * and a receive per peer, one copy), doubled for pieces; emitters raise the chunk to stay below. */
+#define SCHEDULE_STEPS_MAX 262144
 #define LANES_MAX          8
 
 struct span {
