@@ -1,0 +1,234 @@
+/* coll_perf.c: the loop over collectives, types, operations, roots and sizes.
+ *
+ * Every rank walks the same loop; rank 0 prints. Who the ranks are is decided first: local ones
+ * (launch.c), the launcher's (tutti_comm_create_from_env), or those of MPI (peer_mpi.c). */
+#include "perf/bench.h"
+#include "perf/launch.h"
+#include "perf/report.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { EXPLAIN_MAX = 16384 };
+
+/* One rank's run. report is used by rank 0 alone. */
+struct run {
+    const struct options *options;
+    struct bench bench;
+    struct report report;
+    uint64_t wrong;
+    bool head;
+    char *explain;
+};
+
+/* The first line of the planner's explanation goes into the row, the whole is shown by -v. */
+static void explain(struct run *run, const struct call *call, struct row *row)
+{
+    size_t count = call->count;
+    if (call->count == 0 && call->row->has_data) /* the v forms are planned by their total */
+        count = (size_t)row->count;
+    if (call->row->coll == TUTTI_COLL_SENDRECV ||
+        tutti_comm_explain(run->bench.comm, call->row->coll, count, call->dtype, call->op,
+                           call->root, run->explain, EXPLAIN_MAX) != TUTTI_OK)
+        return;
+    snprintf(row->plan, sizeof row->plan, "%.*s", (int)strcspn(run->explain, "\n"), run->explain);
+    if (run->options->verbose)
+        report_note(&run->report, run->explain);
+}
+
+/* One row: the same call out of place, then in place. Returns false when it would repeat the row
+ * before (small sizes that round to the same count). */
+static bool run_row(struct run *run, const struct perf_case *row, int root, uint64_t bytes,
+                    uint64_t *last_bytes)
+{
+    struct bench *bench = &run->bench;
+    const struct call *call = &bench->call;
+    struct row result = {.row = row, .root = row->has_root ? root : -1};
+    bench_shape(bench, row, root, false, bytes);
+    if (call->bytes == *last_bytes)
+        return false;
+    *last_bytes = result.bytes = call->bytes;
+    result.count = call->table_count;
+    result.dtype = call->dtype;
+    result.op_choice = call->op_choice;
+    if (run->head) {
+        report_progress(&run->report, row, tutti_dtype_name(call->dtype), result.bytes);
+        explain(run, call, &result);
+    }
+    for (unsigned in_place = 0; in_place < 1u + row->can_in_place; in_place++) {
+        bench_shape(bench, row, root, in_place == 1, bytes);
+        bench_measure(bench, &result.timing[in_place]);
+        run->wrong += result.timing[in_place].wrong;
+    }
+    if (run->head)
+        report_row(&run->report, &result);
+    return true;
+}
+
+static void run_sizes(struct run *run, const struct perf_case *row, int root)
+{
+    const struct options *o = run->options;
+    uint64_t last = UINT64_MAX;
+    for (uint64_t bytes = o->min_bytes; bytes <= o->max_bytes;) {
+        run_row(run, row, root, bytes, &last);
+        if (!row->has_data)
+            break;
+        bytes = o->step_bytes ? bytes + o->step_bytes : bytes == 0 ? 1 : bytes * o->factor;
+    }
+}
+
+static void run_roots(struct run *run, const struct perf_case *row)
+{
+    bool all = run->options->root < 0 && row->has_root;
+    int root = row->has_root && !all ? run->options->root : 0;
+    for (int end = all ? run->bench.size : root + 1; root < end; root++)
+        run_sizes(run, row, root);
+}
+
+static void run_case(struct run *run, const struct perf_case *row)
+{
+    const struct options *o = run->options;
+    if (run->head)
+        report_table_begin(&run->report, row);
+    for (unsigned d = 0; d < TUTTI_DTYPE_COUNT; d++) {
+        if (!o->dtypes[d])
+            continue;
+        for (unsigned op = 0; op < OP_CHOICES; op++) {
+            if (row->reduces && (!o->ops[op] || !data_fits((tutti_dtype)d, op)))
+                continue;
+            bench_choose(&run->bench, (tutti_dtype)d, row->reduces ? op : OP_NONE);
+            run_roots(run, row);
+            if (!row->reduces)
+                break;
+        }
+        if (!row->has_data)
+            break;
+    }
+    if (run->head)
+        report_table_end(&run->report);
+}
+
+/* Tells rank 0 where everybody is, for the head of the table. */
+static void introduce(struct run *run, int cpu)
+{
+    struct bench *bench = &run->bench;
+    struct rank_info own = {.pid = getpid(), .cpu = cpu};
+    struct rank_info *all = calloc((size_t)bench->size, sizeof own);
+    gethostname(own.host, sizeof own.host - 1);
+    if (all == NULL || tutti_allgather(&own, all, sizeof own, TUTTI_UINT8, bench->comm) != TUTTI_OK)
+        bench_die(bench, "first allgather");
+    if (run->head)
+        report_head(&run->report, all);
+    free(all);
+}
+
+/* Everything after the communicator exists; ends it too. */
+static int run_all(const struct options *options, tutti_comm *comm, const struct peer *peer,
+                   int cpu)
+{
+    struct run *run = calloc(1, sizeof *run);
+    char *text = malloc(EXPLAIN_MAX);
+    if (run == NULL || text == NULL) {
+        fprintf(stderr, "coll_perf: out of memory\n");
+        exit(EXIT_RUN);
+    }
+    run->options = options;
+    run->explain = text;
+    bench_open(&run->bench, options, comm, peer);
+    run->head = run->bench.rank == 0;
+    double bad = 0;
+    if (options->root >= run->bench.size) {
+        if (run->head)
+            fprintf(stderr, "coll_perf: the root (-r %d) is not one of the %d ranks\n",
+                    options->root, run->bench.size);
+        bad = EXIT_USAGE;
+    } else if (run->head && !report_open(&run->report, options, run->bench.size, run->bench.hosts,
+                                         peer && options->peer_mpi ? peer->name : NULL)) {
+        bad = EXIT_RUN;
+    }
+    bench_exchange(&run->bench, &bad, 1);
+    int status = (int)run->bench.records[0].values[0];
+    if (status == EXIT_GOOD) {
+        introduce(run, cpu);
+        for (size_t i = 0; i < options->case_count; i++)
+            run_case(run, options->cases[i]);
+        if (run->head && !report_close(&run->report))
+            status = EXIT_RUN;
+        else if (run->wrong)
+            status = EXIT_WRONG;
+    }
+    if (tutti_comm_finalize(comm) != TUTTI_OK)
+        bench_die(&run->bench, "finalize");
+    bench_close(&run->bench);
+    tutti_comm_destroy(comm);
+    free(text);
+    free(run);
+    return status;
+}
+
+static int seat_main(const struct options *options, const struct seat *seat)
+{
+    tutti_comm *comm;
+    if (tutti_comm_create(seat->size, seat->id, seat->rank, &comm) != TUTTI_OK) {
+        fprintf(stderr, "coll_perf: rank %d of %d: %s\n", seat->rank, seat->size,
+                tutti_last_error());
+        return EXIT_RUN;
+    }
+    return run_all(options, comm, NULL, seat->cpu);
+}
+
+static int environment_main(const struct options *options)
+{
+    tutti_comm *comm;
+    if (tutti_comm_create_from_env(&comm) != TUTTI_OK) {
+        fprintf(stderr, "coll_perf: %s\n", tutti_last_error());
+        return EXIT_RUN;
+    }
+    return run_all(options, comm, NULL, -1);
+}
+
+static int peer_main(const struct options *options, const struct peer *peer)
+{
+    tutti_comm *comm;
+    int cpu = options->bind == BIND_CORE ? launch_bind((unsigned)peer->local_rank()) : -1;
+    int status = EXIT_RUN;
+    if (peer->comm_create(&comm) == TUTTI_OK)
+        status = run_all(options, comm, peer, cpu);
+    else
+        fprintf(stderr, "coll_perf: %s\n", tutti_last_error());
+    peer->finish(status);
+    return status;
+}
+
+static int print_settings(void)
+{
+    size_t len = tutti_settings_print(NULL, 0) + 1;
+    char *text = malloc(len);
+    if (text == NULL)
+        return EXIT_RUN;
+    tutti_settings_print(text, len);
+    fputs(text, stdout);
+    free(text);
+    return EXIT_GOOD;
+}
+
+int main(int argc, char **argv)
+{
+    struct options options;
+    int status = options_read(&options, argc, argv);
+    if (status >= 0)
+        return status;
+    options_apply(&options);
+    if (options.settings)
+        return print_settings();
+    const struct peer *peer = peer_open(&argc, &argv);
+    if (peer)
+        return peer_main(&options, peer);
+    if (options.peer_mpi)
+        return peer_exec(&options, argc, argv);
+    if (options.ranks || options.threads)
+        return launch(&options, seat_main);
+    return environment_main(&options);
+}
