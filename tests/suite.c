@@ -2,6 +2,8 @@
  * assertion is counted once per test and the closing line adds up. */
 #include "tests/suite.h"
 
+#include <errno.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,6 +35,69 @@ void suite_skip(const char *reason)
 {
     skipped++;
     printf("    SKIPPED: %s\n", reason);
+}
+
+/* ---- failing allocations: the linker sends the project's calls here (--wrap) ------------------
+ */
+
+static _Atomic(uint64_t) allocations_left;
+static _Atomic(bool) allocation_failed;
+
+void suite_fail_allocation(uint64_t kth)
+{
+    atomic_store(&allocation_failed, false);
+    atomic_store(&allocations_left, kth);
+}
+
+bool suite_allocation_failed(void)
+{
+    return atomic_load(&allocation_failed);
+}
+
+static bool fails_now(void)
+{
+    uint64_t left = atomic_load(&allocations_left);
+    while (left > 0 && !atomic_compare_exchange_weak(&allocations_left, &left, left - 1))
+        ;
+    if (left == 1)
+        atomic_store(&allocation_failed, true);
+    return left == 1;
+}
+
+void *__real_malloc(size_t len);
+void *__real_calloc(size_t count, size_t len);
+void *__real_realloc(void *old, size_t len);
+void *__real_aligned_alloc(size_t alignment, size_t len);
+int __real_posix_memalign(void **out, size_t alignment, size_t len);
+void *__wrap_malloc(size_t len);
+void *__wrap_calloc(size_t count, size_t len);
+void *__wrap_realloc(void *old, size_t len);
+void *__wrap_aligned_alloc(size_t alignment, size_t len);
+int __wrap_posix_memalign(void **out, size_t alignment, size_t len);
+
+void *__wrap_malloc(size_t len)
+{
+    return fails_now() ? NULL : __real_malloc(len);
+}
+
+void *__wrap_calloc(size_t count, size_t len)
+{
+    return fails_now() ? NULL : __real_calloc(count, len);
+}
+
+void *__wrap_realloc(void *old, size_t len)
+{
+    return fails_now() ? NULL : __real_realloc(old, len);
+}
+
+void *__wrap_aligned_alloc(size_t alignment, size_t len)
+{
+    return fails_now() ? NULL : __real_aligned_alloc(alignment, len);
+}
+
+int __wrap_posix_memalign(void **out, size_t alignment, size_t len)
+{
+    return fails_now() ? ENOMEM : __real_posix_memalign(out, alignment, len);
 }
 
 int suite_run(const char *name, const struct suite_test *tests, size_t count, int argc, char **argv)

@@ -5,6 +5,7 @@
 #define TESTS_SUITE_H
 
 #include <CUnit/Basic.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 struct suite_test {
@@ -17,6 +18,11 @@ uint64_t suite_seed(void);
 /* A small generator: state in, number out (splitmix64). */
 uint64_t suite_random(uint64_t *state);
 void suite_skip(const char *reason);
+/* Makes the kth allocation from now on fail (1: the next), in any thread, once; 0: none. Covers
+ * malloc, calloc, realloc, aligned_alloc and posix_memalign called by the project's own code. */
+void suite_fail_allocation(uint64_t kth);
+/* True when that allocation was reached: a loop over k ends at the first k that was not. */
+bool suite_allocation_failed(void);
 /* Exit status for main: 0 when nothing failed. argv[1], if given, selects tests by substring. */
 int suite_run(const char *name, const struct suite_test *tests, size_t count, int argc,
               char **argv);
