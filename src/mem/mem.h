@@ -20,7 +20,21 @@ struct mem_export {
     void *base;
 };
 
+/* One row of the table in mem.c. A kind makes and unmakes one allocation; mem.c lists them. */
+struct mem_kind {
+    const char *name;
+    /* Whether the pointer lies in memory of this kind; a kind that cannot tell says false. */
+    bool (*detect)(const void *pointer);
+    /* Fills fd, bytes (rounded up) and base of *out; out->id is given by the list. */
+    tutti_status (*alloc)(size_t bytes, struct mem_export *out);
+    void (*free)(const struct mem_export *allocation);
+    void (*copy)(void *dst, const void *src, size_t len);
+};
+
+/* Zeroed host memory, page aligned (2 MiB aligned from 2 MiB on), resident, mappable by peers; a
+ * size of 0 gives a valid pointer of its own. Errors TUTTI_ERR_NOMEM. */
 tutti_status mem_alloc(size_t bytes, void **memory);
+/* NULL is allowed; a pointer that mem_alloc did not give is TUTTI_ERR_ARG. */
 tutti_status mem_free(void *memory);
 /* True and *out if [pointer, pointer + len) lies in one library allocation. */
 bool mem_find(const void *pointer, size_t len, struct mem_export *out);

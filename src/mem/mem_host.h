@@ -1,0 +1,9 @@
+/* mem_host.h: the row of host memory, for the table in mem.c. */
+#ifndef MEM_MEM_HOST_H
+#define MEM_MEM_HOST_H
+
+#include "mem/mem.h"
+
+extern const struct mem_kind mem_host;
+
+#endif
