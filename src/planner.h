@@ -22,7 +22,13 @@ struct plan_choice {
     double predicted_us;
 };
 
-#define PLAN_CANDIDATES_MAX 32
+#define PLAN_CANDIDATES_MAX 32 /* algorithms per collective; the table has under a dozen each */
+
+/* The most lanes any plan will use: what a communicator opens its transports with. settings->lanes
+ * if given; else more than one only when there are several hosts and their network is faster than
+ * one TCP stream. */
+uint32_t planner_lanes(const struct settings *settings, uint32_t nodes,
+                       const struct link_model model[LEVEL_COUNT]);
 
 /* All algorithms that fit, cheapest first; *count of them. The first is what plan_make takes unless
  * settings->algo names one. TUTTI_ERR_SETTING when the named one does not exist (the sentence lists

@@ -13,8 +13,8 @@
 struct host_record {
     uint32_t version; /* TOPOLOGY_VERSION */
     uint32_t pid;
-    uint64_t host_id;    /* equal exactly for ranks that can share memory (boot id + IPC and
-                            mount namespaces' identity, or TUTTI_HOST_ID) */
+    uint64_t host_id;    /* equal exactly for ranks that can share memory: boot id with the IPC,
+                            PID and network namespaces, or with TUTTI_HOST_ID in their place */
     uint64_t process_id; /* equal exactly for ranks of one process (random, drawn once) */
     uint64_t start_time; /* of the process, against pid reuse */
     uint32_t cores;      /* this process may run on */
@@ -25,7 +25,7 @@ struct host_record {
     uint32_t nic_count;    /* active interfaces, loopback apart */
     uint32_t nic_mbps;     /* of the fastest, 0 unknown */
     uint32_t cpu_features; /* bit 0 avx2, bit 1 avx512: for explanations only */
-    uint32_t reserved;
+    uint32_t cpuset_hash;  /* equal for ranks bound to the same cores */
     char host[64];
 };
 

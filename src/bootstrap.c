@@ -1,0 +1,235 @@
+/* bootstrap.c: the face of the rendezvous: what it is made of, the allgather's four forms, and the
+ * things that the root's and the other ranks' halves share.
+ *
+ * The idea: a star. Every rank keeps one connection to rank 0, which relays. That is n descriptors
+ * at the root and one elsewhere, no threads, and two messages per rank and allgather; the few
+ * allgathers that a communicator needs while it is made cost more in system calls than in shape.
+ *
+ * Invariant: after any failed allgather the ranks may be out of step, so the bootstrap stays broken
+ * and repeats the first sentence. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <openssl/evp.h>
+
+#include "base/check.h"
+#include "base/clock.h"
+#include "src/bootstrap_meet.h"
+
+/* ---- meetings -------------------------------------------------------------------------------- */
+
+void meeting_set_key(const struct settings *settings, struct meeting *meeting, const char *suffix)
+{
+    snprintf(meeting->key, sizeof meeting->key, "%s%s%s", settings->secret, suffix ? ":" : "",
+             suffix ? suffix : "");
+}
+
+void meeting_set_job(struct meeting *meeting, const char *text)
+{
+    unsigned char digest[EVP_MAX_MD_SIZE];
+    unsigned len = 0;
+    int done = EVP_Digest(text, strlen(text), digest, &len, EVP_sha256(), NULL);
+    must(done == 1);
+    memcpy(meeting->job, digest, sizeof meeting->job);
+}
+
+void meeting_close_listeners(struct meeting *meeting)
+{
+    for (uint32_t i = 0; i < meeting->listener_count; i++)
+        close(meeting->listeners[i]);
+    meeting->listener_count = 0;
+}
+
+/* ---- making ---------------------------------------------------------------------------------- */
+
+static tutti_status check_rank(uint32_t rank, uint32_t size)
+{
+    if (size == 0 || rank >= size)
+        return fail(TUTTI_ERR_ARG, "rank %u of %u ranks: the rank must be from 0 to size - 1", rank,
+                    size);
+    return TUTTI_OK;
+}
+
+static struct bootstrap *make(enum bootstrap_kind kind, uint32_t rank, uint32_t size)
+{
+    struct bootstrap *bootstrap = calloc(1, sizeof *bootstrap);
+    if (bootstrap == NULL)
+        return NULL;
+    bootstrap->kind = kind;
+    bootstrap->rank = rank;
+    bootstrap->size = size;
+    bootstrap->fd = -1;
+    if (kind == BOOTSTRAP_ROOT) {
+        bootstrap->seats = calloc(size, sizeof *bootstrap->seats);
+        if (bootstrap->seats == NULL) {
+            free(bootstrap);
+            return NULL;
+        }
+        for (uint32_t r = 0; r < size; r++)
+            bootstrap->seats[r].fd = -1;
+    }
+    return bootstrap;
+}
+
+tutti_status bootstrap_meet(const struct settings *settings, struct meeting *meeting, uint32_t rank,
+                            uint32_t size, struct bootstrap **bootstrap)
+{
+    uint64_t deadline = clock_ms() + settings->connect_timeout_ms;
+    tutti_status status = check_rank(rank, size);
+    struct bootstrap *made = NULL;
+    if (status == TUTTI_OK) {
+        made = make(size == 1   ? BOOTSTRAP_ALONE
+                    : rank == 0 ? BOOTSTRAP_ROOT
+                                : BOOTSTRAP_LEAF,
+                    rank, size);
+        if (made == NULL)
+            status = fail(TUTTI_ERR_NOMEM, "no memory for the rendezvous of %u ranks", size);
+    }
+    if (status == TUTTI_OK) {
+        made->timeout_ms = settings->connect_timeout_ms;
+        if (made->kind == BOOTSTRAP_ROOT)
+            status = bootstrap_root_join(made, meeting, deadline);
+        else if (made->kind == BOOTSTRAP_LEAF)
+            status = bootstrap_leaf_join(made, meeting, deadline);
+    }
+    meeting_close_listeners(meeting);
+    if (status != TUTTI_OK) {
+        bootstrap_free(made);
+        return status;
+    }
+    *bootstrap = made;
+    return TUTTI_OK;
+}
+
+tutti_status bootstrap_from_callback(tutti_allgather_fn *allgather, void *context, uint32_t rank,
+                                     uint32_t size, struct bootstrap **bootstrap)
+{
+    tutti_status status = check_rank(rank, size);
+    if (status != TUTTI_OK)
+        return status;
+    if (allgather == NULL)
+        return fail(TUTTI_ERR_ARG, "the allgather callback is NULL");
+    struct bootstrap *made = make(BOOTSTRAP_CALLBACK, rank, size);
+    if (made == NULL)
+        return fail(TUTTI_ERR_NOMEM, "no memory for a rendezvous by callback");
+    made->allgather = allgather;
+    made->context = context;
+    *bootstrap = made;
+    return TUTTI_OK;
+}
+
+uint32_t bootstrap_rank(const struct bootstrap *bootstrap)
+{
+    return bootstrap->rank;
+}
+
+uint32_t bootstrap_size(const struct bootstrap *bootstrap)
+{
+    return bootstrap->size;
+}
+
+void bootstrap_free(struct bootstrap *bootstrap)
+{
+    if (bootstrap == NULL)
+        return;
+    for (uint32_t r = 0; bootstrap->seats && r < bootstrap->size; r++) {
+        if (bootstrap->seats[r].fd >= 0)
+            close(bootstrap->seats[r].fd);
+    }
+    free(bootstrap->seats);
+    if (bootstrap->fd >= 0)
+        close(bootstrap->fd);
+    free(bootstrap);
+}
+
+/* ---- allgather ------------------------------------------------------------------------------- */
+
+static tutti_status call_back(struct bootstrap *bootstrap, const void *in, void *out, size_t len)
+{
+    int code = bootstrap->allgather(in, out, len, bootstrap->context);
+    if (code != 0)
+        return fail(TUTTI_ERR_CONNECT,
+                    "rank %u of %u: the caller's allgather returned %d for blocks of %zu bytes",
+                    bootstrap->rank, bootstrap->size, code, len);
+    return TUTTI_OK;
+}
+
+tutti_status bootstrap_allgather(struct bootstrap *bootstrap, const void *in, void *out, size_t len)
+{
+    uint64_t deadline = clock_ms() + bootstrap->timeout_ms;
+    tutti_status status = TUTTI_OK;
+    must(len <= BOOTSTRAP_BLOCK_MAX);
+    if (bootstrap->broken != TUTTI_OK) {
+        status_set_sentence(bootstrap->broken_sentence);
+        return bootstrap->broken;
+    }
+    switch (bootstrap->kind) {
+    case BOOTSTRAP_ALONE:
+        memcpy(out, in, len);
+        break;
+    case BOOTSTRAP_CALLBACK:
+        status = call_back(bootstrap, in, out, len);
+        break;
+    case BOOTSTRAP_ROOT:
+        status = bootstrap_root_allgather(bootstrap, in, out, len, deadline);
+        break;
+    case BOOTSTRAP_LEAF:
+        status = bootstrap_leaf_allgather(bootstrap, in, out, len, deadline);
+        break;
+    }
+    bootstrap->sequence++;
+    if (status != TUTTI_OK) {
+        bootstrap->broken = status;
+        snprintf(bootstrap->broken_sentence, sizeof bootstrap->broken_sentence, "%s",
+                 status_sentence());
+    }
+    return status;
+}
+
+/* ---- texts ----------------------------------------------------------------------------------- */
+
+const char *seat_text(const struct seat *seats, uint32_t rank, char text[128])
+{
+    if (seats[rank].host[0])
+        snprintf(text, 128, "rank %u (host %.63s, pid %u)", rank, seats[rank].host,
+                 seats[rank].pid);
+    else
+        snprintf(text, 128, "rank %u", rank);
+    return text;
+}
+
+void seats_missing(const struct bootstrap *bootstrap, const bool *done, char *text, size_t len)
+{
+    size_t used = 0;
+    uint32_t left_out = 0;
+    text[0] = 0;
+    for (uint32_t r = 1; r < bootstrap->size; r++) {
+        if (done ? done[r] : bootstrap->seats[r].fd >= 0)
+            continue;
+        uint32_t last = r;
+        while (last + 1 < bootstrap->size &&
+               !(done ? done[last + 1] : bootstrap->seats[last + 1].fd >= 0))
+            last++;
+        if (used + 40 > len) {
+            left_out += last - r + 1;
+        } else {
+            int wrote = snprintf(text + used, len - used, last > r ? "%s%u-%u" : "%s%u",
+                                 used ? ", " : "", r, last);
+            used += wrote > 0 ? (size_t)wrote : 0;
+        }
+        r = last;
+    }
+    if (left_out)
+        snprintf(text + used, len - used, " and %u more", left_out);
+}
+
+void bootstrap_clean_text(char *text, size_t len)
+{
+    text[len - 1] = 0;
+    for (char *c = text; *c; c++) {
+        if ((unsigned char)*c < ' ' || *c == 0x7f)
+            *c = '?';
+    }
+}

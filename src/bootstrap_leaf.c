@@ -1,0 +1,358 @@
+/* bootstrap_leaf.c: every other rank's half of the rendezvous: find rank 0, prove the secret, wait.
+ *
+ * Rank 0 may listen at several places (addresses of a multi-homed host, or one of a few successive
+ * ports), not all reachable and not all its own: a stranger may sit at one and be silent. So the
+ * places are tried in order but not in turn: the next starts as soon as one fails, or STAGGER_MS
+ * after the last began, and the first that answers with a hello of this job wins (the idea of RFC
+ * 8305). A place that fails is tried again, with a growing pause, until the deadline: rank 0 may
+ * not listen yet. Only an answer from a place that knows the job ends the search. */
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/check.h"
+#include "base/clock.h"
+#include "src/bootstrap_meet.h"
+
+#define STAGGER_MS   250
+#define CONNECT_MS   3000 /* then anew: the kernel's own retries become rare after that */
+#define PAUSE_MIN_MS 20
+#define PAUSE_MAX_MS 500
+#define HELLO_MS     2000
+#define GRACE_MS     500 /* rank 0 may tell at the same deadline who is missing */
+
+struct attempt {
+    int fd; /* -1: not under way */
+    bool connected;
+    uint64_t since_ms, start_ms; /* of this try; of the next one */
+    uint32_t pause_ms, got;
+    struct auth auth;
+    uint8_t hello[AUTH_HELLO_LEN];
+    char state[160]; /* what became of the last try */
+};
+
+struct search {
+    const struct meeting *meeting;
+    struct attempt attempts[MEETING_PLACES_MAX];
+    uint64_t deadline_ms;
+};
+
+static void attempt_failed(struct search *search, uint32_t index, const char *why)
+{
+    struct attempt *attempt = &search->attempts[index];
+    uint64_t now = clock_ms();
+    if (attempt->fd >= 0)
+        close(attempt->fd);
+    attempt->fd = -1;
+    snprintf(attempt->state, sizeof attempt->state, "%s", why);
+    attempt->pause_ms = attempt->pause_ms ? attempt->pause_ms * 2 : PAUSE_MIN_MS;
+    if (attempt->pause_ms > PAUSE_MAX_MS)
+        attempt->pause_ms = PAUSE_MAX_MS;
+    attempt->start_ms = now + attempt->pause_ms;
+    /* the next place need not wait for its turn */
+    if (index + 1 < search->meeting->place_count && search->attempts[index + 1].start_ms > now)
+        search->attempts[index + 1].start_ms = now;
+}
+
+static void attempt_start(struct search *search, uint32_t index)
+{
+    struct attempt *attempt = &search->attempts[index];
+    if (sock_connect_start(&search->meeting->places[index], &attempt->fd) != TUTTI_OK) {
+        attempt->fd = -1;
+        attempt_failed(search, index, status_sentence());
+        return;
+    }
+    attempt->connected = false;
+    attempt->got = 0;
+    attempt->since_ms = clock_ms();
+}
+
+static void attempt_connected(struct search *search, uint32_t index)
+{
+    struct attempt *attempt = &search->attempts[index];
+    uint8_t hello[AUTH_HELLO_LEN];
+    tutti_status status = sock_connect_finish(attempt->fd, &search->meeting->places[index]);
+    if (status == TUTTI_OK) {
+        sock_tune(attempt->fd);
+        status = auth_start(&attempt->auth, search->meeting->key, search->meeting->job, false);
+    }
+    if (status == TUTTI_OK)
+        status = auth_hello(&attempt->auth, hello);
+    if (status == TUTTI_OK)
+        status = sock_send_all(attempt->fd, hello, sizeof hello, clock_ms() + HELLO_MS);
+    if (status != TUTTI_OK) {
+        attempt_failed(search, index, status_sentence());
+        return;
+    }
+    attempt->connected = true;
+    snprintf(attempt->state, sizeof attempt->state,
+             "connected, but no answer (rank 0 is not ready, or a stranger listens there)");
+}
+
+/* true: this place is rank 0. */
+static bool attempt_readable(struct search *search, uint32_t index)
+{
+    struct attempt *attempt = &search->attempts[index];
+    while (attempt->got < AUTH_HELLO_LEN) {
+        ssize_t got =
+            recv(attempt->fd, attempt->hello + attempt->got, AUTH_HELLO_LEN - attempt->got, 0);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+            return false;
+        if (got <= 0) {
+            attempt_failed(search, index,
+                           got == 0 ? "it closed the connection without a word" : strerror(errno));
+            return false;
+        }
+        attempt->got += (uint32_t)got;
+    }
+    if (auth_take_hello(&attempt->auth, attempt->hello) == TUTTI_OK)
+        return true;
+    attempt_failed(search, index, status_sentence());
+    return false;
+}
+
+static uint64_t start_due(struct search *search, uint64_t now)
+{
+    uint64_t next = search->deadline_ms;
+    for (uint32_t i = 0; i < search->meeting->place_count; i++) {
+        struct attempt *attempt = &search->attempts[i];
+        if (attempt->fd >= 0 && !attempt->connected && attempt->since_ms + CONNECT_MS <= now)
+            attempt_failed(search, i, "no answer to the connection request");
+        if (attempt->fd < 0 && attempt->start_ms <= now)
+            attempt_start(search, i);
+        uint64_t due = attempt->fd < 0       ? attempt->start_ms
+                       : !attempt->connected ? attempt->since_ms + CONNECT_MS
+                                             : search->deadline_ms;
+        next = due < next ? due : next;
+    }
+    return next;
+}
+
+static tutti_status nobody(const struct search *search, const struct bootstrap *bootstrap)
+{
+    char text[300] = "", place[SOCK_TEXT_MAX];
+    size_t used = 0;
+    for (uint32_t i = 0; i < search->meeting->place_count && used < sizeof text; i++) {
+        if (search->attempts[i].state[0] == 0)
+            continue;
+        int wrote =
+            snprintf(text + used, sizeof text - used, "%s%s: %s", used ? "; " : "",
+                     sock_text(&search->meeting->places[i], place), search->attempts[i].state);
+        used += wrote > 0 ? (size_t)wrote : 0;
+    }
+    return fail(TUTTI_ERR_CONNECT,
+                "rank %u of %u did not find rank 0 within %llu ms: %s; see that rank 0 runs and "
+                "can be reached",
+                bootstrap->rank, bootstrap->size, (unsigned long long)bootstrap->timeout_ms, text);
+}
+
+/* Searches until some place has said hello; *winner is its index, its descriptor stays open. */
+static tutti_status find_root(struct search *search, const struct bootstrap *bootstrap,
+                              uint32_t *winner)
+{
+    for (;;) {
+        struct pollfd fds[MEETING_PLACES_MAX];
+        uint64_t now = clock_ms();
+        if (now >= search->deadline_ms)
+            return nobody(search, bootstrap);
+        uint64_t next = start_due(search, now);
+        for (uint32_t i = 0; i < search->meeting->place_count; i++) {
+            const struct attempt *attempt = &search->attempts[i];
+            fds[i] =
+                (struct pollfd){.fd = attempt->fd, .events = attempt->connected ? POLLIN : POLLOUT};
+        }
+        int count = poll(fds, search->meeting->place_count, next > now ? (int)(next - now) : 0);
+        if (count < 0 && errno != EINTR)
+            return fail_errno(TUTTI_ERR_SYSTEM, "rendezvous: poll");
+        for (uint32_t i = 0; count > 0 && i < search->meeting->place_count; i++) {
+            if (fds[i].fd < 0 || fds[i].revents == 0)
+                continue;
+            if (!search->attempts[i].connected) {
+                attempt_connected(search, i);
+            } else if (attempt_readable(search, i)) {
+                *winner = i;
+                return TUTTI_OK;
+            }
+        }
+    }
+}
+
+static tutti_status read_answer(const struct bootstrap *bootstrap, int fd, uint64_t deadline_ms,
+                                struct answer_message *answer)
+{
+    tutti_status status = sock_recv_all(fd, answer, sizeof *answer, deadline_ms);
+    if (status != TUTTI_OK)
+        return status;
+    if (answer->magic != BOOTSTRAP_MAGIC)
+        return fail(TUTTI_ERR_PROTOCOL, "rank 0 at %s sent an answer that is none",
+                    bootstrap->root_text);
+    bootstrap_clean_text(answer->sentence, sizeof answer->sentence);
+    return TUTTI_OK;
+}
+
+/* What rank 0 says went wrong becomes this rank's own sentence. */
+static tutti_status refused(const struct bootstrap *bootstrap, const struct answer_message *answer)
+{
+    if (answer->status == TUTTI_ERR_AUTH)
+        return fail(TUTTI_ERR_AUTH,
+                    "rank 0 at %s refuses rank %u: %.300s; give all ranks the same TUTTI_SECRET or "
+                    "TUTTI_SECRET_FILE",
+                    bootstrap->root_text, bootstrap->rank, answer->sentence);
+    if (answer->status <= TUTTI_IN_PROGRESS || answer->status > TUTTI_ERR_INTERNAL)
+        return fail(TUTTI_ERR_PROTOCOL, "rank 0 at %s answered with the unknown status %d",
+                    bootstrap->root_text, answer->status);
+    status_set_sentence(answer->sentence);
+    return (tutti_status)answer->status;
+}
+
+/* Proof and facts; *seated when rank 0 took them. TUTTI_OK without *seated: the connection broke
+ * before an answer (rank 0 was crowded), so search again. */
+static tutti_status introduce(struct bootstrap *bootstrap, const struct auth *auth, int fd,
+                              uint64_t deadline_ms, bool *seated)
+{
+    struct {
+        uint8_t proof[AUTH_PROOF_LEN];
+        struct join_message join;
+    } message = {.join = {.magic = BOOTSTRAP_MAGIC,
+                          .version = BOOTSTRAP_VERSION,
+                          .rank = bootstrap->rank,
+                          .size = bootstrap->size,
+                          .pid = (uint32_t)getpid()}};
+    struct answer_message answer;
+    *seated = false;
+    gethostname(message.join.host, sizeof message.join.host - 1);
+    tutti_status status = auth_proof(auth, message.proof);
+    if (status != TUTTI_OK)
+        return status;
+    if (sock_send_all(fd, &message, sizeof message, deadline_ms) != TUTTI_OK)
+        return TUTTI_OK;
+    status = read_answer(bootstrap, fd, deadline_ms, &answer);
+    if (status == TUTTI_ERR_PROTOCOL)
+        return status;
+    if (status != TUTTI_OK)
+        return TUTTI_OK;
+    if (answer.status != TUTTI_IN_PROGRESS)
+        return refused(bootstrap, &answer);
+    if (auth_check_proof(auth, answer.proof) != TUTTI_OK)
+        return fail(TUTTI_ERR_AUTH,
+                    "who answers as rank 0 at %s does not know the job secret: it is a stranger",
+                    bootstrap->root_text);
+    *seated = true;
+    return TUTTI_OK;
+}
+
+static tutti_status await_all(struct bootstrap *bootstrap, uint64_t deadline_ms)
+{
+    struct answer_message answer;
+    char cause[SENTENCE_MAX];
+    tutti_status status = read_answer(bootstrap, bootstrap->fd, deadline_ms + GRACE_MS, &answer);
+    if (status == TUTTI_ERR_PROTOCOL)
+        return status;
+    if (status != TUTTI_OK && clock_ms() >= deadline_ms)
+        return fail(TUTTI_ERR_CONNECT,
+                    "rank %u came to rank 0 at %s, but not all of the %u ranks did within %llu ms; "
+                    "rank 0's error names the missing ones",
+                    bootstrap->rank, bootstrap->root_text, bootstrap->size,
+                    (unsigned long long)bootstrap->timeout_ms);
+    if (status != TUTTI_OK) {
+        snprintf(cause, sizeof cause, "%s", status_sentence());
+        return fail(TUTTI_ERR_CONNECT,
+                    "rank 0 at %s went away while rank %u waited for the other ranks: %.250s",
+                    bootstrap->root_text, bootstrap->rank, cause);
+    }
+    return answer.status == TUTTI_OK ? TUTTI_OK : refused(bootstrap, &answer);
+}
+
+tutti_status bootstrap_leaf_join(struct bootstrap *bootstrap, const struct meeting *meeting,
+                                 uint64_t deadline_ms)
+{
+    struct search search = {.meeting = meeting, .deadline_ms = deadline_ms};
+    tutti_status status = TUTTI_OK;
+    bool seated = false;
+    must(meeting->place_count > 0);
+    for (uint32_t i = 0; i < meeting->place_count; i++) {
+        search.attempts[i].fd = -1;
+        search.attempts[i].start_ms = clock_ms() + (uint64_t)i * STAGGER_MS;
+    }
+    while (status == TUTTI_OK && !seated) {
+        uint32_t winner = 0;
+        status = find_root(&search, bootstrap, &winner);
+        if (status != TUTTI_OK)
+            break;
+        struct attempt *found = &search.attempts[winner];
+        sock_text(&meeting->places[winner], bootstrap->root_text);
+        status = introduce(bootstrap, &found->auth, found->fd, deadline_ms, &seated);
+        if (seated) {
+            bootstrap->fd = found->fd;
+            found->fd = -1;
+        } else {
+            attempt_failed(&search, winner, "it broke off the handshake");
+        }
+    }
+    for (uint32_t i = 0; i < meeting->place_count; i++) {
+        if (search.attempts[i].fd >= 0)
+            close(search.attempts[i].fd);
+        auth_end(&search.attempts[i].auth);
+    }
+    return status == TUTTI_OK ? await_all(bootstrap, deadline_ms) : status;
+}
+
+/* ---- allgather ------------------------------------------------------------------------------- */
+
+static tutti_status lost_root(const struct bootstrap *bootstrap, uint64_t deadline_ms)
+{
+    char cause[SENTENCE_MAX];
+    if (clock_ms() >= deadline_ms)
+        return fail(TUTTI_ERR_CONNECT,
+                    "rank 0 at %s did not finish allgather %u of the rendezvous within %llu ms",
+                    bootstrap->root_text, bootstrap->sequence,
+                    (unsigned long long)bootstrap->timeout_ms);
+    snprintf(cause, sizeof cause, "%s", status_sentence());
+    return fail(TUTTI_ERR_CONNECT, "rank %u lost rank 0 at %s during the rendezvous: %.250s",
+                bootstrap->rank, bootstrap->root_text, cause);
+}
+
+static tutti_status check_reply(struct bootstrap *bootstrap, const struct gather_header *header,
+                                size_t len, uint64_t deadline_ms)
+{
+    struct answer_message failure = {.status = header->status};
+    if (header->magic != BOOTSTRAP_MAGIC)
+        return fail(TUTTI_ERR_PROTOCOL, "rank 0 at %s sent bytes that are no allgather",
+                    bootstrap->root_text);
+    if (header->status != TUTTI_OK && header->len == sizeof failure.sentence) {
+        if (sock_recv_all(bootstrap->fd, failure.sentence, sizeof failure.sentence, deadline_ms) !=
+            TUTTI_OK)
+            return lost_root(bootstrap, deadline_ms);
+        bootstrap_clean_text(failure.sentence, sizeof failure.sentence);
+        return refused(bootstrap, &failure);
+    }
+    if (header->status != TUTTI_OK || header->len != len || header->sequence != bootstrap->sequence)
+        return fail(TUTTI_ERR_PROTOCOL,
+                    "rank 0 answered allgather %u with blocks of %u bytes, rank %u expects "
+                    "allgather %u with %zu: run the same release everywhere",
+                    header->sequence, header->len, bootstrap->rank, bootstrap->sequence, len);
+    return TUTTI_OK;
+}
+
+tutti_status bootstrap_leaf_allgather(struct bootstrap *bootstrap, const void *in, void *out,
+                                      size_t len, uint64_t deadline_ms)
+{
+    struct gather_header header = {
+        .magic = BOOTSTRAP_MAGIC, .sequence = bootstrap->sequence, .len = (uint32_t)len};
+    /* A failed send is not the end: rank 0 may have told the reason before it closed. */
+    if (sock_send_all(bootstrap->fd, &header, sizeof header, deadline_ms) == TUTTI_OK && len > 0)
+        (void)sock_send_all(bootstrap->fd, in, len, deadline_ms);
+    deadline_ms += GRACE_MS;
+    if (sock_recv_all(bootstrap->fd, &header, sizeof header, deadline_ms) != TUTTI_OK)
+        return lost_root(bootstrap, deadline_ms);
+    tutti_status status = check_reply(bootstrap, &header, len, deadline_ms);
+    if (status != TUTTI_OK)
+        return status;
+    if (sock_recv_all(bootstrap->fd, out, bootstrap->size * len, deadline_ms) != TUTTI_OK)
+        return lost_root(bootstrap, deadline_ms);
+    return TUTTI_OK;
+}

@@ -1,0 +1,117 @@
+/* bootstrap_meet.h: private to src/bootstrap*.c: what a meeting is, and the messages of one.
+ *
+ * A meeting is a place (addresses where rank 0 listens), a name (the job id) and a key. All sources
+ * of a meeting (unique id, launcher's environment) end in bootstrap_meet, which gives each rank but
+ * the root one connection to the root, and the root one to each rank.
+ *
+ *      rank                                     root
+ *        connect ------------------------------->   one of 64 slots, 2 s
+ *        hello (auth.h) ------------------------>
+ *        <------------------------------- hello
+ *        proof, join {rank, size, host, pid} --->   checks the proof, then the facts
+ *        <-- answer {IN_PROGRESS, proof} or a refusal {status, sentence}
+ *        <-- answer {OK} when all have joined, or {status, sentence}
+ *     then, for each allgather:
+ *        header {sequence, length}, block ------>
+ *        <--- header {status, length}, all blocks or a sentence
+ *
+ * All numbers are little endian. Nothing read from the wire sizes memory: messages are of fixed
+ * length, and a block's length must be the receiver's own. */
+#ifndef SRC_BOOTSTRAP_MEET_H
+#define SRC_BOOTSTRAP_MEET_H
+
+#include "base/auth.h"
+#include "base/sock.h"
+#include "src/bootstrap.h"
+
+#define MEETING_PLACES_MAX    16 /* addresses a rank tries: an id's 4, or 16 successive ports */
+#define MEETING_LISTENERS_MAX 6  /* addresses the root listens on */
+#define MEETING_KEY_MAX       320
+#define BOOTSTRAP_VERSION     1u
+#define BOOTSTRAP_MAGIC       0x54425354u /* "TSBT" on the wire */
+
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "messages are sent as they lie");
+
+struct meeting {
+    uint8_t job[16];
+    char key[MEETING_KEY_MAX]; /* settings' secret, then the id's own key in hexadecimal */
+    struct sock_address places[MEETING_PLACES_MAX];
+    uint32_t place_count;
+    int listeners[MEETING_LISTENERS_MAX]; /* root only */
+    uint32_t listener_count;
+};
+
+struct join_message {
+    uint32_t magic, version, rank, size, pid, reserved;
+    char host[64];
+};
+
+struct answer_message {
+    uint32_t magic;
+    int32_t status;
+    uint8_t proof[AUTH_PROOF_LEN]; /* zero when the rank's own proof was refused */
+    char sentence[SENTENCE_MAX];
+};
+
+struct gather_header {
+    uint32_t magic, sequence;
+    int32_t status;
+    uint32_t len; /* of one block; of the sentence when status is an error */
+};
+
+/* What the root knows of a rank; index 0, itself, is unused but for the name. */
+struct seat {
+    int fd; /* -1: not here yet */
+    uint32_t pid;
+    char host[64];
+};
+
+enum bootstrap_kind { BOOTSTRAP_ALONE, BOOTSTRAP_ROOT, BOOTSTRAP_LEAF, BOOTSTRAP_CALLBACK };
+
+struct bootstrap {
+    enum bootstrap_kind kind;
+    uint32_t rank, size;
+    uint32_t sequence;   /* of the next allgather */
+    uint64_t timeout_ms; /* of each step */
+    struct seat *seats;  /* root: [size] */
+    int fd;              /* leaf: the connection to the root, else -1 */
+    char root_text[SOCK_TEXT_MAX];
+    tutti_status broken; /* status of the allgather that failed: the ranks are out of step */
+    char broken_sentence[SENTENCE_MAX];
+    tutti_allgather_fn *allgather;
+    void *context;
+};
+
+/* The key of a meeting: the job secret, then `suffix` (NULL: none). */
+void meeting_set_key(const struct settings *settings, struct meeting *meeting, const char *suffix);
+/* A job id from a text that all ranks of the job, and no others, know. */
+void meeting_set_job(struct meeting *meeting, const char *text);
+void meeting_close_listeners(struct meeting *meeting);
+
+/* Joins: takes the meeting's listeners and closes them in every case. Bounded by the connect
+ * timeout. */
+tutti_status bootstrap_meet(const struct settings *settings, struct meeting *meeting, uint32_t rank,
+                            uint32_t size, struct bootstrap **bootstrap);
+/* The two halves of it. */
+tutti_status bootstrap_root_join(struct bootstrap *bootstrap, const struct meeting *meeting,
+                                 uint64_t deadline_ms);
+tutti_status bootstrap_leaf_join(struct bootstrap *bootstrap, const struct meeting *meeting,
+                                 uint64_t deadline_ms);
+/* And of the allgather. */
+tutti_status bootstrap_root_allgather(struct bootstrap *bootstrap, const void *in, void *out,
+                                      size_t len, uint64_t deadline_ms);
+tutti_status bootstrap_leaf_allgather(struct bootstrap *bootstrap, const void *in, void *out,
+                                      size_t len, uint64_t deadline_ms);
+
+/* "rank 3 (host b, pid 77)"; "rank 3" while nothing is known of it. */
+const char *seat_text(const struct seat *seats, uint32_t rank, char text[128]);
+/* "3, 5-7 and 12 more": ranks for which seats[r].fd < 0 or, if done is given, !done[r]. */
+void seats_missing(const struct bootstrap *bootstrap, const bool *done, char *text, size_t len);
+/* A sentence from the wire: ended, and without control characters. */
+void bootstrap_clean_text(char *text, size_t len);
+
+/* Launchers: fill in rank, size and the id of rank 0's making. */
+tutti_status bootstrap_from_pmix(const struct settings *settings, struct bootstrap **bootstrap);
+tutti_status bootstrap_from_pmi1(const struct settings *settings, struct bootstrap **bootstrap);
+
+#endif

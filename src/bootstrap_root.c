@@ -1,0 +1,607 @@
+/* bootstrap_root.c: rank 0's half of the rendezvous: a lobby where strangers wait briefly, and
+ * seats for those who proved the secret.
+ *
+ * One epoll loop inside the call, no thread. A stranger takes one of BOOTSTRAP_UNAUTH_MAX slots for
+ * at most SLOT_MS; garbage ends it at once. When all slots are taken, the oldest one that has said
+ * nothing yields to the next arrival after SILENT_MS: a rank sends its first message together with
+ * its connection, so silence that long is none of ours, and 64 silent clients delay the job by a
+ * tenth of a second, not by two. A rank that is turned away so by mistake tries again.
+ *
+ * Invariant: only a proved rank can fail the rendezvous (by claiming a seat that is taken, or by
+ * disagreeing about the size, or by leaving); then all who are seated, and who come within DOOM_MS,
+ * are told the same sentence. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "src/bootstrap_meet.h"
+
+#define SLOT_MS    2000 /* from connection to proof */
+#define SILENT_MS  100  /* until a silent slot may be given to another */
+#define DOOM_MS    1000 /* how long latecomers are still told why the rendezvous failed */
+#define ANSWER_MS  1000 /* for a few hundred bytes into an empty socket buffer */
+#define EVENTS_MAX 64
+
+enum token { TOKEN_LISTENER, TOKEN_SLOT, TOKEN_SEAT };
+
+struct slot {
+    int fd; /* -1: free */
+    uint64_t since_ms;
+    bool greeted; /* its hello was good: now its proof is due */
+    uint32_t got;
+    uint8_t bytes[AUTH_PROOF_LEN + sizeof(struct join_message)];
+    struct auth auth;
+    char from[SOCK_TEXT_MAX];
+};
+_Static_assert(sizeof((struct slot *)0)->bytes >= AUTH_HELLO_LEN, "a slot holds a hello");
+
+struct lobby {
+    struct bootstrap *bootstrap;
+    const struct meeting *meeting;
+    int epoll;
+    bool listening; /* the listeners are armed */
+    uint32_t slots_used, seated, answered, turned_away;
+    uint64_t deadline_ms;
+    tutti_status doom; /* what all are told, once it is not TUTTI_OK */
+    char doom_sentence[SENTENCE_MAX];
+    char last_refusal[SENTENCE_MAX];
+    struct slot slots[BOOTSTRAP_UNAUTH_MAX];
+};
+
+static void watch(struct lobby *lobby, int operation, int fd, uint32_t events, enum token token,
+                  uint32_t index)
+{
+    struct epoll_event event = {.events = events, .data.u64 = (uint64_t)token << 32 | index};
+    int done = epoll_ctl(lobby->epoll, operation, fd, &event);
+    if (done != 0 && (errno == ENOMEM || errno == ENOSPC))
+        log_at(LOG_LEVEL_WARN, 0, "rendezvous: a connection cannot be watched: %s",
+               strerror(errno));
+    else
+        must(done == 0);
+}
+
+static void arm_listeners(struct lobby *lobby, bool listening)
+{
+    if (lobby->listening == listening)
+        return;
+    for (uint32_t i = 0; i < lobby->meeting->listener_count; i++)
+        watch(lobby, EPOLL_CTL_MOD, lobby->meeting->listeners[i], listening ? EPOLLIN : 0,
+              TOKEN_LISTENER, i);
+    lobby->listening = listening;
+}
+
+static void drop_slot(struct lobby *lobby, struct slot *slot)
+{
+    close(slot->fd);
+    slot->fd = -1;
+    auth_end(&slot->auth);
+    lobby->slots_used--;
+}
+
+/* Remembered for the sentence of a timeout: a rank with a wrong secret is then not just missing. */
+static void turn_away(struct lobby *lobby, struct slot *slot, const char *reason)
+{
+    lobby->turned_away++;
+    snprintf(lobby->last_refusal, sizeof lobby->last_refusal, "%s: %s", slot->from, reason);
+    log_at(LOG_LEVEL_INFO, 0, "rendezvous: turned away %s", lobby->last_refusal);
+    drop_slot(lobby, slot);
+}
+
+static void send_answer(int fd, tutti_status status, const struct auth *auth, const char *sentence)
+{
+    struct answer_message answer = {.magic = BOOTSTRAP_MAGIC, .status = status};
+    if (auth && auth_proof(auth, answer.proof) != TUTTI_OK)
+        return; /* the rank takes silence for a broken connection and tries again */
+    snprintf(answer.sentence, sizeof answer.sentence, "%s", sentence);
+    /* a peer that is gone shows on its descriptor */
+    (void)sock_send_all(fd, &answer, sizeof answer, clock_ms() + ANSWER_MS);
+}
+
+/* ---- seats ----------------------------------------------------------------------------------- */
+
+/* Tells everyone seated; those who come later are told when they come. */
+static void doom(struct lobby *lobby, tutti_status status)
+{
+    if (lobby->doom != TUTTI_OK)
+        return;
+    lobby->doom = status;
+    snprintf(lobby->doom_sentence, sizeof lobby->doom_sentence, "%s", status_sentence());
+    uint64_t until = clock_ms() + DOOM_MS;
+    if (lobby->deadline_ms > until)
+        lobby->deadline_ms = until;
+    for (uint32_t r = 1; r < lobby->bootstrap->size; r++) {
+        struct seat *seat = &lobby->bootstrap->seats[r];
+        if (seat->fd < 0)
+            continue;
+        send_answer(seat->fd, status, NULL, lobby->doom_sentence);
+        watch(lobby, EPOLL_CTL_DEL, seat->fd, 0, TOKEN_SEAT, r);
+        lobby->answered++;
+    }
+}
+
+/* The facts of a proved rank: TUTTI_OK, or what is wrong with them, in words for both sides. */
+static tutti_status check_join(const struct bootstrap *bootstrap, const struct join_message *join)
+{
+    char other[128];
+    const struct seat *seat;
+    if (join->magic != BOOTSTRAP_MAGIC || join->version != BOOTSTRAP_VERSION)
+        return fail(TUTTI_ERR_PROTOCOL,
+                    "rank %u (host %.63s, pid %u) speaks rendezvous version %u, rank 0 speaks %u: "
+                    "run the same release everywhere",
+                    join->rank, join->host, join->pid, join->version, BOOTSTRAP_VERSION);
+    if (join->size != bootstrap->size)
+        return fail(TUTTI_ERR_CONNECT,
+                    "rank %u (host %.63s, pid %u) says the communicator has %u ranks, rank 0 (host "
+                    "%.63s, pid %u) says %u",
+                    join->rank, join->host, join->pid, join->size, bootstrap->seats[0].host,
+                    bootstrap->seats[0].pid, bootstrap->size);
+    if (join->rank >= bootstrap->size)
+        return fail(TUTTI_ERR_CONNECT, "a process (host %.63s, pid %u) says it is rank %u of %u",
+                    join->host, join->pid, join->rank, join->size);
+    seat = &bootstrap->seats[join->rank];
+    if (seat->fd >= 0 || join->rank == 0)
+        return fail(TUTTI_ERR_CONNECT,
+                    "two processes say they are rank %u: %s and another (host %.63s, pid %u)",
+                    join->rank, seat_text(bootstrap->seats, join->rank, other), join->host,
+                    join->pid);
+    return TUTTI_OK;
+}
+
+static void take_join(struct lobby *lobby, struct slot *slot)
+{
+    struct join_message join;
+    memcpy(&join, slot->bytes + AUTH_PROOF_LEN, sizeof join);
+    bootstrap_clean_text(join.host, sizeof join.host);
+    if (lobby->doom == TUTTI_OK) {
+        tutti_status status = check_join(lobby->bootstrap, &join);
+        if (status != TUTTI_OK)
+            doom(lobby, status);
+    }
+    if (lobby->doom != TUTTI_OK) {
+        send_answer(slot->fd, lobby->doom, &slot->auth, lobby->doom_sentence);
+        lobby->answered++;
+        drop_slot(lobby, slot);
+        return;
+    }
+    struct seat *seat = &lobby->bootstrap->seats[join.rank];
+    seat->fd = slot->fd;
+    seat->pid = join.pid;
+    memcpy(seat->host, join.host, sizeof seat->host);
+    watch(lobby, EPOLL_CTL_MOD, seat->fd, EPOLLIN | EPOLLRDHUP, TOKEN_SEAT, join.rank);
+    send_answer(seat->fd, TUTTI_IN_PROGRESS, &slot->auth, "");
+    auth_end(&slot->auth);
+    slot->fd = -1;
+    lobby->slots_used--;
+    lobby->seated++;
+}
+
+/* A seated rank has nothing to say before all have come: it left. */
+static void seat_event(struct lobby *lobby, uint32_t rank)
+{
+    char who[128];
+    uint32_t missing = lobby->bootstrap->size - 1 - lobby->seated;
+    struct seat *seat = &lobby->bootstrap->seats[rank];
+    if (seat->fd < 0 || lobby->doom != TUTTI_OK)
+        return;
+    tutti_status status =
+        fail(TUTTI_ERR_CONNECT,
+             "%s left the rendezvous while %u other rank%s were still missing: it ended, or its "
+             "own timeout is shorter",
+             seat_text(lobby->bootstrap->seats, rank, who), missing, missing == 1 ? "" : "s");
+    watch(lobby, EPOLL_CTL_DEL, seat->fd, 0, TOKEN_SEAT, rank);
+    close(seat->fd);
+    seat->fd = -1;
+    doom(lobby, status);
+}
+
+/* ---- slots ----------------------------------------------------------------------------------- */
+
+static void take_hello(struct lobby *lobby, struct slot *slot)
+{
+    uint8_t hello[AUTH_HELLO_LEN];
+    tutti_status status = auth_start(&slot->auth, lobby->meeting->key, lobby->meeting->job, true);
+    tutti_status taken = TUTTI_OK;
+    if (status == TUTTI_OK)
+        taken = auth_take_hello(&slot->auth, slot->bytes);
+    if (status == TUTTI_OK)
+        status = auth_hello(&slot->auth, hello);
+    /* a rank of another job is told so, by our hello; garbage is told nothing */
+    if (status == TUTTI_OK && (taken == TUTTI_OK || taken == TUTTI_ERR_AUTH))
+        status = sock_send_all(slot->fd, hello, sizeof hello, clock_ms() + ANSWER_MS);
+    if (status != TUTTI_OK || taken != TUTTI_OK) {
+        turn_away(lobby, slot, status_sentence());
+        return;
+    }
+    slot->greeted = true;
+    slot->got = 0;
+}
+
+static void take_proof(struct lobby *lobby, struct slot *slot)
+{
+    if (auth_check_proof(&slot->auth, slot->bytes) == TUTTI_OK) {
+        take_join(lobby, slot);
+        return;
+    }
+    send_answer(slot->fd, TUTTI_ERR_AUTH, NULL, "its job secret is another than rank 0's");
+    turn_away(lobby, slot, "its job secret is another than rank 0's");
+}
+
+/* Reads what is there; nothing beyond the message that is due is ever read. */
+static void slot_event(struct lobby *lobby, struct slot *slot)
+{
+    while (slot->fd >= 0) {
+        uint32_t want =
+            slot->greeted ? AUTH_PROOF_LEN + sizeof(struct join_message) : AUTH_HELLO_LEN;
+        ssize_t got = recv(slot->fd, slot->bytes + slot->got, want - slot->got, 0);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+            return;
+        if (got <= 0) {
+            drop_slot(lobby, slot);
+            return;
+        }
+        slot->got += (uint32_t)got;
+        if (slot->got < want)
+            continue;
+        if (!slot->greeted) {
+            take_hello(lobby, slot);
+            continue;
+        }
+        take_proof(lobby, slot);
+        return;
+    }
+}
+
+static struct slot *free_slot(struct lobby *lobby)
+{
+    for (int i = 0; i < BOOTSTRAP_UNAUTH_MAX; i++) {
+        if (lobby->slots[i].fd < 0)
+            return &lobby->slots[i];
+    }
+    return NULL;
+}
+
+/* The oldest slot that never spoke, NULL if all have. */
+static struct slot *oldest_silent(struct lobby *lobby)
+{
+    struct slot *oldest = NULL;
+    for (int i = 0; i < BOOTSTRAP_UNAUTH_MAX; i++) {
+        struct slot *slot = &lobby->slots[i];
+        if (slot->fd >= 0 && !slot->greeted && (!oldest || slot->since_ms < oldest->since_ms))
+            oldest = slot;
+    }
+    return oldest;
+}
+
+static tutti_status accept_all(struct lobby *lobby, int listener)
+{
+    for (;;) {
+        struct slot *slot = free_slot(lobby);
+        if (slot == NULL) {
+            struct slot *silent = oldest_silent(lobby);
+            if (silent == NULL || silent->since_ms + SILENT_MS > clock_ms())
+                return TUTTI_OK;
+            turn_away(lobby, silent, "it connected and said nothing");
+            slot = silent;
+        }
+        struct sock_address from;
+        int fd = -1;
+        tutti_status status = sock_accept(listener, &fd, &from);
+        if (status != TUTTI_OK || fd < 0)
+            return status;
+        sock_tune(fd);
+        slot->fd = fd;
+        slot->since_ms = clock_ms();
+        slot->greeted = false;
+        slot->got = 0;
+        sock_text(&from, slot->from);
+        lobby->slots_used++;
+        watch(lobby, EPOLL_CTL_ADD, fd, EPOLLIN, TOKEN_SLOT, (uint32_t)(slot - lobby->slots));
+        slot_event(lobby, slot); /* its hello is usually here already */
+    }
+}
+
+/* Drops what is overdue, arms the listeners if there is room; returns when to look again. */
+static uint64_t tend_slots(struct lobby *lobby, uint64_t now)
+{
+    uint64_t next = lobby->deadline_ms;
+    for (int i = 0; i < BOOTSTRAP_UNAUTH_MAX && lobby->slots_used; i++) {
+        struct slot *slot = &lobby->slots[i];
+        if (slot->fd < 0)
+            continue;
+        if (slot->since_ms + SLOT_MS <= now)
+            turn_away(lobby, slot, "it did not finish the handshake within 2 s");
+        else if (slot->since_ms + SLOT_MS < next)
+            next = slot->since_ms + SLOT_MS;
+    }
+    struct slot *silent = oldest_silent(lobby);
+    bool full = lobby->slots_used == BOOTSTRAP_UNAUTH_MAX;
+    bool room = !full || (silent && silent->since_ms + SILENT_MS <= now);
+    arm_listeners(lobby, room);
+    if (!room && silent && silent->since_ms + SILENT_MS < next)
+        next = silent->since_ms + SILENT_MS;
+    return next;
+}
+
+/* ---- the lobby ------------------------------------------------------------------------------- */
+
+static tutti_status missing_ranks(const struct lobby *lobby)
+{
+    char missing[200], away[220] = "";
+    uint32_t size = lobby->bootstrap->size;
+    seats_missing(lobby->bootstrap, NULL, missing, sizeof missing);
+    if (lobby->turned_away)
+        snprintf(away, sizeof away, "; %u connection%s turned away, the last from %.140s",
+                 lobby->turned_away, lobby->turned_away == 1 ? " was" : "s were",
+                 lobby->last_refusal);
+    return fail(TUTTI_ERR_CONNECT,
+                "%u of %u ranks did not come to the rendezvous within %llu ms: %s%s; see that they "
+                "run and can reach rank 0, or raise TUTTI_CONNECT_TIMEOUT_MS",
+                size - 1 - lobby->seated, size, (unsigned long long)lobby->bootstrap->timeout_ms,
+                missing, away);
+}
+
+static bool finished(const struct lobby *lobby)
+{
+    uint32_t others = lobby->bootstrap->size - 1;
+    return lobby->doom != TUTTI_OK ? lobby->answered >= others : lobby->seated == others;
+}
+
+static tutti_status serve(struct lobby *lobby)
+{
+    struct epoll_event events[EVENTS_MAX];
+    while (!finished(lobby)) {
+        uint64_t now = clock_ms();
+        if (now >= lobby->deadline_ms) {
+            if (lobby->doom == TUTTI_OK)
+                doom(lobby, missing_ranks(lobby));
+            break;
+        }
+        uint64_t next = tend_slots(lobby, now);
+        int count =
+            epoll_wait(lobby->epoll, events, EVENTS_MAX, next > now ? (int)(next - now) : 0);
+        if (count < 0 && errno != EINTR)
+            return fail_errno(TUTTI_ERR_SYSTEM, "rendezvous: epoll_wait");
+        for (int i = 0; i < count; i++) {
+            uint32_t index = (uint32_t)events[i].data.u64;
+            tutti_status status = TUTTI_OK;
+            switch ((enum token)(events[i].data.u64 >> 32)) {
+            case TOKEN_LISTENER:
+                status = accept_all(lobby, lobby->meeting->listeners[index]);
+                break;
+            case TOKEN_SLOT:
+                slot_event(lobby, &lobby->slots[index]);
+                break;
+            case TOKEN_SEAT:
+                seat_event(lobby, index);
+                break;
+            }
+            if (status != TUTTI_OK)
+                return status;
+        }
+    }
+    if (lobby->doom == TUTTI_OK)
+        return TUTTI_OK;
+    status_set_sentence(lobby->doom_sentence);
+    return lobby->doom;
+}
+
+tutti_status bootstrap_root_join(struct bootstrap *bootstrap, const struct meeting *meeting,
+                                 uint64_t deadline_ms)
+{
+    struct lobby *lobby = calloc(1, sizeof *lobby);
+    if (lobby == NULL)
+        return fail(TUTTI_ERR_NOMEM, "no memory to serve the rendezvous");
+    *lobby = (struct lobby){
+        .bootstrap = bootstrap, .meeting = meeting, .listening = true, .deadline_ms = deadline_ms};
+    for (int i = 0; i < BOOTSTRAP_UNAUTH_MAX; i++)
+        lobby->slots[i].fd = -1;
+    bootstrap->seats[0].pid = (uint32_t)getpid();
+    gethostname(bootstrap->seats[0].host, sizeof bootstrap->seats[0].host - 1);
+    tutti_status status;
+    lobby->epoll = epoll_create1(EPOLL_CLOEXEC);
+    if (lobby->epoll < 0) {
+        status = fail_errno(TUTTI_ERR_SYSTEM, "rendezvous: epoll_create1");
+        free(lobby);
+        return status;
+    }
+    for (uint32_t i = 0; i < meeting->listener_count; i++)
+        watch(lobby, EPOLL_CTL_ADD, meeting->listeners[i], EPOLLIN, TOKEN_LISTENER, i);
+    status = serve(lobby);
+    if (status != TUTTI_OK)
+        doom(lobby, status); /* a failure of our own is told as well; otherwise told already */
+    for (uint32_t r = 1; status == TUTTI_OK && r < bootstrap->size; r++)
+        send_answer(bootstrap->seats[r].fd, TUTTI_OK, NULL, "");
+    for (int i = 0; i < BOOTSTRAP_UNAUTH_MAX; i++) {
+        if (lobby->slots[i].fd >= 0)
+            drop_slot(lobby, &lobby->slots[i]);
+    }
+    close(lobby->epoll);
+    free(lobby);
+    return status;
+}
+
+/* ---- allgather ------------------------------------------------------------------------------- */
+
+struct intake {
+    struct gather_header header;
+    size_t got; /* of header and block together */
+};
+
+struct collection {
+    struct bootstrap *bootstrap;
+    struct intake *intakes; /* [size] */
+    bool *done;             /* [size] */
+    uint8_t *out;
+    size_t len;
+    uint32_t left;
+};
+
+static tutti_status check_header(const struct collection *collection, uint32_t rank)
+{
+    char who[128];
+    const struct gather_header *header = &collection->intakes[rank].header;
+    const struct bootstrap *bootstrap = collection->bootstrap;
+    seat_text(bootstrap->seats, rank, who);
+    if (header->magic != BOOTSTRAP_MAGIC)
+        return fail(TUTTI_ERR_PROTOCOL, "%s sent bytes that are no allgather", who);
+    if (header->sequence != bootstrap->sequence || header->len != collection->len)
+        return fail(TUTTI_ERR_PROTOCOL,
+                    "%s gave %u bytes to allgather %u of the rendezvous, rank 0 gives %zu to "
+                    "allgather %u: run the same release everywhere",
+                    who, header->len, header->sequence, collection->len, bootstrap->sequence);
+    return TUTTI_OK;
+}
+
+static tutti_status collect_from(struct collection *collection, uint32_t rank)
+{
+    char who[128];
+    struct intake *intake = &collection->intakes[rank];
+    const size_t head = sizeof intake->header;
+    while (!collection->done[rank]) {
+        uint8_t *to = intake->got < head
+                          ? (uint8_t *)&intake->header + intake->got
+                          : collection->out + rank * collection->len + (intake->got - head);
+        size_t want =
+            intake->got < head ? head - intake->got : head + collection->len - intake->got;
+        ssize_t got = recv(collection->bootstrap->seats[rank].fd, to, want, 0);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+            return TUTTI_OK;
+        seat_text(collection->bootstrap->seats, rank, who);
+        if (got < 0)
+            return fail_errno(TUTTI_ERR_CONNECT, "lost %s during the rendezvous", who);
+        if (got == 0)
+            return fail(TUTTI_ERR_CONNECT,
+                        "%s left during the rendezvous: its process ended or "
+                        "met an error of its own",
+                        who);
+        intake->got += (size_t)got;
+        if (intake->got == head) {
+            tutti_status status = check_header(collection, rank);
+            if (status != TUTTI_OK)
+                return status;
+        }
+        if (intake->got == head + collection->len) {
+            collection->done[rank] = true;
+            collection->left--;
+        }
+    }
+    return TUTTI_OK;
+}
+
+static tutti_status late_ranks(const struct collection *collection)
+{
+    char missing[200];
+    seats_missing(collection->bootstrap, collection->done, missing, sizeof missing);
+    return fail(TUTTI_ERR_CONNECT,
+                "%u of %u ranks came to the rendezvous but did not go on within %llu ms: %s; see "
+                "what they wait for, or raise TUTTI_CONNECT_TIMEOUT_MS",
+                collection->left, collection->bootstrap->size,
+                (unsigned long long)collection->bootstrap->timeout_ms, missing);
+}
+
+static tutti_status collect(struct collection *collection, int epoll, uint64_t deadline_ms)
+{
+    struct epoll_event events[EVENTS_MAX];
+    struct bootstrap *bootstrap = collection->bootstrap;
+    for (uint32_t r = 1; r < bootstrap->size; r++) {
+        struct epoll_event event = {.events = EPOLLIN, .data.u32 = r};
+        if (epoll_ctl(epoll, EPOLL_CTL_ADD, bootstrap->seats[r].fd, &event) != 0)
+            return fail_errno(TUTTI_ERR_SYSTEM, "rendezvous: epoll_ctl");
+    }
+    while (collection->left > 0) {
+        uint64_t now = clock_ms();
+        if (now >= deadline_ms)
+            return late_ranks(collection);
+        int count = epoll_wait(epoll, events, EVENTS_MAX, (int)(deadline_ms - now));
+        if (count < 0 && errno != EINTR)
+            return fail_errno(TUTTI_ERR_SYSTEM, "rendezvous: epoll_wait");
+        for (int i = 0; i < count; i++) {
+            uint32_t rank = events[i].data.u32;
+            /* one that is done and readable has left or runs ahead: the next allgather's affair */
+            if (collection->done[rank]) {
+                epoll_ctl(epoll, EPOLL_CTL_DEL, bootstrap->seats[rank].fd, NULL);
+                continue;
+            }
+            tutti_status status = collect_from(collection, rank);
+            if (status != TUTTI_OK)
+                return status;
+        }
+    }
+    return TUTTI_OK;
+}
+
+static tutti_status hand_out(struct collection *collection, uint64_t deadline_ms)
+{
+    struct bootstrap *bootstrap = collection->bootstrap;
+    struct gather_header header = {.magic = BOOTSTRAP_MAGIC,
+                                   .sequence = bootstrap->sequence,
+                                   .len = (uint32_t)collection->len};
+    for (uint32_t r = 1; r < bootstrap->size; r++) {
+        char who[128], cause[SENTENCE_MAX];
+        int fd = bootstrap->seats[r].fd;
+        tutti_status status = sock_send_all(fd, &header, sizeof header, deadline_ms);
+        if (status == TUTTI_OK)
+            status =
+                sock_send_all(fd, collection->out, bootstrap->size * collection->len, deadline_ms);
+        if (status != TUTTI_OK) {
+            snprintf(cause, sizeof cause, "%s", status_sentence());
+            return fail(TUTTI_ERR_CONNECT, "%s did not take the result of the rendezvous: %.300s",
+                        seat_text(bootstrap->seats, r, who), cause);
+        }
+    }
+    return TUTTI_OK;
+}
+
+/* Best effort: one that has its result already finds this in the next allgather. */
+static void hand_out_failure(struct bootstrap *bootstrap, tutti_status failure)
+{
+    struct {
+        struct gather_header header;
+        char sentence[SENTENCE_MAX];
+    } message = {.header = {.magic = BOOTSTRAP_MAGIC,
+                            .sequence = bootstrap->sequence,
+                            .status = failure,
+                            .len = SENTENCE_MAX}};
+    snprintf(message.sentence, sizeof message.sentence, "%s", status_sentence());
+    for (uint32_t r = 1; r < bootstrap->size; r++)
+        (void)sock_send_all(bootstrap->seats[r].fd, &message, sizeof message, clock_ms() + 10);
+    status_set_sentence(message.sentence);
+}
+
+tutti_status bootstrap_root_allgather(struct bootstrap *bootstrap, const void *in, void *out,
+                                      size_t len, uint64_t deadline_ms)
+{
+    tutti_status status = TUTTI_OK;
+    struct collection collection = {
+        .bootstrap = bootstrap, .out = out, .len = len, .left = bootstrap->size - 1};
+    collection.intakes = calloc(bootstrap->size, sizeof *collection.intakes);
+    collection.done = calloc(bootstrap->size, sizeof *collection.done);
+    int epoll = epoll_create1(EPOLL_CLOEXEC);
+    if (collection.intakes == NULL || collection.done == NULL)
+        status = fail(TUTTI_ERR_NOMEM, "no memory for the allgather of %u ranks", bootstrap->size);
+    else if (epoll < 0)
+        status = fail_errno(TUTTI_ERR_SYSTEM, "rendezvous: epoll_create1");
+    if (status == TUTTI_OK) {
+        memmove(out, in, len);
+        status = collect(&collection, epoll, deadline_ms);
+    }
+    if (status == TUTTI_OK)
+        status = hand_out(&collection, deadline_ms);
+    if (status != TUTTI_OK)
+        hand_out_failure(bootstrap, status);
+    if (epoll >= 0)
+        close(epoll);
+    free(collection.done);
+    free(collection.intakes);
+    return status;
+}
