@@ -1,0 +1,282 @@
+/* api.c: the public calls. Each collective fills a struct call; its blocking and its started form
+ * then share everything. The fast path of a blocking call is: enter, check, run, leave. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "src/comm.h"
+#include "src/group.h"
+#include "tutti/tutti.h"
+
+/* A loop makes the same call over and over: what was checked once needs no second look. */
+static inline bool same_call(const struct call *a, const struct call *b)
+{
+    return a->in == b->in && a->out == b->out && a->count == b->count && a->coll == b->coll &&
+           a->dtype == b->dtype && a->op == b->op && a->root == b->root;
+}
+
+/* Runs, starts or records a call. request is NULL for the blocking form. */
+static tutti_status issue(tutti_comm *comm, struct call call, tutti_request **request)
+{
+    tutti_status status = comm_enter(comm);
+    if (__builtin_expect(status != TUTTI_OK, 0))
+        return status;
+    if (comm->last_program && !request && !comm->head && !group_open() &&
+        same_call(&comm->last_call, &call)) {
+        status = comm_run_again(comm);
+        comm_leave(comm);
+        return status;
+    }
+    status = call_check(comm, &call);
+    if (status == TUTTI_OK) {
+        if (__builtin_expect(group_open(), 0)) {
+            status = request ? fail(TUTTI_ERR_STATE,
+                                    "%s: started operations are not allowed inside a group",
+                                    coll_name(call.coll))
+                             : group_record(comm, &call);
+        } else if (!request) {
+            if (call.coll == TUTTI_COLL_SENDRECV && call.root == (int)comm->rank)
+                status = fail(TUTTI_ERR_ARG,
+                              "rank %u: a blocking transfer to oneself would wait for ever: use a "
+                              "group or the started form",
+                              comm->rank);
+            else
+                status = comm_run(comm, &call);
+        } else {
+            struct operation *operation;
+            status = comm_submit(comm, &call, &operation);
+            if (status == TUTTI_OK)
+                *request = (tutti_request *)operation;
+        }
+    }
+    comm_leave(comm);
+    return status;
+}
+
+#define CALL(coll_, ...) ((struct call){.coll = TUTTI_COLL_##coll_, __VA_ARGS__})
+#define CALL_allreduce                                                                             \
+    CALL(ALLREDUCE, .in = in, .out = out, .count = count, .dtype = dtype, .op = op)
+#define CALL_allgather CALL(ALLGATHER, .in = in, .out = out, .count = count, .dtype = dtype)
+#define CALL_allgatherv                                                                            \
+    CALL(ALLGATHERV, .in = in, .out = out, .counts = counts, .displs = displs, .dtype = dtype)
+#define CALL_reduce_scatter                                                                        \
+    CALL(REDUCE_SCATTER, .in = in, .out = out, .count = count, .dtype = dtype, .op = op)
+#define CALL_reduce_scatterv                                                                       \
+    CALL(REDUCE_SCATTERV, .in = in, .out = out, .counts = counts, .dtype = dtype, .op = op)
+#define CALL_broadcast                                                                             \
+    CALL(BROADCAST, .in = in, .out = out, .count = count, .dtype = dtype, .root = root)
+#define CALL_reduce                                                                                \
+    CALL(REDUCE, .in = in, .out = out, .count = count, .dtype = dtype, .op = op, .root = root)
+#define CALL_gather                                                                                \
+    CALL(GATHER, .in = in, .out = out, .count = count, .dtype = dtype, .root = root)
+#define CALL_gatherv                                                                               \
+    CALL(GATHERV, .in = in, .count = in_count, .out = out, .counts = counts, .displs = displs,     \
+         .dtype = dtype, .root = root)
+#define CALL_scatter                                                                               \
+    CALL(SCATTER, .in = in, .out = out, .count = count, .dtype = dtype, .root = root)
+#define CALL_scatterv                                                                              \
+    CALL(SCATTERV, .in = in, .counts = counts, .displs = displs, .out = out, .count = out_count,   \
+         .dtype = dtype, .root = root)
+#define CALL_alltoall CALL(ALLTOALL, .in = in, .out = out, .count = count, .dtype = dtype)
+#define CALL_alltoallv                                                                             \
+    CALL(ALLTOALLV, .in = in, .counts = in_counts, .displs = in_displs, .out = out,                \
+         .recv_counts = out_counts, .recv_displs = out_displs, .dtype = dtype)
+#define CALL_barrier CALL(BARRIER, .dtype = TUTTI_UINT8)
+#define CALL_send                                                                                  \
+    CALL(SENDRECV, .is_send = true, .in = in, .count = count, .dtype = dtype, .root = peer)
+#define CALL_recv CALL(SENDRECV, .out = out, .count = count, .dtype = dtype, .root = peer)
+
+#define X(name, params, args)                                                                      \
+    tutti_status tutti_##name params                                                               \
+    {                                                                                              \
+        return issue(comm, CALL_##name, NULL);                                                     \
+    }                                                                                              \
+    tutti_status tutti_##name##_start(TUTTI_UNPAREN params, tutti_request **request)               \
+    {                                                                                              \
+        if (!request)                                                                              \
+            return fail(TUTTI_ERR_ARG, "tutti_" #name "_start: request is NULL");                  \
+        return issue(comm, CALL_##name, request);                                                  \
+    }
+TUTTI_COLLECTIVES(X)
+#undef X
+
+/* ---- requests --------------------------------------------------------------------------------- */
+
+/* Ends a request whose operation is done: its status, and the sentence behind it. */
+static tutti_status take_result(tutti_request **request)
+{
+    struct operation *operation = (struct operation *)*request;
+    tutti_status status = operation->status;
+    if (status != TUTTI_OK && operation->comm->failed != TUTTI_OK)
+        comm_error(operation->comm);
+    operation_release(operation);
+    *request = NULL;
+    return status;
+}
+
+/* Makes progress for a request from outside: enters its communicator if nobody else is inside. */
+static tutti_status advance(struct operation *operation, bool wait)
+{
+    tutti_comm *comm = operation->comm;
+    if (operation->status != TUTTI_IN_PROGRESS)
+        return TUTTI_OK;
+    tutti_status status = comm_enter(comm);
+    if (status != TUTTI_OK)
+        return operation->status == TUTTI_IN_PROGRESS ? status : TUTTI_OK;
+    comm_idle_reset(comm);
+    do {
+        if (!comm_progress(comm) && wait)
+            comm_idle(comm);
+    } while (wait && operation->status == TUTTI_IN_PROGRESS);
+    if (!wait && operation->status == TUTTI_IN_PROGRESS)
+        comm_look(comm);
+    comm_leave(comm);
+    return TUTTI_OK;
+}
+
+tutti_status tutti_test(tutti_request **request, int *done)
+{
+    if (!request || !*request || !done)
+        return fail(TUTTI_ERR_ARG, "tutti_test: %s is NULL", done ? "request" : "done");
+    struct operation *operation = (struct operation *)*request;
+    tutti_status status = advance(operation, false);
+    if (status != TUTTI_OK)
+        return status;
+    *done = operation->status != TUTTI_IN_PROGRESS;
+    return *done ? take_result(request) : TUTTI_OK;
+}
+
+tutti_status tutti_wait(tutti_request **request)
+{
+    if (!request || !*request)
+        return fail(TUTTI_ERR_ARG, "tutti_wait: request is NULL");
+    tutti_status status = advance((struct operation *)*request, true);
+    return status == TUTTI_OK ? take_result(request) : status;
+}
+
+tutti_status tutti_wait_all(size_t count, tutti_request **requests)
+{
+    tutti_status first = TUTTI_OK;
+    char sentence[SENTENCE_MAX] = "";
+    if (!requests && count > 0)
+        return fail(TUTTI_ERR_ARG, "tutti_wait_all: requests is NULL");
+    for (size_t i = 0; i < count; i++) {
+        if (!requests[i])
+            continue;
+        tutti_status status = tutti_wait(&requests[i]);
+        if (status != TUTTI_OK && first == TUTTI_OK) {
+            first = status;
+            strcpy(sentence, status_sentence());
+        }
+    }
+    if (first != TUTTI_OK)
+        status_set_sentence(sentence);
+    return first;
+}
+
+/* ---- the rest --------------------------------------------------------------------------------- */
+
+int tutti_version(void)
+{
+    return TUTTI_VERSION;
+}
+
+const char *tutti_status_string(tutti_status status)
+{
+    return status_text(status);
+}
+
+const char *tutti_last_error(void)
+{
+    return status_sentence();
+}
+
+const char *tutti_dtype_name(tutti_dtype dtype)
+{
+    return dtype_name(dtype);
+}
+
+const char *tutti_op_name(tutti_op op)
+{
+    return op_name(op);
+}
+
+const char *tutti_coll_name(tutti_coll coll)
+{
+    return coll_name(coll);
+}
+
+size_t tutti_dtype_size(tutti_dtype dtype)
+{
+    return dtype_size(dtype);
+}
+
+tutti_status tutti_mem_alloc(size_t bytes, void **memory)
+{
+    return memory ? mem_alloc(bytes, memory)
+                  : fail(TUTTI_ERR_ARG, "tutti_mem_alloc: memory is NULL");
+}
+
+tutti_status tutti_mem_free(void *memory)
+{
+    return memory ? mem_free(memory) : TUTTI_OK;
+}
+
+size_t tutti_settings_print(char *text, size_t len)
+{
+    struct settings settings;
+    if (settings_load(&settings) != TUTTI_OK)
+        settings_defaults(&settings);
+    return settings_print(&settings, text, len);
+}
+
+struct tutti_registration {
+    tutti_comm *comm;
+    void *handle[COMM_TRANSPORTS_MAX];
+};
+
+tutti_status tutti_register(tutti_comm *comm, void *memory, size_t bytes,
+                            tutti_registration **registration)
+{
+    if (!registration || (!memory && bytes > 0))
+        return fail(TUTTI_ERR_ARG, "tutti_register: %s is NULL",
+                    registration ? "memory" : "registration");
+    tutti_status status = comm_enter(comm);
+    if (status != TUTTI_OK)
+        return status;
+    tutti_registration *made = calloc(1, sizeof *made);
+    if (!made) {
+        comm_leave(comm);
+        return fail(TUTTI_ERR_NOMEM, "no memory for a registration");
+    }
+    made->comm = comm;
+    uint32_t i = 0;
+    for (; i < comm->transport_count && status == TUTTI_OK; i++)
+        status = comm->transport_ops[i]->reg(comm->transports[i], memory, bytes, &made->handle[i]);
+    if (status == TUTTI_OK) {
+        *registration = made;
+    } else {
+        for (i--; i-- > 0;)
+            comm->transport_ops[i]->dereg(comm->transports[i], made->handle[i]);
+        free(made);
+    }
+    comm_leave(comm);
+    return status;
+}
+
+tutti_status tutti_deregister(tutti_comm *comm, tutti_registration *registration)
+{
+    if (!registration)
+        return TUTTI_OK;
+    tutti_status status = comm_enter(comm);
+    if (status != TUTTI_OK)
+        return status;
+    if (registration->comm != comm) {
+        status = fail(TUTTI_ERR_ARG, "tutti_deregister: made with another communicator");
+    } else {
+        for (uint32_t i = 0; i < comm->transport_count; i++)
+            comm->transport_ops[i]->dereg(comm->transports[i], registration->handle[i]);
+        free(registration);
+    }
+    comm_leave(comm);
+    return status;
+}

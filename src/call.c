@@ -1,0 +1,302 @@
+/* call.c: what can be wrong with a call, found before anything moves, and how calls read in
+ * sentences. Ranges are compared as integers; a buffer of no bytes may be NULL. */
+#include "src/call.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "src/comm.h"
+
+/* One of the two buffers of a call: its extent in bytes from the pointer given. */
+struct extent {
+    const char *name;
+    const char *begin;
+    uint64_t bytes;
+    bool used; /* read or written at this rank at all */
+};
+
+static tutti_status check_type(const struct call *call)
+{
+    if ((unsigned)call->dtype >= TUTTI_DTYPE_COUNT)
+        return fail(TUTTI_ERR_ARG, "%s: unknown type %d: expected 0 to %d", coll_name(call->coll),
+                    (int)call->dtype, TUTTI_DTYPE_COUNT - 1);
+    return TUTTI_OK;
+}
+
+static tutti_status check_op(const struct tutti_comm *comm, const struct call *call)
+{
+    unsigned op = (unsigned)call->op;
+    if (op >= TUTTI_OP_DYNAMIC && op - TUTTI_OP_DYNAMIC < COMM_OPS_MAX) {
+        const struct comm_op *made = comm->ops ? &comm->ops[op - TUTTI_OP_DYNAMIC] : NULL;
+        if (!made || !made->used)
+            return fail(TUTTI_ERR_ARG,
+                        "%s: operation %u was not made by tutti_op_create on this communicator, or "
+                        "is destroyed",
+                        coll_name(call->coll), op);
+        if (made->premulsum && made->dtype != call->dtype)
+            return fail(TUTTI_ERR_ARG,
+                        "%s: operation %u multiplies %s, but the call's type is %s",
+                        coll_name(call->coll), op, dtype_name(made->dtype), dtype_name(call->dtype));
+        return TUTTI_OK;
+    }
+    if (op >= TUTTI_OP_COUNT)
+        return fail(TUTTI_ERR_ARG, "%s: unknown operation %u: expected 0 to %d, or one made by "
+                    "tutti_op_create", coll_name(call->coll), op, TUTTI_OP_COUNT - 1);
+    if (!reduce_kernel(call->op, call->dtype))
+        return fail(TUTTI_ERR_ARG, "%s: operation %s does not fit type %s: it needs an integer type",
+                    coll_name(call->coll), op_name(call->op), dtype_name(call->dtype));
+    return TUTTI_OK;
+}
+
+static tutti_status check_root(const struct tutti_comm *comm, const struct call *call)
+{
+    if (call->root < 0 || (uint32_t)call->root >= comm->size)
+        return fail(TUTTI_ERR_ARG, "%s: %s %d is out of range: expected 0 to %u",
+                    coll_name(call->coll), call->coll == TUTTI_COLL_SENDRECV ? "peer" : "root",
+                    call->root, comm->size - 1);
+    return TUTTI_OK;
+}
+
+/* Bytes from the pointer to the end of the furthest block. */
+static bool vector_extent(const size_t *counts, const size_t *displs, uint32_t size,
+                          uint32_t elem_size, uint64_t *bytes)
+{
+    uint64_t end = 0, packed = 0;
+    for (uint32_t r = 0; r < size; r++) {
+        uint64_t last, at = displs ? displs[r] : packed;
+        if (__builtin_add_overflow(at, counts[r], &last) ||
+            __builtin_add_overflow(packed, counts[r], &packed))
+            return false;
+        if (counts[r] > 0 && last > end)
+            end = last;
+    }
+    return !__builtin_mul_overflow(end, (uint64_t)elem_size, bytes);
+}
+
+static bool scaled(uint64_t count, uint64_t times, uint64_t elem_size, uint64_t *bytes)
+{
+    uint64_t all;
+    return !__builtin_mul_overflow(count, times, &all) &&
+           !__builtin_mul_overflow(all, elem_size, bytes);
+}
+
+static tutti_status too_large(const struct call *call)
+{
+    return fail(TUTTI_ERR_ARG, "%s: count %zu of %s overflows the address space",
+                coll_name(call->coll), call->count, dtype_name(call->dtype));
+}
+
+static tutti_status vector_sizes(const struct tutti_comm *comm, const struct call *call,
+                                 struct extent *in, struct extent *out)
+{
+    uint32_t n = comm->size, e = call->elem_size;
+    bool root = call->root == (int)comm->rank;
+    bool fits = true;
+    bool needs = (call->coll != TUTTI_COLL_GATHERV && call->coll != TUTTI_COLL_SCATTERV) || root;
+    if (needs && !call->counts)
+        return fail(TUTTI_ERR_ARG, "%s: counts is NULL at rank %u", coll_name(call->coll),
+                    comm->rank);
+    switch (call->coll) {
+    case TUTTI_COLL_ALLGATHERV:
+        fits = vector_extent(call->counts, call->displs, n, e, &out->bytes) &&
+               scaled(call->counts[comm->rank], 1, e, &in->bytes);
+        break;
+    case TUTTI_COLL_REDUCE_SCATTERV:
+        fits = vector_extent(call->counts, NULL, n, e, &in->bytes) &&
+               scaled(call->counts[comm->rank], 1, e, &out->bytes);
+        break;
+    case TUTTI_COLL_GATHERV:
+        fits = scaled(call->count, 1, e, &in->bytes) &&
+               (!root || vector_extent(call->counts, call->displs, n, e, &out->bytes));
+        if (root && call->counts[comm->rank] != call->count)
+            return fail(TUTTI_ERR_ARG, "gatherv: in_count %zu and counts[%u] %zu differ at the root",
+                        call->count, comm->rank, call->counts[comm->rank]);
+        break;
+    case TUTTI_COLL_SCATTERV:
+        fits = scaled(call->count, 1, e, &out->bytes) &&
+               (!root || vector_extent(call->counts, call->displs, n, e, &in->bytes));
+        if (root && call->counts[comm->rank] != call->count)
+            return fail(TUTTI_ERR_ARG,
+                        "scatterv: out_count %zu and counts[%u] %zu differ at the root",
+                        call->count, comm->rank, call->counts[comm->rank]);
+        break;
+    default:
+        if (!call->recv_counts)
+            return fail(TUTTI_ERR_ARG, "alltoallv: out_counts is NULL at rank %u", comm->rank);
+        if (call->counts[comm->rank] != call->recv_counts[comm->rank])
+            return fail(TUTTI_ERR_ARG,
+                        "alltoallv: rank %u sends itself %zu elements but receives %zu from itself",
+                        comm->rank, call->counts[comm->rank], call->recv_counts[comm->rank]);
+        fits = vector_extent(call->counts, call->displs, n, e, &in->bytes) &&
+               vector_extent(call->recv_counts, call->recv_displs, n, e, &out->bytes);
+    }
+    return fits ? TUTTI_OK : too_large(call);
+}
+
+/* Fills the extents of both buffers at this rank. */
+static tutti_status sizes(const struct tutti_comm *comm, const struct call *call,
+                          struct extent *in, struct extent *out)
+{
+    uint64_t n = comm->size, in_times = 1, out_times = 1;
+    bool root = call->root == (int)comm->rank;
+    *in = (struct extent){.name = "in", .begin = call->in, .used = true};
+    *out = (struct extent){.name = "out", .begin = call->out, .used = true};
+    switch (call->coll) {
+    case TUTTI_COLL_ALLREDUCE:
+        break;
+    case TUTTI_COLL_ALLGATHER:
+        out_times = n;
+        break;
+    case TUTTI_COLL_REDUCE_SCATTER:
+        in_times = n;
+        break;
+    case TUTTI_COLL_ALLTOALL:
+        in_times = out_times = n;
+        break;
+    case TUTTI_COLL_BROADCAST:
+        in->used = root;
+        break;
+    case TUTTI_COLL_REDUCE:
+        out->used = root;
+        break;
+    case TUTTI_COLL_GATHER:
+        out->used = root;
+        out_times = n;
+        break;
+    case TUTTI_COLL_SCATTER:
+        in->used = root;
+        in_times = n;
+        break;
+    case TUTTI_COLL_GATHERV:
+        out->used = root;
+        return vector_sizes(comm, call, in, out);
+    case TUTTI_COLL_SCATTERV:
+        in->used = root;
+        return vector_sizes(comm, call, in, out);
+    case TUTTI_COLL_SENDRECV:
+        in->used = call->is_send;
+        out->used = !call->is_send;
+        break;
+    case TUTTI_COLL_BARRIER:
+        in->used = out->used = false;
+        return TUTTI_OK;
+    default:
+        return vector_sizes(comm, call, in, out);
+    }
+    if (!scaled(call->count, in_times, call->elem_size, &in->bytes) ||
+        !scaled(call->count, out_times, call->elem_size, &out->bytes))
+        return too_large(call);
+    return TUTTI_OK;
+}
+
+/* The one legal overlap of the collective: out begins at in + delta. */
+static bool legal_alias(const struct tutti_comm *comm, const struct call *call)
+{
+    const char *in = call->in, *out = call->out;
+    uint64_t before = 0, own = (uint64_t)comm->rank * call->count;
+    switch (call->coll) {
+    case TUTTI_COLL_ALLGATHER:
+    case TUTTI_COLL_GATHER:
+        return in == out + own * call->elem_size;
+    case TUTTI_COLL_REDUCE_SCATTER:
+    case TUTTI_COLL_SCATTER:
+        return out == in + own * call->elem_size;
+    case TUTTI_COLL_ALLGATHERV:
+    case TUTTI_COLL_GATHERV:
+    case TUTTI_COLL_REDUCE_SCATTERV:
+    case TUTTI_COLL_SCATTERV:
+        for (uint32_t r = 0; r < comm->rank; r++)
+            before += call->counts[r];
+        if (call->displs)
+            before = call->displs[comm->rank];
+        before *= call->elem_size;
+        return call->coll == TUTTI_COLL_ALLGATHERV || call->coll == TUTTI_COLL_GATHERV
+                   ? in == out + before
+                   : out == in + before;
+    case TUTTI_COLL_ALLTOALLV:
+        for (uint32_t r = 0; r < comm->size; r++) {
+            if (call->counts[r] != call->recv_counts[r] ||
+                (call->displs ? call->displs[r] : 0) !=
+                    (call->recv_displs ? call->recv_displs[r] : 0))
+                return false;
+        }
+        return in == out;
+    default:
+        return in == out;
+    }
+}
+
+static tutti_status check_buffers(const struct tutti_comm *comm, struct call *call)
+{
+    struct extent in, out;
+    tutti_status status = sizes(comm, call, &in, &out);
+    if (status != TUTTI_OK)
+        return status;
+    const struct extent *both[2] = {&in, &out};
+    for (int i = 0; i < 2; i++) {
+        if (both[i]->used && both[i]->bytes > 0 && !both[i]->begin)
+            return fail(TUTTI_ERR_ARG, "%s: %s is NULL at rank %u, expected %" PRIu64 " bytes",
+                        coll_name(call->coll), both[i]->name, comm->rank, both[i]->bytes);
+    }
+    call->in_place = false;
+    if (!in.used || !out.used || in.bytes == 0 || out.bytes == 0)
+        return TUTTI_OK;
+    uintptr_t a = (uintptr_t)in.begin, b = (uintptr_t)out.begin;
+    if (a + in.bytes <= b || b + out.bytes <= a)
+        return TUTTI_OK;
+    if (!legal_alias(comm, call))
+        return fail(TUTTI_ERR_ARG,
+                    "%s: in (%" PRIu64 " bytes at %p) and out (%" PRIu64
+                    " bytes at %p) overlap at rank %u other than in place as tutti.h defines it",
+                    coll_name(call->coll), in.bytes, (const void *)in.begin, out.bytes,
+                    (const void *)out.begin, comm->rank);
+    call->in_place = true;
+    return TUTTI_OK;
+}
+
+tutti_status call_check(const struct tutti_comm *comm, struct call *call)
+{
+    const struct coll_info *info = coll_info(call->coll);
+    tutti_status status = check_type(call);
+    call->elem_size = (uint32_t)dtype_size(call->dtype);
+    if (status == TUTTI_OK && info->reduces)
+        status = check_op(comm, call);
+    if (status == TUTTI_OK && (info->has_root || call->coll == TUTTI_COLL_SENDRECV))
+        status = check_root(comm, call);
+    if (status == TUTTI_OK)
+        status = check_buffers(comm, call);
+    return status;
+}
+
+const char *call_text(const struct call *call, char *text, size_t len)
+{
+    const struct coll_info *info = coll_info(call->coll);
+    int at = snprintf(text, len, "%s(", info->name);
+    if (call->coll != TUTTI_COLL_BARRIER) {
+        if (!info->is_v)
+            at += snprintf(text + at, len - (size_t)at, "count %zu, ", call->count);
+        at += snprintf(text + at, len - (size_t)at, "%s", dtype_name(call->dtype));
+        if (info->reduces)
+            at += snprintf(text + at, len - (size_t)at, ", %s", op_name(call->op));
+        if (info->has_root)
+            at += snprintf(text + at, len - (size_t)at, ", root %d", call->root);
+    }
+    snprintf(text + at, len - (size_t)at, ")");
+    return text;
+}
+
+const char *tag_text(const struct tag *tag, char *text, size_t len)
+{
+    char inner[128];
+    struct call call = {.coll = tag_coll(tag),
+                        .dtype = (tutti_dtype)(tag->word[0] >> 16 & 0xff),
+                        .op = (tutti_op)(tag->word[0] & 0xffff),
+                        .root = (int)(uint32_t)(tag->word[2] >> 32),
+                        .count = tag->word[1]};
+    if ((unsigned)call.coll >= TUTTI_COLL_COUNT)
+        snprintf(text, len, "an unreadable operation");
+    else
+        snprintf(text, len, "%s as operation %u", call_text(&call, inner, sizeof inner),
+                 tag_sequence(tag));
+    return text;
+}

@@ -1,0 +1,56 @@
+/* call.h: one call of the public interface in one normal form, its checks, and its tag.
+ *
+ * Every collective becomes a struct call; from here on no code knows which function was called.
+ * The tag is the operation's identity, carried by every transfer (transports/transport.h):
+ *
+ *     word 0   sequence number 32 | collective 8 | type 8 | operation 16
+ *     word 1   count (a hash of the counts where they are replicated; 0 where they are local)
+ *     word 2   root 32 | hash of the plan 32 */
+#ifndef SRC_CALL_H
+#define SRC_CALL_H
+
+#include "algorithms/coll.h"
+#include "transports/transport.h"
+
+struct call {
+    tutti_coll coll;
+    tutti_dtype dtype;
+    tutti_op op;
+    bool is_send;            /* SENDRECV only */
+    int root;                /* or the peer of SENDRECV */
+    uint32_t elem_size;
+    bool in_place;           /* filled by call_check */
+    const void *in;
+    void *out;
+    size_t count;            /* in_count of gatherv, out_count of scatterv */
+    const size_t *counts, *displs;
+    const size_t *recv_counts, *recv_displs;
+};
+
+struct tutti_comm;
+
+/* Everything that can be wrong with the arguments, before anything moves; fills in_place. */
+tutti_status call_check(const struct tutti_comm *comm, struct call *call);
+
+/* "allreduce(count 100, float32, sum)", for sentences. */
+const char *call_text(const struct call *call, char *text, size_t len);
+/* The same from a tag that came from a peer; operation number included. */
+const char *tag_text(const struct tag *tag, char *text, size_t len);
+
+static inline uint32_t tag_sequence(const struct tag *tag)
+{
+    return (uint32_t)(tag->word[0] >> 32);
+}
+static inline tutti_coll tag_coll(const struct tag *tag)
+{
+    return (tutti_coll)(tag->word[0] >> 24 & 0xff);
+}
+static inline struct tag tag_make(uint32_t sequence, const struct call *call, uint64_t count,
+                                  uint32_t plan_hash)
+{
+    return (struct tag){{(uint64_t)sequence << 32 | (uint64_t)call->coll << 24 |
+                             (uint64_t)call->dtype << 16 | (uint64_t)call->op,
+                         count, (uint64_t)(uint32_t)call->root << 32 | plan_hash}};
+}
+
+#endif

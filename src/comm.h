@@ -1,0 +1,163 @@
+/* comm.h: the communicator, and how its operations wait, fail and end.
+ *
+ * Life: comm_build gathers every rank's host record, chooses a transport per peer, exchanges
+ * addresses; links are made when a plan first needs them.
+ *
+ * Operations form one queue per communicator. The head runs; sends and receives are handed to the
+ * transport in issue order and leave the queue at once. A call finds the queue empty nearly always
+ * and then runs its program directly (comm_run).
+ *
+ * Failure: the first error that is known is kept with its sentence (first writer wins), told to
+ * every connected peer by a notice, and passed on by each peer once. Every wait looks at it. */
+#ifndef SRC_COMM_H
+#define SRC_COMM_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "src/bootstrap.h"
+#include "src/exec.h"
+#include "src/topology.h"
+
+#define COMM_MAGIC 0x7454696e4774756full
+#define COMM_TRANSPORTS_MAX 4
+#define COMM_OPS_MAX 1024    /* dynamic reduction operations of one communicator */
+#define COMM_HASH_SIZE 64    /* buckets of the program cache */
+#define COMM_PEER_NAME_MAX 96
+
+enum notice_kind {
+    NOTICE_FAILED, /* culprit, status, text: the communicator failed */
+    NOTICE_LEFT    /* the sender destroyed its communicator */
+};
+
+struct comm_peer {
+    struct transport *transport; /* NULL for this rank itself */
+    const uint8_t *address;
+    uint32_t address_len;
+    bool connected;
+    bool left; /* it destroyed its communicator */
+    uint32_t p2p_sends, p2p_recvs; /* posted now */
+};
+
+struct comm_op {
+    bool used;
+    bool premulsum;
+    tutti_dtype dtype;
+    uint64_t scalar; /* bytes of one element */
+    tutti_reduce_fn *function;
+    void *context;
+};
+
+/* A started operation; also the public request. */
+struct operation {
+    struct tutti_comm *comm;
+    struct call call;
+    struct operation *next;     /* queue, or list of self transfers */
+    struct program *program;    /* while it runs */
+    struct exec_xfer xfer;      /* point-to-point */
+    struct tag tag;             /* point-to-point */
+    tutti_status status;        /* TUTTI_IN_PROGRESS until done */
+};
+
+struct tutti_comm {
+    uint64_t magic;
+    uint32_t rank, size;
+    uint32_t lanes;                /* of plans; the lane after them carries send and recv */
+    bool crowded;
+    uint32_t fork_generation;
+    atomic_bool aborted;
+    atomic_int busy;               /* a thread is inside; for abort and to refuse a second */
+    _Atomic tutti_status failed;   /* TUTTI_OK while it works */
+    char sentence[SENTENCE_MAX];
+    uint32_t down_peer;            /* the last link that went down, NO_RANK if none, and why */
+    char down_sentence[SENTENCE_MAX];
+    uint32_t sequence;             /* collectives issued */
+
+    struct transport *transports[COMM_TRANSPORTS_MAX];
+    const struct transport_ops *transport_ops[COMM_TRANSPORTS_MAX];
+    uint32_t transport_count;
+
+    struct operation *head, **tail;
+    struct operation *self_sends, *self_recvs; /* transfers to this rank itself, not yet paired */
+    struct operation *p2p_list;    /* point-to-point transfers with the transports */
+    struct program *running;
+    const struct call *running_call;
+
+    struct program *recent;        /* the last one used: most calls hit it */
+    struct call last_call;         /* the last blocking call, when the next may repeat it unchecked: */
+    struct program *last_program;  /* its program; NULL: no such call */
+    struct program *newest, *oldest, *buckets[COMM_HASH_SIZE];
+    uint32_t program_count;
+    void *scratch;
+    size_t scratch_bytes;
+    bool scratch_shared;           /* from mem_alloc: peers may read it in place */
+    void *scaled;                  /* premulsum: scalar * in */
+    size_t scaled_bytes;
+    struct comm_op *ops;           /* [COMM_OPS_MAX], made at first use */
+
+    uint64_t idle_polls, idle_since_ns, last_event_ns, spin_until_ns;
+
+    struct settings settings;
+    struct topology topology;
+    struct comm_peer *peers;
+    char (*names)[COMM_PEER_NAME_MAX];
+    const char **name_list;
+    uint8_t *addresses;
+    uint8_t secret[32];
+    struct transport_config config;
+    uint64_t comm_id;
+};
+
+/* comm_build.c */
+/* Takes nothing; the bootstrap stays the caller's. */
+tutti_status comm_build(const struct settings *settings, struct bootstrap *bootstrap,
+                        tutti_comm **comm);
+/* Takes part in the rounds of a split without being in a child: *comm = NULL. */
+tutti_status comm_build_idle(tutti_allgather_fn *allgather, void *context, tutti_comm **comm);
+void comm_free(tutti_comm *comm);
+/* Before destroy: ends started operations, tells the peers that this rank leaves. */
+void comm_say_goodbye(tutti_comm *comm);
+tutti_status comm_connect(tutti_comm *comm, uint32_t peer);
+/* The shape of a call; the v forms' arrays are left NULL. (program.c) */
+struct shape comm_shape(const tutti_comm *comm, const struct call *call, bool in_place);
+extern atomic_uint comm_forks; /* forks seen by this process: a child's value differs */
+
+/* comm_wait.c: waiting and progress */
+/* One look at the transports; moves the queue. Never blocks. */
+bool comm_progress(tutti_comm *comm); /* true if anything ended */
+/* To be called after a comm_progress that moved nothing: spins, yields, naps; on the way looks at
+ * events, abort and the timeout. */
+void comm_idle(tutti_comm *comm);
+void comm_idle_reset(tutti_comm *comm);
+/* The slow look for callers that never wait: events, abort; at most once a millisecond. */
+void comm_look(tutti_comm *comm);
+/* Runs a call at once when nothing is queued, else through the queue. */
+tutti_status comm_run(tutti_comm *comm, const struct call *call);
+/* Runs the last blocking call again: same arguments, already checked. */
+tutti_status comm_run_again(tutti_comm *comm);
+tutti_status comm_submit(tutti_comm *comm, const struct call *call, struct operation **operation);
+tutti_status comm_wait(struct operation *operation);
+void operation_release(struct operation *operation);
+
+/* comm_fail.c: errors */
+/* Keeps the first failure, tells the peers, ends every operation. Returns the kept status. */
+tutti_status comm_fail(tutti_comm *comm, tutti_status status, uint32_t culprit,
+                       const char *sentence);
+/* A transfer ended with an error: finds the best reason, then comm_fail. */
+tutti_status comm_fail_xfer(tutti_comm *comm, const struct xfer *xfer);
+/* Looks at the transports' events. */
+void comm_events(tutti_comm *comm);
+void comm_check_timeout(tutti_comm *comm, uint64_t waited_ns);
+tutti_status comm_error(const tutti_comm *comm); /* sets the thread's sentence to the kept one */
+
+/* Enter and leave a public call: refuses NULL, destroyed, forked, failed and busy communicators. */
+tutti_status comm_enter(tutti_comm *comm);
+static inline void comm_leave(tutti_comm *comm)
+{
+    atomic_store_explicit(&comm->busy, 0, memory_order_release);
+}
+
+/* comm_ops.c */
+tutti_status comm_reducer(const tutti_comm *comm, const struct call *call, struct reducer *reducer);
+
+#endif

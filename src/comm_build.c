@@ -1,0 +1,437 @@
+/* comm_build.c: how a communicator comes to be. Two rounds over the bootstrap, on every rank, even
+ * on one that already failed, so that no rank waits for another's missing round:
+ *
+ *   1  facts: the host record, the settings that all ranks must share, which transports work here,
+ *      and rank 0's random communicator id and secret
+ *   2  addresses: one per transport that was opened; or the sentence of what went wrong
+ *
+ * The transport of a pair is the first of the table that both can use and that reaches: threads of
+ * one process, then ranks of one host, then anyone. Links are made when a plan first needs them. */
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/auth.h"
+#include "base/check.h"
+#include "base/log.h"
+#include "src/comm.h"
+#include "tutti/tutti.h"
+
+#define SHARED_TEXT 256
+
+/* Round 1. Fixed size; sent as bytes between hosts of one byte order (the version says so). */
+struct facts {
+    struct host_record host;
+    uint32_t version, usable; /* usable: bit per row of transport_table */
+    uint64_t chunk, lanes;
+    char algo[SHARED_TEXT], transports[SHARED_TEXT];
+    uint8_t comm_id[8], secret[32];
+    int32_t status;
+    char sentence[SENTENCE_MAX];
+};
+
+/* Round 2. */
+struct opened {
+    int32_t status;
+    char sentence[SENTENCE_MAX];
+    uint32_t len[COMM_TRANSPORTS_MAX];
+    uint8_t address[COMM_TRANSPORTS_MAX][TRANSPORT_ADDRESS_MAX];
+};
+
+atomic_uint comm_forks;
+static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
+
+static void child_of_fork(void)
+{
+    atomic_fetch_add(&comm_forks, 1);
+}
+
+static void watch_forks(void)
+{
+    pthread_atfork(NULL, NULL, child_of_fork);
+}
+
+/* ---- memory of handles ------------------------------------------------------------------------
+ * A destroyed communicator's struct is kept, marked, for a while, so that a call with a stale
+ * handle gets an error and not a crash: at most HANDLES_KEPT of them, oldest reused first. */
+#define HANDLES_KEPT 64
+
+static pthread_mutex_t handles_lock = PTHREAD_MUTEX_INITIALIZER;
+static tutti_comm *handles[HANDLES_KEPT];
+static unsigned handles_next;
+
+static tutti_comm *handle_new(void)
+{
+    return calloc(1, sizeof(tutti_comm));
+}
+
+static void handle_retire(tutti_comm *comm)
+{
+    comm->magic = 0;
+    pthread_mutex_lock(&handles_lock);
+    tutti_comm *oldest = handles[handles_next];
+    handles[handles_next] = comm;
+    handles_next = (handles_next + 1) % HANDLES_KEPT;
+    pthread_mutex_unlock(&handles_lock);
+    free(oldest);
+}
+
+/* ---- round 1 ---------------------------------------------------------------------------------- */
+
+/* Is the transport in the list of TUTTI_TRANSPORTS ("auto": all)? */
+static bool allowed(const struct settings *settings, const char *name)
+{
+    if (strcmp(settings->transports, "auto") == 0)
+        return true;
+    size_t len = strlen(name);
+    for (const char *at = settings->transports; (at = strstr(at, name)); at += len) {
+        bool begins = at == settings->transports || at[-1] == ',';
+        if (begins && (at[len] == 0 || at[len] == ','))
+            return true;
+    }
+    return false;
+}
+
+static tutti_status check_transport_names(const struct settings *settings)
+{
+    char list[SETTING_TEXT_MAX], known[SETTING_TEXT_MAX] = "", *rest;
+    for (int i = 0; transport_table[i]; i++) {
+        strncat(known, i ? ", " : "", sizeof known - strlen(known) - 1);
+        strncat(known, transport_table[i]->name, sizeof known - strlen(known) - 1);
+    }
+    snprintf(list, sizeof list, "%s", settings->transports);
+    for (char *name = strtok_r(list, ",", &rest); name; name = strtok_r(NULL, ",", &rest)) {
+        if (strcmp(name, "auto") != 0 && !transport_find(name))
+            return fail(TUTTI_ERR_SETTING, "TUTTI_TRANSPORTS names '%s': expected some of %s, or auto",
+                        name, known);
+    }
+    return TUTTI_OK;
+}
+
+static void gather_facts(const struct settings *settings, struct facts *facts)
+{
+    char why[SENTENCE_MAX];
+    *facts = (struct facts){.version = TUTTI_VERSION,
+                            .chunk = settings->chunk,
+                            .lanes = settings->lanes};
+    snprintf(facts->algo, sizeof facts->algo, "%s", settings->algo);
+    snprintf(facts->transports, sizeof facts->transports, "%s", settings->transports);
+    tutti_status status = topology_probe(settings, &facts->host);
+    if (status == TUTTI_OK)
+        status = check_transport_names(settings);
+    if (status == TUTTI_OK)
+        status = planner_check_setting(settings->algo);
+    if (status == TUTTI_OK)
+        status = auth_random(facts->comm_id, sizeof facts->comm_id);
+    if (status == TUTTI_OK)
+        status = auth_random(facts->secret, sizeof facts->secret);
+    for (int i = 0; transport_table[i]; i++) {
+        if (!allowed(settings, transport_table[i]->name))
+            continue;
+        if (transport_table[i]->probe(settings, why, sizeof why))
+            facts->usable |= 1u << i;
+        else
+            log_at(LOG_LEVEL_INFO, -1, "transport %s is not used: %s", transport_table[i]->name, why);
+    }
+    facts->status = status;
+    if (status != TUTTI_OK)
+        snprintf(facts->sentence, sizeof facts->sentence, "%s", status_sentence());
+}
+
+/* What every rank must have alike; the sentence names the first that differs from rank 0. */
+static tutti_status compare_facts(const struct facts *all, uint32_t size)
+{
+    for (uint32_t r = 0; r < size; r++) {
+        const struct facts *f = &all[r];
+        if (f->version / 100 != all[0].version / 100)
+            return fail(TUTTI_ERR_PROTOCOL,
+                        "rank %u runs Tutti %u, rank 0 runs %u: install one version everywhere", r,
+                        f->version, all[0].version);
+        if (f->status != TUTTI_OK)
+            return fail((tutti_status)f->status, "rank %u: %.400s", r, f->sentence);
+        if (strcmp(f->algo, all[0].algo) != 0)
+            return fail(TUTTI_ERR_SETTING, "TUTTI_ALGO is '%.100s' at rank %u but '%.100s' at rank 0: "
+                        "set it alike on all ranks", f->algo, r, all[0].algo);
+        if (strcmp(f->transports, all[0].transports) != 0)
+            return fail(TUTTI_ERR_SETTING, "TUTTI_TRANSPORTS is '%.100s' at rank %u but '%.100s' at "
+                        "rank 0: set it alike on all ranks", f->transports, r, all[0].transports);
+        if (f->chunk != all[0].chunk || f->lanes != all[0].lanes)
+            return fail(TUTTI_ERR_SETTING, "TUTTI_CHUNK and TUTTI_LANES are %llu and %llu at rank %u "
+                        "but %llu and %llu at rank 0: set them alike on all ranks",
+                        (unsigned long long)f->chunk, (unsigned long long)f->lanes, r,
+                        (unsigned long long)all[0].chunk, (unsigned long long)all[0].lanes);
+    }
+    return TUTTI_OK;
+}
+
+static tutti_status take_facts(tutti_comm *comm, const struct facts *all)
+{
+    tutti_status status = compare_facts(all, comm->size);
+    struct host_record *records = calloc(comm->size, sizeof *records);
+    if (status == TUTTI_OK && !records)
+        status = fail(TUTTI_ERR_NOMEM, "no memory for the records of %u ranks", comm->size);
+    for (uint32_t r = 0; r < comm->size && status == TUTTI_OK; r++) {
+        records[r] = all[r].host;
+        records[r].host[sizeof records[r].host - 1] = 0;
+        snprintf(comm->names[r], COMM_PEER_NAME_MAX, "rank %u (host %.48s, pid %u)", r,
+                 records[r].host, records[r].pid);
+        comm->name_list[r] = comm->names[r];
+    }
+    if (status == TUTTI_OK)
+        status = topology_make(comm->size, records, &comm->topology);
+    free(records);
+    if (status != TUTTI_OK)
+        return status;
+    memcpy(&comm->comm_id, all[0].comm_id, sizeof comm->comm_id);
+    memcpy(comm->secret, all[0].secret, sizeof comm->secret);
+    comm->crowded = comm->topology.max_ranks_per_core > 1;
+    comm->lanes = comm->settings.lanes ? (uint32_t)comm->settings.lanes : 1;
+    if (comm->lanes > TRANSPORT_LANES_MAX - 1)
+        comm->lanes = TRANSPORT_LANES_MAX - 1;
+    return TUTTI_OK;
+}
+
+/* ---- transports ------------------------------------------------------------------------------- */
+
+/* Could transport row i serve ranks a and b, by what all ranks know? */
+static bool serves(const struct facts *all, int row, uint32_t a, uint32_t b)
+{
+    const struct host_record *x = &all[a].host, *y = &all[b].host;
+    const char *name = transport_table[row]->name;
+    if (!(all[a].usable & all[b].usable & 1u << row))
+        return false;
+    if (strcmp(name, "inproc") == 0)
+        return x->process_id == y->process_id;
+    if (strcmp(name, "shm") == 0)
+        return x->host_id == y->host_id;
+    return true;
+}
+
+static int row_for(const struct facts *all, uint32_t a, uint32_t b)
+{
+    for (int row = 0; transport_table[row]; row++) {
+        if (serves(all, row, a, b))
+            return row;
+    }
+    return -1;
+}
+
+static tutti_status open_row(tutti_comm *comm, int row)
+{
+    const struct transport_ops *ops = transport_table[row];
+    struct transport *transport;
+    must(comm->transport_count < COMM_TRANSPORTS_MAX);
+    tutti_status status = ops->open(&comm->config, &transport);
+    if (status == TUTTI_OK && comm->settings.fault[0]) {
+        struct transport *inner = transport;
+        status = fault_wrap(inner, &comm->config, comm->settings.fault, &transport);
+        if (status != TUTTI_OK)
+            ops->close(inner);
+    }
+    if (status != TUTTI_OK)
+        return status;
+    comm->transports[comm->transport_count] = transport;
+    comm->transport_ops[comm->transport_count++] = transport->ops;
+    return TUTTI_OK;
+}
+
+/* Opens each transport that some peer needs; rows[] says which row each opened one is. */
+static tutti_status open_transports(tutti_comm *comm, const struct facts *all,
+                                    int rows[COMM_TRANSPORTS_MAX])
+{
+    comm->config = (struct transport_config){.rank = comm->rank,
+                                             .size = comm->size,
+                                             .lanes = comm->lanes + 1,
+                                             .comm_id = comm->comm_id,
+                                             .secret = comm->secret,
+                                             .settings = &comm->settings,
+                                             .peer_names = comm->name_list,
+                                             .crowded = comm->crowded};
+    for (uint32_t p = 0; p < comm->size; p++) {
+        if (p == comm->rank)
+            continue;
+        int row = row_for(all, comm->rank, p);
+        if (row < 0)
+            return fail(TUTTI_ERR_CONNECT,
+                        "no transport of TUTTI_TRANSPORTS=%s reaches from %s to %s",
+                        comm->settings.transports, comm->names[comm->rank], comm->names[p]);
+        uint32_t i = 0;
+        while (i < comm->transport_count && rows[i] != row)
+            i++;
+        if (i < comm->transport_count)
+            continue;
+        rows[i] = row;
+        tutti_status status = open_row(comm, row);
+        if (status != TUTTI_OK)
+            return status;
+    }
+    return TUTTI_OK;
+}
+
+/* The slot of a row in struct opened is the row itself: the same on every rank. */
+static tutti_status own_addresses(tutti_comm *comm, const int rows[COMM_TRANSPORTS_MAX],
+                                  struct opened *mine)
+{
+    for (uint32_t i = 0; i < comm->transport_count; i++) {
+        size_t len = TRANSPORT_ADDRESS_MAX;
+        tutti_status status = comm->transport_ops[i]->address(comm->transports[i],
+                                                              mine->address[rows[i]], &len);
+        if (status != TUTTI_OK)
+            return status;
+        must(len <= TRANSPORT_ADDRESS_MAX);
+        mine->len[rows[i]] = (uint32_t)len;
+    }
+    return TUTTI_OK;
+}
+
+static tutti_status take_addresses(tutti_comm *comm, const struct facts *facts,
+                                   const struct opened *all, const int rows[COMM_TRANSPORTS_MAX])
+{
+    for (uint32_t r = 0; r < comm->size; r++) {
+        if (all[r].status != TUTTI_OK)
+            return fail((tutti_status)all[r].status, "rank %u: %.400s", r, all[r].sentence);
+    }
+    comm->addresses = calloc(comm->size, TRANSPORT_ADDRESS_MAX);
+    if (!comm->addresses)
+        return fail(TUTTI_ERR_NOMEM, "no memory for the addresses of %u ranks", comm->size);
+    for (uint32_t p = 0; p < comm->size; p++) {
+        if (p == comm->rank)
+            continue;
+        int row = row_for(facts, comm->rank, p);
+        uint32_t len = all[p].len[row];
+        if (len == 0 || len > TRANSPORT_ADDRESS_MAX)
+            return fail(TUTTI_ERR_PROTOCOL, "%s gave a %s address of %u bytes", comm->names[p],
+                        transport_table[row]->name, len);
+        struct comm_peer *peer = &comm->peers[p];
+        uint8_t *address = comm->addresses + (size_t)p * TRANSPORT_ADDRESS_MAX;
+        memcpy(address, all[p].address[row], len);
+        peer->address = address;
+        peer->address_len = len;
+        for (uint32_t i = 0; i < comm->transport_count; i++) {
+            if (rows[i] == row)
+                peer->transport = comm->transports[i];
+        }
+        if (!peer->transport->ops->reaches(peer->transport, p, address, len))
+            return fail(TUTTI_ERR_CONNECT, "transport %s does not reach from %s to %s",
+                        transport_table[row]->name, comm->names[comm->rank], comm->names[p]);
+    }
+    return TUTTI_OK;
+}
+
+tutti_status comm_connect(tutti_comm *comm, uint32_t p)
+{
+    struct comm_peer *peer = &comm->peers[p];
+    if (peer->connected)
+        return TUTTI_OK;
+    tutti_status status =
+        peer->transport->ops->connect(peer->transport, p, peer->address, peer->address_len);
+    peer->connected = status == TUTTI_OK;
+    return status;
+}
+
+/* ---- life ------------------------------------------------------------------------------------- */
+
+static tutti_status allocate(const struct settings *settings, uint32_t rank, uint32_t size,
+                             tutti_comm **made)
+{
+    pthread_once(&fork_once, watch_forks);
+    tutti_comm *comm = handle_new();
+    if (!comm)
+        return fail(TUTTI_ERR_NOMEM, "no memory for a communicator");
+    comm->rank = rank;
+    comm->size = size;
+    comm->settings = *settings;
+    comm->tail = &comm->head;
+    comm->down_peer = NO_RANK;
+    comm->fork_generation = atomic_load(&comm_forks);
+    comm->peers = calloc(size, sizeof *comm->peers);
+    comm->names = calloc(size, sizeof *comm->names);
+    comm->name_list = calloc(size, sizeof *comm->name_list);
+    if (!comm->peers || !comm->names || !comm->name_list) {
+        comm_free(comm);
+        return fail(TUTTI_ERR_NOMEM, "no memory for a communicator of %u ranks", size);
+    }
+    *made = comm;
+    return TUTTI_OK;
+}
+
+static tutti_status build_rounds(tutti_comm *comm, struct bootstrap *bootstrap, struct facts *facts,
+                                 struct opened *opened)
+{
+    int rows[COMM_TRANSPORTS_MAX];
+    struct facts *my_facts = &facts[comm->size];
+    struct opened *mine = &opened[comm->size];
+    gather_facts(&comm->settings, my_facts);
+    tutti_status status = bootstrap_allgather(bootstrap, my_facts, facts, sizeof *facts);
+    if (status != TUTTI_OK)
+        return status;
+    status = take_facts(comm, facts);
+    if (status == TUTTI_OK)
+        status = open_transports(comm, facts, rows);
+    if (status == TUTTI_OK)
+        status = own_addresses(comm, rows, mine);
+    mine->status = status;
+    if (status != TUTTI_OK)
+        snprintf(mine->sentence, sizeof mine->sentence, "%s", status_sentence());
+    tutti_status round = bootstrap_allgather(bootstrap, mine, opened, sizeof *opened);
+    if (status == TUTTI_OK)
+        status = round;
+    return status == TUTTI_OK ? take_addresses(comm, facts, opened, rows) : status;
+}
+
+tutti_status comm_build(const struct settings *settings, struct bootstrap *bootstrap,
+                        tutti_comm **made)
+{
+    uint32_t size = bootstrap_size(bootstrap);
+    tutti_comm *comm;
+    log_set_level((enum log_level)settings->log);
+    tutti_status status = allocate(settings, bootstrap_rank(bootstrap), size, &comm);
+    if (status != TUTTI_OK)
+        return status;
+    /* One more than the ranks: the last entry is this rank's own, on its way out. */
+    struct facts *facts = calloc(size + 1u, sizeof *facts);
+    struct opened *opened = calloc(size + 1u, sizeof *opened);
+    if (facts && opened)
+        status = build_rounds(comm, bootstrap, facts, opened);
+    else
+        status = fail(TUTTI_ERR_NOMEM, "no memory for the facts of %u ranks", size);
+    free(facts);
+    free(opened);
+    if (status != TUTTI_OK) {
+        comm_free(comm);
+        return status;
+    }
+    comm->magic = COMM_MAGIC;
+    *made = comm;
+    return TUTTI_OK;
+}
+
+tutti_status comm_build_idle(tutti_allgather_fn *allgather, void *context, tutti_comm **comm)
+{
+    struct facts facts = {.version = TUTTI_VERSION};
+    struct opened opened = {.status = TUTTI_OK};
+    if (allgather(&facts, NULL, sizeof facts, context) != 0 ||
+        allgather(&opened, NULL, sizeof opened, context) != 0)
+        return fail(TUTTI_ERR_CONNECT, "%s", status_sentence());
+    *comm = NULL;
+    return TUTTI_OK;
+}
+
+void comm_free(tutti_comm *comm)
+{
+    bool forked = comm->fork_generation != atomic_load(&comm_forks);
+    exec_cache_free(comm);
+    for (uint32_t i = 0; i < comm->transport_count && !forked; i++)
+        comm->transport_ops[i]->close(comm->transports[i]);
+    exec_scratch_free(comm);
+    if (comm->scaled)
+        must(mem_free(comm->scaled) == TUTTI_OK);
+    topology_free(&comm->topology);
+    free(comm->peers);
+    free(comm->names);
+    free(comm->name_list);
+    free(comm->addresses);
+    free(comm->ops);
+    handle_retire(comm);
+}

@@ -1,0 +1,303 @@
+/* comm_create.c: the public ways to make, split and end a communicator. */
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "src/comm.h"
+#include "src/group.h"
+#include "tutti/tutti.h"
+
+static tutti_status check_rank(int size, int rank, const void *comm)
+{
+    if (!comm)
+        return fail(TUTTI_ERR_ARG, "comm is NULL: expected where to put the communicator");
+    if (size < 1 || rank < 0 || rank >= size)
+        return fail(TUTTI_ERR_ARG, "rank %d of %d: expected a size of at least 1 and a rank from 0 to "
+                    "size - 1", rank, size);
+    return TUTTI_OK;
+}
+
+/* Takes the bootstrap. */
+static tutti_status build(const struct settings *settings, struct bootstrap *bootstrap,
+                          tutti_comm **comm)
+{
+    tutti_status status = comm_build(settings, bootstrap, comm);
+    bootstrap_free(bootstrap);
+    return status;
+}
+
+tutti_status tutti_unique_id_create(tutti_unique_id *id)
+{
+    struct settings settings;
+    if (!id)
+        return fail(TUTTI_ERR_ARG, "tutti_unique_id_create: id is NULL");
+    tutti_status status = settings_load(&settings);
+    return status == TUTTI_OK ? bootstrap_unique_id(&settings, id) : status;
+}
+
+tutti_status tutti_comm_create(int size, const tutti_unique_id *id, int rank, tutti_comm **comm)
+{
+    struct settings settings;
+    struct bootstrap *bootstrap;
+    tutti_status status = check_rank(size, rank, comm);
+    if (status == TUTTI_OK && !id)
+        status = fail(TUTTI_ERR_ARG, "tutti_comm_create: id is NULL");
+    if (status == TUTTI_OK)
+        status = settings_load(&settings);
+    if (status == TUTTI_OK)
+        status = bootstrap_from_id(&settings, id, (uint32_t)rank, (uint32_t)size, &bootstrap);
+    return status == TUTTI_OK ? build(&settings, bootstrap, comm) : status;
+}
+
+tutti_status tutti_comm_create_from_env(tutti_comm **comm)
+{
+    struct settings settings;
+    struct bootstrap *bootstrap;
+    tutti_status status = check_rank(1, 0, comm);
+    if (status == TUTTI_OK)
+        status = settings_load(&settings);
+    if (status == TUTTI_OK)
+        status = bootstrap_from_env(&settings, &bootstrap);
+    return status == TUTTI_OK ? build(&settings, bootstrap, comm) : status;
+}
+
+tutti_status tutti_comm_create_with(int size, int rank, tutti_allgather_fn *allgather,
+                                    void *context, tutti_comm **comm)
+{
+    struct settings settings;
+    struct bootstrap *bootstrap;
+    tutti_status status = check_rank(size, rank, comm);
+    if (status == TUTTI_OK && !allgather)
+        status = fail(TUTTI_ERR_ARG, "tutti_comm_create_with: allgather is NULL");
+    if (status == TUTTI_OK)
+        status = settings_load(&settings);
+    if (status == TUTTI_OK)
+        status = bootstrap_from_callback(allgather, context, (uint32_t)rank, (uint32_t)size,
+                                         &bootstrap);
+    return status == TUTTI_OK ? build(&settings, bootstrap, comm) : status;
+}
+
+/* ---- split ------------------------------------------------------------------------------------ */
+
+/* The bootstrap of a child is an allgather over its parent, from which each rank picks its own
+ * group; ranks without a color take part too, since the parent's allgather needs every rank. */
+struct split {
+    tutti_comm *parent;
+    const uint32_t *members; /* [size] ranks of the parent, in the child's order */
+    uint32_t size;
+};
+
+static tutti_status parent_allgather(tutti_comm *parent, const void *in, void *out, size_t len)
+{
+    struct call call = {.coll = TUTTI_COLL_ALLGATHER,
+                        .dtype = TUTTI_UINT8,
+                        .in = in,
+                        .out = out,
+                        .count = len};
+    tutti_status status = call_check(parent, &call);
+    return status == TUTTI_OK ? comm_run(parent, &call) : status;
+}
+
+static int split_allgather(const void *in, void *out, size_t len, void *context)
+{
+    const struct split *split = context;
+    /* The length is the same for every color, since all run one version of comm_build. */
+    uint8_t *all = malloc(len * split->parent->size);
+    if (!all || parent_allgather(split->parent, in, all, len) != TUTTI_OK) {
+        free(all);
+        return -1;
+    }
+    for (uint32_t i = 0; i < split->size; i++)
+        memcpy((uint8_t *)out + i * len, all + split->members[i] * len, len);
+    free(all);
+    return 0;
+}
+
+struct color_key {
+    int32_t color, key;
+};
+
+/* Members of this rank's color, ordered by key, then rank: insertion keeps it stable. */
+static uint32_t find_members(const struct color_key *all, uint32_t size, uint32_t rank,
+                             uint32_t *members, uint32_t *new_rank)
+{
+    uint32_t count = 0;
+    for (uint32_t r = 0; r < size; r++) {
+        if (all[r].color != all[rank].color)
+            continue;
+        uint32_t at = count++;
+        while (at > 0 && all[members[at - 1]].key > all[r].key) {
+            members[at] = members[at - 1];
+            at--;
+        }
+        members[at] = r;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        if (members[i] == rank)
+            *new_rank = i;
+    }
+    return count;
+}
+
+static tutti_status split_entered(tutti_comm *comm, struct color_key mine, struct color_key *all,
+                                  uint32_t *members, tutti_comm **new_comm)
+{
+    tutti_status status = parent_allgather(comm, &mine, all, sizeof mine);
+    if (status != TUTTI_OK)
+        return status;
+    uint32_t new_rank = 0;
+    struct split split = {comm, members, 0};
+    if (mine.color != TUTTI_NO_COLOR)
+        split.size = find_members(all, comm->size, comm->rank, members, &new_rank);
+    if (split.size == 0)
+        return comm_build_idle(split_allgather, &split, new_comm);
+    struct bootstrap *bootstrap;
+    status = bootstrap_from_callback(split_allgather, &split, new_rank, split.size, &bootstrap);
+    return status == TUTTI_OK ? build(&comm->settings, bootstrap, new_comm) : status;
+}
+
+tutti_status tutti_comm_split(tutti_comm *comm, int color, int key, tutti_comm **new_comm)
+{
+    if (!new_comm)
+        return fail(TUTTI_ERR_ARG, "tutti_comm_split: new_comm is NULL");
+    if (color < 0 && color != TUTTI_NO_COLOR)
+        return fail(TUTTI_ERR_ARG, "tutti_comm_split: color %d: expected 0 or more, or "
+                    "TUTTI_NO_COLOR (-1)", color);
+    tutti_status status = comm_enter(comm);
+    if (status != TUTTI_OK)
+        return status;
+    struct color_key *all = calloc(comm->size, sizeof *all);
+    uint32_t *members = calloc(comm->size, sizeof *members);
+    if (all && members)
+        status = split_entered(comm, (struct color_key){color, key}, all, members, new_comm);
+    else
+        status = comm_fail(comm, TUTTI_ERR_NOMEM, comm->rank, "no memory to split a communicator");
+    free(all);
+    free(members);
+    comm_leave(comm);
+    return status;
+}
+
+tutti_status tutti_comm_dup(tutti_comm *comm, tutti_comm **new_comm)
+{
+    return tutti_comm_split(comm, 0, 0, new_comm);
+}
+
+/* ---- queries ---------------------------------------------------------------------------------- */
+
+static tutti_status check_query(const tutti_comm *comm, const void *out)
+{
+    if (!comm || comm->magic != COMM_MAGIC)
+        return fail(TUTTI_ERR_STATE, "the communicator is %s",
+                    comm ? "destroyed or not a communicator" : "NULL");
+    return out ? TUTTI_OK : fail(TUTTI_ERR_ARG, "the place for the answer is NULL");
+}
+
+tutti_status tutti_comm_rank(const tutti_comm *comm, int *rank)
+{
+    tutti_status status = check_query(comm, rank);
+    if (status == TUTTI_OK)
+        *rank = (int)comm->rank;
+    return status;
+}
+
+tutti_status tutti_comm_size(const tutti_comm *comm, int *size)
+{
+    tutti_status status = check_query(comm, size);
+    if (status == TUTTI_OK)
+        *size = (int)comm->size;
+    return status;
+}
+
+tutti_status tutti_comm_host_count(const tutti_comm *comm, int *hosts)
+{
+    tutti_status status = check_query(comm, hosts);
+    if (status == TUTTI_OK)
+        *hosts = (int)comm->topology.groups.nodes;
+    return status;
+}
+
+tutti_status tutti_comm_status(const tutti_comm *comm)
+{
+    tutti_status status = check_query(comm, comm);
+    if (status != TUTTI_OK)
+        return status;
+    return comm->failed != TUTTI_OK ? comm_error(comm) : TUTTI_OK;
+}
+
+tutti_status tutti_comm_explain(tutti_comm *comm, tutti_coll coll, size_t count, tutti_dtype dtype,
+                                tutti_op op, int root, char *text, size_t len)
+{
+    tutti_status status = check_query(comm, text);
+    if (status != TUTTI_OK)
+        return status;
+    const struct coll_info *info = (unsigned)coll < TUTTI_COLL_COUNT ? coll_info(coll) : NULL;
+    if (!info || coll == TUTTI_COLL_SENDRECV || info->is_v || len == 0 || !dtype_size(dtype))
+        return fail(TUTTI_ERR_ARG, "tutti_comm_explain: expected a collective with one count, a "
+                    "known type and room for text");
+    struct call call = {.coll = coll,
+                        .dtype = dtype,
+                        .op = op,
+                        .root = root,
+                        .count = count,
+                        .elem_size = (uint32_t)dtype_size(dtype)};
+    struct shape shape = comm_shape(comm, &call, false);
+    planner_explain(&comm->settings, &shape, text, len);
+    return TUTTI_OK;
+}
+
+/* ---- ends ------------------------------------------------------------------------------------- */
+
+tutti_status tutti_comm_finalize(tutti_comm *comm)
+{
+    tutti_status status = comm_enter(comm);
+    if (status != TUTTI_OK)
+        return status;
+    struct call call = {.coll = TUTTI_COLL_BARRIER, .dtype = TUTTI_UINT8};
+    status = call_check(comm, &call);
+    if (status == TUTTI_OK)
+        status = comm_run(comm, &call);
+    while (status == TUTTI_OK && comm->failed == TUTTI_OK && comm->p2p_list) {
+        if (!comm_progress(comm))
+            comm_idle(comm);
+    }
+    if (comm->failed != TUTTI_OK)
+        status = comm_error(comm);
+    comm_leave(comm);
+    return status;
+}
+
+tutti_status tutti_comm_destroy(tutti_comm *comm)
+{
+    if (!comm)
+        return TUTTI_OK;
+    if (comm->magic != COMM_MAGIC)
+        return fail(TUTTI_ERR_STATE, "tutti_comm_destroy: already destroyed, or not a communicator");
+    if (comm->fork_generation == atomic_load(&comm_forks)) {
+        if (atomic_exchange(&comm->busy, 1))
+            return fail(TUTTI_ERR_STATE, "tutti_comm_destroy: another thread is using %s: abort first",
+                        comm->names[comm->rank]);
+        comm_say_goodbye(comm);
+    }
+    group_forget(comm);
+    comm_free(comm);
+    return TUTTI_OK;
+}
+
+tutti_status tutti_comm_abort(tutti_comm *comm)
+{
+    tutti_status status = check_query(comm, comm);
+    if (status != TUTTI_OK)
+        return status;
+    if (comm->fork_generation != atomic_load(&comm_forks))
+        return fail(TUTTI_ERR_FORKED, "this communicator belongs to the parent process");
+    atomic_store(&comm->aborted, true);
+    /* A thread inside sees the flag by itself; else this thread does the work. */
+    if (atomic_exchange(&comm->busy, 1) == 0) {
+        if (comm->failed == TUTTI_OK)
+            comm_fail(comm, TUTTI_ERR_ABORTED, comm->rank, "");
+        comm_leave(comm);
+    }
+    return TUTTI_OK;
+}

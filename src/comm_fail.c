@@ -1,0 +1,266 @@
+/* comm_fail.c: how a communicator fails. The first error known at a rank wins there; it goes to
+ * every connected peer as a notice, and each peer passes it on once, so it reaches every rank that
+ * waits for one that failed. A broken link is only a symptom: before it becomes the error, the
+ * notices of the peer that left are read for up to REASON_MS, since they were sent before the link
+ * went down and name the cause. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "src/comm.h"
+
+#define REASON_MS 300u      /* wait for the reason of a broken link */
+#define EVENTS_MAX 4096     /* events taken per look, so that a flood cannot hold a rank */
+
+static void tell_peers(tutti_comm *comm, tutti_status status, uint32_t culprit)
+{
+    /* What is an abort here is the loss of a peer to others. */
+    if (status == TUTTI_ERR_ABORTED)
+        status = TUTTI_ERR_PEER;
+    struct notice notice = {.kind = NOTICE_FAILED, .culprit = culprit, .status = status};
+    snprintf(notice.text, sizeof notice.text, "%s", comm->sentence);
+    for (uint32_t p = 0; p < comm->size; p++) {
+        struct comm_peer *peer = &comm->peers[p];
+        if (peer->connected && !peer->left)
+            (void)peer->transport->ops->notify(peer->transport, p, &notice);
+    }
+}
+
+void comm_say_goodbye(tutti_comm *comm)
+{
+    struct notice notice = {.kind = NOTICE_LEFT, .culprit = comm->rank};
+    if (comm->failed != TUTTI_OK)
+        return;
+    if (comm->head || comm->p2p_list || comm->self_sends || comm->self_recvs) {
+        comm_fail(comm, TUTTI_ERR_ABORTED, comm->rank, "");
+        return;
+    }
+    for (uint32_t p = 0; p < comm->size; p++) {
+        struct comm_peer *peer = &comm->peers[p];
+        if (peer->connected && !peer->left)
+            (void)peer->transport->ops->notify(peer->transport, p, &notice);
+    }
+}
+
+static void end_operations(tutti_comm *comm, tutti_status status)
+{
+    struct operation *lists[] = {comm->head, comm->p2p_list, comm->self_sends, comm->self_recvs};
+    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
+        struct operation *next;
+        for (struct operation *op = lists[i]; op; op = next) {
+            next = op->next;
+            op->status = status;
+        }
+    }
+    comm->head = comm->p2p_list = comm->self_sends = comm->self_recvs = NULL;
+    comm->tail = &comm->head;
+    comm->running = NULL;
+}
+
+tutti_status comm_fail(tutti_comm *comm, tutti_status status, uint32_t culprit,
+                       const char *sentence)
+{
+    if (comm->failed != TUTTI_OK)
+        return comm_error(comm);
+    if (status == TUTTI_ERR_ABORTED && culprit == comm->rank)
+        snprintf(comm->sentence, sizeof comm->sentence, "%s aborted the communicator",
+                 comm->names[comm->rank]);
+    else
+        snprintf(comm->sentence, sizeof comm->sentence, "%s", sentence);
+    comm->failed = status;
+    log_at(LOG_LEVEL_INFO, (int)comm->rank, "communicator failed: %s", comm->sentence);
+    end_operations(comm, status);
+    tell_peers(comm, status, culprit);
+    for (uint32_t i = 0; i < comm->transport_count; i++)
+        comm->transport_ops[i]->cancel(comm->transports[i]);
+    return comm_error(comm);
+}
+
+tutti_status comm_error(const tutti_comm *comm)
+{
+    status_set_sentence(comm->sentence);
+    return comm->failed;
+}
+
+/* Both sides of a disagreement, in one sentence. */
+static void fail_mismatch(tutti_comm *comm, uint32_t peer, const struct tag *mine,
+                          const struct tag *theirs, size_t my_len, size_t their_len)
+{
+    char a[160], b[160], text[SENTENCE_MAX];
+    if (!tag_equal(mine, theirs))
+        snprintf(text, sizeof text,
+                 "ranks disagree: %s calls %s, but %s calls %s: every rank must make the same calls "
+                 "in the same order with the same arguments (and the same TUTTI_ALGO settings)",
+                 comm->names[comm->rank], tag_text(mine, a, sizeof a), comm->names[peer],
+                 tag_text(theirs, b, sizeof b));
+    else
+        snprintf(text, sizeof text,
+                 "ranks disagree in %s: %s sends %zu bytes where %s expects %zu: the counts of each "
+                 "pair of ranks must agree",
+                 coll_name(tag_coll(mine)), comm->names[peer], their_len, comm->names[comm->rank],
+                 my_len);
+    comm_fail(comm, TUTTI_ERR_MISMATCH, peer, text);
+}
+
+static void link_down(tutti_comm *comm, const struct transport_event *event)
+{
+    comm->down_peer = event->peer;
+    memcpy(comm->down_sentence, event->sentence, sizeof comm->down_sentence);
+    log_at(LOG_LEVEL_DEBUG, (int)comm->rank, "link down: %s", event->sentence);
+}
+
+/* An arrival that nobody here expects: early (a later operation: fine), or a disagreement. */
+static void unexpected(tutti_comm *comm, const struct transport_event *event)
+{
+    if (!comm->running || event->lane >= comm->lanes)
+        return;
+    const struct tag *mine = &comm->running->tag;
+    int32_t ahead = (int32_t)(tag_sequence(&event->tag) - tag_sequence(mine));
+    if (ahead < 0 || (ahead == 0 && !tag_equal(&event->tag, mine)))
+        fail_mismatch(comm, event->peer, mine, &event->tag, 0, event->len);
+}
+
+void comm_events(tutti_comm *comm)
+{
+    static _Thread_local struct transport_event event; /* large: kept off the stack */
+    for (uint32_t i = 0; i < comm->transport_count; i++) {
+        const struct transport_ops *ops = comm->transport_ops[i];
+        bool restart = true;
+        for (unsigned n = 0; n < EVENTS_MAX; n++) {
+            if (!ops->event(comm->transports[i], restart, &event))
+                break;
+            restart = false;
+            if (event.peer >= comm->size)
+                continue;
+            if (event.kind == TRANSPORT_EVENT_LINK_DOWN) {
+                link_down(comm, &event);
+            } else if (event.kind == TRANSPORT_EVENT_UNEXPECTED) {
+                unexpected(comm, &event);
+            } else if (event.notice.kind == NOTICE_LEFT) {
+                comm->peers[event.peer].left = true;
+            } else {
+                event.notice.text[sizeof event.notice.text - 1] = 0;
+                tutti_status status = (tutti_status)event.notice.status;
+                bool known = status > TUTTI_IN_PROGRESS && status <= TUTTI_ERR_INTERNAL;
+                comm_fail(comm, known ? status : TUTTI_ERR_PEER, event.notice.culprit,
+                          event.notice.text);
+            }
+            if (comm->failed != TUTTI_OK)
+                return;
+        }
+    }
+}
+
+static const char *doing(const tutti_comm *comm, char *text, size_t len)
+{
+    char inner[128];
+    if (comm->running_call)
+        snprintf(text, len, "in %s, operation %u", call_text(comm->running_call, inner, sizeof inner),
+                 comm->sequence - 1);
+    else
+        snprintf(text, len, "in a send or receive");
+    return text;
+}
+
+/* A link broke under a transfer: the peer's own notice is the best reason, then what the transport
+ * saw, then the transfer's status alone. */
+static tutti_status fail_broken_link(tutti_comm *comm, uint32_t peer, tutti_status status)
+{
+    uint64_t deadline = clock_ms() + REASON_MS;
+    char now_doing[192], text[SENTENCE_MAX];
+    while (comm->down_peer != peer && clock_ms() < deadline) {
+        comm_events(comm);
+        if (comm->failed != TUTTI_OK)
+            return comm_error(comm);
+        if (comm->peers[peer].left)
+            break;
+        clock_sleep_us(200);
+    }
+    doing(comm, now_doing, sizeof now_doing);
+    if (comm->peers[peer].left)
+        snprintf(text, sizeof text, "%s destroyed its communicator while %s still waits for it %s",
+                 comm->names[peer], comm->names[comm->rank], now_doing);
+    else if (comm->down_peer == peer)
+        snprintf(text, sizeof text, "%.300s (%s)", comm->down_sentence, now_doing);
+    else
+        snprintf(text, sizeof text, "%s is lost: %s (%s)", comm->names[peer], status_text(status),
+                 now_doing);
+    return comm_fail(comm, TUTTI_ERR_PEER, peer, text);
+}
+
+tutti_status comm_fail_xfer(tutti_comm *comm, const struct xfer *xfer)
+{
+    if (comm->failed != TUTTI_OK)
+        return comm_error(comm);
+    if (xfer->status == TUTTI_ERR_MISMATCH) {
+        fail_mismatch(comm, xfer->peer, xfer->tag, &xfer->seen, xfer->len, xfer->seen_len);
+        return comm_error(comm);
+    }
+    if (xfer->status == TUTTI_ERR_PEER)
+        return fail_broken_link(comm, xfer->peer, xfer->status);
+    char text[SENTENCE_MAX];
+    snprintf(text, sizeof text, "transfer with %s failed: %.300s", comm->names[xfer->peer],
+             status_sentence()[0] ? status_sentence() : status_text(xfer->status));
+    return comm_fail(comm, xfer->status, xfer->peer, text);
+}
+
+/* Who is waited for: the first link of the running program that has something posted. */
+static uint32_t awaited_peer(const tutti_comm *comm, bool *receives)
+{
+    const struct program *p = comm->running;
+    for (uint32_t l = 0; p && l < p->plan.schedule->link_count; l++) {
+        const struct exec_link *link = &p->links[l];
+        *receives = link->recv.posted > 0;
+        if (*receives || link->send.posted > 0)
+            return p->plan.schedule->links[l].peer;
+    }
+    *receives = comm->p2p_list && !comm->p2p_list->call.is_send;
+    return comm->p2p_list ? (uint32_t)comm->p2p_list->call.root : NO_RANK;
+}
+
+void comm_check_timeout(tutti_comm *comm, uint64_t waited_ns)
+{
+    uint64_t limit_ms = comm->settings.timeout_ms;
+    if (comm->failed != TUTTI_OK || waited_ns / 1000000u < limit_ms)
+        return;
+    char now_doing[192], text[SENTENCE_MAX];
+    bool receives;
+    uint32_t peer = awaited_peer(comm, &receives);
+    doing(comm, now_doing, sizeof now_doing);
+    if (peer == NO_RANK)
+        snprintf(text, sizeof text, "%s waited %" PRIu64 " ms %s", comm->names[comm->rank], limit_ms,
+                 now_doing);
+    else
+        snprintf(text, sizeof text,
+                 "%s waited %" PRIu64 " ms for %s to %s, %s: that rank is late, stopped or "
+                 "unreachable (TUTTI_TIMEOUT_MS sets the limit)",
+                 comm->names[comm->rank], limit_ms, comm->names[peer],
+                 receives ? "send" : "receive", now_doing);
+    comm_fail(comm, TUTTI_ERR_TIMEOUT, peer == NO_RANK ? comm->rank : peer, text);
+}
+
+tutti_status comm_enter(tutti_comm *comm)
+{
+    if (__builtin_expect(!comm || comm->magic != COMM_MAGIC, 0))
+        return fail(TUTTI_ERR_STATE, "the communicator is %s",
+                    comm ? "destroyed or not a communicator" : "NULL");
+    if (__builtin_expect(comm->fork_generation != atomic_load_explicit(&comm_forks,
+                                                                       memory_order_relaxed), 0))
+        return fail(TUTTI_ERR_FORKED,
+                    "this communicator belongs to the parent process: a child made by fork must make "
+                    "its own");
+    if (__builtin_expect(atomic_exchange_explicit(&comm->busy, 1, memory_order_acquire), 0))
+        return fail(TUTTI_ERR_STATE, "%s: another thread is using this communicator: one thread at a "
+                    "time may", comm->names[comm->rank]);
+    if (__builtin_expect(atomic_load_explicit(&comm->aborted, memory_order_relaxed), 0))
+        comm_fail(comm, TUTTI_ERR_ABORTED, comm->rank, "");
+    if (__builtin_expect(comm->failed != TUTTI_OK, 0)) {
+        tutti_status status = comm_error(comm);
+        comm_leave(comm);
+        return status;
+    }
+    return TUTTI_OK;
+}

@@ -1,0 +1,99 @@
+/* comm_ops.c: reduction operations made at run time. An operation is a slot of the communicator's
+ * table; its public value is the slot's index plus TUTTI_OP_DYNAMIC, so that ranks which make the
+ * same operations in the same order agree about the value, and so about the tag. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/check.h"
+#include "src/comm.h"
+#include "tutti/tutti.h"
+
+static tutti_status take_slot(tutti_comm *comm, struct comm_op **slot, tutti_op *op)
+{
+    if (!comm->ops)
+        comm->ops = calloc(COMM_OPS_MAX, sizeof *comm->ops);
+    if (!comm->ops)
+        return fail(TUTTI_ERR_NOMEM, "no memory for the table of reduction operations");
+    for (unsigned i = 0; i < COMM_OPS_MAX; i++) {
+        if (!comm->ops[i].used) {
+            *slot = &comm->ops[i];
+            *op = (tutti_op)(TUTTI_OP_DYNAMIC + i);
+            return TUTTI_OK;
+        }
+    }
+    return fail(TUTTI_ERR_NOMEM,
+                "all %d reduction operations of this communicator are in use: destroy some with "
+                "tutti_op_destroy",
+                COMM_OPS_MAX);
+}
+
+tutti_status tutti_op_create_premulsum(tutti_comm *comm, const void *scalar, tutti_dtype dtype,
+                                       tutti_op *op)
+{
+    struct comm_op *slot;
+    if (!scalar || !op)
+        return fail(TUTTI_ERR_ARG, "tutti_op_create_premulsum: %s is NULL", scalar ? "op" : "scalar");
+    if ((unsigned)dtype >= TUTTI_DTYPE_COUNT)
+        return fail(TUTTI_ERR_ARG, "tutti_op_create_premulsum: unknown type %d", (int)dtype);
+    tutti_status status = comm_enter(comm);
+    if (status != TUTTI_OK)
+        return status;
+    status = take_slot(comm, &slot, op);
+    if (status == TUTTI_OK) {
+        *slot = (struct comm_op){.used = true, .premulsum = true, .dtype = dtype};
+        memcpy(&slot->scalar, scalar, dtype_size(dtype));
+    }
+    comm_leave(comm);
+    return status;
+}
+
+tutti_status tutti_op_create(tutti_comm *comm, tutti_reduce_fn *function, void *context,
+                             tutti_op *op)
+{
+    struct comm_op *slot;
+    if (!function || !op)
+        return fail(TUTTI_ERR_ARG, "tutti_op_create: %s is NULL", function ? "op" : "function");
+    tutti_status status = comm_enter(comm);
+    if (status != TUTTI_OK)
+        return status;
+    status = take_slot(comm, &slot, op);
+    if (status == TUTTI_OK)
+        *slot = (struct comm_op){.used = true, .function = function, .context = context};
+    comm_leave(comm);
+    return status;
+}
+
+tutti_status tutti_op_destroy(tutti_comm *comm, tutti_op op)
+{
+    tutti_status status = comm_enter(comm);
+    if (status != TUTTI_OK)
+        return status;
+    unsigned slot = (unsigned)op - TUTTI_OP_DYNAMIC;
+    if (!comm->ops || (unsigned)op < TUTTI_OP_DYNAMIC || slot >= COMM_OPS_MAX ||
+        !comm->ops[slot].used)
+        status = fail(TUTTI_ERR_ARG, "tutti_op_destroy: operation %d is not one made by "
+                      "tutti_op_create on this communicator", (int)op);
+    else
+        comm->ops[slot].used = false;
+    comm->last_program = NULL;
+    comm_leave(comm);
+    return status;
+}
+
+tutti_status comm_reducer(const tutti_comm *comm, const struct call *call, struct reducer *reducer)
+{
+    *reducer = (struct reducer){.dtype = call->dtype, .elem_size = call->elem_size};
+    tutti_op op = call->op;
+    if (op >= TUTTI_OP_DYNAMIC) {
+        const struct comm_op *made = &comm->ops[op - TUTTI_OP_DYNAMIC];
+        if (!made->premulsum) {
+            reducer->function = made->function;
+            reducer->context = made->context;
+            return TUTTI_OK;
+        }
+        op = TUTTI_SUM;
+    }
+    reducer->kernel = reduce_kernel(op, call->dtype);
+    must(reducer->kernel != NULL);
+    return TUTTI_OK;
+}

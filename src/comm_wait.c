@@ -1,0 +1,440 @@
+/* comm_wait.c: how operations advance and how a rank waits.
+ *
+ * A wait spins for a moment (a peer on another core answers within it), then yields the core, then
+ * sleeps: on the transport's descriptor where there is one, else in short naps. Ranks that share
+ * cores skip the spinning, since the peer they wait for may need this very core. Failures, abort
+ * and the timeout are looked at only when nothing moves, so they cost a busy rank nothing. */
+#include <errno.h>
+#include <poll.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/check.h"
+#include "base/clock.h"
+#include "src/comm.h"
+
+#define SPIN_POLLS 64         /* polls before the first look at the clock: about 2 us */
+#define CROWDED_POLLS 2       /* the same when ranks share cores */
+#define EVENT_PERIOD_NS 1000000u /* between looks at the transports' events while waiting */
+#define YIELD_NS 5000000u     /* yielding turns into sleeping after this */
+#define NAP_US 50u            /* sleep where no descriptor can wake us */
+#define SLEEP_MS 1            /* sleep on a descriptor: bounded, so that events are looked at */
+
+static inline void relax(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+void comm_idle_reset(tutti_comm *comm)
+{
+    comm->idle_polls = 0;
+    comm->idle_since_ns = 0;
+}
+
+/* Sleeps until the only transport in use has something, at most SLEEP_MS. */
+static bool sleep_on_descriptor(tutti_comm *comm)
+{
+    if (comm->transport_count != 1)
+        return false;
+    struct transport *transport = comm->transports[0];
+    int fd = transport->ops->wait_fd(transport);
+    if (fd < 0)
+        return false;
+    if (transport->ops->arm(transport)) {
+        struct pollfd wait = {.fd = fd, .events = POLLIN};
+        poll(&wait, 1, SLEEP_MS);
+    }
+    return true;
+}
+
+static void look_around(tutti_comm *comm, uint64_t now)
+{
+    comm->last_event_ns = now;
+    comm_events(comm);
+    comm_check_timeout(comm, now - comm->idle_since_ns);
+}
+
+void comm_idle(tutti_comm *comm)
+{
+    if (++comm->idle_polls < (comm->crowded ? CROWDED_POLLS : SPIN_POLLS)) {
+        relax();
+        return;
+    }
+    if (atomic_load_explicit(&comm->aborted, memory_order_relaxed)) {
+        comm_fail(comm, TUTTI_ERR_ABORTED, comm->rank, "");
+        return;
+    }
+    uint64_t now = clock_ns();
+    if (comm->idle_since_ns == 0) {
+        comm->idle_since_ns = comm->last_event_ns = now;
+        comm->spin_until_ns = now + (comm->crowded ? 0 : comm->settings.spin_us * 1000);
+    }
+    if (now < comm->spin_until_ns) {
+        relax();
+        return;
+    }
+    if (now - comm->last_event_ns >= EVENT_PERIOD_NS)
+        look_around(comm, now);
+    if (sleep_on_descriptor(comm))
+        return;
+    if (now - comm->idle_since_ns < YIELD_NS)
+        sched_yield();
+    else
+        clock_sleep_us(NAP_US);
+}
+
+void comm_look(tutti_comm *comm)
+{
+    uint64_t now = clock_ns();
+    if (now - comm->last_event_ns < EVENT_PERIOD_NS)
+        return;
+    comm->last_event_ns = now;
+    if (atomic_load_explicit(&comm->aborted, memory_order_relaxed))
+        comm_fail(comm, TUTTI_ERR_ABORTED, comm->rank, "");
+    else
+        comm_events(comm);
+}
+
+/* ---- the queue -------------------------------------------------------------------------------- */
+
+/* Finds the buffer that a pre-multiplied sum reads: scalar * in, made anew for each call. */
+static tutti_status scale_input(tutti_comm *comm, const struct call *call, const void **in)
+{
+    const struct comm_op *op = &comm->ops[call->op - TUTTI_OP_DYNAMIC];
+    struct shape shape = comm_shape(comm, call, false);
+    uint64_t count = call->count;
+    if (call->coll == TUTTI_COLL_REDUCE_SCATTERV) {
+        count = 0;
+        for (uint32_t r = 0; r < comm->size; r++)
+            count += call->counts[r];
+    } else {
+        count = coll_in_bytes(&shape) / call->elem_size;
+    }
+    uint64_t bytes = count * call->elem_size;
+    if (bytes > comm->scaled_bytes) {
+        void *memory;
+        tutti_status status = mem_alloc(bytes, &memory);
+        if (status != TUTTI_OK)
+            return status;
+        if (comm->scaled)
+            must(mem_free(comm->scaled) == TUTTI_OK);
+        comm->scaled = memory;
+        comm->scaled_bytes = bytes;
+    }
+    reduce_scale(call->dtype, comm->scaled, *in, &op->scalar, count);
+    *in = comm->scaled;
+    return TUTTI_OK;
+}
+
+static bool is_premulsum(const tutti_comm *comm, const struct call *call)
+{
+    return coll_info(call->coll)->reduces && call->op >= TUTTI_OP_DYNAMIC &&
+           comm->ops[call->op - TUTTI_OP_DYNAMIC].premulsum;
+}
+
+/* Starts the program of a collective. */
+static tutti_status start_call(tutti_comm *comm, const struct call *call, struct program **program)
+{
+    const void *in = call->in;
+    bool in_place = call->in_place, scale = is_premulsum(comm, call);
+    tutti_status status = TUTTI_OK;
+    comm->last_program = NULL;
+    if (scale) {
+        in_place = false;
+        status = scale_input(comm, call, &in);
+    }
+    if (status == TUTTI_OK)
+        status = exec_program(comm, call, in_place, program);
+    if (status != TUTTI_OK)
+        return status;
+    struct program *p = *program;
+    p->tag = tag_make(comm->sequence++, call, p->tag_count, p->plan.hash);
+    if (coll_info(call->coll)->reduces)
+        comm_reducer(comm, call, &p->reducer);
+    comm_idle_reset(comm);
+    comm->running_call = call;
+    return exec_start(comm, p, in, call->out);
+}
+
+/* What remains when the last step is done: the division of an average. */
+static void finish_call(tutti_comm *comm, const struct call *call)
+{
+    comm->running = NULL;
+    comm->running_call = NULL;
+    if (call->op != TUTTI_AVG || !coll_info(call->coll)->reduces ||
+        (call->coll == TUTTI_COLL_REDUCE && call->root != (int)comm->rank))
+        return;
+    size_t count = call->coll == TUTTI_COLL_REDUCE_SCATTERV ? call->counts[comm->rank] : call->count;
+    reduce_divide(call->dtype, call->out, comm->size, count);
+}
+
+/* A call that could not start: every rank refuses a setting alike, and the communicator works on;
+ * anything else happened to this rank alone, and its peers would wait for it. */
+static tutti_status start_failed(tutti_comm *comm, tutti_status status)
+{
+    if (comm->failed != TUTTI_OK)
+        return comm_error(comm);
+    if (status == TUTTI_ERR_SETTING)
+        return status;
+    return comm_fail(comm, status, comm->rank, status_sentence());
+}
+
+static void pop_head(tutti_comm *comm)
+{
+    comm->head = comm->head->next;
+    if (!comm->head)
+        comm->tail = &comm->head;
+}
+
+/* A transfer to oneself meets its other half in issue order. */
+static void pair_self(tutti_comm *comm, struct operation *op)
+{
+    bool is_send = op->call.is_send;
+    struct operation **others = is_send ? &comm->self_recvs : &comm->self_sends;
+    struct operation **mine = is_send ? &comm->self_sends : &comm->self_recvs;
+    op->next = NULL;
+    if (!*others) {
+        while (*mine)
+            mine = &(*mine)->next;
+        *mine = op;
+        return;
+    }
+    struct operation *other = *others;
+    *others = other->next;
+    struct operation *send = is_send ? op : other, *recv = is_send ? other : op;
+    size_t sent = send->call.count * send->call.elem_size;
+    size_t expected = recv->call.count * recv->call.elem_size;
+    if (sent != expected) {
+        char text[SENTENCE_MAX];
+        snprintf(text, sizeof text, "rank %u sends itself %zu bytes but receives %zu from itself",
+                 comm->rank, sent, expected);
+        comm_fail(comm, TUTTI_ERR_MISMATCH, comm->rank, text);
+        send->status = TUTTI_ERR_MISMATCH;
+        recv->status = TUTTI_ERR_MISMATCH;
+        return;
+    }
+    if (sent > 0)
+        memmove(recv->call.out, send->call.in, sent);
+    send->status = TUTTI_OK;
+    recv->status = TUTTI_OK;
+}
+
+static void p2p_unlist(tutti_comm *comm, struct operation *op)
+{
+    struct operation **at = &comm->p2p_list;
+    while (*at != op)
+        at = &(*at)->next;
+    *at = op->next;
+    struct comm_peer *peer = &comm->peers[op->call.root];
+    (*(op->call.is_send ? &peer->p2p_sends : &peer->p2p_recvs))--;
+}
+
+/* Hands a send or receive to its transport; false when the window is full and it must wait. */
+static bool post_p2p(tutti_comm *comm, struct operation *op)
+{
+    uint32_t other = (uint32_t)op->call.root;
+    pop_head(comm);
+    if (other == comm->rank) {
+        pair_self(comm, op);
+        return true;
+    }
+    struct comm_peer *peer = &comm->peers[other];
+    uint32_t *posted = op->call.is_send ? &peer->p2p_sends : &peer->p2p_recvs;
+    if (*posted == P2P_POSTED_MAX) {
+        comm->head = op;
+        if (!op->next)
+            comm->tail = &op->next;
+        return false;
+    }
+    tutti_status status = comm_connect(comm, other);
+    struct xfer *xfer = &op->xfer.xfer;
+    op->xfer.owner = op;
+    op->tag = tag_make(0, &op->call, 0, 0);
+    op->tag.word[2] = 0;
+    *xfer = (struct xfer){.data = op->call.is_send ? (void *)op->call.in : op->call.out,
+                          .len = op->call.count * op->call.elem_size,
+                          .peer = other,
+                          .lane = comm->lanes,
+                          .tag = &op->tag,
+                          .status = TUTTI_IN_PROGRESS};
+    (*posted)++;
+    op->next = comm->p2p_list;
+    comm->p2p_list = op;
+    if (status == TUTTI_OK) {
+        const struct transport_ops *ops = peer->transport->ops;
+        status = op->call.is_send ? ops->send(peer->transport, xfer)
+                                  : ops->recv(peer->transport, xfer);
+    }
+    if (status == TUTTI_OK) {
+        p2p_unlist(comm, op);
+        op->status = TUTTI_OK;
+    } else if (status != TUTTI_IN_PROGRESS) {
+        xfer->status = status;
+        comm_fail_xfer(comm, xfer);
+    }
+    return true;
+}
+
+/* Ends the head when its program is done, and starts what comes next. */
+static void advance_queue(tutti_comm *comm)
+{
+    while (comm->head && comm->failed == TUTTI_OK) {
+        struct operation *op = comm->head;
+        if (op->call.coll == TUTTI_COLL_SENDRECV) {
+            if (!post_p2p(comm, op))
+                return;
+            continue;
+        }
+        if (!op->program) {
+            if (comm->running)
+                return;
+            tutti_status status = start_call(comm, &op->call, &op->program);
+            if (status != TUTTI_OK) {
+                op->status = start_failed(comm, status);
+                if (comm->failed != TUTTI_OK)
+                    return;
+                pop_head(comm);
+                continue;
+            }
+        }
+        if (!exec_done(op->program))
+            return;
+        finish_call(comm, &op->call);
+        pop_head(comm);
+        op->status = TUTTI_OK;
+    }
+}
+
+static bool take_finished(tutti_comm *comm, struct xfer *list)
+{
+    while (list) {
+        struct exec_xfer *xfer = (struct exec_xfer *)list;
+        list = list->next;
+        tutti_status status = xfer->xfer.status;
+        if (status != TUTTI_OK) {
+            comm_fail_xfer(comm, &xfer->xfer);
+            return true;
+        }
+        if (xfer->owner) {
+            p2p_unlist(comm, xfer->owner);
+            xfer->owner->status = TUTTI_OK;
+        } else if (exec_finished(comm, comm->running, xfer) != TUTTI_OK) {
+            return true;
+        }
+    }
+    return true;
+}
+
+/* One look at every transport; true if anything ended. */
+static inline bool poll_transports(tutti_comm *comm)
+{
+    bool moved = false;
+    for (uint32_t i = 0; i < comm->transport_count; i++) {
+        struct xfer *list = comm->transport_ops[i]->poll(comm->transports[i]);
+        if (list)
+            moved = take_finished(comm, list);
+        if (comm->failed != TUTTI_OK)
+            return true;
+    }
+    return moved;
+}
+
+bool comm_progress(tutti_comm *comm)
+{
+    bool moved = poll_transports(comm);
+    if (comm->head)
+        advance_queue(comm);
+    if (moved)
+        comm_idle_reset(comm);
+    return moved;
+}
+
+/* ---- calls ------------------------------------------------------------------------------------ */
+
+tutti_status comm_submit(tutti_comm *comm, const struct call *call, struct operation **operation)
+{
+    struct operation *op = calloc(1, sizeof *op);
+    if (!op)
+        return fail(TUTTI_ERR_NOMEM, "no memory to start %s", coll_name(call->coll));
+    op->comm = comm;
+    op->call = *call;
+    op->status = TUTTI_IN_PROGRESS;
+    *comm->tail = op;
+    comm->tail = &op->next;
+    *operation = op;
+    advance_queue(comm);
+    return TUTTI_OK;
+}
+
+void operation_release(struct operation *op)
+{
+    free(op);
+}
+
+/* Waits for the running program of a blocking call. */
+static tutti_status run_to_end(tutti_comm *comm, struct program *p, const struct call *call)
+{
+    while (!exec_done(p)) {
+        if (poll_transports(comm))
+            comm_idle_reset(comm);
+        else
+            comm_idle(comm);
+        if (__builtin_expect(comm->failed != TUTTI_OK, 0))
+            return comm_error(comm);
+    }
+    finish_call(comm, call);
+    return TUTTI_OK;
+}
+
+tutti_status comm_run(tutti_comm *comm, const struct call *call)
+{
+    comm->last_program = NULL;
+    if (comm->head || call->coll == TUTTI_COLL_SENDRECV) {
+        struct operation *op;
+        tutti_status status = comm_submit(comm, call, &op);
+        return status == TUTTI_OK ? comm_wait(op) : status;
+    }
+    struct program *p;
+    tutti_status status = start_call(comm, call, &p);
+    if (status != TUTTI_OK)
+        return start_failed(comm, status);
+    status = run_to_end(comm, p, call);
+    /* Count arrays are the caller's and may change; a scaled input is made anew each time. */
+    if (status == TUTTI_OK && !coll_info(call->coll)->is_v && !is_premulsum(comm, call)) {
+        comm->last_call = *call;
+        comm->last_program = p;
+    }
+    return status;
+}
+
+tutti_status comm_run_again(tutti_comm *comm)
+{
+    struct program *p = comm->last_program;
+    const struct call *call = &comm->last_call;
+    p->tag.word[0] = (p->tag.word[0] & 0xffffffffu) | (uint64_t)comm->sequence++ << 32;
+    comm_idle_reset(comm);
+    comm->running_call = call;
+    tutti_status status = exec_start(comm, p, p->bound[BUFFER_IN], call->out);
+    return status == TUTTI_OK ? run_to_end(comm, p, call) : start_failed(comm, status);
+}
+
+tutti_status comm_wait(struct operation *op)
+{
+    tutti_comm *comm = op->comm;
+    comm_idle_reset(comm);
+    while (op->status == TUTTI_IN_PROGRESS) {
+        if (!comm_progress(comm))
+            comm_idle(comm);
+    }
+    tutti_status status = op->status;
+    operation_release(op);
+    if (status != TUTTI_OK && comm->failed != TUTTI_OK)
+        comm_error(comm);
+    return status;
+}

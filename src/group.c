@@ -1,0 +1,151 @@
+/* group.c: groups and requests. A group is a list of calls kept per thread; its end starts all of
+ * them in order, on every communicator named, and then lets all communicators advance in turn
+ * until every call has ended: so one thread can drive several ranks, and any pattern of sends and
+ * receives completes. */
+#include "src/group.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "src/comm.h"
+#include "tutti/tutti.h"
+
+struct group_call {
+    tutti_comm *comm;
+    struct call call;
+    struct operation *operation;
+};
+
+/* The one piece of state that belongs to a thread, as the public interface defines it. */
+static _Thread_local struct {
+    unsigned depth;
+    struct group_call *calls;
+    size_t count, capacity;
+} group;
+
+bool group_open(void)
+{
+    return group.depth > 0;
+}
+
+tutti_status group_record(tutti_comm *comm, const struct call *call)
+{
+    if (group.count == GROUP_CALLS_MAX)
+        return fail(TUTTI_ERR_NOMEM, "a group holds at most %d calls", GROUP_CALLS_MAX);
+    if (group.count == group.capacity) {
+        size_t capacity = group.capacity ? 2 * group.capacity : 64;
+        struct group_call *calls = realloc(group.calls, capacity * sizeof *calls);
+        if (!calls)
+            return fail(TUTTI_ERR_NOMEM, "no memory for a group of %zu calls", capacity);
+        group.calls = calls;
+        group.capacity = capacity;
+    }
+    group.calls[group.count++] = (struct group_call){.comm = comm, .call = *call};
+    return TUTTI_OK;
+}
+
+void group_forget(const tutti_comm *comm)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < group.count; i++) {
+        if (group.calls[i].comm != comm)
+            group.calls[kept++] = group.calls[i];
+    }
+    group.count = kept;
+}
+
+tutti_status tutti_group_start(void)
+{
+    group.depth++;
+    return TUTTI_OK;
+}
+
+/* True for the first call of the group that names this communicator. */
+static bool first_of_comm(size_t i)
+{
+    for (size_t j = 0; j < i; j++) {
+        if (group.calls[j].comm == group.calls[i].comm)
+            return false;
+    }
+    return true;
+}
+
+static void run_to_end(tutti_comm *const *comms, size_t count)
+{
+    size_t at = 0;
+    while (at < group.count) {
+        struct operation *op = group.calls[at].operation;
+        if (!op || op->status != TUTTI_IN_PROGRESS) {
+            at++;
+            continue;
+        }
+        bool moved = false;
+        for (size_t c = 0; c < count; c++)
+            moved |= comms[c]->failed == TUTTI_OK && comm_progress(comms[c]);
+        for (size_t c = 0; c < count && !moved; c++) {
+            if (comms[c]->failed == TUTTI_OK && (comms[c]->head || comms[c]->p2p_list))
+                comm_idle(comms[c]);
+        }
+    }
+}
+
+static tutti_status run_group(tutti_comm **comms)
+{
+    tutti_status first = TUTTI_OK;
+    size_t count = 0;
+    char sentence[SENTENCE_MAX];
+    for (size_t i = 0; i < group.count; i++) {
+        if (!first_of_comm(i))
+            continue;
+        tutti_status status = comm_enter(group.calls[i].comm);
+        if (status != TUTTI_OK) {
+            while (count > 0)
+                comm_leave(comms[--count]);
+            return status;
+        }
+        comm_idle_reset(group.calls[i].comm);
+        comms[count++] = group.calls[i].comm;
+    }
+    for (size_t i = 0; i < group.count; i++) {
+        struct group_call *call = &group.calls[i];
+        tutti_status status = call->comm->failed != TUTTI_OK
+                                  ? comm_error(call->comm)
+                                  : comm_submit(call->comm, &call->call, &call->operation);
+        if (status != TUTTI_OK && first == TUTTI_OK) {
+            first = status;
+            strcpy(sentence, status_sentence());
+        }
+    }
+    run_to_end(comms, count);
+    for (size_t i = 0; i < group.count; i++) {
+        struct operation *op = group.calls[i].operation;
+        if (op && op->status != TUTTI_OK && first == TUTTI_OK) {
+            first = op->status;
+            strcpy(sentence, op->comm->failed != TUTTI_OK ? op->comm->sentence : status_sentence());
+        }
+        free(op);
+    }
+    while (count > 0)
+        comm_leave(comms[--count]);
+    if (first != TUTTI_OK)
+        status_set_sentence(sentence);
+    return first;
+}
+
+tutti_status tutti_group_end(void)
+{
+    if (group.depth == 0)
+        return fail(TUTTI_ERR_STATE, "tutti_group_end without tutti_group_start");
+    if (--group.depth > 0)
+        return TUTTI_OK;
+    tutti_status status = TUTTI_OK;
+    if (group.count > 0) {
+        tutti_comm **comms = calloc(group.count, sizeof *comms);
+        status = comms ? run_group(comms) : fail(TUTTI_ERR_NOMEM, "no memory to run a group");
+        free(comms);
+    }
+    free(group.calls);
+    group.calls = NULL;
+    group.count = group.capacity = 0;
+    return status;
+}

@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# Hosts made of network namespaces joined by a bridge: shared memory inside a host, TCP between.
+# Runs coll_perf on 2x2, 2x4 and 3x2 ranks, once over IPv6, and a rank that misbehaves across hosts.
+#   BUILD: build directory with perf/coll_perf and tests/misbehave (default build)
+# Needs root (namespaces); skipped aloud without.
+set -u
+cd "$(dirname "$0")/../.."
+build=${BUILD:-build}
+tag=tt$$
+passed=0 failed=0 skipped=0
+work=$(mktemp -d)
+
+finish() {
+    echo "suite netns: $passed passed, $failed failed, $skipped skipped"
+    [ $failed -eq 0 ]
+}
+
+cleanup() {
+    for n in $(ip netns list 2>/dev/null | awk -v t="$tag" 'index($1, t) == 1 {print $1}'); do
+        ip netns pids "$n" 2>/dev/null | xargs -r kill -9 2>/dev/null
+        ip netns del "$n"
+    done
+    rm -rf "$work"
+}
+trap cleanup EXIT
+
+make_hosts() { # count
+    ip netns add ${tag}hub && ip -n ${tag}hub link add br type bridge && ip -n ${tag}hub link set br up
+    for i in $(seq 1 "$1"); do
+        ip netns add $tag$i
+        ip -n ${tag}hub link add v$i type veth peer name eth0 netns $tag$i
+        ip -n ${tag}hub link set v$i master br up
+        ip -n $tag$i addr add 10.99.0.$i/24 dev eth0
+        ip netns exec $tag$i sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.eth0.accept_dad=0 2>/dev/null
+        ip -n $tag$i addr add fd99::$i/64 dev eth0 nodad
+        ip -n $tag$i link set eth0 up
+        ip -n $tag$i link set lo up
+    done
+}
+
+# name meeting-place hosts ranks-per-host seconds expected-dead-rank command...
+job() {
+    local name=$1 meet=$2 hosts=$3 per=$4 limit=$5 dead=$6 size=$(($3 * $4)) bad=0 rank=0 pids=()
+    shift 6
+    for h in $(seq 1 "$hosts"); do
+        for _ in $(seq 1 "$per"); do
+            ip netns exec $tag$h env TUTTI_RENDEZVOUS="$meet" TUTTI_RANK=$rank TUTTI_SIZE=$size \
+                timeout -k 1 "$limit" "$@" >"$work/$rank.out" 2>&1 &
+            pids+=($!)
+            rank=$((rank + 1))
+        done
+    done
+    rank=0
+    for p in "${pids[@]}"; do
+        wait "$p"
+        local status=$?
+        [ $rank = "$dead" ] || [ $status -eq 0 ] || { bad=1; echo "    $name: rank $rank ended with $status"; }
+        rank=$((rank + 1))
+    done
+    if [ $bad -eq 0 ]; then
+        passed=$((passed + 1)); echo "  ok      $name"
+    else
+        failed=$((failed + 1)); echo "  FAILED  $name"
+        for r in $(seq 0 $((size - 1))); do sed "s/^/    [$r] /" "$work/$r.out" | tail -n 12; done
+    fi
+}
+
+if ! ip netns add ${tag}probe 2>/dev/null; then
+    skipped=1
+    echo "  SKIPPED: network namespaces need root (and iproute2)"
+    finish
+    exit
+fi
+ip netns del ${tag}probe
+make_hosts 3
+perf="$build/perf/coll_perf allreduce allgather alltoall broadcast reduce_scatter -b 4 -e 1M -f 16 -n 3 -w 1"
+job "2 hosts x 2 ranks" 10.99.0.1:7101 2 2 120 none $perf
+job "2 hosts x 4 ranks" 10.99.0.1:7102 2 4 120 none $perf
+job "3 hosts x 2 ranks" 10.99.0.1:7103 3 2 120 none $perf
+job "2 hosts x 2 ranks over IPv6" '[fd99::1]:7104' 2 2 120 none env TUTTI_FAMILY=ipv6 $perf
+job "2 hosts x 2 ranks, all collectives" 10.99.0.1:7105 2 2 200 none $build/perf/coll_perf all -b 4 -e 64K -f 16 -n 2 -w 1
+for how in none count type op coll; do
+    job "mixed transports: $how" 10.99.0.1:7110 2 2 30 none $build/tests/misbehave $how
+done
+job "mixed transports: die" 10.99.0.1:7111 2 2 30 1 $build/tests/misbehave die
+job "3 hosts: die" 10.99.0.1:7112 3 2 30 1 $build/tests/misbehave die
+finish

@@ -1,0 +1,464 @@
+/* test_comm.c: communicators as users meet them: arguments, requests, groups, split, and what
+ * happens when ranks disagree, die, stop, fork or abort. */
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "tests/suite.h"
+#include "tests/world.h"
+
+#define TAKEN(call, want)                                                                          \
+    world_check(rank, (call) == (want), "%s: expected %s, last error: %s", #call,                  \
+                tutti_status_string(want), tutti_last_error())
+#define OK(call) TAKEN(call, TUTTI_OK)
+
+static double seconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+static int says(int rank, const char *part)
+{
+    return world_check(rank, strstr(tutti_last_error(), part) != NULL, "'%s' is not in: %s", part,
+                       tutti_last_error());
+}
+
+static void run(enum world_kind kind, int size, const char *const *settings, world_fn *function,
+                void *context)
+{
+    struct world world = {.kind = kind, .size = size, .settings = settings, .limit_s = 40};
+    CU_ASSERT_EQUAL(world_run(&world, function, context), 0);
+}
+
+static const char *const shm[] = {"TUTTI_TRANSPORTS=shm", NULL};
+static const char *const tcp[] = {"TUTTI_TRANSPORTS=tcp", NULL};
+
+/* ---- arguments -------------------------------------------------------------------------------- */
+
+static int bad_arguments(tutti_comm *comm, int rank, int size, void *context)
+{
+    float in[64] = {0}, out[64] = {0};
+    int wrong = 0;
+    (void)context;
+    wrong += TAKEN(tutti_allreduce(NULL, out, 4, TUTTI_FLOAT32, TUTTI_SUM, comm), TUTTI_ERR_ARG);
+    wrong += says(rank, "in is NULL at rank");
+    wrong += TAKEN(tutti_allreduce(in, NULL, 4, TUTTI_FLOAT32, TUTTI_SUM, comm), TUTTI_ERR_ARG);
+    wrong += TAKEN(tutti_allreduce(in, in + 1, 4, TUTTI_FLOAT32, TUTTI_SUM, comm), TUTTI_ERR_ARG);
+    wrong += says(rank, "overlap");
+    wrong += TAKEN(tutti_allreduce(in, out, 4, (tutti_dtype)99, TUTTI_SUM, comm), TUTTI_ERR_ARG);
+    wrong += says(rank, "unknown type 99");
+    wrong += TAKEN(tutti_allreduce(in, out, 4, TUTTI_FLOAT32, TUTTI_BXOR, comm), TUTTI_ERR_ARG);
+    wrong += says(rank, "bxor does not fit type float32");
+    wrong += TAKEN(tutti_allreduce(in, out, 4, TUTTI_FLOAT32, (tutti_op)77, comm), TUTTI_ERR_ARG);
+    wrong += TAKEN(tutti_broadcast(in, out, 4, TUTTI_FLOAT32, size, comm), TUTTI_ERR_ARG);
+    wrong += says(rank, "out of range");
+    wrong += TAKEN(tutti_broadcast(in, out, 4, TUTTI_FLOAT32, -1, comm), TUTTI_ERR_ARG);
+    wrong += TAKEN(tutti_allgatherv(in, out, NULL, NULL, TUTTI_FLOAT32, comm), TUTTI_ERR_ARG);
+    wrong += TAKEN(tutti_allreduce(in, out, SIZE_MAX / 2, TUTTI_FLOAT64, TUTTI_SUM, comm),
+                   TUTTI_ERR_ARG);
+    wrong += says(rank, "overflows");
+    wrong += TAKEN(tutti_send(in, 1, TUTTI_FLOAT32, rank, comm), TUTTI_ERR_ARG);
+    wrong += TAKEN(tutti_group_end(), TUTTI_ERR_STATE);
+    wrong += TAKEN(tutti_allreduce(in, out, 4, TUTTI_FLOAT32, TUTTI_SUM, NULL), TUTTI_ERR_STATE);
+    wrong += TAKEN(tutti_op_destroy(comm, TUTTI_SUM), TUTTI_ERR_ARG);
+    /* Nothing moved: the communicator still works. */
+    wrong += OK(tutti_allreduce(NULL, NULL, 0, TUTTI_FLOAT32, TUTTI_SUM, comm));
+    wrong += OK(tutti_allreduce(in, out, 4, TUTTI_FLOAT32, TUTTI_SUM, comm));
+    return wrong;
+}
+
+static void test_comm_refuses_bad_arguments(void)
+{
+    run(WORLD_THREADS, 3, NULL, bad_arguments, NULL);
+}
+
+static void test_comm_refuses_stale_handles(void)
+{
+    tutti_comm *comm;
+    CU_ASSERT_EQUAL(tutti_comm_create_from_env(&comm), TUTTI_OK);
+    CU_ASSERT_EQUAL(tutti_barrier(comm), TUTTI_OK);
+    CU_ASSERT_EQUAL(tutti_comm_destroy(comm), TUTTI_OK);
+    CU_ASSERT_EQUAL(tutti_barrier(comm), TUTTI_ERR_STATE);
+    CU_ASSERT_PTR_NOT_NULL(strstr(tutti_last_error(), "destroyed"));
+    CU_ASSERT_EQUAL(tutti_comm_destroy(comm), TUTTI_ERR_STATE);
+    CU_ASSERT_EQUAL(tutti_comm_destroy(NULL), TUTTI_OK);
+    setenv("TUTTI_LANES", "99", 1);
+    CU_ASSERT_EQUAL(tutti_comm_create_from_env(&comm), TUTTI_ERR_SETTING);
+    CU_ASSERT_PTR_NOT_NULL(strstr(tutti_last_error(), "TUTTI_LANES"));
+    unsetenv("TUTTI_LANES");
+    setenv("TUTTI_ALGO", "allreduce:nonsense", 1);
+    CU_ASSERT_EQUAL(tutti_comm_create_from_env(&comm), TUTTI_ERR_SETTING);
+    unsetenv("TUTTI_ALGO");
+}
+
+/* ---- requests, groups, operations ------------------------------------------------------------- */
+
+static int requests(tutti_comm *comm, int rank, int size, void *context)
+{
+    enum { OPS = 8, COUNT = 5000 };
+    static _Thread_local float in[OPS][COUNT], out[OPS][COUNT];
+    tutti_request *list[OPS];
+    int wrong = 0, done = 0;
+    (void)context;
+    for (int o = 0; o < OPS; o++) {
+        for (int i = 0; i < COUNT; i++)
+            in[o][i] = (float)(rank + o);
+        wrong += OK(tutti_allreduce_start(in[o], out[o], COUNT, TUTTI_FLOAT32, TUTTI_SUM, comm,
+                                          &list[o]));
+    }
+    while (!done && !wrong)
+        wrong += OK(tutti_test(&list[0], &done));
+    wrong += OK(tutti_wait_all(OPS, list));
+    for (int o = 0; o < OPS; o++) {
+        float want = (float)(size * o + size * (size - 1) / 2);
+        wrong += world_check(rank, out[o][COUNT - 1] == want, "operation %d: %g, expected %g", o,
+                             (double)out[o][COUNT - 1], (double)want);
+    }
+    return wrong;
+}
+
+static int ring_exchange(tutti_comm *comm, int rank, int size, void *context)
+{
+    size_t count = *(size_t *)context;
+    int *in = calloc(count + 1, sizeof *in), *out = calloc(count + 1, sizeof *out);
+    int *self = calloc(count + 1, sizeof *self);
+    int next = (rank + 1) % size, last = (rank + size - 1) % size, wrong = 0;
+    for (size_t i = 0; i < count; i++)
+        in[i] = rank * 1000 + (int)(i % 1000);
+    for (int round = 0; round < 3; round++) {
+        wrong += OK(tutti_group_start());
+        wrong += OK(tutti_send(in, count, TUTTI_INT32, next, comm));
+        wrong += OK(tutti_recv(out, count, TUTTI_INT32, last, comm));
+        wrong += OK(tutti_send(in, count, TUTTI_INT32, rank, comm));
+        wrong += OK(tutti_recv(self, count, TUTTI_INT32, rank, comm));
+        wrong += OK(tutti_group_end());
+    }
+    if (count > 0) {
+        wrong += world_check(rank, out[count - 1] == last * 1000 + (int)((count - 1) % 1000), "ring");
+        wrong += world_check(rank, self[count - 1] == in[count - 1], "self");
+    }
+    /* Started sends and receives, receives issued last: no order between them can hang. */
+    tutti_request *list[2] = {NULL, NULL};
+    if (size > 1) {
+        wrong += OK(tutti_send_start(in, count, TUTTI_INT32, next, comm, &list[0]));
+        wrong += OK(tutti_barrier(comm));
+        wrong += OK(tutti_recv_start(out, count, TUTTI_INT32, last, comm, &list[1]));
+        wrong += OK(tutti_wait_all(2, list));
+    }
+    free(in);
+    free(out);
+    free(self);
+    return wrong;
+}
+
+static void test_comm_requests(void)
+{
+    run(WORLD_THREADS, 4, NULL, requests, NULL);
+    run(WORLD_PROCESSES, 3, shm, requests, NULL);
+    run(WORLD_PROCESSES, 2, tcp, requests, NULL);
+}
+
+static void test_comm_send_and_receive(void)
+{
+    for (size_t count = 0; count < 2000000; count = count * 40 + 1) {
+        run(WORLD_THREADS, 5, NULL, ring_exchange, &count);
+        run(WORLD_PROCESSES, 3, shm, ring_exchange, &count);
+        run(WORLD_PROCESSES, 2, tcp, ring_exchange, &count);
+    }
+}
+
+static void add_ints(const void *in, void *inout, size_t count, tutti_dtype dtype, void *context)
+{
+    const int *a = in;
+    int *b = inout;
+    (void)dtype;
+    for (size_t i = 0; i < count; i++)
+        b[i] += a[i] + *(int *)context;
+}
+
+static int own_operations(tutti_comm *comm, int rank, int size, void *context)
+{
+    float scalar = 0.5f, in[3] = {2, 4, 6}, out[3];
+    int ints[100], sums[100], one = 1, wrong = 0;
+    tutti_op half, add;
+    (void)context;
+    wrong += OK(tutti_op_create_premulsum(comm, &scalar, TUTTI_FLOAT32, &half));
+    wrong += OK(tutti_op_create(comm, add_ints, &one, &add));
+    wrong += OK(tutti_allreduce(in, out, 3, TUTTI_FLOAT32, half, comm));
+    wrong += world_check(rank, out[2] == 3.0f * (float)size && in[2] == 6, "premulsum %g",
+                         (double)out[2]);
+    wrong += OK(tutti_allreduce(in, out, 3, TUTTI_FLOAT32, TUTTI_AVG, comm));
+    wrong += world_check(rank, out[1] == 4, "average %g", (double)out[1]);
+    for (int i = 0; i < 100; i++)
+        ints[i] = i;
+    wrong += OK(tutti_allreduce(ints, sums, 100, TUTTI_INT32, add, comm));
+    wrong += world_check(rank, sums[7] == 7 * size + size - 1, "own function %d", sums[7]);
+    wrong += TAKEN(tutti_allreduce(ints, sums, 100, TUTTI_INT32, half, comm), TUTTI_ERR_ARG);
+    wrong += OK(tutti_op_destroy(comm, half));
+    wrong += TAKEN(tutti_allreduce(in, out, 3, TUTTI_FLOAT32, half, comm), TUTTI_ERR_ARG);
+    return wrong;
+}
+
+static void test_comm_own_operations(void)
+{
+    run(WORLD_THREADS, 5, NULL, own_operations, NULL);
+    run(WORLD_PROCESSES, 4, shm, own_operations, NULL);
+    run(WORLD_PROCESSES, 3, tcp, own_operations, NULL);
+}
+
+static int splitting(tutti_comm *comm, int rank, int size, void *context)
+{
+    tutti_comm *half = NULL, *copy = NULL;
+    int wrong = 0, color = rank == size - 1 ? TUTTI_NO_COLOR : rank % 2, new_rank, new_size;
+    (void)context;
+    wrong += OK(tutti_comm_split(comm, color, -rank, &half));
+    wrong += OK(tutti_comm_dup(comm, &copy));
+    if (color == TUTTI_NO_COLOR) {
+        wrong += world_check(rank, half == NULL, "no color");
+    } else {
+        int value = rank, total = 0, members = (size - 1 + (color == 0)) / 2, want = 0;
+        wrong += OK(tutti_comm_rank(half, &new_rank));
+        wrong += OK(tutti_comm_size(half, &new_size));
+        for (int r = color; r < size - 1; r += 2)
+            want += r;
+        wrong += world_check(rank, new_size == members && new_rank == members - 1 - rank / 2,
+                             "rank %d of %d", new_rank, new_size);
+        wrong += OK(tutti_allreduce(&value, &total, 1, TUTTI_INT32, TUTTI_SUM, half));
+        wrong += world_check(rank, total == want, "sum %d, expected %d", total, want);
+    }
+    wrong += OK(tutti_barrier(copy));
+    wrong += OK(tutti_comm_finalize(copy));
+    wrong += OK(tutti_comm_destroy(copy));
+    wrong += OK(tutti_comm_destroy(half));
+    wrong += OK(tutti_barrier(comm));
+    return wrong;
+}
+
+static void test_comm_split_and_dup(void)
+{
+    run(WORLD_THREADS, 6, NULL, splitting, NULL);
+    run(WORLD_PROCESSES, 5, shm, splitting, NULL);
+    run(WORLD_PROCESSES, 3, tcp, splitting, NULL);
+}
+
+/* ---- disagreement, death, stop, abort, fork --------------------------------------------------- */
+
+enum difference { DIFFERENT_COUNT, DIFFERENT_TYPE, DIFFERENT_OP, DIFFERENT_COLL, DIFFERENT_ROOT };
+
+struct mismatch {
+    enum difference what;
+    size_t count;
+};
+
+static tutti_status deviate(const struct mismatch *m, int odd, void *in, void *out, tutti_comm *comm)
+{
+    size_t n = m->count;
+    switch (m->what) {
+    case DIFFERENT_COUNT:
+        return tutti_allreduce(in, out, n - (odd ? n / 3 : 0), TUTTI_FLOAT32, TUTTI_SUM, comm);
+    case DIFFERENT_TYPE:
+        return tutti_allreduce(in, out, n, odd ? TUTTI_INT32 : TUTTI_FLOAT32, TUTTI_SUM, comm);
+    case DIFFERENT_OP:
+        return tutti_allreduce(in, out, n, TUTTI_FLOAT32, odd ? TUTTI_MAX : TUTTI_SUM, comm);
+    case DIFFERENT_COLL:
+        return odd ? tutti_broadcast(in, out, n, TUTTI_FLOAT32, 1, comm)
+                   : tutti_allreduce(in, out, n, TUTTI_FLOAT32, TUTTI_SUM, comm);
+    default:
+        return tutti_broadcast(in, out, n, TUTTI_FLOAT32, odd ? 1 : 0, comm);
+    }
+}
+
+static int disagree(tutti_comm *comm, int rank, int size, void *context)
+{
+    const struct mismatch *m = context;
+    float *in = calloc(m->count, 4), *out = calloc(m->count, 4);
+    int wrong = OK(tutti_allreduce(in, out, 1, TUTTI_FLOAT32, TUTTI_SUM, comm));
+    double start = seconds();
+    tutti_status status = deviate(m, rank == 1, in, out, comm);
+    /* A root that only sends may finish before it can know; it learns at its next call. */
+    if (status == TUTTI_OK)
+        status = tutti_barrier(comm);
+    wrong += world_check(rank, status == TUTTI_ERR_MISMATCH, "difference %d: %s: %s", m->what,
+                         tutti_status_string(status), tutti_last_error());
+    wrong += says(rank, "ranks disagree");
+    wrong += says(rank, "rank 1 (host ");
+    wrong += world_check(rank, seconds() - start < 5, "took %.1f s", seconds() - start);
+    wrong += TAKEN(tutti_barrier(comm), TUTTI_ERR_MISMATCH);
+    (void)size;
+    free(in);
+    free(out);
+    return wrong;
+}
+
+static void mismatches(enum world_kind kind, int size, const char *const *settings)
+{
+    for (size_t count = 30; count <= 300000; count *= 10000) {
+        for (int what = DIFFERENT_COUNT; what <= DIFFERENT_ROOT; what++) {
+            struct mismatch m = {(enum difference)what, count};
+            run(kind, size, settings, disagree, &m);
+        }
+    }
+}
+
+static void test_comm_names_both_sides_of_a_mismatch(void)
+{
+    mismatches(WORLD_THREADS, 4, NULL);
+    mismatches(WORLD_PROCESSES, 4, shm);
+    mismatches(WORLD_PROCESSES, 4, tcp);
+    mismatches(WORLD_PROCESSES, 2, shm);
+}
+
+static int die(tutti_comm *comm, int rank, int size, void *context)
+{
+    size_t count = *(size_t *)context;
+    float *in = calloc(count, 4), *out = calloc(count, 4);
+    tutti_status status = TUTTI_OK;
+    int wrong = OK(tutti_allreduce(in, out, count, TUTTI_FLOAT32, TUTTI_SUM, comm));
+    (void)size;
+    for (int i = 0; i < 1000000 && status == TUTTI_OK; i++) {
+        if (rank == 2 && i == 50)
+            raise(SIGKILL);
+        status = tutti_allreduce(in, out, count, TUTTI_FLOAT32, TUTTI_SUM, comm);
+    }
+    wrong += world_check(rank, status == TUTTI_ERR_PEER, "%s: %s", tutti_status_string(status),
+                         tutti_last_error());
+    wrong += says(rank, "rank 2 (host ");
+    free(in);
+    free(out);
+    return wrong;
+}
+
+static void deaths(const char *const *settings)
+{
+    for (size_t count = 2; count < 3000000; count *= 1000) {
+        struct world world = {.kind = WORLD_PROCESSES,
+                              .size = 4,
+                              .settings = settings,
+                              .limit_s = 12,
+                              .doomed = 3};
+        double start = seconds();
+        CU_ASSERT_EQUAL(world_run(&world, die, &count), 0);
+        CU_ASSERT(seconds() - start < 8);
+    }
+}
+
+static void test_comm_names_the_rank_that_died(void)
+{
+    deaths(shm);
+    deaths(tcp);
+}
+
+static int stop(tutti_comm *comm, int rank, int size, void *context)
+{
+    int value = rank, total, wrong = OK(tutti_barrier(comm));
+    (void)size;
+    (void)context;
+    if (rank == 1) {
+        usleep(1500000);
+        return wrong;
+    }
+    tutti_status status = tutti_allreduce(&value, &total, 1, TUTTI_INT32, TUTTI_SUM, comm);
+    wrong += world_check(rank, status == TUTTI_ERR_TIMEOUT, "%s: %s", tutti_status_string(status),
+                         tutti_last_error());
+    wrong += says(rank, "waited 500 ms");
+    return wrong;
+}
+
+static void test_comm_bounds_every_wait(void)
+{
+    static const char *const a[] = {"TUTTI_TIMEOUT_MS=500", "TUTTI_TRANSPORTS=shm", NULL};
+    static const char *const b[] = {"TUTTI_TIMEOUT_MS=500", "TUTTI_TRANSPORTS=tcp", NULL};
+    static const char *const c[] = {"TUTTI_TIMEOUT_MS=500", NULL};
+    run(WORLD_PROCESSES, 3, a, stop, NULL);
+    run(WORLD_PROCESSES, 3, b, stop, NULL);
+    run(WORLD_THREADS, 3, c, stop, NULL);
+}
+
+static void *abort_soon(void *argument)
+{
+    usleep(100000);
+    tutti_comm_abort(argument);
+    return NULL;
+}
+
+static int aborting(tutti_comm *comm, int rank, int size, void *context)
+{
+    int value = rank, total, wrong = OK(tutti_barrier(comm));
+    pthread_t helper;
+    (void)size;
+    (void)context;
+    if (rank == 0) {
+        usleep(400000);
+        return wrong;
+    }
+    if (rank == 1)
+        pthread_create(&helper, NULL, abort_soon, comm);
+    double start = seconds();
+    tutti_status status = tutti_allreduce(&value, &total, 1, TUTTI_INT32, TUTTI_SUM, comm);
+    wrong += world_check(rank, status == (rank == 1 ? TUTTI_ERR_ABORTED : TUTTI_ERR_PEER),
+                         "%s: %s", tutti_status_string(status), tutti_last_error());
+    wrong += says(rank, "rank 1 (host ");
+    wrong += says(rank, "aborted");
+    wrong += world_check(rank, seconds() - start < 3, "took %.1f s", seconds() - start);
+    if (rank == 1)
+        pthread_join(helper, NULL);
+    return wrong;
+}
+
+static void test_comm_abort_ends_every_wait(void)
+{
+    run(WORLD_THREADS, 4, NULL, aborting, NULL);
+    run(WORLD_PROCESSES, 4, shm, aborting, NULL);
+    run(WORLD_PROCESSES, 4, tcp, aborting, NULL);
+}
+
+static int forking(tutti_comm *comm, int rank, int size, void *context)
+{
+    int value = rank, total = 0, wrong = OK(tutti_barrier(comm));
+    (void)context;
+    fflush(NULL);
+    pid_t child = fork();
+    if (child == 0) {
+        int bad = tutti_barrier(comm) != TUTTI_ERR_FORKED;
+        bad += tutti_comm_destroy(comm) != TUTTI_OK;
+        _exit(bad);
+    }
+    int status;
+    waitpid(child, &status, 0);
+    wrong += world_check(rank, WIFEXITED(status) && WEXITSTATUS(status) == 0, "child: 0x%x",
+                         (unsigned)status);
+    wrong += OK(tutti_allreduce(&value, &total, 1, TUTTI_INT32, TUTTI_SUM, comm));
+    wrong += world_check(rank, total == size * (size - 1) / 2, "sum %d", total);
+    return wrong;
+}
+
+static void test_comm_survives_a_fork(void)
+{
+    run(WORLD_PROCESSES, 3, shm, forking, NULL);
+    run(WORLD_PROCESSES, 3, tcp, forking, NULL);
+}
+
+int main(int argc, char **argv)
+{
+    static const struct suite_test tests[] = {
+        {"refuses_bad_arguments", test_comm_refuses_bad_arguments},
+        {"refuses_stale_handles", test_comm_refuses_stale_handles},
+        {"requests", test_comm_requests},
+        {"send_and_receive", test_comm_send_and_receive},
+        {"own_operations", test_comm_own_operations},
+        {"split_and_dup", test_comm_split_and_dup},
+        {"names_both_sides_of_a_mismatch", test_comm_names_both_sides_of_a_mismatch},
+        {"names_the_rank_that_died", test_comm_names_the_rank_that_died},
+        {"bounds_every_wait", test_comm_bounds_every_wait},
+        {"abort_ends_every_wait", test_comm_abort_ends_every_wait},
+        {"survives_a_fork", test_comm_survives_a_fork},
+    };
+    return suite_run("comm", tests, sizeof tests / sizeof *tests, argc, argv);
+}

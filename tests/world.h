@@ -1,0 +1,27 @@
+/* world.h: runs a function as every rank of a communicator, as threads or as processes. */
+#ifndef TESTS_WORLD_H
+#define TESTS_WORLD_H
+
+#include "tutti/tutti.h"
+
+enum world_kind { WORLD_THREADS, WORLD_PROCESSES };
+
+/* Returns the number of things that were wrong at this rank; prints what it finds wrong. */
+typedef int world_fn(tutti_comm *comm, int rank, int size, void *context);
+
+struct world {
+    enum world_kind kind;
+    int size;
+    const char *const *settings; /* "TUTTI_X=value", NULL-terminated; NULL: none */
+    unsigned limit_s;            /* processes: all are killed after this; 0: 60 */
+    int doomed;                  /* 1 + a rank that is expected to be killed; 0: none */
+};
+
+/* The sum of what the ranks returned; a rank that could not make its communicator, crashed or ran
+ * into the limit counts as 1,000. */
+int world_run(const struct world *world, world_fn *function, void *context);
+
+/* Prints a complaint with its rank and counts 1 when ok is false: wrong += world_check(...). */
+int world_check(int rank, int ok, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+#endif
