@@ -1,0 +1,85 @@
+/* ring.h: one direction of one lane in memory that two ranks share, whether threads or processes.
+ *
+ *   sender's line      revoked
+ *   receiver's line    consumed, reads_foreign
+ *   slots[n]           one cache line each: stamp, kind, length, tag, 24 bytes of payload
+ *   data[d]            payload too long for its slot, in whole lines, used as a queue of bytes
+ *
+ * The k-th slot ever written (k counts from 0) lies at slots[k mod n] and is announced by storing
+ * k + 1 into its stamp, last, with release order; nothing but a stamp is ever stored there, so that
+ * no old payload can look like a new slot. A message of at most 24 bytes moves exactly one cache
+ * line. The receiver counts the slots it is done with in `consumed`, which gives the sender room
+ * and tells it that bytes read in place are no longer needed.
+ *
+ * Both ends compute the place of a payload in data[] from lengths alone, so a receiver never
+ * follows a position that its peer wrote. */
+#ifndef TRANSPORTS_RING_H
+#define TRANSPORTS_RING_H
+
+#include <stdatomic.h>
+
+#include "transports/transport.h"
+
+#define RING_LINE      64u /* bytes of a cache line */
+#define RING_INLINE    24u /* payload bytes inside a slot: what header and tag leave of a line */
+#define RING_SLOTS_MAX 64u /* more would only take cache; fewer where ranks are many */
+
+enum slot_kind {
+    SLOT_EAGER,   /* first piece of a message whose bytes come through the ring */
+    SLOT_MORE,    /* a later piece of it */
+    SLOT_REGION,  /* the bytes lie in place: word[0] names the region, word[1] the offset in it */
+    SLOT_FOREIGN, /* the bytes lie in the sender's address space, at word[0] */
+};
+
+struct slot {
+    _Atomic uint32_t stamp;
+    _Atomic uint32_t kind;
+    _Atomic uint64_t len; /* of the whole message */
+    struct tag tag;
+    union {
+        uint8_t bytes[RING_INLINE];
+        uint64_t word[RING_INLINE / 8];
+    };
+};
+_Static_assert(sizeof(struct slot) == RING_LINE, "a slot is one cache line");
+
+struct ring {
+    _Alignas(RING_LINE) _Atomic uint32_t revoked; /* the sender withdrew what it offered in place */
+    _Alignas(RING_LINE) _Atomic uint32_t consumed;
+    _Atomic uint32_t reads_foreign; /* the receiver can read the sender's address space */
+    _Alignas(RING_LINE) struct slot slots[];
+};
+
+/* Extent of every ring of one link; both ends agree on it when the link is made. */
+struct ring_shape {
+    uint32_t slots;      /* power of two, <= RING_SLOTS_MAX */
+    uint32_t data_bytes; /* power of two, at least 4 * RING_LINE */
+};
+
+static inline size_t ring_bytes(const struct ring_shape *shape)
+{
+    return sizeof(struct ring) + (size_t)shape->slots * sizeof(struct slot) + shape->data_bytes;
+}
+static inline uint8_t *ring_data(struct ring *ring, const struct ring_shape *shape)
+{
+    return (uint8_t *)&ring->slots[shape->slots];
+}
+/* Most bytes of one piece: a quarter of the data, so that sender and receiver work at the same time
+ * on different pieces. A multiple of a line, hence of every element size. */
+static inline uint32_t ring_piece(const struct ring_shape *shape)
+{
+    return shape->data_bytes / 4;
+}
+/* Where in data[] the next piece of n bytes lies, as a count that never wraps; a piece is never
+ * split at the end of data[], the rest of the lap is skipped. */
+static inline uint64_t ring_place(uint64_t at, uint32_t n, uint32_t data_bytes)
+{
+    uint32_t left = data_bytes - (uint32_t)(at & (data_bytes - 1));
+    return n > left ? at + left : at;
+}
+static inline uint32_t ring_round(size_t n)
+{
+    return (uint32_t)((n + RING_LINE - 1) & ~(size_t)(RING_LINE - 1));
+}
+
+#endif

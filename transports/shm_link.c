@@ -1,0 +1,597 @@
+/* shm_link.c: how a link between two processes of one host is made, and how its end is noticed.
+ *
+ * The lower rank dials: it makes the rings, connects to the acceptor's abstract socket and sends
+ * its hello, its proof of the communicator's secret and the rings' descriptor in one packet; the
+ * acceptor need not be inside the library for that. The acceptor checks user and proof, maps the
+ * rings and answers with its own proof. The challenge of the acceptor travels in its address, so
+ * nobody waits for a round trip.
+ *
+ * The socket's end of file means that the peer's process is gone; a descriptor of the process
+ * itself (pidfd) says so too when a forked child still holds the socket. A farewell before it means
+ * that the peer closed in order.
+ *
+ * Invariant: everything read from a socket is checked before it is used, and a connection that does
+ * not say hello costs one place in a table until it is dropped. */
+#include <errno.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "transports/shm.h"
+
+#ifndef SO_PEERPIDFD
+#define SO_PEERPIDFD 77
+#endif
+
+#define EVENTS_PER_CALL 32 /* epoll events taken at once; the rest come with the next call */
+#define FLUSH_MS        100
+
+/* What an epoll event is about: kind in the high half, rank or place in the low. */
+enum watched { WATCH_LISTENER, WATCH_STRANGER, WATCH_SOCKET, WATCH_EXIT };
+
+static bool watch(struct shm *shm, int fd, enum watched kind, uint32_t index)
+{
+    struct epoll_event event = {.events = EPOLLIN, .data.u64 = (uint64_t)kind << 32 | index};
+    return epoll_ctl(shm->epoll, EPOLL_CTL_ADD, fd, &event) == 0;
+}
+
+static socklen_t socket_name(const struct shm_address *address, struct sockaddr_un *name)
+{
+    *name = (struct sockaddr_un){.sun_family = AF_UNIX};
+    char *at = name->sun_path + 1; /* a leading zero: abstract */
+    at += sprintf(at, "tutti-");
+    for (size_t i = 0; i < sizeof address->name; i++)
+        at += sprintf(at, "%02x", address->name[i]);
+    return (socklen_t)(at - (char *)name);
+}
+
+tutti_status shm_listen(struct shm *shm)
+{
+    struct sockaddr_un name;
+    socklen_t len = socket_name(&shm->address, &name);
+    shm->epoll = epoll_create1(EPOLL_CLOEXEC);
+    shm->listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (shm->epoll < 0 || shm->listener < 0)
+        return fail_errno(TUTTI_ERR_SYSTEM, "shm: a socket to listen on");
+    if (bind(shm->listener, (struct sockaddr *)&name, len) < 0 ||
+        listen(shm->listener, SOMAXCONN) < 0 || !watch(shm, shm->listener, WATCH_LISTENER, 0))
+        return fail_errno(TUTTI_ERR_SYSTEM, "shm: listening on an abstract Unix socket");
+    return TUTTI_OK;
+}
+
+/* ---- packets ---- */
+
+static size_t packet_bytes(uint32_t kind)
+{
+    size_t head = offsetof(struct shm_packet, hello);
+    switch (kind) {
+    case SHM_HELLO:
+    case SHM_ANSWER:
+        return head + sizeof((struct shm_packet *)0)->hello;
+    case SHM_REGION:
+    case SHM_GONE:
+        return head + sizeof((struct shm_packet *)0)->region;
+    case SHM_NOTICE:
+        return head + sizeof(struct notice);
+    case SHM_BYE:
+        return head;
+    default:
+        return 0;
+    }
+}
+
+static bool packet_write(struct shm *shm, int to, struct shm_packet *packet, int fd)
+{
+    union {
+        struct cmsghdr header;
+        char bytes[CMSG_SPACE(sizeof(int))];
+    } control = {0};
+    struct iovec part = {packet, packet_bytes(packet->kind)};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+    packet->rank = shm->local.config->rank;
+    if (fd >= 0) {
+        message.msg_control = control.bytes;
+        message.msg_controllen = sizeof control.bytes;
+        control.header = (struct cmsghdr){
+            .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof fd)};
+        memcpy(CMSG_DATA(&control.header), &fd, sizeof fd);
+    }
+    shm->local.stats.syscalls++;
+    ssize_t sent;
+    do
+        sent = sendmsg(to, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+    while (sent < 0 && errno == EINTR);
+    return sent == (ssize_t)part.iov_len;
+}
+
+bool shm_packet_send(struct shm *shm, struct shm_link *link, struct shm_packet *packet, int fd)
+{
+    return link->state == SHM_UP && link->fd >= 0 && packet_write(shm, link->fd, packet, fd);
+}
+
+enum packet_got { PACKET_NONE, PACKET_ONE, PACKET_END, PACKET_BAD };
+
+/* *fd is the descriptor that came with it, to be taken, or -1. */
+static enum packet_got packet_read(struct shm *shm, int from, struct shm_packet *packet, int *fd)
+{
+    union {
+        struct cmsghdr header;
+        char bytes[CMSG_SPACE(sizeof(int))];
+    } control;
+    struct iovec part = {packet, sizeof *packet};
+    struct msghdr message = {.msg_iov = &part,
+                             .msg_iovlen = 1,
+                             .msg_control = control.bytes,
+                             .msg_controllen = sizeof control.bytes};
+    shm->local.stats.syscalls++;
+    *fd = -1;
+    ssize_t got;
+    /* Reset says that the peer closed with something of ours unread; what it sent is still here. */
+    do
+        got = recvmsg(from, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    while (got < 0 && (errno == EINTR || errno == ECONNRESET));
+    if (got < 0)
+        return errno == EAGAIN ? PACKET_NONE : PACKET_END;
+    const struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+    if (header && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS &&
+        header->cmsg_len == CMSG_LEN(sizeof *fd))
+        memcpy(fd, CMSG_DATA(header), sizeof *fd);
+    if (got == 0)
+        return PACKET_END;
+    if ((size_t)got >= offsetof(struct shm_packet, hello) &&
+        (size_t)got == packet_bytes(packet->kind))
+        return PACKET_ONE;
+    if (*fd >= 0)
+        close(*fd);
+    *fd = -1;
+    return PACKET_BAD;
+}
+
+/* ---- making a link ---- */
+
+tutti_status shm_link_new(struct shm *shm, uint32_t peer, struct shm_link **link)
+{
+    struct shm_link *made = calloc(1, sizeof *made);
+    if (!made)
+        return fail(TUTTI_ERR_NOMEM, "shm: no memory for a link to %s", shm_peer_name(shm, peer));
+    made->fd = made->exit_fd = -1;
+    tutti_status status = local_link_init(&shm->local, &made->base, peer);
+    if (status != TUTTI_OK) {
+        local_link_free(&shm->local, &made->base);
+        free(made);
+        return status;
+    }
+    made->state = SHM_WAITING;
+    made->ours_generation = mem_generation();
+    shm->pending_links++;
+    *link = made;
+    return TUTTI_OK;
+}
+
+static void set_state(struct shm *shm, struct shm_link *link, enum shm_state state)
+{
+    bool was = link->state == SHM_WAITING || link->state == SHM_DIALING;
+    bool is = state == SHM_WAITING || state == SHM_DIALING;
+    shm->pending_links += is;
+    shm->pending_links -= was;
+    link->state = state;
+}
+
+/* A forked child may hold a copy of the descriptor, which keeps it in the epoll set when closed. */
+static void unwatch_close(struct shm *shm, int *fd)
+{
+    if (*fd >= 0) {
+        epoll_ctl(shm->epoll, EPOLL_CTL_DEL, *fd, NULL);
+        close(*fd);
+    }
+    *fd = -1;
+}
+
+static void close_descriptors(struct shm *shm, struct shm_link *link)
+{
+    unwatch_close(shm, &link->fd);
+    unwatch_close(shm, &link->exit_fd);
+}
+
+static void link_end(struct shm *shm, struct shm_link *link, tutti_status status, bool quiet,
+                     const char *sentence)
+{
+    char copy[SENTENCE_MAX];
+    snprintf(copy, sizeof copy, "%s", sentence); /* it may be the thread's last, soon overwritten */
+    set_state(shm, link, SHM_DOWN);
+    local_link_fail(&shm->local, &link->base, status, quiet, copy);
+    close_descriptors(shm, link);
+}
+
+/* Who is at the other end of a socket: TUTTI_ERR_AUTH if another user. */
+static tutti_status check_user(int fd, pid_t *pid)
+{
+    struct ucred who;
+    socklen_t len = sizeof who;
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &len) < 0)
+        return fail_errno(TUTTI_ERR_SYSTEM, "shm: the user at the other end of a socket");
+    if (who.uid != geteuid())
+        return fail(TUTTI_ERR_AUTH, "shm: a process of user %u answered, not of user %u", who.uid,
+                    geteuid());
+    *pid = who.pid;
+    return TUTTI_OK;
+}
+
+/* A descriptor that becomes readable when the peer's process ends. Optional: without it (an old
+ * kernel, too many files) the socket's end of file remains. */
+static void watch_exit(struct shm *shm, struct shm_link *link)
+{
+    socklen_t len = sizeof link->exit_fd;
+    if (getsockopt(link->fd, SOL_SOCKET, SO_PEERPIDFD, &link->exit_fd, &len) < 0)
+        link->exit_fd = link->pid > 0 ? (int)syscall(SYS_pidfd_open, link->pid, 0) : -1;
+    if (link->exit_fd >= 0 && !watch(shm, link->exit_fd, WATCH_EXIT, link->base.peer)) {
+        close(link->exit_fd);
+        link->exit_fd = -1;
+    }
+}
+
+static tutti_status say_hello(struct shm *shm, struct shm_link *link, int rings)
+{
+    struct shm_packet packet = {.kind = SHM_HELLO};
+    tutti_status status = auth_hello(&link->auth, packet.hello.hello);
+    if (status == TUTTI_OK)
+        status = auth_take_hello(&link->auth, link->address.hello);
+    if (status == TUTTI_OK)
+        status = auth_proof(&link->auth, packet.hello.proof);
+    if (status != TUTTI_OK)
+        return status;
+    packet.hello.self = (struct shm_self){(uintptr_t)&shm->self, atomic_load(&shm->self)};
+    packet.hello.shape = shm_ring_shape(shm->local.config);
+    if (!packet_write(shm, link->fd, &packet, rings))
+        return fail_errno(TUTTI_ERR_PEER, "shm: greeting %s", shm_peer_name(shm, link->base.peer));
+    return TUTTI_OK;
+}
+
+/* Connects; TUTTI_IN_PROGRESS when the acceptor's backlog is full. */
+static tutti_status dial(struct shm *shm, struct shm_link *link)
+{
+    const char *peer = shm_peer_name(shm, link->base.peer);
+    struct sockaddr_un name;
+    socklen_t len = socket_name(&link->address, &name);
+    link->fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (link->fd < 0)
+        return fail_errno(TUTTI_ERR_SYSTEM, "shm: a socket to %s", peer);
+    if (connect(link->fd, (struct sockaddr *)&name, len) < 0) {
+        if (errno == EAGAIN || errno == EINTR) {
+            close(link->fd);
+            link->fd = -1;
+            return TUTTI_IN_PROGRESS;
+        }
+        return fail(TUTTI_ERR_PEER, "%s has left the communicator or died (%s)", peer,
+                    strerror(errno));
+    }
+    return check_user(link->fd, &link->pid);
+}
+
+void shm_link_dial(struct shm *shm, struct shm_link *link)
+{
+    set_state(shm, link, SHM_DIALING);
+    tutti_status status = dial(shm, link);
+    if (status == TUTTI_IN_PROGRESS)
+        return;
+    int rings = -1;
+    if (status == TUTTI_OK)
+        status = shm_rings_make(shm, link, &rings);
+    if (status == TUTTI_OK)
+        status = say_hello(shm, link, rings);
+    if (rings >= 0)
+        close(rings);
+    if (status == TUTTI_OK && !watch(shm, link->fd, WATCH_SOCKET, link->base.peer))
+        status = fail_errno(TUTTI_ERR_SYSTEM, "shm: watching the link to %s",
+                            shm_peer_name(shm, link->base.peer));
+    if (status != TUTTI_OK) {
+        link_end(shm, link, status, status == TUTTI_ERR_PEER, status_sentence());
+        return;
+    }
+    set_state(shm, link, SHM_UP);
+    watch_exit(shm, link);
+}
+
+/* The acceptor's side: who is it, and does it know the secret? */
+static tutti_status hello_check(struct shm *shm, const struct shm_packet *packet, pid_t *pid,
+                                int fd, struct shm_packet *answer)
+{
+    struct auth auth = shm->auth;
+    struct ring_shape mine = shm_ring_shape(shm->local.config);
+    tutti_status status = check_user(fd, pid);
+    if (status == TUTTI_OK)
+        status = auth_take_hello(&auth, packet->hello.hello);
+    if (status == TUTTI_OK)
+        status = auth_check_proof(&auth, packet->hello.proof);
+    if (status == TUTTI_OK)
+        status = auth_proof(&auth, answer->hello.proof);
+    if (status == TUTTI_OK &&
+        (packet->rank >= shm->local.config->rank || packet->hello.shape.slots != mine.slots ||
+         packet->hello.shape.data_bytes != mine.data_bytes))
+        status = fail(TUTTI_ERR_PROTOCOL, "shm: rank %u greeted as no peer would", packet->rank);
+    return status;
+}
+
+static tutti_status link_accept(struct shm *shm, int fd, const struct shm_packet *packet, int rings)
+{
+    struct shm_packet answer = {.kind = SHM_ANSWER};
+    pid_t pid = 0;
+    tutti_status status = hello_check(shm, packet, &pid, fd, &answer);
+    if (status != TUTTI_OK)
+        return status;
+    struct shm_link *link = shm_link_of(shm, packet->rank);
+    if (!link)
+        status = shm_link_new(shm, packet->rank, &link);
+    if (status != TUTTI_OK)
+        return status;
+    if (link->state != SHM_WAITING)
+        return fail(TUTTI_ERR_PROTOCOL, "shm: %s greeted twice", shm_peer_name(shm, packet->rank));
+    link->pid = pid;
+    link->self = packet->hello.self;
+    link->answered = true;
+    status = shm_rings_take(shm, link, rings);
+    answer.hello.self = (struct shm_self){(uintptr_t)&shm->self, atomic_load(&shm->self)};
+    answer.hello.shape = packet->hello.shape;
+    memcpy(answer.hello.hello, shm->address.hello, AUTH_HELLO_LEN);
+    if (status == TUTTI_OK && !packet_write(shm, fd, &answer, -1))
+        status = fail(TUTTI_ERR_PEER, "%s hung up", shm_peer_name(shm, packet->rank));
+    /* From here on the socket belongs to the link. */
+    struct epoll_event event = {.events = EPOLLIN,
+                                .data.u64 = (uint64_t)WATCH_SOCKET << 32 | packet->rank};
+    if (status == TUTTI_OK && epoll_ctl(shm->epoll, EPOLL_CTL_MOD, fd, &event) < 0)
+        status = fail_errno(TUTTI_ERR_SYSTEM, "shm: watching a link");
+    if (status != TUTTI_OK) {
+        link_end(shm, link, status, false, status_sentence());
+        return status;
+    }
+    link->fd = fd;
+    set_state(shm, link, SHM_UP);
+    watch_exit(shm, link);
+    shm_foreign_probe(shm, link);
+    return TUTTI_OK;
+}
+
+/* ---- strangers ---- */
+
+static void stranger_drop(struct shm *shm, struct stranger *stranger)
+{
+    unwatch_close(shm, &stranger->fd);
+    shm->stranger_count--;
+}
+
+static void stranger_read(struct shm *shm, struct stranger *stranger)
+{
+    struct shm_packet packet;
+    int rings;
+    if (stranger->fd < 0)
+        return;
+    enum packet_got got = packet_read(shm, stranger->fd, &packet, &rings);
+    if (got == PACKET_NONE)
+        return;
+    tutti_status status = TUTTI_ERR_PROTOCOL;
+    if (got == PACKET_ONE && packet.kind == SHM_HELLO && rings >= 0)
+        status = link_accept(shm, stranger->fd, &packet, rings);
+    if (rings >= 0)
+        close(rings);
+    if (status == TUTTI_OK) {
+        stranger->fd = -1;
+        shm->stranger_count--;
+        return;
+    }
+    if (got == PACKET_ONE)
+        log_at(LOG_LEVEL_WARN, (int)shm->local.config->rank, "a connection was refused: %s",
+               status_sentence());
+    stranger_drop(shm, stranger);
+}
+
+static void accept_strangers(struct shm *shm)
+{
+    while (shm->stranger_count < SHM_STRANGERS_MAX) {
+        shm->local.stats.syscalls++;
+        int fd = accept4(shm->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (fd < 0)
+            return; /* none, or no descriptors now: the dialer waits in the backlog */
+        uint32_t at = 0;
+        while (shm->strangers[at].fd >= 0)
+            at++;
+        shm->strangers[at] = (struct stranger){.fd = fd, .since_ms = clock_ms()};
+        shm->stranger_count++;
+        if (!watch(shm, fd, WATCH_STRANGER, at))
+            stranger_drop(shm, &shm->strangers[at]);
+        else
+            stranger_read(shm, &shm->strangers[at]);
+    }
+}
+
+static void drop_silent_strangers(struct shm *shm)
+{
+    uint64_t now = clock_ms();
+    for (uint32_t i = 0; i < SHM_STRANGERS_MAX && shm->stranger_count > 0; i++) {
+        if (shm->strangers[i].fd >= 0 && now - shm->strangers[i].since_ms > SHM_STRANGER_MS)
+            stranger_drop(shm, &shm->strangers[i]);
+    }
+}
+
+/* ---- a link's socket ---- */
+
+static void note_end(struct shm_link *link, tutti_status status, const char *sentence)
+{
+    if (link->ended)
+        return;
+    link->ended = status;
+    snprintf(link->ended_sentence, sizeof link->ended_sentence, "%s", sentence);
+}
+
+static void note_gone(struct shm *shm, struct shm_link *link)
+{
+    char sentence[SENTENCE_MAX];
+    const char *peer = shm_peer_name(shm, link->base.peer);
+    if (link->farewell)
+        snprintf(sentence, sizeof sentence, "%s has left the communicator", peer);
+    else if (!link->answered)
+        snprintf(sentence, sizeof sentence, "%s closed the connection without an answer", peer);
+    else
+        snprintf(sentence, sizeof sentence, "%s has died", peer);
+    note_end(link, TUTTI_ERR_PEER, sentence);
+}
+
+static tutti_status take_answer(struct shm *shm, struct shm_link *link,
+                                const struct shm_packet *packet)
+{
+    if (link->answered)
+        return fail(TUTTI_ERR_PROTOCOL, "shm: %s answered twice",
+                    shm_peer_name(shm, link->base.peer));
+    tutti_status status = auth_check_proof(&link->auth, packet->hello.proof);
+    if (status != TUTTI_OK)
+        return status;
+    link->answered = true;
+    link->self = packet->hello.self;
+    shm_foreign_probe(shm, link);
+    return TUTTI_OK;
+}
+
+static tutti_status take_packet(struct shm *shm, struct shm_link *link, struct shm_packet *packet,
+                                int *fd)
+{
+    if (packet->kind == SHM_ANSWER)
+        return take_answer(shm, link, packet);
+    if (!link->answered)
+        return fail(TUTTI_ERR_PROTOCOL, "shm: %s did not prove itself first",
+                    shm_peer_name(shm, link->base.peer));
+    if (packet->kind == SHM_REGION) {
+        int region = *fd;
+        *fd = -1;
+        return shm_region_add(shm, link, packet->region.id, packet->region.bytes, region);
+    }
+    if (packet->kind == SHM_GONE)
+        shm_region_drop(link, packet->region.id);
+    else if (packet->kind == SHM_NOTICE)
+        local_notice_keep(&shm->local, link->base.peer, &packet->notice);
+    else if (packet->kind == SHM_BYE)
+        link->farewell = true;
+    else
+        return fail(TUTTI_ERR_PROTOCOL, "shm: %s greeted twice",
+                    shm_peer_name(shm, link->base.peer));
+    return TUTTI_OK;
+}
+
+void shm_link_read(struct shm *shm, struct shm_link *link)
+{
+    while (link->fd >= 0 && !link->ended) {
+        struct shm_packet packet;
+        int fd;
+        enum packet_got got = packet_read(shm, link->fd, &packet, &fd);
+        if (got == PACKET_NONE)
+            return;
+        tutti_status status = TUTTI_OK;
+        if (got == PACKET_ONE)
+            status = take_packet(shm, link, &packet, &fd);
+        else if (got == PACKET_BAD)
+            status = fail(TUTTI_ERR_PROTOCOL, "shm: %s sent a packet of a wrong length",
+                          shm_peer_name(shm, link->base.peer));
+        if (fd >= 0)
+            close(fd);
+        if (status != TUTTI_OK)
+            note_end(link, status, status_sentence());
+        if (got == PACKET_END || link->farewell)
+            note_gone(shm, link);
+    }
+}
+
+/* Notices that found no room. */
+static void flush_notices(struct shm *shm, struct shm_link *link)
+{
+    while (link->waiting_count > 0) {
+        struct shm_packet packet = {.kind = SHM_NOTICE, .notice = link->waiting[0]};
+        if (!shm_packet_send(shm, link, &packet, -1))
+            return;
+        link->waiting_count--;
+        memmove(link->waiting, link->waiting + 1, link->waiting_count * sizeof *link->waiting);
+    }
+}
+
+tutti_status shm_link_notify(struct shm *shm, struct shm_link *link, const struct notice *notice)
+{
+    if (!link || link->state == SHM_DOWN)
+        return fail(TUTTI_ERR_PEER, "shm: no link to %s",
+                    link ? shm_peer_name(shm, link->base.peer) : "that rank");
+    if (link->waiting_count == SHM_NOTICES_MAX)
+        return fail(TUTTI_ERR_NOMEM, "shm: %s does not read its notices",
+                    shm_peer_name(shm, link->base.peer));
+    link->waiting[link->waiting_count++] = *notice;
+    flush_notices(shm, link);
+    return TUTTI_OK;
+}
+
+void shm_link_close(struct shm *shm, struct shm_link *link)
+{
+    local_link_drop(&shm->local, &link->base);
+    uint64_t deadline = clock_ms() + FLUSH_MS;
+    flush_notices(shm, link);
+    while (link->state == SHM_UP && link->waiting_count > 0 && clock_ms() < deadline) {
+        clock_sleep_us(1000);
+        flush_notices(shm, link);
+    }
+    struct shm_packet packet = {.kind = SHM_BYE};
+    shm_packet_send(shm, link, &packet, -1);
+    set_state(shm, link, SHM_DOWN);
+    close_descriptors(shm, link);
+    shm_memory_free(link);
+    local_link_free(&shm->local, &link->base);
+    auth_end(&link->auth);
+    free(link);
+}
+
+/* ---- the slow path ---- */
+
+static void handle(struct shm *shm, uint64_t what)
+{
+    uint32_t index = (uint32_t)what;
+    enum watched kind = (enum watched)(what >> 32);
+    if (kind == WATCH_LISTENER) {
+        accept_strangers(shm);
+    } else if (kind == WATCH_STRANGER) {
+        stranger_read(shm, &shm->strangers[index]);
+    } else {
+        struct shm_link *link = shm_link_of(shm, index);
+        if (!link)
+            return;
+        shm_link_read(shm, link);
+        if (kind == WATCH_EXIT)
+            note_gone(shm, link);
+    }
+}
+
+void shm_service(struct shm *shm)
+{
+    struct epoll_event events[EVENTS_PER_CALL];
+    shm->local.stats.syscalls++;
+    int count = epoll_wait(shm->epoll, events, EVENTS_PER_CALL, 0);
+    for (int i = 0; i < count; i++)
+        handle(shm, events[i].data.u64);
+    if (shm->stranger_count > 0)
+        drop_silent_strangers(shm);
+    for (uint32_t i = 0; i < shm->local.config->size; i++) {
+        struct shm_link *link = shm_link_of(shm, i);
+        if (!link || link->state == SHM_DOWN)
+            continue;
+        if (link->state == SHM_DIALING)
+            shm_link_dial(shm, link);
+        if (link->state == SHM_UP && link->waiting_count > 0)
+            flush_notices(shm, link);
+        if (link->state == SHM_UP)
+            shm_regions_sweep(shm, link);
+        if (link->ended && link->state != SHM_DOWN)
+            link_end(shm, link, link->ended, link->farewell || !link->answered,
+                     link->ended_sentence);
+    }
+}
