@@ -157,8 +157,9 @@ static bool read_number(const char *option, const char *text, uint64_t least, ui
     }
     bad = bad || (*end != '\0' && strcasecmp(end, "b") != 0 && strcasecmp(end, "ib") != 0);
     if (bad || number < least || number > greatest) {
-        fprintf(stderr, "coll_perf: %s wants a number from %llu to %llu, not \"%s\"\n", option,
-                (unsigned long long)least, (unsigned long long)greatest, text);
+        fprintf(stderr,
+                "coll_perf: %s wants a number (K, M, G allowed) from %llu to %llu, not \"%s\"\n",
+                option, (unsigned long long)least, (unsigned long long)greatest, text);
         return false;
     }
     *value = number;

@@ -294,9 +294,15 @@ static void summarise(struct report *report, const struct row *row)
             summary->best_in_place = i == 1;
         }
     }
-    if (row->plan[0] == '\0')
-        return;
+    /* plans by size: of the first type and operation, the others differ little */
     size_t p = summary->plan_count;
+    if (p == 0) {
+        summary->plan_dtype = row->dtype;
+        summary->plan_op = row->op_choice;
+    }
+    if (row->plan[0] == '\0' || row->dtype != summary->plan_dtype ||
+        row->op_choice != summary->plan_op)
+        return;
     if (p > 0 && strcmp(summary->plans[p - 1].text, row->plan) == 0) {
         summary->plans[p - 1].last_bytes = row->bytes;
     } else if (p < SUMMARY_PLANS_MAX) {

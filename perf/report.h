@@ -24,6 +24,8 @@ struct summary {
         uint64_t first_bytes, last_bytes;
     } plans[SUMMARY_PLANS_MAX];
     size_t plan_count;
+    tutti_dtype plan_dtype;
+    unsigned plan_op;
 };
 
 struct report {
