@@ -1,0 +1,378 @@
+/* link_perf.c: latency and bandwidth of each transport between two local ranks, below everything
+ * else: no plan, no collective, only transport.h.
+ *
+ * Two ends (processes; threads for inproc) exchange addresses over a socket pair, then measure for
+ * each size a ping-pong (half of the median round trip) and a stream (WINDOW transfers in flight
+ * one way). The last lines fit t(s) = alpha + beta s to the ping-pong by least squares of the
+ * relative error, so that small and large sizes count alike, and show the transport's own prior
+ * beside it: what the planner believes until it is told better. */
+#include "base/clock.h"
+#include "transports/transport.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <tutti/tutti.h>
+#include <unistd.h>
+
+enum { WINDOW = 16, SIZES_MAX = 40, REPS_MOST = 2000, REPS_LEAST = 5, STALL_MS = 10000 };
+#define BUDGET_US 20000.0 /* one measurement */
+
+struct job {
+    const struct transport_ops *ops;
+    uint64_t min_bytes, max_bytes, factor;
+    bool ordinary; /* malloc, not tutti_mem_alloc */
+};
+
+struct end {
+    const struct job *job;
+    uint32_t rank;
+    int channel; /* to the other end: addresses and agreement, never what is measured */
+    struct transport *transport;
+    struct xfer sends[WINDOW], recvs[WINDOW];
+    unsigned open; /* posted and not yet returned */
+    struct tag tag;
+    unsigned char *out, *in;
+    bool failed;
+};
+
+static double now_us(void)
+{
+    return (double)clock_ns() / 1e3;
+}
+
+_Noreturn static void die(const char *what, const char *why)
+{
+    fprintf(stderr, "link_perf: %s: %s\n", what, why);
+    exit(3);
+}
+
+static void tell(const struct end *end, const void *bytes, size_t len)
+{
+    if (write(end->channel, bytes, len) != (ssize_t)len)
+        die("the other end is gone", strerror(errno));
+}
+
+static void hear(const struct end *end, void *bytes, size_t len)
+{
+    if (recv(end->channel, bytes, len, MSG_WAITALL) != (ssize_t)len)
+        die("the other end is gone", "it has said why above");
+}
+
+static void post(struct end *end, struct xfer *xfer, bool sends, size_t len)
+{
+    const struct transport_ops *ops = end->job->ops;
+    *xfer = (struct xfer){.data = sends ? end->out : end->in,
+                          .len = len,
+                          .peer = 1 - end->rank,
+                          .tag = &end->tag,
+                          .status = TUTTI_IN_PROGRESS};
+    tutti_status status = sends ? ops->send(end->transport, xfer) : ops->recv(end->transport, xfer);
+    if (status == TUTTI_IN_PROGRESS)
+        end->open++;
+    else if (status != TUTTI_OK)
+        die(sends ? "send" : "recv", status_sentence());
+}
+
+/* Polls until every posted transfer has ended. */
+static void drain(struct end *end)
+{
+    uint64_t last = clock_ms();
+    unsigned idle = 0;
+    while (end->open > 0) {
+        struct xfer *done = end->job->ops->poll(end->transport);
+        idle = done ? 0 : idle + 1;
+        for (; done; done = done->next) {
+            end->open--;
+            if (done->status != TUTTI_OK)
+                die("transfer", tutti_status_string(done->status));
+        }
+        if (idle % 64 == 63)
+            sched_yield(); /* the two ends may share a core */
+        if (idle == 0)
+            last = clock_ms();
+        else if (idle % 65536 == 0 && clock_ms() - last > STALL_MS)
+            die("nothing moved for 10 s", end->job->ops->name);
+    }
+}
+
+static double ping_pong(struct end *end, size_t len)
+{
+    double start = now_us();
+    post(end, &end->recvs[0], false, len);
+    if (end->rank == 0) {
+        post(end, &end->sends[0], true, len);
+        drain(end);
+    } else {
+        drain(end);
+        post(end, &end->sends[0], true, len);
+        drain(end);
+    }
+    return (now_us() - start) / 2;
+}
+
+/* One round of WINDOW transfers from rank 0 and one byte back. */
+static double stream(struct end *end, size_t len)
+{
+    double start = now_us();
+    for (unsigned i = 0; i < WINDOW; i++)
+        post(end, end->rank == 0 ? &end->sends[i] : &end->recvs[i], end->rank == 0, len);
+    drain(end);
+    post(end, end->rank == 0 ? &end->recvs[0] : &end->sends[0], end->rank == 1, 1);
+    drain(end);
+    return now_us() - start;
+}
+
+static int compare(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Runs `once` twice to learn its cost, then as often as fits; the median of one run. */
+static double measure(struct end *end, double (*once)(struct end *end, size_t len), size_t len)
+{
+    static const uint64_t least = REPS_LEAST, most = REPS_MOST;
+    double samples[REPS_MOST];
+    once(end, len);
+    double fit = BUDGET_US / once(end, len);
+    uint64_t reps = fit < (double)least ? least : fit > (double)most ? most : (uint64_t)fit;
+    if (end->rank == 0)
+        tell(end, &reps, sizeof reps);
+    else
+        hear(end, &reps, sizeof reps);
+    for (uint64_t i = 0; i < reps; i++)
+        samples[i] = once(end, len);
+    qsort(samples, reps, sizeof *samples, compare);
+    return samples[reps / 2];
+}
+
+/* Least squares of sum(((alpha + beta s - t) / t)^2): two linear equations. */
+static void fit(const double *bytes, const double *us, size_t count, double *alpha, double *beta)
+{
+    double w = 0, ws = 0, wss = 0, wt = 0, wst = 0;
+    for (size_t i = 0; i < count; i++) {
+        double weight = 1 / (us[i] * us[i]);
+        w += weight;
+        ws += weight * bytes[i];
+        wss += weight * bytes[i] * bytes[i];
+        wt += weight * us[i];
+        wst += weight * bytes[i] * us[i];
+    }
+    double determinant = w * wss - ws * ws;
+    *beta = determinant > 0 ? (w * wst - ws * wt) / determinant : 0;
+    *alpha = (wt - *beta * ws) / w;
+}
+
+static void measure_sizes(struct end *end)
+{
+    double bytes[SIZES_MAX], us[SIZES_MAX];
+    size_t count = 0;
+    for (uint64_t len = end->job->min_bytes; len <= end->job->max_bytes && count < SIZES_MAX;
+         len *= end->job->factor) {
+        double half = measure(end, ping_pong, (size_t)len);
+        double round = measure(end, stream, (size_t)len);
+        bytes[count] = (double)len;
+        us[count++] = half;
+        if (end->rank == 0) {
+            printf("%-8s %12llu %12.2f %12.3f %12.3f\n", end->job->ops->name,
+                   (unsigned long long)len, half, (double)len / half / 1e3,
+                   (double)len * WINDOW / round / 1e3);
+            fflush(stdout);
+        }
+    }
+    if (end->rank == 0 && count > 1) {
+        double alpha, beta, prior_alpha, prior_beta;
+        fit(bytes, us, count, &alpha, &beta);
+        end->job->ops->model(end->transport, &prior_alpha, &prior_beta);
+        printf("# %-6s measured: alpha %.2f us, beta %.3g us/byte (%.2f GB/s)\n",
+               end->job->ops->name, alpha, beta, beta > 0 ? 1e-3 / beta : 0);
+        printf("# %-6s prior:    alpha %.2f us, beta %.3g us/byte (%.2f GB/s)\n",
+               end->job->ops->name, prior_alpha, prior_beta,
+               prior_beta > 0 ? 1e-3 / prior_beta : 0);
+    }
+}
+
+/* Opens the transport and links it to the other end. */
+static void meet(struct end *end, const struct transport_config *config)
+{
+    const struct transport_ops *ops = end->job->ops;
+    unsigned char mine[TRANSPORT_ADDRESS_MAX] = {0}, theirs[TRANSPORT_ADDRESS_MAX];
+    size_t len = sizeof mine, their_len = 0;
+    if (ops->open(config, &end->transport) != TUTTI_OK)
+        die("open", status_sentence());
+    if (ops->address(end->transport, mine, &len) != TUTTI_OK)
+        die("address", status_sentence());
+    tell(end, &len, sizeof len);
+    tell(end, mine, sizeof mine);
+    hear(end, &their_len, sizeof their_len);
+    hear(end, theirs, sizeof theirs);
+    if (!ops->reaches(end->transport, 1 - end->rank, theirs, their_len))
+        die(ops->name, "does not reach the other end");
+    if (ops->connect(end->transport, 1 - end->rank, theirs, their_len) != TUTTI_OK)
+        die("connect", status_sentence());
+}
+
+static void run_end(struct end *end)
+{
+    static const uint8_t secret[32];
+    static const char *const names[] = {"end 0", "end 1"};
+    struct settings settings;
+    size_t bytes = (size_t)end->job->max_bytes;
+    if (settings_load(&settings) != TUTTI_OK)
+        die("settings", status_sentence());
+    struct transport_config config = {.rank = end->rank,
+                                      .size = 2,
+                                      .lanes = 1,
+                                      .comm_id = 0x6c696e6b,
+                                      .secret = secret,
+                                      .settings = &settings,
+                                      .peer_names = names,
+                                      .crowded = sysconf(_SC_NPROCESSORS_ONLN) < 2};
+    void *in = NULL, *out = NULL;
+    if (end->job->ordinary) {
+        in = calloc(1, bytes);
+        out = calloc(1, bytes);
+    } else if (tutti_mem_alloc(bytes, &in) != TUTTI_OK ||
+               tutti_mem_alloc(bytes, &out) != TUTTI_OK) {
+        die("buffers", tutti_last_error());
+    }
+    if (in == NULL || out == NULL)
+        die("buffers", "out of memory");
+    end->in = in;
+    end->out = out;
+    memset(end->out, (int)end->rank + 1, bytes);
+    meet(end, &config);
+    measure_sizes(end);
+    char bye = 0; /* nobody closes while the other may still poll */
+    tell(end, &bye, 1);
+    hear(end, &bye, 1);
+    end->job->ops->close(end->transport);
+    if (end->job->ordinary) {
+        free(in);
+        free(out);
+    } else {
+        tutti_mem_free(in);
+        tutti_mem_free(out);
+    }
+}
+
+static void pin(uint32_t rank)
+{
+    cpu_set_t set;
+    long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+    CPU_ZERO(&set);
+    CPU_SET((int)(rank % (uint32_t)(cpus > 0 ? cpus : 1)), &set);
+    sched_setaffinity(0, sizeof set, &set); /* a restricted machine measures unpinned */
+}
+
+static void *thread_end(void *argument)
+{
+    struct end *end = argument;
+    pin(end->rank);
+    run_end(end);
+    return NULL;
+}
+
+/* Measures one transport; false when it failed. */
+static bool run_job(const struct job *job)
+{
+    int channel[2];
+    struct end *ends = calloc(2, sizeof *ends);
+    if (ends == NULL || socketpair(AF_UNIX, SOCK_STREAM, 0, channel) != 0)
+        die("socket pair", strerror(errno));
+    for (uint32_t r = 0; r < 2; r++)
+        ends[r] = (struct end){.job = job, .rank = r, .channel = channel[r]};
+    bool good = true;
+    if (strcmp(job->ops->name, "inproc") == 0) {
+        pthread_t threads[2];
+        for (unsigned r = 0; r < 2; r++) {
+            if (pthread_create(&threads[r], NULL, thread_end, &ends[r]) != 0)
+                die("thread", "cannot be started");
+        }
+        for (unsigned r = 0; r < 2; r++)
+            pthread_join(threads[r], NULL);
+    } else {
+        pid_t pids[2];
+        fflush(NULL);
+        for (unsigned r = 0; r < 2; r++) {
+            pids[r] = fork();
+            if (pids[r] == 0) {
+                prctl(PR_SET_PDEATHSIG, SIGKILL);
+                close(channel[1 - r]);
+                thread_end(&ends[r]);
+                free(ends);
+                exit(0);
+            }
+        }
+        close(channel[0]);
+        close(channel[1]);
+        for (unsigned r = 0; r < 2; r++) {
+            int status = 1;
+            waitpid(pids[r], &status, 0);
+            good = good && status == 0;
+        }
+    }
+    free(ends);
+    return good;
+}
+
+static const char help[] =
+    "usage: link_perf [-b BYTES] [-e BYTES] [-f FACTOR] [-m] [TRANSPORT...]\n"
+    "\n"
+    "Latency and bandwidth of each transport between two ranks of this machine.\n"
+    "  -b BYTES   first size (1)          -e BYTES   last size (16777216)\n"
+    "  -f FACTOR  from size to size (4)   -m         ordinary memory, not tutti_mem_alloc\n"
+    "Without a transport: all that work here. Exit status: 0; 2 a mistake in the command line;\n"
+    "3 a transport failed.\n";
+
+int main(int argc, char **argv)
+{
+    struct job job = {.min_bytes = 1, .max_bytes = 16u << 20, .factor = 4};
+    int letter;
+    while ((letter = getopt(argc, argv, "b:e:f:mh")) != -1) {
+        if (letter == 'b')
+            job.min_bytes = strtoull(optarg, NULL, 0);
+        else if (letter == 'e')
+            job.max_bytes = strtoull(optarg, NULL, 0);
+        else if (letter == 'f')
+            job.factor = strtoull(optarg, NULL, 0);
+        else if (letter == 'm')
+            job.ordinary = true;
+        else
+            return fputs(help, letter == 'h' ? stdout : stderr), letter == 'h' ? 0 : 2;
+    }
+    if (job.min_bytes == 0 || job.max_bytes < job.min_bytes || job.factor < 2)
+        return fputs("link_perf: sizes must satisfy 1 <= -b <= -e, and -f at least 2\n", stderr), 2;
+    printf("# %-6s %12s %12s %12s %12s\n# %-6s %12s %12s %12s %12s\n", "link", "size", "latency",
+           "ping-pong", "stream", "", "(B)", "(us)", "(GB/s)", "(GB/s)");
+    bool good = true;
+    for (int i = optind; i < argc; i++) {
+        if (transport_find(argv[i]) == NULL)
+            return fprintf(stderr, "link_perf: no transport is called \"%s\"\n", argv[i]), 2;
+    }
+    struct settings settings;
+    if (settings_load(&settings) != TUTTI_OK)
+        die("settings", status_sentence());
+    for (size_t t = 0; transport_table[t]; t++) {
+        char why[256] = "";
+        bool wanted = optind == argc;
+        job.ops = transport_table[t];
+        for (int i = optind; i < argc; i++)
+            wanted = wanted || strcmp(argv[i], job.ops->name) == 0;
+        if (!wanted)
+            continue;
+        if (job.ops->probe(&settings, why, sizeof why))
+            good = run_job(&job) && good;
+        else
+            printf("# %-6s does not work here: %s\n", job.ops->name, why);
+    }
+    return good ? 0 : 3;
+}
