@@ -23,19 +23,23 @@ struct run {
     char *explain;
 };
 
-/* The first line of the planner's explanation goes into the row, the whole is shown by -v. */
+/* The planner's explanation is shown by -v; its line of the choice ("* ring 65536 1 12.3": name,
+ * chunk, lanes, predicted microseconds) goes into the row. The v forms have none: their counts are
+ * not part of the question. */
 static void explain(struct run *run, const struct call *call, struct row *row)
 {
-    size_t count = call->count;
-    if (call->count == 0 && call->row->has_data) /* the v forms are planned by their total */
-        count = (size_t)row->count;
-    if (call->row->coll == TUTTI_COLL_SENDRECV ||
-        tutti_comm_explain(run->bench.comm, call->row->coll, count, call->dtype, call->op,
+    unsigned long long chunk = 0;
+    if (!call->row->explained ||
+        tutti_comm_explain(run->bench.comm, call->row->coll, call->count, call->dtype, call->op,
                            call->root, run->explain, EXPLAIN_MAX) != TUTTI_OK)
         return;
-    snprintf(row->plan, sizeof row->plan, "%.*s", (int)strcspn(run->explain, "\n"), run->explain);
     if (run->options->verbose)
         report_note(&run->report, run->explain);
+    const char *choice = strstr(run->explain, "\n* ");
+    if (choice == NULL || sscanf(choice, "\n* %63s %llu %u %lf", row->plan, &chunk, &row->lanes,
+                                 &row->predicted_us) != 4)
+        row->plan[0] = '\0';
+    row->chunk_bytes = chunk;
 }
 
 /* One row: the same call out of place, then in place. Returns false when it would repeat the row

@@ -92,9 +92,10 @@ struct call {
 
 /* A row of the table of collectives. */
 struct perf_case {
-    const char *name; /* also a word of the command line; underscores there are optional */
     tutti_coll coll;
+    const char *name; /* also a word of the command line; underscores there are optional */
     bool has_root, reduces, has_data, can_in_place;
+    bool explained; /* tutti_comm_explain answers for it */
     /* Lays the call out for about `bytes` of the larger buffer: at least one element per block
      * unless bytes is 0. Reads rank, size, root, elem_size, in_place; sets the rest up to
      * segment_count. */
@@ -122,7 +123,10 @@ struct row {
     unsigned op_choice;
     int root; /* -1: none */
     struct timing timing[2];
-    char plan[160]; /* the planner's choice in one line */
+    char plan[64]; /* the planner's choice: the algorithm; "": not known */
+    uint64_t chunk_bytes;
+    unsigned lanes;
+    double predicted_us;
 };
 
 static inline double algorithm_gbps(const struct row *row, double us)

@@ -114,7 +114,7 @@ void report_head(struct report *report, const struct rank_info *infos)
         fprintf(report->csv,
                 "collective,ranks,hosts,transport,in_place,bytes,count,type,op,root,time_us,"
                 "algbw_gbps,busbw_gbps,wrong,min_us,median_us,p99_us,iters,peer_us,ratio,"
-                "ratio_low,ratio_high,plan\n");
+                "ratio_low,ratio_high,plan,predicted_us\n");
 }
 
 void report_table_begin(struct report *report, const struct perf_case *row)
@@ -218,6 +218,9 @@ static void json_row(struct report *report, const struct row *row)
     fprintf(file, "\"type\": \"%s\", \"op\": \"%s\", \"root\": %d, \"plan\": ",
             tutti_dtype_name(row->dtype), op_choice_name(row->op_choice), row->root);
     json_text(file, row->plan);
+    if (row->plan[0])
+        fprintf(file, ", \"chunk\": %llu, \"lanes\": %u, \"predicted_us\": %.3f",
+                (unsigned long long)row->chunk_bytes, row->lanes, row->predicted_us);
     for (unsigned i = 0; i < 2; i++) {
         const struct timing *t = &row->timing[i];
         fprintf(file, ",\n     \"%s\": ", places[i]);
@@ -266,10 +269,10 @@ static void csv_row(const struct report *report, const struct row *row)
             fprintf(file, "%.3f,%.4f,%.4f,%.4f", t->peer_us, t->ratio, t->ratio_low, t->ratio_high);
         else
             fputs(",,,", file);
-        fputs(",\"", file);
-        for (const char *c = row->plan; *c; c++)
-            fputs(*c == '"' ? "\"\"" : (char[]){*c, '\0'}, file);
-        fputs("\"\n", file);
+        fprintf(file, ",%s,", row->plan);
+        if (row->plan[0])
+            fprintf(file, "%.3f", row->predicted_us);
+        fputc('\n', file);
     }
 }
 

@@ -20,7 +20,7 @@ struct summary {
     struct row best;
     bool best_in_place;
     struct {
-        char text[160];
+        char text[64];
         uint64_t first_bytes, last_bytes;
     } plans[SUMMARY_PLANS_MAX];
     size_t plan_count;
