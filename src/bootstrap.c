@@ -12,8 +12,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include <openssl/evp.h>
 
+#include "base/auth.h"
 #include "base/check.h"
 #include "base/clock.h"
 #include "src/bootstrap_meet.h"
@@ -28,11 +28,8 @@ void meeting_set_key(const struct settings *settings, struct meeting *meeting, c
 
 void meeting_set_job(struct meeting *meeting, const char *text)
 {
-    unsigned char digest[EVP_MAX_MD_SIZE];
-    unsigned len = 0;
-    int done = EVP_Digest(text, strlen(text), digest, &len, EVP_sha256(), NULL);
-    must(done == 1);
-    memcpy(meeting->job, digest, sizeof meeting->job);
+    tutti_status status = auth_job_id(text, meeting->job);
+    must(status == TUTTI_OK);
 }
 
 void meeting_close_listeners(struct meeting *meeting)

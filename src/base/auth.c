@@ -65,6 +65,17 @@ tutti_status auth_random(void *out, size_t len)
     return TUTTI_OK;
 }
 
+tutti_status auth_job_id(const char *name, uint8_t job[16])
+{
+    uint8_t digest[EVP_MAX_MD_SIZE];
+    unsigned len = 0;
+    if (EVP_Digest(name, strlen(name), digest, &len, EVP_sha256(), NULL) != 1)
+        return fail(TUTTI_ERR_NOMEM, "libcrypto cannot compute a SHA-256");
+    must(len >= 16);
+    memcpy(job, digest, 16);
+    return TUTTI_OK;
+}
+
 tutti_status auth_start(struct auth *auth, const char *secret, const uint8_t job[16], bool server)
 {
     *auth = (struct auth){.server = server};

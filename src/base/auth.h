@@ -27,6 +27,8 @@ tutti_status auth_take_hello(struct auth *auth, const uint8_t in[AUTH_HELLO_LEN]
 tutti_status auth_proof(const struct auth *auth, uint8_t out[AUTH_PROOF_LEN]);
 /* TUTTI_ERR_AUTH when the other side does not know the secret. */
 tutti_status auth_check_proof(const struct auth *auth, const uint8_t in[AUTH_PROOF_LEN]);
+/* The job id of a rendezvous that has a name: the start of the name's SHA-256. */
+tutti_status auth_job_id(const char *name, uint8_t job[16]);
 /* Wipes the key; to be called once the proof was checked, or instead of it. */
 void auth_end(struct auth *auth);
 /* Random bytes from the kernel. */
