@@ -5,6 +5,7 @@
 #include "transports/shm.h"
 
 #include <fcntl.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -122,7 +123,7 @@ static tutti_status shm_open_transport(const struct transport_config *config,
     struct shm *shm = aligned_alloc(_Alignof(struct shm), sizeof *shm);
     if (!shm)
         return fail(TUTTI_ERR_NOMEM, "shm: no memory for a transport");
-    memset(shm, 0, sizeof *shm);
+    memset(shm, 0, offsetof(struct shm, bounce));
     shm->owner = getpid();
     shm->listener = shm->epoll = -1;
     shm->next_service = POLLS_PER_PENDING_SERVICE;

@@ -25,10 +25,10 @@
 #define SHM_STRANGERS_MAX 128   /* connections that have not said hello */
 #define SHM_STRANGER_MS   10000 /* after which they are dropped: a hello follows at once */
 #define SHM_NOTICES_MAX   4     /* waiting for room in the socket, per peer */
-#define SHM_BOUNCE_BYTES                                                                           \
-    (32u << 10)               /* foreign bytes on their way into a reduction: half of L1+L2 */
-#define SHM_INPLACE_MIN 1025  /* bytes from which a message is offered in place */
-#define SHM_FOREIGN_MIN 16385 /* bytes from which cross-memory attach beats the ring */
+/* Foreign bytes on their way into a reduction: fits a core's L2; a call for fewer costs more. */
+#define SHM_BOUNCE_BYTES (256u << 10)
+#define SHM_INPLACE_MIN  1024  /* bytes from which a message is offered in place */
+#define SHM_FOREIGN_MIN  16385 /* bytes from which cross-memory attach beats the ring */
 
 /* Packets on the socket, one per message (SOCK_SEQPACKET). */
 enum shm_packet_kind { SHM_HELLO = 1, SHM_ANSWER, SHM_REGION, SHM_GONE, SHM_NOTICE, SHM_BYE };
