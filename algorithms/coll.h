@@ -41,11 +41,12 @@ struct coll_info {
 const struct coll_info *coll_info(tutti_coll coll);
 
 /* Bytes of this rank's IN and OUT buffers (0 where the rank has none, such as OUT of a gather
- * leaf). */
+ * leaf or IN of a scatter leaf). In a v form: to the end of the last block. */
 uint64_t coll_in_bytes(const struct shape *shape);
 uint64_t coll_out_bytes(const struct shape *shape);
 /* The size that tables print and the planner ranks by: the larger of the two buffers at root
- * (nccl-tests' size: allreduce count, allgather count * size, alltoall count * size ...). */
+ * (nccl-tests' size: allreduce count, allgather count * size, alltoall count * size ...). 0 where
+ * counts are known only locally (gatherv, scatterv, alltoallv): every rank must get one answer. */
 uint64_t coll_total_bytes(const struct shape *shape);
 /* Block r of the partitioned buffer, as byte offset and length: OUT of allgather(v) and gather(v),
  * IN of reduce_scatter(v), scatter(v) and alltoall(v). For a collective that has no blocks
@@ -63,13 +64,16 @@ int64_t coll_alias_delta(const struct shape *shape);
 /* busbw = algbw * factor (nccl-tests' definitions). */
 double coll_bus_factor(tutti_coll coll, uint32_t size);
 
-/* Postcondition, for the simulator: what byte `off` of OUT at this rank must hold. `sources` is a
- * set of ranks as a range or one rank; the value is the reduction (or copy) of IN byte in_off of
- * each. false: the byte is not specified (keeps its old value or anything). */
+/* Postcondition, for the simulator: what byte `off` of OUT at this rank must hold: the reduction
+ * of IN byte in_off of all ranks, or a copy of that of one. The same holds for the `len` bytes from
+ * off on, in_off growing along. false: no block has these len bytes; they must not change.
+ * in_block: in_off counts from the start of the block that the source has for this rank (alltoall,
+ * alltoallv, scatterv: only the source knows where that is: coll_block(its shape, this rank)). */
 struct origin {
     bool all;        /* reduction over all ranks */
     uint32_t source; /* otherwise the one rank it comes from */
-    uint64_t in_off;
+    bool in_block;
+    uint64_t in_off, len;
 };
 bool coll_postcondition(const struct shape *shape, uint64_t off, struct origin *origin);
 

@@ -1,78 +1,118 @@
-/* groups.c: see groups.h. Trees follow two sources: the binomial tree in its usual form (parent:
- * clear the lowest set bit), and the two trees of P. Sanders, J. Speck, J. L. Traeff, "Two-tree
- * algorithms for full bandwidth broadcast, reduction and scan" (Parallel Computing 35, 2009),
- * section 3: an in-order binary tree over the positions, and the same tree shifted (odd sizes) or
- * mirrored (even sizes), so that inner nodes of one are leaves of the other. */
+/* groups.c: who stands where: nodes, neighbours, trees.
+ * The idea: every rank computes its own neighbours from replicated numbers, in time that does not
+ * grow with the number of ranks. The binomial tree is the classic one (a position's parent clears
+ * its lowest set bit, so a subtree is a range of positions); the double tree is from Sanders, Speck
+ * and Traeff, "Two-tree algorithms for full bandwidth broadcast, reduction and scan" (2009).
+ * Invariant: parent and child answers agree: c is a child of p exactly if p is c's parent. */
 #include "algorithms/groups.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 #include "base/check.h"
 
-tutti_status groups_make(uint32_t size, const uint32_t *node_id, struct groups *groups)
+struct placed {
+    uint32_t node_id, rank;
+};
+
+static int placed_compare(const void *a, const void *b)
 {
-    struct groups g = {.size = size};
-    g.node_of = calloc(size + 1u, sizeof(uint32_t));
-    g.index_in_node = calloc(size + 1u, sizeof(uint32_t));
-    g.members = calloc(size + 1u, sizeof(uint32_t));
-    g.first = calloc(size + 2u, sizeof(uint32_t));
-    uint32_t *leader = calloc(size + 1u, sizeof(uint32_t));
-    if (!g.node_of || !g.index_in_node || !g.members || !g.first || !leader) {
-        free(leader);
-        groups_free(&g);
-        return fail(TUTTI_ERR_NOMEM, "no memory to group %u ranks", size);
+    const struct placed *x = a, *y = b;
+    if (x->node_id != y->node_id)
+        return x->node_id < y->node_id ? -1 : 1;
+    return x->rank < y->rank ? -1 : x->rank > y->rank;
+}
+
+/* One allocation for the four arrays; the first of them owns it. */
+static tutti_status allocate(uint32_t size, struct groups *groups)
+{
+    uint32_t *memory = calloc(4 * (size_t)size + 1, sizeof *memory);
+    if (!memory)
+        return fail(TUTTI_ERR_NOMEM, "no memory for the groups of %u ranks", size);
+    *groups = (struct groups){.size = size,
+                              .node_of = memory,
+                              .index_in_node = memory + size,
+                              .members = memory + 2 * (size_t)size,
+                              .first = memory + 3 * (size_t)size};
+    return TUTTI_OK;
+}
+
+/* node_of is known: counts, members and indices follow. */
+static void fill_members(struct groups *groups)
+{
+    for (uint32_t r = 0; r < groups->size; r++)
+        groups->first[groups->node_of[r] + 1]++;
+    groups->uniform = true;
+    for (uint32_t n = 0; n < groups->nodes; n++) {
+        groups->uniform = groups->uniform && groups->first[n + 1] == groups->size / groups->nodes;
+        groups->first[n + 1] += groups->first[n];
     }
-    for (uint32_t r = 0; r < size; r++) {
-        uint32_t n = 0;
-        while (n < g.nodes && node_id[leader[n]] != node_id[r])
-            n++;
-        if (n == g.nodes)
-            leader[g.nodes++] = r;
-        g.node_of[r] = n;
-        g.index_in_node[r] = g.first[n + 1]++;
+    /* first serves as the cursor of each node while ranks are placed, and is then shifted back. */
+    for (uint32_t r = 0; r < groups->size; r++)
+        groups->members[groups->first[groups->node_of[r]]++] = r;
+    for (uint32_t n = groups->nodes; n > 0; n--)
+        groups->first[n] = groups->first[n - 1];
+    groups->first[0] = 0;
+    for (uint32_t n = 0; n < groups->nodes; n++) {
+        for (uint32_t i = groups->first[n]; i < groups->first[n + 1]; i++)
+            groups->index_in_node[groups->members[i]] = i - groups->first[n];
     }
-    g.uniform = true;
-    for (uint32_t n = 0; n < g.nodes; n++) {
-        g.uniform = g.uniform && g.first[n + 1] == g.first[1];
-        leader[n] = g.first[n + 1];
-    }
-    for (uint32_t n = 0, at = 0; n < g.nodes; n++) {
-        g.first[n] = at;
-        at += leader[n];
-        g.first[n + 1] = at;
+}
+
+tutti_status groups_make(uint32_t size, const uint32_t *node_id, struct groups *out)
+{
+    must(size > 0);
+    struct groups groups;
+    struct placed *order = malloc(size * sizeof *order);
+    if (!order)
+        return fail(TUTTI_ERR_NOMEM, "no memory for the groups of %u ranks", size);
+    tutti_status status = allocate(size, &groups);
+    if (status != TUTTI_OK) {
+        free(order);
+        return status;
     }
     for (uint32_t r = 0; r < size; r++)
-        g.members[g.first[g.node_of[r]] + g.index_in_node[r]] = r;
-    free(leader);
-    *groups = g;
+        order[r] = (struct placed){.node_id = node_id[r], .rank = r};
+    qsort(order, size, sizeof *order, placed_compare);
+    /* A run of equal ids is a node; for now it is named by its lowest rank. */
+    for (uint32_t i = 0, lowest = 0; i < size; i++) {
+        if (i == 0 || order[i].node_id != order[i - 1].node_id)
+            lowest = order[i].rank;
+        groups.node_of[order[i].rank] = lowest;
+    }
+    free(order);
+    /* Nodes are numbered by their lowest ranks; a lowest rank is met before its node's others. */
+    for (uint32_t r = 0; r < size; r++)
+        groups.node_of[r] =
+            groups.node_of[r] == r ? groups.nodes++ : groups.node_of[groups.node_of[r]];
+    fill_members(&groups);
+    *out = groups;
+    return TUTTI_OK;
+}
+
+tutti_status groups_make_uniform(uint32_t nodes, uint32_t per_node, struct groups *out)
+{
+    must(nodes > 0 && per_node > 0);
+    struct groups groups;
+    tutti_status status = allocate(nodes * per_node, &groups);
+    if (status != TUTTI_OK)
+        return status;
+    groups.nodes = nodes;
+    for (uint32_t r = 0; r < groups.size; r++)
+        groups.node_of[r] = r / per_node;
+    fill_members(&groups);
+    *out = groups;
     return TUTTI_OK;
 }
 
 void groups_free(struct groups *groups)
 {
     free(groups->node_of);
-    free(groups->index_in_node);
-    free(groups->members);
-    free(groups->first);
     *groups = (struct groups){0};
-}
-
-tutti_status groups_make_uniform(uint32_t nodes, uint32_t per_node, struct groups *groups)
-{
-    uint32_t size = nodes * per_node, *ids = calloc(size + 1u, sizeof *ids);
-    if (!ids)
-        return fail(TUTTI_ERR_NOMEM, "no memory to group %u ranks", size);
-    for (uint32_t r = 0; r < size; r++)
-        ids[r] = r / per_node;
-    tutti_status status = groups_make(size, ids, groups);
-    free(ids);
-    return status;
 }
 
 struct team team_world(uint32_t size, uint32_t rank)
 {
-    return (struct team){.size = size, .me = rank, .base = 0, .stride = 1};
+    return (struct team){.size = size, .me = rank, .stride = 1};
 }
 
 struct team team_node(const struct groups *groups, uint32_t rank)
@@ -95,60 +135,75 @@ struct team team_rail(const struct groups *groups, uint32_t rank)
                          .list = groups->members};
 }
 
-void tree_binomial(uint32_t size, uint32_t me, uint32_t root, struct tree_links *links)
+uint32_t ceil_log2(uint32_t n)
 {
-    uint32_t relative = (me + size - root) % size;
-    links->children = 0;
-    links->parent = relative == 0 ? NO_RANK : ((relative & (relative - 1)) + root) % size;
-    uint32_t low = relative == 0 ? size : relative & -relative;
-    /* Largest subtree first: it takes longest. */
-    uint32_t bit = 1;
-    while (bit < low && relative + bit < size)
-        bit <<= 1;
-    for (bit >>= 1; bit > 0; bit >>= 1)
-        links->child[links->children++] = (relative + bit + root) % size;
+    return n <= 1 ? 0 : 32 - (uint32_t)__builtin_clz(n - 1);
 }
 
-/* In-order binary tree over 0..size-1: position p at height of its lowest set bit of p + 1. */
-static void tree_in_order(uint32_t size, uint32_t me, struct tree_links *links)
+void tree_binomial(uint32_t size, uint32_t me, uint32_t root, struct tree_links *links)
 {
-    uint32_t one = me + 1, bit = one & -one;
-    links->children = 0;
-    links->parent = NO_RANK;
-    uint32_t top = 1;
-    while (top * 2 <= size)
-        top *= 2;
-    if (one != top) {
-        /* The parent clears this bit and sets the next, or, past the end, drops below. */
-        uint32_t up = (one ^ bit) | bit << 1;
-        links->parent = (up > size ? one ^ bit : up) - 1;
+    must(me < size && root < size);
+    uint32_t position = me >= root ? me - root : me + (size - root);
+    uint32_t low = position ? position & -position : 1u << ceil_log2(size);
+    *links = (struct tree_links){.parent = NO_RANK};
+    if (position)
+        links->parent = (uint32_t)(((uint64_t)(position & (position - 1)) + root) % size);
+    /* The largest subtree first: it takes longest. */
+    for (uint32_t bit = low >> 1; bit > 0; bit >>= 1) {
+        if (position + bit < size)
+            links->child[links->children++] = (uint32_t)(((uint64_t)position + bit + root) % size);
     }
-    if (bit > 1) {
-        uint32_t down = bit >> 1;
-        links->child[links->children++] = one - down - 1;
-        while (down > 0 && one + down > size)
-            down >>= 1;
-        if (down > 0)
-            links->child[links->children++] = one + down - 1;
+}
+
+/* The in-order tree over labels 1..size: odd labels are leaves, even ones are inner; a label's
+ * height is its lowest set bit. Where a subtree is cut off by size, the highest label that is left
+ * of it takes its place.
+ *
+ *          8
+ *       4     12          labels 1..13
+ *     2   6  10  13
+ *    1 3 5 7 9 11                                                                              */
+static void tree_in_order(uint32_t size, uint32_t label, struct tree_links *links)
+{
+    uint32_t bit = label & -label;
+    *links = (struct tree_links){.parent = NO_RANK};
+    uint32_t up = (label ^ bit) | bit << 1;
+    if (up > size)
+        up = label ^ bit;
+    if (up != 0)
+        links->parent = up;
+    if (bit > 1)
+        links->child[links->children++] = label - (bit >> 1);
+    for (uint32_t half = bit >> 1; half > 0; half >>= 1) {
+        if (label + half <= size) {
+            links->child[links->children++] = label + half;
+            break;
+        }
     }
+}
+
+/* Position and label of tree 1. An even size is mirrored (label -> size + 1 - label changes
+ * parity); an odd one is shifted by one, where the last position is a leaf in both trees. */
+static uint32_t label_of(uint32_t size, uint32_t which, uint32_t position)
+{
+    if (which == 0)
+        return position + 1;
+    return size % 2 == 0 ? size - position : (position + 1) % size + 1;
+}
+
+static uint32_t position_of(uint32_t size, uint32_t which, uint32_t label)
+{
+    if (which == 0)
+        return label - 1;
+    return size % 2 == 0 ? size - label : (label - 2 + size) % size;
 }
 
 void tree_double(uint32_t size, uint32_t me, uint32_t which, struct tree_links *links)
 {
-    if (which == 0) {
-        tree_in_order(size, me, links);
-        return;
-    }
-    bool even = size % 2 == 0;
-    uint32_t image = even ? size - 1 - me : (me + size - 1) % size;
-    tree_in_order(size, image, links);
-    for (uint32_t c = 0; c < links->children; c++)
-        links->child[c] = even ? size - 1 - links->child[c] : (links->child[c] + 1) % size;
+    must(me < size && which < 2);
+    tree_in_order(size, label_of(size, which, me), links);
     if (links->parent != NO_RANK)
-        links->parent = even ? size - 1 - links->parent : (links->parent + 1) % size;
-}
-
-uint32_t ceil_log2(uint32_t n)
-{
-    return n <= 1 ? 0 : 32 - (uint32_t)__builtin_clz(n - 1);
+        links->parent = position_of(size, which, links->parent);
+    for (uint32_t i = 0; i < links->children; i++)
+        links->child[i] = position_of(size, which, links->child[i]);
 }
