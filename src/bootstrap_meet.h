@@ -110,8 +110,24 @@ void seats_missing(const struct bootstrap *bootstrap, const bool *done, char *te
 /* A sentence from the wire: ended, and without control characters. */
 void bootstrap_clean_text(char *text, size_t len);
 
-/* Launchers: fill in rank, size and the id of rank 0's making. */
-tutti_status bootstrap_from_pmix(const struct settings *settings, struct bootstrap **bootstrap);
-tutti_status bootstrap_from_pmi1(const struct settings *settings, struct bootstrap **bootstrap);
+/* Where this socket address points, without asking anyone. */
+bool address_is_loopback(const struct sock_address *address);
+bool address_is_any(const struct sock_address *address);
+uint16_t address_port(const struct sock_address *address);
+void address_set_port(struct sock_address *address, uint16_t port);
+
+/* Launchers that carry a text from rank 0 to all (a key-value store with a fence): one file each.
+ * open: TUTTI_ERR_UNSUPPORTED when this launcher, or the library it needs, is not there.
+ * share: collective; rank 0's text arrives in every rank's. The text has no spaces and at most
+ * LAUNCHER_TEXT_MAX - 1 characters; bounded by the deadline. */
+#define LAUNCHER_TEXT_MAX 900 /* MPICH takes values of 1,023 characters */
+tutti_status bootstrap_pmix_open(uint32_t *rank, uint32_t *size);
+tutti_status bootstrap_pmix_share(uint32_t rank, char text[LAUNCHER_TEXT_MAX],
+                                  uint64_t deadline_ms);
+tutti_status bootstrap_pmi1_open(uint32_t *rank, uint32_t *size);
+tutti_status bootstrap_pmi1_share(uint32_t rank, char text[LAUNCHER_TEXT_MAX],
+                                  uint64_t deadline_ms);
+/* A launcher's variable as a number from low to high. */
+tutti_status launcher_number(const char *name, uint32_t low, uint32_t high, uint32_t *number);
 
 #endif
