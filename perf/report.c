@@ -272,7 +272,8 @@ static void csv_row(const struct report *report, const struct row *row)
         fprintf(file, ",%s,", row->plan);
         if (row->plan[0])
             fprintf(file, "%.3f", row->predicted_us);
-        fputc('\n', file);
+        fputs("\n", file);
+        fflush(file); /* a run that is stopped keeps its rows */
     }
 }
 

@@ -1,0 +1,107 @@
+#!/usr/bin/env bash
+# coll_perf as its users drive it: every collective, type, operation and root over each transport
+# with zero wrong; the table and the files that programs read; mistakes; ranks that die.
+#   BUILD: build directory (default build)
+#   FAST=1: fewer types and sizes
+set -u
+cd "$(dirname "$0")/../.."
+build=${BUILD:-build}
+perf=$build/perf/coll_perf
+passed=0 failed=0 skipped=0
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+result() { # name good
+    if [ "$2" = yes ]; then
+        passed=$((passed + 1)); echo "  ok      $1"
+    else
+        failed=$((failed + 1)); echo "  FAILED  $1"
+        tail -n 15 "$work/out" "$work/err" 2>/dev/null | sed 's/^/    /'
+    fi
+}
+
+# name expected-status text-that-must-appear command...: the text may be on either stream
+run() {
+    local name=$1 expected=$2 text=$3 status good=no
+    shift 3
+    timeout -k 2 "${LIMIT:-120}" "$@" >"$work/out" 2>"$work/err"
+    status=$?
+    [ $status -eq "$expected" ] && cat "$work/out" "$work/err" | grep -qF -- "$text" && good=yes
+    [ $status -eq "$expected" ] || echo "    status $status, expected $expected" >>"$work/err"
+    result "$name" $good
+}
+
+ok="Out of bounds values : 0 OK"
+types="-d all -o all -b 4 -e 64K -f 16"
+[ "${FAST:-0}" = 1 ] && types="-d int8,float16,float32,uint64,float8_e5m2 -o sum,avg,prod,bxor -b 4 -e 4K -f 32"
+LIMIT=400
+run "every collective, type and operation over shm, 3 ranks" 0 "$ok" $perf all --ranks 3 --transport shm $types -n 2 -w 1
+run "every collective, type and operation over tcp, 3 ranks" 0 "$ok" $perf all --ranks 3 --transport tcp $types -n 2 -w 1
+LIMIT=120
+run "ranks as threads" 0 "$ok" $perf all --threads 5 -b 8 -e 32K -f 16 -n 3
+run "processes of threads" 0 "$ok" $perf all --ranks 2 --threads 2 -b 8 -e 32K -f 16 -n 3
+run "every root" 0 "$ok" $perf broadcast reduce gather scatterv --ranks 4 -r all -b 1K -e 1K -n 3
+run "more ranks than cores" 0 "$ok" $perf allreduce alltoall --ranks $(($(nproc) * 4)) -b 8 -e 1M -f 64 -n 3
+run "ordinary memory" 0 "$ok" $perf all --ranks 3 --memory malloc -b 100 -e 1M -f 100 -n 2
+run "counts of zero and sizes by increment" 0 "$ok" $perf all --ranks 3 -b 0 -e 60 -i 20 -n 2
+run "one rank, no launcher" 0 "1 rank on 1 host" $perf all -b 8 -e 4K -f 16 -n 2
+run "no check" 0 "N/A" $perf allreduce --ranks 2 -c 0 -b 8 -e 8 -n 2
+run "the plan and why" 0 "* " $perf allreduce --ranks 2 -v -b 8 -e 8 -n 2
+run "the summary" 0 "best busbw" $perf allreduce --ranks 2 -b 64K -e 64K -n 2
+run "settings" 0 "TUTTI_TRANSPORTS" $perf --settings
+run "help" 0 "usage: coll_perf" $perf --help
+
+run "table, JSON and CSV" 0 "$ok" $perf all_reduce barrier --ranks 2 -b 8 -e 2K -f 16 -n 4 --json "$work/j" --csv "$work/c"
+good=no
+awk '!/^#/ { rows++; if (NF != 13) bad++ } /^# Out of bounds values : 0 OK/ { ends++ }
+     /^# Avg bus bandwidth    : [0-9.]+/ { ends++ } END { exit !(rows == 4 && !bad && ends == 4) }' "$work/out" && good=yes
+result "thirteen columns in each row, two footers in each table" $good
+good=no
+python3 - "$work/j" "$work/c" 2>>"$work/err" <<'PY' && good=yes
+import csv, json, sys
+run = json.load(open(sys.argv[1]))
+assert run["ranks"] == 2 and run["wrong"] == 0 and len(run["rows"]) == 4, run
+timing = run["rows"][0]["out_of_place"]
+assert 0 < timing["min_us"] <= timing["median_us"] <= timing["p99_us"], timing
+rows = list(csv.DictReader(open(sys.argv[2])))
+assert len(rows) == 3 * 2 + 1 and all(None not in r and None not in r.values() for r in rows), rows
+PY
+result "JSON and CSV can be read and agree" $good
+
+run "a collective that is none" 2 'no collective is called "allfoo"' $perf allfoo
+run "a type that is none" 2 '-d does not know "float13"' $perf allreduce -d float13
+run "a size that is none" 2 'not "4Q"' $perf allreduce -b 4Q
+run "a root that is no rank" 2 "is not one of the" $perf broadcast --ranks 2 -r 2
+run "sizes upside down" 2 "below the first" $perf allreduce -b 2M -e 1M
+run "a file that cannot be written" 3 "cannot write /nonexistent/file" $perf allreduce --ranks 2 --json /nonexistent/file
+run "an algorithm that is none" 3 "nosuch" $perf allreduce --ranks 2 --algo nosuch -e 8
+
+# Ranks that are gone: the run ends with a sentence, and nothing is left.
+endless="$perf allreduce --ranks 4 -b 4K -e 4K -n 100000000"
+ends_well() { # name signal target(rank|parent) text
+    timeout 60 $endless >"$work/out" 2>"$work/err" &
+    local outer=$! parent child status good=no left
+    sleep 2
+    parent=$(pgrep -P $outer | head -n 1)
+    child=$(pgrep -P "${parent:-0}" | sed -n 2p)
+    left=$(pgrep -P "${parent:-0}" | tr '\n' ' ')
+    [ "$3" = rank ] && kill -"$2" "${child:-0}" 2>/dev/null || kill -"$2" "${parent:-0}" 2>/dev/null
+    wait $outer
+    status=$?
+    sleep 0.3
+    if { [ "$4" = - ] || { [ $status -eq 3 ] && grep -q -- "$4" "$work/err"; }; } && [ -n "$left" ] &&
+        ! ps -o pid= -p "$(echo $left | tr ' ' ',')" >/dev/null; then
+        good=yes
+    fi
+    echo "    status $status" >>"$work/err"
+    result "$1" $good
+}
+ends_well "a rank is killed: the run ends, names it and leaves nothing" KILL rank "was killed by signal 9"
+ends_well "the run is terminated: nothing is left" TERM parent "stopped by signal 15"
+ends_well "the parent is killed: nothing is left" KILL parent -
+
+if [ -x "$build/perf/link_perf" ]; then
+    run "link_perf" 0 "alpha" "$build/perf/link_perf" -e 65536 -f 16
+fi
+echo "suite coll_perf: $passed passed, $failed failed, $skipped skipped"
+[ $failed -eq 0 ]
