@@ -335,7 +335,7 @@ static enum taken take_in_place(struct local *local, struct lane *lane, struct x
     tutti_status status = local->ways.fetch(local, lane, xfer, off, n);
     if (status == TUTTI_OK) {
         /* The bytes were read before this load, so if they are not revoked now they were good. */
-        atomic_thread_fence(memory_order_acquire);
+        ring_fence_reads();
         if (atomic_load_explicit(&lane->in->revoked, memory_order_relaxed))
             status = fail(TUTTI_ERR_PEER, "%s withdrew a message while it was received",
                           local->config->peer_names[lane->link->peer]);
