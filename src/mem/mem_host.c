@@ -23,8 +23,12 @@
 
 #define HUGE_PAGE ((size_t)2 << 20)
 
+/* The C library's headers may be older than the kernel. */
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
+#endif
 #ifndef MADV_COLLAPSE
-#define MADV_COLLAPSE 25 /* Linux 6.1; the C library's headers may be older than the kernel */
+#define MADV_COLLAPSE 25 /* Linux 6.1 */
 #endif
 
 /* Maps the file at a multiple of align: reserves more than needed and gives the rest back. */
@@ -59,6 +63,47 @@ static bool round_up(size_t bytes, size_t page, size_t *rounded)
     return true;
 }
 
+/* Makes the pages of a mapping as large as the kernel can, for the sake of speed alone: nothing
+ * here is an error. A huge page is collapsed from a file range of which one small page exists:
+ * filling the range first would cost forty times as much, because every small page is then moved.
+ */
+static void prefer_huge_pages(int fd, void *base, size_t bytes)
+{
+    size_t whole = bytes / HUGE_PAGE * HUGE_PAGE;
+    (void)madvise(base, bytes, MADV_HUGEPAGE);
+    if (madvise(base, 0, MADV_COLLAPSE) != 0) { /* an older kernel: its advice works on faults */
+        (void)madvise(base, whole, MADV_POPULATE_WRITE);
+        return;
+    }
+    for (size_t at = 0; at < whole; at += HUGE_PAGE) {
+        if (fallocate(fd, 0, (off_t)at, 1) != 0)
+            return;
+    }
+    (void)madvise(base, whole, MADV_COLLAPSE);
+}
+
+/* Sizes the file, maps it and makes all of its pages exist. */
+static tutti_status populate(int fd, size_t bytes, size_t size, size_t align, void **mapped)
+{
+    if (ftruncate(fd, (off_t)size) != 0)
+        return fail_errno(TUTTI_ERR_NOMEM, "allocate %zu bytes: size a memory file", bytes);
+    if (fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0)
+        return fail_errno(TUTTI_ERR_NOMEM, "allocate %zu bytes: seal a memory file", bytes);
+    void *base = map_aligned(fd, size, align);
+    if (base == MAP_FAILED)
+        return fail_errno(TUTTI_ERR_NOMEM, "allocate %zu bytes: map a memory file", bytes);
+    if (size >= HUGE_PAGE)
+        prefer_huge_pages(fd, base, size);
+    if (fallocate(fd, 0, 0, (off_t)size) != 0) {
+        tutti_status status =
+            fail_errno(TUTTI_ERR_NOMEM, "allocate %zu bytes: the memory is not there", bytes);
+        munmap(base, size);
+        return status;
+    }
+    *mapped = base;
+    return TUTTI_OK;
+}
+
 static tutti_status alloc(size_t bytes, struct mem_export *out)
 {
     size_t page = (size_t)sysconf(_SC_PAGESIZE), size;
@@ -67,34 +112,14 @@ static tutti_status alloc(size_t bytes, struct mem_export *out)
     int fd = memfd_create("tutti", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (fd < 0)
         return fail_errno(TUTTI_ERR_NOMEM, "allocate %zu bytes: make a memory file", bytes);
-    tutti_status status;
-    if (ftruncate(fd, (off_t)size) != 0) {
-        status = fail_errno(TUTTI_ERR_NOMEM, "allocate %zu bytes: size a memory file", bytes);
-        goto close_file;
-    }
-    if (fallocate(fd, 0, 0, (off_t)size) != 0) {
-        status = fail_errno(TUTTI_ERR_NOMEM, "allocate %zu bytes: the memory is not there", bytes);
-        goto close_file;
-    }
-    if (fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
-        status = fail_errno(TUTTI_ERR_NOMEM, "allocate %zu bytes: seal a memory file", bytes);
-        goto close_file;
-    }
-    void *base = map_aligned(fd, size, size >= HUGE_PAGE ? HUGE_PAGE : page);
-    if (base == MAP_FAILED) {
-        status = fail_errno(TUTTI_ERR_NOMEM, "allocate %zu bytes: map a memory file", bytes);
-        goto close_file;
-    }
-    if (size >= HUGE_PAGE) {
-        /* Both are advice, for the sake of speed alone. */
-        (void)madvise(base, size, MADV_HUGEPAGE);
-        (void)madvise(base, size / HUGE_PAGE * HUGE_PAGE, MADV_COLLAPSE);
+    void *base;
+    tutti_status status = populate(fd, bytes, size, size >= HUGE_PAGE ? HUGE_PAGE : page, &base);
+    if (status != TUTTI_OK) {
+        close(fd);
+        return status;
     }
     *out = (struct mem_export){.fd = fd, .bytes = size, .base = base};
     return TUTTI_OK;
-close_file:
-    close(fd);
-    return status;
 }
 
 static void release(const struct mem_export *allocation)
