@@ -12,7 +12,6 @@
 #include <string.h>
 #include <unistd.h>
 
-
 #include "base/auth.h"
 #include "base/check.h"
 #include "base/clock.h"

@@ -21,7 +21,6 @@
 #define PAUSE_MIN_MS 20
 #define PAUSE_MAX_MS 500
 #define HELLO_MS     2000
-#define GRACE_MS     500 /* rank 0 may tell at the same deadline who is missing */
 
 struct attempt {
     int fd; /* -1: not under way */
@@ -194,8 +193,8 @@ static tutti_status read_answer(const struct bootstrap *bootstrap, int fd, uint6
     return TUTTI_OK;
 }
 
-/* What rank 0 says went wrong becomes this rank's own sentence. */
-static tutti_status refused(const struct bootstrap *bootstrap, const struct answer_message *answer)
+tutti_status bootstrap_refused(const struct bootstrap *bootstrap,
+                               const struct answer_message *answer)
 {
     if (answer->status == TUTTI_ERR_AUTH)
         return fail(TUTTI_ERR_AUTH,
@@ -236,7 +235,7 @@ static tutti_status introduce(struct bootstrap *bootstrap, const struct auth *au
     if (status != TUTTI_OK)
         return TUTTI_OK;
     if (answer.status != TUTTI_IN_PROGRESS)
-        return refused(bootstrap, &answer);
+        return bootstrap_refused(bootstrap, &answer);
     if (auth_check_proof(auth, answer.proof) != TUTTI_OK)
         return fail(TUTTI_ERR_AUTH,
                     "who answers as rank 0 at %s does not know the job secret: it is a stranger",
@@ -249,7 +248,8 @@ static tutti_status await_all(struct bootstrap *bootstrap, uint64_t deadline_ms)
 {
     struct answer_message answer;
     char cause[SENTENCE_MAX];
-    tutti_status status = read_answer(bootstrap, bootstrap->fd, deadline_ms + GRACE_MS, &answer);
+    tutti_status status =
+        read_answer(bootstrap, bootstrap->fd, deadline_ms + BOOTSTRAP_GRACE_MS, &answer);
     if (status == TUTTI_ERR_PROTOCOL)
         return status;
     if (status != TUTTI_OK && clock_ms() >= deadline_ms)
@@ -264,7 +264,7 @@ static tutti_status await_all(struct bootstrap *bootstrap, uint64_t deadline_ms)
                     "rank 0 at %s went away while rank %u waited for the other ranks: %.250s",
                     bootstrap->root_text, bootstrap->rank, cause);
     }
-    return answer.status == TUTTI_OK ? TUTTI_OK : refused(bootstrap, &answer);
+    return answer.status == TUTTI_OK ? TUTTI_OK : bootstrap_refused(bootstrap, &answer);
 }
 
 tutti_status bootstrap_leaf_join(struct bootstrap *bootstrap, const struct meeting *meeting,
@@ -299,60 +299,4 @@ tutti_status bootstrap_leaf_join(struct bootstrap *bootstrap, const struct meeti
         auth_end(&search.attempts[i].auth);
     }
     return status == TUTTI_OK ? await_all(bootstrap, deadline_ms) : status;
-}
-
-/* ---- allgather ------------------------------------------------------------------------------- */
-
-static tutti_status lost_root(const struct bootstrap *bootstrap, uint64_t deadline_ms)
-{
-    char cause[SENTENCE_MAX];
-    if (clock_ms() >= deadline_ms)
-        return fail(TUTTI_ERR_CONNECT,
-                    "rank 0 at %s did not finish allgather %u of the rendezvous within %llu ms",
-                    bootstrap->root_text, bootstrap->sequence,
-                    (unsigned long long)bootstrap->timeout_ms);
-    snprintf(cause, sizeof cause, "%s", status_sentence());
-    return fail(TUTTI_ERR_CONNECT, "rank %u lost rank 0 at %s during the rendezvous: %.250s",
-                bootstrap->rank, bootstrap->root_text, cause);
-}
-
-static tutti_status check_reply(struct bootstrap *bootstrap, const struct gather_header *header,
-                                size_t len, uint64_t deadline_ms)
-{
-    struct answer_message failure = {.status = header->status};
-    if (header->magic != BOOTSTRAP_MAGIC)
-        return fail(TUTTI_ERR_PROTOCOL, "rank 0 at %s sent bytes that are no allgather",
-                    bootstrap->root_text);
-    if (header->status != TUTTI_OK && header->len == sizeof failure.sentence) {
-        if (sock_recv_all(bootstrap->fd, failure.sentence, sizeof failure.sentence, deadline_ms) !=
-            TUTTI_OK)
-            return lost_root(bootstrap, deadline_ms);
-        bootstrap_clean_text(failure.sentence, sizeof failure.sentence);
-        return refused(bootstrap, &failure);
-    }
-    if (header->status != TUTTI_OK || header->len != len || header->sequence != bootstrap->sequence)
-        return fail(TUTTI_ERR_PROTOCOL,
-                    "rank 0 answered allgather %u with blocks of %u bytes, rank %u expects "
-                    "allgather %u with %zu: run the same release everywhere",
-                    header->sequence, header->len, bootstrap->rank, bootstrap->sequence, len);
-    return TUTTI_OK;
-}
-
-tutti_status bootstrap_leaf_allgather(struct bootstrap *bootstrap, const void *in, void *out,
-                                      size_t len, uint64_t deadline_ms)
-{
-    struct gather_header header = {
-        .magic = BOOTSTRAP_MAGIC, .sequence = bootstrap->sequence, .len = (uint32_t)len};
-    /* A failed send is not the end: rank 0 may have told the reason before it closed. */
-    if (sock_send_all(bootstrap->fd, &header, sizeof header, deadline_ms) == TUTTI_OK && len > 0)
-        (void)sock_send_all(bootstrap->fd, in, len, deadline_ms);
-    deadline_ms += GRACE_MS;
-    if (sock_recv_all(bootstrap->fd, &header, sizeof header, deadline_ms) != TUTTI_OK)
-        return lost_root(bootstrap, deadline_ms);
-    tutti_status status = check_reply(bootstrap, &header, len, deadline_ms);
-    if (status != TUTTI_OK)
-        return status;
-    if (sock_recv_all(bootstrap->fd, out, bootstrap->size * len, deadline_ms) != TUTTI_OK)
-        return lost_root(bootstrap, deadline_ms);
-    return TUTTI_OK;
 }

@@ -28,6 +28,7 @@
 #define MEETING_LISTENERS_MAX 6  /* addresses the root listens on */
 #define MEETING_KEY_MAX       320
 #define BOOTSTRAP_VERSION     1u
+#define BOOTSTRAP_GRACE_MS    500         /* rank 0 may tell at the very deadline who is missing */
 #define BOOTSTRAP_MAGIC       0x54425354u /* "TSBT" on the wire */
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "messages are sent as they lie");
@@ -102,6 +103,10 @@ tutti_status bootstrap_root_allgather(struct bootstrap *bootstrap, const void *i
                                       size_t len, uint64_t deadline_ms);
 tutti_status bootstrap_leaf_allgather(struct bootstrap *bootstrap, const void *in, void *out,
                                       size_t len, uint64_t deadline_ms);
+
+/* What rank 0 says went wrong becomes this rank's own sentence. */
+tutti_status bootstrap_refused(const struct bootstrap *bootstrap,
+                               const struct answer_message *answer);
 
 /* "rank 3 (host b, pid 77)"; "rank 3" while nothing is known of it. */
 const char *seat_text(const struct seat *seats, uint32_t rank, char text[128]);

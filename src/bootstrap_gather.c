@@ -1,0 +1,253 @@
+/* bootstrap_gather.c: one allgather over the star: every rank's block to rank 0, all blocks back.
+ *
+ * Rank 0 reads its ranks in whatever order they come (epoll), straight into the result, then sends
+ * the result to one after the other: they are all waiting for it. A rank that ran ahead has its
+ * next block in the socket, unread until rank 0 gets there. A failure at rank 0 goes out in place
+ * of the result, so all ranks have the same sentence; any failure leaves ranks out of step, and
+ * bootstrap_allgather refuses to go on after it. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "src/bootstrap_meet.h"
+
+#define EVENTS_MAX 64
+
+/* ---- rank 0 ------------------------------------------------------------------------------- */
+
+struct intake {
+    struct gather_header header;
+    size_t got; /* of header and block together */
+};
+
+struct collection {
+    struct bootstrap *bootstrap;
+    struct intake *intakes; /* [size] */
+    bool *done;             /* [size] */
+    uint8_t *out;
+    size_t len;
+    uint32_t left;
+};
+
+static tutti_status check_header(const struct collection *collection, uint32_t rank)
+{
+    char who[128];
+    const struct gather_header *header = &collection->intakes[rank].header;
+    const struct bootstrap *bootstrap = collection->bootstrap;
+    seat_text(bootstrap->seats, rank, who);
+    if (header->magic != BOOTSTRAP_MAGIC)
+        return fail(TUTTI_ERR_PROTOCOL, "%s sent bytes that are no allgather", who);
+    if (header->sequence != bootstrap->sequence || header->len != collection->len)
+        return fail(TUTTI_ERR_PROTOCOL,
+                    "%s gave %u bytes to allgather %u of the rendezvous, rank 0 gives %zu to "
+                    "allgather %u: run the same release everywhere",
+                    who, header->len, header->sequence, collection->len, bootstrap->sequence);
+    return TUTTI_OK;
+}
+
+static tutti_status collect_from(struct collection *collection, uint32_t rank)
+{
+    char who[128];
+    struct intake *intake = &collection->intakes[rank];
+    const size_t head = sizeof intake->header;
+    while (!collection->done[rank]) {
+        uint8_t *to = intake->got < head
+                          ? (uint8_t *)&intake->header + intake->got
+                          : collection->out + rank * collection->len + (intake->got - head);
+        size_t want =
+            intake->got < head ? head - intake->got : head + collection->len - intake->got;
+        ssize_t got = recv(collection->bootstrap->seats[rank].fd, to, want, 0);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+            return TUTTI_OK;
+        seat_text(collection->bootstrap->seats, rank, who);
+        if (got < 0)
+            return fail_errno(TUTTI_ERR_CONNECT, "lost %s during the rendezvous", who);
+        if (got == 0)
+            return fail(TUTTI_ERR_CONNECT,
+                        "%s left during the rendezvous: its process ended or "
+                        "met an error of its own",
+                        who);
+        intake->got += (size_t)got;
+        if (intake->got == head) {
+            tutti_status status = check_header(collection, rank);
+            if (status != TUTTI_OK)
+                return status;
+        }
+        if (intake->got == head + collection->len) {
+            collection->done[rank] = true;
+            collection->left--;
+        }
+    }
+    return TUTTI_OK;
+}
+
+static tutti_status late_ranks(const struct collection *collection)
+{
+    char missing[200];
+    seats_missing(collection->bootstrap, collection->done, missing, sizeof missing);
+    return fail(TUTTI_ERR_CONNECT,
+                "%u of %u ranks came to the rendezvous but did not go on within %llu ms: %s; see "
+                "what they wait for, or raise TUTTI_CONNECT_TIMEOUT_MS",
+                collection->left, collection->bootstrap->size,
+                (unsigned long long)collection->bootstrap->timeout_ms, missing);
+}
+
+static tutti_status collect(struct collection *collection, int epoll, uint64_t deadline_ms)
+{
+    struct epoll_event events[EVENTS_MAX];
+    struct bootstrap *bootstrap = collection->bootstrap;
+    for (uint32_t r = 1; r < bootstrap->size; r++) {
+        struct epoll_event event = {.events = EPOLLIN, .data.u32 = r};
+        if (epoll_ctl(epoll, EPOLL_CTL_ADD, bootstrap->seats[r].fd, &event) != 0)
+            return fail_errno(TUTTI_ERR_SYSTEM, "rendezvous: epoll_ctl");
+    }
+    while (collection->left > 0) {
+        uint64_t now = clock_ms();
+        if (now >= deadline_ms)
+            return late_ranks(collection);
+        int count = epoll_wait(epoll, events, EVENTS_MAX, (int)(deadline_ms - now));
+        if (count < 0 && errno != EINTR)
+            return fail_errno(TUTTI_ERR_SYSTEM, "rendezvous: epoll_wait");
+        for (int i = 0; i < count; i++) {
+            uint32_t rank = events[i].data.u32;
+            /* one that is done and readable has left or runs ahead: the next allgather's affair */
+            if (collection->done[rank]) {
+                epoll_ctl(epoll, EPOLL_CTL_DEL, bootstrap->seats[rank].fd, NULL);
+                continue;
+            }
+            tutti_status status = collect_from(collection, rank);
+            if (status != TUTTI_OK)
+                return status;
+        }
+    }
+    return TUTTI_OK;
+}
+
+static tutti_status hand_out(struct collection *collection, uint64_t deadline_ms)
+{
+    struct bootstrap *bootstrap = collection->bootstrap;
+    struct gather_header header = {.magic = BOOTSTRAP_MAGIC,
+                                   .sequence = bootstrap->sequence,
+                                   .len = (uint32_t)collection->len};
+    for (uint32_t r = 1; r < bootstrap->size; r++) {
+        char who[128], cause[SENTENCE_MAX];
+        int fd = bootstrap->seats[r].fd;
+        tutti_status status = sock_send_all(fd, &header, sizeof header, deadline_ms);
+        if (status == TUTTI_OK)
+            status =
+                sock_send_all(fd, collection->out, bootstrap->size * collection->len, deadline_ms);
+        if (status != TUTTI_OK) {
+            snprintf(cause, sizeof cause, "%s", status_sentence());
+            return fail(TUTTI_ERR_CONNECT, "%s did not take the result of the rendezvous: %.300s",
+                        seat_text(bootstrap->seats, r, who), cause);
+        }
+    }
+    return TUTTI_OK;
+}
+
+/* Best effort: one that has its result already finds this in the next allgather. */
+static void hand_out_failure(struct bootstrap *bootstrap, tutti_status failure)
+{
+    struct {
+        struct gather_header header;
+        char sentence[SENTENCE_MAX];
+    } message = {.header = {.magic = BOOTSTRAP_MAGIC,
+                            .sequence = bootstrap->sequence,
+                            .status = failure,
+                            .len = SENTENCE_MAX}};
+    snprintf(message.sentence, sizeof message.sentence, "%s", status_sentence());
+    for (uint32_t r = 1; r < bootstrap->size; r++)
+        (void)sock_send_all(bootstrap->seats[r].fd, &message, sizeof message, clock_ms() + 10);
+    status_set_sentence(message.sentence);
+}
+
+tutti_status bootstrap_root_allgather(struct bootstrap *bootstrap, const void *in, void *out,
+                                      size_t len, uint64_t deadline_ms)
+{
+    tutti_status status = TUTTI_OK;
+    struct collection collection = {
+        .bootstrap = bootstrap, .out = out, .len = len, .left = bootstrap->size - 1};
+    collection.intakes = calloc(bootstrap->size, sizeof *collection.intakes);
+    collection.done = calloc(bootstrap->size, sizeof *collection.done);
+    int epoll = epoll_create1(EPOLL_CLOEXEC);
+    if (collection.intakes == NULL || collection.done == NULL)
+        status = fail(TUTTI_ERR_NOMEM, "no memory for the allgather of %u ranks", bootstrap->size);
+    else if (epoll < 0)
+        status = fail_errno(TUTTI_ERR_SYSTEM, "rendezvous: epoll_create1");
+    if (status == TUTTI_OK) {
+        memmove(out, in, len);
+        status = collect(&collection, epoll, deadline_ms);
+    }
+    if (status == TUTTI_OK)
+        status = hand_out(&collection, deadline_ms);
+    if (status != TUTTI_OK)
+        hand_out_failure(bootstrap, status);
+    if (epoll >= 0)
+        close(epoll);
+    free(collection.done);
+    free(collection.intakes);
+    return status;
+}
+
+/* ---- the other ranks
+ * ------------------------------------------------------------------------------- */
+
+static tutti_status lost_root(const struct bootstrap *bootstrap, uint64_t deadline_ms)
+{
+    char cause[SENTENCE_MAX];
+    if (clock_ms() >= deadline_ms)
+        return fail(TUTTI_ERR_CONNECT,
+                    "rank 0 at %s did not finish allgather %u of the rendezvous within %llu ms",
+                    bootstrap->root_text, bootstrap->sequence,
+                    (unsigned long long)bootstrap->timeout_ms);
+    snprintf(cause, sizeof cause, "%s", status_sentence());
+    return fail(TUTTI_ERR_CONNECT, "rank %u lost rank 0 at %s during the rendezvous: %.250s",
+                bootstrap->rank, bootstrap->root_text, cause);
+}
+
+static tutti_status check_reply(struct bootstrap *bootstrap, const struct gather_header *header,
+                                size_t len, uint64_t deadline_ms)
+{
+    struct answer_message failure = {.status = header->status};
+    if (header->magic != BOOTSTRAP_MAGIC)
+        return fail(TUTTI_ERR_PROTOCOL, "rank 0 at %s sent bytes that are no allgather",
+                    bootstrap->root_text);
+    if (header->status != TUTTI_OK && header->len == sizeof failure.sentence) {
+        if (sock_recv_all(bootstrap->fd, failure.sentence, sizeof failure.sentence, deadline_ms) !=
+            TUTTI_OK)
+            return lost_root(bootstrap, deadline_ms);
+        bootstrap_clean_text(failure.sentence, sizeof failure.sentence);
+        return bootstrap_refused(bootstrap, &failure);
+    }
+    if (header->status != TUTTI_OK || header->len != len || header->sequence != bootstrap->sequence)
+        return fail(TUTTI_ERR_PROTOCOL,
+                    "rank 0 answered allgather %u with blocks of %u bytes, rank %u expects "
+                    "allgather %u with %zu: run the same release everywhere",
+                    header->sequence, header->len, bootstrap->rank, bootstrap->sequence, len);
+    return TUTTI_OK;
+}
+
+tutti_status bootstrap_leaf_allgather(struct bootstrap *bootstrap, const void *in, void *out,
+                                      size_t len, uint64_t deadline_ms)
+{
+    struct gather_header header = {
+        .magic = BOOTSTRAP_MAGIC, .sequence = bootstrap->sequence, .len = (uint32_t)len};
+    /* A failed send is not the end: rank 0 may have told the reason before it closed. */
+    if (sock_send_all(bootstrap->fd, &header, sizeof header, deadline_ms) == TUTTI_OK && len > 0)
+        (void)sock_send_all(bootstrap->fd, in, len, deadline_ms);
+    deadline_ms += BOOTSTRAP_GRACE_MS;
+    if (sock_recv_all(bootstrap->fd, &header, sizeof header, deadline_ms) != TUTTI_OK)
+        return lost_root(bootstrap, deadline_ms);
+    tutti_status status = check_reply(bootstrap, &header, len, deadline_ms);
+    if (status != TUTTI_OK)
+        return status;
+    if (sock_recv_all(bootstrap->fd, out, bootstrap->size * len, deadline_ms) != TUTTI_OK)
+        return lost_root(bootstrap, deadline_ms);
+    return TUTTI_OK;
+}
