@@ -165,6 +165,20 @@ static tutti_status compare_facts(const struct facts *all, uint32_t size)
     return TUTTI_OK;
 }
 
+/* What links are authenticated with. Rank 0's random bytes travelled over the bootstrap, where others
+ * may listen; with a job secret, which never travels, they are mixed with its key. */
+static tutti_status make_secret(tutti_comm *comm, const uint8_t random[32])
+{
+    struct auth auth;
+    memcpy(comm->secret, random, sizeof comm->secret);
+    if (!comm->settings.secret[0])
+        return TUTTI_OK;
+    tutti_status status = auth_start(&auth, comm->settings.secret, random, false);
+    for (size_t i = 0; i < sizeof comm->secret && status == TUTTI_OK; i++)
+        comm->secret[i] ^= auth.key[i];
+    return status;
+}
+
 static tutti_status take_facts(tutti_comm *comm, const struct facts *all)
 {
     tutti_status status = compare_facts(all, comm->size);
@@ -184,12 +198,12 @@ static tutti_status take_facts(tutti_comm *comm, const struct facts *all)
     if (status != TUTTI_OK)
         return status;
     memcpy(&comm->comm_id, all[0].comm_id, sizeof comm->comm_id);
-    memcpy(comm->secret, all[0].secret, sizeof comm->secret);
+    status = make_secret(comm, all[0].secret);
     comm->crowded = comm->topology.max_ranks_per_core > 1;
     comm->lanes = comm->settings.lanes ? (uint32_t)comm->settings.lanes : 1;
     if (comm->lanes > TRANSPORT_LANES_MAX - 1)
         comm->lanes = TRANSPORT_LANES_MAX - 1;
-    return TUTTI_OK;
+    return status;
 }
 
 /* ---- transports ------------------------------------------------------------------------------- */
@@ -220,7 +234,7 @@ static int row_for(const struct facts *all, uint32_t a, uint32_t b)
 static tutti_status open_row(tutti_comm *comm, int row)
 {
     const struct transport_ops *ops = transport_table[row];
-    struct transport *transport;
+    struct transport *transport = NULL;
     must(comm->transport_count < COMM_TRANSPORTS_MAX);
     tutti_status status = ops->open(&comm->config, &transport);
     if (status == TUTTI_OK && comm->settings.fault[0]) {
@@ -384,7 +398,7 @@ tutti_status comm_build(const struct settings *settings, struct bootstrap *boots
                         tutti_comm **made)
 {
     uint32_t size = bootstrap_size(bootstrap);
-    tutti_comm *comm;
+    tutti_comm *comm = NULL;
     log_set_level((enum log_level)settings->log);
     tutti_status status = allocate(settings, bootstrap_rank(bootstrap), size, &comm);
     if (status != TUTTI_OK)

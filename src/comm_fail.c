@@ -21,7 +21,7 @@ static void tell_peers(tutti_comm *comm, tutti_status status, uint32_t culprit)
     if (status == TUTTI_ERR_ABORTED)
         status = TUTTI_ERR_PEER;
     struct notice notice = {.kind = NOTICE_FAILED, .culprit = culprit, .status = status};
-    snprintf(notice.text, sizeof notice.text, "%s", comm->sentence);
+    snprintf(notice.text, sizeof notice.text, "%.*s", (int)sizeof notice.text - 1, comm->sentence);
     for (uint32_t p = 0; p < comm->size; p++) {
         struct comm_peer *peer = &comm->peers[p];
         if (peer->connected && !peer->left)

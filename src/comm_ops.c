@@ -30,7 +30,7 @@ static tutti_status take_slot(tutti_comm *comm, struct comm_op **slot, tutti_op 
 tutti_status tutti_op_create_premulsum(tutti_comm *comm, const void *scalar, tutti_dtype dtype,
                                        tutti_op *op)
 {
-    struct comm_op *slot;
+    struct comm_op *slot = NULL;
     if (!scalar || !op)
         return fail(TUTTI_ERR_ARG, "tutti_op_create_premulsum: %s is NULL", scalar ? "op" : "scalar");
     if ((unsigned)dtype >= TUTTI_DTYPE_COUNT)
@@ -50,7 +50,7 @@ tutti_status tutti_op_create_premulsum(tutti_comm *comm, const void *scalar, tut
 tutti_status tutti_op_create(tutti_comm *comm, tutti_reduce_fn *function, void *context,
                              tutti_op *op)
 {
-    struct comm_op *slot;
+    struct comm_op *slot = NULL;
     if (!function || !op)
         return fail(TUTTI_ERR_ARG, "tutti_op_create: %s is NULL", function ? "op" : "function");
     tutti_status status = comm_enter(comm);

@@ -396,7 +396,7 @@ tutti_status comm_run(tutti_comm *comm, const struct call *call)
 {
     comm->last_program = NULL;
     if (comm->head || call->coll == TUTTI_COLL_SENDRECV) {
-        struct operation *op;
+        struct operation *op = NULL;
         tutti_status status = comm_submit(comm, call, &op);
         return status == TUTTI_OK ? comm_wait(op) : status;
     }
