@@ -118,6 +118,12 @@ static bool registry_is_open(uint64_t id)
     return false;
 }
 
+static void shared_release(struct shared *shared)
+{
+    if (atomic_fetch_sub(&shared->refs, 1) == 1)
+        free(shared);
+}
+
 /* Peers that made their half of a link with a transport that now closes must see it closed. */
 static void registry_leave(struct inproc *inproc)
 {
@@ -127,11 +133,18 @@ static void registry_leave(struct inproc *inproc)
     if (*at)
         *at = inproc->next;
     for (size_t i = 0; i < HALF_OPEN_LISTS; i++) {
-        for (struct shared *half = registry.half_open[i]; half; half = half->next) {
-            for (int side = 0; side < 2; side++) {
-                if (half->id[side] == inproc->id)
-                    atomic_store(&half->end[side].closed, 1);
+        struct shared **half = &registry.half_open[i];
+        while (*half) {
+            struct shared *shared = *half;
+            int side = shared->id[1] == inproc->id;
+            if (shared->id[side] == inproc->id && atomic_load(&shared->end[1 - side].closed)) {
+                *half = shared->next; /* left behind for this transport, which never came */
+                shared_release(shared);
+                continue;
             }
+            if (shared->id[side] == inproc->id)
+                atomic_store(&shared->end[side].closed, 1);
+            half = &shared->next;
         }
     }
 }
@@ -168,12 +181,6 @@ static struct shared *shared_new(const struct transport_config *config, const ui
     return shared;
 }
 
-static void shared_release(struct shared *shared)
-{
-    if (atomic_fetch_sub(&shared->refs, 1) == 1)
-        free(shared);
-}
-
 static void link_attach(struct inproc *inproc, struct inproc_link *link)
 {
     struct ring_shape shape = ring_shape(inproc->local.config);
@@ -198,8 +205,15 @@ static void link_close(struct inproc *inproc, struct inproc_link *link)
         atomic_store(&shared->end[link->side].closed, 1);
         if (offered)
             wait_for_reader(link);
-        half_open_take(shared->id, shared);
-        shared_release(shared);
+        /* What was sent before the peer made its half is still to be received: the list keeps it
+         * until the peer comes for it or closes too. */
+        bool unmet = half_open_take(shared->id, shared) != NULL;
+        if (unmet && registry_is_open(shared->id[1 - link->side])) {
+            shared->next = *half_open_list(shared->id);
+            *half_open_list(shared->id) = shared;
+        } else {
+            shared_release(shared);
+        }
     }
     local_link_free(&inproc->local, &link->base);
     free(link);
@@ -316,7 +330,9 @@ static tutti_status link_meet(struct inproc *inproc, struct inproc_link *link, u
     id[1 - link->side] = peer_id;
     link->shared = half_open_take(id, NULL);
     if (link->shared) {
-        atomic_fetch_add(&link->shared->refs, 1);
+        /* An end that closed has left its reference to this one. */
+        if (!atomic_load(&link->shared->end[1 - link->side].closed))
+            atomic_fetch_add(&link->shared->refs, 1);
         return TUTTI_OK;
     }
     if (!registry_is_open(peer_id))
