@@ -385,7 +385,8 @@ static bool can_fuse(struct builder *builder, uint32_t r, uint32_t q)
         overlap(builder, first ? reduce->b : reduce->a, recv->dst, &exactly))
         return false;
     for (uint32_t i = 0; i < reduce->waits; i++) {
-        if (builder->preds[reduce->succ + i] > r)
+        uint32_t before = builder->preds[reduce->succ + i];
+        if (before > r || builder->steps[before].kind == STEP_SEND)
             return false;
     }
     return true;

@@ -16,8 +16,9 @@
  *
  * Fusion, private to builder and executor: a RECV into SCRATCH whose bytes are read by exactly one
  * REDUCE, which reads exactly them, may be executed as one ("receive and reduce"). The builder
- * marks it when every other predecessor of the REDUCE comes earlier in the program than the RECV;
- * edges of the REDUCE are then carried by the RECV. */
+ * marks it when every other predecessor of the REDUCE comes earlier in the program than the RECV
+ * and none of them is a SEND (two ranks that exchange in place would each wait for the other's
+ * receive); edges of the REDUCE are then carried by the RECV. */
 #ifndef ALGORITHMS_SCHEDULE_H
 #define ALGORITHMS_SCHEDULE_H
 
