@@ -2,10 +2,12 @@
 #include <string.h>
 
 #include "transports/local.h"
+#include "transports/tcp.h"
 
 const struct transport_ops *const transport_table[] = {
     &inproc_ops,
     &shm_ops,
+    &tcp_ops,
     NULL,
 };
 
