@@ -14,6 +14,10 @@
 #include "mem/reduce_set.h"
 #include "mem/small_float.h"
 
+#if defined(__F16C__)
+#include "mem/reduce_half.h"
+#endif
+
 #define PASTE_(a, b) a##b
 #define PASTE(a, b)  PASTE_(a, b)
 #define TEXT_(a)     #a
@@ -126,22 +130,72 @@
         return (p > q ? p : q) > infinity ? nan : chosen;                                          \
     }
 
-#define SMALL_FORM(name, type, image, infinity, nan)                                               \
-    STORED(type, name);                                                                            \
+/* Sum, product and quotient by way of float32, element by element. */
+#define CONVERTED(name, type)                                                                      \
     ONE(sum, name, type, name##_encode(name##_decode(a) + name##_decode(b)))                       \
     ONE(prod, name, type, name##_encode(name##_decode(a) * name##_decode(b)))                      \
-    ORDER(min, name, type, image, <, infinity, nan)                                                \
-    ORDER(max, name, type, image, >, infinity, nan)                                                \
     KERNEL(sum, name)                                                                              \
     KERNEL(prod, name)                                                                             \
-    KERNEL(min, name)                                                                              \
-    KERNEL(max, name)                                                                              \
     DIVIDE(name, float, name##_n_th)
 
 #define float16_n_th(x)     float16_encode(float16_decode(x) / n)
 #define bfloat16_n_th(x)    bfloat16_encode(bfloat16_decode(x) / n)
 #define float8_e4m3_n_th(x) float8_e4m3_encode(float8_e4m3_decode(x) / n)
 #define float8_e5m2_n_th(x) float8_e5m2_encode(float8_e5m2_decode(x) / n)
+
+#if defined(__F16C__)
+#define ARITHMETIC_float16                                                                         \
+    HALF_KERNEL(sum)                                                                               \
+    HALF_KERNEL(prod)                                                                              \
+    static void divide_float16(void *dst, uint32_t ranks, size_t count)                            \
+    {                                                                                              \
+        half_divide(dst, (float)ranks, count);                                                     \
+    }
+
+#define HALF_KERNEL(op)                                                                            \
+    static void op##_float16(void *dst, const void *a, const void *b, size_t count)                \
+    {                                                                                              \
+        half_##op(dst, a, b, count);                                                               \
+    }
+
+/* Through blocks of float16 on the stack. */
+#define BYTE_KERNEL(op, name, half_op)                                                             \
+    static void op##_##name(void *dst, const void *a, const void *b, size_t count)                 \
+    {                                                                                              \
+        uint16_t x[HALF_BLOCK], y[HALF_BLOCK];                                                     \
+        for (size_t done = 0; done < count;) {                                                     \
+            size_t n = count - done < HALF_BLOCK ? count - done : HALF_BLOCK;                      \
+            const name##_stored *p = (const name##_stored *)a + done;                              \
+            const name##_stored *q = (const name##_stored *)b + done;                              \
+            name##_stored *d = (name##_stored *)dst + done;                                        \
+            for (size_t i = 0; i < n; i++) {                                                       \
+                x[i] = name##_to_half(p[i]);                                                       \
+                y[i] = name##_to_half(q[i]);                                                       \
+            }                                                                                      \
+            half_op(x, x, y, n);                                                                   \
+            for (size_t i = 0; i < n; i++)                                                         \
+                d[i] = name##_of_half(x[i]);                                                       \
+            done += n;                                                                             \
+        }                                                                                          \
+    }
+
+#define BYTE_ARITHMETIC(name, half_product)                                                        \
+    BYTE_KERNEL(sum, name, half_sum)                                                               \
+    BYTE_KERNEL(prod, name, half_product)                                                          \
+    DIVIDE(name, float, name##_n_th)
+#define ARITHMETIC_float8_e4m3 BYTE_ARITHMETIC(float8_e4m3, half_prod_scaled)
+#define ARITHMETIC_float8_e5m2 BYTE_ARITHMETIC(float8_e5m2, half_prod)
+#else
+#define ARITHMETIC_float16     CONVERTED(float16, uint16_t)
+#define ARITHMETIC_float8_e4m3 CONVERTED(float8_e4m3, uint8_t)
+#define ARITHMETIC_float8_e5m2 CONVERTED(float8_e5m2, uint8_t)
+#endif
+#define ARITHMETIC_bfloat16 CONVERTED(bfloat16, uint16_t)
+
+#define SMALL_FORM(name, type, image, infinity, nan)                                               \
+    STORED(type, name);                                                                            \
+    ARITHMETIC_##name ORDER(min, name, type, image, <, infinity, nan)                              \
+        ORDER(max, name, type, image, >, infinity, nan) KERNEL(min, name) KERNEL(max, name)
 
 #define FORM_float32            NATIVE_FORM(float32, float, uint32_t, 0x7fc00000u)
 #define FORM_float64            NATIVE_FORM(float64, double, uint64_t, 0x7ff8000000000000u)
