@@ -20,7 +20,13 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { ADAPTIVE_LEAST = 3, ADAPTIVE_MOST = 1000, SAMPLES_MOST = 1 << 20, BARRIER_DELAY_US = 2000 };
+enum {
+    ADAPTIVE_LEAST = 3,
+    ADAPTIVE_LEAST_BLOCK = 2,
+    ADAPTIVE_MOST = 1000,
+    SAMPLES_MOST = 1 << 20,
+    BARRIER_DELAY_US = 2000
+};
 
 double bench_now_us(void)
 {
@@ -214,7 +220,8 @@ static void meet(const struct bench *bench)
 }
 
 /* Calls twice, and agrees from the second how many calls fit the budget: equal at every rank. */
-static void agree(struct bench *bench, double budget_us, uint64_t *warmup, uint64_t *iters)
+static void agree(struct bench *bench, double budget_us, uint64_t least, uint64_t *warmup,
+                  uint64_t *iters)
 {
     const struct options *options = bench->options;
     double us = 0;
@@ -226,9 +233,8 @@ static void agree(struct bench *bench, double budget_us, uint64_t *warmup, uint6
     bench_exchange(bench, &us, 1);
     us = over_ranks(bench, 0, AVERAGE_MAX);
     double fit = budget_us / (us > 0.1 ? us : 0.1);
-    uint64_t calls = fit > ADAPTIVE_MOST    ? ADAPTIVE_MOST
-                     : fit < ADAPTIVE_LEAST ? ADAPTIVE_LEAST
-                                            : (uint64_t)fit;
+    uint64_t calls = fit > ADAPTIVE_MOST ? ADAPTIVE_MOST : (uint64_t)fit;
+    calls = calls < least ? least : calls;
     *iters = options->iters ? options->iters : calls;
     *warmup = options->warmup_fixed || options->warmup < calls / 4 ? options->warmup : calls / 4;
 }
@@ -276,7 +282,7 @@ static double median(double *values, size_t count)
 static void time_alone(struct bench *bench, struct timing *timing)
 {
     uint64_t warmup, iters;
-    agree(bench, bench->options->budget_ms * 1e3, &warmup, &iters);
+    agree(bench, bench->options->budget_ms * 1e3, ADAPTIVE_LEAST, &warmup, &iters);
     for (uint64_t i = 0; i < warmup; i++)
         call_or_die(bench);
     meet(bench);
@@ -306,7 +312,7 @@ static void time_in_turn(struct bench *bench, struct timing *timing)
 {
     const struct options *options = bench->options;
     uint64_t warmup, iters;
-    agree(bench, options->budget_ms * 1e3 / options->blocks, &warmup, &iters);
+    agree(bench, options->budget_ms * 1e3 / options->blocks, ADAPTIVE_LEAST_BLOCK, &warmup, &iters);
     enter_peer(bench);
     bench->peer->barrier();
     loop_theirs(bench, 2); /* as many as agree() made */
@@ -338,8 +344,8 @@ static void time_in_turn(struct bench *bench, struct timing *timing)
     timing->p99_us = our_us[options->blocks - 1];
     timing->peer_us = median(their_us, options->blocks);
     timing->ratio = median(ratio, options->blocks);
-    timing->ratio_low = ratio[0];
-    timing->ratio_high = ratio[options->blocks - 1];
+    timing->ratio_low = ratio[options->blocks / 4];
+    timing->ratio_high = ratio[options->blocks - 1 - options->blocks / 4];
     timing->iters = iters * options->blocks;
     timing->peer_measured = true;
     free(our_us);

@@ -52,7 +52,7 @@ static const char help_tail[] =
     "      --threads N      N ranks per process, as threads\n"
     "      --bind HOW       core: rank i on core i, wrapping around; none (core)\n"
     "      --peer mpi       drive MPI's collectives through the same loop, in turn with Tutti's\n"
-    "      --blocks N       turns of each library with --peer, at least 5 (7)\n"
+    "      --blocks N       turns of each library with --peer, at least 5 (11)\n"
     "\n"
     "how (each sets the TUTTI_* setting of that name)\n"
     "      --transport T    shm, tcp, inproc, a list, or auto\n"
@@ -425,7 +425,7 @@ int options_read(struct options *options, int argc, char **argv)
                                 .warmup = 5,
                                 .checks = 1,
                                 .average = AVERAGE_MEAN,
-                                .blocks = 7};
+                                .blocks = 11};
     int letter;
     bool good = true;
     while (good && (letter = getopt_long(argc, argv, "b:e:f:i:n:w:c:d:o:r:a:vh", long_options,

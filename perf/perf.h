@@ -111,7 +111,8 @@ struct timing {
     bool measured, checked;
     double mean_us, min_us, median_us, p99_us;
     uint64_t iters, wrong;
-    /* with --peer: medians over blocks; ratio is the median of block ratios ours / theirs */
+    /* with --peer: medians over blocks; ratio is the median of block ratios ours / theirs, low and
+     * high its quartiles (a shared machine makes the extremes of any loop meaningless) */
     bool peer_measured;
     double peer_us, ratio, ratio_low, ratio_high;
 };

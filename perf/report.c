@@ -137,7 +137,7 @@ void report_table_begin(struct report *report, const struct perf_case *row)
            "type", "redop", "root", "time", "algbw", "busbw", "#wrong", "time", "algbw", "busbw",
            "#wrong");
     for (int i = 0; report->peer && i < 2; i++)
-        printf("  %9s  %6s  %-13s", report->peer, "ratio", "least-most");
+        printf("  %9s  %6s  %-13s", report->peer, "ratio", "quartiles");
     printf("\n# %10s  %12s  %8s  %6s  %6s  %7s  %6s  %6s  %5s  %7s  %6s  %6s  %5s", "(B)",
            "(elements)", "", "", "", "(us)", "(GB/s)", "(GB/s)", "", "(us)", "(GB/s)", "(GB/s)",
            "");
