@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -729,6 +730,37 @@ static void test_shm_refuses_a_wrong_secret(void)
     world_run(world, PROCESSES, wrong_secret);
 }
 
+/* Rank 1 has no descriptor left when rank 0 dials. */
+static void no_files(struct rank *rank)
+{
+    uint32_t word = 0;
+    struct transport_event event;
+    if (rank->rank == 1) {
+        struct rlimit limit = {0};
+        getrlimit(RLIMIT_NOFILE, &limit);
+        int next = dup(0);
+        limit.rlim_cur = (rlim_t)next;
+        close(next);
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
+    connect_all(rank);
+    meet(rank, 1, 2);
+    struct xfer xfer = xfer_of(1 - rank->rank, &word, 4);
+    tutti_status status = rank->world->ops->recv(rank->transport, &xfer);
+    if (rank->rank == 1) {
+        expect(rank, status == TUTTI_IN_PROGRESS);
+        expect(rank, wait_event(rank, TRANSPORT_EVENT_LINK_DOWN, 2000, &event));
+        expect(rank, strstr(event.sentence, "no file descriptor") != NULL);
+        expect(rank, finish(rank, &xfer, 100) == TUTTI_ERR_NOMEM);
+    }
+    meet(rank, 2, 2);
+}
+
+static void test_shm_says_when_descriptors_run_out(void)
+{
+    world_run(world_new("shm", 2, 1), PROCESSES, no_files);
+}
+
 /* Every abstract socket of this library on the machine gets garbage and silence. */
 static void pester(int sockets[64])
 {
@@ -845,6 +877,7 @@ int main(int argc, char **argv)
         T(test_shm_notices_a_death),
         T(test_shm_notices_a_death_though_a_child_lives),
         T(test_shm_refuses_a_wrong_secret),
+        T(test_shm_says_when_descriptors_run_out),
         T(test_shm_bears_garbage_connections),
         T(test_inproc_joins_64_threads),
         T(test_shm_joins_64_processes),

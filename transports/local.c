@@ -282,12 +282,6 @@ static void consume(struct lane *lane)
     atomic_store_explicit(&lane->in->consumed, lane->in_next, memory_order_release);
 }
 
-static bool arrived(const struct lane *lane)
-{
-    const struct slot *slot = &lane->in->slots[lane->in_next & lane->in_mask];
-    return atomic_load_explicit(&slot->stamp, memory_order_acquire) == lane->in_next + 1;
-}
-
 static enum taken taken_failed(struct local *local, struct lane *lane, struct xfer *xfer,
                                tutti_status status)
 {
@@ -571,91 +565,4 @@ void local_link_free(struct local *local, struct local_link *link)
     if (local->links[link->peer] == link)
         local->links[link->peer] = NULL;
     free(link->lanes);
-}
-
-/* ---- events ---- */
-
-void local_notice_keep(struct local *local, uint32_t peer, const struct notice *notice)
-{
-    if (local->notice_count == LOCAL_NOTICES_MAX)
-        return;
-    struct local_notice *kept =
-        &local->notices[(local->notice_first + local->notice_count++) % LOCAL_NOTICES_MAX];
-    kept->peer = peer;
-    kept->notice = *notice;
-    kept->notice.text[sizeof kept->notice.text - 1] = '\0';
-}
-
-static bool event_unexpected(struct local *local, struct transport_event *event)
-{
-    uint32_t lanes = local->config->lanes;
-    while (local->cursor < local->config->size * lanes) {
-        uint32_t at = local->cursor++;
-        const struct local_link *link = local->links[at / lanes];
-        const struct lane *lane = link ? &link->lanes[at % lanes] : NULL;
-        if (!lane || !lane->in || lane->recv_head || lane->broken || !arrived(lane))
-            continue;
-        const struct slot *slot = &lane->in->slots[lane->in_next & lane->in_mask];
-        event->kind = TRANSPORT_EVENT_UNEXPECTED;
-        event->peer = link->peer;
-        event->lane = lane->index;
-        event->tag = slot->tag;
-        event->len = atomic_load_explicit(&slot->len, memory_order_relaxed);
-        return true;
-    }
-    return false;
-}
-
-bool local_event(struct local *local, bool restart, struct transport_event *event)
-{
-    event->status = TUTTI_OK;
-    event->sentence[0] = '\0';
-    if (local->notice_count > 0) {
-        const struct local_notice *kept = &local->notices[local->notice_first];
-        local->notice_first = (local->notice_first + 1) % LOCAL_NOTICES_MAX;
-        local->notice_count--;
-        event->kind = TRANSPORT_EVENT_NOTICE;
-        event->peer = kept->peer;
-        event->notice = kept->notice;
-        return true;
-    }
-    for (uint32_t i = 0; i < local->config->size; i++) {
-        struct local_link *link = local->links[i];
-        if (link && link->report) {
-            link->report = false;
-            event->kind = TRANSPORT_EVENT_LINK_DOWN;
-            event->peer = i;
-            event->status = link->down;
-            memcpy(event->sentence, link->sentence, sizeof event->sentence);
-            return true;
-        }
-    }
-    if (restart)
-        local->cursor = 0;
-    return event_unexpected(local, event);
-}
-
-void local_stats(const struct transport *transport, struct transport_stats *stats)
-{
-    *stats = ((const struct local *)transport)->stats;
-}
-
-tutti_status local_reg(struct transport *transport, void *memory, size_t len, void **handle)
-{
-    *handle = NULL;
-    return TUTTI_OK;
-}
-
-void local_dereg(struct transport *transport, void *handle)
-{
-}
-
-int local_wait_fd(struct transport *transport)
-{
-    return -1;
-}
-
-bool local_arm(struct transport *transport)
-{
-    return false;
 }

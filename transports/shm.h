@@ -1,7 +1,8 @@
 /* shm.h: ranks that are processes of one host: what the files of this transport share.
  *
  *   shm.c         the table: open, close, address, connect, poll, event
- *   shm_link.c    how a link is made, what its socket carries, how its end is noticed
+ *   shm_packet.c  what a link's socket carries
+ *   shm_link.c    how a link is made, and how its end is noticed
  *   shm_memory.c  the link's rings, memory read in place, cross-memory attach
  *
  * A link is one sealed memory file with the rings of all lanes, made by the rank that dials (the
@@ -129,6 +130,15 @@ static inline const char *shm_peer_name(const struct shm *shm, uint32_t peer)
     return shm->local.config->peer_names[peer];
 }
 
+/* shm_packet.c */
+enum shm_packet_got { SHM_PACKET_NONE, SHM_PACKET_ONE, SHM_PACKET_END, SHM_PACKET_BAD };
+/* Fills in the rank. A descriptor goes along if fd >= 0. */
+bool shm_packet_write(struct shm *shm, int to, struct shm_packet *packet, int fd);
+/* *fd is the descriptor that came with it, to be taken, or -1. */
+enum shm_packet_got shm_packet_read(struct shm *shm, int from, struct shm_packet *packet, int *fd);
+/* Over a link's socket; false if there is no room now or no link. */
+bool shm_packet_send(struct shm *shm, struct shm_link *link, struct shm_packet *packet, int fd);
+
 /* shm_link.c */
 tutti_status shm_listen(struct shm *shm);
 tutti_status shm_link_new(struct shm *shm, uint32_t peer, struct shm_link **link);
@@ -138,8 +148,6 @@ void shm_link_dial(struct shm *shm, struct shm_link *link);
 void shm_service(struct shm *shm);
 /* Reads what the link's socket holds; an end is only noted (link->ended). */
 void shm_link_read(struct shm *shm, struct shm_link *link);
-/* Sends a packet and perhaps a descriptor (fd >= 0); false if there is no room now or no link. */
-bool shm_packet_send(struct shm *shm, struct shm_link *link, struct shm_packet *packet, int fd);
 tutti_status shm_link_notify(struct shm *shm, struct shm_link *link, const struct notice *notice);
 
 /* shm_memory.c */

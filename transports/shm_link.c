@@ -13,11 +13,11 @@
  * Invariant: everything read from a socket is checked before it is used, and a connection that does
  * not say hello costs one place in a table until it is dropped. */
 #include <errno.h>
-#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
@@ -66,94 +66,6 @@ tutti_status shm_listen(struct shm *shm)
         listen(shm->listener, SOMAXCONN) < 0 || !watch(shm, shm->listener, WATCH_LISTENER, 0))
         return fail_errno(TUTTI_ERR_SYSTEM, "shm: listening on an abstract Unix socket");
     return TUTTI_OK;
-}
-
-/* ---- packets ---- */
-
-static size_t packet_bytes(uint32_t kind)
-{
-    size_t head = offsetof(struct shm_packet, hello);
-    switch (kind) {
-    case SHM_HELLO:
-    case SHM_ANSWER:
-        return head + sizeof((struct shm_packet *)0)->hello;
-    case SHM_REGION:
-    case SHM_GONE:
-        return head + sizeof((struct shm_packet *)0)->region;
-    case SHM_NOTICE:
-        return head + sizeof(struct notice);
-    case SHM_BYE:
-        return head;
-    default:
-        return 0;
-    }
-}
-
-static bool packet_write(struct shm *shm, int to, struct shm_packet *packet, int fd)
-{
-    union {
-        struct cmsghdr header;
-        char bytes[CMSG_SPACE(sizeof(int))];
-    } control = {0};
-    struct iovec part = {packet, packet_bytes(packet->kind)};
-    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
-    packet->rank = shm->local.config->rank;
-    if (fd >= 0) {
-        message.msg_control = control.bytes;
-        message.msg_controllen = sizeof control.bytes;
-        control.header = (struct cmsghdr){
-            .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof fd)};
-        memcpy(CMSG_DATA(&control.header), &fd, sizeof fd);
-    }
-    shm->local.stats.syscalls++;
-    ssize_t sent;
-    do
-        sent = sendmsg(to, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
-    while (sent < 0 && errno == EINTR);
-    return sent == (ssize_t)part.iov_len;
-}
-
-bool shm_packet_send(struct shm *shm, struct shm_link *link, struct shm_packet *packet, int fd)
-{
-    return link->state == SHM_UP && link->fd >= 0 && packet_write(shm, link->fd, packet, fd);
-}
-
-enum packet_got { PACKET_NONE, PACKET_ONE, PACKET_END, PACKET_BAD };
-
-/* *fd is the descriptor that came with it, to be taken, or -1. */
-static enum packet_got packet_read(struct shm *shm, int from, struct shm_packet *packet, int *fd)
-{
-    union {
-        struct cmsghdr header;
-        char bytes[CMSG_SPACE(sizeof(int))];
-    } control;
-    struct iovec part = {packet, sizeof *packet};
-    struct msghdr message = {.msg_iov = &part,
-                             .msg_iovlen = 1,
-                             .msg_control = control.bytes,
-                             .msg_controllen = sizeof control.bytes};
-    shm->local.stats.syscalls++;
-    *fd = -1;
-    ssize_t got;
-    /* Reset says that the peer closed with something of ours unread; what it sent is still here. */
-    do
-        got = recvmsg(from, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-    while (got < 0 && (errno == EINTR || errno == ECONNRESET));
-    if (got < 0)
-        return errno == EAGAIN ? PACKET_NONE : PACKET_END;
-    const struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-    if (header && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS &&
-        header->cmsg_len == CMSG_LEN(sizeof *fd))
-        memcpy(fd, CMSG_DATA(header), sizeof *fd);
-    if (got == 0)
-        return PACKET_END;
-    if ((size_t)got >= offsetof(struct shm_packet, hello) &&
-        (size_t)got == packet_bytes(packet->kind))
-        return PACKET_ONE;
-    if (*fd >= 0)
-        close(*fd);
-    *fd = -1;
-    return PACKET_BAD;
 }
 
 /* ---- making a link ---- */
@@ -251,7 +163,7 @@ static tutti_status say_hello(struct shm *shm, struct shm_link *link, int rings)
         return status;
     packet.hello.self = (struct shm_self){(uintptr_t)&shm->self, atomic_load(&shm->self)};
     packet.hello.shape = shm_ring_shape(shm->local.config);
-    if (!packet_write(shm, link->fd, &packet, rings))
+    if (!shm_packet_write(shm, link->fd, &packet, rings))
         return fail_errno(TUTTI_ERR_PEER, "shm: greeting %s", shm_peer_name(shm, link->base.peer));
     return TUTTI_OK;
 }
@@ -329,9 +241,7 @@ static tutti_status link_accept(struct shm *shm, int fd, const struct shm_packet
     if (status != TUTTI_OK)
         return status;
     struct shm_link *link = shm_link_of(shm, packet->rank);
-    if (!link)
-        status = shm_link_new(shm, packet->rank, &link);
-    if (status != TUTTI_OK)
+    if (!link && (status = shm_link_new(shm, packet->rank, &link)) != TUTTI_OK)
         return status;
     if (link->state != SHM_WAITING)
         return fail(TUTTI_ERR_PROTOCOL, "shm: %s greeted twice", shm_peer_name(shm, packet->rank));
@@ -342,7 +252,7 @@ static tutti_status link_accept(struct shm *shm, int fd, const struct shm_packet
     answer.hello.self = (struct shm_self){(uintptr_t)&shm->self, atomic_load(&shm->self)};
     answer.hello.shape = packet->hello.shape;
     memcpy(answer.hello.hello, shm->address.hello, AUTH_HELLO_LEN);
-    if (status == TUTTI_OK && !packet_write(shm, fd, &answer, -1))
+    if (status == TUTTI_OK && !shm_packet_write(shm, fd, &answer, -1))
         status = fail(TUTTI_ERR_PEER, "%s hung up", shm_peer_name(shm, packet->rank));
     /* From here on the socket belongs to the link. */
     struct epoll_event event = {.events = EPOLLIN,
@@ -374,11 +284,11 @@ static void stranger_read(struct shm *shm, struct stranger *stranger)
     int rings;
     if (stranger->fd < 0)
         return;
-    enum packet_got got = packet_read(shm, stranger->fd, &packet, &rings);
-    if (got == PACKET_NONE)
+    enum shm_packet_got got = shm_packet_read(shm, stranger->fd, &packet, &rings);
+    if (got == SHM_PACKET_NONE)
         return;
     tutti_status status = TUTTI_ERR_PROTOCOL;
-    if (got == PACKET_ONE && packet.kind == SHM_HELLO && rings >= 0)
+    if (got == SHM_PACKET_ONE && packet.kind == SHM_HELLO)
         status = link_accept(shm, stranger->fd, &packet, rings);
     if (rings >= 0)
         close(rings);
@@ -387,10 +297,29 @@ static void stranger_read(struct shm *shm, struct stranger *stranger)
         shm->stranger_count--;
         return;
     }
-    if (got == PACKET_ONE)
+    if (got == SHM_PACKET_ONE && packet.kind == SHM_HELLO)
         log_at(LOG_LEVEL_WARN, (int)shm->local.config->rank, "a connection was refused: %s",
                status_sentence());
     stranger_drop(shm, stranger);
+}
+
+/* Whoever dials cannot be let in, so the links that wait for it will not come about. */
+static void no_descriptors(struct shm *shm)
+{
+    char sentence[SENTENCE_MAX];
+    struct rlimit limit = {0};
+    getrlimit(RLIMIT_NOFILE, &limit);
+    snprintf(
+        sentence, sizeof sentence,
+        "shm: no file descriptor to accept a peer's connection (%s): %u ranks on one host need "
+        "up to %u, the limit (ulimit -n) is %llu",
+        strerror(errno), shm->local.config->size, 2 * shm->local.config->size + 16,
+        (unsigned long long)limit.rlim_cur);
+    for (uint32_t i = 0; i < shm->local.config->size; i++) {
+        struct shm_link *link = shm_link_of(shm, i);
+        if (link && link->state == SHM_WAITING)
+            link_end(shm, link, TUTTI_ERR_NOMEM, false, sentence);
+    }
 }
 
 static void accept_strangers(struct shm *shm)
@@ -398,8 +327,10 @@ static void accept_strangers(struct shm *shm)
     while (shm->stranger_count < SHM_STRANGERS_MAX) {
         shm->local.stats.syscalls++;
         int fd = accept4(shm->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM))
+            no_descriptors(shm);
         if (fd < 0)
-            return; /* none, or no descriptors now: the dialer waits in the backlog */
+            return;
         uint32_t at = 0;
         while (shm->strangers[at].fd >= 0)
             at++;
@@ -489,20 +420,20 @@ void shm_link_read(struct shm *shm, struct shm_link *link)
     while (link->fd >= 0 && !link->ended) {
         struct shm_packet packet;
         int fd;
-        enum packet_got got = packet_read(shm, link->fd, &packet, &fd);
-        if (got == PACKET_NONE)
+        enum shm_packet_got got = shm_packet_read(shm, link->fd, &packet, &fd);
+        if (got == SHM_PACKET_NONE)
             return;
         tutti_status status = TUTTI_OK;
-        if (got == PACKET_ONE)
+        if (got == SHM_PACKET_ONE)
             status = take_packet(shm, link, &packet, &fd);
-        else if (got == PACKET_BAD)
+        else if (got == SHM_PACKET_BAD)
             status = fail(TUTTI_ERR_PROTOCOL, "shm: %s sent a packet of a wrong length",
                           shm_peer_name(shm, link->base.peer));
         if (fd >= 0)
             close(fd);
         if (status != TUTTI_OK)
             note_end(link, status, status_sentence());
-        if (got == PACKET_END || link->farewell)
+        if (got == SHM_PACKET_END || link->farewell)
             note_gone(shm, link);
     }
 }

@@ -44,7 +44,7 @@ static tutti_status rings_map(struct shm *shm, struct shm_link *link, int fd, bo
 {
     struct ring_shape shape = shm_ring_shape(shm->local.config);
     size_t stride = ring_stride(&shape);
-    size_t bytes = 2 * shm->local.config->lanes * stride;
+    size_t bytes = (size_t)2 * shm->local.config->lanes * stride;
     void *map = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
     if (map == MAP_FAILED)
         return fail_errno(TUTTI_ERR_NOMEM, "shm: mapping %zu bytes shared with %s", bytes,
@@ -60,7 +60,7 @@ static tutti_status rings_map(struct shm *shm, struct shm_link *link, int fd, bo
 tutti_status shm_rings_make(struct shm *shm, struct shm_link *link, int *fd)
 {
     struct ring_shape shape = shm_ring_shape(shm->local.config);
-    size_t bytes = 2 * shm->local.config->lanes * ring_stride(&shape);
+    size_t bytes = (size_t)2 * shm->local.config->lanes * ring_stride(&shape);
     int file = memfd_create("tutti-link", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (file < 0)
         return fail_errno(TUTTI_ERR_SYSTEM, "shm: a memory file for the link to %s",
@@ -93,7 +93,12 @@ static bool file_is_safe(int fd, uint64_t bytes)
 tutti_status shm_rings_take(struct shm *shm, struct shm_link *link, int fd)
 {
     struct ring_shape shape = shm_ring_shape(shm->local.config);
-    if (!file_is_safe(fd, 2 * shm->local.config->lanes * ring_stride(&shape)))
+    if (fd < 0)
+        return fail(TUTTI_ERR_NOMEM,
+                    "shm: the descriptor of the memory shared with %s was lost: too many open "
+                    "files?",
+                    shm_peer_name(shm, link->base.peer));
+    if (!file_is_safe(fd, (size_t)2 * shm->local.config->lanes * ring_stride(&shape)))
         return fail(TUTTI_ERR_PROTOCOL, "shm: %s passed memory that is too small or not sealed",
                     shm_peer_name(shm, link->base.peer));
     return rings_map(shm, link, fd, false);
