@@ -1,0 +1,169 @@
+/* costs.c: the sums behind the algorithms' cost formulas. Replicated state only: every rank comes
+ * to the same numbers, whatever its own rank and buffers are. */
+#include "algorithms/costs.h"
+
+#include "algorithms/phases.h"
+#include "base/check.h"
+
+void tally_send(struct tally *tally, uint32_t round, uint32_t peer, double bytes)
+{
+    const struct groups *groups = tally->shape->groups;
+    uint32_t to = peer % groups->size;
+    bool net = groups->node_of[tally->rank] != groups->node_of[to];
+
+    if (to == tally->rank || bytes <= 0)
+        return;
+    must(round < COST_ROUNDS_MAX);
+    tally->bytes[net ? LEVEL_NET : LEVEL_NODE] += bytes;
+    tally->used |= 1ull << round;
+    if (net)
+        tally->crossing |= 1ull << round;
+}
+
+void cost_pattern(const struct shape *shape, tally_fn *sends, const void *context,
+                  struct cost *cost)
+{
+    uint32_t ranks = (uint32_t)least(shape->size, COST_RANKS_MAX);
+    double busiest[LEVEL_COUNT] = {0};
+    uint64_t used = 0, crossing = 0;
+
+    for (uint32_t rank = 0; rank < ranks; rank++) {
+        struct tally tally = {.shape = shape, .rank = rank};
+
+        sends(&tally, context);
+        used |= tally.used;
+        crossing |= tally.crossing;
+        for (int level = 0; level < LEVEL_COUNT; level++)
+            if (tally.bytes[level] > busiest[level])
+                busiest[level] = tally.bytes[level];
+    }
+    for (int level = 0; level < LEVEL_COUNT; level++)
+        cost->bytes[level] += busiest[level];
+    cost->rounds[LEVEL_NET] += __builtin_popcountll(crossing);
+    cost->rounds[LEVEL_NODE] += __builtin_popcountll(used & ~crossing);
+}
+
+void cost_of_rank(const struct shape *shape, uint32_t rank, tally_fn *sends, const void *context,
+                  struct cost *cost)
+{
+    struct tally tally = {.shape = shape, .rank = rank};
+
+    sends(&tally, context);
+    for (int level = 0; level < LEVEL_COUNT; level++)
+        cost->bytes[level] += tally.bytes[level];
+    cost->rounds[LEVEL_NET] += __builtin_popcountll(tally.crossing);
+    cost->rounds[LEVEL_NODE] += __builtin_popcountll(tally.used & ~tally.crossing);
+}
+
+enum level cost_worst_level(const struct shape *shape)
+{
+    return shape->groups->nodes > 1 ? LEVEL_NET : LEVEL_NODE;
+}
+
+static void node_sizes(const struct groups *groups, uint32_t *smallest, uint32_t *largest)
+{
+    *smallest = groups->size;
+    *largest = 1;
+    for (uint32_t k = 0; k < groups->nodes; k++) {
+        uint32_t members = groups->first[k + 1] - groups->first[k];
+
+        if (members < *smallest)
+            *smallest = members;
+        if (members > *largest)
+            *largest = members;
+    }
+}
+
+uint32_t cost_largest_node(const struct shape *shape)
+{
+    uint32_t smallest, largest;
+
+    node_sizes(shape->groups, &smallest, &largest);
+    return largest;
+}
+
+void cost_exchange_all(const struct shape *shape, double bytes, struct cost *cost)
+{
+    uint32_t smallest, largest;
+
+    if (shape->size == 1)
+        return;
+    node_sizes(shape->groups, &smallest, &largest);
+    cost->rounds[cost_worst_level(shape)] += 1;
+    cost->bytes[LEVEL_NODE] += (largest - 1) * bytes;
+    cost->bytes[LEVEL_NET] += (shape->size - smallest) * bytes;
+}
+
+/* In every round some link crosses nodes if there is more than one, and a link that stays inside
+ * exists if some rank has its successor beside it. */
+void cost_ring(const struct shape *shape, uint32_t rounds, double bytes, struct cost *cost)
+{
+    const struct groups *groups = shape->groups;
+
+    if (rounds == 0)
+        return;
+    cost->rounds[cost_worst_level(shape)] += rounds;
+    if (groups->nodes > 1)
+        cost->bytes[LEVEL_NET] += bytes;
+    for (uint32_t rank = 0; rank < shape->size; rank++)
+        if (groups->node_of[rank] == groups->node_of[(rank + 1) % shape->size]) {
+            cost->bytes[LEVEL_NODE] += bytes;
+            return;
+        }
+}
+
+static void circulant_sends(struct tally *tally, const void *context)
+{
+    double block = *(const double *)context / tally->shape->size;
+    uint32_t round = 0;
+
+    for (uint32_t s = tally->shape->size; s > 1; s = (s + 1) / 2)
+        tally_send(tally, round++, tally->rank + (s + 1) / 2, s / 2 * block);
+}
+
+void cost_circulant(const struct shape *shape, double bytes, struct cost *cost)
+{
+    cost_pattern(shape, circulant_sends, &bytes, cost);
+}
+
+double cost_total(const struct shape *shape)
+{
+    double elems = 0;
+
+    if (shape->local_counts)
+        return 0;
+    if (coll_info(shape->coll)->is_v) {
+        for (uint32_t i = 0; i < shape->size; i++)
+            elems += (double)shape->counts[i];
+        return elems * shape->elem_size;
+    }
+    switch (shape->coll) {
+    case TUTTI_COLL_ALLREDUCE:
+    case TUTTI_COLL_BROADCAST:
+    case TUTTI_COLL_REDUCE:
+        return (double)shape->count * shape->elem_size;
+    default:
+        return (double)shape->count * shape->elem_size * shape->size;
+    }
+}
+
+double cost_largest_block(const struct shape *shape)
+{
+    struct cut cut = cut_of_shape(shape);
+
+    return shape->local_counts ? 0 : (double)cut_longest(&cut);
+}
+
+double cost_all_but_smallest(const struct shape *shape)
+{
+    double total = cost_total(shape), smallest = total;
+
+    if (shape->local_counts)
+        return 0;
+    if (!coll_info(shape->coll)->is_v)
+        return total / shape->size * (shape->size - 1);
+    for (uint32_t i = 0; i < shape->size; i++)
+        if ((double)shape->counts[i] * shape->elem_size < smallest)
+            smallest = (double)shape->counts[i] * shape->elem_size;
+    return total - smallest;
+}

@@ -1,0 +1,45 @@
+/* costs.h: what communication patterns cost, per level, over the ranks of any groups.
+ *
+ * A pattern is given as a function that tells what one rank sends in which round. A round costs the
+ * latency of its slowest link: it counts as a NET round if any of its messages leaves a node. Bytes
+ * are those of the rank that sends most at that level. */
+#ifndef ALGORITHMS_COSTS_H
+#define ALGORITHMS_COSTS_H
+
+#include "algorithms/algorithm.h"
+
+#define COST_RANKS_MAX  4096 /* ranks looked at; larger worlds repeat what these show */
+#define COST_ROUNDS_MAX 64   /* rounds of a log-step pattern */
+
+struct tally {
+    const struct shape *shape;
+    uint32_t rank;
+    double bytes[LEVEL_COUNT];
+    uint64_t used, crossing; /* rounds, as bits */
+};
+/* tally->rank sends `bytes` to peer (mod size) in that round; empty messages vanish. */
+void tally_send(struct tally *tally, uint32_t round, uint32_t peer, double bytes);
+typedef void tally_fn(struct tally *tally, const void *context);
+/* Adds the pattern's rounds and bytes to cost. */
+void cost_pattern(const struct shape *shape, tally_fn *sends, const void *context,
+                  struct cost *cost);
+/* The same where only one rank, the root, sends much. */
+void cost_of_rank(const struct shape *shape, uint32_t rank, tally_fn *sends, const void *context,
+                  struct cost *cost);
+
+/* Adds: every rank sends `bytes` to every other, all at once. */
+void cost_exchange_all(const struct shape *shape, double bytes, struct cost *cost);
+/* Adds: `rounds` rounds in each of which every rank sends to its successor; bytes in all. */
+void cost_ring(const struct shape *shape, uint32_t rounds, double bytes, struct cost *cost);
+/* Adds: the circulant reduce-scatter or allgather of `bytes` in all. */
+void cost_circulant(const struct shape *shape, double bytes, struct cost *cost);
+/* The bytes of the buffer that is cut into blocks (allreduce: the vector), 0 where counts are
+ * local; with this many of them in the largest block. */
+double cost_total(const struct shape *shape);
+double cost_largest_block(const struct shape *shape);
+double cost_all_but_smallest(const struct shape *shape); /* what a ring's busiest rank passes on */
+uint32_t cost_largest_node(const struct shape *shape);
+/* The level at which a message among all ranks travels at worst. */
+enum level cost_worst_level(const struct shape *shape);
+
+#endif
