@@ -80,17 +80,21 @@ run "an algorithm that is none" 3 "nosuch" $perf allreduce --ranks 2 --algo nosu
 endless="$perf allreduce --ranks 4 -b 4K -e 4K -n 100000000"
 ends_well() { # name signal target(rank|parent) text
     timeout 60 $endless >"$work/out" 2>"$work/err" &
-    local outer=$! parent child status good=no left
+    local outer=$! parent child status good=no left alive=0
     sleep 2
     parent=$(pgrep -P $outer | head -n 1)
     child=$(pgrep -P "${parent:-0}" | sed -n 2p)
     left=$(pgrep -P "${parent:-0}" | tr '\n' ' ')
     [ "$3" = rank ] && kill -"$2" "${child:-0}" 2>/dev/null || kill -"$2" "${parent:-0}" 2>/dev/null
-    wait $outer
+    wait $outer 2>/dev/null
     status=$?
-    sleep 0.3
+    for _ in $(seq 50); do # nothing may be alive; init buries the dead when it likes
+        alive=$(ps -o stat= -p "$(echo $left | tr ' ' ',')" | grep -vc Z)
+        [ "$alive" -eq 0 ] && break
+        sleep 0.1
+    done
     if { [ "$4" = - ] || { [ $status -eq 3 ] && grep -q -- "$4" "$work/err"; }; } && [ -n "$left" ] &&
-        ! ps -o pid= -p "$(echo $left | tr ' ' ',')" >/dev/null; then
+        [ "$alive" -eq 0 ]; then
         good=yes
     fi
     echo "    status $status" >>"$work/err"
