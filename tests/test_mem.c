@@ -1,0 +1,289 @@
+/* test_mem.c: allocations that peers can map, the list that finds them, and the copy. */
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "mem/mem.h"
+#include "tests/suite.h"
+
+#define HUGE ((size_t)2 << 20)
+
+static bool all_are(const unsigned char *at, unsigned char value, size_t len)
+{
+    for (size_t i = 0; i < len; i++) {
+        if (at[i] != value)
+            return false;
+    }
+    return true;
+}
+
+static void test_mem_alloc_gives_zeroed_aligned_memory(void)
+{
+    static const size_t sizes[] = {0, 1, 4095, 4096, 4097, HUGE - 1, HUGE, HUGE + 1, 3 * HUGE + 5};
+    enum { COUNT = sizeof sizes / sizeof *sizes };
+    void *memory[COUNT];
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    for (size_t i = 0; i < COUNT; i++) {
+        CU_ASSERT_EQUAL_FATAL(mem_alloc(sizes[i], &memory[i]), TUTTI_OK);
+        CU_ASSERT_EQUAL((uintptr_t)memory[i] % (sizes[i] >= HUGE ? HUGE : page), 0);
+        CU_ASSERT(all_are(memory[i], 0, sizes[i]));
+        memset(memory[i], 1, sizes[i]);
+        for (size_t j = 0; j < i; j++)
+            CU_ASSERT_PTR_NOT_EQUAL(memory[i], memory[j]);
+    }
+    for (size_t i = 0; i < COUNT; i++)
+        CU_ASSERT_EQUAL(mem_free(memory[i]), TUTTI_OK);
+}
+
+static void test_mem_alloc_refuses_what_does_not_exist(void)
+{
+    void *memory = &memory;
+    CU_ASSERT_EQUAL(mem_alloc(SIZE_MAX, &memory), TUTTI_ERR_NOMEM);
+    CU_ASSERT_EQUAL(mem_alloc((size_t)1 << 62, &memory), TUTTI_ERR_NOMEM);
+    CU_ASSERT_PTR_NOT_NULL(strstr(status_sentence(), "allocate 4611686018427387904 bytes"));
+    CU_ASSERT_PTR_EQUAL(memory, &memory); /* written only on success */
+}
+
+static void test_mem_find_knows_every_byte_and_no_other(void)
+{
+    unsigned char *memory;
+    void *other;
+    struct mem_export found, second;
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    CU_ASSERT_EQUAL_FATAL(mem_alloc(2 * page, (void **)&memory), TUTTI_OK);
+    CU_ASSERT_EQUAL_FATAL(mem_alloc(1, &other), TUTTI_OK);
+    CU_ASSERT_FATAL(mem_find(memory, 2 * page, &found));
+    CU_ASSERT_PTR_EQUAL(found.base, memory);
+    CU_ASSERT_EQUAL(found.bytes, 2 * page);
+    CU_ASSERT(mem_find(memory + 2 * page - 1, 1, &second) && second.id == found.id);
+    CU_ASSERT(mem_find(memory + 5, 0, &second) && second.id == found.id);
+    CU_ASSERT_FALSE(mem_find(memory + 1, 2 * page, &second));
+    CU_ASSERT_FALSE(mem_find(memory + 1, SIZE_MAX, &second));
+    CU_ASSERT_FALSE(mem_find(memory - 1, 2, &second));
+    CU_ASSERT(mem_find(other, 1, &second) && second.id != found.id && second.fd != found.fd);
+    int local;
+    CU_ASSERT_FALSE(mem_find(&local, sizeof local, &second));
+    CU_ASSERT_FALSE(mem_find(NULL, 1, &second));
+    CU_ASSERT_EQUAL(mem_detect(memory), TUTTI_MEMORY_HOST);
+    CU_ASSERT_EQUAL(mem_detect(&local), TUTTI_MEMORY_HOST);
+    CU_ASSERT_EQUAL(mem_free(memory), TUTTI_OK);
+    CU_ASSERT_FALSE(mem_find(memory, 1, &second));
+    CU_ASSERT_EQUAL(mem_free(other), TUTTI_OK);
+}
+
+static void test_mem_free_refuses_foreign_pointers(void)
+{
+    unsigned char *memory;
+    int local;
+    uint64_t before = mem_generation();
+    CU_ASSERT_EQUAL(mem_free(NULL), TUTTI_OK);
+    CU_ASSERT_EQUAL(mem_free(&local), TUTTI_ERR_ARG);
+    CU_ASSERT_PTR_NOT_NULL(strstr(status_sentence(), "not the start of an allocation"));
+    CU_ASSERT_EQUAL_FATAL(mem_alloc(100, (void **)&memory), TUTTI_OK);
+    CU_ASSERT_EQUAL(mem_free(memory + 1), TUTTI_ERR_ARG);
+    CU_ASSERT_EQUAL(mem_generation(), before);
+    CU_ASSERT_EQUAL(mem_free(memory), TUTTI_OK);
+    CU_ASSERT_EQUAL(mem_generation(), before + 1);
+    CU_ASSERT_EQUAL(mem_free(memory), TUTTI_ERR_ARG);
+    CU_ASSERT_EQUAL(mem_generation(), before + 1);
+}
+
+static void test_mem_ids_are_never_reused(void)
+{
+    uint64_t last = 0;
+    for (int i = 0; i < 20; i++) {
+        void *memory;
+        struct mem_export found;
+        CU_ASSERT_EQUAL_FATAL(mem_alloc(1, &memory), TUTTI_OK);
+        CU_ASSERT(mem_find(memory, 1, &found));
+        CU_ASSERT(found.id > last);
+        last = found.id;
+        CU_ASSERT_EQUAL(mem_free(memory), TUTTI_OK);
+    }
+}
+
+/* What a peer does with the descriptor: maps it, reads, writes, and cannot be cut off. */
+static void test_mem_export_can_be_mapped_and_not_shrunk(void)
+{
+    static const size_t sizes[] = {10000, 2 * HUGE + 10000};
+    for (size_t i = 0; i < 2; i++) {
+        unsigned char *memory;
+        struct mem_export found;
+        struct stat file;
+        CU_ASSERT_EQUAL_FATAL(mem_alloc(sizes[i], (void **)&memory), TUTTI_OK);
+        CU_ASSERT_FATAL(mem_find(memory, sizes[i], &found));
+        CU_ASSERT(fstat(found.fd, &file) == 0 && (size_t)file.st_size == found.bytes);
+        CU_ASSERT((size_t)file.st_blocks * 512 >= found.bytes); /* every page exists */
+        CU_ASSERT_NOT_EQUAL(ftruncate(found.fd, 1), 0);
+        CU_ASSERT_NOT_EQUAL(ftruncate(found.fd, (off_t)found.bytes * 2), 0);
+        CU_ASSERT(fcntl(found.fd, F_GETFD) & FD_CLOEXEC);
+        memset(memory, 7, sizes[i]);
+        unsigned char *peer =
+            mmap(NULL, found.bytes, PROT_READ | PROT_WRITE, MAP_SHARED, found.fd, 0);
+        CU_ASSERT_FATAL(peer != MAP_FAILED);
+        CU_ASSERT(all_are(peer, 7, sizes[i]));
+        peer[sizes[i] - 1] = 8;
+        CU_ASSERT_EQUAL(memory[sizes[i] - 1], 8);
+        CU_ASSERT_EQUAL(mem_free(memory), TUTTI_OK);
+        CU_ASSERT_EQUAL(peer[sizes[i] - 1], 8);           /* the peer's view outlives the owner's */
+        CU_ASSERT_NOT_EQUAL(fcntl(found.fd, F_GETFD), 0); /* closed: no descriptor is left */
+        munmap(peer, found.bytes);
+    }
+}
+
+enum { THREADS = 4, ROUNDS = 200, HELD = 8 };
+
+/* Each thread keeps a few allocations, marks them, finds them again and frees them. */
+static void *allocate_and_free(void *argument)
+{
+    uint64_t state = suite_seed() + (uint64_t)(uintptr_t)argument;
+    unsigned char *held[HELD] = {NULL};
+    size_t sizes[HELD] = {0};
+    bool *good = argument;
+    for (int round = 0; round < ROUNDS; round++) {
+        size_t slot = suite_random(&state) % HELD;
+        struct mem_export found;
+        if (held[slot]) {
+            *good &= mem_find(held[slot], sizes[slot], &found) && found.base == held[slot];
+            *good &= all_are(held[slot], (unsigned char)(slot + 1), sizes[slot]);
+            *good &= mem_free(held[slot]) == TUTTI_OK;
+        }
+        sizes[slot] = suite_random(&state) % 30000;
+        *good &= mem_alloc(sizes[slot], (void **)&held[slot]) == TUTTI_OK;
+        memset(held[slot], (int)slot + 1, sizes[slot]);
+    }
+    for (size_t slot = 0; slot < HELD; slot++)
+        *good &= mem_free(held[slot]) == TUTTI_OK;
+    return NULL;
+}
+
+static void test_mem_serves_threads_at_once(void)
+{
+    pthread_t threads[THREADS];
+    bool good[THREADS];
+    for (size_t i = 0; i < THREADS; i++) {
+        good[i] = true;
+        CU_ASSERT_EQUAL_FATAL(pthread_create(&threads[i], NULL, allocate_and_free, &good[i]), 0);
+    }
+    for (size_t i = 0; i < THREADS; i++) {
+        pthread_join(threads[i], NULL);
+        CU_ASSERT(good[i]);
+    }
+}
+
+static void test_mem_lists_many_allocations(void)
+{
+    enum { COUNT = 300 };
+    void *memory[COUNT];
+    bool good = true;
+    for (size_t i = 0; i < COUNT; i++)
+        CU_ASSERT_EQUAL_FATAL(mem_alloc(1, &memory[i]), TUTTI_OK);
+    for (size_t i = 0; i < COUNT; i++) {
+        struct mem_export found;
+        good &= mem_find(memory[i], 1, &found) && found.base == memory[i];
+    }
+    for (size_t i = 0; i < COUNT; i++) /* odd ones first: the middle of the list empties */
+        good &= mem_free(memory[i < COUNT / 2 ? 2 * i + 1 : 2 * (i - COUNT / 2)]) == TUTTI_OK;
+    CU_ASSERT(good);
+}
+
+/* The list has to grow now and then; the allocation whose turn it is then fails and leaves nothing.
+ */
+static void test_mem_alloc_survives_a_full_heap(void)
+{
+    enum { COUNT = 1100 };
+    static void *memory[COUNT];
+    size_t made = 0;
+    void *refused = &made;
+    suite_fail_allocation(1);
+    while (made < COUNT && mem_alloc(1, &memory[made]) == TUTTI_OK)
+        made++;
+    CU_ASSERT(suite_allocation_failed());
+    CU_ASSERT(made < COUNT);
+    suite_fail_allocation(1);
+    CU_ASSERT_EQUAL(mem_alloc(1, &refused), TUTTI_ERR_NOMEM);
+    CU_ASSERT_PTR_EQUAL(refused, &made);
+    suite_fail_allocation(0);
+    CU_ASSERT_EQUAL(mem_alloc(1, &refused), TUTTI_OK);
+    CU_ASSERT_EQUAL(mem_free(refused), TUTTI_OK);
+    while (made > 0)
+        CU_ASSERT_EQUAL(mem_free(memory[--made]), TUTTI_OK);
+}
+
+/* A child reads its parent's buffers, allocates and frees without touching the parent's list. */
+static void test_mem_child_does_no_harm(void)
+{
+    unsigned char *memory;
+    CU_ASSERT_EQUAL_FATAL(mem_alloc(5000, (void **)&memory), TUTTI_OK);
+    memset(memory, 9, 5000);
+    pid_t child = fork();
+    if (child == 0) {
+        void *own;
+        bool good = all_are(memory, 9, 5000) && mem_alloc(100, &own) == TUTTI_OK &&
+                    mem_free(own) == TUTTI_OK && mem_free(memory) == TUTTI_OK;
+        _exit(good ? 0 : 1);
+    }
+    int status;
+    CU_ASSERT_EQUAL(waitpid(child, &status, 0), child);
+    CU_ASSERT(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    CU_ASSERT(all_are(memory, 9, 5000));
+    CU_ASSERT_EQUAL(mem_free(memory), TUTTI_OK);
+}
+
+/* Around every threshold of the copy, at every alignment that could matter. */
+static void test_mem_copy_copies_exactly(void)
+{
+    static const size_t sizes[] = {0,    1,    63,    64,       65,       2047,         2048,
+                                   2049, 4097, 70001, HUGE - 1, 2 * HUGE, 2 * HUGE + 77};
+    static const size_t offsets[] = {0, 1, 8, 15, 16, 33, 63, 64};
+    enum { SLACK = 4096 };
+    size_t room = 2 * HUGE + 77 + SLACK;
+    unsigned char *from = aligned_alloc(4096, 3 * HUGE), *to = aligned_alloc(4096, 3 * HUGE);
+    uint64_t state = suite_seed();
+    for (size_t i = 0; i < room; i++)
+        from[i] = (unsigned char)suite_random(&state);
+    for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
+        bool good = true;
+        for (size_t o = 0; o < 64; o++) {
+            if (sizes[s] > 100000 && o % 9 != 0)
+                continue;
+            unsigned char *dst = to + 64 + offsets[o / 8], *src = from + offsets[o % 8];
+            memset(to, 0xee, sizes[s] + 256);
+            mem_copy(dst, src, sizes[s]);
+            good &= memcmp(dst, src, sizes[s]) == 0 && all_are(to, 0xee, (size_t)(dst - to)) &&
+                    all_are(dst + sizes[s], 0xee, 100);
+        }
+        CU_ASSERT(good);
+    }
+    free(from);
+    free(to);
+}
+
+int main(int argc, char **argv)
+{
+#define TEST(name)                                                                                 \
+    {                                                                                              \
+#name, test_##name                                                                         \
+    }
+    static const struct suite_test tests[] = {
+        TEST(mem_alloc_gives_zeroed_aligned_memory),
+        TEST(mem_alloc_refuses_what_does_not_exist),
+        TEST(mem_find_knows_every_byte_and_no_other),
+        TEST(mem_free_refuses_foreign_pointers),
+        TEST(mem_ids_are_never_reused),
+        TEST(mem_export_can_be_mapped_and_not_shrunk),
+        TEST(mem_serves_threads_at_once),
+        TEST(mem_lists_many_allocations),
+        TEST(mem_alloc_survives_a_full_heap),
+        TEST(mem_child_does_no_harm),
+        TEST(mem_copy_copies_exactly),
+    };
+    return suite_run("mem", tests, sizeof tests / sizeof *tests, argc, argv);
+}
