@@ -118,7 +118,7 @@ static bool grow_steps(struct builder *builder)
         return true;
     if (builder->count >= SCHEDULE_STEPS_MAX) {
         builder->status =
-            fail(TUTTI_ERR_NOMEM, "the plan of %s at rank %u has more than %u steps",
+            fail(TUTTI_ERR_UNSUPPORTED, "the plan of %s at rank %u has more than %u steps",
                  coll_name(builder->shape->coll), builder->shape->rank, SCHEDULE_STEPS_MAX);
         return false;
     }
