@@ -223,6 +223,8 @@ static void note_read(struct builder *builder, struct span span)
                 head = add_reader(builder, NIL);
             }
             set(builder, map, at, stop, know(NIL, head));
+            if (builder->status != TUTTI_OK)
+                return; /* there is no such entry */
         } else {
             uint64_t value = map->entries[i].value;
             wait_for(builder, writer_of(value));
