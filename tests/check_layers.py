@@ -90,15 +90,14 @@ TEST_READERS = ["tests/*", "perf/*", "examples/*"]  # may read TUTTI_TEST_* only
 FILE_LIMIT, FILE_WARNING = 1000, 600
 FUNCTION_LIMIT, FUNCTION_WARNING = 100, 60
 
-# Internal functions: allowed first words besides the first word of the file's own name.
+# Internal functions begin with their object: a word of a file's name in their room, or the name of
+# a struct of its headers (or its plural); besides those, these words.
 PREFIXES = {
-    "src/base": ["fail", "dtype", "op", "coll", "check"],
-    "src/mem": ["mem", "reduce", "small", "float16", "bfloat16", "float8"],
-    "algorithms": ["algorithm", "algorithms", "coll", "schedule", "build", "builder", "groups",
-                   "group", "team", "tree", "ceil", "phases", "phase"],
-    "transports": ["transport", "transports", "shm", "tcp", "inproc", "fault", "verbs", "local",
-                   "ring"],
-    "src": ["tutti", "meeting", "seat", "seats", "plan", "operation"],
+    "src/base": ["fail", "dtype", "op", "coll"],
+    "src/mem": ["mem"],
+    "algorithms": ["build", "builder", "team", "tree", "ceil", "binomial", "move"],
+    "transports": ["transport", "transports"],
+    "src": ["tutti", "address", "launcher", "tag"],
 }
 
 # Mutable data the library may have, with the reason.
@@ -109,6 +108,14 @@ GLOBALS = {
     "generation": "src/mem: moves when that list changes",
     "once": "src/mem: finds the memory kinds once",
     "cache": "src/topology_probe: the machine does not change while a process runs",
+    "registry": "transports/inproc: where threads of one process find each other",
+    "pmix": "src/bootstrap_pmix: a process has one PMIx client, opened once",
+    "launcher": "src/bootstrap_pmi1: a process has one connection to its launcher",
+    "handles": "src/comm: destroyed communicators are told from live ones by this table",
+    "handles_lock": "src/comm: guards it",
+    "handles_next": "src/comm: where its next entry goes",
+    "fork_once": "src/comm: a fork is a fact of the process",
+    "comm_forks": "src/comm: a fork is a fact of the process",
     "waiting_lock": "src/bootstrap_id: listening sockets of unique ids not yet used",
     "waiting_table": "src/bootstrap_id: listening sockets of unique ids not yet used",
 }
@@ -396,21 +403,35 @@ def source_of(member):
     return None, name
 
 
-def check_prefixes(archive):
+def room_words(tree, room):
+    words = set(PREFIXES[room])
+    for path in tree.sources:
+        if os.path.dirname(path) != room:
+            continue
+        words.update(re.split(r"[_.]", os.path.basename(path))[:-1])
+        if path.endswith(".h"):
+            words.update(re.split("_", tag)[0] for tag in
+                         re.findall(r"\b(?:struct|enum)\s+(\w+)\s*\{", tree.code[path]))
+    return words
+
+
+def check_prefixes(tree, archive):
+    words = {room: room_words(tree, room) for room in PREFIXES}
     member = None
     for line in output(["nm", "-g", "--defined-only", archive]).splitlines():
         if line.endswith(":"):
             member = line[:-1].split("(")[-1].rstrip(")")
             continue
         part = line.split()
-        if len(part) < 3 or member is None or part[1] not in "TDBRVW":
+        if len(part) < 3 or member is None or part[1] not in "TW":
             continue
         room, name = source_of(member)
         if room is None or part[2].startswith(("_", "asan.")):
             continue
-        words = PREFIXES[room] + [re.split(r"[_.]", name)[0]]
-        if not any(part[2] == word or part[2].startswith(word + "_") for word in words):
-            yield f"{room}/{name}", f"{part[2]} begins with none of {' '.join(sorted(set(words)))}"
+        first = part[2].split("_")[0]
+        known = {first, first + "s", first.rstrip("s"), re.sub("v$", "", first)}
+        if not known & words[room]:
+            yield f"{room}/{name}", f"{part[2]} begins with no file's or struct's name of its room"
 
 
 # ---- running -------------------------------------------------------------------------------------
@@ -435,7 +456,8 @@ def run(root, lib=None, archive=None, out=print):
     for name, title, check, path in [
             ("exports", "exported symbols have their prefix", check_exports, lib),
             ("globals", "no hidden mutable globals", check_globals, lib),
-            ("prefixes", "internal functions have their room's prefix", check_prefixes, archive)]:
+            ("prefixes", "internal functions have their room's prefix",
+             lambda path: check_prefixes(tree, path), archive)]:
         if path:
             jobs.append((name, title, lambda check=check, path=path: check(path)))
         else:

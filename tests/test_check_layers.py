@@ -141,7 +141,7 @@ def symbols(out):
         found = findings({}, lib=lib, archive=archive)
     return (said(found, "exports", "exports stray") and said(found, "globals", "counter in .bss") and
             not said(found, "exports", "tutti_x") and not said(found, "globals", "global table") and
-            said(found, "prefixes", "stray begins with none of"))
+            said(found, "prefixes", "stray begins with no file's"))
 
 
 def main():
