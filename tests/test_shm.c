@@ -17,9 +17,9 @@
 
 #include "base/clock.h"
 #include "tests/suite.h"
-#include "transports/transport.h"
+#include "transports/shm.h"
 
-#define RANKS_MAX 64
+#define RANKS_MAX 256
 #define LIMIT_MS  30000
 
 enum world_way { THREADS, PROCESSES };
@@ -761,39 +761,29 @@ static void test_shm_says_when_descriptors_run_out(void)
     world_run(world_new("shm", 2, 1), PROCESSES, no_files);
 }
 
-/* Every abstract socket of this library on the machine gets garbage and silence. */
-static void pester(int sockets[64])
+/* Every rank's listening socket gets connections that say nothing or garbage. */
+static void pester(const struct world *world, int sockets[64])
 {
-    FILE *list = fopen("/proc/net/unix", "re");
-    char line[512];
-    int used = 0;
-    while (list && used < 60 && fgets(line, sizeof line, list)) {
-        char *at = strstr(line, "@tutti-");
-        if (!at)
-            continue;
+    for (int i = 0; i < 64; i++) {
+        struct shm_address address;
         struct sockaddr_un name = {.sun_family = AF_UNIX};
-        size_t len = strcspn(at, "\n");
-        memcpy(name.sun_path, at, len);
-        name.sun_path[0] = '\0';
-        for (int i = 0; i < 10 && used < 60; i++) {
-            int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0);
-            if (connect(fd, (struct sockaddr *)&name,
-                        (socklen_t)(offsetof(struct sockaddr_un, sun_path) + len)) == 0 &&
-                i % 2)
-                (void)!write(fd, line, (size_t)(1 + i * 17));
-            sockets[used++] = fd;
-        }
+        memcpy(&address, world->address[(uint32_t)i % world->size], sizeof address);
+        char *at = name.sun_path + 1;
+        at += sprintf(at, "tutti-");
+        for (size_t k = 0; k < sizeof address.name; k++)
+            at += sprintf(at, "%02x", address.name[k]);
+        sockets[i] = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0);
+        bool joined =
+            connect(sockets[i], (struct sockaddr *)&name, (socklen_t)(at - (char *)&name)) == 0;
+        if (joined && i % 3 > 0)
+            (void)!write(sockets[i], world->address, (size_t)(1 + i * 17));
     }
-    if (list)
-        fclose(list);
-    while (used < 64)
-        sockets[used++] = -1;
 }
 
 static void pestered(struct rank *rank)
 {
     int sockets[64];
-    pester(sockets);
+    pester(rank->world, sockets);
     meet(rank, 2, rank->world->size);
     traffic(rank);
     for (int i = 0; i < 64; i++) {
@@ -843,9 +833,9 @@ static void test_shm_joins_64_processes(void)
     printf(" (%llu ms) ", (unsigned long long)(clock_ms() - start));
 }
 
-static void test_inproc_joins_64_threads(void)
+static void test_inproc_joins_256_threads(void)
 {
-    world_run(world_new("inproc", 64, 1), THREADS, all_to_all);
+    world_run(world_new("inproc", 256, 1), THREADS, all_to_all);
 }
 
 int main(int argc, char **argv)
@@ -879,7 +869,7 @@ int main(int argc, char **argv)
         T(test_shm_refuses_a_wrong_secret),
         T(test_shm_says_when_descriptors_run_out),
         T(test_shm_bears_garbage_connections),
-        T(test_inproc_joins_64_threads),
+        T(test_inproc_joins_256_threads),
         T(test_shm_joins_64_processes),
     };
 #undef T
