@@ -25,17 +25,20 @@ cleanup() {
 trap cleanup EXIT
 
 make_hosts() { # count
-    ip netns add ${tag}hub && ip -n ${tag}hub link add br type bridge && ip -n ${tag}hub link set br up
+    set -e
+    ip netns add ${tag}hub
+    ip -n ${tag}hub link add name bridge0 type bridge
+    ip -n ${tag}hub link set dev bridge0 up
     for i in $(seq 1 "$1"); do
         ip netns add $tag$i
         ip -n ${tag}hub link add v$i type veth peer name eth0 netns $tag$i
-        ip -n ${tag}hub link set v$i master br up
+        ip -n ${tag}hub link set dev v$i master bridge0 up
         ip -n $tag$i addr add 10.99.0.$i/24 dev eth0
-        ip netns exec $tag$i sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.eth0.accept_dad=0 2>/dev/null
         ip -n $tag$i addr add fd99::$i/64 dev eth0 nodad
         ip -n $tag$i link set eth0 up
         ip -n $tag$i link set lo up
     done
+    set +e
 }
 
 # name meeting-place hosts ranks-per-host seconds expected-dead-rank command...
@@ -52,7 +55,7 @@ job() {
     done
     rank=0
     for p in "${pids[@]}"; do
-        wait "$p"
+        wait "$p" 2>/dev/null
         local status=$?
         [ $rank = "$dead" ] || [ $status -eq 0 ] || { bad=1; echo "    $name: rank $rank ended with $status"; }
         rank=$((rank + 1))
