@@ -97,6 +97,11 @@ static void shm_close(struct transport *transport)
     /* A forked child has copies of the sockets and rings; a word from it would reach our peers. */
     if (!shm || shm->owner != getpid())
         return;
+    /* The caller's transfers may be gone already: they are forgotten before anything else. */
+    for (uint32_t i = 0; shm->local.links && i < shm->local.config->size; i++) {
+        if (shm->local.links[i])
+            local_link_drop(&shm->local, shm->local.links[i]);
+    }
     if (shm->epoll >= 0 && shm->listener >= 0)
         shm_service(shm); /* who dialed meanwhile hears a farewell */
     for (uint32_t i = 0; shm->local.links && i < shm->local.config->size; i++) {
