@@ -118,7 +118,7 @@ static bool grow_steps(struct builder *builder)
         return true;
     if (builder->count >= SCHEDULE_STEPS_MAX) {
         builder->status =
-            fail(TUTTI_ERR_NOMEM, "the plan of %s at rank %u has more than %u steps",
+            fail(TUTTI_ERR_UNSUPPORTED, "the plan of %s at rank %u has more than %u steps",
                  coll_name(builder->shape->coll), builder->shape->rank, SCHEDULE_STEPS_MAX);
         return false;
     }
@@ -223,6 +223,8 @@ static void note_read(struct builder *builder, struct span span)
                 head = add_reader(builder, NIL);
             }
             set(builder, map, at, stop, know(NIL, head));
+            if (builder->status != TUTTI_OK)
+                return; /* there is no such entry */
         } else {
             uint64_t value = map->entries[i].value;
             wait_for(builder, writer_of(value));

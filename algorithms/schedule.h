@@ -90,8 +90,9 @@ void build_copy(struct builder *builder, struct span dst, struct span src);
 void build_recv_reduce(struct builder *builder, uint32_t peer, uint32_t lane, struct span scratch,
                        struct span dst, struct span mine, bool theirs_first);
 
-/* Derives hazards, fuses, freezes. Takes the builder in every case. Everything of the schedule is
- * one allocation: schedule_free. */
+/* Derives hazards, fuses, freezes. TUTTI_ERR_UNSUPPORTED: more than SCHEDULE_STEPS_MAX steps, which
+ * the planner answers with a larger chunk. Takes the builder in every case. Everything of the
+ * schedule is one allocation: schedule_free. */
 tutti_status builder_finish(struct builder *builder, struct schedule **schedule);
 void schedule_free(struct schedule *schedule); /* NULL allowed */
 /* Checks one program alone: spans inside their buffers, peers and lanes in range, edges forward,

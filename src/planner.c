@@ -38,7 +38,7 @@ uint32_t planner_lanes(const struct settings *settings, uint32_t nodes,
                        const struct link_model model[LEVEL_COUNT])
 {
     if (settings->lanes)
-        return (uint32_t)settings->lanes;
+        return settings->lanes < PLAN_LANES_MAX ? (uint32_t)settings->lanes : PLAN_LANES_MAX;
     double net = model[LEVEL_NET].us_per_byte;
     if (nodes < 2 || net <= 0 || net >= STREAM_US_PER_BYTE)
         return 1;
@@ -292,8 +292,7 @@ tutti_status plan_make(const struct settings *settings, const struct shape *shap
     status = emit_schedule(shape, &choice, &schedule);
     /* The lower bound on chunks makes this rare. Should one rank alone need it, its plan's hash
      * differs from the others', and the call ends with an error rather than with wrong data. */
-    while (status != TUTTI_OK && status != TUTTI_ERR_NOMEM &&
-           choice.knobs.chunk_bytes < CHUNK_LIMIT) {
+    while (status == TUTTI_ERR_UNSUPPORTED && choice.knobs.chunk_bytes < CHUNK_LIMIT) {
         choice.knobs.chunk_bytes *= 2;
         status = emit_schedule(shape, &choice, &schedule);
     }
@@ -332,11 +331,13 @@ static void append(struct text *text, const char *format, ...)
 static void append(struct text *text, const char *format, ...)
 {
     va_list args;
+    if (text->left == 0)
+        return;
     va_start(args, format);
     int wrote = vsnprintf(text->at, text->left, format, args);
     va_end(args);
     size_t step = wrote < 0 ? 0 : (size_t)wrote;
-    if (text->left > 0 && step >= text->left)
+    if (step >= text->left)
         step = text->left - 1;
     text->at += step;
     text->left -= step;
