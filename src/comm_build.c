@@ -200,9 +200,8 @@ static tutti_status take_facts(tutti_comm *comm, const struct facts *all)
     memcpy(&comm->comm_id, all[0].comm_id, sizeof comm->comm_id);
     status = make_secret(comm, all[0].secret);
     comm->crowded = comm->topology.max_ranks_per_core > 1;
-    comm->lanes = comm->settings.lanes ? (uint32_t)comm->settings.lanes : 1;
-    if (comm->lanes > TRANSPORT_LANES_MAX - 1)
-        comm->lanes = TRANSPORT_LANES_MAX - 1;
+    comm->lanes = planner_lanes(&comm->settings, comm->topology.groups.nodes, comm->topology.model);
+    must(comm->lanes < TRANSPORT_LANES_MAX);
     return status;
 }
 

@@ -69,7 +69,7 @@ static void test_settings_numbers_take_suffixes(void)
 
 static void test_settings_refuse_numbers_with_one_sentence(void)
 {
-    expect_refused("LANES", "99", "TUTTI_LANES=99 is out of range: expected 0 to 8");
+    expect_refused("LANES", "99", "TUTTI_LANES=99 is out of range: expected 0 to 7");
     expect_refused("SIZE", "0", "TUTTI_SIZE=0 is out of range: expected 1 to 65536");
     expect_refused("SIZE", "65K", "TUTTI_SIZE=65K is out of range: expected 1 to 65536");
     expect_refused("CHUNK", "99999999999999999999",
@@ -80,7 +80,7 @@ static void test_settings_refuse_numbers_with_one_sentence(void)
     for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
         char sentence[256];
         snprintf(sentence, sizeof sentence,
-                 "TUTTI_LANES=%s is not a number: expected 0 to 8 (K, M, G may follow)", words[i]);
+                 "TUTTI_LANES=%s is not a number: expected 0 to 7 (K, M, G may follow)", words[i]);
         expect_refused("LANES", words[i], sentence);
     }
 }
@@ -172,7 +172,7 @@ static void test_settings_load_reads_the_environment(void)
     setenv("TUTTI_LANES", "9", 1);
     settings.lanes = 77;
     CU_ASSERT_EQUAL(settings_load(&settings), TUTTI_ERR_SETTING);
-    CU_ASSERT_STRING_EQUAL(status_sentence(), "TUTTI_LANES=9 is out of range: expected 0 to 8");
+    CU_ASSERT_STRING_EQUAL(status_sentence(), "TUTTI_LANES=9 is out of range: expected 0 to 7");
     CU_ASSERT_EQUAL(settings.lanes, 77);
     unsetenv("TUTTI_LANES");
     setenv("TUTTI_ALOG", "x", 1);
