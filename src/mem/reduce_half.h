@@ -15,9 +15,10 @@
 
 #include "mem/small_float.h"
 
-#define HALF_BLOCK 512 /* widened elements in flight: two blocks of 1 KiB stay in the first cache  \
-                        */
-#define E4M3_SCALE 256 /* how much too small an e4m3 is as a float16 */
+/* Widened elements in flight: two blocks of 1 KiB stay in the first cache. */
+#define HALF_BLOCK 512
+/* How much too small an e4m3 is as a float16. */
+#define E4M3_SCALE 256
 
 #if defined(__AVX512F__)
 typedef __m512 half_vector;

@@ -115,9 +115,8 @@ SMALL_INLINE float bfloat16_decode(uint16_t x)
 SMALL_INLINE uint16_t bfloat16_encode(float value)
 {
     uint32_t bits = bits_of_float(value);
-    uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    uint32_t nan = (bits >> 16) | 0x40;
-    return (uint16_t)((bits & 0x7fffffffu) > 0x7f800000u ? nan : rounded);
+    uint32_t rounded = bits + 0x7fff + ((bits >> 16) & 1);
+    return (uint16_t)((value != value ? bits | 0x400000 : rounded) >> 16);
 }
 
 #endif
