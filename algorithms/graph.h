@@ -1,0 +1,42 @@
+/* graph.h: all ranks' programs of one call as one graph: what has to happen before what.
+ *
+ * Each matched send and receive, and the reduction that the receive carries out, are one node: see
+ * graph.c for why that proves that no transport can deadlock a plan. Pure. */
+#ifndef ALGORITHMS_GRAPH_H
+#define ALGORITHMS_GRAPH_H
+
+#include "algorithms/world.h"
+
+/* What was proved about, and what it takes. */
+struct proof {
+    uint64_t steps, messages;
+    /* The longest chain of messages that wait for each other because of the bytes they carry; and
+     * the most messages of one level on any chain. */
+    uint32_t chain, chain_at[LEVEL_COUNT];
+    uint32_t wire_chain; /* as chain, where transfers of one link also wait for each other */
+    uint64_t bytes[LEVEL_COUNT];       /* sent by the busiest rank at that level */
+    uint64_t reduce_bytes, copy_bytes; /* of the busiest rank */
+};
+
+/* The merged graph. A step of a rank has the number base[rank] + step; a node has the number of
+ * its local step or of its receive. */
+struct graph {
+    const struct world *world;
+    uint32_t *base;    /* [size + 1] */
+    uint32_t *rank_of; /* [steps] */
+    uint32_t *node;    /* [steps] the node that the step belongs to */
+    uint32_t *send;    /* [steps] of a receive: the matched send; else STEP_NONE */
+    uint32_t *next;    /* [steps] of a receive: the next one of its link; else STEP_NONE */
+    uint32_t *first;   /* [steps + 1] edges of a node: edges[first[node] .. first[node + 1]) */
+    uint32_t *edges;   /* to nodes */
+    uint32_t steps, nodes, messages;
+};
+/* Checks Match. */
+tutti_status graph_make(const struct world *world, struct graph *graph);
+void graph_free(struct graph *graph);
+const struct step *graph_step(const struct graph *graph, uint32_t number);
+/* All nodes in a random order that the edges allow; checks Deadlock. order has [steps]. */
+tutti_status graph_order(const struct graph *graph, uint64_t seed, uint32_t *order);
+tutti_status graph_measure(const struct graph *graph, const uint32_t *order, struct proof *proof);
+
+#endif

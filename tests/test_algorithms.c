@@ -1,0 +1,80 @@
+/* test_algorithms.c: every algorithm of the table is proved over the grid of verify_grid.h, and
+ * every collective has an algorithm at every rank count. TUTTI_TEST_FAST=1 takes fewer variants. */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "algorithms/verify_grid.h"
+#include "tests/suite.h"
+
+static void test_algorithms_prove_over_the_grid(void)
+{
+    const char *fast = getenv("TUTTI_TEST_FAST");
+    struct grid grid = {.effort = fast && *fast == '1' ? 300 : 6000, .seed = suite_seed()};
+    struct grid_sum sum = {0};
+    for (const struct algorithm *const *at = algorithm_table; *at; at++) {
+        tutti_status status = verify_algorithm(*at, &grid, &sum);
+        CU_ASSERT_EQUAL(status, TUTTI_OK);
+        if (status != TUTTI_OK)
+            printf("\n    %s\n", status_sentence());
+    }
+    printf("\n    %llu plans, %llu steps, %llu messages proved; largest program %u steps\n",
+           (unsigned long long)sum.plans, (unsigned long long)sum.steps,
+           (unsigned long long)sum.messages, sum.largest);
+}
+
+/* Whatever the ranks and their placement, nobody is left without an algorithm. */
+static void fits_one(tutti_coll coll, const struct groups *groups)
+{
+    for (uint32_t i = 0; i < VERIFY_COUNTS; i++) {
+        struct trial trial = world_trial(coll, groups);
+        struct world world;
+        trial.count = verify_count(groups->size, i);
+        CU_ASSERT_EQUAL_FATAL(world_make(&trial, &world), TUTTI_OK);
+        bool fits = false;
+        for (const struct algorithm *const *at = algorithm_table; *at && !fits; at++)
+            fits = (*at)->coll == coll && (*at)->fits(&world.shapes[groups->size - 1]);
+        if (!fits)
+            printf("\n    no %s for %u ranks\n", coll_name(coll), groups->size);
+        CU_ASSERT(fits);
+        world_free(&world);
+    }
+}
+
+static void test_algorithms_fit_every_collective_at_every_rank_count(void)
+{
+    static const uint32_t more[] = {100, 127, 255, 256, 1000};
+    for (int coll = 0; coll < TUTTI_COLL_SENDRECV; coll++) {
+        for (uint32_t i = 0; i < verify_rank_count + 5; i++) {
+            uint32_t size = i < verify_rank_count ? verify_ranks[i] : more[i - verify_rank_count];
+            if (size > 64 && coll_info((tutti_coll)coll)->is_v)
+                continue; /* the counts of all pairs of 1,000 ranks */
+            for (uint32_t p = 0; p < verify_placements(size); p++) {
+                struct groups groups;
+                CU_ASSERT_EQUAL_FATAL(verify_placement(size, p, &groups), TUTTI_OK);
+                fits_one((tutti_coll)coll, &groups);
+                groups_free(&groups);
+            }
+        }
+    }
+}
+
+static void test_algorithms_have_unique_names_and_sources(void)
+{
+    for (const struct algorithm *const *at = algorithm_table; *at; at++) {
+        CU_ASSERT_PTR_EQUAL(algorithm_find((*at)->coll, (*at)->name), *at);
+        CU_ASSERT(*(*at)->name && *(*at)->source);
+    }
+    CU_ASSERT_PTR_NULL(algorithm_find(TUTTI_COLL_ALLREDUCE, "no such"));
+}
+
+int main(int argc, char **argv)
+{
+    static const struct suite_test tests[] = {
+        {"test_algorithms_have_unique_names_and_sources",
+         test_algorithms_have_unique_names_and_sources},
+        {"test_algorithms_fit_every_collective_at_every_rank_count",
+         test_algorithms_fit_every_collective_at_every_rank_count},
+        {"test_algorithms_prove_over_the_grid", test_algorithms_prove_over_the_grid},
+    };
+    return suite_run("algorithms", tests, sizeof tests / sizeof *tests, argc, argv);
+}
