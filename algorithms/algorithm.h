@@ -16,6 +16,9 @@ struct knobs {
 struct cost {
     double rounds[LEVEL_COUNT];
     double bytes[LEVEL_COUNT];
+    /* Added to the time of bytes, not sent: what passes at that level while a pipeline fills, less
+     * what it hides behind the other level. */
+    double pipeline_bytes[LEVEL_COUNT];
     double reduce_bytes; /* reduced by the busiest rank */
     double copy_bytes;   /* copied locally by the busiest rank */
 };

@@ -167,3 +167,17 @@ double cost_all_but_smallest(const struct shape *shape)
             smallest = (double)shape->counts[i] * shape->elem_size;
     return total - smallest;
 }
+
+void cost_pieces(const struct shape *shape, const struct knobs *knobs, double len, uint32_t stages,
+                 struct cost *cost)
+{
+    double pieces = len / (double)knobs->chunk_bytes;
+    enum level level = cost_worst_level(shape);
+
+    if (shape->size == 1 || len <= 0)
+        return;
+    if (pieces > (double)(uint64_t)pieces)
+        pieces = (double)((uint64_t)pieces + 1);
+    cost->rounds[level] += pieces - 1;
+    cost->pipeline_bytes[level] += stages * len / pieces;
+}

@@ -18,9 +18,13 @@
     X(allgather_direct)                                                                            \
     X(allgather_circulant)                                                                         \
     X(allgather_ring)                                                                              \
+    X(allgather_bruck)                                                                             \
+    X(allgather_hier)                                                                              \
     X(allgatherv_direct)                                                                           \
     X(allgatherv_circulant)                                                                        \
     X(allgatherv_ring)                                                                             \
+    X(allgatherv_bruck)                                                                            \
+    X(allgatherv_hier)                                                                             \
     X(reduce_scatter_direct)                                                                       \
     X(reduce_scatter_circulant)                                                                    \
     X(reduce_scatter_ring)                                                                         \
@@ -28,13 +32,23 @@
     X(reduce_scatterv_circulant)                                                                   \
     X(reduce_scatterv_ring)                                                                        \
     X(broadcast_flat)                                                                              \
+    X(broadcast_binomial)                                                                          \
+    X(broadcast_scatter_allgather)                                                                 \
     X(reduce_flat)                                                                                 \
+    X(reduce_binomial)                                                                             \
+    X(reduce_rsgather)                                                                             \
     X(gather_direct)                                                                               \
+    X(gather_binomial)                                                                             \
     X(gatherv_direct)                                                                              \
     X(scatter_direct)                                                                              \
+    X(scatter_binomial)                                                                            \
     X(scatterv_direct)                                                                             \
     X(alltoall_direct)                                                                             \
+    X(alltoall_bruck)                                                                              \
+    X(alltoall_pairwise)                                                                           \
+    X(alltoall_hier)                                                                               \
     X(alltoallv_direct)                                                                            \
+    X(alltoallv_pairwise)                                                                          \
     X(barrier_direct)                                                                              \
     X(barrier_dissemination)
 
@@ -63,6 +77,6 @@ double cost_us(const struct shape *shape, const struct cost *cost)
 
     for (int level = 0; level < LEVEL_COUNT; level++)
         us += cost->rounds[level] * shape->model[level].alpha_us +
-              cost->bytes[level] * shape->model[level].us_per_byte;
+              (cost->bytes[level] + cost->pipeline_bytes[level]) * shape->model[level].us_per_byte;
     return us;
 }
