@@ -111,6 +111,8 @@ static void store_float(tutti_dtype dtype, const struct traits *traits, double v
 static void store(tutti_dtype dtype, int64_t value, void *to)
 {
     struct traits traits = traits_of(dtype);
+    uint16_t half = (uint16_t)value;
+    uint32_t word = (uint32_t)value;
     if (traits.is_float)
         store_float(dtype, &traits, (double)value, to);
     else /* two's complement, little or big end alike: through the type of that size */
@@ -119,10 +121,10 @@ static void store(tutti_dtype dtype, int64_t value, void *to)
             *(uint8_t *)to = (uint8_t)value;
             break;
         case 2:
-            memcpy(to, &(uint16_t){(uint16_t)value}, 2);
+            memcpy(to, &half, 2);
             break;
         case 4:
-            memcpy(to, &(uint32_t){(uint32_t)value}, 4);
+            memcpy(to, &word, 4);
             break;
         default:
             memcpy(to, &value, 8);
@@ -213,7 +215,8 @@ void data_make(struct data *data, tutti_dtype dtype, unsigned op_choice, int ran
     for (uint64_t i = 0; i < PERIOD; i++) {
         unsigned char *own = data->own + i * data->elem_size;
         if (op_choice == OP_NONE) {
-            memcpy(own, &(uint64_t){mix(i)}, data->elem_size);
+            uint64_t noise = mix(i);
+            memcpy(own, &noise, data->elem_size);
             continue;
         }
         int64_t total = 0;

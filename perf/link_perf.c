@@ -140,7 +140,7 @@ static int compare(const void *a, const void *b)
 static double measure(struct end *end, double (*once)(struct end *end, size_t len), size_t len)
 {
     static const uint64_t least = REPS_LEAST, most = REPS_MOST;
-    double samples[REPS_MOST];
+    double samples[REPS_MOST] = {0};
     once(end, len);
     double fit = BUDGET_US / once(end, len);
     uint64_t reps = fit < (double)least ? least : fit > (double)most ? most : (uint64_t)fit;

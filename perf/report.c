@@ -365,9 +365,9 @@ static void print_summary(const struct report *report)
         if (s->best.bytes == 0)
             printf("#   %-16s %.2f us\n", s->row->name, s->best_us);
         else
-            printf("#   %-16s best busbw %6.2f GB/s at %s, %s%s\n", s->row->name, s->best_gbps,
-                   size_text(s->best.bytes, text), tutti_dtype_name(s->best.dtype),
-                   s->best_in_place ? ", in place" : "");
+            printf("#   %-16s best busbw %6.*f GB/s at %s, %s%s\n", s->row->name,
+                   s->best_gbps < 0.1 ? 4 : 2, s->best_gbps, size_text(s->best.bytes, text),
+                   tutti_dtype_name(s->best.dtype), s->best_in_place ? ", in place" : "");
         for (size_t p = 0; p < s->plan_count; p++) {
             printf("#   %-16s   %s", "", size_text(s->plans[p].first_bytes, text));
             if (s->plans[p].last_bytes != s->plans[p].first_bytes)
