@@ -67,6 +67,14 @@ rows = list(csv.DictReader(open(sys.argv[2])))
 assert len(rows) == 3 * 2 + 1 and all(None not in r and None not in r.values() for r in rows), rows
 PY
 result "JSON and CSV can be read and agree" $good
+if command -v gnuplot >/dev/null; then
+    run "a picture from the CSV" 0 "$work/c.svg" perf/plot.sh "$work/c" "$work/c.svg"
+    good=no
+    grep -q '</svg>' "$work/c.svg" && good=yes
+    result "the picture is whole" $good
+else
+    skipped=$((skipped + 1)); echo "  SKIPPED: plot.sh needs gnuplot, which is not installed"
+fi
 
 run "a collective that is none" 2 'no collective is called "allfoo"' $perf allfoo
 run "a type that is none" 2 '-d does not know "float13"' $perf allreduce -d float13
