@@ -16,6 +16,7 @@ struct knobs {
 struct cost {
     double rounds[LEVEL_COUNT];
     double bytes[LEVEL_COUNT];
+    double messages[LEVEL_COUNT]; /* sent by the busiest rank; may stay 0 if no more than rounds */
     /* Added to the time of bytes, not sent: what passes at that level while a pipeline fills, less
      * what it hides behind the other level. */
     double pipeline_bytes[LEVEL_COUNT];

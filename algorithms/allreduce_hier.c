@@ -35,6 +35,7 @@ static void cost(const struct shape *shape, const struct knobs *knobs, struct co
         return;
     out->rounds[LEVEL_NODE] = 2;
     out->rounds[LEVEL_NET] = 2 * ceil_log2(shape->groups->nodes);
+    out->messages[LEVEL_NODE] = 2 * (local - 1);
     out->bytes[LEVEL_NODE] = 2 * inside;
     out->bytes[LEVEL_NET] = 2 * rail;
 }

@@ -13,6 +13,7 @@ enum level { LEVEL_NODE, LEVEL_NET, LEVEL_COUNT };
 struct link_model {
     double alpha_us;    /* latency of one message */
     double us_per_byte; /* inverse bandwidth of one rank's link at this level */
+    double overhead_us; /* of each further message that a rank sends in the same round */
 };
 
 struct shape {

@@ -15,6 +15,7 @@ void tally_send(struct tally *tally, uint32_t round, uint32_t peer, double bytes
         return;
     must(round < COST_ROUNDS_MAX);
     tally->bytes[net ? LEVEL_NET : LEVEL_NODE] += bytes;
+    tally->messages[net ? LEVEL_NET : LEVEL_NODE]++;
     tally->used |= 1ull << round;
     if (net)
         tally->crossing |= 1ull << round;
@@ -24,7 +25,7 @@ void cost_pattern(const struct shape *shape, tally_fn *sends, const void *contex
                   struct cost *cost)
 {
     uint32_t ranks = (uint32_t)least(shape->size, COST_RANKS_MAX);
-    double busiest[LEVEL_COUNT] = {0};
+    double busiest[LEVEL_COUNT] = {0}, messages[LEVEL_COUNT] = {0};
     uint64_t used = 0, crossing = 0;
 
     for (uint32_t rank = 0; rank < ranks; rank++) {
@@ -33,12 +34,17 @@ void cost_pattern(const struct shape *shape, tally_fn *sends, const void *contex
         sends(&tally, context);
         used |= tally.used;
         crossing |= tally.crossing;
-        for (int level = 0; level < LEVEL_COUNT; level++)
+        for (int level = 0; level < LEVEL_COUNT; level++) {
             if (tally.bytes[level] > busiest[level])
                 busiest[level] = tally.bytes[level];
+            if (tally.messages[level] > messages[level])
+                messages[level] = tally.messages[level];
+        }
     }
-    for (int level = 0; level < LEVEL_COUNT; level++)
+    for (int level = 0; level < LEVEL_COUNT; level++) {
         cost->bytes[level] += busiest[level];
+        cost->messages[level] += messages[level];
+    }
     cost->rounds[LEVEL_NET] += __builtin_popcountll(crossing);
     cost->rounds[LEVEL_NODE] += __builtin_popcountll(used & ~crossing);
 }
@@ -49,8 +55,10 @@ void cost_of_rank(const struct shape *shape, uint32_t rank, tally_fn *sends, con
     struct tally tally = {.shape = shape, .rank = rank};
 
     sends(&tally, context);
-    for (int level = 0; level < LEVEL_COUNT; level++)
+    for (int level = 0; level < LEVEL_COUNT; level++) {
         cost->bytes[level] += tally.bytes[level];
+        cost->messages[level] += tally.messages[level];
+    }
     cost->rounds[LEVEL_NET] += __builtin_popcountll(tally.crossing);
     cost->rounds[LEVEL_NODE] += __builtin_popcountll(tally.used & ~tally.crossing);
 }
@@ -92,6 +100,8 @@ void cost_exchange_all(const struct shape *shape, double bytes, struct cost *cos
     cost->rounds[cost_worst_level(shape)] += 1;
     cost->bytes[LEVEL_NODE] += (largest - 1) * bytes;
     cost->bytes[LEVEL_NET] += (shape->size - smallest) * bytes;
+    cost->messages[LEVEL_NODE] += largest - 1;
+    cost->messages[LEVEL_NET] += shape->size - smallest;
 }
 
 /* In every round some link crosses nodes if there is more than one, and a link that stays inside
@@ -103,6 +113,7 @@ void cost_ring(const struct shape *shape, uint32_t rounds, double bytes, struct 
     if (rounds == 0)
         return;
     cost->rounds[cost_worst_level(shape)] += rounds;
+    cost->messages[cost_worst_level(shape)] += rounds;
     if (groups->nodes > 1)
         cost->bytes[LEVEL_NET] += bytes;
     for (uint32_t rank = 0; rank < shape->size; rank++)

@@ -14,7 +14,7 @@
 struct tally {
     const struct shape *shape;
     uint32_t rank;
-    double bytes[LEVEL_COUNT];
+    double bytes[LEVEL_COUNT], messages[LEVEL_COUNT];
     uint64_t used, crossing; /* rounds, as bits */
 };
 /* tally->rank sends `bytes` to peer (mod size) in that round; empty messages vanish. */

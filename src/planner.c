@@ -4,7 +4,8 @@
  * predicted time; then the algorithms are ranked. The prediction is the algorithm's own formula
  * (rounds and bytes per level on the critical path) applied to the link model:
  *
- *     T = sum over levels (rounds * alpha + bytes * us_per_byte) + reduced and copied bytes
+ *     T = sum over levels (rounds * alpha + further messages * overhead + bytes * us_per_byte)
+ *         + reduced and copied bytes
  *
  * Invariant: every input is equal on all ranks of the communicator (settings and topology are
  * exchanged when it is made, the call's arguments must agree), and nothing local, such as the rank,
@@ -155,7 +156,9 @@ static double predict(const struct shape *shape, const struct algorithm *algorit
         seen.model[LEVEL_NET].us_per_byte = streams;
     struct cost cost = {0};
     algorithm->cost(&seen, knobs, &cost);
-    return cost_us(&seen, &cost);
+    /* Rounded, so that formulas that are equal on paper are equal here on every rank: what is left
+     * of a sum's rounding may differ between compilers and processors. */
+    return (float)cost_us(&seen, &cost);
 }
 
 /* The bytes of the call, as far as all ranks know them: 0 where counts are known only locally. */
@@ -348,6 +351,17 @@ static double rounds_of(const struct cost *cost)
     return cost->rounds[LEVEL_NODE] + cost->rounds[LEVEL_NET];
 }
 
+static double messages_of(const struct cost *cost)
+{
+    return cost->messages[LEVEL_NODE] + cost->messages[LEVEL_NET];
+}
+
+static double further_of(const struct cost *cost, int level)
+{
+    double further = cost->messages[level] - cost->rounds[level];
+    return further > 0 ? further : 0;
+}
+
 /* Why the first beat the second: the term of the formula in which it is ahead the most. */
 static void append_reason(struct text *text, const struct shape *shape,
                           const struct plan_choice *first, const struct plan_choice *second)
@@ -355,16 +369,17 @@ static void append_reason(struct text *text, const struct shape *shape,
     struct cost a = {0}, b = {0};
     first->algorithm->cost(shape, &first->knobs, &a);
     second->algorithm->cost(shape, &second->knobs, &b);
-    double lead[4] = {0};
+    double lead[5] = {0};
     for (int level = 0; level < LEVEL_COUNT; level++) {
         const struct link_model *model = &shape->model[level];
+        lead[4] += (further_of(&b, level) - further_of(&a, level)) * model->overhead_us;
         lead[0] += (b.rounds[level] - a.rounds[level]) * model->alpha_us;
         lead[level == LEVEL_NET ? 1 : 2] = (b.bytes[level] - a.bytes[level]) * model->us_per_byte;
     }
     lead[3] = (b.reduce_bytes - a.reduce_bytes) * shape->reduce_us_per_byte +
               (b.copy_bytes - a.copy_bytes) * shape->copy_us_per_byte;
     int most = 0;
-    for (int i = 1; i < 4; i++)
+    for (int i = 1; i < 5; i++)
         most = lead[i] > lead[most] ? i : most;
     const char *other = second->algorithm->name;
     append(text, "%s is first: ", first->algorithm->name);
@@ -373,6 +388,9 @@ static void append_reason(struct text *text, const struct shape *shape,
     else if (most == 0)
         append(text, "less latency (%.0f rounds; %s has %.0f)\n", rounds_of(&a), other,
                rounds_of(&b));
+    else if (most == 4)
+        append(text, "fewer messages from one rank (%.0f; %s has %.0f)\n", messages_of(&a), other,
+               messages_of(&b));
     else if (most == 3)
         append(text, "less local work (%.0f bytes reduced or copied; %s has %.0f)\n",
                a.reduce_bytes + a.copy_bytes, other, b.reduce_bytes + b.copy_bytes);

@@ -15,12 +15,15 @@
  * reader, and one core copying. */
 #define NODE_ALPHA_US 0.3
 #define NODE_GBPS     8.0
+/* A further message of the same round only costs its sender's and receiver's own work. */
+#define NODE_OVERHEAD_US 0.1
 /* More ranks than cores: the peer must be scheduled before it can answer. A voluntary yield costs
  * about 2 us with one runnable peer and grows with their number until they sleep instead. */
 #define NODE_CROWDED_ALPHA_US     2.0
 #define NODE_CROWDED_MAX_ALPHA_US 5.0
 /* Between hosts: TCP through two kernels. A link of unknown speed counts as 10 Gb/s. */
 #define NET_ALPHA_US     10.0
+#define NET_OVERHEAD_US  1.5 /* a send and a receive call */
 #define NET_DEFAULT_MBPS 10000u
 /* One core reducing (two reads, one write) or copying. */
 #define REDUCE_GBPS 10.0
@@ -98,6 +101,8 @@ static void make_model(uint32_t size, struct topology *topology)
     }
     topology->model[LEVEL_NODE].alpha_us = alpha;
     topology->model[LEVEL_NODE].us_per_byte = us_per_byte(NODE_GBPS) * share;
+    topology->model[LEVEL_NODE].overhead_us = NODE_OVERHEAD_US * share;
+    topology->model[LEVEL_NET].overhead_us = NET_OVERHEAD_US * share;
     /* the scheduler's hand-over is paid on top of the network's latency */
     topology->model[LEVEL_NET].alpha_us = NET_ALPHA_US + (alpha - NODE_ALPHA_US);
     topology->model[LEVEL_NET].us_per_byte =
