@@ -362,6 +362,11 @@ static double further_of(const struct cost *cost, int level)
     return further > 0 ? further : 0;
 }
 
+static double moved_bytes(const struct cost *cost, int level)
+{
+    return cost->bytes[level] + cost->pipeline_bytes[level];
+}
+
 /* Why the first beat the second: the term of the formula in which it is ahead the most. */
 static void append_reason(struct text *text, const struct shape *shape,
                           const struct plan_choice *first, const struct plan_choice *second)
@@ -374,7 +379,8 @@ static void append_reason(struct text *text, const struct shape *shape,
         const struct link_model *model = &shape->model[level];
         lead[4] += (further_of(&b, level) - further_of(&a, level)) * model->overhead_us;
         lead[0] += (b.rounds[level] - a.rounds[level]) * model->alpha_us;
-        lead[level == LEVEL_NET ? 1 : 2] = (b.bytes[level] - a.bytes[level]) * model->us_per_byte;
+        lead[level == LEVEL_NET ? 1 : 2] =
+            (moved_bytes(&b, level) - moved_bytes(&a, level)) * model->us_per_byte;
     }
     lead[3] = (b.reduce_bytes - a.reduce_bytes) * shape->reduce_us_per_byte +
               (b.copy_bytes - a.copy_bytes) * shape->copy_us_per_byte;
