@@ -100,6 +100,20 @@ static void go_down(struct tree *tree, uint32_t lane, struct span out)
         build_send(tree->builder, tree->links.child[i], lane, out);
 }
 
+/* The shorter half may be cut into fewer and longer pieces. */
+static uint64_t longest_piece(const struct grain *grain, const struct cut *cut)
+{
+    uint64_t longest = 0;
+
+    for (uint32_t t = 0; t < 2; t++) {
+        struct span half = span_of(BUFFER_OUT, 0, cut_block(cut, t).len);
+
+        if (half.len > 0)
+            longest = most(longest, grain_piece(grain, half, 0).len);
+    }
+    return longest;
+}
+
 static void emit(const struct shape *shape, const struct knobs *knobs, struct builder *builder)
 {
     uint64_t bytes = shape->count * shape->elem_size;
@@ -118,8 +132,7 @@ static void emit(const struct shape *shape, const struct knobs *knobs, struct bu
         trees[t] = (struct tree){.builder = builder, .rank = shape->rank};
         tree_double(shape->size, shape->rank, t, &trees[t].links);
     }
-    landing = landing_make(builder, grain_piece(&grain, home_span(&out, cut_block(&cut, 0)), 0).len,
-                           4 * pieces);
+    landing = landing_make(builder, longest_piece(&grain, &cut), 4 * pieces);
     for (uint32_t time = 0; time < 2 * (pieces + lag); time++) {
         uint32_t t = time % 2, p = time / 2;
         struct span mine = home_span(&in, cut_block(&cut, t));

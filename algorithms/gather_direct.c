@@ -23,7 +23,8 @@ static void sends(struct tally *tally, const void *context)
 
 static void cost(const struct shape *shape, const struct knobs *knobs, struct cost *out)
 {
-    double block = cost_total(shape) / shape->size;
+    /* Where counts are local a byte stands for each. */
+    double block = shape->local_counts ? 1 : cost_total(shape) / shape->size;
 
     *out = (struct cost){.copy_bytes = block};
     cost_pattern(shape, sends, &block, out);

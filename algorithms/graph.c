@@ -247,6 +247,11 @@ static enum level level_of(const struct graph *graph, uint32_t a, uint32_t b)
     return groups->node_of[a] == groups->node_of[b] ? LEVEL_NODE : LEVEL_NET;
 }
 
+static uint64_t larger(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
+
 static void measure_volumes(const struct graph *graph, struct proof *proof)
 {
     for (uint32_t r = 0; r < graph->world->size; r++) {
@@ -260,50 +265,118 @@ static void measure_volumes(const struct graph *graph, struct proof *proof)
             copied += step->kind == STEP_COPY ? step->dst.len : 0;
         }
         for (int level = 0; level < LEVEL_COUNT; level++)
-            proof->bytes[level] =
-                sent[level] > proof->bytes[level] ? sent[level] : proof->bytes[level];
-        proof->reduce_bytes = reduced > proof->reduce_bytes ? reduced : proof->reduce_bytes;
-        proof->copy_bytes = copied > proof->copy_bytes ? copied : proof->copy_bytes;
+            proof->bytes[level] = larger(proof->bytes[level], sent[level]);
+        proof->reduce_bytes = larger(proof->reduce_bytes, reduced);
+        proof->copy_bytes = larger(proof->copy_bytes, copied);
+        proof->busiest_steps = (uint32_t)larger(proof->busiest_steps, program->step_count);
         proof->steps += program->step_count;
     }
 }
 
-/* Lengths of the longest chains that end in each node: all levels, each level, with wire edges. */
-struct chains {
-    uint32_t all, at[LEVEL_COUNT], wire;
+/* When a step is done, in flights: of all levels, and of each level. */
+struct when {
+    uint32_t all, at[LEVEL_COUNT];
 };
 
-static void lengthen(struct chains *to, const struct chains *from)
+static void not_before(struct when *when, const struct when *other)
 {
-    to->all = from->all > to->all ? from->all : to->all;
-    to->wire = from->wire > to->wire ? from->wire : to->wire;
+    when->all = when->all > other->all ? when->all : other->all;
     for (int level = 0; level < LEVEL_COUNT; level++)
-        to->at[level] = from->at[level] > to->at[level] ? from->at[level] : to->at[level];
+        when->at[level] = when->at[level] > other->at[level] ? when->at[level] : other->at[level];
+}
+
+/* A step is done; what waits for it comes after it. */
+static void pass_on(const struct graph *graph, uint32_t number, struct when *when)
+{
+    uint32_t rank = graph->rank_of[number];
+    const struct step *step = graph_step(graph, number);
+    for (uint32_t i = 0; i < step->succ_count; i++) {
+        uint32_t to = graph->world->programs[rank]->successors[step->succ + i];
+        not_before(&when[graph->base[rank] + to], &when[number]);
+    }
+}
+
+/* A message: the send leaves when what it waits for is done, and is done with that. */
+static void fly(const struct graph *graph, uint32_t send, uint32_t recv, struct when *when)
+{
+    struct when arrival = when[send];
+    arrival.all++;
+    arrival.at[level_of(graph, graph->rank_of[send], graph->rank_of[recv])]++;
+    not_before(&when[recv], &arrival);
 }
 
 tutti_status graph_measure(const struct graph *graph, const uint32_t *order, struct proof *proof)
 {
-    struct chains *chains = calloc(graph->steps + 1u, sizeof *chains);
-    if (!chains)
+    struct when *when = calloc(graph->steps + 1u, sizeof *when);
+    if (!when)
         return fail(TUTTI_ERR_NOMEM, "no memory to measure %u steps", graph->steps);
-    struct chains longest = {0};
+    struct when last = {0};
     for (uint32_t i = 0; i < graph->nodes; i++) {
-        uint32_t n = order[i], next = graph->next[n];
-        if (graph->send[n] != STEP_NONE) {
-            chains[n].all++;
-            chains[n].wire++;
-            chains[n].at[level_of(graph, graph->rank_of[n], graph->rank_of[graph->send[n]])]++;
+        uint32_t n = order[i], send = graph->send[n];
+        if (send != STEP_NONE) {
+            fly(graph, send, n, when);
+            pass_on(graph, send, when);
         }
-        lengthen(&longest, &chains[n]);
-        for (uint32_t e = graph->first[n]; e < graph->first[n + 1]; e++)
-            lengthen(&chains[graph->edges[e]], &chains[n]);
-        if (next != STEP_NONE && chains[n].wire > chains[next].wire)
-            chains[next].wire = chains[n].wire;
+        not_before(&last, &when[n]);
+        pass_on(graph, n, when);
     }
-    free(chains);
-    *proof = (struct proof){
-        .messages = graph->messages, .chain = longest.all, .wire_chain = longest.wire};
-    memcpy(proof->chain_at, longest.at, sizeof longest.at);
+    free(when);
+    *proof = (struct proof){.messages = graph->messages, .flights = last.all};
+    memcpy(proof->flights_at, last.at, sizeof last.at);
     measure_volumes(graph, proof);
+    return TUTTI_OK;
+}
+
+/* `to` has one thing less to wait for, which was done at `earliest`. */
+static void release(uint32_t to, uint32_t earliest, uint32_t *waits, uint32_t *time,
+                    uint32_t *ready, uint32_t *count)
+{
+    time[to] = time[to] > earliest ? time[to] : earliest;
+    if (--waits[to] == 0)
+        ready[(*count)++] = to;
+}
+
+/* Steps, not nodes: a send here is done when it leaves. */
+tutti_status graph_port_flights(const struct graph *graph, uint32_t *flights)
+{
+    uint32_t steps = graph->steps, count = 0, longest = 0;
+    uint32_t *waits = calloc(5 * (size_t)steps + 1, sizeof *waits);
+    if (!waits)
+        return fail(TUTTI_ERR_NOMEM, "no memory to measure %u steps", steps);
+    uint32_t *time = waits + steps, *ready = time + steps;
+    uint32_t *arrives_at = ready + steps, *next_send = arrives_at + steps; /* number + 1, or 0 */
+    for (uint32_t n = 0, last = 0; n < steps; n++) {
+        const struct step *step = graph_step(graph, n);
+        waits[n] += step->waits;
+        if (graph->send[n] != STEP_NONE) {
+            arrives_at[graph->send[n]] = n + 1;
+            waits[n]++;
+        }
+        if (step->kind != STEP_SEND)
+            continue;
+        if (last > 0 && graph->rank_of[last - 1] == graph->rank_of[n]) {
+            next_send[last - 1] = n + 1;
+            waits[n]++;
+        }
+        last = n + 1;
+    }
+    for (uint32_t n = 0; n < steps; n++) {
+        if (waits[n] == 0 && !(graph_step(graph, n)->kind == STEP_REDUCE && graph->node[n] != n))
+            ready[count++] = n;
+    }
+    while (count > 0) {
+        uint32_t n = ready[--count], rank = graph->rank_of[n];
+        const struct step *step = graph_step(graph, n);
+        longest = time[n] > longest ? time[n] : longest;
+        for (uint32_t i = 0; i < step->succ_count; i++)
+            release(graph->base[rank] + graph->world->programs[rank]->successors[step->succ + i],
+                    time[n], waits, time, ready, &count);
+        if (arrives_at[n] > 0)
+            release(arrives_at[n] - 1, time[n] + 1, waits, time, ready, &count);
+        if (next_send[n] > 0)
+            release(next_send[n] - 1, time[n] + 1, waits, time, ready, &count);
+    }
+    free(waits);
+    *flights = longest;
     return TUTTI_OK;
 }

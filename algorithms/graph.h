@@ -10,12 +10,12 @@
 /* What was proved about, and what it takes. */
 struct proof {
     uint64_t steps, messages;
-    /* The longest chain of messages that wait for each other because of the bytes they carry; and
-     * the most messages of one level on any chain. */
-    uint32_t chain, chain_at[LEVEL_COUNT];
-    uint32_t wire_chain; /* as chain, where transfers of one link also wait for each other */
-    uint64_t bytes[LEVEL_COUNT];       /* sent by the busiest rank at that level */
-    uint64_t reduce_bytes, copy_bytes; /* of the busiest rank */
+    /* Flights one after the other, where a receive is one flight after its send and nothing else
+     * takes time: in all, and at most those of one level. */
+    uint32_t flights, flights_at[LEVEL_COUNT];
+    /* Of the busiest rank: bytes sent at each level, reduced, copied; and its steps. */
+    uint64_t bytes[LEVEL_COUNT], reduce_bytes, copy_bytes;
+    uint32_t busiest_steps;
 };
 
 /* The merged graph. A step of a rank has the number base[rank] + step; a node has the number of
@@ -38,5 +38,8 @@ const struct step *graph_step(const struct graph *graph, uint32_t number);
 /* All nodes in a random order that the edges allow; checks Deadlock. order has [steps]. */
 tutti_status graph_order(const struct graph *graph, uint64_t seed, uint32_t *order);
 tutti_status graph_measure(const struct graph *graph, const uint32_t *order, struct proof *proof);
+/* Flights one after the other if every rank had one port: its sends leave one per flight, in
+ * program order. */
+tutti_status graph_port_flights(const struct graph *graph, uint32_t *flights);
 
 #endif

@@ -125,7 +125,7 @@ static void choose_knobs(const struct trial *trial, uint32_t i, struct knobs *kn
     uint32_t pieces = whole ? (size <= 8 ? 3 * size : 7) : (size <= 8 ? 3 : 2);
     *knobs = (struct knobs){.chunk_bytes = (uint64_t)1 << 40, .lanes = 1 + (i == 2)};
     if (i > 0)
-        knobs->chunk_bytes = bytes / pieces + 1;
+        knobs->chunk_bytes = bytes / pieces + trial->elem_size;
 }
 
 void verify_variant(struct trial *trial, uint32_t i, struct knobs *knobs)
@@ -140,6 +140,7 @@ void verify_variant(struct trial *trial, uint32_t i, struct knobs *knobs)
     i /= 3;
     trial->elem_size = elem_sizes[i % 4];
     trial->scattered = i % 4 < 2;
+    trial->equal = i % 4 == 1 || i % 4 == 2;
     i /= 4;
     choose_knobs(trial, i % 3, knobs);
 }
@@ -158,7 +159,11 @@ size_t verify_describe(const struct trial *trial, const struct knobs *knobs, cha
         text, len, "%u ranks on %s, count %llu x %u bytes, root %u, %s%s, chunk %llu, lanes %u",
         groups->size, shape, (unsigned long long)trial->count, trial->elem_size, trial->root,
         placings[trial->placing],
-        coll_info(trial->coll)->is_v && trial->scattered ? ", scattered" : "",
+        !coll_info(trial->coll)->is_v      ? ""
+        : trial->scattered && trial->equal ? ", equal, scattered"
+        : trial->scattered                 ? ", scattered"
+        : trial->equal                     ? ", equal"
+                                           : "",
         (unsigned long long)knobs->chunk_bytes, knobs->lanes);
 }
 

@@ -12,7 +12,8 @@ struct trial {
     tutti_coll coll;
     const struct groups *groups; /* borrowed by the world; its size is the number of ranks */
     uint32_t root;
-    uint64_t count; /* elements; v forms: each count is random, zero or up to twice this */
+    uint64_t count; /* elements; v forms: each count is random, zero or up to twice this ... */
+    bool equal;     /* ... or this exactly */
     uint32_t elem_size;
     enum placing placing; /* MIXED: every other rank in place */
     bool scattered;       /* v forms: blocks in another order than ranks, with gaps */
