@@ -70,6 +70,21 @@ static bool first_of_comm(size_t i)
     return true;
 }
 
+/* A transfer to oneself whose other half is not in the group either can never end. */
+static bool refuse_unpaired(struct operation **list, struct operation *op)
+{
+    for (; *list; list = &(*list)->next) {
+        if (*list != op)
+            continue;
+        *list = op->next;
+        op->status = fail(TUTTI_ERR_ARG, "rank %u %s itself in a group that does not %s it",
+                          op->comm->rank, op->call.is_send ? "sends to" : "receives from",
+                          op->call.is_send ? "receive" : "send");
+        return true;
+    }
+    return false;
+}
+
 static void run_to_end(tutti_comm *const *comms, size_t count)
 {
     size_t at = 0;
@@ -82,8 +97,12 @@ static void run_to_end(tutti_comm *const *comms, size_t count)
         bool moved = false;
         for (size_t c = 0; c < count; c++)
             moved |= comms[c]->failed == TUTTI_OK && comm_progress(comms[c]);
+        tutti_comm *comm = op->comm;
+        if (!moved && !comm->head &&
+            (refuse_unpaired(&comm->self_sends, op) || refuse_unpaired(&comm->self_recvs, op)))
+            continue;
         for (size_t c = 0; c < count && !moved; c++) {
-            if (comms[c]->failed == TUTTI_OK && (comms[c]->head || comms[c]->p2p_list))
+            if (comms[c]->failed == TUTTI_OK && (comms[c] == comm || comms[c]->head))
                 comm_idle(comms[c]);
         }
     }

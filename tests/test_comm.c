@@ -66,6 +66,10 @@ static int bad_arguments(tutti_comm *comm, int rank, int size, void *context)
     wrong += says(rank, "overflows");
     wrong += TAKEN(tutti_send(in, 1, TUTTI_FLOAT32, rank, comm), TUTTI_ERR_ARG);
     wrong += TAKEN(tutti_group_end(), TUTTI_ERR_STATE);
+    wrong += OK(tutti_group_start());
+    wrong += OK(tutti_send(in, 1, TUTTI_FLOAT32, rank, comm));
+    wrong += TAKEN(tutti_group_end(), TUTTI_ERR_ARG);
+    wrong += says(rank, "sends to itself in a group");
     wrong += TAKEN(tutti_allreduce(in, out, 4, TUTTI_FLOAT32, TUTTI_SUM, NULL), TUTTI_ERR_STATE);
     wrong += TAKEN(tutti_op_destroy(comm, TUTTI_SUM), TUTTI_ERR_ARG);
     /* Nothing moved: the communicator still works. */

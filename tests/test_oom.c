@@ -1,0 +1,104 @@
+/* test_oom.c: every allocation fails once. Whatever the library was doing then must end with a
+ * status and a sentence, at this rank and at its peers, with nothing leaked (the address sanitizer
+ * looks) and nothing hanging. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/suite.h"
+#include "tests/world.h"
+
+static int acceptable(int rank, tutti_status status)
+{
+    return world_check(rank, status == TUTTI_OK || tutti_last_error()[0] != 0,
+                       "status %d without a sentence", (int)status);
+}
+
+/* A little of everything that allocates: plans, links, requests, groups, operations. */
+static tutti_status use(tutti_comm *comm, int rank, int size)
+{
+    float in[64] = {0}, out[64];
+    tutti_request *request = NULL;
+    tutti_op op;
+    tutti_status status = tutti_allreduce(in, out, 7, TUTTI_FLOAT32, TUTTI_SUM, comm);
+    if (status == TUTTI_OK)
+        status = tutti_alltoall(in, out, 4, TUTTI_FLOAT32, comm);
+    if (status == TUTTI_OK)
+        status = tutti_allgather_start(in, out, 4, TUTTI_FLOAT32, comm, &request);
+    if (request) {
+        tutti_status waited = tutti_wait(&request);
+        status = status == TUTTI_OK ? waited : status;
+    }
+    if (status == TUTTI_OK)
+        status = tutti_op_create_premulsum(comm, in, TUTTI_FLOAT32, &op);
+    if (status == TUTTI_OK)
+        status = tutti_allreduce(in, out, 9, TUTTI_FLOAT32, op, comm);
+    if (status != TUTTI_OK)
+        return status;
+    tutti_group_start();
+    status = tutti_send(in, 3, TUTTI_FLOAT32, (rank + 1) % size, comm);
+    tutti_status second = tutti_recv(out, 3, TUTTI_FLOAT32, (rank + size - 1) % size, comm);
+    tutti_status end = tutti_group_end();
+    return status != TUTTI_OK ? status : second != TUTTI_OK ? second : end;
+}
+
+static void test_oom_while_one_rank_begins(void)
+{
+    bool reached = true;
+    for (uint64_t k = 1; reached; k++) {
+        tutti_comm *comm = NULL;
+        suite_fail_allocation(k);
+        tutti_status status = tutti_comm_create_from_env(&comm);
+        if (status == TUTTI_OK) {
+            status = use(comm, 0, 1);
+            CU_ASSERT_EQUAL(acceptable(0, status), 0);
+            CU_ASSERT_EQUAL(tutti_comm_destroy(comm), TUTTI_OK);
+        } else {
+            CU_ASSERT_EQUAL(acceptable(0, status), 0);
+        }
+        reached = suite_allocation_failed();
+        suite_fail_allocation(0);
+        CU_ASSERT(k < 5000);
+    }
+}
+
+struct failing {
+    uint64_t k;
+    bool reached;
+};
+
+static int fail_at(tutti_comm *comm, int rank, int size, void *context)
+{
+    struct failing *failing = context;
+    tutti_barrier(comm);
+    if (rank == 0)
+        suite_fail_allocation(failing->k);
+    tutti_status status = use(comm, rank, size);
+    int wrong = acceptable(rank, status);
+    if (rank == 0) {
+        failing->reached = suite_allocation_failed();
+        suite_fail_allocation(0);
+    }
+    return wrong;
+}
+
+static void test_oom_among_threads(void)
+{
+    static const char *const settings[] = {"TUTTI_TIMEOUT_MS=1000", NULL};
+    uint64_t step = getenv("TUTTI_TEST_FAST") ? 7 : 1;
+    struct failing failing = {.k = 1, .reached = true};
+    for (; failing.reached; failing.k += step) {
+        struct world world = {.kind = WORLD_THREADS, .size = 2, .settings = settings};
+        CU_ASSERT_EQUAL(world_run(&world, fail_at, &failing), 0);
+        CU_ASSERT(failing.k < 5000);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    static const struct suite_test tests[] = {
+        {"while_one_rank_begins", test_oom_while_one_rank_begins},
+        {"among_threads", test_oom_among_threads},
+    };
+    return suite_run("oom", tests, sizeof tests / sizeof *tests, argc, argv);
+}
