@@ -11,7 +11,8 @@
 
 static bool fits(const struct shape *shape)
 {
-    return grain_fits(3 * (uint64_t)shape->size);
+    /* The blocks of a v form may lie scattered: then each is a message of its own. */
+    return shape->coll != TUTTI_COLL_ALLGATHERV || grain_fits(2 * (uint64_t)shape->size);
 }
 
 static void cost(const struct shape *shape, const struct knobs *knobs, struct cost *out)
@@ -26,7 +27,6 @@ static void emit(const struct shape *shape, const struct knobs *knobs, struct bu
     struct cut cut = cut_of_shape(shape);
     struct home own = home_alone(BUFFER_IN, cut_block(&cut, shape->rank));
     struct home all = home_whole(BUFFER_OUT);
-    /* The blocks of a v form may lie scattered: then each is a message of its own. */
     uint64_t messages = shape->coll == TUTTI_COLL_ALLGATHERV ? 2 * (uint64_t)shape->size
                                                              : 5 * ceil_log2(shape->size);
     struct grain grain = grain_make(shape, knobs, 2 * runs_bytes(&cut, 0, shape->size), messages);

@@ -25,6 +25,11 @@ static bool fits(const struct shape *shape)
                       (5 * (shape->size / groups->nodes) + 20 * ceil_log2(groups->nodes)));
 }
 
+static uint32_t slab_count(const struct knobs *knobs, uint64_t bytes, uint32_t local)
+{
+    return (uint32_t)most(1, least(SLABS_MAX, bytes / knobs->chunk_bytes / local));
+}
+
 static void cost(const struct shape *shape, const struct knobs *knobs, struct cost *out)
 {
     double bytes = cost_total(shape), nodes = shape->groups->nodes, local = shape->size / nodes;
@@ -38,6 +43,17 @@ static void cost(const struct shape *shape, const struct knobs *knobs, struct co
     out->messages[LEVEL_NODE] = 2 * (local - 1);
     out->bytes[LEVEL_NODE] = 2 * inside;
     out->bytes[LEVEL_NET] = 2 * rail;
+    /* All slabs but one are inside while others are between nodes: the shorter way is hidden. */
+    uint32_t slabs = slab_count(knobs, (uint64_t)bytes, (uint32_t)local);
+    double hidden = (slabs - 1.0) / slabs;
+    bool inside_is_shorter = 2 * inside * shape->model[LEVEL_NODE].us_per_byte <
+                             2 * rail * shape->model[LEVEL_NET].us_per_byte;
+
+    out->rounds[LEVEL_NET] += slabs - 1;
+    if (inside_is_shorter)
+        out->pipeline_bytes[LEVEL_NODE] = -hidden * 2 * inside;
+    else
+        out->pipeline_bytes[LEVEL_NET] = -hidden * 2 * rail;
 }
 
 struct stage {

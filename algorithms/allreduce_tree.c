@@ -68,6 +68,8 @@ static void cost(const struct shape *shape, const struct knobs *knobs, struct co
                 half_and_height[1] = d;
         }
     cost_pattern(shape, sends, half_and_height, out);
+    if (shape->size > 1)
+        cost_pieces(shape, knobs, bytes / 2, 2 * (uint32_t)half_and_height[1] - 1, out);
 }
 
 struct tree {

@@ -5,6 +5,7 @@
 #include "algorithms/phases.h"
 #include "base/check.h"
 
+#define PIECES_MAX     (SCHEDULE_STEPS_MAX / 8)
 #define LANE_BYTES_MIN 16384 /* a message is not spread over lanes in smaller pieces than this */
 /* Where no rank knows all counts, none can tell whether another runs out of steps: hardly cut. */
 #define LOCAL_CHUNK_BYTES (1ull << 30)
@@ -26,17 +27,16 @@ bool grain_fits(uint64_t messages)
     return messages <= SCHEDULE_STEPS_MAX / 2;
 }
 
-/* Steps <= bytes / chunk + messages * lanes: each half of the budget bounds one of the terms. */
+/* Steps <= bytes / chunk + messages * lanes. The second term may take half of the steps; the first
+ * gets an eighth, because a plan of very many pieces takes longer to make than the pieces save. */
 struct grain grain_make(const struct shape *shape, const struct knobs *knobs, uint64_t bytes,
                         uint64_t messages)
 {
-    uint64_t half = SCHEDULE_STEPS_MAX / 2;
+    uint64_t coarsest = shape->local_counts ? LOCAL_CHUNK_BYTES : bytes / PIECES_MAX + 1;
 
-    return (struct grain){
-        .chunk_bytes =
-            most(knobs->chunk_bytes, shape->local_counts ? LOCAL_CHUNK_BYTES : bytes / half + 1),
-        .lanes = messages * knobs->lanes <= half ? knobs->lanes : 1,
-        .elem_size = shape->elem_size};
+    return (struct grain){.chunk_bytes = most(knobs->chunk_bytes, coarsest),
+                          .lanes = grain_fits(messages * knobs->lanes) ? knobs->lanes : 1,
+                          .elem_size = shape->elem_size};
 }
 
 uint32_t grain_pieces(const struct grain *grain, uint64_t len)

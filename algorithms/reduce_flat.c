@@ -28,6 +28,7 @@ static void cost(const struct shape *shape, const struct knobs *knobs, struct co
     *out = (struct cost){.reduce_bytes = bytes * (shape->size - 1),
                          .copy_bytes = shape->size == 1 ? bytes : 0};
     cost_pattern(shape, sends, &bytes, out);
+    cost_pieces(shape, knobs, bytes, 1, out);
 }
 
 static void emit(const struct shape *shape, const struct knobs *knobs, struct builder *builder)
