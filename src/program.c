@@ -32,7 +32,7 @@ static struct arrays arrays_of(const struct tutti_comm *comm, const struct call 
 {
     bool rooted = call->coll == TUTTI_COLL_GATHERV || call->coll == TUTTI_COLL_SCATTERV;
     if (!coll_info(call->coll)->is_v || (rooted && call->root != (int)comm->rank))
-        return (struct arrays){NULL};
+        return (struct arrays){0};
     return (struct arrays){call->counts, call->displs, call->recv_counts, call->recv_displs};
 }
 
