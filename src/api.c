@@ -66,8 +66,7 @@ static tutti_status issue(tutti_comm *comm, struct call call, tutti_request **re
     CALL(BROADCAST, .in = in, .out = out, .count = count, .dtype = dtype, .root = root)
 #define CALL_reduce                                                                                \
     CALL(REDUCE, .in = in, .out = out, .count = count, .dtype = dtype, .op = op, .root = root)
-#define CALL_gather                                                                                \
-    CALL(GATHER, .in = in, .out = out, .count = count, .dtype = dtype, .root = root)
+#define CALL_gather CALL(GATHER, .in = in, .out = out, .count = count, .dtype = dtype, .root = root)
 #define CALL_gatherv                                                                               \
     CALL(GATHERV, .in = in, .count = in_count, .out = out, .counts = counts, .displs = displs,     \
          .dtype = dtype, .root = root)
@@ -99,7 +98,8 @@ static tutti_status issue(tutti_comm *comm, struct call call, tutti_request **re
 TUTTI_COLLECTIVES(X)
 #undef X
 
-/* ---- requests --------------------------------------------------------------------------------- */
+/* ---- requests ---------------------------------------------------------------------------------
+ */
 
 /* Ends a request whose operation is done: its status, and the sentence behind it. */
 static tutti_status take_result(tutti_request **request)
@@ -173,7 +173,8 @@ tutti_status tutti_wait_all(size_t count, tutti_request **requests)
     return first;
 }
 
-/* ---- the rest --------------------------------------------------------------------------------- */
+/* ---- the rest ---------------------------------------------------------------------------------
+ */
 
 int tutti_version(void)
 {

@@ -34,16 +34,19 @@ static tutti_status check_op(const struct tutti_comm *comm, const struct call *c
                         "is destroyed",
                         coll_name(call->coll), op);
         if (made->premulsum && made->dtype != call->dtype)
-            return fail(TUTTI_ERR_ARG,
-                        "%s: operation %u multiplies %s, but the call's type is %s",
-                        coll_name(call->coll), op, dtype_name(made->dtype), dtype_name(call->dtype));
+            return fail(TUTTI_ERR_ARG, "%s: operation %u multiplies %s, but the call's type is %s",
+                        coll_name(call->coll), op, dtype_name(made->dtype),
+                        dtype_name(call->dtype));
         return TUTTI_OK;
     }
     if (op >= TUTTI_OP_COUNT)
-        return fail(TUTTI_ERR_ARG, "%s: unknown operation %u: expected 0 to %d, or one made by "
-                    "tutti_op_create", coll_name(call->coll), op, TUTTI_OP_COUNT - 1);
+        return fail(TUTTI_ERR_ARG,
+                    "%s: unknown operation %u: expected 0 to %d, or one made by "
+                    "tutti_op_create",
+                    coll_name(call->coll), op, TUTTI_OP_COUNT - 1);
     if (!reduce_kernel(call->op, call->dtype))
-        return fail(TUTTI_ERR_ARG, "%s: operation %s does not fit type %s: it needs an integer type",
+        return fail(TUTTI_ERR_ARG,
+                    "%s: operation %s does not fit type %s: it needs an integer type",
                     coll_name(call->coll), op_name(call->op), dtype_name(call->dtype));
     return TUTTI_OK;
 }
@@ -109,8 +112,9 @@ static tutti_status vector_sizes(const struct tutti_comm *comm, const struct cal
         fits = scaled(call->count, 1, e, &in->bytes) &&
                (!root || vector_extent(call->counts, call->displs, n, e, &out->bytes));
         if (root && call->counts[comm->rank] != call->count)
-            return fail(TUTTI_ERR_ARG, "gatherv: in_count %zu and counts[%u] %zu differ at the root",
-                        call->count, comm->rank, call->counts[comm->rank]);
+            return fail(TUTTI_ERR_ARG,
+                        "gatherv: in_count %zu and counts[%u] %zu differ at the root", call->count,
+                        comm->rank, call->counts[comm->rank]);
         break;
     case TUTTI_COLL_SCATTERV:
         fits = scaled(call->count, 1, e, &out->bytes) &&
@@ -134,8 +138,8 @@ static tutti_status vector_sizes(const struct tutti_comm *comm, const struct cal
 }
 
 /* Fills the extents of both buffers at this rank. */
-static tutti_status sizes(const struct tutti_comm *comm, const struct call *call,
-                          struct extent *in, struct extent *out)
+static tutti_status sizes(const struct tutti_comm *comm, const struct call *call, struct extent *in,
+                          struct extent *out)
 {
     uint64_t n = comm->size, in_times = 1, out_times = 1;
     bool root = call->root == (int)comm->rank;

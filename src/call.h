@@ -16,13 +16,13 @@ struct call {
     tutti_coll coll;
     tutti_dtype dtype;
     tutti_op op;
-    bool is_send;            /* SENDRECV only */
-    int root;                /* or the peer of SENDRECV */
+    bool is_send; /* SENDRECV only */
+    int root;     /* or the peer of SENDRECV */
     uint32_t elem_size;
-    bool in_place;           /* filled by call_check */
+    bool in_place; /* filled by call_check */
     const void *in;
     void *out;
-    size_t count;            /* in_count of gatherv, out_count of scatterv */
+    size_t count; /* in_count of gatherv, out_count of scatterv */
     const size_t *counts, *displs;
     const size_t *recv_counts, *recv_displs;
 };

@@ -19,11 +19,11 @@
 #include "src/exec.h"
 #include "src/topology.h"
 
-#define COMM_MAGIC 0x7454696e4774756full
+#define COMM_MAGIC          0x7454696e4774756full
 #define COMM_TRANSPORTS_MAX 4
-#define COMM_OPS_MAX 1024    /* dynamic reduction operations of one communicator */
-#define COMM_HASH_SIZE 64    /* buckets of the program cache */
-#define COMM_PEER_NAME_MAX 96
+#define COMM_OPS_MAX        1024 /* dynamic reduction operations of one communicator */
+#define COMM_HASH_SIZE      64   /* buckets of the program cache */
+#define COMM_PEER_NAME_MAX  96
 
 enum notice_kind {
     NOTICE_FAILED, /* culprit, status, text: the communicator failed */
@@ -35,7 +35,7 @@ struct comm_peer {
     const uint8_t *address;
     uint32_t address_len;
     bool connected;
-    bool left; /* it destroyed its communicator */
+    bool left;                     /* it destroyed its communicator */
     uint32_t p2p_sends, p2p_recvs; /* posted now */
 };
 
@@ -52,26 +52,26 @@ struct comm_op {
 struct operation {
     struct tutti_comm *comm;
     struct call call;
-    struct operation *next;     /* queue, or list of self transfers */
-    struct program *program;    /* while it runs */
-    struct exec_xfer xfer;      /* point-to-point */
-    struct tag tag;             /* point-to-point */
-    tutti_status status;        /* TUTTI_IN_PROGRESS until done */
+    struct operation *next;  /* queue, or list of self transfers */
+    struct program *program; /* while it runs */
+    struct exec_xfer xfer;   /* point-to-point */
+    struct tag tag;          /* point-to-point */
+    tutti_status status;     /* TUTTI_IN_PROGRESS until done */
 };
 
 struct tutti_comm {
     uint64_t magic;
     uint32_t rank, size;
-    uint32_t lanes;                /* of plans; the lane after them carries send and recv */
+    uint32_t lanes; /* of plans; the lane after them carries send and recv */
     bool crowded;
     uint32_t fork_generation;
     atomic_bool aborted;
-    atomic_int busy;               /* a thread is inside; for abort and to refuse a second */
-    _Atomic tutti_status failed;   /* TUTTI_OK while it works */
+    atomic_int busy;             /* a thread is inside; for abort and to refuse a second */
+    _Atomic tutti_status failed; /* TUTTI_OK while it works */
     char sentence[SENTENCE_MAX];
-    uint32_t down_peer;            /* the last link that went down, NO_RANK if none, and why */
+    uint32_t down_peer; /* the last link that went down, NO_RANK if none, and why */
     char down_sentence[SENTENCE_MAX];
-    uint32_t sequence;             /* collectives issued */
+    uint32_t sequence; /* collectives issued */
 
     struct transport *transports[COMM_TRANSPORTS_MAX];
     const struct transport_ops *transport_ops[COMM_TRANSPORTS_MAX];
@@ -79,21 +79,21 @@ struct tutti_comm {
 
     struct operation *head, **tail;
     struct operation *self_sends, *self_recvs; /* transfers to this rank itself, not yet paired */
-    struct operation *p2p_list;    /* point-to-point transfers with the transports */
+    struct operation *p2p_list;                /* point-to-point transfers with the transports */
     struct program *running;
     const struct call *running_call;
 
-    struct program *recent;        /* the last one used: most calls hit it */
-    struct call last_call;         /* the last blocking call, when the next may repeat it unchecked: */
-    struct program *last_program;  /* its program; NULL: no such call */
+    struct program *recent; /* the last one used: most calls hit it */
+    struct call last_call;  /* the last blocking call, when the next may repeat it unchecked: */
+    struct program *last_program; /* its program; NULL: no such call */
     struct program *newest, *oldest, *buckets[COMM_HASH_SIZE];
     uint32_t program_count;
     void *scratch;
     size_t scratch_bytes;
-    bool scratch_shared;           /* from mem_alloc: peers may read it in place */
-    void *scaled;                  /* premulsum: scalar * in */
+    bool scratch_shared; /* from mem_alloc: peers may read it in place */
+    void *scaled;        /* premulsum: scalar * in */
     size_t scaled_bytes;
-    struct comm_op *ops;           /* [COMM_OPS_MAX], made at first use */
+    struct comm_op *ops; /* [COMM_OPS_MAX], made at first use */
 
     uint64_t idle_polls, idle_since_ns, last_event_ns, spin_until_ns;
 

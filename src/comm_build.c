@@ -77,7 +77,8 @@ static void handle_retire(tutti_comm *comm)
     free(oldest);
 }
 
-/* ---- round 1 ---------------------------------------------------------------------------------- */
+/* ---- round 1 ----------------------------------------------------------------------------------
+ */
 
 /* Is the transport in the list of TUTTI_TRANSPORTS ("auto": all)? */
 static bool allowed(const struct settings *settings, const char *name)
@@ -103,8 +104,8 @@ static tutti_status check_transport_names(const struct settings *settings)
     snprintf(list, sizeof list, "%s", settings->transports);
     for (char *name = strtok_r(list, ",", &rest); name; name = strtok_r(NULL, ",", &rest)) {
         if (strcmp(name, "auto") != 0 && !transport_find(name))
-            return fail(TUTTI_ERR_SETTING, "TUTTI_TRANSPORTS names '%s': expected some of %s, or auto",
-                        name, known);
+            return fail(TUTTI_ERR_SETTING,
+                        "TUTTI_TRANSPORTS names '%s': expected some of %s, or auto", name, known);
     }
     return TUTTI_OK;
 }
@@ -112,9 +113,8 @@ static tutti_status check_transport_names(const struct settings *settings)
 static void gather_facts(const struct settings *settings, struct facts *facts)
 {
     char why[SENTENCE_MAX];
-    *facts = (struct facts){.version = TUTTI_VERSION,
-                            .chunk = settings->chunk,
-                            .lanes = settings->lanes};
+    *facts = (struct facts){
+        .version = TUTTI_VERSION, .chunk = settings->chunk, .lanes = settings->lanes};
     snprintf(facts->algo, sizeof facts->algo, "%s", settings->algo);
     snprintf(facts->transports, sizeof facts->transports, "%s", settings->transports);
     tutti_status status = topology_probe(settings, &facts->host);
@@ -132,7 +132,8 @@ static void gather_facts(const struct settings *settings, struct facts *facts)
         if (transport_table[i]->probe(settings, why, sizeof why))
             facts->usable |= 1u << i;
         else
-            log_at(LOG_LEVEL_INFO, -1, "transport %s is not used: %s", transport_table[i]->name, why);
+            log_at(LOG_LEVEL_INFO, -1, "transport %s is not used: %s", transport_table[i]->name,
+                   why);
     }
     facts->status = status;
     if (status != TUTTI_OK)
@@ -151,13 +152,18 @@ static tutti_status compare_facts(const struct facts *all, uint32_t size)
         if (f->status != TUTTI_OK)
             return fail((tutti_status)f->status, "rank %u: %.400s", r, f->sentence);
         if (strcmp(f->algo, all[0].algo) != 0)
-            return fail(TUTTI_ERR_SETTING, "TUTTI_ALGO is '%.100s' at rank %u but '%.100s' at rank 0: "
-                        "set it alike on all ranks", f->algo, r, all[0].algo);
+            return fail(TUTTI_ERR_SETTING,
+                        "TUTTI_ALGO is '%.100s' at rank %u but '%.100s' at rank 0: "
+                        "set it alike on all ranks",
+                        f->algo, r, all[0].algo);
         if (strcmp(f->transports, all[0].transports) != 0)
-            return fail(TUTTI_ERR_SETTING, "TUTTI_TRANSPORTS is '%.100s' at rank %u but '%.100s' at "
-                        "rank 0: set it alike on all ranks", f->transports, r, all[0].transports);
+            return fail(TUTTI_ERR_SETTING,
+                        "TUTTI_TRANSPORTS is '%.100s' at rank %u but '%.100s' at "
+                        "rank 0: set it alike on all ranks",
+                        f->transports, r, all[0].transports);
         if (f->chunk != all[0].chunk || f->lanes != all[0].lanes)
-            return fail(TUTTI_ERR_SETTING, "TUTTI_CHUNK and TUTTI_LANES are %llu and %llu at rank %u "
+            return fail(TUTTI_ERR_SETTING,
+                        "TUTTI_CHUNK and TUTTI_LANES are %llu and %llu at rank %u "
                         "but %llu and %llu at rank 0: set them alike on all ranks",
                         (unsigned long long)f->chunk, (unsigned long long)f->lanes, r,
                         (unsigned long long)all[0].chunk, (unsigned long long)all[0].lanes);
@@ -165,8 +171,8 @@ static tutti_status compare_facts(const struct facts *all, uint32_t size)
     return TUTTI_OK;
 }
 
-/* What links are authenticated with. Rank 0's random bytes travelled over the bootstrap, where others
- * may listen; with a job secret, which never travels, they are mixed with its key. */
+/* What links are authenticated with. Rank 0's random bytes travelled over the bootstrap, where
+ * others may listen; with a job secret, which never travels, they are mixed with its key. */
 static tutti_status make_secret(tutti_comm *comm, const uint8_t random[32])
 {
     struct auth auth;
@@ -205,7 +211,8 @@ static tutti_status take_facts(tutti_comm *comm, const struct facts *all)
     return status;
 }
 
-/* ---- transports ------------------------------------------------------------------------------- */
+/* ---- transports -------------------------------------------------------------------------------
+ */
 
 /* Could transport row i serve ranks a and b, by what all ranks know? */
 static bool serves(const struct facts *all, int row, uint32_t a, uint32_t b)
@@ -288,8 +295,8 @@ static tutti_status own_addresses(tutti_comm *comm, const int rows[COMM_TRANSPOR
 {
     for (uint32_t i = 0; i < comm->transport_count; i++) {
         size_t len = TRANSPORT_ADDRESS_MAX;
-        tutti_status status = comm->transport_ops[i]->address(comm->transports[i],
-                                                              mine->address[rows[i]], &len);
+        tutti_status status =
+            comm->transport_ops[i]->address(comm->transports[i], mine->address[rows[i]], &len);
         if (status != TUTTI_OK)
             return status;
         must(len <= TRANSPORT_ADDRESS_MAX);
@@ -343,7 +350,8 @@ tutti_status comm_connect(tutti_comm *comm, uint32_t p)
     return status;
 }
 
-/* ---- life ------------------------------------------------------------------------------------- */
+/* ---- life -------------------------------------------------------------------------------------
+ */
 
 static tutti_status allocate(const struct settings *settings, uint32_t rank, uint32_t size,
                              tutti_comm **made)

@@ -13,8 +13,10 @@ static tutti_status check_rank(int size, int rank, const void *comm)
     if (!comm)
         return fail(TUTTI_ERR_ARG, "comm is NULL: expected where to put the communicator");
     if (size < 1 || rank < 0 || rank >= size)
-        return fail(TUTTI_ERR_ARG, "rank %d of %d: expected a size of at least 1 and a rank from 0 to "
-                    "size - 1", rank, size);
+        return fail(TUTTI_ERR_ARG,
+                    "rank %d of %d: expected a size of at least 1 and a rank from 0 to "
+                    "size - 1",
+                    rank, size);
     return TUTTI_OK;
 }
 
@@ -73,12 +75,13 @@ tutti_status tutti_comm_create_with(int size, int rank, tutti_allgather_fn *allg
     if (status == TUTTI_OK)
         status = settings_load(&settings);
     if (status == TUTTI_OK)
-        status = bootstrap_from_callback(allgather, context, (uint32_t)rank, (uint32_t)size,
-                                         &bootstrap);
+        status =
+            bootstrap_from_callback(allgather, context, (uint32_t)rank, (uint32_t)size, &bootstrap);
     return status == TUTTI_OK ? build(&settings, bootstrap, comm) : status;
 }
 
-/* ---- split ------------------------------------------------------------------------------------ */
+/* ---- split ------------------------------------------------------------------------------------
+ */
 
 /* The bootstrap of a child is an allgather over its parent, from which each rank picks its own
  * group; ranks without a color take part too, since the parent's allgather needs every rank. */
@@ -90,11 +93,8 @@ struct split {
 
 static tutti_status parent_allgather(tutti_comm *parent, const void *in, void *out, size_t len)
 {
-    struct call call = {.coll = TUTTI_COLL_ALLGATHER,
-                        .dtype = TUTTI_UINT8,
-                        .in = in,
-                        .out = out,
-                        .count = len};
+    struct call call = {
+        .coll = TUTTI_COLL_ALLGATHER, .dtype = TUTTI_UINT8, .in = in, .out = out, .count = len};
     tutti_status status = call_check(parent, &call);
     return status == TUTTI_OK ? comm_run(parent, &call) : status;
 }
@@ -162,8 +162,10 @@ tutti_status tutti_comm_split(tutti_comm *comm, int color, int key, tutti_comm *
     if (!new_comm)
         return fail(TUTTI_ERR_ARG, "tutti_comm_split: new_comm is NULL");
     if (color < 0 && color != TUTTI_NO_COLOR)
-        return fail(TUTTI_ERR_ARG, "tutti_comm_split: color %d: expected 0 or more, or "
-                    "TUTTI_NO_COLOR (-1)", color);
+        return fail(TUTTI_ERR_ARG,
+                    "tutti_comm_split: color %d: expected 0 or more, or "
+                    "TUTTI_NO_COLOR (-1)",
+                    color);
     tutti_status status = comm_enter(comm);
     if (status != TUTTI_OK)
         return status;
@@ -184,7 +186,8 @@ tutti_status tutti_comm_dup(tutti_comm *comm, tutti_comm **new_comm)
     return tutti_comm_split(comm, 0, 0, new_comm);
 }
 
-/* ---- queries ---------------------------------------------------------------------------------- */
+/* ---- queries ----------------------------------------------------------------------------------
+ */
 
 static tutti_status check_query(const tutti_comm *comm, const void *out)
 {
@@ -235,7 +238,7 @@ tutti_status tutti_comm_explain(tutti_comm *comm, tutti_coll coll, size_t count,
     const struct coll_info *info = (unsigned)coll < TUTTI_COLL_COUNT ? coll_info(coll) : NULL;
     if (!info || coll == TUTTI_COLL_SENDRECV || info->is_v || len == 0 || !dtype_size(dtype))
         return fail(TUTTI_ERR_ARG, "tutti_comm_explain: expected a collective with one count, a "
-                    "known type and room for text");
+                                   "known type and room for text");
     struct call call = {.coll = coll,
                         .dtype = dtype,
                         .op = op,
@@ -247,7 +250,8 @@ tutti_status tutti_comm_explain(tutti_comm *comm, tutti_coll coll, size_t count,
     return TUTTI_OK;
 }
 
-/* ---- ends ------------------------------------------------------------------------------------- */
+/* ---- ends -------------------------------------------------------------------------------------
+ */
 
 tutti_status tutti_comm_finalize(tutti_comm *comm)
 {
@@ -273,10 +277,12 @@ tutti_status tutti_comm_destroy(tutti_comm *comm)
     if (!comm)
         return TUTTI_OK;
     if (comm->magic != COMM_MAGIC)
-        return fail(TUTTI_ERR_STATE, "tutti_comm_destroy: already destroyed, or not a communicator");
+        return fail(TUTTI_ERR_STATE,
+                    "tutti_comm_destroy: already destroyed, or not a communicator");
     if (comm->fork_generation == atomic_load(&comm_forks)) {
         if (atomic_exchange(&comm->busy, 1))
-            return fail(TUTTI_ERR_STATE, "tutti_comm_destroy: another thread is using %s: abort first",
+            return fail(TUTTI_ERR_STATE,
+                        "tutti_comm_destroy: another thread is using %s: abort first",
                         comm->names[comm->rank]);
         comm_say_goodbye(comm);
     }

@@ -12,8 +12,8 @@
 #include "base/log.h"
 #include "src/comm.h"
 
-#define REASON_MS 300u      /* wait for the reason of a broken link */
-#define EVENTS_MAX 4096     /* events taken per look, so that a flood cannot hold a rank */
+#define REASON_MS  300u /* wait for the reason of a broken link */
+#define EVENTS_MAX 4096 /* events taken per look, so that a flood cannot hold a rank */
 
 static void tell_peers(tutti_comm *comm, tutti_status status, uint32_t culprit)
 {
@@ -91,17 +91,19 @@ static void fail_mismatch(tutti_comm *comm, uint32_t peer, const struct tag *min
 {
     char a[160], b[160], text[SENTENCE_MAX];
     if (!tag_equal(mine, theirs))
-        snprintf(text, sizeof text,
-                 "ranks disagree: %s calls %s, but %s calls %s: every rank must make the same calls "
-                 "in the same order with the same arguments (and the same TUTTI_ALGO settings)",
-                 comm->names[comm->rank], tag_text(mine, a, sizeof a), comm->names[peer],
-                 tag_text(theirs, b, sizeof b));
+        snprintf(
+            text, sizeof text,
+            "ranks disagree: %s calls %s, but %s calls %s: every rank must make the same calls "
+            "in the same order with the same arguments (and the same TUTTI_ALGO settings)",
+            comm->names[comm->rank], tag_text(mine, a, sizeof a), comm->names[peer],
+            tag_text(theirs, b, sizeof b));
     else
-        snprintf(text, sizeof text,
-                 "ranks disagree in %s: %s sends %zu bytes where %s expects %zu: the counts of each "
-                 "pair of ranks must agree",
-                 coll_name(tag_coll(mine)), comm->names[peer], their_len, comm->names[comm->rank],
-                 my_len);
+        snprintf(
+            text, sizeof text,
+            "ranks disagree in %s: %s sends %zu bytes where %s expects %zu: the counts of each "
+            "pair of ranks must agree",
+            coll_name(tag_coll(mine)), comm->names[peer], their_len, comm->names[comm->rank],
+            my_len);
     comm_fail(comm, TUTTI_ERR_MISMATCH, peer, text);
 }
 
@@ -158,8 +160,8 @@ static const char *doing(const tutti_comm *comm, char *text, size_t len)
 {
     char inner[128];
     if (comm->running_call)
-        snprintf(text, len, "in %s, operation %u", call_text(comm->running_call, inner, sizeof inner),
-                 comm->sequence - 1);
+        snprintf(text, len, "in %s, operation %u",
+                 call_text(comm->running_call, inner, sizeof inner), comm->sequence - 1);
     else
         snprintf(text, len, "in a send or receive");
     return text;
@@ -231,8 +233,8 @@ void comm_check_timeout(tutti_comm *comm, uint64_t waited_ns)
     uint32_t peer = awaited_peer(comm, &receives);
     doing(comm, now_doing, sizeof now_doing);
     if (peer == NO_RANK)
-        snprintf(text, sizeof text, "%s waited %" PRIu64 " ms %s", comm->names[comm->rank], limit_ms,
-                 now_doing);
+        snprintf(text, sizeof text, "%s waited %" PRIu64 " ms %s", comm->names[comm->rank],
+                 limit_ms, now_doing);
     else
         snprintf(text, sizeof text,
                  "%s waited %" PRIu64 " ms for %s to %s, %s: that rank is late, stopped or "
@@ -247,14 +249,17 @@ tutti_status comm_enter(tutti_comm *comm)
     if (__builtin_expect(!comm || comm->magic != COMM_MAGIC, 0))
         return fail(TUTTI_ERR_STATE, "the communicator is %s",
                     comm ? "destroyed or not a communicator" : "NULL");
-    if (__builtin_expect(comm->fork_generation != atomic_load_explicit(&comm_forks,
-                                                                       memory_order_relaxed), 0))
-        return fail(TUTTI_ERR_FORKED,
-                    "this communicator belongs to the parent process: a child made by fork must make "
-                    "its own");
+    if (__builtin_expect(
+            comm->fork_generation != atomic_load_explicit(&comm_forks, memory_order_relaxed), 0))
+        return fail(
+            TUTTI_ERR_FORKED,
+            "this communicator belongs to the parent process: a child made by fork must make "
+            "its own");
     if (__builtin_expect(atomic_exchange_explicit(&comm->busy, 1, memory_order_acquire), 0))
-        return fail(TUTTI_ERR_STATE, "%s: another thread is using this communicator: one thread at a "
-                    "time may", comm->names[comm->rank]);
+        return fail(TUTTI_ERR_STATE,
+                    "%s: another thread is using this communicator: one thread at a "
+                    "time may",
+                    comm->names[comm->rank]);
     if (__builtin_expect(atomic_load_explicit(&comm->aborted, memory_order_relaxed), 0))
         comm_fail(comm, TUTTI_ERR_ABORTED, comm->rank, "");
     if (__builtin_expect(comm->failed != TUTTI_OK, 0)) {

@@ -32,7 +32,8 @@ tutti_status tutti_op_create_premulsum(tutti_comm *comm, const void *scalar, tut
 {
     struct comm_op *slot = NULL;
     if (!scalar || !op)
-        return fail(TUTTI_ERR_ARG, "tutti_op_create_premulsum: %s is NULL", scalar ? "op" : "scalar");
+        return fail(TUTTI_ERR_ARG, "tutti_op_create_premulsum: %s is NULL",
+                    scalar ? "op" : "scalar");
     if ((unsigned)dtype >= TUTTI_DTYPE_COUNT)
         return fail(TUTTI_ERR_ARG, "tutti_op_create_premulsum: unknown type %d", (int)dtype);
     tutti_status status = comm_enter(comm);
@@ -71,8 +72,10 @@ tutti_status tutti_op_destroy(tutti_comm *comm, tutti_op op)
     unsigned slot = (unsigned)op - TUTTI_OP_DYNAMIC;
     if (!comm->ops || (unsigned)op < TUTTI_OP_DYNAMIC || slot >= COMM_OPS_MAX ||
         !comm->ops[slot].used)
-        status = fail(TUTTI_ERR_ARG, "tutti_op_destroy: operation %d is not one made by "
-                      "tutti_op_create on this communicator", (int)op);
+        status = fail(TUTTI_ERR_ARG,
+                      "tutti_op_destroy: operation %d is not one made by "
+                      "tutti_op_create on this communicator",
+                      (int)op);
     else
         comm->ops[slot].used = false;
     comm->last_program = NULL;

@@ -15,12 +15,12 @@
 #include "base/clock.h"
 #include "src/comm.h"
 
-#define SPIN_POLLS 64         /* polls before the first look at the clock: about 2 us */
-#define CROWDED_POLLS 2       /* the same when ranks share cores */
+#define SPIN_POLLS      64       /* polls before the first look at the clock: about 2 us */
+#define CROWDED_POLLS   2        /* the same when ranks share cores */
 #define EVENT_PERIOD_NS 1000000u /* between looks at the transports' events while waiting */
-#define YIELD_NS 5000000u     /* yielding turns into sleeping after this */
-#define NAP_US 50u            /* sleep where no descriptor can wake us */
-#define SLEEP_MS 1            /* sleep on a descriptor: bounded, so that events are looked at */
+#define YIELD_NS        5000000u /* yielding turns into sleeping after this */
+#define NAP_US          50u      /* sleep where no descriptor can wake us */
+#define SLEEP_MS        1        /* sleep on a descriptor: bounded, so that events are looked at */
 
 static inline void relax(void)
 {
@@ -101,7 +101,8 @@ void comm_look(tutti_comm *comm)
         comm_events(comm);
 }
 
-/* ---- the queue -------------------------------------------------------------------------------- */
+/* ---- the queue --------------------------------------------------------------------------------
+ */
 
 /* Finds the buffer that a pre-multiplied sum reads: scalar * in, made anew for each call. */
 static tutti_status scale_input(tutti_comm *comm, const struct call *call, const void **in)
@@ -170,7 +171,8 @@ static void finish_call(tutti_comm *comm, const struct call *call)
     if (call->op != TUTTI_AVG || !coll_info(call->coll)->reduces ||
         (call->coll == TUTTI_COLL_REDUCE && call->root != (int)comm->rank))
         return;
-    size_t count = call->coll == TUTTI_COLL_REDUCE_SCATTERV ? call->counts[comm->rank] : call->count;
+    size_t count =
+        call->coll == TUTTI_COLL_REDUCE_SCATTERV ? call->counts[comm->rank] : call->count;
     reduce_divide(call->dtype, call->out, comm->size, count);
 }
 
@@ -268,8 +270,8 @@ static bool post_p2p(tutti_comm *comm, struct operation *op)
     comm->p2p_list = op;
     if (status == TUTTI_OK) {
         const struct transport_ops *ops = peer->transport->ops;
-        status = op->call.is_send ? ops->send(peer->transport, xfer)
-                                  : ops->recv(peer->transport, xfer);
+        status =
+            op->call.is_send ? ops->send(peer->transport, xfer) : ops->recv(peer->transport, xfer);
     }
     if (status == TUTTI_OK) {
         p2p_unlist(comm, op);
@@ -355,7 +357,8 @@ bool comm_progress(tutti_comm *comm)
     return moved;
 }
 
-/* ---- calls ------------------------------------------------------------------------------------ */
+/* ---- calls ------------------------------------------------------------------------------------
+ */
 
 tutti_status comm_submit(tutti_comm *comm, const struct call *call, struct operation **operation)
 {

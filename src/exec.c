@@ -50,8 +50,8 @@ static tutti_status post(struct tutti_comm *comm, struct program *p, struct exec
         struct xfer *xfer = &p->xfers[s].xfer;
         queue->next++;
         xfer->status = TUTTI_IN_PROGRESS;
-        tutti_status status = sends ? link->ops->send(link->transport, xfer)
-                                    : link->ops->recv(link->transport, xfer);
+        tutti_status status =
+            sends ? link->ops->send(link->transport, xfer) : link->ops->recv(link->transport, xfer);
         if (status == TUTTI_OK) {
             step_done(p, s);
         } else if (status == TUTTI_IN_PROGRESS) {

@@ -132,10 +132,10 @@ static tutti_status prepare(struct tutti_comm *comm, struct program *p)
         status = comm_connect(comm, from->peer);
         link->transport = comm->peers[from->peer].transport;
         link->ops = link->transport->ops;
-        link->send = (struct exec_queue){.wire = schedule->wire + from->send,
-                                         .count = from->send_count};
-        link->recv = (struct exec_queue){.wire = schedule->wire + from->recv,
-                                         .count = from->recv_count};
+        link->send =
+            (struct exec_queue){.wire = schedule->wire + from->send, .count = from->send_count};
+        link->recv =
+            (struct exec_queue){.wire = schedule->wire + from->recv, .count = from->recv_count};
     }
     for (uint32_t s = 0; s < schedule->step_count && status == TUTTI_OK; s++) {
         const struct step *step = &schedule->steps[s];

@@ -40,7 +40,8 @@ static void run(enum world_kind kind, int size, const char *const *settings, wor
 static const char *const shm[] = {"TUTTI_TRANSPORTS=shm", NULL};
 static const char *const tcp[] = {"TUTTI_TRANSPORTS=tcp", NULL};
 
-/* ---- arguments -------------------------------------------------------------------------------- */
+/* ---- arguments --------------------------------------------------------------------------------
+ */
 
 static int bad_arguments(tutti_comm *comm, int rank, int size, void *context)
 {
@@ -102,7 +103,8 @@ static void test_comm_refuses_stale_handles(void)
     unsetenv("TUTTI_ALGO");
 }
 
-/* ---- requests, groups, operations ------------------------------------------------------------- */
+/* ---- requests, groups, operations -------------------------------------------------------------
+ */
 
 static int requests(tutti_comm *comm, int rank, int size, void *context)
 {
@@ -114,8 +116,8 @@ static int requests(tutti_comm *comm, int rank, int size, void *context)
     for (int o = 0; o < OPS; o++) {
         for (int i = 0; i < COUNT; i++)
             in[o][i] = (float)(rank + o);
-        wrong += OK(tutti_allreduce_start(in[o], out[o], COUNT, TUTTI_FLOAT32, TUTTI_SUM, comm,
-                                          &list[o]));
+        wrong += OK(
+            tutti_allreduce_start(in[o], out[o], COUNT, TUTTI_FLOAT32, TUTTI_SUM, comm, &list[o]));
     }
     while (!done && !wrong)
         wrong += OK(tutti_test(&list[0], &done));
@@ -145,7 +147,8 @@ static int ring_exchange(tutti_comm *comm, int rank, int size, void *context)
         wrong += OK(tutti_group_end());
     }
     if (count > 0) {
-        wrong += world_check(rank, out[count - 1] == last * 1000 + (int)((count - 1) % 1000), "ring");
+        wrong +=
+            world_check(rank, out[count - 1] == last * 1000 + (int)((count - 1) % 1000), "ring");
         wrong += world_check(rank, self[count - 1] == in[count - 1], "self");
     }
     /* Started sends and receives, receives issued last: no order between them can hang. */
@@ -252,7 +255,8 @@ static void test_comm_split_and_dup(void)
     run(WORLD_PROCESSES, 3, tcp, splitting, NULL);
 }
 
-/* ---- disagreement, death, stop, abort, fork --------------------------------------------------- */
+/* ---- disagreement, death, stop, abort, fork ---------------------------------------------------
+ */
 
 enum difference { DIFFERENT_COUNT, DIFFERENT_TYPE, DIFFERENT_OP, DIFFERENT_COLL, DIFFERENT_ROOT };
 
@@ -261,7 +265,8 @@ struct mismatch {
     size_t count;
 };
 
-static tutti_status deviate(const struct mismatch *m, int odd, void *in, void *out, tutti_comm *comm)
+static tutti_status deviate(const struct mismatch *m, int odd, void *in, void *out,
+                            tutti_comm *comm)
 {
     size_t n = m->count;
     switch (m->what) {
@@ -342,11 +347,8 @@ static int die(tutti_comm *comm, int rank, int size, void *context)
 static void deaths(const char *const *settings)
 {
     for (size_t count = 2; count < 3000000; count *= 1000) {
-        struct world world = {.kind = WORLD_PROCESSES,
-                              .size = 4,
-                              .settings = settings,
-                              .limit_s = 12,
-                              .doomed = 3};
+        struct world world = {
+            .kind = WORLD_PROCESSES, .size = 4, .settings = settings, .limit_s = 12, .doomed = 3};
         double start = seconds();
         CU_ASSERT_EQUAL(world_run(&world, die, &count), 0);
         CU_ASSERT(seconds() - start < 8);
@@ -406,8 +408,8 @@ static int aborting(tutti_comm *comm, int rank, int size, void *context)
         pthread_create(&helper, NULL, abort_soon, comm);
     double start = seconds();
     tutti_status status = tutti_allreduce(&value, &total, 1, TUTTI_INT32, TUTTI_SUM, comm);
-    wrong += world_check(rank, status == (rank == 1 ? TUTTI_ERR_ABORTED : TUTTI_ERR_PEER),
-                         "%s: %s", tutti_status_string(status), tutti_last_error());
+    wrong += world_check(rank, status == (rank == 1 ? TUTTI_ERR_ABORTED : TUTTI_ERR_PEER), "%s: %s",
+                         tutti_status_string(status), tutti_last_error());
     wrong += says(rank, "rank 1 (host ");
     wrong += says(rank, "aborted");
     wrong += world_check(rank, seconds() - start < 3, "took %.1f s", seconds() - start);

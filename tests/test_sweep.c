@@ -1,6 +1,6 @@
-/* test_sweep.c: seeded random calls of every collective, type, operation, count, root and algorithm,
- * in place and not, at many rank counts over every transport, compared with a naive reference.
- * Inputs are small integers, exact in every type, so that the comparison is exact. */
+/* test_sweep.c: seeded random calls of every collective, type, operation, count, root and
+ * algorithm, in place and not, at many rank counts over every transport, compared with a naive
+ * reference. Inputs are small integers, exact in every type, so that the comparison is exact. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,7 +10,7 @@
 #include "tests/suite.h"
 #include "tests/world.h"
 
-#define GUARD 64 /* bytes around each buffer that must not change */
+#define GUARD      64 /* bytes around each buffer that must not change */
 #define GUARD_BYTE 0xa5
 
 struct sweep {
@@ -29,7 +29,8 @@ struct testcase {
     size_t matrix[64][64]; /* alltoallv: elements from row to column */
 };
 
-/* ---- values ----------------------------------------------------------------------------------- */
+/* ---- values -----------------------------------------------------------------------------------
+ */
 
 /* The i-th element of rank r's input: 0, 1 or 2; exact in every type, and their sums over 64 ranks
  * are exact in all but the 8-bit floats, for which sums are kept to 0 and 1 at few ranks. */
@@ -61,10 +62,13 @@ static void store(void *at, tutti_dtype dtype, int v)
         uint32_t bits;
         memcpy(&bits, &one, 4);
         uint32_t exponent = bits >> 23 & 255, fraction = bits & 0x7fffff;
-        int fraction_bits = dtype == TUTTI_FLOAT16 ? 10 : dtype == TUTTI_BFLOAT16 ? 7
-                            : dtype == TUTTI_FLOAT8_E4M3 ? 3 : 2;
+        int fraction_bits = dtype == TUTTI_FLOAT16       ? 10
+                            : dtype == TUTTI_BFLOAT16    ? 7
+                            : dtype == TUTTI_FLOAT8_E4M3 ? 3
+                                                         : 2;
         int bias = dtype == TUTTI_FLOAT16 || dtype == TUTTI_FLOAT8_E5M2 ? 15
-                   : dtype == TUTTI_BFLOAT16 ? 127 : 7;
+                   : dtype == TUTTI_BFLOAT16                            ? 127
+                                                                        : 7;
         uint32_t out = v == 0 ? 0
                               : (exponent - 127 + (uint32_t)bias) << fraction_bits |
                                     fraction >> (23 - fraction_bits);
@@ -123,7 +127,8 @@ static int horrible_reduction(const struct testcase *c, int size, size_t i)
     return (int)x;
 }
 
-/* ---- the expectation -------------------------------------------------------------------------- */
+/* ---- the expectation --------------------------------------------------------------------------
+ */
 
 /* What element i of OUT at this rank is: false when it is not specified. */
 static int expected(const struct testcase *c, int rank, int size, size_t i, int *v)
@@ -249,7 +254,8 @@ static void extents(const struct testcase *c, int rank, int size, size_t *in, si
     }
 }
 
-/* ---- one call --------------------------------------------------------------------------------- */
+/* ---- one call ---------------------------------------------------------------------------------
+ */
 
 static tutti_status issue(const struct testcase *c, int rank, int size, const void *in, void *out,
                           tutti_comm *comm)
@@ -379,8 +385,8 @@ static int run_case(const struct testcase *c, int rank, int size, tutti_comm *co
     tutti_status s = issue(c, rank, size, in, out, comm);
     int wrong = s == TUTTI_ERR_SETTING ? -1 : 0;
     if (s != TUTTI_OK && s != TUTTI_ERR_SETTING)
-        wrong = world_check(rank, 0, "%s: %s: %s", text, tutti_status_string(s),
-                            tutti_last_error());
+        wrong =
+            world_check(rank, 0, "%s: %s: %s", text, tutti_status_string(s), tutti_last_error());
     else if (s == TUTTI_OK)
         wrong = check_output(c, rank, size, out_memory, out, out_bytes, out_block, text);
     give(in_memory, c->library_memory);
@@ -389,7 +395,8 @@ static int run_case(const struct testcase *c, int rank, int size, tutti_comm *co
     return wrong;
 }
 
-/* ---- generation ------------------------------------------------------------------------------- */
+/* ---- generation -------------------------------------------------------------------------------
+ */
 
 static size_t random_count(uint64_t *state, size_t max, int size)
 {
@@ -452,7 +459,8 @@ static int sweep(tutti_comm *comm, int rank, int size, void *context)
     return wrong;
 }
 
-/* ---- suites ----------------------------------------------------------------------------------- */
+/* ---- suites -----------------------------------------------------------------------------------
+ */
 
 /* The k-th algorithm of every collective that has one, as a setting; false when none has. */
 static int algorithms_text(int k, char *text, size_t len)

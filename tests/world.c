@@ -16,7 +16,7 @@
 #include <unistd.h>
 
 #define WRONG_RANK 1000
-#define RANKS_MAX 512
+#define RANKS_MAX  512
 
 struct meeting {
     atomic_int ready; /* 1: id is there, 2: it could not be made */
@@ -61,8 +61,8 @@ static int be_rank(struct member *member)
         return WRONG_RANK;
     }
     int wrong = member->function(comm, rank, size, member->context);
-    wrong += world_check(rank, tutti_comm_destroy(comm) == TUTTI_OK, "destroy: %s",
-                         tutti_last_error());
+    wrong +=
+        world_check(rank, tutti_comm_destroy(comm) == TUTTI_OK, "destroy: %s", tutti_last_error());
     return wrong;
 }
 
@@ -112,8 +112,8 @@ static void collect(const struct world *world, struct meeting *meeting, const pi
                 continue;
             if (world->doomed == r + 1 && WIFSIGNALED(status))
                 continue;
-            meeting->wrong[r] += world_check(r, 0, "process ended with status 0x%x", (unsigned)status)
-                                 * WRONG_RANK;
+            meeting->wrong[r] +=
+                world_check(r, 0, "process ended with status 0x%x", (unsigned)status) * WRONG_RANK;
         }
         if (left > 0 && seconds() > end) {
             for (int r = 0; r < world->size; r++) {
@@ -158,8 +158,8 @@ static void set_settings(const char *const *settings, int on)
 
 int world_run(const struct world *world, world_fn *function, void *context)
 {
-    struct meeting *meeting = mmap(NULL, sizeof *meeting, PROT_READ | PROT_WRITE,
-                                   MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    struct meeting *meeting =
+        mmap(NULL, sizeof *meeting, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     struct member *members = calloc((size_t)world->size, sizeof *members);
     int wrong = 0;
     for (int r = 0; r < world->size; r++)

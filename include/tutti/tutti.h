@@ -174,8 +174,7 @@ TUTTI_API tutti_status tutti_op_destroy(tutti_comm *comm, tutti_op op);
     X(allreduce,                                                                                   \
       (const void *in, void *out, size_t count, tutti_dtype dtype, tutti_op op, tutti_comm *comm), \
       (in, out, count, dtype, op, comm))                                                           \
-    X(allgather,                                                                                   \
-      (const void *in, void *out, size_t count, tutti_dtype dtype, tutti_comm *comm),              \
+    X(allgather, (const void *in, void *out, size_t count, tutti_dtype dtype, tutti_comm *comm),   \
       (in, out, count, dtype, comm))                                                               \
     X(allgatherv,                                                                                  \
       (const void *in, void *out, const size_t *counts, const size_t *displs, tutti_dtype dtype,   \
@@ -209,8 +208,7 @@ TUTTI_API tutti_status tutti_op_destroy(tutti_comm *comm, tutti_op op);
       (const void *in, const size_t *counts, const size_t *displs, void *out, size_t out_count,    \
        tutti_dtype dtype, int root, tutti_comm *comm),                                             \
       (in, counts, displs, out, out_count, dtype, root, comm))                                     \
-    X(alltoall,                                                                                    \
-      (const void *in, void *out, size_t count, tutti_dtype dtype, tutti_comm *comm),              \
+    X(alltoall, (const void *in, void *out, size_t count, tutti_dtype dtype, tutti_comm *comm),    \
       (in, out, count, dtype, comm))                                                               \
     X(alltoallv,                                                                                   \
       (const void *in, const size_t *in_counts, const size_t *in_displs, void *out,                \
