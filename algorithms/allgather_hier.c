@@ -28,7 +28,8 @@ static void cost(const struct shape *shape, const struct knobs *knobs, struct co
         return;
     out->rounds[LEVEL_NODE] = 1;
     out->rounds[LEVEL_NET] = ceil_log2(shape->groups->nodes);
-    out->messages[LEVEL_NODE] = local - 1;
+    out->messages[LEVEL_NODE] = nodes * (local - 1);
+    out->messages[LEVEL_NET] = nodes - 1;
     out->bytes[LEVEL_NODE] = nodes * (local - 1) * block;
     out->bytes[LEVEL_NET] = (nodes - 1) * block;
 }

@@ -24,7 +24,7 @@ static void cost(const struct shape *shape, const struct knobs *knobs, struct co
     *out = (struct cost){.copy_bytes = cost_largest_block(shape)};
     if (total > 0)
         cost_ring(shape, shape->size - 1, cost_all_but_smallest(shape), out);
-    cost_pieces(shape, knobs, total / shape->size, 1, out);
+    cost_pieces(shape, knobs, total / shape->size, 0, out);
 }
 
 static void emit(const struct shape *shape, const struct knobs *knobs, struct builder *builder)

@@ -22,7 +22,7 @@ static void cost(const struct shape *shape, const struct knobs *knobs, struct co
                          .copy_bytes = shape->size == 1 ? bytes : 0};
     cost_circulant(shape, bytes, out);
     cost_circulant(shape, bytes, out);
-    cost_pieces(shape, knobs, bytes / 2, 1, out);
+    cost_pieces(shape, knobs, bytes / 2, 0, out);
 }
 
 static void emit(const struct shape *shape, const struct knobs *knobs, struct builder *builder)

@@ -49,7 +49,8 @@ static void cost(const struct shape *shape, const struct knobs *knobs, struct co
     bool inside_is_shorter = 2 * inside * shape->model[LEVEL_NODE].us_per_byte <
                              2 * rail * shape->model[LEVEL_NET].us_per_byte;
 
-    out->rounds[LEVEL_NET] += slabs - 1;
+    out->messages[LEVEL_NODE] *= slabs;
+    out->messages[LEVEL_NET] = slabs * out->rounds[LEVEL_NET];
     if (inside_is_shorter)
         out->pipeline_bytes[LEVEL_NODE] = -hidden * 2 * inside;
     else

@@ -46,7 +46,7 @@ static void cost(const struct shape *shape, const struct knobs *knobs, struct co
                              bytes * ((folding.power - 1.0) / folding.power + (folding.extra > 0)),
                          .copy_bytes = shape->size == 1 ? bytes : 0};
     cost_pattern(shape, sends, &bytes, out);
-    cost_pieces(shape, knobs, bytes / 2, 1, out);
+    cost_pieces(shape, knobs, bytes / 2, 0, out);
 }
 
 /* Blocks [from, to) of the cut as one span. */

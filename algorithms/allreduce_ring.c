@@ -26,7 +26,7 @@ static void cost(const struct shape *shape, const struct knobs *knobs, struct co
     *out = (struct cost){.reduce_bytes = share, .copy_bytes = shape->size == 1 ? bytes : 0};
     if (bytes > 0)
         cost_ring(shape, 2 * (shape->size - 1), 2 * share, out);
-    cost_pieces(shape, knobs, bytes / shape->size, 2, out);
+    cost_pieces(shape, knobs, bytes / shape->size, 0, out);
 }
 
 static void emit(const struct shape *shape, const struct knobs *knobs, struct builder *builder)

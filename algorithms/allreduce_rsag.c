@@ -28,8 +28,8 @@ static void cost(const struct shape *shape, const struct knobs *knobs, struct co
     *out = (struct cost){.reduce_bytes = (shape->size - 1) * block,
                          .copy_bytes = shape->size == 1 ? bytes : 0};
     cost_exchange_all(shape, block, out);
-    cost_pieces(shape, knobs, block, 2, out);
     cost_exchange_all(shape, block, out);
+    cost_pieces(shape, knobs, block, 0, out);
 }
 
 static void emit(const struct shape *shape, const struct knobs *knobs, struct builder *builder)

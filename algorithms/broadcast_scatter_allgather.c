@@ -56,7 +56,7 @@ static void cost(const struct shape *shape, const struct knobs *knobs, struct co
     cost_pattern(shape, sends, &bytes, out);
     if (shape->size > 2 && bytes > 0)
         out->rounds[cost_worst_level(shape)] += shape->size - 2;
-    cost_pieces(shape, knobs, bytes / shape->size, ceil_log2(shape->size), out);
+    cost_pieces(shape, knobs, bytes / shape->size, 0, out);
 }
 
 static struct span blocks(const struct cut *cut, enum buffer buffer, uint32_t from, uint32_t to)

@@ -5,6 +5,9 @@
 #include "algorithms/phases.h"
 #include "base/check.h"
 
+/* A piece of this size is still in a core's own cache when it has landed. */
+#define CACHE_BYTES 262144.0
+
 void tally_send(struct tally *tally, uint32_t round, uint32_t peer, double bytes)
 {
     const struct groups *groups = tally->shape->groups;
@@ -182,13 +185,31 @@ double cost_all_but_smallest(const struct shape *shape)
 void cost_pieces(const struct shape *shape, const struct knobs *knobs, double len, uint32_t stages,
                  struct cost *cost)
 {
-    double pieces = len / (double)knobs->chunk_bytes;
-    enum level level = cost_worst_level(shape);
+    double piece = len < (double)knobs->chunk_bytes ? len : (double)knobs->chunk_bytes;
+    const struct link_model *model = &shape->model[cost_worst_level(shape)];
 
-    if (shape->size == 1 || len <= 0)
-        return;
-    if (pieces > (double)(uint64_t)pieces)
-        pieces = (double)((uint64_t)pieces + 1);
-    cost->rounds[level] += pieces - 1;
-    cost->pipeline_bytes[level] += stages * len / pieces;
+    for (int level = 0; level < LEVEL_COUNT; level++)
+        if (cost->messages[level] < cost->bytes[level] / (double)knobs->chunk_bytes)
+            cost->messages[level] = cost->bytes[level] / (double)knobs->chunk_bytes;
+    cost->pipeline_bytes[cost_worst_level(shape)] += stages * piece;
+    if (piece > CACHE_BYTES && model->us_per_byte > 0)
+        cost->pipeline_bytes[cost_worst_level(shape)] +=
+            cost->reduce_bytes * shape->copy_us_per_byte / model->us_per_byte;
+}
+
+void cost_root_receives(const struct shape *shape, double bytes, struct cost *cost)
+{
+    const struct groups *groups = shape->groups;
+    uint32_t node = groups->node_of[shape->root];
+    uint32_t near = groups->first[node + 1] - groups->first[node] - 1;
+    double messages[LEVEL_COUNT] = {[LEVEL_NODE] = near, [LEVEL_NET] = shape->size - 1 - near};
+
+    for (int level = 0; level < LEVEL_COUNT; level++) {
+        double more = messages[level] * bytes - cost->bytes[level];
+
+        if (more > 0)
+            cost->pipeline_bytes[level] += more;
+        if (messages[level] > cost->messages[level])
+            cost->messages[level] = messages[level];
+    }
 }

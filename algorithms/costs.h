@@ -33,10 +33,13 @@ void cost_exchange_all(const struct shape *shape, double bytes, struct cost *cos
 void cost_ring(const struct shape *shape, uint32_t rounds, double bytes, struct cost *cost);
 /* Adds: the circulant reduce-scatter or allgather of `bytes` in all. */
 void cost_circulant(const struct shape *shape, double bytes, struct cost *cost);
-/* Adds what cutting messages of len bytes into pieces does: a further piece is a further round, and
- * each of `stages` that follow one another waits for one piece of its own. */
+/* What cutting messages of len bytes (the longest) into pieces does, called when the bytes are
+ * known: more messages; a pipeline of `stages` further ranks that fills with one piece each; and
+ * pieces that leave the cache between landing and reduction are read from memory once more. */
 void cost_pieces(const struct shape *shape, const struct knobs *knobs, double len, uint32_t stages,
                  struct cost *cost);
+/* The root of a gather or reduce receives `bytes` from everyone, more than anyone sends. */
+void cost_root_receives(const struct shape *shape, double bytes, struct cost *cost);
 /* The bytes of the buffer that is cut into blocks (allreduce: the vector), 0 where counts are
  * local; with this many of them in the largest block. */
 double cost_total(const struct shape *shape);

@@ -1,7 +1,7 @@
 /* gather_direct.c: everyone sends its block to the root, which receives each where it belongs. In
  * the v form the leaves need to know nothing but their own count.
  *
- * Cost: 1 round; each rank sends one block; one copy of the root's own block.
+ * Cost: 1 round; each rank sends one block, the root receives n - 1; one copy of its own.
  * Source: Thakur, Rabenseifner and Gropp 2005, section 2 (linear form). */
 #include "algorithms/costs.h"
 #include "algorithms/phases.h"
@@ -28,6 +28,7 @@ static void cost(const struct shape *shape, const struct knobs *knobs, struct co
 
     *out = (struct cost){.copy_bytes = block};
     cost_pattern(shape, sends, &block, out);
+    cost_root_receives(shape, block, out);
 }
 
 static void emit(const struct shape *shape, const struct knobs *knobs, struct builder *builder)

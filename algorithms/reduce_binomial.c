@@ -2,7 +2,7 @@
  * subtree first, and passes the piece on.
  *
  * Cost: floor(log2 n) rounds, and one more for every further piece; each rank but the root sends B;
- * the root reduces log2 n times B.
+ * the root receives and reduces log2 n times B.
  * Source: Thakur, Rabenseifner and Gropp 2005, section 4.5; pipelined as in Chan et al. 2007,
  * section 6. */
 #include "algorithms/costs.h"
@@ -29,7 +29,10 @@ static void cost(const struct shape *shape, const struct knobs *knobs, struct co
     *out = (struct cost){.reduce_bytes = ceil_log2(shape->size) * bytes,
                          .copy_bytes = shape->size == 1 ? bytes : 0};
     cost_pattern(shape, sends, &bytes, out);
-    cost_pieces(shape, knobs, bytes, ceil_log2(shape->size), out);
+    /* The root receives from all its children. */
+    if (shape->size > 1)
+        out->pipeline_bytes[cost_worst_level(shape)] += (ceil_log2(shape->size) - 1) * bytes;
+    cost_pieces(shape, knobs, bytes, 0, out);
 }
 
 static void emit(const struct shape *shape, const struct knobs *knobs, struct builder *builder)

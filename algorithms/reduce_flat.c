@@ -1,7 +1,7 @@
 /* reduce_flat.c: everyone sends its vector to the root, which folds them in, in rank order, piece
  * by piece so that a piece stays in cache until it is finished.
  *
- * Cost: 1 round; each rank sends B; the root reduces n - 1 times B.
+ * Cost: 1 round; each rank sends B; the root receives and reduces n - 1 times B.
  * Source: the linear form of Chan et al. 2007, section 3. */
 #include "algorithms/costs.h"
 #include "algorithms/phases.h"
@@ -28,7 +28,8 @@ static void cost(const struct shape *shape, const struct knobs *knobs, struct co
     *out = (struct cost){.reduce_bytes = bytes * (shape->size - 1),
                          .copy_bytes = shape->size == 1 ? bytes : 0};
     cost_pattern(shape, sends, &bytes, out);
-    cost_pieces(shape, knobs, bytes, 1, out);
+    cost_root_receives(shape, bytes, out);
+    cost_pieces(shape, knobs, bytes, 0, out);
 }
 
 static void emit(const struct shape *shape, const struct knobs *knobs, struct builder *builder)

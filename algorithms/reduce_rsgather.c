@@ -30,7 +30,8 @@ static void cost(const struct shape *shape, const struct knobs *knobs, struct co
                          .copy_bytes = shape->size == 1 ? bytes : 0};
     cost_exchange_all(shape, block, out);
     cost_pattern(shape, sends, &block, out);
-    cost_pieces(shape, knobs, block, 2, out);
+    cost_pieces(shape, knobs, block, 0, out);
+    cost_root_receives(shape, 2 * block, out);
 }
 
 static void emit(const struct shape *shape, const struct knobs *knobs, struct builder *builder)

@@ -27,7 +27,7 @@ static void cost(const struct shape *shape, const struct knobs *knobs, struct co
     *out = (struct cost){.reduce_bytes = (shape->size - 1.0) / shape->size * total,
                          .copy_bytes = shape->size == 1 ? total : 0};
     cost_circulant(shape, total, out);
-    cost_pieces(shape, knobs, total / 2, 1, out);
+    cost_pieces(shape, knobs, total / 2, 0, out);
 }
 
 static void emit(const struct shape *shape, const struct knobs *knobs, struct builder *builder)

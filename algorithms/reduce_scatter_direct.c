@@ -23,7 +23,7 @@ static void cost(const struct shape *shape, const struct knobs *knobs, struct co
     *out = (struct cost){.reduce_bytes = (shape->size - 1) * block,
                          .copy_bytes = shape->size == 1 ? block : 0};
     cost_exchange_all(shape, cost_total(shape) / shape->size, out);
-    cost_pieces(shape, knobs, block, 1, out);
+    cost_pieces(shape, knobs, block, 0, out);
 }
 
 static void emit(const struct shape *shape, const struct knobs *knobs, struct builder *builder)

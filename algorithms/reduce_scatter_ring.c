@@ -24,7 +24,7 @@ static void cost(const struct shape *shape, const struct knobs *knobs, struct co
     *out = (struct cost){.reduce_bytes = most_sent, .copy_bytes = shape->size == 1 ? total : 0};
     if (total > 0)
         cost_ring(shape, shape->size - 1, most_sent, out);
-    cost_pieces(shape, knobs, total / shape->size, 1, out);
+    cost_pieces(shape, knobs, total / shape->size, 0, out);
 }
 
 static void emit(const struct shape *shape, const struct knobs *knobs, struct builder *builder)
