@@ -11,8 +11,9 @@ struct knobs {
     uint32_t lanes;       /* 1..LANES_MAX */
 };
 
-/* What a plan costs: on the critical path, per level. Verified against the simulated plans:
- * rounds is the longest chain of messages, bytes what the busiest rank sends at that level. */
+/* What a plan costs: on the critical path, per level. Verified against the simulated plans, in the
+ * sense of verify_cost.c: rounds are message flights one after the other, bytes what the busiest
+ * rank sends at that level. */
 struct cost {
     double rounds[LEVEL_COUNT];
     double bytes[LEVEL_COUNT];

@@ -1,5 +1,5 @@
 /* test_algorithms.c: every algorithm of the table is proved over the grid of verify_grid.h, and
- * every collective has an algorithm at every rank count. TUTTI_TEST_FAST=1 takes fewer variants. */
+ * every collective has an algorithm at every rank count. TUTTI_TEST_FAST=1 takes fewer. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -8,8 +8,14 @@
 
 static void test_algorithms_prove_over_the_grid(void)
 {
+    static const uint32_t few[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 17, 33};
+    struct grid grid = {.effort = 5000, .seed = suite_seed()};
     const char *fast = getenv("TUTTI_TEST_FAST");
-    struct grid grid = {.effort = fast && *fast == '1' ? 300 : 6000, .seed = suite_seed()};
+    if (fast && *fast == '1')
+        grid = (struct grid){.ranks = few,
+                             .rank_count = sizeof few / sizeof *few,
+                             .effort = 500,
+                             .seed = suite_seed()};
     struct grid_sum sum = {0};
     for (const struct algorithm *const *at = algorithm_table; *at; at++) {
         tutti_status status = verify_algorithm(*at, &grid, &sum);
