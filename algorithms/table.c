@@ -28,6 +28,7 @@
     X(reduce_scatter_direct)                                                                       \
     X(reduce_scatter_circulant)                                                                    \
     X(reduce_scatter_ring)                                                                         \
+    X(reduce_scatter_hier)                                                                         \
     X(reduce_scatterv_direct)                                                                      \
     X(reduce_scatterv_circulant)                                                                   \
     X(reduce_scatterv_ring)                                                                        \
@@ -50,7 +51,8 @@
     X(alltoallv_direct)                                                                            \
     X(alltoallv_pairwise)                                                                          \
     X(barrier_direct)                                                                              \
-    X(barrier_dissemination)
+    X(barrier_dissemination)                                                                       \
+    X(barrier_hier)
 
 #define X(name) extern const struct algorithm name;
 ALGORITHMS(X)
