@@ -1,9 +1,11 @@
 /* test_algorithms.c: every algorithm of the table is proved over the grid of verify_grid.h, and
- * every collective has an algorithm at every rank count. TUTTI_TEST_FAST=1 takes fewer. */
+ * tried on bytes, and every collective has an algorithm at every rank count. TUTTI_TEST_FAST=1
+ * takes fewer. */
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "algorithms/verify_grid.h"
+#include "tests/sim.h"
 #include "tests/suite.h"
 
 static void test_algorithms_prove_over_the_grid(void)
@@ -26,6 +28,47 @@ static void test_algorithms_prove_over_the_grid(void)
     printf("\n    %llu plans, %llu steps, %llu messages proved; largest program %u steps\n",
            (unsigned long long)sum.plans, (unsigned long long)sum.steps,
            (unsigned long long)sum.messages, sum.largest);
+}
+
+/* The proofs on symbols, tried on bytes: by another machine, against another definition. */
+static void try_one(const struct algorithm *algorithm, const struct groups *groups, uint64_t *state)
+{
+    struct trial trial = world_trial(algorithm->coll, groups);
+    struct knobs knobs;
+    struct world world;
+    trial.count = suite_random(state) % (4 * groups->size);
+    verify_variant(&trial, (uint32_t)(suite_random(state) % VERIFY_VARIANTS), &knobs);
+    trial.seed = suite_random(state);
+    CU_ASSERT_EQUAL_FATAL(world_make(&trial, &world), TUTTI_OK);
+    tutti_status status = world_emit(&world, algorithm, &knobs);
+    for (uint32_t window = 0; window < 3 && status == TUTTI_OK; window++)
+        status = sim_collective(&world, window, suite_random(state));
+    if (status == TUTTI_OK && algorithm->coll == TUTTI_COLL_BARRIER)
+        status = sim_barrier(&world);
+    CU_ASSERT(status == TUTTI_OK || status == TUTTI_ERR_UNSUPPORTED);
+    if (status != TUTTI_OK && status != TUTTI_ERR_UNSUPPORTED) {
+        char call[GRID_SENTENCE_MAX];
+        verify_describe(&trial, &knobs, call, sizeof call);
+        printf("\n    %s:%s, %s: %s\n", coll_name(algorithm->coll), algorithm->name, call,
+               status_sentence());
+    }
+    world_free(&world);
+}
+
+static void test_algorithms_agree_with_horrible_ones_on_real_bytes(void)
+{
+    uint64_t state = suite_seed();
+    for (const struct algorithm *const *at = algorithm_table; *at; at++) {
+        for (uint32_t size = 1; size <= 9; size++) {
+            for (uint32_t p = 0; p < verify_placements(size); p++) {
+                struct groups groups;
+                CU_ASSERT_EQUAL_FATAL(verify_placement(size, p, &groups), TUTTI_OK);
+                for (int i = 0; i < 3; i++)
+                    try_one(*at, &groups, &state);
+                groups_free(&groups);
+            }
+        }
+    }
 }
 
 /* Whatever the ranks and their placement, nobody is left without an algorithm. */
@@ -80,6 +123,8 @@ int main(int argc, char **argv)
          test_algorithms_have_unique_names_and_sources},
         {"test_algorithms_fit_every_collective_at_every_rank_count",
          test_algorithms_fit_every_collective_at_every_rank_count},
+        {"test_algorithms_agree_with_horrible_ones_on_real_bytes",
+         test_algorithms_agree_with_horrible_ones_on_real_bytes},
         {"test_algorithms_prove_over_the_grid", test_algorithms_prove_over_the_grid},
     };
     return suite_run("algorithms", tests, sizeof tests / sizeof *tests, argc, argv);
