@@ -1,141 +1,224 @@
-/* tcp.h: what the two halves of the TCP transport share: tcp_connect.c makes links, tcp.c moves
- * bytes over them. A link is one socket per lane and one control socket, which carries notices and
- * whose end means that the peer is gone. */
+/* tcp.h: the parts of the TCP transport, as its files see them: tcp.c (the operations, progress,
+ * events), tcp_lane.c (one socket's stream of frames), tcp_control.c (notices, goodbyes, the end
+ * of a link), tcp_connect.c (addresses, listening, dialing, the handshake).
+ *
+ *   struct tcp -- links[peer] --> tcp_link -- lanes[] --> tcp_lane   one data socket each
+ *        |                           |----- control --> tcp_control  one socket
+ *        |                           '----- hands ----> tcp_hand     sockets still being made
+ *        '-- incoming[] (tcp_hand): accepted, not yet known to be a peer
+ *
+ * Readiness: every socket is registered once with epoll, edge triggered. Gathering events only
+ * sets flags in the sources; acting on them comes later, so nothing is freed under a loop. */
 #ifndef TRANSPORTS_TCP_H
 #define TRANSPORTS_TCP_H
 
 #include "base/auth.h"
 #include "base/sock.h"
+#include "transports/tcp_frame.h"
 #include "transports/transport.h"
-
-#define TCP_ADDRESSES_MAX 4    /* interface addresses a rank offers */
-#define TCP_PENDING_MAX   64   /* incoming connections not yet authenticated, at a time */
-#define TCP_HANDSHAKE_MS  2000 /* bound on the handshake of one connection */
-#define TCP_DIAL_MS       1000 /* an address that does not answer by then gives way to the next */
-#define TCP_BUFFER        (32u << 10) /* read-ahead per lane: many small frames per system call */
-#define TCP_NOTICES_MAX   16 /* outgoing notices per link; more are dropped: the first tell why */
 
 extern const struct transport_ops tcp_ops;
 
-/* Every message: this header, little endian, then len bytes. */
-struct tcp_frame {
-    uint32_t magic, reserved;
-    uint64_t len;
-    uint64_t tag[3];
-};
-#define TCP_FRAME_MAGIC 0x31665454u /* "TTf1" */
-_Static_assert(sizeof(struct tcp_frame) == 40, "the wire format has no padding");
+#define TCP_ADDRESSES_MAX 4   /* interfaces offered to peers; fits the address in its 512 bytes */
+#define TCP_INCOMING_MAX  128 /* unproven connections at once; more wait in the kernel's backlog */
+#define TCP_BACKLOG       4096
+#define TCP_NOTICES_MAX   8           /* queued per link; a failure needs one or two */
+#define TCP_BUFFER_LEN    (16u << 10) /* per lane: reads many small frames with one call */
+/* A piece stays in the second-level cache between landing and reduction. */
+#define TCP_WINDOW_LEN (64u << 10)
+#define TCP_DIRECT_MAX 4  /* lanes read without asking epoll; one more call costs 0.3 us */
+#define TCP_IDLE_POLLS 16 /* polls without epoll before the quiet sockets are looked at */
 
-/* Follows the proof of the side that dials. */
-struct tcp_intro {
-    uint32_t rank, lane; /* lane == config->lanes: the control socket */
-};
+enum tcp_kind { TCP_LISTENER, TCP_HAND, TCP_LANE, TCP_CONTROL, TCP_TIMER, TCP_KINDS };
 
-struct tcp_address {
-    uint32_t count;
-    uint32_t reserved;
-    struct tcp_endpoint {
-        uint16_t family; /* 4 or 6 */
-        uint16_t port;
-        uint32_t scope;
-        uint8_t bytes[16];
-    } at[TCP_ADDRESSES_MAX];
+/* What epoll knows of a descriptor; the first member of whatever owns it. */
+struct tcp_source {
+    enum tcp_kind kind;
+    bool readable, writable;
 };
 
-struct tcp_link;
-
-enum tcp_stage { TCP_DIALING, TCP_HELLO, TCP_PROOF, TCP_READY };
-
-/* One socket on its way up. */
-struct tcp_handshake {
-    struct auth auth;
-    enum tcp_stage stage;
-    uint64_t deadline_ms;
-    uint8_t in[AUTH_HELLO_LEN + AUTH_PROOF_LEN + sizeof(struct tcp_intro)];
-    uint32_t have;
-    bool server;
-    char from[SOCK_TEXT_MAX]; /* server: for the log */
+struct tcp_queue {
+    struct xfer *head, *tail;
 };
 
 struct tcp_lane {
+    struct tcp_source source;
+    int fd; /* -1 until the handshake is done */
     struct tcp_link *link;
     uint32_t index;
-    int fd;         /* -1: none */
-    bool up, ended; /* ended: the peer's stream is over */
-    bool readable, writable;
-    bool active;                     /* in tcp.active */
-    tutti_status broken;             /* nothing more is taken: a mismatch, a foreign stream */
-    struct tcp_handshake *handshake; /* while it comes up */
-
-    struct xfer *send_head, *send_last;
-    struct tcp_frame out;
-    uint64_t out_done; /* of header and body of send_head */
-
-    struct xfer *recv_head, *recv_last;
-    bool in_body;
-    struct tcp_frame in;
-    uint64_t in_done, in_applied; /* bytes of the body landed, and reduced */
-    uint8_t *buffer;              /* read ahead: [begin, end) */
+    struct tcp_queue recvs, sends;
+    struct tcp_lane *next_recv, **prev_recv; /* of the lanes with posted receives */
+    struct tcp_lane *next_send, **prev_send; /* of the lanes with unfinished sends */
+    bool ended;                              /* nothing more comes from the socket */
+    int error;                               /* why; 0: closed by the peer */
+    tutti_status broken; /* nothing more is received here: a mismatch, or an abort */
+    /* The frame whose payload is being received. */
+    bool in_frame;
+    uint64_t len, landed, reduced;
+    uint8_t *window; /* where pieces of a receive with a reduction land */
+    uint8_t *buffer; /* bytes [begin, end) are received and not yet parsed */
     uint32_t begin, end;
 };
 
+struct tcp_control {
+    struct tcp_source source;
+    int fd;
+    uint32_t have, out_begin, out_end;
+    bool notice_ready; /* in[] holds a whole notice that event() has not yet returned */
+    uint8_t in[TCP_CONTROL_MAX];
+    uint8_t out[(TCP_NOTICES_MAX + 1) * TCP_CONTROL_MAX]; /* + 1: room for the goodbye */
+};
+
+enum tcp_stage {
+    TCP_STAGE_NONE,
+    TCP_STAGE_DIAL,   /* dialer: connection under way */
+    TCP_STAGE_HELLO,  /* waits for the other's hello (dialer: and proof) */
+    TCP_STAGE_PROOF,  /* listener: waits for proof and join */
+    TCP_STAGE_ACCEPT, /* dialer: waits for the word of acceptance */
+    TCP_STAGE_READY   /* dialer: done, waits for the other lanes */
+};
+
+/* A socket in its handshake. */
+struct tcp_hand {
+    struct tcp_source source;
+    int fd;
+    enum tcp_stage stage;
+    struct sock_address address; /* dialed, or accepted from */
+    struct auth auth;
+    uint64_t since_ms, deadline_ms;
+    uint32_t have, want, out_begin, out_end;
+    uint8_t in[TCP_HAND_MAX], out[TCP_HAND_MAX];
+};
+
+enum tcp_link_state { TCP_LINK_MAKING, TCP_LINK_UP, TCP_LINK_ENDED };
+
 struct tcp_link {
+    struct tcp *tcp;
+    struct tcp_link *next, **prev;
     uint32_t peer;
-    bool dials;
-    bool down, reported; /* reported: the event was given */
-    tutti_status status;
+    enum tcp_link_state state;
+    bool wanted;          /* connect was called on this side too */
+    bool bye;             /* the peer closed on purpose */
+    bool unread;          /* closing: the peer had sent what nobody received */
+    bool down, down_told; /* to be reported by event(), and whether it was */
+    tutti_status status;  /* once ended, with the sentence */
     char sentence[SENTENCE_MAX];
-    struct tcp_address address;
-    uint32_t attempt;    /* index of the address in use, by preference */
-    uint64_t give_up_ms; /* bound on making the link */
-    uint64_t retry_ms;   /* dial again at this time; 0: now under way */
-    char last_error[SENTENCE_MAX];
-    struct tcp_lane *lanes; /* [lanes + 1]; the last is the control socket */
-    struct notice *notices_out;
-    uint32_t notice_count;
-    uint64_t notice_done; /* bytes of the first one sent */
-    struct notice notice_in;
-    uint64_t notice_have;
+    struct sock_address address; /* of the peer, as used; for sentences */
+    uint64_t linger_ms;          /* ended: when lanes that do not say so count as ended too */
+    /* While being made. */
+    struct sock_address candidates[TCP_ADDRESSES_MAX];
+    uint32_t candidate_count, at, round;
+    uint32_t refusals, dead_rounds;       /* since a connection was last established */
+    uint8_t nonce[8];                     /* of the peer's listener */
+    uint64_t attempt, give_up_ms, act_ms; /* act_ms: next dial or probe; 0: one is under way */
+    tutti_status cause_status;
+    char cause[SENTENCE_MAX]; /* of the last failed attempt */
+    struct tcp_hand *hands;   /* dialer: lanes, then control; listener: one, to probe with */
+    struct tcp_control control;
+    uint8_t *buffers;
+    struct tcp_lane lanes[];
+};
+
+struct tcp_listener {
+    struct tcp_source source;
+    int fd;
+    struct sock_address bound;
 };
 
 struct tcp {
     struct transport base;
     const struct transport_config *config;
-    char secret[65];
-    uint8_t job[16];
-    int epoll;
-    int owner; /* pid */
-    int listeners[TCP_ADDRESSES_MAX];
-    uint32_t listener_count;
-    struct tcp_address address;
+    char secret[65]; /* in hexadecimal */
+    uint8_t nonce[8];
+    int owner; /* the process that opened it: a forked child only closes its copies */
+    int epoll, timer;
+    struct tcp_source timer_source;
     struct sock_interface interfaces[SOCK_INTERFACES_MAX];
     size_t interface_count;
+    struct tcp_listener listeners[TCP_ADDRESSES_MAX];
+    uint32_t listener_count;
     struct tcp_link **links; /* [size] */
-    uint32_t coming_up;      /* lanes not up yet */
-    struct tcp_lane *pending[TCP_PENDING_MAX];
-    uint32_t pending_count;
-    struct tcp_lane **active;
-    uint32_t active_count;
-    uint64_t polls;
-    struct xfer *done, *done_last;
-    uint32_t event_link, event_lane; /* of the round of unexpected arrivals */
+    struct tcp_link *all;    /* those that exist */
+    struct tcp_lane *recv_lanes, *send_lanes;
+    uint32_t recv_lane_count, idle_polls;
+    struct tcp_queue done;
+    bool attention[TCP_KINDS]; /* some source of that kind has news */
+    bool cancelled;
+    uint64_t timer_ms; /* the next deadline of tcp_connect_service; 0: none */
+    uint64_t cursor;   /* of the round of unexpected arrivals */
+    uint64_t attempts;
+    struct tcp_hand *incoming; /* [TCP_INCOMING_MAX] */
+    uint32_t incoming_count;
     struct transport_stats stats;
 };
 
-/* tcp.c */
-void tcp_link_fail(struct tcp *tcp, struct tcp_link *link, tutti_status status,
-                   const char *sentence);
-void tcp_lane_up(struct tcp *tcp, struct tcp_lane *lane);
+/* ---- tcp.c ---- */
+const char *tcp_peer_name(const struct tcp *tcp, uint32_t peer);
+/* Registers or re-registers a descriptor: source is flagged when there is news. */
+tutti_status tcp_watch(struct tcp *tcp, int fd, struct tcp_source *source, bool again);
+/* Takes the descriptor out of epoll and closes it; *fd becomes -1. (A forked child may hold a
+ * copy, so closing alone would leave it registered.) */
+void tcp_close_fd(struct tcp *tcp, int *fd);
+void tcp_gather(struct tcp *tcp);
+void tcp_timer_before(struct tcp *tcp, uint64_t when_ms);
+/* The end of a transfer: the next poll returns it. */
+void tcp_finish(struct tcp *tcp, struct xfer *xfer, tutti_status status);
 
-/* tcp_connect.c */
+/* ---- tcp_lane.c ---- */
+void tcp_queue_add(struct tcp_queue *queue, struct xfer *xfer);
+struct xfer *tcp_queue_take(struct tcp_queue *queue);
+/* The lane lists of struct tcp follow the queues; called after a queue changed. */
+void tcp_lane_relist(struct tcp_lane *lane);
+/* Reads as much as the posted receives and the socket allow. */
+void tcp_lane_receive(struct tcp_lane *lane);
+/* Writes as much of the queued sends as the socket takes. */
+void tcp_lane_send(struct tcp_lane *lane);
+/* TUTTI_OK: all written; TUTTI_IN_PROGRESS: xfer->work[0] bytes are; else the lane failed. */
+tutti_status tcp_lane_write(struct tcp_lane *lane, struct xfer *xfer);
+/* Is a frame without a receive at the head of the lane? */
+bool tcp_lane_unexpected(struct tcp_lane *lane, struct tag *tag, size_t *len);
+/* Ends all queued transfers of one direction. */
+void tcp_lane_fail_recvs(struct tcp_lane *lane, tutti_status status);
+void tcp_lane_fail_sends(struct tcp_lane *lane, tutti_status status);
+
+/* ---- tcp_control.c ---- */
+/* Ends the link (once) with a sentence; sends end now, receives when their lane runs dry. */
+void tcp_link_end(struct tcp_link *link, tutti_status status, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+/* A socket of the link ended with this errno (0: closed by the peer). */
+void tcp_link_lost(struct tcp_link *link, int error);
+/* A transfer met a link that ended: makes sure that this is reported, and returns the status. */
+tutti_status tcp_link_refuse(struct tcp_link *link);
+bool tcp_link_busy(const struct tcp_link *link);
+void tcp_control_read(struct tcp_link *link);
+/* Queues a message; TUTTI_ERR_NOMEM when there is no room. */
+tutti_status tcp_control_put(struct tcp_link *link, enum tcp_control_kind kind,
+                             const struct notice *notice);
+void tcp_control_flush(struct tcp_link *link);
+/* Says goodbye on all links given up to 100 ms, without closing them. */
+void tcp_control_farewell(struct tcp *tcp, struct tcp_link *only);
+
+/* ---- tcp_connect.c ---- */
 tutti_status tcp_listen(struct tcp *tcp);
-void tcp_unlisten(struct tcp *tcp);
-tutti_status tcp_link_open(struct tcp *tcp, uint32_t peer, const struct tcp_address *address);
-void tcp_link_close(struct tcp *tcp, struct tcp_link *link);
-/* Accepts, dials, shakes hands: whatever can go on. `lane` NULL: a listener is readable. */
-void tcp_accept(struct tcp *tcp, int listener);
-void tcp_handshake_step(struct tcp *tcp, struct tcp_lane *lane);
-/* Deadlines and dials that are due. */
-void tcp_service(struct tcp *tcp, uint64_t now_ms);
+void tcp_address_write(const struct tcp *tcp, uint8_t *address, size_t *len);
+/* Reads a peer's address; false when it is none. count may be 0: no address of a usable family. */
+struct tcp_peer_address {
+    struct sock_address list[TCP_ADDRESSES_MAX];
+    uint32_t count;
+    uint8_t nonce[8];
+};
+bool tcp_address_read(const struct tcp *tcp, const void *address, size_t len,
+                      struct tcp_peer_address *out);
+/* The link to a peer, made if there is none. */
+tutti_status tcp_link_get(struct tcp *tcp, uint32_t peer, struct tcp_link **link);
+/* Closes the sockets and frees the link; queued transfers must be gone. */
+void tcp_link_free(struct tcp_link *link);
+void tcp_link_begin(struct tcp_link *link, const struct tcp_peer_address *address);
+/* The peer said GO: every socket of the link is in place. */
+void tcp_link_go(struct tcp_link *link);
+/* Listener: forgets the sockets of an attempt that the dialer gave up. */
+void tcp_link_drop_attempt(struct tcp_link *link);
+/* Everything that has to do with making links: news from sockets, and time. */
+void tcp_connect_service(struct tcp *tcp);
 
 #endif
