@@ -121,6 +121,7 @@ struct transport_ops {
      * may be posted at once. Calling again is free. address is copied. */
     tutti_status (*connect)(struct transport *transport, uint32_t peer, const void *address,
                             size_t len);
+    /* Ends a link at once, as close does: its pending transfers are forgotten. */
     void (*disconnect)(struct transport *transport, uint32_t peer);
     /* TUTTI_OK: done at once (xfer->status is TUTTI_OK, poll will not return it).
      * TUTTI_IN_PROGRESS: poll returns it later. Else: failed, not queued. */
@@ -159,7 +160,8 @@ struct transport {
 extern const struct transport_ops *const transport_table[];
 const struct transport_ops *transport_find(const char *name); /* NULL if none */
 
-/* Wraps a transport: faults as described by the text of TUTTI_FAULT (see fault.c). Takes inner. */
+/* Wraps a transport: faults as described by the text of TUTTI_FAULT (see fault.c). Takes
+ * inner, unless it fails. */
 tutti_status fault_wrap(struct transport *inner, const struct transport_config *config,
                         const char *text, struct transport **transport);
 
