@@ -1,0 +1,210 @@
+/* links.c: see links.h. */
+#include "tests/links.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+
+#define COMPLAINTS_MAX 8 /* printed per world: one failure drags many others behind it */
+
+const struct tag links_tags[2] = {{{1, 2, 3}}, {{1, 2, 4}}};
+
+void links_complain(struct links_rank *rank, const char *file, int line, const char *what)
+{
+    if (atomic_fetch_add(&rank->world->wrong, 1) < COMPLAINTS_MAX)
+        printf("    rank %u %s:%d: %s (%s)\n", rank->rank, file, line, what, status_sentence());
+}
+
+void links_meet(struct links_rank *rank, int place, uint32_t ranks)
+{
+    uint64_t deadline = clock_ms() + LINKS_LIMIT_MS;
+    atomic_fetch_add(&rank->world->arrived[place], 1);
+    while (atomic_load(&rank->world->arrived[place]) < ranks) {
+        if (clock_ms() > deadline) {
+            links_complain(rank, __FILE__, __LINE__, "the others did not come");
+            return;
+        }
+        if (rank->transport)
+            rank->ops->poll(rank->transport);
+        sched_yield();
+    }
+}
+
+static void rank_begin(struct links_rank *rank)
+{
+    struct links_world *world = rank->world;
+    rank->config = (struct transport_config){.rank = rank->rank,
+                                             .size = world->size,
+                                             .lanes = world->lanes,
+                                             .comm_id = 77,
+                                             .secret = world->secret[rank->rank],
+                                             .settings = &world->settings,
+                                             .peer_names = world->name_list,
+                                             .crowded = world->size > 2};
+    atomic_store(&world->pids[rank->rank], getpid());
+    links_expect(rank, world->ops->open(&rank->config, &rank->transport) == TUTTI_OK);
+    if (world->fault && rank->transport)
+        links_expect(rank, fault_wrap(rank->transport, &rank->config, world->fault,
+                                      &rank->transport) == TUTTI_OK);
+    if (!rank->transport) {
+        rank->ops = world->ops;
+        return;
+    }
+    rank->ops = rank->transport->ops;
+    links_expect(rank, rank->ops->address(rank->transport, world->address[rank->rank],
+                                          &world->address_len[rank->rank]) == TUTTI_OK);
+    atomic_fetch_add(&world->arrived[0], 1);
+    while (atomic_load(&world->arrived[0]) < world->size)
+        sched_yield();
+}
+
+void links_connect(struct links_rank *rank, uint32_t peer)
+{
+    const struct links_world *world = rank->world;
+    links_expect(rank, rank->ops->reaches(rank->transport, peer, world->address[peer],
+                                          world->address_len[peer]));
+    links_expect(rank, rank->ops->connect(rank->transport, peer, world->address[peer],
+                                          world->address_len[peer]) == TUTTI_OK);
+}
+
+void links_connect_all(struct links_rank *rank)
+{
+    for (uint32_t i = 0; i < rank->world->size; i++) {
+        if (i != rank->rank)
+            links_connect(rank, i);
+    }
+}
+
+struct start {
+    struct links_rank rank;
+    links_fn *function;
+};
+
+static void *rank_main(void *argument)
+{
+    struct start *start = argument;
+    rank_begin(&start->rank);
+    if (start->rank.transport)
+        start->function(&start->rank);
+    start->rank.ops->close(start->rank.transport);
+    return NULL;
+}
+
+static void run_threads(struct links_world *world, links_fn *function)
+{
+    pthread_t threads[LINKS_RANKS_MAX];
+    struct start *starts = calloc(world->size, sizeof *starts);
+    for (uint32_t i = 0; i < world->size; i++) {
+        starts[i] = (struct start){.rank = {.world = world, .rank = i}, .function = function};
+        CU_ASSERT_EQUAL_FATAL(pthread_create(&threads[i], NULL, rank_main, &starts[i]), 0);
+    }
+    for (uint32_t i = 0; i < world->size; i++)
+        pthread_join(threads[i], NULL);
+    free(starts);
+}
+
+static void run_processes(struct links_world *world, links_fn *function)
+{
+    pid_t pids[LINKS_RANKS_MAX];
+    fflush(stdout);
+    for (uint32_t i = 0; i < world->size; i++) {
+        pids[i] = fork();
+        if (pids[i] == 0) {
+            struct start start = {.rank = {.world = world, .rank = i}, .function = function};
+            rank_main(&start);
+            fflush(stdout);
+            _exit(0);
+        }
+    }
+    for (uint32_t i = 0; i < world->size; i++) {
+        int ended = 0;
+        waitpid(pids[i], &ended, 0);
+        bool killed = WIFSIGNALED(ended) && WTERMSIG(ended) == SIGKILL;
+        if (!killed && !(WIFEXITED(ended) && WEXITSTATUS(ended) == 0)) {
+            printf("    rank %u ended with wait status %d\n", i, ended);
+            atomic_fetch_add(&world->wrong, 1);
+        }
+    }
+}
+
+struct links_world *links_world_new(const char *transport, uint32_t size, uint32_t lanes)
+{
+    struct links_world *world =
+        mmap(NULL, sizeof *world, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    CU_ASSERT_PTR_NOT_EQUAL_FATAL(world, MAP_FAILED);
+    settings_defaults(&world->settings);
+    world->settings.connect_timeout_ms = LINKS_LIMIT_MS / 2;
+    world->size = size;
+    world->lanes = lanes;
+    world->ops = transport_find(transport);
+    world->processes = strcmp(transport, "inproc") != 0;
+    world->seed = suite_seed();
+    for (uint32_t i = 0; i < size; i++) {
+        snprintf(world->names[i], sizeof world->names[i], "rank %u", i);
+        world->name_list[i] = world->names[i];
+        memset(world->secret[i], 5, sizeof world->secret[i]);
+    }
+    return world;
+}
+
+void links_run(struct links_world *world, links_fn *function)
+{
+    if (world->processes)
+        run_processes(world, function);
+    else
+        run_threads(world, function);
+    CU_ASSERT_EQUAL(world->wrong, 0);
+    munmap(world, sizeof *world);
+}
+
+tutti_status links_finish(struct links_rank *rank, struct xfer *xfer, uint64_t limit_ms)
+{
+    uint64_t deadline = clock_ms() + limit_ms;
+    while (xfer->status == TUTTI_IN_PROGRESS && clock_ms() < deadline) {
+        if (!rank->ops->poll(rank->transport))
+            sched_yield();
+    }
+    return xfer->status;
+}
+
+struct xfer links_xfer(uint32_t peer, void *data, size_t len)
+{
+    return (struct xfer){.peer = peer, .data = data, .len = len, .tag = &links_tags[0]};
+}
+
+tutti_status links_send(struct links_rank *rank, struct xfer *xfer)
+{
+    tutti_status status = rank->ops->send(rank->transport, xfer);
+    return status == TUTTI_IN_PROGRESS ? links_finish(rank, xfer, LINKS_LIMIT_MS) : status;
+}
+
+tutti_status links_recv(struct links_rank *rank, struct xfer *xfer)
+{
+    tutti_status status = rank->ops->recv(rank->transport, xfer);
+    return status == TUTTI_IN_PROGRESS ? links_finish(rank, xfer, LINKS_LIMIT_MS) : status;
+}
+
+bool links_event(struct links_rank *rank, enum transport_event_kind kind, uint64_t limit_ms,
+                 struct transport_event *event)
+{
+    uint64_t deadline = clock_ms() + limit_ms;
+    while (clock_ms() < deadline) {
+        bool restart = true;
+        while (rank->ops->event(rank->transport, restart, event)) {
+            if (event->kind == kind)
+                return true;
+            restart = false;
+        }
+        rank->ops->poll(rank->transport);
+        sched_yield();
+    }
+    return false;
+}

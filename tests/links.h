@@ -1,0 +1,69 @@
+/* links.h: a small world of ranks for tests of transports. One function runs as every rank, as
+ * threads of this process or as processes of their own; the world itself lies in memory that all
+ * of them share, so that ranks can meet and count what is wrong. */
+#ifndef TESTS_LINKS_H
+#define TESTS_LINKS_H
+
+#include <stdatomic.h>
+
+#include "tests/suite.h"
+#include "transports/transport.h"
+
+#define LINKS_RANKS_MAX 64
+#define LINKS_PLACES    16
+#define LINKS_LIMIT_MS  30000
+
+struct links_world {
+    const struct transport_ops *ops;
+    uint32_t size, lanes;
+    bool processes;
+    struct settings settings;
+    const char *fault; /* NULL: not wrapped; "" wraps without a fault */
+    uint64_t seed;
+    int number; /* free for the test */
+    _Atomic uint32_t wrong, arrived[LINKS_PLACES];
+    _Atomic int flags[LINKS_PLACES]; /* free for the test */
+    _Atomic int pids[LINKS_RANKS_MAX];
+    uint8_t secret[LINKS_RANKS_MAX][32];
+    size_t address_len[LINKS_RANKS_MAX];
+    uint8_t address[LINKS_RANKS_MAX][TRANSPORT_ADDRESS_MAX];
+    char names[LINKS_RANKS_MAX][32];
+    const char *name_list[LINKS_RANKS_MAX];
+};
+
+struct links_rank {
+    struct links_world *world;
+    struct transport *transport;
+    const struct transport_ops *ops; /* the wrapper's, when wrapped */
+    uint32_t rank;
+    struct transport_config config;
+};
+
+typedef void links_fn(struct links_rank *rank);
+
+/* Ranks' worlds of default settings and one secret; links_run frees it. */
+struct links_world *links_world_new(const char *transport, uint32_t size, uint32_t lanes);
+/* Runs the function as every rank, with open before and close after it (unless it set transport
+ * to NULL), and asserts that nothing was wrong. */
+void links_run(struct links_world *world, links_fn *function);
+
+void links_complain(struct links_rank *rank, const char *file, int line, const char *what);
+#define links_expect(rank, fact)                                                                   \
+    ((fact) ? (void)0 : links_complain(rank, __FILE__, __LINE__, #fact))
+
+/* `ranks` ranks meet here; each place is used once. Progress is made meanwhile. */
+void links_meet(struct links_rank *rank, int place, uint32_t ranks);
+void links_connect(struct links_rank *rank, uint32_t peer);
+void links_connect_all(struct links_rank *rank);
+
+extern const struct tag links_tags[2];
+struct xfer links_xfer(uint32_t peer, void *data, size_t len);
+/* Polls until the transfer is done, at most limit_ms. */
+tutti_status links_finish(struct links_rank *rank, struct xfer *xfer, uint64_t limit_ms);
+tutti_status links_send(struct links_rank *rank, struct xfer *xfer);
+tutti_status links_recv(struct links_rank *rank, struct xfer *xfer);
+/* Waits for an event of a kind; others are passed over. */
+bool links_event(struct links_rank *rank, enum transport_event_kind kind, uint64_t limit_ms,
+                 struct transport_event *event);
+
+#endif

@@ -1,0 +1,999 @@
+/* test_transports.c: what every transport must do, run over transport_table: each case as threads
+ * or processes, plain, wrapped by `fault` without a fault, and wrapped with random delays; for
+ * shared memory also with its ways of reading a peer's bytes switched off one after the other. */
+#include <dirent.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/sock.h"
+#include "tests/links.h"
+#include "transports/tcp.h"
+
+#define DELAYS "delay:200us@20%;reorder"
+
+static const struct variant {
+    const char *transport, *fault;
+    bool threads, inplace, cma;
+} variants[] = {
+    {"inproc", NULL, true, true, true},   {"inproc", "", true, true, true},
+    {"inproc", DELAYS, true, true, true}, {"shm", NULL, false, true, true},
+    {"shm", NULL, false, false, true},    {"shm", NULL, false, false, false},
+    {"shm", NULL, true, true, true},      {"shm", "", false, true, true},
+    {"shm", DELAYS, false, true, true},   {"tcp", NULL, false, true, true},
+    {"tcp", NULL, true, true, true},      {"tcp", "", false, true, true},
+    {"tcp", DELAYS, false, true, true},
+};
+#define VARIANTS (sizeof variants / sizeof *variants)
+
+/* Which variants a case runs over. */
+enum which { ALL = 0, PROCESSES = 1, PLAIN = 2, THREADS = 4 };
+
+static const char *only = ""; /* the transport to run over; empty: all */
+
+static void run_variants(links_fn *function, uint32_t size, uint32_t lanes, int which, int number)
+{
+    for (size_t i = 0; i < VARIANTS; i++) {
+        const struct variant *v = &variants[i];
+        if ((only[0] && strcmp(only, v->transport) != 0) || ((which & PROCESSES) && v->threads) ||
+            ((which & THREADS) && !v->threads) || ((which & PLAIN) && v->fault))
+            continue;
+        char why[SENTENCE_MAX];
+        struct links_world *world = links_world_new(v->transport, size, lanes);
+        if (!world->ops->probe(&world->settings, why, sizeof why)) {
+            printf("    %s does not work here: %s\n", v->transport, why);
+            continue;
+        }
+        world->processes = !v->threads;
+        world->fault = v->fault;
+        world->settings.inplace = v->inplace;
+        world->settings.cma = v->cma;
+        world->number = number;
+        unsigned before = CU_get_number_of_failures();
+        links_run(world, function);
+        if (CU_get_number_of_failures() != before)
+            printf("    that was %s, %s, fault %s, inplace %d, cma %d\n", v->transport,
+                   v->threads ? "threads" : "processes", v->fault ? v->fault : "-", v->inplace,
+                   v->cma);
+    }
+}
+
+/* ---- sizes ------------------------------------------------------------------------------------
+ */
+
+static size_t size_at(uint32_t k)
+{
+    if (k <= 140)
+        return k;
+    k -= 141;
+    static const int around[] = {-41, -40, -1, 0, 1, 25};
+    if (k < 60)
+        return (size_t)((256 << (k / 6)) + around[k % 6]);
+    static const size_t large[] = {65535, 65536, 65537, 70000, 1u << 20, (1u << 20) + 3, 5000001};
+    return k - 60 < 7 ? large[k - 60] : SIZE_MAX;
+}
+
+static void fill(uint8_t *at, size_t len, uint32_t key)
+{
+    for (size_t i = 0; i < len; i++)
+        at[i] = (uint8_t)(i * 7 + (i >> 8) + key * 31);
+}
+
+static size_t count_wrong(const uint8_t *at, size_t len, uint32_t key)
+{
+    size_t wrong = 0;
+    for (size_t i = 0; i < len; i++)
+        wrong += at[i] != (uint8_t)(i * 7 + (i >> 8) + key * 31);
+    return wrong;
+}
+
+static uint8_t *new_buffer(struct links_rank *rank, size_t len, bool allocated)
+{
+    void *memory = NULL;
+    if (allocated)
+        links_expect(rank, mem_alloc(len + 1, &memory) == TUTTI_OK);
+    else
+        memory = malloc(len + 1);
+    return memory;
+}
+
+static void free_buffer(uint8_t *memory, bool allocated)
+{
+    if (allocated)
+        mem_free(memory);
+    else
+        free(memory);
+}
+
+static void exchange_sizes(struct links_rank *rank)
+{
+    uint32_t peer = 1 - rank->rank;
+    links_connect_all(rank);
+    for (uint32_t k = 0; size_at(k) != SIZE_MAX; k++) {
+        size_t len = size_at(k);
+        bool allocated = k % 3 == 0;
+        uint8_t *out = new_buffer(rank, len, allocated), *in = new_buffer(rank, len, k % 2);
+        fill(out, len, k + rank->rank);
+        in[len] = 99;
+        struct xfer send = links_xfer(peer, out, len), recv = links_xfer(peer, in, len);
+        tutti_status status = rank->ops->recv(rank->transport, &recv);
+        links_expect(rank, status == TUTTI_IN_PROGRESS || status == TUTTI_OK);
+        links_expect(rank, links_send(rank, &send) == TUTTI_OK);
+        links_expect(rank, links_finish(rank, &recv, LINKS_LIMIT_MS) == TUTTI_OK);
+        links_expect(rank, count_wrong(in, len, k + peer) == 0 && in[len] == 99);
+        free_buffer(out, allocated);
+        free_buffer(in, k % 2);
+    }
+    links_meet(rank, 1, 2);
+}
+
+static void test_transports_carry_every_size(void)
+{
+    run_variants(exchange_sizes, 2, 1, ALL, 0);
+}
+
+/* ---- many transfers at once -------------------------------------------------------------------
+ */
+
+#define MANY 64 /* as many as may be posted */
+
+struct flow {
+    struct xfer send, recv;
+    uint8_t *out, *in;
+    uint32_t key;
+};
+
+static size_t flow_len(const struct links_world *world, uint32_t from, uint32_t to, uint32_t lane,
+                       uint32_t k)
+{
+    uint64_t state = world->seed ^ (uint64_t)from << 40 ^ (uint64_t)to << 32 ^ lane << 24 ^ k;
+    static const size_t bases[] = {0, 8, 24, 25, 64, 1024, 4000, 16384, 40000, 300000};
+    size_t base = bases[suite_random(&state) % 10];
+    if (base > 50000 && suite_random(&state) % 8)
+        base = 100;
+    return base + suite_random(&state) % (base / 8 + 1);
+}
+
+static uint32_t flow_key(uint32_t from, uint32_t to, uint32_t lane, uint32_t k)
+{
+    return from * 7 + to * 13 + lane * 3 + k;
+}
+
+static void flow_start(struct links_rank *rank, struct flow *flow, uint32_t peer, uint32_t lane,
+                       uint32_t k)
+{
+    const struct links_world *world = rank->world;
+    size_t out_len = flow_len(world, rank->rank, peer, lane, k);
+    size_t in_len = flow_len(world, peer, rank->rank, lane, k);
+    flow->out = malloc(out_len + 1);
+    flow->in = malloc(in_len + 1);
+    fill(flow->out, out_len, flow_key(rank->rank, peer, lane, k));
+    flow->key = flow_key(peer, rank->rank, lane, k);
+    flow->send = links_xfer(peer, flow->out, out_len);
+    flow->recv = links_xfer(peer, flow->in, in_len);
+    flow->send.lane = flow->recv.lane = lane;
+    flow->send.tag = flow->recv.tag = &links_tags[k % 2];
+    tutti_status sent = rank->ops->send(rank->transport, &flow->send);
+    tutti_status received = rank->ops->recv(rank->transport, &flow->recv);
+    links_expect(rank, sent == TUTTI_IN_PROGRESS || sent == TUTTI_OK);
+    links_expect(rank, received == TUTTI_IN_PROGRESS || received == TUTTI_OK);
+}
+
+static void many_posted(struct links_rank *rank)
+{
+    const struct links_world *world = rank->world;
+    uint32_t depth = world->size > 8 ? 4 : MANY, count = 0;
+    struct flow *flows = calloc((size_t)world->size * world->lanes * depth, sizeof *flows);
+    links_connect_all(rank);
+    for (uint32_t k = 0; k < depth; k++) {
+        for (uint32_t peer = 0; peer < world->size; peer++) {
+            for (uint32_t lane = 0; lane < world->lanes && peer != rank->rank; lane++)
+                flow_start(rank, &flows[count++], peer, lane, k);
+        }
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        struct flow *flow = &flows[i];
+        links_expect(rank, links_finish(rank, &flow->recv, LINKS_LIMIT_MS) == TUTTI_OK);
+        links_expect(rank, links_finish(rank, &flow->send, LINKS_LIMIT_MS) == TUTTI_OK);
+        links_expect(rank, count_wrong(flow->in, flow->recv.len, flow->key) == 0);
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        free(flows[i].in);
+        free(flows[i].out);
+    }
+    free(flows);
+    links_meet(rank, 1, world->size);
+}
+
+static void test_transports_keep_order_on_all_lanes(void)
+{
+    run_variants(many_posted, 3, 3, ALL, 0);
+}
+
+static void test_transports_join_many_in_a_full_mesh(void)
+{
+    run_variants(many_posted, 32, 1, PLAIN, 0);
+}
+
+/* ---- large messages both ways -----------------------------------------------------------------
+ */
+
+/* All send first: neither side may wait for the other's receive to be posted. */
+static void both_ways(struct links_rank *rank)
+{
+    size_t len = (size_t)rank->world->number;
+    uint32_t size = rank->world->size;
+    struct xfer sends[8], recvs[8];
+    uint8_t *out = malloc(len), *in = malloc(len * size);
+    fill(out, len, rank->rank);
+    links_connect_all(rank);
+    for (uint32_t p = 0; p < size; p++) {
+        sends[p] = links_xfer(p, out, len);
+        if (p != rank->rank)
+            rank->ops->send(rank->transport, &sends[p]);
+    }
+    for (int i = 0; i < 100; i++)
+        rank->ops->poll(rank->transport);
+    for (uint32_t p = 0; p < size; p++) {
+        recvs[p] = links_xfer(p, in + p * len, len);
+        if (p != rank->rank)
+            rank->ops->recv(rank->transport, &recvs[p]);
+    }
+    for (uint32_t p = 0; p < size; p++) {
+        if (p == rank->rank)
+            continue;
+        links_expect(rank, links_finish(rank, &recvs[p], LINKS_LIMIT_MS) == TUTTI_OK);
+        links_expect(rank, links_finish(rank, &sends[p], LINKS_LIMIT_MS) == TUTTI_OK);
+        links_expect(rank, count_wrong(in + p * len, len, p) == 0);
+    }
+    free(in);
+    free(out);
+    links_meet(rank, 1, size);
+}
+
+static void test_transports_exchange_large_messages(void)
+{
+    run_variants(both_ways, 3, 1, PLAIN, 16 << 20);
+}
+
+/* ---- receive and reduce -----------------------------------------------------------------------
+ */
+
+/* Not commutative, so that the order of operands shows. */
+static void kernel_minus(void *dst, const void *a, const void *b, size_t count)
+{
+    int32_t *to = dst;
+    const int32_t *x = a, *y = b;
+    for (size_t i = 0; i < count; i++)
+        to[i] = (int32_t)((uint32_t)x[i] - 2u * (uint32_t)y[i]);
+}
+
+struct reduce_case {
+    tutti_dtype dtype;
+    tutti_op op; /* TUTTI_OP_COUNT: kernel_minus */
+    size_t count;
+    bool incoming_first, in_place;
+};
+
+static void reduce_one(struct links_rank *rank, const struct reduce_case *c, uint32_t k)
+{
+    bool own = c->op == TUTTI_OP_COUNT;
+    struct reducer reducer = {.kernel = own ? kernel_minus : reduce_kernel(c->op, c->dtype),
+                              .dtype = c->dtype,
+                              .elem_size = (uint32_t)dtype_size(c->dtype)};
+    size_t len = c->count * reducer.elem_size;
+    bool allocated = k % 2;
+    uint8_t *in = new_buffer(rank, len, allocated), *other = new_buffer(rank, len, false);
+    uint8_t *dst = c->in_place ? other : malloc(len + 1), *want = malloc(len + 1);
+    uint8_t *sent = malloc(len + 1);
+    fill(sent, len, k);
+    if (rank->rank == 0) {
+        memcpy(in, sent, len);
+        struct xfer xfer = links_xfer(1, in, len);
+        links_expect(rank, links_send(rank, &xfer) == TUTTI_OK);
+    } else {
+        fill(other, len, k + 5);
+        reduce_apply(&reducer, want, c->incoming_first ? sent : other,
+                     c->incoming_first ? other : sent, len);
+        struct xfer xfer = links_xfer(0, in, len);
+        xfer.reducer = &reducer;
+        xfer.dst = dst;
+        xfer.other = other;
+        xfer.incoming_first = c->incoming_first;
+        links_expect(rank, links_recv(rank, &xfer) == TUTTI_OK);
+        links_expect(rank, memcmp(dst, want, len) == 0);
+    }
+    free_buffer(in, allocated);
+    if (!c->in_place)
+        free(dst);
+    free(other);
+    free(want);
+    free(sent);
+}
+
+static void receive_and_reduce(struct links_rank *rank)
+{
+    static const struct {
+        tutti_dtype dtype;
+        tutti_op op;
+    } kinds[] = {{TUTTI_INT32, TUTTI_OP_COUNT}, {TUTTI_UINT8, TUTTI_SUM},
+                 {TUTTI_INT64, TUTTI_MAX},      {TUTTI_UINT16, TUTTI_BXOR},
+                 {TUTTI_FLOAT32, TUTTI_MIN},    {TUTTI_BFLOAT16, TUTTI_SUM}};
+    static const size_t counts[] = {0, 1, 3, 63, 1000, 5461, 20000, 300001};
+    uint32_t k = 0;
+    links_connect_all(rank);
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        for (size_t n = 0; n < sizeof counts / sizeof *counts; n++) {
+            for (int way = 0; way < 4; way++) {
+                struct reduce_case c = {kinds[i].dtype, kinds[i].op, counts[n], way & 1, way & 2};
+                reduce_one(rank, &c, k++);
+            }
+        }
+    }
+    links_meet(rank, 1, 2);
+}
+
+static void test_transports_reduce_what_they_receive(void)
+{
+    run_variants(receive_and_reduce, 2, 1, ALL, 0);
+}
+
+/* ---- disagreement -----------------------------------------------------------------------------
+ */
+
+static void mismatch(struct links_rank *rank)
+{
+    static const size_t sizes[] = {8, 3000, 100000};
+    static _Thread_local uint8_t data[100001];
+    struct xfer xfers[6]; /* large ones stay with the transport until cancel */
+    links_connect_all(rank);
+    for (uint32_t lane = 0; lane < 6; lane++) {
+        size_t len = sizes[lane % 3];
+        bool other_tag = lane < 3;
+        struct xfer *xfer = &xfers[lane];
+        *xfer = links_xfer(1 - rank->rank, data, len);
+        xfer->lane = lane;
+        if (rank->rank == 0) {
+            tutti_status status = rank->ops->send(rank->transport, xfer);
+            links_expect(rank, status == TUTTI_OK || status == TUTTI_IN_PROGRESS);
+            links_meet(rank, (int)lane + 1, 2);
+            /* A large send may or may not have been taken: it has ended, or it never will. */
+            rank->ops->poll(rank->transport);
+        } else {
+            xfer->tag = &links_tags[other_tag];
+            xfer->len = other_tag ? len : len + 1;
+            links_expect(rank, links_recv(rank, xfer) == TUTTI_ERR_MISMATCH);
+            links_expect(rank, xfer->seen_len == len && tag_equal(&xfer->seen, &links_tags[0]));
+            struct xfer later = links_xfer(0, data, 8);
+            later.lane = lane;
+            links_expect(rank, links_recv(rank, &later) == TUTTI_ERR_MISMATCH);
+            links_meet(rank, (int)lane + 1, 2);
+        }
+    }
+    rank->ops->cancel(rank->transport);
+    links_meet(rank, 10, 2);
+}
+
+static void test_transports_name_a_mismatch(void)
+{
+    run_variants(mismatch, 2, 6, ALL, 0);
+}
+
+/* ---- unexpected arrivals and notices ----------------------------------------------------------
+ */
+
+static void tell(struct links_rank *rank)
+{
+    struct transport_event event;
+    struct notice notice = {.kind = 9, .culprit = 4, .status = 11, .text = "why"};
+    uint32_t word = 7;
+    links_connect_all(rank);
+    struct xfer xfer = links_xfer(1 - rank->rank, &word, 4);
+    if (rank->rank == 0) {
+        links_expect(rank, links_send(rank, &xfer) == TUTTI_OK);
+        for (notice.culprit = 5; notice.culprit < 9; notice.culprit++)
+            links_expect(rank, rank->ops->notify(rank->transport, 1, &notice) == TUTTI_OK);
+    } else {
+        for (uint32_t culprit = 5; culprit < 9; culprit++) {
+            links_expect(rank, links_event(rank, TRANSPORT_EVENT_NOTICE, 5000, &event));
+            links_expect(rank, event.peer == 0 && event.notice.culprit == culprit);
+            links_expect(rank, event.notice.kind == 9 && event.notice.status == 11 &&
+                                   strcmp(event.notice.text, "why") == 0);
+        }
+        for (int i = 0; i < 2; i++) {
+            links_expect(rank, links_event(rank, TRANSPORT_EVENT_UNEXPECTED, 5000, &event));
+            links_expect(rank, event.peer == 0 && event.lane == 0 && event.len == 4 &&
+                                   tag_equal(&event.tag, &links_tags[0]));
+        }
+        links_expect(rank, links_recv(rank, &xfer) == TUTTI_OK && word == 7);
+        links_expect(rank, !rank->ops->event(rank->transport, true, &event));
+    }
+    links_meet(rank, 1, 2);
+}
+
+static void test_transports_tell_notices_and_arrivals(void)
+{
+    run_variants(tell, 2, 1, ALL, 0);
+}
+
+/* Lanes that nobody reads are full; the notice comes through. */
+static void notice_past_full_lanes(struct links_rank *rank)
+{
+    size_t len = 64u << 20;
+    uint8_t *data = malloc(len);
+    memset(data, 1, len);
+    links_connect_all(rank);
+    if (rank->rank == 0) {
+        struct xfer xfers[8];
+        for (int i = 0; i < 8; i++) {
+            xfers[i] = links_xfer(1, data, i < 4 ? 4000 : len);
+            xfers[i].lane = (uint32_t)i % 2;
+            rank->ops->send(rank->transport, &xfers[i]);
+        }
+        struct notice notice = {.kind = 3, .text = "full"};
+        links_expect(rank, rank->ops->notify(rank->transport, 1, &notice) == TUTTI_OK);
+        links_meet(rank, 1, 2);
+        rank->ops->cancel(rank->transport);
+    } else {
+        struct transport_event event;
+        links_expect(rank, links_event(rank, TRANSPORT_EVENT_NOTICE, 5000, &event));
+        links_expect(rank, event.notice.kind == 3);
+        links_meet(rank, 1, 2);
+    }
+    links_meet(rank, 2, 2);
+    free(data);
+}
+
+static void test_transports_bring_notices_past_full_lanes(void)
+{
+    run_variants(notice_past_full_lanes, 2, 2, PLAIN, 0);
+}
+
+/* ---- leaving and dying ------------------------------------------------------------------------
+ */
+
+/* Rank 0 sends and closes; rank 1 looks only afterwards. */
+static void leave(struct links_rank *rank)
+{
+    static _Thread_local uint8_t bytes[600];
+    uint32_t hello = 1;
+    struct transport_event event;
+    links_connect_all(rank);
+    struct xfer first = links_xfer(1 - rank->rank, &hello, 4);
+    links_expect(rank, (rank->rank == 0 ? links_recv(rank, &first) : links_send(rank, &first)) ==
+                           TUTTI_OK);
+    struct xfer xfer = links_xfer(1 - rank->rank, bytes, sizeof bytes);
+    if (rank->rank == 0) {
+        memset(bytes, 3, sizeof bytes);
+        for (int i = 0; i < 3; i++)
+            links_expect(rank, links_send(rank, &xfer) == TUTTI_OK);
+        rank->ops->close(rank->transport);
+        rank->transport = NULL;
+        links_meet(rank, 1, 2);
+        return;
+    }
+    links_meet(rank, 1, 2);
+    links_expect(rank, !links_event(rank, TRANSPORT_EVENT_LINK_DOWN, 300, &event));
+    for (int i = 0; i < 3; i++)
+        links_expect(rank, links_recv(rank, &xfer) == TUTTI_OK && bytes[599] == 3);
+    links_expect(rank, links_recv(rank, &xfer) == TUTTI_ERR_PEER);
+    links_expect(rank, links_send(rank, &xfer) == TUTTI_ERR_PEER);
+    links_expect(rank, strstr(status_sentence(), "rank 0 has left") != NULL);
+}
+
+static void test_transports_receive_what_was_sent_before_leaving(void)
+{
+    run_variants(leave, 2, 1, ALL, 0);
+}
+
+/* Rank 0 leaves though rank 1 still waits for it: that is news. */
+static void leave_too_soon(struct links_rank *rank)
+{
+    uint32_t word = 1;
+    struct transport_event event;
+    links_connect_all(rank);
+    struct xfer xfer = links_xfer(1 - rank->rank, &word, 4), pending = links_xfer(0, &word, 4);
+    if (rank->rank == 0) {
+        links_expect(rank, links_recv(rank, &xfer) == TUTTI_OK);
+        return;
+    }
+    tutti_status status = rank->ops->recv(rank->transport, &pending);
+    links_expect(rank, links_send(rank, &xfer) == TUTTI_OK);
+    if (status == TUTTI_IN_PROGRESS)
+        status = links_finish(rank, &pending, 2000);
+    links_expect(rank, status == TUTTI_ERR_PEER);
+    links_expect(rank, links_event(rank, TRANSPORT_EVENT_LINK_DOWN, 2000, &event));
+    links_expect(rank, event.status == TUTTI_ERR_PEER && strstr(event.sentence, "rank 0"));
+}
+
+static void test_transports_report_who_left_too_soon(void)
+{
+    run_variants(leave_too_soon, 2, 1, ALL, 0);
+}
+
+/* A peer that was done when it left is no news for those who are still at work. */
+static void leave_early(struct links_rank *rank)
+{
+    uint32_t word = rank->rank;
+    struct transport_event event;
+    links_connect_all(rank);
+    for (uint32_t p = 0; p < 3; p++) {
+        struct xfer out = links_xfer(p, &word, 4), in = out;
+        uint32_t got;
+        in.data = &got;
+        if (p == rank->rank)
+            continue;
+        links_expect(rank, links_send(rank, &out) == TUTTI_OK);
+        links_expect(rank, links_recv(rank, &in) == TUTTI_OK && got == p);
+    }
+    if (rank->rank == 2)
+        return;
+    links_expect(rank, !links_event(rank, TRANSPORT_EVENT_LINK_DOWN, 300, &event));
+    struct xfer xfer = links_xfer(1 - rank->rank, &word, 4);
+    links_expect(rank,
+                 (rank->rank == 0 ? links_send(rank, &xfer) : links_recv(rank, &xfer)) == TUTTI_OK);
+    links_meet(rank, 1, 2);
+}
+
+static void test_transports_do_not_report_who_was_done(void)
+{
+    run_variants(leave_early, 3, 2, ALL, 0);
+}
+
+static void die(struct links_rank *rank)
+{
+    static uint8_t late[100];
+    size_t len = 32u << 20;
+    uint8_t *data = malloc(len);
+    memset(data, 1, len);
+    links_connect_all(rank);
+    struct xfer hello = links_xfer(1 - rank->rank, data, 4);
+    if (rank->rank == 0) {
+        links_expect(rank, links_recv(rank, &hello) == TUTTI_OK);
+        struct xfer last = links_xfer(1, data, sizeof late);
+        links_expect(rank, links_send(rank, &last) == TUTTI_OK);
+        links_meet(rank, 1, 2);
+        kill(getpid(), SIGKILL);
+    }
+    links_expect(rank, links_send(rank, &hello) == TUTTI_OK);
+    struct xfer first = links_xfer(0, late, sizeof late), pending[4];
+    links_expect(rank, links_recv(rank, &first) == TUTTI_OK && late[99] == 1);
+    for (uint32_t i = 0; i < 4; i++) {
+        pending[i] = links_xfer(0, data, len);
+        pending[i].lane = i / 2;
+        if (i % 2)
+            rank->ops->send(rank->transport, &pending[i]);
+        else
+            rank->ops->recv(rank->transport, &pending[i]);
+    }
+    links_meet(rank, 1, 2);
+    struct transport_event event;
+    links_expect(rank, links_event(rank, TRANSPORT_EVENT_LINK_DOWN, 2000, &event));
+    links_expect(rank, event.peer == 0 && event.status == TUTTI_ERR_PEER);
+    links_expect(rank, strstr(event.sentence, "rank 0") != NULL);
+    for (int i = 0; i < 4; i++)
+        links_expect(rank, links_finish(rank, &pending[i], 2000) == TUTTI_ERR_PEER);
+    links_expect(rank, links_recv(rank, &first) == TUTTI_ERR_PEER);
+    links_expect(rank, links_send(rank, &first) == TUTTI_ERR_PEER);
+    free(data);
+}
+
+static void test_transports_notice_a_death(void)
+{
+    run_variants(die, 2, 2, PROCESSES, 0);
+}
+
+/* The peer is idle, nothing is pending: its death is still told. */
+static void die_idle(struct links_rank *rank)
+{
+    uint32_t word = 0;
+    links_connect_all(rank);
+    struct xfer xfer = links_xfer(1 - rank->rank, &word, 4);
+    if (rank->rank == 1) {
+        links_expect(rank, links_send(rank, &xfer) == TUTTI_OK);
+        links_meet(rank, 1, 2);
+        kill(getpid(), SIGKILL);
+    }
+    links_expect(rank, links_recv(rank, &xfer) == TUTTI_OK);
+    links_meet(rank, 1, 2);
+    struct transport_event event;
+    links_expect(rank, links_event(rank, TRANSPORT_EVENT_LINK_DOWN, 2000, &event));
+    links_expect(rank, event.peer == 1 && event.status == TUTTI_ERR_PEER);
+}
+
+static void test_transports_notice_an_idle_death(void)
+{
+    run_variants(die_idle, 2, 1, PROCESSES, 0);
+}
+
+static bool tcp_of(const struct links_rank *rank)
+{
+    return strcmp(rank->world->ops->name, "tcp") == 0;
+}
+
+/* The peer dies before the link is made; `number` is the rank that dies. */
+static void die_unconnected(struct links_rank *rank)
+{
+    if (rank->rank == (uint32_t)rank->world->number) {
+        links_meet(rank, 1, 2);
+        kill(getpid(), SIGKILL);
+    }
+    uint32_t word = 0;
+    links_meet(rank, 1, 2);
+    clock_sleep_us(20000);
+    uint64_t begun = clock_ms();
+    struct xfer xfer = links_xfer(1 - rank->rank, &word, 4);
+    tutti_status status =
+        rank->ops->connect(rank->transport, 1 - rank->rank, rank->world->address[1 - rank->rank],
+                           rank->world->address_len[1 - rank->rank]);
+    if (status == TUTTI_OK)
+        status = rank->ops->recv(rank->transport, &xfer);
+    struct transport_event event;
+    if (status == TUTTI_IN_PROGRESS) {
+        /* Without a connection there is at least the bound on making one. */
+        links_expect(rank, links_event(rank, TRANSPORT_EVENT_LINK_DOWN, LINKS_LIMIT_MS, &event));
+        status = links_finish(rank, &xfer, 100);
+    }
+    links_expect(rank, status == TUTTI_ERR_PEER || status == TUTTI_ERR_CONNECT);
+    links_expect(rank, !tcp_of(rank) || clock_ms() - begun < 5000);
+}
+
+static void test_tcp_notices_a_death_before_the_link(void)
+{
+    only = "tcp";
+    run_variants(die_unconnected, 2, 1, PROCESSES | PLAIN, 0);
+    run_variants(die_unconnected, 2, 1, PROCESSES | PLAIN, 1);
+    only = "";
+}
+
+static void test_shm_notices_a_death_before_the_link(void)
+{
+    suite_skip("the rank that waits to be connected to does not look whether the other lives, so "
+               "only the timeout of the operation ends its wait");
+}
+
+/* ---- cancel, disconnect, late peers -----------------------------------------------------------
+ */
+
+static void cancel(struct links_rank *rank)
+{
+    static _Thread_local uint8_t data[100000];
+    struct xfer xfers[20];
+    links_connect_all(rank);
+    for (int i = 0; i < 20; i++) {
+        xfers[i] = links_xfer(1 - rank->rank, data, i % 4 < 2 ? 8 : sizeof data);
+        if (i % 2 && rank->rank == 0)
+            rank->ops->send(rank->transport, &xfers[i]);
+        else
+            rank->ops->recv(rank->transport, &xfers[i]);
+    }
+    for (int i = 0; i < 50; i++)
+        rank->ops->poll(rank->transport);
+    rank->ops->cancel(rank->transport);
+    memset(xfers, 0xee, sizeof xfers); /* nothing may look at them any more */
+    for (int i = 0; i < 200; i++) {
+        links_expect(rank, rank->ops->poll(rank->transport) == NULL);
+        sched_yield();
+    }
+    links_meet(rank, 1, 2);
+}
+
+static void test_transports_forget_on_cancel(void)
+{
+    run_variants(cancel, 2, 1, ALL, 0);
+}
+
+/* Rank 1 comes late, to links and messages that wait for it. */
+static void late_peer(struct links_rank *rank)
+{
+    static _Thread_local uint8_t out[70000], in[70000];
+    fill(out, sizeof out, rank->rank);
+    if (rank->rank == (uint32_t)rank->world->number)
+        clock_sleep_us(400000);
+    links_connect_all(rank);
+    links_connect_all(rank);
+    struct xfer send = links_xfer(1 - rank->rank, out, sizeof out);
+    struct xfer recv = links_xfer(1 - rank->rank, in, sizeof in);
+    rank->ops->send(rank->transport, &send);
+    rank->ops->recv(rank->transport, &recv);
+    links_expect(rank, links_finish(rank, &recv, 5000) == TUTTI_OK);
+    links_expect(rank, links_finish(rank, &send, 5000) == TUTTI_OK);
+    links_expect(rank, count_wrong(in, sizeof in, 1 - rank->rank) == 0);
+    links_meet(rank, 1, 2);
+}
+
+static void test_transports_wait_for_a_late_peer(void)
+{
+    run_variants(late_peer, 2, 4, PLAIN, 0);
+    run_variants(late_peer, 2, 4, PLAIN, 1);
+}
+
+static void disconnects(struct links_rank *rank)
+{
+    uint32_t word = 0;
+    links_connect_all(rank);
+    struct xfer xfer = links_xfer(1 - rank->rank, &word, 4), pending = xfer;
+    links_expect(rank,
+                 (rank->rank == 0 ? links_send(rank, &xfer) : links_recv(rank, &xfer)) == TUTTI_OK);
+    rank->ops->recv(rank->transport, &pending);
+    links_meet(rank, 1, 2);
+    if (rank->rank == 0) {
+        rank->ops->disconnect(rank->transport, 1);
+        memset(&pending, 0xee, sizeof pending);
+        for (int i = 0; i < 50; i++)
+            links_expect(rank, rank->ops->poll(rank->transport) == NULL);
+    } else {
+        struct transport_event event;
+        links_expect(rank, links_finish(rank, &pending, 2000) == TUTTI_ERR_PEER);
+        links_expect(rank, links_event(rank, TRANSPORT_EVENT_LINK_DOWN, 2000, &event));
+    }
+    links_meet(rank, 2, 2);
+}
+
+static void test_transports_disconnect_one_peer(void)
+{
+    run_variants(disconnects, 2, 2, PLAIN, 0);
+}
+
+/* ---- sleeping ---------------------------------------------------------------------------------
+ */
+
+static void sleep_until_done(struct links_rank *rank, struct xfer *xfer)
+{
+    int fd = rank->ops->wait_fd(rank->transport);
+    uint64_t deadline = clock_ms() + 10000;
+    while (xfer->status == TUTTI_IN_PROGRESS && clock_ms() < deadline) {
+        rank->ops->poll(rank->transport);
+        if (xfer->status != TUTTI_IN_PROGRESS)
+            break;
+        struct pollfd wait = {.fd = fd, .events = POLLIN};
+        if (fd < 0)
+            clock_sleep_us(50);
+        else if (rank->ops->arm(rank->transport) && poll(&wait, 1, 3000) == 0)
+            links_complain(rank, __FILE__, __LINE__, "nobody woke the sleeper");
+    }
+    links_expect(rank, xfer->status == TUTTI_OK);
+}
+
+static void sleepers(struct links_rank *rank)
+{
+    static _Thread_local uint8_t data[3000000];
+    uint32_t size = rank->world->size;
+    links_connect_all(rank);
+    for (uint32_t i = 0; i < 200; i++) {
+        size_t len = i % 50 == 0 ? sizeof data : i;
+        struct xfer out = links_xfer((rank->rank + 1) % size, data, len);
+        struct xfer in = links_xfer((rank->rank + size - 1) % size, data, len);
+        out.lane = in.lane = i % 2;
+        if (rank->rank == 0) {
+            if (rank->ops->send(rank->transport, &out) != TUTTI_OK)
+                sleep_until_done(rank, &out);
+        }
+        if (rank->ops->recv(rank->transport, &in) != TUTTI_OK)
+            sleep_until_done(rank, &in);
+        if (rank->rank != 0 && rank->ops->send(rank->transport, &out) != TUTTI_OK)
+            sleep_until_done(rank, &out);
+    }
+    links_meet(rank, 1, size);
+}
+
+static void test_transports_wake_who_sleeps(void)
+{
+    run_variants(sleepers, 4, 2, PLAIN, 0);
+}
+
+/* ---- nothing is left behind -------------------------------------------------------------------
+ */
+
+static unsigned count_entries(const char *directory)
+{
+    unsigned count = 0;
+    DIR *d = opendir(directory);
+    while (d && readdir(d))
+        count++;
+    if (d)
+        closedir(d);
+    return count;
+}
+
+static void test_transports_leak_no_descriptors(void)
+{
+    /* The first run opens what a process keeps. */
+    run_variants(many_posted, 4, 2, THREADS, 0);
+    unsigned before = count_entries("/proc/self/fd");
+    run_variants(many_posted, 4, 2, THREADS, 0);
+    run_variants(late_peer, 2, 3, THREADS | PLAIN, 1);
+    CU_ASSERT_EQUAL(count_entries("/proc/self/fd"), before);
+}
+
+static void test_transports_leave_no_files(void)
+{
+    unsigned before = count_entries("/dev/shm");
+    run_variants(die, 2, 2, PROCESSES | PLAIN, 0);
+    CU_ASSERT_EQUAL(count_entries("/dev/shm"), before);
+}
+
+/* ---- tcp: strangers and bad addresses ---------------------------------------------------------
+ */
+
+/* The socket address in one entry of a rank's TCP address; false when there is none. */
+static bool tcp_entry(const struct links_rank *rank, uint32_t peer, struct sock_address *out)
+{
+    struct tcp_peer_address list;
+    if (!tcp_address_read((const struct tcp *)rank->transport, rank->world->address[peer],
+                          rank->world->address_len[peer], &list) ||
+        list.count == 0)
+        return false;
+    *out = list.list[0];
+    return true;
+}
+
+static void strangers(struct links_rank *rank)
+{
+    static const char garbage[] = "GET / HTTP/1.1\r\n\r\n and much more than sixty-four bytes of "
+                                  "what no rank of ours would ever say to another";
+    enum { STRANGERS = 200 };
+    int fds[STRANGERS];
+    struct sock_address address;
+    if (rank->rank == 0) {
+        links_expect(rank, tcp_entry(rank, 1, &address));
+        for (int i = 0; i < STRANGERS; i++) {
+            fds[i] = -1;
+            links_expect(rank, sock_connect_start(&address, &fds[i]) == TUTTI_OK);
+            clock_sleep_us(200);
+            if (i % 2)
+                (void)!send(fds[i], garbage, i % 3 ? sizeof garbage : 10, MSG_NOSIGNAL);
+        }
+    }
+    links_meet(rank, 1, 2);
+    uint64_t begun = clock_ms();
+    exchange_sizes(rank);
+    links_expect(rank, clock_ms() - begun < 15000);
+    for (int i = 0; rank->rank == 0 && i < STRANGERS; i++)
+        close(fds[i]);
+}
+
+static void test_tcp_bears_strangers(void)
+{
+    struct links_world *world = links_world_new("tcp", 2, 2);
+    atomic_store(&world->arrived[1], 0);
+    /* exchange_sizes meets at place 1 too: four arrivals in all */
+    links_run(world, strangers);
+}
+
+/* Puts addresses before the good one that refuse, or swallow every packet. */
+static void bad_addresses(struct links_rank *rank)
+{
+    uint32_t peer = 1 - rank->rank;
+    uint8_t address[TRANSPORT_ADDRESS_MAX];
+    memcpy(address, rank->world->address[peer], 16 + 24);
+    for (int i = 1; i < 3; i++)
+        memcpy(address + 16 + 24 * i, address + 16, 24);
+    tcp_put32(address + 4, 3);
+    tcp_put32(address + 16 + 4, 1); /* port 1: refused */
+    bool v4 = tcp_get32(address + 16) == 4;
+    address[16 + 24 + 8 + (v4 ? 3 : 15)] ^= 0x40; /* a neighbour that does not exist */
+    links_expect(rank, tcp_of(rank));
+    links_expect(rank, rank->ops->connect(rank->transport, peer, address, 16 + 24 * 3) == TUTTI_OK);
+    uint32_t word = rank->rank;
+    struct xfer xfer = links_xfer(peer, &word, 4);
+    uint64_t begun = clock_ms();
+    links_expect(rank,
+                 (rank->rank == 0 ? links_send(rank, &xfer) : links_recv(rank, &xfer)) == TUTTI_OK);
+    links_expect(rank, word == 0 && clock_ms() - begun < 3000);
+    links_meet(rank, 1, 2);
+}
+
+static void test_tcp_passes_over_bad_addresses(void)
+{
+    links_run(links_world_new("tcp", 2, 3), bad_addresses);
+}
+
+static void wrong_secret(struct links_rank *rank)
+{
+    uint32_t word = 0;
+    links_connect_all(rank);
+    struct xfer xfer = links_xfer(1 - rank->rank, &word, 4);
+    tutti_status status = links_recv(rank, &xfer);
+    if (rank->rank == 0)
+        links_expect(rank, status == TUTTI_ERR_AUTH);
+    else
+        links_expect(rank, status == TUTTI_ERR_PEER || status == TUTTI_ERR_CONNECT);
+}
+
+static void test_tcp_refuses_a_wrong_secret(void)
+{
+    struct links_world *world = links_world_new("tcp", 2, 1);
+    world->secret[1][31] ^= 1;
+    links_run(world, wrong_secret);
+}
+
+static void test_tcp_speaks_over_one_interface(void)
+{
+    static const char *const interfaces[] = {"lo", "127.0.0.0/8", "::1/128"};
+    for (int i = 0; i < 3; i++) {
+        char why[SENTENCE_MAX];
+        struct links_world *world = links_world_new("tcp", 2, 1);
+        CU_ASSERT_EQUAL(settings_set(&world->settings, "INTERFACE", interfaces[i]), TUTTI_OK);
+        CU_ASSERT_EQUAL(settings_set(&world->settings, "PORTS", "42000-42999"), TUTTI_OK);
+        if (world->ops->probe(&world->settings, why, sizeof why))
+            links_run(world, exchange_sizes);
+        else
+            suite_skip(why);
+    }
+}
+
+/* A forked child that lives on, or closes its copy, does the parent no harm and does not hide the
+ * parent's death. */
+static void fork_children(struct links_rank *rank)
+{
+    uint32_t word = 0;
+    links_connect_all(rank);
+    struct xfer xfer = links_xfer(1 - rank->rank, &word, 4);
+    links_expect(rank, links_send(rank, &xfer) == TUTTI_OK);
+    links_expect(rank, links_recv(rank, &xfer) == TUTTI_OK);
+    pid_t child = fork();
+    if (child == 0) {
+        rank->ops->close(rank->transport);
+        _exit(0);
+    }
+    waitpid(child, NULL, 0);
+    for (int i = 0; i < 100; i++) {
+        struct xfer in = links_xfer(1 - rank->rank, &word, 4), out = in;
+        links_expect(rank, rank->ops->recv(rank->transport, &in) != TUTTI_ERR_PEER);
+        links_expect(rank, links_send(rank, &out) == TUTTI_OK);
+        links_expect(rank, links_finish(rank, &in, 5000) == TUTTI_OK);
+    }
+    links_meet(rank, 1, 2);
+}
+
+static void test_transports_survive_a_fork(void)
+{
+    run_variants(fork_children, 2, 1, PROCESSES | PLAIN, 0);
+}
+
+#define TEST(name)                                                                                 \
+    {                                                                                              \
+#name, name                                                                                \
+    }
+
+int main(int argc, char **argv)
+{
+    static const struct suite_test tests[] = {
+        TEST(test_transports_carry_every_size),
+        TEST(test_transports_keep_order_on_all_lanes),
+        TEST(test_transports_join_many_in_a_full_mesh),
+        TEST(test_transports_exchange_large_messages),
+        TEST(test_transports_reduce_what_they_receive),
+        TEST(test_transports_name_a_mismatch),
+        TEST(test_transports_tell_notices_and_arrivals),
+        TEST(test_transports_bring_notices_past_full_lanes),
+        TEST(test_transports_receive_what_was_sent_before_leaving),
+        TEST(test_transports_report_who_left_too_soon),
+        TEST(test_transports_do_not_report_who_was_done),
+        TEST(test_transports_notice_a_death),
+        TEST(test_transports_notice_an_idle_death),
+        TEST(test_tcp_notices_a_death_before_the_link),
+        TEST(test_shm_notices_a_death_before_the_link),
+        TEST(test_transports_forget_on_cancel),
+        TEST(test_transports_wait_for_a_late_peer),
+        TEST(test_transports_disconnect_one_peer),
+        TEST(test_transports_wake_who_sleeps),
+        TEST(test_transports_leak_no_descriptors),
+        TEST(test_transports_leave_no_files),
+        TEST(test_transports_survive_a_fork),
+        TEST(test_tcp_bears_strangers),
+        TEST(test_tcp_passes_over_bad_addresses),
+        TEST(test_tcp_refuses_a_wrong_secret),
+        TEST(test_tcp_speaks_over_one_interface),
+    };
+    return suite_run("transports", tests, sizeof tests / sizeof *tests, argc, argv);
+}
