@@ -92,23 +92,19 @@ static void no_memory(struct builder *builder)
                                builder->count, coll_name(builder->shape->coll));
 }
 
-/* Room for one more of `size` bytes in *array. */
-static bool grow(struct builder *builder, void *array, uint32_t count, uint32_t *capacity,
-                 size_t size)
+/* The array, moved if there was no room for one more of `size` bytes; NULL without memory. */
+static void *grow(struct builder *builder, void *array, uint32_t count, uint32_t *capacity,
+                  size_t size)
 {
     if (count < *capacity)
-        return true;
+        return array;
     uint32_t more = *capacity ? *capacity * 2 : 64;
-    void *old, *new;
-    memcpy(&old, array, sizeof old);
-    new = realloc(old, more * size);
-    if (!new) {
+    void *moved = realloc(array, more * size);
+    if (moved)
+        *capacity = more;
+    else
         no_memory(builder);
-        return false;
-    }
-    memcpy(array, &new, sizeof new);
-    *capacity = more;
-    return true;
+    return moved;
 }
 
 static bool grow_steps(struct builder *builder)
@@ -122,9 +118,17 @@ static bool grow_steps(struct builder *builder)
                  coll_name(builder->shape->coll), builder->shape->rank, SCHEDULE_STEPS_MAX);
         return false;
     }
-    return grow(builder, &builder->taken, builder->count, &capacity, sizeof *builder->taken) &&
-           grow(builder, &builder->steps, builder->count, &builder->capacity,
-                sizeof *builder->steps);
+    uint32_t *taken =
+        grow(builder, builder->taken, builder->count, &capacity, sizeof *builder->taken);
+    if (!taken)
+        return false;
+    builder->taken = taken;
+    struct step *steps =
+        grow(builder, builder->steps, builder->count, &builder->capacity, sizeof *builder->steps);
+    if (!steps)
+        return false;
+    builder->steps = steps;
+    return true;
 }
 
 /* ---- hazards ----------------------------------------------------------------------------------
@@ -161,9 +165,11 @@ static void wait_for(struct builder *builder, uint32_t step)
     uint32_t me = builder->count - 1;
     if (step == NIL || step == me || builder->taken[step] == me)
         return;
-    if (!grow(builder, &builder->preds, builder->pred_count, &builder->pred_capacity,
-              sizeof *builder->preds))
+    uint32_t *preds = grow(builder, builder->preds, builder->pred_count, &builder->pred_capacity,
+                           sizeof *builder->preds);
+    if (!preds)
         return;
+    builder->preds = preds;
     builder->taken[step] = me;
     builder->preds[builder->pred_count++] = step;
     builder->steps[me].waits++;
@@ -197,9 +203,11 @@ static void split(struct builder *builder, struct spans *map, uint64_t at)
 /* A list of readers with the step being added at its head. */
 static uint32_t add_reader(struct builder *builder, uint32_t tail)
 {
-    if (!grow(builder, &builder->readers, builder->reader_count, &builder->reader_capacity,
-              sizeof *builder->readers))
+    struct reader *readers = grow(builder, builder->readers, builder->reader_count,
+                                  &builder->reader_capacity, sizeof *builder->readers);
+    if (!readers)
         return tail;
+    builder->readers = readers;
     builder->readers[builder->reader_count] =
         (struct reader){.step = builder->count - 1, .next = tail, .seen = NIL};
     return builder->reader_count++;

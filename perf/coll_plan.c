@@ -15,6 +15,8 @@
 #define RANKS_MAX      256 /* rank counts that one command may name */
 #define COLUMNS_MAX    16  /* algorithms of one collective */
 #define DEFAULT_EFFORT 4000
+#define VERIFY_RANKS_MAX                                                                           \
+    1024 /* all ranks' programs are held at once; alltoall's are ranks^2 steps */
 
 enum { EXIT_PROOF = 1, EXIT_USAGE = 2 };
 
@@ -324,8 +326,20 @@ static int list(const struct options *options)
     return 0;
 }
 
+static bool small_enough(const struct options *options)
+{
+    uint64_t most = (uint64_t)options->nodes * options->per_node;
+    for (uint32_t i = 0; i < options->rank_count; i++)
+        most = options->ranks[i] > most ? options->ranks[i] : most;
+    if (most > VERIFY_RANKS_MAX)
+        fprintf(stderr, "coll_plan: verify takes at most %d ranks\n", VERIFY_RANKS_MAX);
+    return most <= VERIFY_RANKS_MAX;
+}
+
 static int verify(const struct options *options)
 {
+    if (!small_enough(options))
+        return EXIT_USAGE;
     struct groups groups;
     struct grid grid = {.ranks = options->rank_count > 0 ? options->ranks : NULL,
                         .rank_count = options->rank_count,

@@ -324,9 +324,10 @@ static tutti_status compare(const struct actor *actor)
 
 static tutti_status run(struct sim *sim, const struct world *world)
 {
-    unsigned char **in = calloc(2 * (size_t)sim->size, sizeof *in), **out = in + sim->size;
+    unsigned char **in = calloc(2 * (size_t)sim->size, sizeof *in);
     if (!in)
         return no_memory();
+    unsigned char **out = in + sim->size;
     for (uint32_t r = 0; r < sim->size; r++) {
         in[r] = sim->actors[r].input;
         out[r] = sim->actors[r].after;

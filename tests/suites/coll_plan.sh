@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# coll_plan as its users drive it: the list, a program, prices, proofs, mistakes.
+#   BUILD: build directory (default build)
+set -u
+cd "$(dirname "$0")/../.."
+build=${BUILD:-build}
+plan=$build/perf/coll_plan
+passed=0 failed=0
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+# name expected-status text-that-must-appear command...: the text may be on either stream
+run() {
+    local name=$1 expected=$2 text=$3 status
+    shift 3
+    timeout -k 2 120 "$@" >"$work/out" 2>&1
+    status=$?
+    if [ $status -eq "$expected" ] && grep -qF -- "$text" "$work/out"; then
+        passed=$((passed + 1)); echo "  ok      $name"
+    else
+        failed=$((failed + 1)); echo "  FAILED  $name (status $status, expected $expected)"
+        tail -n 15 "$work/out" | sed 's/^/    /'
+    fi
+}
+
+run "help" 0 "usage: coll_plan" $plan --help
+run "list" 0 "Patarasuk and Yuan" $plan list
+run "list of one collective" 0 "dissemination" $plan list barrier
+run "a program" 0 "send   in[0..8) to 1" $plan show allreduce:ring --ranks 2 --count 4
+run "a program in place, on nodes" 0 "2 nodes of 2" $plan show allgather:ring --nodes 2x2 --rank 3 --in-place
+run "a program of another root" 0 "from 2" $plan show broadcast:flat --ranks 3 --root 2 --rank 1
+run "prices" 0 "allreduce, predicted us" $plan cost allreduce --ranks 16 -b 1K -e 1M -f 4
+run "prices of every collective" 0 "alltoallv, predicted us" $plan cost --nodes 2x4 --net-us 5 --net-gbps 12.5
+run "a proof" 0 "1 algorithms proved, 0 failed" $plan verify allreduce:ring --ranks 1..4,7 --effort 100
+run "a proof of every algorithm" 0 " 0 failed" $plan verify --ranks 5,6 --effort 100
+run "a proof for given nodes" 0 " 0 failed" $plan verify allreduce alltoall --nodes 3x2 --effort 500
+run "no command" 2 "usage: coll_plan" $plan
+run "an unknown command" 2 "no command 'prove'" $plan prove
+run "an unknown algorithm" 2 "no algorithm 'allreduce:rign'" $plan verify allreduce:rign
+run "a bad number of ranks" 2 "no good value for --ranks" $plan verify --ranks 0
+run "a bad size" 2 "no good value for -b" $plan cost -b 12X
+run "a rank that is not there" 2 "must be below 4" $plan show allreduce:ring --ranks 4 --rank 4
+run "an algorithm that does not fit" 1 "does not fit" $plan show allreduce:hier --ranks 4
+
+echo "suite coll_plan: $passed passed, $failed failed, 0 skipped"
+[ $failed -eq 0 ]
