@@ -2,10 +2,7 @@
  * receives every block where it belongs.
  *
  * Cost: 1 round; n - 1 messages of one block; one copy of the own block.
- * In place the block for a peer lies where the peer's block must go. One of the two ranks then
- * receives into scratch, which needs nothing, so that its peer's send ends and the peer can
- * receive directly; were both to receive directly, each would wait for the other. Which one it is
- * alternates from piece to piece (exchange.c), so that every rank buffers half of what it gets.
+ * In place every block lands in scratch first (exchange.c).
  * Source: the spread-out form of Bruck et al., "Efficient algorithms for all-to-all communications
  * in multiport message-passing systems" (1997), section 2, n ports. */
 #include "algorithms/costs.h"
@@ -41,8 +38,8 @@ static void emit(const struct shape *shape, const struct knobs *knobs, struct bu
     for (uint32_t d = 1; d < n; d++) {
         struct exchange exchange = exchange_prepare(builder, shape, (me + n - d) % n);
 
-        exchange_recv(builder, &grain, &exchange, (struct span){0});
-        exchange_settle(builder, &grain, &exchange);
+        exchange_recv(builder, &grain, &exchange);
+        exchange_settle(builder, &exchange);
     }
 }
 

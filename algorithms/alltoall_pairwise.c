@@ -35,6 +35,14 @@ static void cost(const struct shape *shape, const struct knobs *knobs, struct co
     }
 }
 
+/* The receive at `land` begins when what came to `before` is here. */
+static void gate(struct builder *builder, const struct shape *shape, struct span land,
+                 struct span before)
+{
+    land.len = before.len = shape->elem_size;
+    build_copy(builder, land, before);
+}
+
 static void emit(const struct shape *shape, const struct knobs *knobs, struct builder *builder)
 {
     uint32_t n = shape->size, me = shape->rank;
@@ -52,16 +60,16 @@ static void emit(const struct shape *shape, const struct knobs *knobs, struct bu
     for (uint32_t d = 1; d <= n; d++) {
         uint32_t peer = (uint32_t)(((uint64_t)d + n - me) % n);
         struct exchange exchange;
-        struct span last;
 
         if (peer == me)
             continue;
-        /* Each receive begins when what came before is here. */
         exchange = exchange_prepare(builder, shape, peer);
-        last = exchange_recv(builder, &grain, &exchange, before);
-        if (last.len)
-            before = last;
-        exchange_settle(builder, &grain, &exchange);
+        if (before.len && exchange.land.len)
+            gate(builder, shape, exchange.land, before);
+        exchange_recv(builder, &grain, &exchange);
+        if (exchange.land.len)
+            before = exchange.land;
+        exchange_settle(builder, &exchange);
     }
 }
 
