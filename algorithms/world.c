@@ -161,7 +161,7 @@ tutti_status world_emit_one(const struct shape *shape, const struct algorithm *a
 {
     struct builder *builder;
     if (!algorithm->fits(shape))
-        return fail(TUTTI_ERR_UNSUPPORTED, "%s:%s does not fit %u ranks on %u nodes",
+        return fail(TUTTI_ERR_UNSUPPORTED, "%s:%s does not fit %u ranks on %u node(s)",
                     coll_name(shape->coll), algorithm->name, shape->size, shape->groups->nodes);
     tutti_status status = builder_new(shape, &builder);
     if (status != TUTTI_OK)
