@@ -17,6 +17,8 @@
 enum { WORK_BYTES, WORK_STATE, WORK_SLOT };
 enum { STATE_NEW, STATE_PARTLY, STATE_WRITTEN, STATE_OFFERED };
 
+#define SHORT_COPY 1024u /* bytes up to which plain memcpy beats choosing a way to copy */
+
 #define likely(fact)   __builtin_expect(!!(fact), 1)
 #define unlikely(fact) __builtin_expect(!!(fact), 0)
 
@@ -264,6 +266,8 @@ void local_apply(struct xfer *xfer, size_t off, const void *bytes, size_t n)
     if (!xfer->reducer) {
         if (n <= RING_INLINE)
             copy_inline((uint8_t *)xfer->data + off, bytes, n);
+        else if (n <= SHORT_COPY)
+            memcpy((uint8_t *)xfer->data + off, bytes, n);
         else
             mem_copy((uint8_t *)xfer->data + off, bytes, n);
     } else if (n > 0) {
@@ -376,8 +380,10 @@ static enum taken take(struct local *local, struct lane *lane, struct xfer *xfer
             consume(lane);
             return TAKEN_ALL;
         }
-        lane->in_busy = true;
         lane->in_first.kind = kind;
+        if (likely(kind == SLOT_EAGER))
+            return take_piece(lane, xfer, slot);
+        lane->in_busy = true;
         memcpy(lane->in_first.word, slot->word, sizeof lane->in_first.word);
     }
     return take_next(local, lane, xfer, slot);
