@@ -426,6 +426,20 @@ static void drop_link(struct fault *fault, uint32_t peer)
     end_held(fault, peer, TUTTI_ERR_PEER);
 }
 
+/* Is there a completion of this lane that the caller has not seen? */
+static bool waits_to_be_told(const struct fault *fault, const struct xfer *xfer)
+{
+    for (const struct xfer *x = fault->back.head; x; x = x->next) {
+        if (x->peer == xfer->peer && x->lane == xfer->lane)
+            return true;
+    }
+    for (const struct xfer *x = fault->done.head; x; x = x->next) {
+        if (x->peer == xfer->peer && x->lane == xfer->lane)
+            return true;
+    }
+    return false;
+}
+
 static tutti_status transfer(struct fault *fault, struct xfer *xfer, bool sending)
 {
     const struct rule *rule;
@@ -453,9 +467,14 @@ static tutti_status transfer(struct fault *fault, struct xfer *xfer, bool sendin
     const struct xfer *before = predecessor(fault, xfer);
     if (due == 0 && !before) {
         tutti_status status = hand_on(fault, xfer, sending);
-        if (status != TUTTI_IN_PROGRESS)
-            unshorten(fault, xfer);
-        return status;
+        if (status == TUTTI_IN_PROGRESS)
+            return status;
+        unshorten(fault, xfer);
+        /* Done at once, but not before those that are done and not yet told. */
+        if (!waits_to_be_told(fault, xfer))
+            return status;
+        finish(reorders(fault, xfer) ? &fault->back : &fault->done, xfer, status);
+        return TUTTI_IN_PROGRESS;
     }
     xfer->work[0] = before && before->work[0] > due ? before->work[0] : due;
     xfer->status = TUTTI_IN_PROGRESS;
@@ -489,7 +508,7 @@ static void release_held(struct fault *fault)
         if (status == TUTTI_IN_PROGRESS)
             continue;
         unshorten(fault, xfer);
-        finish(&fault->done, xfer, status);
+        finish(reorders(fault, xfer) ? &fault->back : &fault->done, xfer, status);
     }
 }
 

@@ -1,6 +1,7 @@
 /* tcp.h: the parts of the TCP transport, as its files see them: tcp.c (the operations, progress,
  * events), tcp_lane.c (one socket's stream of frames), tcp_control.c (notices, goodbyes, the end
- * of a link), tcp_connect.c (addresses, listening, dialing, the handshake).
+ * of a link), tcp_connect.c (links, dialing, the handshake), tcp_accept.c (connections that come
+ * in), tcp_address.c (listening, addresses).
  *
  *   struct tcp -- links[peer] --> tcp_link -- lanes[] --> tcp_lane   one data socket each
  *        |                           |----- control --> tcp_control  one socket
@@ -198,7 +199,7 @@ void tcp_control_flush(struct tcp_link *link);
 /* Says goodbye on all links given up to 100 ms, without closing them. */
 void tcp_control_farewell(struct tcp *tcp, struct tcp_link *only);
 
-/* ---- tcp_connect.c ---- */
+/* ---- tcp_address.c ---- */
 tutti_status tcp_listen(struct tcp *tcp);
 void tcp_address_write(const struct tcp *tcp, uint8_t *address, size_t *len);
 /* Reads a peer's address; false when it is none. count may be 0: no address of a usable family. */
@@ -209,6 +210,17 @@ struct tcp_peer_address {
 };
 bool tcp_address_read(const struct tcp *tcp, const void *address, size_t len,
                       struct tcp_peer_address *out);
+/* ---- tcp_accept.c ---- */
+/* New connections and the handshakes of strangers. */
+void tcp_accept_service(struct tcp *tcp, uint64_t now_ms);
+
+/* ---- tcp_connect.c ---- */
+/* What both sides of a handshake prove that they belong to: the communicator and the listener. */
+void tcp_job_of(const struct tcp *tcp, const uint8_t nonce[8], uint8_t job[16]);
+/* The next stage: first `say` bytes of out[] go out, then `want` bytes come to in[]. */
+void tcp_hand_next(struct tcp_hand *hand, enum tcp_stage stage, uint32_t say, uint32_t want);
+/* Writes and reads what the stage needs: TUTTI_OK when it has it all. */
+tutti_status tcp_hand_move(struct tcp_hand *hand);
 /* The link to a peer, made if there is none. */
 tutti_status tcp_link_get(struct tcp *tcp, uint32_t peer, struct tcp_link **link);
 /* Closes the sockets and frees the link; queued transfers must be gone. */

@@ -1,6 +1,5 @@
 /* tcp_connect.c: how the sockets of a link come to be.
- * The idea: every rank listens on up to four of its interfaces, always with one port number where
- * that is free; the lower rank of a pair dials. It tries the peer's addresses in turn, those that
+ * The idea: the lower rank of a pair dials. It tries the peer's addresses in turn, those that
  * share a subnet with it first, and all sockets of a link go to the one address that answers. A
  * connected socket proves the secret in both directions and says which lane of which pair it is.
  * Only when the listener has accepted all of them does the dialer say GO: so both sides always
@@ -12,10 +11,10 @@
  * handed out and now refuses belonged to a process that has ended: a few rounds of that end the
  * link early. The higher rank, which only waits, probes the dialer's listener for the same reason.
  *
- * Invariant: unproven connections are bounded in number and in time, are never answered before
- * they said a correct hello, and touch no link before they proved the secret. */
+ * Invariant: a link is up on both sides over the same attempt, or on neither. */
 #include <errno.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -24,165 +23,12 @@
 #include "base/log.h"
 #include "transports/tcp.h"
 
-#define HANDSHAKE_MS 2000 /* for a stranger to prove itself */
 #define DIAL_MS      300  /* for a SYN to be answered; doubled with every round, thrice at most */
 #define PATIENCE_MS  2000 /* for an established peer, when it has other addresses; doubled alike */
 #define RETRY_MS     50   /* between rounds, growing to */
 #define RETRY_MAX_MS 500
 #define PROBE_MS     1000 /* between looks at a dialer that does not dial */
 #define DEAD_ROUNDS  3    /* rounds without an answer, one of them refused: the process is gone */
-#define SHOVE_MS     200  /* a stranger silent for that long makes room for the next */
-
-#define ADDRESS_HEADER 16
-#define ADDRESS_ENTRY  24
-
-/* ---- addresses -------------------------------------------------------------------------------
- */
-
-static void set_port(struct sock_address *address, uint16_t port)
-{
-    if (address->storage.ss_family == AF_INET6)
-        ((struct sockaddr_in6 *)&address->storage)->sin6_port = htons(port);
-    else
-        ((struct sockaddr_in *)&address->storage)->sin_port = htons(port);
-}
-
-static uint16_t port_of(const struct sock_address *address)
-{
-    if (address->storage.ss_family == AF_INET6)
-        return ntohs(((const struct sockaddr_in6 *)&address->storage)->sin6_port);
-    return ntohs(((const struct sockaddr_in *)&address->storage)->sin_port);
-}
-
-static bool is_loopback(const struct sock_address *address)
-{
-    if (address->storage.ss_family == AF_INET6)
-        return IN6_IS_ADDR_LOOPBACK(&((const struct sockaddr_in6 *)&address->storage)->sin6_addr);
-    uint32_t v4 = ntohl(((const struct sockaddr_in *)&address->storage)->sin_addr.s_addr);
-    return v4 >> 24 == 127;
-}
-
-static bool is_link_local(const struct sock_address *address)
-{
-    return address->storage.ss_family == AF_INET6 &&
-           IN6_IS_ADDR_LINKLOCAL(&((const struct sockaddr_in6 *)&address->storage)->sin6_addr);
-}
-
-tutti_status tcp_listen(struct tcp *tcp)
-{
-    const struct settings *settings = tcp->config->settings;
-    tutti_status status =
-        sock_interfaces(settings, tcp->interfaces, SOCK_INTERFACES_MAX, &tcp->interface_count);
-    uint16_t port = 0;
-    for (size_t i = 0; i < tcp->interface_count && tcp->listener_count < TCP_ADDRESSES_MAX; i++) {
-        struct tcp_listener *listener = &tcp->listeners[tcp->listener_count];
-        struct sock_address wanted = tcp->interfaces[i].address;
-        listener->source.kind = TCP_LISTENER;
-        set_port(&wanted, port);
-        status = sock_listen(settings, &wanted, TCP_BACKLOG, &listener->fd, &listener->bound);
-        if (status != TUTTI_OK && port != 0) {
-            set_port(&wanted, 0);
-            status = sock_listen(settings, &wanted, TCP_BACKLOG, &listener->fd, &listener->bound);
-        }
-        if (status != TUTTI_OK)
-            continue; /* one interface of several may fail: it has just gone, say */
-        tcp->listener_count++;
-        port = port_of(&listener->bound);
-        status = tcp_watch(tcp, listener->fd, &listener->source, false);
-        if (status != TUTTI_OK)
-            return status;
-    }
-    return tcp->listener_count > 0 ? TUTTI_OK : status;
-}
-
-/*  | magic 4 | count 4 | nonce 8 |  then per address  | family 4 | port 4 | address 16 |  */
-void tcp_address_write(const struct tcp *tcp, uint8_t *address, size_t *len)
-{
-    memset(address, 0, ADDRESS_HEADER + ADDRESS_ENTRY * tcp->listener_count);
-    tcp_put32(address, TCP_MAGIC);
-    tcp_put32(address + 4, tcp->listener_count);
-    memcpy(address + 8, tcp->nonce, sizeof tcp->nonce);
-    for (uint32_t i = 0; i < tcp->listener_count; i++) {
-        const struct sock_address *bound = &tcp->listeners[i].bound;
-        uint8_t *at = address + ADDRESS_HEADER + ADDRESS_ENTRY * i;
-        bool v6 = bound->storage.ss_family == AF_INET6;
-        tcp_put32(at, v6 ? 6 : 4);
-        tcp_put32(at + 4, port_of(bound));
-        if (v6)
-            memcpy(at + 8, &((const struct sockaddr_in6 *)&bound->storage)->sin6_addr, 16);
-        else
-            memcpy(at + 8, &((const struct sockaddr_in *)&bound->storage)->sin_addr, 4);
-    }
-    *len = ADDRESS_HEADER + ADDRESS_ENTRY * tcp->listener_count;
-}
-
-static bool read_entry(const uint8_t *at, struct sock_address *out)
-{
-    uint32_t family = tcp_get32(at), port = tcp_get32(at + 4);
-    if ((family != 4 && family != 6) || port == 0 || port > UINT16_MAX)
-        return false;
-    *out = (struct sock_address){.len = sizeof(struct sockaddr_in)};
-    if (family == 6) {
-        struct sockaddr_in6 *v6 = (struct sockaddr_in6 *)&out->storage;
-        out->len = sizeof *v6;
-        v6->sin6_family = AF_INET6;
-        memcpy(&v6->sin6_addr, at + 8, 16);
-    } else {
-        struct sockaddr_in *v4 = (struct sockaddr_in *)&out->storage;
-        v4->sin_family = AF_INET;
-        memcpy(&v4->sin_addr, at + 8, 4);
-    }
-    set_port(out, (uint16_t)port);
-    return true;
-}
-
-/* The order in which to try an address; -1: never. Both sides must agree whether there is a usable
- * pair at all, so that is decided by what both know: families and loopback, of what is offered. */
-static int preference(const struct tcp *tcp, struct sock_address *remote)
-{
-    bool usable = false;
-    for (uint32_t i = 0; i < tcp->listener_count; i++) {
-        const struct sock_address *mine = &tcp->listeners[i].bound;
-        usable = usable || (mine->storage.ss_family == remote->storage.ss_family &&
-                            is_loopback(mine) == is_loopback(remote));
-    }
-    if (!usable)
-        return -1;
-    for (size_t i = 0; i < tcp->interface_count; i++) {
-        if (!sock_same_subnet(&tcp->interfaces[i], remote))
-            continue;
-        if (!is_link_local(remote))
-            return 0;
-        /* Every interface has this subnet; the first is as good a guess as any. */
-        ((struct sockaddr_in6 *)&remote->storage)->sin6_scope_id =
-            ((const struct sockaddr_in6 *)&tcp->interfaces[i].address.storage)->sin6_scope_id;
-        return 2;
-    }
-    return is_link_local(remote) ? -1 : 1;
-}
-
-bool tcp_address_read(const struct tcp *tcp, const void *address, size_t len,
-                      struct tcp_peer_address *out)
-{
-    const uint8_t *in = address;
-    if (len < ADDRESS_HEADER || tcp_get32(in) != TCP_MAGIC)
-        return false;
-    uint32_t count = tcp_get32(in + 4);
-    if (count > TCP_ADDRESSES_MAX || len != ADDRESS_HEADER + (size_t)ADDRESS_ENTRY * count)
-        return false;
-    *out = (struct tcp_peer_address){0};
-    memcpy(out->nonce, in + 8, sizeof out->nonce);
-    for (int class = 0; class <= 2; class ++) {
-        for (uint32_t i = 0; i < count; i++) {
-            struct sock_address one;
-            if (!read_entry(in + ADDRESS_HEADER + (size_t)ADDRESS_ENTRY * i, &one))
-                return false;
-            if (preference(tcp, &one) == class)
-                out->list[out->count++] = one;
-        }
-    }
-    return true;
-}
 
 /* ---- links ------------------------------------------------------------------------------------
  */
@@ -270,6 +116,15 @@ void tcp_link_free(struct tcp_link *link)
     free(link);
 }
 
+/* sock_tune bounds how long data may stay unacknowledged, and Linux counts a peer that has closed
+ * its window, because it computes and does not read, as one that is gone. So lanes wait for ever;
+ * that the host is gone is noticed by the control socket, which hardly ever has data under way. */
+static void be_patient(int fd)
+{
+    unsigned never = 0;
+    setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &never, sizeof never);
+}
+
 /* All sockets are in place on both sides. */
 static void link_up(struct tcp_link *link)
 {
@@ -286,6 +141,7 @@ static void link_up(struct tcp_link *link)
     for (uint32_t i = 0; i < link->tcp->config->lanes; i++) {
         struct tcp_lane *lane = &link->lanes[i];
         lane->source.readable = lane->source.writable = true;
+        be_patient(lane->fd);
         if (link->state == TCP_LINK_UP)
             tcp_lane_send(lane);
     }
@@ -305,7 +161,7 @@ void tcp_link_go(struct tcp_link *link)
 /* ---- one socket's handshake -------------------------------------------------------------------
  */
 
-static void job_of(const struct tcp *tcp, const uint8_t nonce[8], uint8_t job[16])
+void tcp_job_of(const struct tcp *tcp, const uint8_t nonce[8], uint8_t job[16])
 {
     /* The listener's nonce: an address that by chance belongs to another rank, or to a later
      * process, is told apart at the hello. */
@@ -314,7 +170,7 @@ static void job_of(const struct tcp *tcp, const uint8_t nonce[8], uint8_t job[16
 }
 
 /* Writes and reads what the stage needs: TUTTI_OK when it has it all. */
-static tutti_status hand_move(struct tcp_hand *hand)
+tutti_status tcp_hand_move(struct tcp_hand *hand)
 {
     while (hand->out_begin < hand->out_end) {
         ssize_t n = send(hand->fd, hand->out + hand->out_begin, hand->out_end - hand->out_begin,
@@ -338,7 +194,7 @@ static tutti_status hand_move(struct tcp_hand *hand)
     return TUTTI_OK;
 }
 
-static void hand_next(struct tcp_hand *hand, enum tcp_stage stage, uint32_t say, uint32_t want)
+void tcp_hand_next(struct tcp_hand *hand, enum tcp_stage stage, uint32_t say, uint32_t want)
 {
     hand->stage = stage;
     hand->out_begin = 0;
@@ -376,11 +232,11 @@ static tutti_status dial_connected(struct tcp_link *link, struct tcp_hand *hand)
         return TUTTI_OK;
     sock_tune(hand->fd);
     uint8_t job[16];
-    job_of(link->tcp, link->nonce, job);
+    tcp_job_of(link->tcp, link->nonce, job);
     status = auth_start(&hand->auth, link->tcp->secret, job, false);
     if (status == TUTTI_OK)
         status = auth_hello(&hand->auth, hand->out);
-    hand_next(hand, TCP_STAGE_HELLO, AUTH_HELLO_LEN, AUTH_HELLO_LEN + AUTH_PROOF_LEN);
+    tcp_hand_next(hand, TCP_STAGE_HELLO, AUTH_HELLO_LEN, AUTH_HELLO_LEN + AUTH_PROOF_LEN);
     return status;
 }
 
@@ -399,7 +255,7 @@ static tutti_status dial_hello(struct tcp_link *link, struct tcp_hand *hand, uin
     status = auth_proof(&hand->auth, hand->out);
     auth_end(&hand->auth);
     write_join(link, lane, hand->out + AUTH_PROOF_LEN);
-    hand_next(hand, TCP_STAGE_ACCEPT, AUTH_PROOF_LEN + TCP_JOIN_LEN, TCP_ACCEPT_LEN);
+    tcp_hand_next(hand, TCP_STAGE_ACCEPT, AUTH_PROOF_LEN + TCP_JOIN_LEN, TCP_ACCEPT_LEN);
     return status;
 }
 
@@ -414,7 +270,7 @@ static tutti_status dial_advance(struct tcp_link *link, struct tcp_hand *hand, u
             return status;
     }
     while (hand->stage != TCP_STAGE_READY) {
-        tutti_status status = hand_move(hand);
+        tutti_status status = tcp_hand_move(hand);
         if (status != TUTTI_OK)
             return status;
         if (hand->stage == TCP_STAGE_HELLO) {
@@ -613,153 +469,8 @@ void tcp_link_begin(struct tcp_link *link, const struct tcp_peer_address *addres
     service_link(link, now);
 }
 
-/* ---- accepting --------------------------------------------------------------------------------
+/* ---- time --------------------------------------------------------------------------------------
  */
-
-static void drop_stranger(struct tcp *tcp, struct tcp_hand *hand, const char *why)
-{
-    char text[SOCK_TEXT_MAX];
-    log_at(LOG_LEVEL_INFO, (int)tcp->config->rank, "tcp: dropped the connection from %s: %s",
-           sock_text(&hand->address, text), why);
-    tcp_close_fd(tcp, &hand->fd);
-    auth_end(&hand->auth);
-    hand->stage = TCP_STAGE_NONE;
-    tcp->incoming_count--;
-}
-
-/* Gives the proven socket its place. False: it has none (the reason is in *why). */
-static bool join_link(struct tcp *tcp, struct tcp_hand *hand, const char **why)
-{
-    const uint8_t *join = hand->in + AUTH_PROOF_LEN;
-    const struct transport_config *config = tcp->config;
-    uint32_t from = tcp_get32(join + 8), lane = tcp_get32(join + 16);
-    uint64_t attempt = tcp_get64(join + 24);
-    struct tcp_link *link;
-    *why = "its join makes no sense here";
-    if (tcp_get32(join) != TCP_MAGIC || tcp_get32(join + 4) != TCP_VERSION ||
-        from >= config->rank || tcp_get32(join + 12) != config->rank || lane > config->lanes ||
-        tcp_get32(join + 20) != config->lanes)
-        return false;
-    *why = "no memory for its link";
-    if (tcp_link_get(tcp, from, &link) != TUTTI_OK)
-        return false;
-    *why = "its link is already made, or has ended";
-    if (link->state != TCP_LINK_MAKING || attempt < link->attempt)
-        return false;
-    if (attempt > link->attempt)
-        tcp_link_drop_attempt(link);
-    link->attempt = attempt;
-    link->address = hand->address;
-    bool control = lane == config->lanes;
-    int *fd = control ? &link->control.fd : &link->lanes[lane].fd;
-    if (*fd >= 0)
-        return false;
-    uint8_t accept[TCP_ACCEPT_LEN];
-    tcp_put32(accept, TCP_MAGIC);
-    tcp_put32(accept + 4, TCP_VERSION);
-    tcp_put64(accept + 8, attempt);
-    *why = "it went away";
-    if (tcp_watch(tcp, hand->fd, control ? &link->control.source : &link->lanes[lane].source,
-                  true) != TUTTI_OK ||
-        send(hand->fd, accept, sizeof accept, MSG_DONTWAIT | MSG_NOSIGNAL) != sizeof accept)
-        return false;
-    *fd = hand->fd;
-    hand->fd = -1;
-    return true;
-}
-
-static tutti_status stranger_hello(struct tcp *tcp, struct tcp_hand *hand)
-{
-    uint8_t job[16];
-    job_of(tcp, tcp->nonce, job);
-    tutti_status status = auth_start(&hand->auth, tcp->secret, job, true);
-    if (status == TUTTI_OK)
-        status = auth_take_hello(&hand->auth, hand->in);
-    if (status == TUTTI_OK)
-        status = auth_hello(&hand->auth, hand->out);
-    if (status == TUTTI_OK)
-        status = auth_proof(&hand->auth, hand->out + AUTH_HELLO_LEN);
-    hand_next(hand, TCP_STAGE_PROOF, AUTH_HELLO_LEN + AUTH_PROOF_LEN,
-              AUTH_PROOF_LEN + TCP_JOIN_LEN);
-    return status;
-}
-
-static void service_stranger(struct tcp *tcp, struct tcp_hand *hand, uint64_t now)
-{
-    tutti_status status = hand_move(hand);
-    if (status == TUTTI_OK && hand->stage == TCP_STAGE_HELLO) {
-        status = stranger_hello(tcp, hand);
-        if (status == TUTTI_OK)
-            status = hand_move(hand);
-    }
-    if (status == TUTTI_OK) {
-        status = auth_check_proof(&hand->auth, hand->in);
-        const char *why;
-        if (status == TUTTI_OK && !join_link(tcp, hand, &why)) {
-            drop_stranger(tcp, hand, why);
-            return;
-        }
-        if (status == TUTTI_OK) {
-            auth_end(&hand->auth);
-            hand->stage = TCP_STAGE_NONE;
-            tcp->incoming_count--;
-            return;
-        }
-    }
-    if (status != TUTTI_IN_PROGRESS)
-        drop_stranger(tcp, hand, status_sentence());
-    else if (now >= hand->deadline_ms)
-        drop_stranger(tcp, hand, "it did not finish the handshake in time");
-    else
-        tcp_timer_before(tcp, hand->deadline_ms);
-}
-
-/* A place for one more stranger; NULL: all are taken by connections that may yet prove good. */
-static struct tcp_hand *stranger_place(struct tcp *tcp, uint64_t now)
-{
-    struct tcp_hand *silent = NULL;
-    for (uint32_t i = 0; i < TCP_INCOMING_MAX; i++) {
-        struct tcp_hand *hand = &tcp->incoming[i];
-        if (hand->stage == TCP_STAGE_NONE)
-            return hand;
-        bool mute = hand->stage == TCP_STAGE_HELLO && hand->have == 0;
-        if (mute && now >= hand->since_ms + SHOVE_MS &&
-            (!silent || hand->since_ms < silent->since_ms))
-            silent = hand;
-    }
-    if (silent)
-        drop_stranger(tcp, silent, "it said nothing, and others wait");
-    return silent;
-}
-
-static void accept_waiting(struct tcp *tcp, struct tcp_listener *listener, uint64_t now)
-{
-    while (listener->source.readable) {
-        struct tcp_hand *hand = stranger_place(tcp, now);
-        int fd;
-        struct sock_address from;
-        if (!hand || sock_accept(listener->fd, &fd, &from) != TUTTI_OK) {
-            tcp_timer_before(tcp, now + SHOVE_MS); /* no place, or no descriptors: later */
-            return;
-        }
-        if (fd < 0) {
-            listener->source.readable = false;
-            return;
-        }
-        *hand = (struct tcp_hand){.source.kind = TCP_HAND,
-                                  .fd = fd,
-                                  .address = from,
-                                  .since_ms = now,
-                                  .deadline_ms = now + HANDSHAKE_MS};
-        tcp->incoming_count++;
-        hand_next(hand, TCP_STAGE_HELLO, 0, AUTH_HELLO_LEN);
-        sock_tune(fd);
-        if (tcp_watch(tcp, fd, &hand->source, false) != TUTTI_OK)
-            drop_stranger(tcp, hand, status_sentence());
-        else
-            service_stranger(tcp, hand, now);
-    }
-}
 
 /* Lanes of a lost link that say nothing are at their end when the grace is over. */
 static void service_ended(struct tcp_link *link, uint64_t now)
@@ -780,12 +491,7 @@ void tcp_connect_service(struct tcp *tcp)
     uint64_t now = clock_ms();
     tcp->timer_ms = 0;
     tcp->attention[TCP_LISTENER] = tcp->attention[TCP_HAND] = tcp->attention[TCP_TIMER] = false;
-    for (uint32_t i = 0; i < tcp->listener_count; i++)
-        accept_waiting(tcp, &tcp->listeners[i], now);
-    for (uint32_t i = 0; tcp->incoming_count > 0 && i < TCP_INCOMING_MAX; i++) {
-        if (tcp->incoming[i].stage != TCP_STAGE_NONE)
-            service_stranger(tcp, &tcp->incoming[i], now);
-    }
+    tcp_accept_service(tcp, now);
     for (struct tcp_link *link = tcp->all; link; link = link->next) {
         service_link(link, now);
         service_ended(link, now);

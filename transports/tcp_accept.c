@@ -1,0 +1,170 @@
+/* tcp_accept.c: connections that come in.
+ * The idea: whoever connects is a stranger until it has proved the secret; only then does it say
+ * which lane of which link it is. Strangers are bounded in number and in time; one that says
+ * nothing makes room for the next when all places are taken, so that neither a port scan nor a
+ * crowd of peers is in the other's way.
+ * Invariant: a stranger is not answered before it said a correct hello, and touches no link before
+ * it proved the secret. */
+#include <stdio.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "transports/tcp.h"
+
+#define HANDSHAKE_MS 2000 /* for a stranger to prove itself */
+#define SHOVE_MS     200  /* a stranger silent for that long makes room for the next */
+
+static void drop_stranger(struct tcp *tcp, struct tcp_hand *hand, const char *why)
+{
+    char text[SOCK_TEXT_MAX];
+    log_at(LOG_LEVEL_INFO, (int)tcp->config->rank, "tcp: dropped the connection from %s: %s",
+           sock_text(&hand->address, text), why);
+    tcp_close_fd(tcp, &hand->fd);
+    auth_end(&hand->auth);
+    hand->stage = TCP_STAGE_NONE;
+    tcp->incoming_count--;
+}
+
+/* Gives the proven socket its place. False: it has none (the reason is in *why). */
+static bool join_link(struct tcp *tcp, struct tcp_hand *hand, const char **why)
+{
+    const uint8_t *join = hand->in + AUTH_PROOF_LEN;
+    const struct transport_config *config = tcp->config;
+    uint32_t from = tcp_get32(join + 8), lane = tcp_get32(join + 16);
+    uint64_t attempt = tcp_get64(join + 24);
+    struct tcp_link *link;
+    *why = "its join makes no sense here";
+    if (tcp_get32(join) != TCP_MAGIC || tcp_get32(join + 4) != TCP_VERSION ||
+        from >= config->rank || tcp_get32(join + 12) != config->rank || lane > config->lanes ||
+        tcp_get32(join + 20) != config->lanes)
+        return false;
+    *why = "no memory for its link";
+    if (tcp_link_get(tcp, from, &link) != TUTTI_OK)
+        return false;
+    *why = "its link is already made, or has ended";
+    if (link->state != TCP_LINK_MAKING || attempt < link->attempt)
+        return false;
+    if (attempt > link->attempt)
+        tcp_link_drop_attempt(link);
+    link->attempt = attempt;
+    link->address = hand->address;
+    bool control = lane == config->lanes;
+    int *fd = control ? &link->control.fd : &link->lanes[lane].fd;
+    if (*fd >= 0)
+        return false;
+    uint8_t accept[TCP_ACCEPT_LEN];
+    tcp_put32(accept, TCP_MAGIC);
+    tcp_put32(accept + 4, TCP_VERSION);
+    tcp_put64(accept + 8, attempt);
+    *why = "it went away";
+    if (tcp_watch(tcp, hand->fd, control ? &link->control.source : &link->lanes[lane].source,
+                  true) != TUTTI_OK ||
+        send(hand->fd, accept, sizeof accept, MSG_DONTWAIT | MSG_NOSIGNAL) != sizeof accept)
+        return false;
+    *fd = hand->fd;
+    hand->fd = -1;
+    return true;
+}
+
+static tutti_status stranger_hello(struct tcp *tcp, struct tcp_hand *hand)
+{
+    uint8_t job[16];
+    tcp_job_of(tcp, tcp->nonce, job);
+    tutti_status status = auth_start(&hand->auth, tcp->secret, job, true);
+    if (status == TUTTI_OK)
+        status = auth_take_hello(&hand->auth, hand->in);
+    if (status == TUTTI_OK)
+        status = auth_hello(&hand->auth, hand->out);
+    if (status == TUTTI_OK)
+        status = auth_proof(&hand->auth, hand->out + AUTH_HELLO_LEN);
+    tcp_hand_next(hand, TCP_STAGE_PROOF, AUTH_HELLO_LEN + AUTH_PROOF_LEN,
+                  AUTH_PROOF_LEN + TCP_JOIN_LEN);
+    return status;
+}
+
+static void service_stranger(struct tcp *tcp, struct tcp_hand *hand, uint64_t now)
+{
+    tutti_status status = tcp_hand_move(hand);
+    if (status == TUTTI_OK && hand->stage == TCP_STAGE_HELLO) {
+        status = stranger_hello(tcp, hand);
+        if (status == TUTTI_OK)
+            status = tcp_hand_move(hand);
+    }
+    if (status == TUTTI_OK) {
+        status = auth_check_proof(&hand->auth, hand->in);
+        const char *why;
+        if (status == TUTTI_OK && !join_link(tcp, hand, &why)) {
+            drop_stranger(tcp, hand, why);
+            return;
+        }
+        if (status == TUTTI_OK) {
+            auth_end(&hand->auth);
+            hand->stage = TCP_STAGE_NONE;
+            tcp->incoming_count--;
+            return;
+        }
+    }
+    if (status != TUTTI_IN_PROGRESS)
+        drop_stranger(tcp, hand, status_sentence());
+    else if (now >= hand->deadline_ms)
+        drop_stranger(tcp, hand, "it did not finish the handshake in time");
+    else
+        tcp_timer_before(tcp, hand->deadline_ms);
+}
+
+/* A place for one more stranger; NULL: all are taken by connections that may yet prove good. */
+static struct tcp_hand *stranger_place(struct tcp *tcp, uint64_t now)
+{
+    struct tcp_hand *silent = NULL;
+    for (uint32_t i = 0; i < TCP_INCOMING_MAX; i++) {
+        struct tcp_hand *hand = &tcp->incoming[i];
+        if (hand->stage == TCP_STAGE_NONE)
+            return hand;
+        bool mute = hand->stage == TCP_STAGE_HELLO && hand->have == 0;
+        if (mute && now >= hand->since_ms + SHOVE_MS &&
+            (!silent || hand->since_ms < silent->since_ms))
+            silent = hand;
+    }
+    if (silent)
+        drop_stranger(tcp, silent, "it said nothing, and others wait");
+    return silent;
+}
+
+static void accept_waiting(struct tcp *tcp, struct tcp_listener *listener, uint64_t now)
+{
+    while (listener->source.readable) {
+        struct tcp_hand *hand = stranger_place(tcp, now);
+        int fd;
+        struct sock_address from;
+        if (!hand || sock_accept(listener->fd, &fd, &from) != TUTTI_OK) {
+            tcp_timer_before(tcp, now + SHOVE_MS); /* no place, or no descriptors: later */
+            return;
+        }
+        if (fd < 0) {
+            listener->source.readable = false;
+            return;
+        }
+        *hand = (struct tcp_hand){.source.kind = TCP_HAND,
+                                  .fd = fd,
+                                  .address = from,
+                                  .since_ms = now,
+                                  .deadline_ms = now + HANDSHAKE_MS};
+        tcp->incoming_count++;
+        tcp_hand_next(hand, TCP_STAGE_HELLO, 0, AUTH_HELLO_LEN);
+        sock_tune(fd);
+        if (tcp_watch(tcp, fd, &hand->source, false) != TUTTI_OK)
+            drop_stranger(tcp, hand, status_sentence());
+        else
+            service_stranger(tcp, hand, now);
+    }
+}
+
+void tcp_accept_service(struct tcp *tcp, uint64_t now)
+{
+    for (uint32_t i = 0; i < tcp->listener_count; i++)
+        accept_waiting(tcp, &tcp->listeners[i], now);
+    for (uint32_t i = 0; tcp->incoming_count > 0 && i < TCP_INCOMING_MAX; i++) {
+        if (tcp->incoming[i].stage != TCP_STAGE_NONE)
+            service_stranger(tcp, &tcp->incoming[i], now);
+    }
+}
