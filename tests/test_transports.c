@@ -2,8 +2,6 @@
  * or processes, plain, wrapped by `fault` without a fault, and wrapped with random delays; for
  * shared memory also with its ways of reading a peer's bytes switched off one after the other. */
 #include <dirent.h>
-#include <errno.h>
-#include <netinet/in.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -14,9 +12,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "base/sock.h"
 #include "tests/links.h"
-#include "transports/tcp.h"
 
 #define DELAYS "delay:200us@20%;reorder"
 
@@ -34,17 +30,25 @@ static const struct variant {
 };
 #define VARIANTS (sizeof variants / sizeof *variants)
 
+/* The thread sanitizer looks at threads; it mistakes a lock that a forked child makes anew for one
+ * that is still held. */
+#ifdef __SANITIZE_THREAD__
+#define UNDER_TSAN true
+#else
+#define UNDER_TSAN false
+#endif
+
 /* Which variants a case runs over. */
 enum which { ALL = 0, PROCESSES = 1, PLAIN = 2, THREADS = 4 };
-
-static const char *only = ""; /* the transport to run over; empty: all */
 
 static void run_variants(links_fn *function, uint32_t size, uint32_t lanes, int which, int number)
 {
     for (size_t i = 0; i < VARIANTS; i++) {
         const struct variant *v = &variants[i];
-        if ((only[0] && strcmp(only, v->transport) != 0) || ((which & PROCESSES) && v->threads) ||
-            ((which & THREADS) && !v->threads) || ((which & PLAIN) && v->fault))
+        if (((which & PROCESSES) && v->threads) || ((which & THREADS) && !v->threads) ||
+            ((which & PLAIN) && v->fault))
+            continue;
+        if (UNDER_TSAN && !v->threads && strcmp(v->transport, "shm") == 0)
             continue;
         char why[SENTENCE_MAX];
         struct links_world *world = links_world_new(v->transport, size, lanes);
@@ -614,46 +618,6 @@ static void test_transports_notice_an_idle_death(void)
     run_variants(die_idle, 2, 1, PROCESSES, 0);
 }
 
-static bool tcp_of(const struct links_rank *rank)
-{
-    return strcmp(rank->world->ops->name, "tcp") == 0;
-}
-
-/* The peer dies before the link is made; `number` is the rank that dies. */
-static void die_unconnected(struct links_rank *rank)
-{
-    if (rank->rank == (uint32_t)rank->world->number) {
-        links_meet(rank, 1, 2);
-        kill(getpid(), SIGKILL);
-    }
-    uint32_t word = 0;
-    links_meet(rank, 1, 2);
-    clock_sleep_us(20000);
-    uint64_t begun = clock_ms();
-    struct xfer xfer = links_xfer(1 - rank->rank, &word, 4);
-    tutti_status status =
-        rank->ops->connect(rank->transport, 1 - rank->rank, rank->world->address[1 - rank->rank],
-                           rank->world->address_len[1 - rank->rank]);
-    if (status == TUTTI_OK)
-        status = rank->ops->recv(rank->transport, &xfer);
-    struct transport_event event;
-    if (status == TUTTI_IN_PROGRESS) {
-        /* Without a connection there is at least the bound on making one. */
-        links_expect(rank, links_event(rank, TRANSPORT_EVENT_LINK_DOWN, LINKS_LIMIT_MS, &event));
-        status = links_finish(rank, &xfer, 100);
-    }
-    links_expect(rank, status == TUTTI_ERR_PEER || status == TUTTI_ERR_CONNECT);
-    links_expect(rank, !tcp_of(rank) || clock_ms() - begun < 5000);
-}
-
-static void test_tcp_notices_a_death_before_the_link(void)
-{
-    only = "tcp";
-    run_variants(die_unconnected, 2, 1, PROCESSES | PLAIN, 0);
-    run_variants(die_unconnected, 2, 1, PROCESSES | PLAIN, 1);
-    only = "";
-}
-
 static void test_shm_notices_a_death_before_the_link(void)
 {
     suite_skip("the rank that waits to be connected to does not look whether the other lives, so "
@@ -821,116 +785,6 @@ static void test_transports_leave_no_files(void)
     CU_ASSERT_EQUAL(count_entries("/dev/shm"), before);
 }
 
-/* ---- tcp: strangers and bad addresses ---------------------------------------------------------
- */
-
-/* The socket address in one entry of a rank's TCP address; false when there is none. */
-static bool tcp_entry(const struct links_rank *rank, uint32_t peer, struct sock_address *out)
-{
-    struct tcp_peer_address list;
-    if (!tcp_address_read((const struct tcp *)rank->transport, rank->world->address[peer],
-                          rank->world->address_len[peer], &list) ||
-        list.count == 0)
-        return false;
-    *out = list.list[0];
-    return true;
-}
-
-static void strangers(struct links_rank *rank)
-{
-    static const char garbage[] = "GET / HTTP/1.1\r\n\r\n and much more than sixty-four bytes of "
-                                  "what no rank of ours would ever say to another";
-    enum { STRANGERS = 200 };
-    int fds[STRANGERS];
-    struct sock_address address;
-    if (rank->rank == 0) {
-        links_expect(rank, tcp_entry(rank, 1, &address));
-        for (int i = 0; i < STRANGERS; i++) {
-            fds[i] = -1;
-            links_expect(rank, sock_connect_start(&address, &fds[i]) == TUTTI_OK);
-            clock_sleep_us(200);
-            if (i % 2)
-                (void)!send(fds[i], garbage, i % 3 ? sizeof garbage : 10, MSG_NOSIGNAL);
-        }
-    }
-    links_meet(rank, 1, 2);
-    uint64_t begun = clock_ms();
-    exchange_sizes(rank);
-    links_expect(rank, clock_ms() - begun < 15000);
-    for (int i = 0; rank->rank == 0 && i < STRANGERS; i++)
-        close(fds[i]);
-}
-
-static void test_tcp_bears_strangers(void)
-{
-    struct links_world *world = links_world_new("tcp", 2, 2);
-    atomic_store(&world->arrived[1], 0);
-    /* exchange_sizes meets at place 1 too: four arrivals in all */
-    links_run(world, strangers);
-}
-
-/* Puts addresses before the good one that refuse, or swallow every packet. */
-static void bad_addresses(struct links_rank *rank)
-{
-    uint32_t peer = 1 - rank->rank;
-    uint8_t address[TRANSPORT_ADDRESS_MAX];
-    memcpy(address, rank->world->address[peer], 16 + 24);
-    for (int i = 1; i < 3; i++)
-        memcpy(address + 16 + 24 * i, address + 16, 24);
-    tcp_put32(address + 4, 3);
-    tcp_put32(address + 16 + 4, 1); /* port 1: refused */
-    bool v4 = tcp_get32(address + 16) == 4;
-    address[16 + 24 + 8 + (v4 ? 3 : 15)] ^= 0x40; /* a neighbour that does not exist */
-    links_expect(rank, tcp_of(rank));
-    links_expect(rank, rank->ops->connect(rank->transport, peer, address, 16 + 24 * 3) == TUTTI_OK);
-    uint32_t word = rank->rank;
-    struct xfer xfer = links_xfer(peer, &word, 4);
-    uint64_t begun = clock_ms();
-    links_expect(rank,
-                 (rank->rank == 0 ? links_send(rank, &xfer) : links_recv(rank, &xfer)) == TUTTI_OK);
-    links_expect(rank, word == 0 && clock_ms() - begun < 3000);
-    links_meet(rank, 1, 2);
-}
-
-static void test_tcp_passes_over_bad_addresses(void)
-{
-    links_run(links_world_new("tcp", 2, 3), bad_addresses);
-}
-
-static void wrong_secret(struct links_rank *rank)
-{
-    uint32_t word = 0;
-    links_connect_all(rank);
-    struct xfer xfer = links_xfer(1 - rank->rank, &word, 4);
-    tutti_status status = links_recv(rank, &xfer);
-    if (rank->rank == 0)
-        links_expect(rank, status == TUTTI_ERR_AUTH);
-    else
-        links_expect(rank, status == TUTTI_ERR_PEER || status == TUTTI_ERR_CONNECT);
-}
-
-static void test_tcp_refuses_a_wrong_secret(void)
-{
-    struct links_world *world = links_world_new("tcp", 2, 1);
-    world->secret[1][31] ^= 1;
-    links_run(world, wrong_secret);
-}
-
-static void test_tcp_speaks_over_one_interface(void)
-{
-    static const char *const interfaces[] = {"lo", "127.0.0.0/8", "::1/128"};
-    for (int i = 0; i < 3; i++) {
-        char why[SENTENCE_MAX];
-        struct links_world *world = links_world_new("tcp", 2, 1);
-        CU_ASSERT_EQUAL(settings_set(&world->settings, "INTERFACE", interfaces[i]), TUTTI_OK);
-        CU_ASSERT_EQUAL(settings_set(&world->settings, "PORTS", "42000-42999"), TUTTI_OK);
-        if (world->ops->probe(&world->settings, why, sizeof why))
-            links_run(world, exchange_sizes);
-        else
-            suite_skip(why);
-    }
-}
-
 /* A forked child that lives on, or closes its copy, does the parent no harm and does not hide the
  * parent's death. */
 static void fork_children(struct links_rank *rank)
@@ -981,7 +835,6 @@ int main(int argc, char **argv)
         TEST(test_transports_do_not_report_who_was_done),
         TEST(test_transports_notice_a_death),
         TEST(test_transports_notice_an_idle_death),
-        TEST(test_tcp_notices_a_death_before_the_link),
         TEST(test_shm_notices_a_death_before_the_link),
         TEST(test_transports_forget_on_cancel),
         TEST(test_transports_wait_for_a_late_peer),
@@ -990,10 +843,6 @@ int main(int argc, char **argv)
         TEST(test_transports_leak_no_descriptors),
         TEST(test_transports_leave_no_files),
         TEST(test_transports_survive_a_fork),
-        TEST(test_tcp_bears_strangers),
-        TEST(test_tcp_passes_over_bad_addresses),
-        TEST(test_tcp_refuses_a_wrong_secret),
-        TEST(test_tcp_speaks_over_one_interface),
     };
     return suite_run("transports", tests, sizeof tests / sizeof *tests, argc, argv);
 }

@@ -1,0 +1,262 @@
+/* test_tcp.c: what only the TCP transport meets: strangers at its door, addresses that lead
+ * nowhere, slow peers, other secrets. What it shares with the others is in test_transports.c. */
+#include <netinet/in.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/sock.h"
+#include "tests/links.h"
+#include "transports/tcp.h"
+
+/* A few messages both ways, on every lane. */
+static void exchange(struct links_rank *rank)
+{
+    static const size_t sizes[] = {0, 8, 4096, 70000, 1u << 20};
+    uint32_t peer = 1 - rank->rank;
+    uint8_t *out = malloc(1u << 20), *in = malloc(1u << 20);
+    links_connect_all(rank);
+    for (uint32_t k = 0; k < 40; k++) {
+        size_t len = sizes[k % 5];
+        memset(out, (int)(k + rank->rank), len);
+        struct xfer send = links_xfer(peer, out, len), recv = links_xfer(peer, in, len);
+        send.lane = recv.lane = k % rank->world->lanes;
+        rank->ops->recv(rank->transport, &recv);
+        links_expect(rank, links_send(rank, &send) == TUTTI_OK);
+        links_expect(rank, links_finish(rank, &recv, LINKS_LIMIT_MS) == TUTTI_OK);
+        links_expect(rank, len == 0 || (in[0] == (uint8_t)(k + peer) && in[len - 1] == in[0]));
+    }
+    free(in);
+    free(out);
+    links_meet(rank, 2, 2);
+}
+
+/* ---- tcp: strangers and bad addresses ---------------------------------------------------------
+ */
+
+/* The socket address in one entry of a rank's TCP address; false when there is none. */
+static bool tcp_entry(const struct links_rank *rank, uint32_t peer, struct sock_address *out)
+{
+    struct tcp_peer_address list;
+    if (!tcp_address_read((const struct tcp *)rank->transport, rank->world->address[peer],
+                          rank->world->address_len[peer], &list) ||
+        list.count == 0)
+        return false;
+    *out = list.list[0];
+    return true;
+}
+
+static void strangers(struct links_rank *rank)
+{
+    static const char garbage[] = "GET / HTTP/1.1\r\n\r\n and much more than sixty-four bytes of "
+                                  "what no rank of ours would ever say to another";
+    enum { STRANGERS = 200 };
+    int fds[STRANGERS];
+    struct sock_address address;
+    if (rank->rank == 0) {
+        links_expect(rank, tcp_entry(rank, 1, &address));
+        for (int i = 0; i < STRANGERS; i++) {
+            fds[i] = -1;
+            links_expect(rank, sock_connect_start(&address, &fds[i]) == TUTTI_OK);
+            clock_sleep_us(200);
+            if (i % 2)
+                (void)!send(fds[i], garbage, i % 3 ? sizeof garbage : 10, MSG_NOSIGNAL);
+        }
+    }
+    links_meet(rank, 1, 2);
+    uint64_t begun = clock_ms();
+    exchange(rank);
+    links_expect(rank, clock_ms() - begun < 15000);
+    for (int i = 0; rank->rank == 0 && i < STRANGERS; i++)
+        close(fds[i]);
+}
+
+static void test_tcp_bears_strangers(void)
+{
+    struct links_world *world = links_world_new("tcp", 2, 2);
+    links_run(world, strangers);
+}
+
+/* Puts addresses before the good one that refuse, or swallow every packet. */
+static void bad_addresses(struct links_rank *rank)
+{
+    uint32_t peer = 1 - rank->rank;
+    uint8_t address[TRANSPORT_ADDRESS_MAX];
+    memcpy(address, rank->world->address[peer], 16 + 24);
+    for (int i = 1; i < 3; i++)
+        memcpy(address + 16 + 24 * i, address + 16, 24);
+    tcp_put32(address + 4, 3);
+    tcp_put32(address + 16 + 4, 1); /* port 1: refused */
+    bool v4 = tcp_get32(address + 16) == 4;
+    address[16 + 24 + 8 + (v4 ? 3 : 15)] ^= 0x40; /* a neighbour that does not exist */
+    links_expect(rank, rank->ops->connect(rank->transport, peer, address, 16 + 24 * 3) == TUTTI_OK);
+    uint32_t word = rank->rank;
+    struct xfer xfer = links_xfer(peer, &word, 4);
+    uint64_t begun = clock_ms();
+    links_expect(rank,
+                 (rank->rank == 0 ? links_send(rank, &xfer) : links_recv(rank, &xfer)) == TUTTI_OK);
+    links_expect(rank, word == 0 && clock_ms() - begun < 3000);
+    links_meet(rank, 1, 2);
+}
+
+static void test_tcp_passes_over_bad_addresses(void)
+{
+    links_run(links_world_new("tcp", 2, 3), bad_addresses);
+}
+
+/* A rank that computes for longer than any timeout of the sockets is slow, not dead. */
+static void slow_reader(struct links_rank *rank)
+{
+    size_t len = 64u << 20;
+    uint8_t *data = malloc(len);
+    memset(data, (int)rank->rank, len);
+    links_connect_all(rank);
+    struct xfer hello = links_xfer(1 - rank->rank, data, 4),
+                xfer = links_xfer(1 - rank->rank, data, len);
+    links_expect(rank, (rank->rank == 0 ? links_send(rank, &hello) : links_recv(rank, &hello)) ==
+                           TUTTI_OK);
+    if (rank->rank == 0) {
+        links_expect(rank, links_send(rank, &xfer) == TUTTI_OK);
+    } else {
+        clock_sleep_us(7000000);
+        links_expect(rank, links_recv(rank, &xfer) == TUTTI_OK && data[len - 1] == 0);
+    }
+    free(data);
+    links_meet(rank, 1, 2);
+}
+
+static void test_tcp_waits_for_a_slow_reader(void)
+{
+    links_run(links_world_new("tcp", 2, 1), slow_reader);
+}
+
+#define PIECE_LEN ((size_t)64 << 20)
+#define PIECES    66 /* more than 4 GiB in all */
+
+/* One piece of memory, seen PIECES times in a row: a huge buffer that needs little. */
+static uint8_t *map_pieces(struct links_rank *rank)
+{
+    int fd = memfd_create("piece", 0);
+    uint8_t *all = mmap(NULL, PIECE_LEN * PIECES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    links_expect(rank, fd >= 0 && ftruncate(fd, (off_t)PIECE_LEN) == 0 && all != MAP_FAILED);
+    for (size_t i = 0; i < PIECES; i++)
+        links_expect(rank, mmap(all + i * PIECE_LEN, PIECE_LEN, PROT_READ | PROT_WRITE,
+                                MAP_SHARED | MAP_FIXED, fd, 0) != MAP_FAILED);
+    close(fd);
+    return all;
+}
+
+static void more_than_4_gib(struct links_rank *rank)
+{
+    uint8_t *all = map_pieces(rank);
+    for (size_t i = 0; i < PIECE_LEN && rank->rank == 0; i++)
+        all[i] = (uint8_t)(i * 7 + (i >> 11));
+    links_connect_all(rank);
+    struct xfer xfer = links_xfer(1 - rank->rank, all, PIECE_LEN * PIECES - 5);
+    links_expect(rank,
+                 (rank->rank == 0 ? links_send(rank, &xfer) : links_recv(rank, &xfer)) == TUTTI_OK);
+    size_t wrong = 0;
+    for (size_t i = 0; i < PIECE_LEN; i++)
+        wrong += all[i] != (uint8_t)(i * 7 + (i >> 11));
+    links_expect(rank, wrong == 0);
+    munmap(all, PIECE_LEN * PIECES);
+    links_meet(rank, 1, 2);
+}
+
+static void test_tcp_carries_more_than_4_gib(void)
+{
+    links_run(links_world_new("tcp", 2, 1), more_than_4_gib);
+}
+
+static void wrong_secret(struct links_rank *rank)
+{
+    uint32_t word = 0;
+    links_connect_all(rank);
+    struct xfer xfer = links_xfer(1 - rank->rank, &word, 4);
+    tutti_status status = links_recv(rank, &xfer);
+    if (rank->rank == 0)
+        links_expect(rank, status == TUTTI_ERR_AUTH);
+    else
+        links_expect(rank, status == TUTTI_ERR_PEER || status == TUTTI_ERR_CONNECT);
+}
+
+static void test_tcp_refuses_a_wrong_secret(void)
+{
+    struct links_world *world = links_world_new("tcp", 2, 1);
+    world->secret[1][31] ^= 1;
+    links_run(world, wrong_secret);
+}
+
+static void test_tcp_speaks_over_one_interface(void)
+{
+    static const char *const interfaces[] = {"lo", "127.0.0.0/8", "::1/128"};
+    for (int i = 0; i < 3; i++) {
+        char why[SENTENCE_MAX];
+        struct links_world *world = links_world_new("tcp", 2, 1);
+        CU_ASSERT_EQUAL(settings_set(&world->settings, "INTERFACE", interfaces[i]), TUTTI_OK);
+        CU_ASSERT_EQUAL(settings_set(&world->settings, "PORTS", "42000-42999"), TUTTI_OK);
+        if (world->ops->probe(&world->settings, why, sizeof why))
+            links_run(world, exchange);
+        else
+            suite_skip(why);
+    }
+}
+
+/* The peer dies before the link is made; `number` is the rank that dies. */
+static void die_unconnected(struct links_rank *rank)
+{
+    if (rank->rank == (uint32_t)rank->world->number) {
+        links_meet(rank, 1, 2);
+        kill(getpid(), SIGKILL);
+    }
+    uint32_t word = 0;
+    links_meet(rank, 1, 2);
+    clock_sleep_us(20000);
+    uint64_t begun = clock_ms();
+    struct xfer xfer = links_xfer(1 - rank->rank, &word, 4);
+    tutti_status status =
+        rank->ops->connect(rank->transport, 1 - rank->rank, rank->world->address[1 - rank->rank],
+                           rank->world->address_len[1 - rank->rank]);
+    if (status == TUTTI_OK)
+        status = rank->ops->recv(rank->transport, &xfer);
+    struct transport_event event;
+    if (status == TUTTI_IN_PROGRESS) {
+        /* Without a connection there is at least the bound on making one. */
+        links_expect(rank, links_event(rank, TRANSPORT_EVENT_LINK_DOWN, LINKS_LIMIT_MS, &event));
+        status = links_finish(rank, &xfer, 100);
+    }
+    links_expect(rank, status == TUTTI_ERR_PEER || status == TUTTI_ERR_CONNECT);
+    links_expect(rank, clock_ms() - begun < 5000);
+}
+
+static void test_tcp_notices_a_death_before_the_link(void)
+{
+    for (int dead = 0; dead < 2; dead++) {
+        struct links_world *world = links_world_new("tcp", 2, 1);
+        world->number = dead;
+        links_run(world, die_unconnected);
+    }
+}
+
+#define TEST(name)                                                                                 \
+    {                                                                                              \
+#name, name                                                                                \
+    }
+
+int main(int argc, char **argv)
+{
+    static const struct suite_test tests[] = {
+        TEST(test_tcp_bears_strangers),
+        TEST(test_tcp_passes_over_bad_addresses),
+        TEST(test_tcp_notices_a_death_before_the_link),
+        TEST(test_tcp_waits_for_a_slow_reader),
+        TEST(test_tcp_carries_more_than_4_gib),
+        TEST(test_tcp_refuses_a_wrong_secret),
+        TEST(test_tcp_speaks_over_one_interface),
+    };
+    return suite_run("tcp", tests, sizeof tests / sizeof *tests, argc, argv);
+}
