@@ -10,13 +10,15 @@
 #include "src/call.h"
 #include "src/planner.h"
 
-#define EXEC_POSTED_MAX                                                                            \
-    16                    /* transfers of a program posted per link and direction: enough to keep  \
-                             a pipeline full, a quarter of TRANSPORT_POST_MAX */
-#define P2P_POSTED_MAX 48 /* transfers posted per peer and direction on the lane of send and recv  \
-                           */
-#define SCRATCH_SHARED_MAX (4u << 20) /* bytes of scratch that peers may read in place */
-#define PROGRAM_CACHE_MAX  128 /* programs kept per communicator; the least recently used goes */
+/* Transfers of a program posted per link and direction: enough to keep a pipeline full, a quarter
+ * of TRANSPORT_POST_MAX. */
+#define EXEC_POSTED_MAX 16
+/* Transfers posted per peer and direction on the lane of send and recv. */
+#define P2P_POSTED_MAX 48
+/* Bytes of scratch that peers may read in place; larger scratch is mapped lazily. */
+#define SCRATCH_SHARED_MAX (4u << 20)
+/* Programs kept per communicator; the least recently used goes. */
+#define PROGRAM_CACHE_MAX 128
 
 struct tutti_comm;
 struct operation;

@@ -32,7 +32,7 @@
  * calls in place begin to gain more than the others lose (coll_perf allreduce --ranks 2
  * --algo allreduce:direct, then :rsag). */
 #define REDUCE_ONE_HOST_GBPS 1000.0
-#define COPY_GBPS   10.0
+#define COPY_GBPS            10.0
 
 static double us_per_byte(double gigabytes_per_s)
 {

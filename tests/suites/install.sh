@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# What a user does: installs, compiles the README's program with pkg-config, as C and as C++, against
+# the shared and the static library, and runs it as the README says.
+#   BUILD: build directory (default build)
+set -u
+cd "$(dirname "$0")/../.." || exit 1
+build=${BUILD:-build}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+passed=0 failed=0 skipped=0
+
+try() { # name command...
+    local name=$1
+    shift
+    if "$@" >"$work/log" 2>&1; then
+        passed=$((passed + 1))
+        echo "  ok      $name"
+    else
+        failed=$((failed + 1))
+        echo "  FAILED  $name"
+        sed 's/^/    /' "$work/log" | tail -n 30
+    fi
+}
+
+four_ranks() { # program: the README's loop, each rank must say "4 ranks"
+    local port=$((20000 + RANDOM % 20000)) pids=() r bad=0
+    for r in 0 1 2 3; do
+        TUTTI_RENDEZVOUS=localhost:$port TUTTI_RANK=$r TUTTI_SIZE=4 timeout 30 "$1" >"$work/out$r" 2>&1 &
+        pids+=($!)
+    done
+    for r in 0 1 2 3; do
+        wait "${pids[$r]}" || bad=1
+        cat "$work/out$r"
+        grep -qx '4 ranks' "$work/out$r" || bad=1
+    done
+    return $bad
+}
+
+case $build in
+*asan* | *tsan*)
+    echo "    SKIPPED: a sanitized library needs the sanitizer's runtime first; the release build is tested"
+    skipped=1
+    echo "suite install: $passed passed, $failed failed, $skipped skipped"
+    exit 0
+    ;;
+esac
+
+try "meson install" meson install -C "$build" --destdir "$work/root" --no-rebuild
+libdir=$(dirname "$(find "$work/root" -name tutti.pc)")
+export PKG_CONFIG_PATH=$libdir PKG_CONFIG_SYSROOT_DIR=$work/root
+export LD_LIBRARY_PATH=${libdir%/pkgconfig}
+sed -n '/^```c$/,/^```$/{/^```/d;p}' README.md >"$work/hello.c"
+flags() { pkg-config --cflags --libs "$@" tutti; }
+# shellcheck disable=SC2046
+try "the README's program, C" cc -std=c11 -Wall -Wextra -Werror "$work/hello.c" $(flags) -o "$work/hello"
+# shellcheck disable=SC2046
+try "the README's program, C++" c++ -Wall -Wextra -Werror -x c++ "$work/hello.c" -x none $(flags) -o "$work/hello++"
+# shellcheck disable=SC2046
+try "the README's program, static" cc "$work/hello.c" $(pkg-config --cflags tutti) \
+    "${libdir%/pkgconfig}/libtutti.a" -lhwloc -lcrypto -lpthread -lm -o "$work/hello-static"
+try "four ranks by hand" four_ranks "$work/hello"
+try "four ranks by hand, C++" four_ranks "$work/hello++"
+try "four ranks by hand, static" four_ranks "$work/hello-static"
+echo "suite install: $passed passed, $failed failed, $skipped skipped"
+[ $failed -eq 0 ]
