@@ -169,6 +169,10 @@ static void more_than_4_gib(struct links_rank *rank)
 
 static void test_tcp_carries_more_than_4_gib(void)
 {
+#ifdef __SANITIZE_THREAD__
+    suite_skip("the thread sanitizer takes minutes to note every byte");
+    return;
+#endif
     links_run(links_world_new("tcp", 2, 1), more_than_4_gib);
 }
 
