@@ -108,7 +108,7 @@ ends_well() { # name signal target(rank|parent) text
     echo "    status $status" >>"$work/err"
     result "$1" $good
 }
-ends_well "a rank is killed: the run ends, names it and leaves nothing" KILL rank "was killed by signal 9"
+ends_well "a rank is killed: the run ends, names it and leaves nothing" KILL rank "rank 1 .*\(was killed by signal 9\|has died\)"
 ends_well "the run is terminated: nothing is left" TERM parent "stopped by signal 15"
 ends_well "the parent is killed: nothing is left" KILL parent -
 
