@@ -156,10 +156,12 @@ struct family {
     unsigned count, alive;
     int worst;
     bool failed; /* one died in a way that stops the run */
+    bool killed; /* by us: further deaths are our doing */
 };
 
-static void kill_all(const struct family *family, int signal_number)
+static void kill_all(struct family *family, int signal_number)
 {
+    family->killed = true;
     for (unsigned p = 0; p < family->count; p++) {
         if (family->pids[p] > 0)
             kill(family->pids[p], signal_number);
@@ -177,7 +179,8 @@ static void bury(struct family *family, pid_t pid, int status, const char *what)
     family->alive--;
     int code = WIFEXITED(status) ? WEXITSTATUS(status) : EXIT_RUN;
     bool normal = WIFEXITED(status) && (code == EXIT_GOOD || code == EXIT_WRONG);
-    if (!normal && !family->failed) {
+    /* A rank that was killed is the cause, even when a survivor's end is noticed first. */
+    if (!normal && (!family->failed || (WIFSIGNALED(status) && !family->killed))) {
         if (WIFSIGNALED(status))
             fprintf(stderr, "coll_perf: %s %u (pid %d) was killed by signal %d (%s)", what, process,
                     (int)pid, WTERMSIG(status), strsignal(WTERMSIG(status)));
@@ -225,7 +228,8 @@ static void supervise(struct family *family, const sigset_t *watched, const char
 int launch(const struct options *options, rank_body *body)
 {
     unsigned processes = options->ranks ? options->ranks : 1;
-    struct family family = {calloc(processes, sizeof(pid_t)), processes, 0, EXIT_GOOD, false};
+    struct family family = {
+        calloc(processes, sizeof(pid_t)), processes, 0, EXIT_GOOD, false, false};
     int pipe_ends[2];
     sigset_t watched, before;
     if (family.pids == NULL || pipe(pipe_ends) != 0) {
