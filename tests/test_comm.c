@@ -288,9 +288,12 @@ static int disagree(tutti_comm *comm, int rank, int size, void *context)
 {
     const struct mismatch *m = context;
     float *in = calloc(m->count, 4), *out = calloc(m->count, 4);
-    int wrong = OK(tutti_allreduce(in, out, 1, TUTTI_FLOAT32, TUTTI_SUM, comm));
+    int wrong = 0;
     double start = seconds();
-    tutti_status status = deviate(m, rank == 1, in, out, comm);
+    /* Others may be done with this call, and disagree, before this rank is. */
+    tutti_status status = tutti_allreduce(in, out, 1, TUTTI_FLOAT32, TUTTI_SUM, comm);
+    if (status == TUTTI_OK)
+        status = deviate(m, rank == 1, in, out, comm);
     /* A root that only sends may finish before it can know; it learns at its next call. */
     if (status == TUTTI_OK)
         status = tutti_barrier(comm);
