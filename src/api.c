@@ -122,7 +122,8 @@ static tutti_status advance(struct operation *operation, bool wait)
     tutti_status status = comm_enter(comm);
     if (status != TUTTI_OK)
         return operation->status == TUTTI_IN_PROGRESS ? status : TUTTI_OK;
-    comm_idle_reset(comm);
+    if (wait)
+        comm_idle_reset(comm);
     do {
         if (!comm_progress(comm) && wait)
             comm_idle(comm);

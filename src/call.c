@@ -4,6 +4,8 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "src/comm.h"
 
@@ -219,10 +221,11 @@ static bool legal_alias(const struct tutti_comm *comm, const struct call *call)
                    : out == in + before;
     case TUTTI_COLL_ALLTOALLV:
         for (uint32_t r = 0; r < comm->size; r++) {
-            if (call->counts[r] != call->recv_counts[r] ||
-                (call->displs ? call->displs[r] : 0) !=
-                    (call->recv_displs ? call->recv_displs[r] : 0))
+            uint64_t at = call->displs ? call->displs[r] : before;
+            uint64_t recv_at = call->recv_displs ? call->recv_displs[r] : before;
+            if (call->counts[r] != call->recv_counts[r] || at != recv_at)
                 return false;
+            before += call->counts[r];
         }
         return in == out;
     default:
@@ -270,6 +273,45 @@ tutti_status call_check(const struct tutti_comm *comm, struct call *call)
     if (status == TUTTI_OK)
         status = check_buffers(comm, call);
     return status;
+}
+
+static struct comm_op *dynamic_op(struct tutti_comm *comm, const struct call *call)
+{
+    if (!coll_info(call->coll)->reduces || call->op < TUTTI_OP_DYNAMIC || !comm->ops)
+        return NULL;
+    return &comm->ops[call->op - TUTTI_OP_DYNAMIC];
+}
+
+tutti_status call_keep(struct tutti_comm *comm, struct call *call, size_t **counts)
+{
+    struct comm_op *op = dynamic_op(comm, call);
+    bool rooted = call->coll == TUTTI_COLL_GATHERV || call->coll == TUTTI_COLL_SCATTERV;
+    const size_t **arrays[] = {&call->counts, &call->displs, &call->recv_counts,
+                               &call->recv_displs};
+    size_t *copy = NULL, n = comm->size;
+    if (coll_info(call->coll)->is_v && (!rooted || call->root == (int)comm->rank)) {
+        copy = calloc(4 * n, sizeof *copy);
+        if (!copy)
+            return fail(TUTTI_ERR_NOMEM, "no memory for the counts of %s", coll_name(call->coll));
+        for (size_t i = 0; i < 4; i++) {
+            if (!*arrays[i])
+                continue;
+            memcpy(copy + i * n, *arrays[i], n * sizeof *copy);
+            *arrays[i] = copy + i * n;
+        }
+    }
+    if (op)
+        op->uses++;
+    *counts = copy;
+    return TUTTI_OK;
+}
+
+void call_unkeep(struct tutti_comm *comm, const struct call *call, size_t *counts)
+{
+    struct comm_op *op = comm->magic == COMM_MAGIC ? dynamic_op(comm, call) : NULL;
+    if (op)
+        op->uses--;
+    free(counts);
 }
 
 const char *call_text(const struct call *call, char *text, size_t len)

@@ -32,6 +32,12 @@ struct tutti_comm;
 /* Everything that can be wrong with the arguments, before anything moves; fills in_place. */
 tutti_status call_check(const struct tutti_comm *comm, struct call *call);
 
+/* For a call that is carried out later: copies its count arrays, which the caller lends for this
+ * call only (*counts takes them; NULL without), and holds its reduction operation. call_unkeep
+ * undoes it. */
+tutti_status call_keep(struct tutti_comm *comm, struct call *call, size_t **counts);
+void call_unkeep(struct tutti_comm *comm, const struct call *call, size_t *counts);
+
 /* "allreduce(count 100, float32, sum)", for sentences. */
 const char *call_text(const struct call *call, char *text, size_t len);
 /* The same from a tag that came from a peer; operation number included. */

@@ -35,12 +35,14 @@ struct comm_peer {
     const uint8_t *address;
     uint32_t address_len;
     bool connected;
-    bool left;                     /* it destroyed its communicator */
-    uint32_t p2p_sends, p2p_recvs; /* posted now */
+    bool left;                             /* it destroyed its communicator */
+    uint32_t p2p_sends, p2p_recvs;         /* posted now */
+    uint32_t waiting_sends, waiting_recvs; /* in comm.p2p_waiting */
 };
 
 struct comm_op {
     bool used;
+    uint32_t uses; /* by calls not yet ended: a slot in use is not given out again */
     bool premulsum;
     tutti_dtype dtype;
     uint64_t scalar; /* bytes of one element */
@@ -52,11 +54,12 @@ struct comm_op {
 struct operation {
     struct tutti_comm *comm;
     struct call call;
-    struct operation *next;  /* queue, or list of self transfers */
-    struct program *program; /* while it runs */
-    struct exec_xfer xfer;   /* point-to-point */
-    struct tag tag;          /* point-to-point */
-    tutti_status status;     /* TUTTI_IN_PROGRESS until done */
+    struct operation *next;      /* queue, or list of self transfers */
+    struct program *program;     /* while it runs */
+    struct exec_xfer xfer;       /* point-to-point */
+    struct tag tag;              /* point-to-point */
+    _Atomic tutti_status status; /* TUTTI_IN_PROGRESS until done */
+    size_t *counts;              /* the call's count arrays, copied; NULL without */
 };
 
 struct tutti_comm {
@@ -80,6 +83,7 @@ struct tutti_comm {
     struct operation *head, **tail;
     struct operation *self_sends, *self_recvs; /* transfers to this rank itself, not yet paired */
     struct operation *p2p_list;                /* point-to-point transfers with the transports */
+    struct operation *p2p_waiting; /* those for which the window to their peer is full, in order */
     struct program *running;
     const struct call *running_call;
 
@@ -150,6 +154,8 @@ void comm_events(tutti_comm *comm);
 void comm_check_timeout(tutti_comm *comm, uint64_t waited_ns);
 tutti_status comm_error(const tutti_comm *comm); /* sets the thread's sentence to the kept one */
 
+/* Becomes the one thread inside; false if another is and stays. */
+bool comm_seize(tutti_comm *comm);
 /* Enter and leave a public call: refuses NULL, destroyed, forked, failed and busy communicators. */
 tutti_status comm_enter(tutti_comm *comm);
 static inline void comm_leave(tutti_comm *comm)

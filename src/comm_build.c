@@ -42,16 +42,6 @@ struct opened {
 atomic_uint comm_forks;
 static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
 
-static void child_of_fork(void)
-{
-    atomic_fetch_add(&comm_forks, 1);
-}
-
-static void watch_forks(void)
-{
-    pthread_atfork(NULL, NULL, child_of_fork);
-}
-
 /* ---- memory of handles ------------------------------------------------------------------------
  * A destroyed communicator's struct is kept, marked, for a while, so that a call with a stale
  * handle gets an error and not a crash: at most HANDLES_KEPT of them, oldest reused first. */
@@ -60,6 +50,18 @@ static void watch_forks(void)
 static pthread_mutex_t handles_lock = PTHREAD_MUTEX_INITIALIZER;
 static tutti_comm *handles[HANDLES_KEPT];
 static unsigned handles_next;
+
+static void child_of_fork(void)
+{
+    atomic_fetch_add(&comm_forks, 1);
+    /* Its holder, if any, is a thread the child does not have. */
+    pthread_mutex_init(&handles_lock, NULL);
+}
+
+static void watch_forks(void)
+{
+    pthread_atfork(NULL, NULL, child_of_fork);
+}
 
 static tutti_comm *handle_new(void)
 {

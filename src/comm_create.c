@@ -89,7 +89,10 @@ struct split {
     tutti_comm *parent;
     const uint32_t *members; /* [size] ranks of the parent, in the child's order */
     uint32_t size;
+    unsigned rounds; /* done: every rank of the parent must do them all */
 };
+
+#define SPLIT_ROUNDS 2 /* allgathers of comm_build */
 
 static tutti_status parent_allgather(tutti_comm *parent, const void *in, void *out, size_t len)
 {
@@ -101,13 +104,14 @@ static tutti_status parent_allgather(tutti_comm *parent, const void *in, void *o
 
 static int split_allgather(const void *in, void *out, size_t len, void *context)
 {
-    const struct split *split = context;
+    struct split *split = context;
     /* The length is the same for every color, since all run one version of comm_build. */
     uint8_t *all = malloc(len * split->parent->size);
     if (!all || parent_allgather(split->parent, in, all, len) != TUTTI_OK) {
         free(all);
         return -1;
     }
+    split->rounds++;
     for (uint32_t i = 0; i < split->size; i++)
         memcpy((uint8_t *)out + i * len, all + split->members[i] * len, len);
     free(all);
@@ -147,14 +151,20 @@ static tutti_status split_entered(tutti_comm *comm, struct color_key mine, struc
     if (status != TUTTI_OK)
         return status;
     uint32_t new_rank = 0;
-    struct split split = {comm, members, 0};
+    struct split split = {comm, members, 0, 0};
     if (mine.color != TUTTI_NO_COLOR)
         split.size = find_members(all, comm->size, comm->rank, members, &new_rank);
-    if (split.size == 0)
-        return comm_build_idle(split_allgather, &split, new_comm);
     struct bootstrap *bootstrap;
-    status = bootstrap_from_callback(split_allgather, &split, new_rank, split.size, &bootstrap);
-    return status == TUTTI_OK ? build(&comm->settings, bootstrap, new_comm) : status;
+    if (split.size == 0)
+        status = comm_build_idle(split_allgather, &split, new_comm);
+    else
+        status = bootstrap_from_callback(split_allgather, &split, new_rank, split.size, &bootstrap);
+    if (status == TUTTI_OK && split.size > 0)
+        status = build(&comm->settings, bootstrap, new_comm);
+    /* Others of the parent would wait for the rounds this rank did not do. */
+    if (status != TUTTI_OK && split.rounds < SPLIT_ROUNDS)
+        status = comm_fail(comm, status, comm->rank, status_sentence());
+    return status;
 }
 
 tutti_status tutti_comm_split(tutti_comm *comm, int color, int key, tutti_comm **new_comm)
@@ -239,6 +249,9 @@ tutti_status tutti_comm_explain(tutti_comm *comm, tutti_coll coll, size_t count,
     if (!info || coll == TUTTI_COLL_SENDRECV || info->is_v || len == 0 || !dtype_size(dtype))
         return fail(TUTTI_ERR_ARG, "tutti_comm_explain: expected a collective with one count, a "
                                    "known type and room for text");
+    if (info->has_root && (root < 0 || (uint32_t)root >= comm->size))
+        return fail(TUTTI_ERR_ARG, "tutti_comm_explain: root %d is out of range: expected 0 to %u",
+                    root, comm->size - 1);
     struct call call = {.coll = coll,
                         .dtype = dtype,
                         .op = op,
@@ -262,7 +275,8 @@ tutti_status tutti_comm_finalize(tutti_comm *comm)
     status = call_check(comm, &call);
     if (status == TUTTI_OK)
         status = comm_run(comm, &call);
-    while (status == TUTTI_OK && comm->failed == TUTTI_OK && comm->p2p_list) {
+    while (status == TUTTI_OK && comm->failed == TUTTI_OK &&
+           (comm->p2p_list || comm->p2p_waiting)) {
         if (!comm_progress(comm))
             comm_idle(comm);
     }
@@ -280,7 +294,7 @@ tutti_status tutti_comm_destroy(tutti_comm *comm)
         return fail(TUTTI_ERR_STATE,
                     "tutti_comm_destroy: already destroyed, or not a communicator");
     if (comm->fork_generation == atomic_load(&comm_forks)) {
-        if (atomic_exchange(&comm->busy, 1))
+        if (!comm_seize(comm))
             return fail(TUTTI_ERR_STATE,
                         "tutti_comm_destroy: another thread is using %s: abort first",
                         comm->names[comm->rank]);
@@ -299,11 +313,15 @@ tutti_status tutti_comm_abort(tutti_comm *comm)
     if (comm->fork_generation != atomic_load(&comm_forks))
         return fail(TUTTI_ERR_FORKED, "this communicator belongs to the parent process");
     atomic_store(&comm->aborted, true);
-    /* A thread inside sees the flag by itself; else this thread does the work. */
-    if (atomic_exchange(&comm->busy, 1) == 0) {
-        if (comm->failed == TUTTI_OK)
-            comm_fail(comm, TUTTI_ERR_ABORTED, comm->rank, "");
-        comm_leave(comm);
+    /* A thread inside that waits sees the flag; one that leaves without waiting makes room. */
+    while (comm->failed == TUTTI_OK) {
+        if (atomic_exchange_explicit(&comm->busy, 1, memory_order_acquire) == 0) {
+            if (comm->failed == TUTTI_OK)
+                comm_fail(comm, TUTTI_ERR_ABORTED, comm->rank, "");
+            comm_leave(comm);
+        } else {
+            clock_sleep_us(50);
+        }
     }
     return TUTTI_OK;
 }

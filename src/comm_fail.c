@@ -4,6 +4,7 @@
  * notices of the peer that left are read for up to REASON_MS, since they were sent before the link
  * went down and name the cause. */
 #include <inttypes.h>
+#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -34,7 +35,7 @@ void comm_say_goodbye(tutti_comm *comm)
     struct notice notice = {.kind = NOTICE_LEFT, .culprit = comm->rank};
     if (comm->failed != TUTTI_OK)
         return;
-    if (comm->head || comm->p2p_list || comm->self_sends || comm->self_recvs) {
+    if (comm->head || comm->p2p_list || comm->p2p_waiting || comm->self_sends || comm->self_recvs) {
         comm_fail(comm, TUTTI_ERR_ABORTED, comm->rank, "");
         return;
     }
@@ -47,7 +48,11 @@ void comm_say_goodbye(tutti_comm *comm)
 
 static void end_operations(tutti_comm *comm, tutti_status status)
 {
-    struct operation *lists[] = {comm->head, comm->p2p_list, comm->self_sends, comm->self_recvs};
+    struct operation *lists[] = {comm->head, comm->p2p_list, comm->p2p_waiting, comm->self_sends,
+                                 comm->self_recvs};
+    comm->head = comm->p2p_list = comm->p2p_waiting = comm->self_sends = comm->self_recvs = NULL;
+    comm->tail = &comm->head;
+    comm->running = NULL;
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
         struct operation *next;
         for (struct operation *op = lists[i]; op; op = next) {
@@ -55,9 +60,6 @@ static void end_operations(tutti_comm *comm, tutti_status status)
             op->status = status;
         }
     }
-    comm->head = comm->p2p_list = comm->self_sends = comm->self_recvs = NULL;
-    comm->tail = &comm->head;
-    comm->running = NULL;
 }
 
 tutti_status comm_fail(tutti_comm *comm, tutti_status status, uint32_t culprit,
@@ -72,10 +74,11 @@ tutti_status comm_fail(tutti_comm *comm, tutti_status status, uint32_t culprit,
         snprintf(comm->sentence, sizeof comm->sentence, "%s", sentence);
     comm->failed = status;
     log_at(LOG_LEVEL_INFO, (int)comm->rank, "communicator failed: %s", comm->sentence);
-    end_operations(comm, status);
     tell_peers(comm, status, culprit);
     for (uint32_t i = 0; i < comm->transport_count; i++)
         comm->transport_ops[i]->cancel(comm->transports[i]);
+    /* Last: who sees its request ended may free the buffers at once. */
+    end_operations(comm, status);
     return comm_error(comm);
 }
 
@@ -244,6 +247,17 @@ void comm_check_timeout(tutti_comm *comm, uint64_t waited_ns)
     comm_fail(comm, TUTTI_ERR_TIMEOUT, peer == NO_RANK ? comm->rank : peer, text);
 }
 
+bool comm_seize(tutti_comm *comm)
+{
+    while (atomic_exchange_explicit(&comm->busy, 1, memory_order_acquire)) {
+        /* A thread that aborts is inside for a moment; any other is a mistake of the caller. */
+        if (!atomic_load(&comm->aborted))
+            return false;
+        sched_yield();
+    }
+    return true;
+}
+
 tutti_status comm_enter(tutti_comm *comm)
 {
     if (__builtin_expect(!comm || comm->magic != COMM_MAGIC, 0))
@@ -255,7 +269,7 @@ tutti_status comm_enter(tutti_comm *comm)
             TUTTI_ERR_FORKED,
             "this communicator belongs to the parent process: a child made by fork must make "
             "its own");
-    if (__builtin_expect(atomic_exchange_explicit(&comm->busy, 1, memory_order_acquire), 0))
+    if (__builtin_expect(!comm_seize(comm), 0))
         return fail(TUTTI_ERR_STATE,
                     "%s: another thread is using this communicator: one thread at a "
                     "time may",

@@ -15,7 +15,7 @@ static tutti_status take_slot(tutti_comm *comm, struct comm_op **slot, tutti_op 
     if (!comm->ops)
         return fail(TUTTI_ERR_NOMEM, "no memory for the table of reduction operations");
     for (unsigned i = 0; i < COMM_OPS_MAX; i++) {
-        if (!comm->ops[i].used) {
+        if (!comm->ops[i].used && comm->ops[i].uses == 0) {
             *slot = &comm->ops[i];
             *op = (tutti_op)(TUTTI_OP_DYNAMIC + i);
             return TUTTI_OK;

@@ -94,11 +94,12 @@ void comm_look(tutti_comm *comm)
     uint64_t now = clock_ns();
     if (now - comm->last_event_ns < EVENT_PERIOD_NS)
         return;
-    comm->last_event_ns = now;
+    if (comm->idle_since_ns == 0)
+        comm->idle_since_ns = now;
     if (atomic_load_explicit(&comm->aborted, memory_order_relaxed))
         comm_fail(comm, TUTTI_ERR_ABORTED, comm->rank, "");
     else
-        comm_events(comm);
+        look_around(comm, now);
 }
 
 /* ---- the queue --------------------------------------------------------------------------------
@@ -227,35 +228,34 @@ static void pair_self(tutti_comm *comm, struct operation *op)
     recv->status = TUTTI_OK;
 }
 
+static uint32_t *posted_of(tutti_comm *comm, const struct operation *op)
+{
+    struct comm_peer *peer = &comm->peers[op->call.root];
+    return op->call.is_send ? &peer->p2p_sends : &peer->p2p_recvs;
+}
+
+static uint32_t *waiting_of(tutti_comm *comm, const struct operation *op)
+{
+    struct comm_peer *peer = &comm->peers[op->call.root];
+    return op->call.is_send ? &peer->waiting_sends : &peer->waiting_recvs;
+}
+
 static void p2p_unlist(tutti_comm *comm, struct operation *op)
 {
     struct operation **at = &comm->p2p_list;
     while (*at != op)
         at = &(*at)->next;
     *at = op->next;
-    struct comm_peer *peer = &comm->peers[op->call.root];
-    (*(op->call.is_send ? &peer->p2p_sends : &peer->p2p_recvs))--;
+    (*posted_of(comm, op))--;
 }
 
-/* Hands a send or receive to its transport; false when the window is full and it must wait. */
-static bool post_p2p(tutti_comm *comm, struct operation *op)
+/* Hands a send or receive to its transport. */
+static void post_transfer(tutti_comm *comm, struct operation *op)
 {
     uint32_t other = (uint32_t)op->call.root;
-    pop_head(comm);
-    if (other == comm->rank) {
-        pair_self(comm, op);
-        return true;
-    }
     struct comm_peer *peer = &comm->peers[other];
-    uint32_t *posted = op->call.is_send ? &peer->p2p_sends : &peer->p2p_recvs;
-    if (*posted == P2P_POSTED_MAX) {
-        comm->head = op;
-        if (!op->next)
-            comm->tail = &op->next;
-        return false;
-    }
-    tutti_status status = comm_connect(comm, other);
     struct xfer *xfer = &op->xfer.xfer;
+    tutti_status status = comm_connect(comm, other);
     op->xfer.owner = op;
     op->tag = tag_make(0, &op->call, 0, 0);
     op->tag.word[2] = 0;
@@ -265,7 +265,7 @@ static bool post_p2p(tutti_comm *comm, struct operation *op)
                           .lane = comm->lanes,
                           .tag = &op->tag,
                           .status = TUTTI_IN_PROGRESS};
-    (*posted)++;
+    (*posted_of(comm, op))++;
     op->next = comm->p2p_list;
     comm->p2p_list = op;
     if (status == TUTTI_OK) {
@@ -280,7 +280,43 @@ static bool post_p2p(tutti_comm *comm, struct operation *op)
         xfer->status = status;
         comm_fail_xfer(comm, xfer);
     }
-    return true;
+}
+
+/* Takes a send or receive off the queue: posts it, or lets it wait where its window is full, so
+ * that transfers behind it, to others or the other way, are never held up. */
+static void issue_p2p(tutti_comm *comm, struct operation *op)
+{
+    pop_head(comm);
+    if ((uint32_t)op->call.root == comm->rank) {
+        pair_self(comm, op);
+        return;
+    }
+    if (*posted_of(comm, op) < P2P_POSTED_MAX && *waiting_of(comm, op) == 0) {
+        post_transfer(comm, op);
+        return;
+    }
+    struct operation **at = &comm->p2p_waiting;
+    while (*at)
+        at = &(*at)->next;
+    op->next = NULL;
+    *at = op;
+    (*waiting_of(comm, op))++;
+}
+
+/* Posts what waited, as far as windows have opened, in order for each peer and direction. */
+static void post_waiting(tutti_comm *comm)
+{
+    struct operation **at = &comm->p2p_waiting;
+    while (*at && comm->failed == TUTTI_OK) {
+        struct operation *op = *at;
+        if (*posted_of(comm, op) == P2P_POSTED_MAX) {
+            at = &op->next;
+            continue;
+        }
+        *at = op->next;
+        (*waiting_of(comm, op))--;
+        post_transfer(comm, op);
+    }
 }
 
 /* Ends the head when its program is done, and starts what comes next. */
@@ -289,8 +325,7 @@ static void advance_queue(tutti_comm *comm)
     while (comm->head && comm->failed == TUTTI_OK) {
         struct operation *op = comm->head;
         if (op->call.coll == TUTTI_COLL_SENDRECV) {
-            if (!post_p2p(comm, op))
-                return;
+            issue_p2p(comm, op);
             continue;
         }
         if (!op->program) {
@@ -352,6 +387,8 @@ bool comm_progress(tutti_comm *comm)
     bool moved = poll_transports(comm);
     if (comm->head)
         advance_queue(comm);
+    if (moved && comm->p2p_waiting)
+        post_waiting(comm);
     if (moved)
         comm_idle_reset(comm);
     return moved;
@@ -368,6 +405,12 @@ tutti_status comm_submit(tutti_comm *comm, const struct call *call, struct opera
     op->comm = comm;
     op->call = *call;
     op->status = TUTTI_IN_PROGRESS;
+    tutti_status status = call_keep(comm, &op->call, &op->counts);
+    if (status != TUTTI_OK) {
+        free(op);
+        return status;
+    }
+    comm_idle_reset(comm);
     *comm->tail = op;
     comm->tail = &op->next;
     *operation = op;
@@ -377,6 +420,7 @@ tutti_status comm_submit(tutti_comm *comm, const struct call *call, struct opera
 
 void operation_release(struct operation *op)
 {
+    call_unkeep(op->comm, &op->call, op->counts);
     free(op);
 }
 

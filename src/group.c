@@ -4,6 +4,7 @@
  * receives completes. */
 #include "src/group.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,6 +14,7 @@
 struct group_call {
     tutti_comm *comm;
     struct call call;
+    size_t *counts; /* the call's count arrays, copied */
     struct operation *operation;
 };
 
@@ -40,8 +42,12 @@ tutti_status group_record(tutti_comm *comm, const struct call *call)
         group.calls = calls;
         group.capacity = capacity;
     }
-    group.calls[group.count++] = (struct group_call){.comm = comm, .call = *call};
-    return TUTTI_OK;
+    struct group_call *last = &group.calls[group.count];
+    *last = (struct group_call){.comm = comm, .call = *call};
+    tutti_status status = call_keep(comm, &last->call, &last->counts);
+    if (status == TUTTI_OK)
+        group.count++;
+    return status;
 }
 
 void group_forget(const tutti_comm *comm)
@@ -50,6 +56,8 @@ void group_forget(const tutti_comm *comm)
     for (size_t i = 0; i < group.count; i++) {
         if (group.calls[i].comm != comm)
             group.calls[kept++] = group.calls[i];
+        else
+            free(group.calls[i].counts);
     }
     group.count = kept;
 }
@@ -108,47 +116,75 @@ static void run_to_end(tutti_comm *const *comms, size_t count)
     }
 }
 
+/* The first error of a group, with its sentence. */
+struct first_error {
+    tutti_status status;
+    char sentence[SENTENCE_MAX];
+};
+
+static void keep_first(struct first_error *first, tutti_status status, const char *sentence)
+{
+    if (status == TUTTI_OK || first->status != TUTTI_OK)
+        return;
+    first->status = status;
+    snprintf(first->sentence, sizeof first->sentence, "%s", sentence);
+}
+
+static bool is_entered(tutti_comm *const *comms, size_t count, const tutti_comm *comm)
+{
+    for (size_t c = 0; c < count; c++) {
+        if (comms[c] == comm)
+            return true;
+    }
+    return false;
+}
+
+/* A communicator that cannot be entered loses its calls; those of the others are carried out. */
 static tutti_status run_group(tutti_comm **comms)
 {
-    tutti_status first = TUTTI_OK;
+    struct first_error first = {.status = TUTTI_OK};
     size_t count = 0;
-    char sentence[SENTENCE_MAX];
     for (size_t i = 0; i < group.count; i++) {
         if (!first_of_comm(i))
             continue;
         tutti_status status = comm_enter(group.calls[i].comm);
-        if (status != TUTTI_OK) {
-            while (count > 0)
-                comm_leave(comms[--count]);
-            return status;
-        }
-        comm_idle_reset(group.calls[i].comm);
-        comms[count++] = group.calls[i].comm;
+        keep_first(&first, status, status_sentence());
+        if (status == TUTTI_OK)
+            comms[count++] = group.calls[i].comm;
     }
     for (size_t i = 0; i < group.count; i++) {
         struct group_call *call = &group.calls[i];
+        if (!is_entered(comms, count, call->comm))
+            continue;
         tutti_status status = call->comm->failed != TUTTI_OK
                                   ? comm_error(call->comm)
                                   : comm_submit(call->comm, &call->call, &call->operation);
-        if (status != TUTTI_OK && first == TUTTI_OK) {
-            first = status;
-            strcpy(sentence, status_sentence());
-        }
+        keep_first(&first, status, status_sentence());
     }
     run_to_end(comms, count);
     for (size_t i = 0; i < group.count; i++) {
         struct operation *op = group.calls[i].operation;
-        if (op && op->status != TUTTI_OK && first == TUTTI_OK) {
-            first = op->status;
-            strcpy(sentence, op->comm->failed != TUTTI_OK ? op->comm->sentence : status_sentence());
-        }
-        free(op);
+        if (!op)
+            continue;
+        keep_first(&first, op->status,
+                   op->comm->failed != TUTTI_OK ? op->comm->sentence : status_sentence());
+        operation_release(op);
     }
     while (count > 0)
         comm_leave(comms[--count]);
-    if (first != TUTTI_OK)
-        status_set_sentence(sentence);
-    return first;
+    if (first.status != TUTTI_OK)
+        status_set_sentence(first.sentence);
+    return first.status;
+}
+
+/* Ends this thread's list of calls. */
+static void forget_calls(void)
+{
+    for (size_t i = 0; i < group.count; i++)
+        call_unkeep(group.calls[i].comm, &group.calls[i].call, group.calls[i].counts);
+    free(group.calls);
+    group.calls = NULL;
+    group.count = group.capacity = 0;
 }
 
 tutti_status tutti_group_end(void)
@@ -163,8 +199,6 @@ tutti_status tutti_group_end(void)
         status = comms ? run_group(comms) : fail(TUTTI_ERR_NOMEM, "no memory to run a group");
         free(comms);
     }
-    free(group.calls);
-    group.calls = NULL;
-    group.count = group.capacity = 0;
+    forget_calls();
     return status;
 }

@@ -66,6 +66,10 @@ static int bad_arguments(tutti_comm *comm, int rank, int size, void *context)
                    TUTTI_ERR_ARG);
     wrong += says(rank, "overflows");
     wrong += TAKEN(tutti_send(in, 1, TUTTI_FLOAT32, rank, comm), TUTTI_ERR_ARG);
+    char text[256];
+    wrong += TAKEN(tutti_comm_explain(comm, TUTTI_COLL_REDUCE, 4, TUTTI_FLOAT32, TUTTI_SUM, size,
+                                      text, sizeof text),
+                   TUTTI_ERR_ARG);
     wrong += TAKEN(tutti_group_end(), TUTTI_ERR_STATE);
     wrong += OK(tutti_group_start());
     wrong += OK(tutti_send(in, 1, TUTTI_FLOAT32, rank, comm));
@@ -255,6 +259,78 @@ static void test_comm_split_and_dup(void)
     run(WORLD_PROCESSES, 3, tcp, splitting, NULL);
 }
 
+/* More transfers than a window holds, all sends before any receive, both ways at once. */
+static int crowd_of_transfers(tutti_comm *comm, int rank, int size, void *context)
+{
+    enum { TRANSFERS = 200, COUNT = 4000 };
+    int *in = calloc(TRANSFERS * COUNT, sizeof *in), *out = calloc(TRANSFERS * COUNT, sizeof *out);
+    int peer = rank ^ 1, wrong = 0;
+    (void)context;
+    for (int i = 0; i < TRANSFERS * COUNT; i++)
+        in[i] = rank + i / COUNT;
+    if (peer < size) {
+        wrong += OK(tutti_group_start());
+        for (int t = 0; t < TRANSFERS; t++)
+            wrong += OK(tutti_send(in + t * COUNT, COUNT, TUTTI_INT32, peer, comm));
+        for (int t = 0; t < TRANSFERS; t++)
+            wrong += OK(tutti_recv(out + t * COUNT, COUNT, TUTTI_INT32, peer, comm));
+        wrong += OK(tutti_group_end());
+        for (int t = 0; t < TRANSFERS && !wrong; t++)
+            wrong += world_check(rank, out[t * COUNT + 7] == peer + t, "transfer %d", t);
+    }
+    free(in);
+    free(out);
+    return wrong;
+}
+
+static void test_comm_many_transfers_in_one_group(void)
+{
+    run(WORLD_THREADS, 4, NULL, crowd_of_transfers, NULL);
+    run(WORLD_PROCESSES, 2, shm, crowd_of_transfers, NULL);
+    run(WORLD_PROCESSES, 2, tcp, crowd_of_transfers, NULL);
+}
+
+/* Count arrays and operations are lent for the call that starts an operation, not until its end. */
+static int borrowed_arguments(tutti_comm *comm, int rank, int size, void *context)
+{
+    enum { COUNT = 3000 };
+    size_t counts[16], displs[16];
+    int *in = calloc(COUNT * 16, sizeof *in), *out = calloc(COUNT * 16, sizeof *out), wrong = 0;
+    float half = 0.5f, twice = 2, x = 4, y = 0, z = 0;
+    tutti_request *requests[3];
+    tutti_op op, other;
+    (void)context;
+    for (int i = 0; i < COUNT * 16; i++)
+        in[i] = rank;
+    for (int r = 0; r < size; r++) {
+        counts[r] = COUNT - (size_t)r;
+        displs[r] = (size_t)r * COUNT;
+    }
+    wrong += OK(tutti_allreduce_start(in, out, COUNT, TUTTI_INT32, TUTTI_SUM, comm, &requests[0]));
+    wrong += OK(tutti_allgatherv_start(in, out, counts, displs, TUTTI_INT32, comm, &requests[1]));
+    wrong += OK(tutti_op_create_premulsum(comm, &half, TUTTI_FLOAT32, &op));
+    wrong += OK(tutti_allreduce_start(&x, &y, 1, TUTTI_FLOAT32, op, comm, &requests[2]));
+    memset(counts, 0x55, sizeof counts);
+    memset(displs, 0x55, sizeof displs);
+    wrong += OK(tutti_op_destroy(comm, op));
+    wrong += OK(tutti_op_create_premulsum(comm, &twice, TUTTI_FLOAT32, &other));
+    wrong += OK(tutti_wait_all(3, requests));
+    for (int r = 0; r < size; r++)
+        wrong += world_check(rank, out[(size_t)r * COUNT + 5] == r, "block %d", r);
+    wrong += world_check(rank, y == 2 * (float)size, "premulsum %g", (double)y);
+    wrong += OK(tutti_allreduce(&x, &z, 1, TUTTI_FLOAT32, other, comm));
+    wrong += world_check(rank, z == 8 * (float)size, "premulsum %g", (double)z);
+    free(in);
+    free(out);
+    return wrong;
+}
+
+static void test_comm_keeps_what_started_operations_need(void)
+{
+    run(WORLD_THREADS, 3, NULL, borrowed_arguments, NULL);
+    run(WORLD_PROCESSES, 4, shm, borrowed_arguments, NULL);
+}
+
 /* ---- disagreement, death, stop, abort, fork ---------------------------------------------------
  */
 
@@ -380,6 +456,25 @@ static int stop(tutti_comm *comm, int rank, int size, void *context)
     return wrong;
 }
 
+static int stop_while_testing(tutti_comm *comm, int rank, int size, void *context)
+{
+    int value = rank, total, done = 0, wrong = OK(tutti_barrier(comm));
+    tutti_request *request;
+    (void)size;
+    (void)context;
+    if (rank == 1) {
+        usleep(1500000);
+        return wrong;
+    }
+    wrong += OK(tutti_allreduce_start(&value, &total, 1, TUTTI_INT32, TUTTI_SUM, comm, &request));
+    tutti_status status = TUTTI_OK;
+    for (double end = seconds() + 5; !done && status == TUTTI_OK && seconds() < end;)
+        status = tutti_test(&request, &done);
+    wrong += world_check(rank, status == TUTTI_ERR_TIMEOUT, "%s: %s", tutti_status_string(status),
+                         tutti_last_error());
+    return wrong;
+}
+
 static void test_comm_bounds_every_wait(void)
 {
     static const char *const a[] = {"TUTTI_TIMEOUT_MS=500", "TUTTI_TRANSPORTS=shm", NULL};
@@ -388,6 +483,8 @@ static void test_comm_bounds_every_wait(void)
     run(WORLD_PROCESSES, 3, a, stop, NULL);
     run(WORLD_PROCESSES, 3, b, stop, NULL);
     run(WORLD_THREADS, 3, c, stop, NULL);
+    run(WORLD_THREADS, 3, c, stop_while_testing, NULL);
+    run(WORLD_PROCESSES, 3, b, stop_while_testing, NULL);
 }
 
 static void *abort_soon(void *argument)
@@ -461,6 +558,8 @@ int main(int argc, char **argv)
         {"refuses_stale_handles", test_comm_refuses_stale_handles},
         {"requests", test_comm_requests},
         {"send_and_receive", test_comm_send_and_receive},
+        {"many_transfers_in_one_group", test_comm_many_transfers_in_one_group},
+        {"keeps_what_started_operations_need", test_comm_keeps_what_started_operations_need},
         {"own_operations", test_comm_own_operations},
         {"split_and_dup", test_comm_split_and_dup},
         {"names_both_sides_of_a_mismatch", test_comm_names_both_sides_of_a_mismatch},
