@@ -109,7 +109,7 @@ static int run_child(void (*body)(void), char *text, size_t max)
     if (child == 0) {
         dup2(ends[1], STDERR_FILENO);
         body();
-        _exit(0);
+        exit(0);
     }
     close(ends[1]);
     size_t used = 0;
