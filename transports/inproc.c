@@ -290,11 +290,12 @@ static void inproc_close(struct transport *transport)
     if (!inproc || inproc->owner != getpid())
         return;
     pthread_mutex_lock(&registry.lock);
-    registry_leave(inproc);
+    /* Its own links first: what is still listed for it then is a peer's, and no link's. */
     for (uint32_t i = 0; i < inproc->local.config->size; i++) {
         if (inproc->local.links[i])
             link_close(inproc, (struct inproc_link *)inproc->local.links[i]);
     }
+    registry_leave(inproc);
     pthread_mutex_unlock(&registry.lock);
     local_free(&inproc->local);
     free(inproc);
