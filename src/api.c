@@ -52,6 +52,13 @@ static tutti_status issue(tutti_comm *comm, struct call call, tutti_request **re
     return status;
 }
 
+static tutti_status issue_on(tutti_comm *comm, struct call call, void *stream)
+{
+    if (stream)
+        return fail(TUTTI_ERR_UNSUPPORTED, "%s: no driver for a stream here", coll_name(call.coll));
+    return issue(comm, call, NULL);
+}
+
 #define CALL(coll_, ...) ((struct call){.coll = TUTTI_COLL_##coll_, __VA_ARGS__})
 #define CALL_allreduce                                                                             \
     CALL(ALLREDUCE, .in = in, .out = out, .count = count, .dtype = dtype, .op = op)
@@ -94,6 +101,10 @@ static tutti_status issue(tutti_comm *comm, struct call call, tutti_request **re
         if (!request)                                                                              \
             return fail(TUTTI_ERR_ARG, "tutti_" #name "_start: request is NULL");                  \
         return issue(comm, CALL_##name, request);                                                  \
+    }                                                                                              \
+    tutti_status tutti_##name##_on(TUTTI_UNPAREN params, void *stream)                             \
+    {                                                                                              \
+        return issue_on(comm, CALL_##name, stream);                                                \
     }
 TUTTI_COLLECTIVES(X)
 #undef X
@@ -221,6 +232,23 @@ tutti_status tutti_mem_alloc(size_t bytes, void **memory)
 tutti_status tutti_mem_free(void *memory)
 {
     return memory ? mem_free(memory) : TUTTI_OK;
+}
+
+tutti_status tutti_mem_alloc_in(tutti_memory memory, size_t bytes, void **pointer)
+{
+    if (memory != TUTTI_MEMORY_HOST)
+        return fail(TUTTI_ERR_UNSUPPORTED, "tutti_mem_alloc_in: memory kind %d is not here",
+                    (int)memory);
+    return tutti_mem_alloc(bytes, pointer);
+}
+
+tutti_status tutti_mem_copy(void *dst, const void *src, size_t bytes)
+{
+    if (bytes > 0 && (!dst || !src))
+        return fail(TUTTI_ERR_ARG, "tutti_mem_copy: %s is NULL", dst ? "src" : "dst");
+    if (bytes > 0)
+        memmove(dst, src, bytes);
+    return TUTTI_OK;
 }
 
 size_t tutti_settings_print(char *text, size_t len)

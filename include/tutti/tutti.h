@@ -127,6 +127,14 @@ TUTTI_API tutti_status tutti_comm_explain(tutti_comm *comm, tutti_coll coll, siz
 TUTTI_API tutti_status tutti_mem_alloc(size_t bytes, void **memory);
 TUTTI_API tutti_status tutti_mem_free(void *memory);
 
+/* tutti_mem_alloc_in: memory of one kind. TUTTI_MEMORY_HOST is tutti_mem_alloc; TUTTI_MEMORY_CUDA
+ * is device memory of the context current in the calling thread (else the first device's), zeroed,
+ * which ranks of the same host reach directly. tutti_mem_free frees both.
+ * tutti_mem_copy: bytes from src to dst, of whatever kinds; returns when they are there.
+ * Errors TUTTI_ERR_NOMEM; TUTTI_ERR_UNSUPPORTED when this machine has no such memory. */
+TUTTI_API tutti_status tutti_mem_alloc_in(tutti_memory memory, size_t bytes, void **pointer);
+TUTTI_API tutti_status tutti_mem_copy(void *dst, const void *src, size_t bytes);
+
 /* tutti_register: tells the library that [memory, memory + bytes) will be used often; optional. */
 TUTTI_API tutti_status tutti_register(tutti_comm *comm, void *memory, size_t bytes,
                                       tutti_registration **registration);
@@ -257,6 +265,32 @@ TUTTI_COLLECTIVES(X)
 TUTTI_API tutti_status tutti_test(tutti_request **request, int *done);
 TUTTI_API tutti_status tutti_wait(tutti_request **request);
 TUTTI_API tutti_status tutti_wait_all(size_t count, tutti_request **requests);
+
+/* ---- operations in the order of a GPU stream ---------------------------------------------------
+ */
+
+/* The stream form: tutti_allreduce_on(in, out, count, dtype, op, comm, stream). stream is a
+ * cudaStream_t (CUstream). Returns at once; the operation starts when the stream reaches it, and
+ * what is put into the stream afterwards sees its result. Buffers are device memory of the stream's
+ * context or host memory, and are borrowed until the stream has passed the operation.
+ *   stream NULL with device memory: the legacy default stream of the memory's context.
+ *   stream NULL with host memory only: now, as the blocking form.
+ * Every form of a call takes device memory; a blocking or started call begins at once, so whatever
+ * writes its input must be complete.
+ * Operations on one communicator run in the order issued, whatever their streams; a blocking call
+ * waits until those before it are done. Inside a group the calls are one unit: every stream named
+ * waits until all of them are done. In one collective either every rank passes device memory or
+ * none does (on one host; TUTTI_CUDA_DIRECT=0 lifts this).
+ * A stream that is being captured records the operation, which then runs at every launch of the
+ * graph; a graph must be captured on every rank or on none, and its launches count as issued when
+ * their streams reach them.
+ * A failure is not returned by the call, which is over by then: the streams go on, with unspecified
+ * data, and tutti_comm_status tells. tutti_comm_abort lets every waiting stream go on.
+ * Errors as the blocking form's; TUTTI_ERR_UNSUPPORTED when there is no driver for the stream. */
+#define X(name, params, args)                                                                      \
+    TUTTI_API tutti_status tutti_##name##_on(TUTTI_UNPAREN params, void *stream);
+TUTTI_COLLECTIVES(X)
+#undef X
 
 /* ---- settings -------------------------------------------------------------------------------- */
 

@@ -1,0 +1,162 @@
+/* device.h: memory that a device owns, and the order of its streams.
+ *
+ * Three services, all of them rows of one driver (mem_cuda*.c), which is loaded at run time and
+ * never linked: where a pointer lies; queues, which copy and reduce device memory asynchronously
+ * and in order; and the program's own streams, which signal the CPU and wait for it through words
+ * of pinned memory. Nobody above this file knows what kind of device it is.
+ *
+ *      program's stream   ... kernel | copy out | signal word | wait word | copy back | kernel ...
+ *                                                     |             ^
+ *      CPU                                            v             |
+ *                                         sees it, runs the collective, answers
+ *
+ * While a stream waits, some calls of a driver block until it goes on (freeing, loading code), and
+ * whoever they block may be the one that should answer. So nothing here is given back to the driver
+ * while the process runs: devices, queues, words and blocks of memory are kept and used again, and
+ * everything that loads code does so when a device is first opened.
+ *
+ * Threads: every function may be called from any thread, except that one queue is used by one
+ * thread at a time. No function waits for the device, unless its comment says so. */
+#ifndef MEM_DEVICE_H
+#define MEM_DEVICE_H
+
+#include "base/status.h"
+#include "mem/reduce.h"
+
+/* One context of one device; lives as long as the process. */
+struct mem_device;
+
+/* ---- where a pointer lies ---- */
+
+struct mem_place {
+    struct mem_device *device; /* NULL: host memory, of whatever kind, that the CPU may touch */
+    void *base;                /* the allocation that holds the pointer, and its size */
+    size_t bytes;
+    uint64_t buffer; /* names the allocation; never used twice in the life of the process */
+    bool shareable;  /* other processes can map it (mem_share) */
+};
+
+/* Whether this process has a driver loaded at all. While it has none, no pointer is a device's and
+ * the answer costs one load: the path of host memory asks nothing else. Loads nothing itself. */
+bool mem_device_present(void);
+/* Loads the driver if the machine has one (once) and opens the context that is current in the
+ * calling thread, else the first device's own. TUTTI_ERR_UNSUPPORTED with the reason. */
+tutti_status mem_device_open(struct mem_device **device);
+/* Where the pointer lies. Costs about 0.1 us when a driver is present. A pointer that no driver
+ * knows is host memory. Errors TUTTI_ERR_SYSTEM: the driver failed. */
+tutti_status mem_device_of(const void *pointer, struct mem_place *place);
+/* "GPU 0 (NVIDIA H100 80GB HBM3)", for sentences. */
+const char *mem_device_name(const struct mem_device *device);
+/* 16 bytes equal for all processes that see the same physical device. */
+const uint8_t *mem_device_uuid(const struct mem_device *device);
+
+/* ---- memory ---- */
+
+/* A block of device memory that other processes can map, of at least the given size; from the kept
+ * ones if one fits. give: keeps it for the next. Errors TUTTI_ERR_NOMEM. */
+tutti_status mem_device_take(struct mem_device *device, size_t bytes, void **block);
+void mem_device_give(struct mem_device *device, void *block);
+/* The same for host memory that the device reads and writes by itself (pinned) and that peers on
+ * this host can read in place (mem_alloc's). */
+tutti_status mem_pinned_take(struct mem_device *device, size_t bytes, void **block);
+void mem_pinned_give(struct mem_device *device, void *block);
+
+/* ---- queues ---- */
+
+/* Work in one device, done in the order given. At most QUEUE_TICKETS_MAX pieces are under way; the
+ * caller asks mem_queue_poll before it starts more. */
+struct mem_queue;
+#define QUEUE_TICKETS_MAX 1024
+
+/* take: a queue of its own for the caller, from the kept ones if there is one. give: when nothing
+ * is under way in it. */
+tutti_status mem_queue_take(struct mem_device *device, struct mem_queue **queue);
+void mem_queue_give(struct mem_queue *queue);
+struct mem_device *mem_queue_device(const struct mem_queue *queue);
+
+/* Each starts one piece of work and gives its ticket; tickets of a queue grow by one.
+ * copy: any mix of device memory (this device's, another's, a peer's that is attached) and host
+ * memory; pageable host memory may make the call wait for the copy.
+ * reduce: dst[i] = a[i] op b[i], all device memory; dst may be a or b exactly. A user's function is
+ * TUTTI_ERR_UNSUPPORTED (it runs on the CPU only). The same bits as reduce_apply.
+ * scale, divide: as reduce_scale and reduce_divide; scalar is host memory, read before return. */
+tutti_status mem_queue_copy(struct mem_queue *queue, void *dst, const void *src, size_t len,
+                            uint64_t *ticket);
+tutti_status mem_queue_reduce(struct mem_queue *queue, const struct reducer *reducer, tutti_op op,
+                              void *dst, const void *a, const void *b, size_t bytes,
+                              uint64_t *ticket);
+tutti_status mem_queue_scale(struct mem_queue *queue, tutti_dtype dtype, void *dst, const void *src,
+                             const void *scalar, size_t count, uint64_t *ticket);
+tutti_status mem_queue_divide(struct mem_queue *queue, tutti_dtype dtype, void *dst, uint32_t ranks,
+                              size_t count, uint64_t *ticket);
+/* The last ticket whose work, and that of all before it, is done (0: none yet): *done. Not OK when
+ * the device failed: TUTTI_ERR_SYSTEM with its words, for this and every later call. */
+tutti_status mem_queue_poll(struct mem_queue *queue, uint64_t *done);
+
+/* ---- memory of peers on this host ---- */
+
+/* What another process needs to map an allocation. Travels as bytes. */
+struct mem_share {
+    uint8_t device[16]; /* mem_device_uuid */
+    uint8_t handle[64]; /* the driver's */
+    uint64_t process;   /* of the owner: a random number per process, for a peer that is a thread */
+    uint64_t buffer;    /* mem_place.buffer */
+    uint64_t base;      /* the allocation's address in the owner */
+    uint64_t bytes;     /* its size */
+};
+
+/* TUTTI_ERR_UNSUPPORTED when the place is not shareable. */
+tutti_status mem_share(const struct mem_place *place, struct mem_share *share);
+/* The address at which this process sees the allocation: maps it, or finds it mapped already (one
+ * mapping per owner and base; one that was for an earlier allocation there is dropped). For the
+ * process's own memory it is share->base. Attachments are kept until the process ends or
+ * ATTACHED_MAX are, then the least recently used goes. Errors TUTTI_ERR_SYSTEM,
+ * TUTTI_ERR_PROTOCOL when the size is not what the share says. */
+#define ATTACHED_MAX 1024
+tutti_status mem_attach(struct mem_device *device, const struct mem_share *share, void **base);
+
+/* ---- the program's streams ---- */
+
+/* Words of pinned memory that the CPU and streams both read and write, one cache line. */
+#define MEM_WORDS 4
+struct mem_words {
+    _Atomic uint32_t *word; /* [MEM_WORDS] as the CPU sees them; zero when taken first */
+    uint64_t address;       /* as streams see them */
+    uint32_t value;         /* the caller's: survives give and take, for values that only grow */
+};
+/* give: only when no stream will touch them any more. */
+tutti_status mem_words_take(struct mem_device *device, struct mem_words **words);
+void mem_words_give(struct mem_device *device, struct mem_words *words);
+
+struct mem_stream {
+    struct mem_device *device;
+    void *handle;     /* the driver's; NULL: the legacy default stream */
+    uint64_t capture; /* names the capture in progress, 0: none */
+};
+
+/* What there is to know of a stream of the program. hint: a device pointer of the call whose
+ * context a default stream (NULL) belongs to; NULL: the context current in this thread.
+ * Errors TUTTI_ERR_ARG: not a stream, or one whose capture was invalidated;
+ * TUTTI_ERR_UNSUPPORTED: no driver here. */
+tutti_status mem_stream_open(void *handle, const void *hint, struct mem_stream *stream);
+/* Each puts one action into the stream, captured ones too.
+ * signal: word = value when the stream gets there, after everything before is visible to the CPU.
+ * wait: holds the stream until (int32_t)(word - value) >= 0.
+ * reset: word = 0 (for captured waits, which must find it so at every replay).
+ * copy: len bytes between device memory and pinned or device memory. */
+tutti_status mem_stream_signal(const struct mem_stream *stream, const struct mem_words *words,
+                               unsigned index, uint32_t value);
+tutti_status mem_stream_wait(const struct mem_stream *stream, const struct mem_words *words,
+                             unsigned index, uint32_t value);
+tutti_status mem_stream_reset(const struct mem_stream *stream, const struct mem_words *words,
+                              unsigned index);
+tutti_status mem_stream_copy(const struct mem_stream *stream, void *dst, const void *src,
+                             size_t len);
+/* While the stream is being captured: gone(context) is called, from a thread of the driver that may
+ * not call it, when the graph and all its executables are destroyed. */
+tutti_status mem_stream_retain(const struct mem_stream *stream, void (*gone)(void *context),
+                               void *context);
+/* A stream of the library's own, for calls that name none (blocking calls on device memory). */
+tutti_status mem_stream_own(struct mem_device *device, struct mem_stream *stream);
+
+#endif
