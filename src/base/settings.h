@@ -42,6 +42,10 @@
       "busy wait before yielding; ranks that outnumber cores yield at once")                       \
     X(BOOL, cma, "CMA", true, 0, 1, "cross-memory attach for ordinary memory on one host")         \
     X(BOOL, inplace, "INPLACE", true, 0, 1, "read tutti_mem_alloc memory of local peers in place") \
+    X(BOOL, cuda_direct, "CUDA_DIRECT", true, 0, 1,                                                \
+      "ranks of one host work in each other's GPU memory; no: through host memory")                \
+    X(U64, cuda_direct_min, "CUDA_DIRECT_MIN", 256 << 10, 1, 1ull << 40,                           \
+      "bytes from which they do; less goes through host memory")                                   \
     X(TEXT, fault, "FAULT", "", 0, 255, "faults to inject, for tests; see transports/fault.c")
 
 #define SETTINGS_TYPE_U64(field)    uint64_t field;
