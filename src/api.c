@@ -261,19 +261,15 @@ tutti_status tutti_mem_free(void *memory)
 
 tutti_status tutti_mem_alloc_in(tutti_memory memory, size_t bytes, void **pointer)
 {
-    if (memory != TUTTI_MEMORY_HOST)
-        return fail(TUTTI_ERR_UNSUPPORTED, "tutti_mem_alloc_in: memory kind %d is not here",
-                    (int)memory);
-    return tutti_mem_alloc(bytes, pointer);
+    return pointer ? mem_alloc_in(memory, bytes, pointer)
+                   : fail(TUTTI_ERR_ARG, "tutti_mem_alloc_in: pointer is NULL");
 }
 
 tutti_status tutti_mem_copy(void *dst, const void *src, size_t bytes)
 {
     if (bytes > 0 && (!dst || !src))
         return fail(TUTTI_ERR_ARG, "tutti_mem_copy: %s is NULL", dst ? "src" : "dst");
-    if (bytes > 0)
-        memmove(dst, src, bytes);
-    return TUTTI_OK;
+    return bytes > 0 ? mem_copy_any(dst, src, bytes) : TUTTI_OK;
 }
 
 size_t tutti_settings_print(char *text, size_t len)

@@ -245,6 +245,9 @@ static void retire(struct unit *unit)
 /* Takes a queued unit as far as it goes; true if it starts. */
 static bool start(struct unit *unit)
 {
+    /* The cheap look first: of many units of a communicator only one can be next. */
+    if (unit->ordered && !is_next(unit))
+        return false;
     bool here = streams_are_at(unit, UNIT_START);
     if (unit->captured && !here)
         return false;

@@ -40,7 +40,8 @@ struct mem_place {
  * the answer costs one load: the path of host memory asks nothing else. Loads nothing itself. */
 bool mem_device_present(void);
 /* Whether the program uses a device: a driver is loaded, by whomever, and a context is current in
- * the calling thread, which *device then is. What a communicator asks when it is made. */
+ * the calling thread, or else one device's primary context is active; *device is that. Loads and
+ * initialises nothing; too dear for every call, cheap enough for every communicator. */
 bool mem_device_in_use(struct mem_device **device);
 /* Loads the driver if the machine has one (once) and opens the context that is current in the
  * calling thread, else the first device's own. TUTTI_ERR_UNSUPPORTED with the reason. */
@@ -120,6 +121,15 @@ tutti_status mem_share(const struct mem_place *place, struct mem_share *share);
  * TUTTI_ERR_PROTOCOL when the size is not what the share says. */
 #define ATTACHED_MAX 1024
 tutti_status mem_attach(struct mem_device *device, const struct mem_share *share, void **base);
+
+/* ---- network adapters ---- */
+
+/* A dma-buf descriptor of the whole allocation, for an adapter that reads and writes device memory
+ * by itself; the caller closes it. *offset: of the place's base within it. From then on the
+ * driver completes its synchronous copies of this allocation before they return. The descriptor
+ * is stale once the allocation is freed (place.buffer tells). TUTTI_ERR_UNSUPPORTED where device,
+ * driver or kind of memory has none. Tested as far as a valid descriptor; no adapter has met it. */
+tutti_status mem_dmabuf(const struct mem_place *place, int *fd, uint64_t *offset);
 
 /* ---- the program's streams ---- */
 
