@@ -36,6 +36,7 @@ struct facts {
 struct opened {
     int32_t status;
     uint32_t reaches; /* this rank's device works in the memory of every other's */
+    uint32_t reduces;
     char sentence[SENTENCE_MAX];
     uint32_t len[COMM_TRANSPORTS_MAX];
     uint8_t address[COMM_TRANSPORTS_MAX][TRANSPORT_ADDRESS_MAX];
@@ -340,6 +341,7 @@ static tutti_status take_addresses(tutti_comm *comm, const struct facts *facts,
             return fail((tutti_status)all[r].status, "rank %u: %.400s", r, all[r].sentence);
         if (!all[r].reaches)
             comm->device = NULL;
+        comm->device_reduces = all[r].reduces && (r == 0 || comm->device_reduces);
     }
     comm->addresses = calloc(comm->size, TRANSPORT_ADDRESS_MAX);
     if (!comm->addresses)
@@ -424,6 +426,7 @@ static tutti_status build_rounds(tutti_comm *comm, struct bootstrap *bootstrap, 
         status = own_addresses(comm, rows, mine);
     mine->status = status;
     mine->reaches = comm->device != NULL;
+    mine->reduces = comm->device && mem_device_reduces(comm->device);
     for (uint32_t r = 0; r < comm->size && mine->reaches; r++)
         mine->reaches = mem_device_reaches(comm->device, facts[r].device);
     if (status != TUTTI_OK)
