@@ -123,7 +123,10 @@ static void gather_facts(tutti_comm *comm, struct facts *facts)
                             .chunk = settings->chunk,
                             .lanes = settings->lanes,
                             .direct_min = settings->cuda_direct ? settings->cuda_direct_min : 0};
-    if (settings->cuda_direct && mem_device_in_use(&comm->device))
+    bool in_use = mem_device_in_use(&comm->device); /* asked even if not wanted: it looks */
+    if (!in_use || !settings->cuda_direct)
+        comm->device = NULL;
+    else
         memcpy(facts->device, mem_device_uuid(comm->device), sizeof facts->device);
     snprintf(facts->algo, sizeof facts->algo, "%s", settings->algo);
     snprintf(facts->transports, sizeof facts->transports, "%s", settings->transports);
