@@ -41,7 +41,7 @@ ROOMS = [
 # Inside the core: each may include those after it. A file belongs to the module whose word is the
 # first part of its name (comm_build.c: comm). The .c files of one level may include each other's
 # headers (execution works on the communicator's state); headers keep the order within it too.
-CORE_ORDER = [["api"], ["group", "comm", "exec", "program", "call"], ["planner"], ["regcache"],
+CORE_ORDER = [["api"], ["stream", "group", "comm", "exec", "program", "stage", "call"], ["planner"], ["regcache"],
               ["bootstrap"], ["topology"]]
 
 # Foreign headers and their only homes.
@@ -114,6 +114,7 @@ GLOBALS = {
     "handles": "src/comm: destroyed communicators are told from live ones by this table",
     "handles_lock": "src/comm: guards it",
     "handles_next": "src/comm: where its next entry goes",
+    "proxy": "src/stream_proxy: one thread of the process serves all its streams",
     "fork_once": "src/comm: a fork is a fact of the process",
     "comm_forks": "src/comm: a fork is a fact of the process",
     "driver": "src/mem: a process has one GPU driver, found once",

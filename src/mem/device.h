@@ -39,10 +39,10 @@ struct mem_place {
 /* Whether this process has a driver loaded at all. While it has none, no pointer is a device's and
  * the answer costs one load: the path of host memory asks nothing else. Loads nothing itself. */
 bool mem_device_present(void);
-/* Looks whether the program has loaded a driver since, and initialises none: cheap enough for every
- * communicator that is made, too dear for every call. mem_device_open and mem_stream_open do it
- * themselves. */
-void mem_device_notice(void);
+/* Whether the program uses a device: a driver is loaded, by whomever, and a context is current in
+ * the calling thread, or else one device's primary context is active; *device is that. Loads and
+ * initialises nothing; too dear for every call, cheap enough for every communicator. */
+bool mem_device_in_use(struct mem_device **device);
 /* Loads the driver if the machine has one (once) and opens the context that is current in the
  * calling thread, else the first device's own. TUTTI_ERR_UNSUPPORTED with the reason. */
 tutti_status mem_device_open(struct mem_device **device);
@@ -53,6 +53,11 @@ tutti_status mem_device_of(const void *pointer, struct mem_place *place);
 const char *mem_device_name(const struct mem_device *device);
 /* 16 bytes equal for all processes that see the same physical device. */
 const uint8_t *mem_device_uuid(const struct mem_device *device);
+/* Whether queues of this device reduce; not in a build without its kernels. */
+bool mem_device_reduces(const struct mem_device *device);
+/* Whether this device can work in the memory of that one: itself, or one that the driver shows to
+ * this process and connects to it. */
+bool mem_device_reaches(const struct mem_device *device, const uint8_t uuid[16]);
 
 /* ---- memory ---- */
 
@@ -155,21 +160,15 @@ tutti_status mem_stream_open(void *handle, const void *hint, struct mem_stream *
 /* Each puts one action into the stream, captured ones too.
  * signal: word = value when the stream gets there, after everything before is visible to the CPU.
  * wait: holds the stream until (int32_t)(word - value) >= 0.
- * reset: word = 0 (for captured waits, which must find it so at every replay).
  * copy: len bytes between device memory and pinned or device memory. */
 tutti_status mem_stream_signal(const struct mem_stream *stream, const struct mem_words *words,
                                unsigned index, uint32_t value);
 tutti_status mem_stream_wait(const struct mem_stream *stream, const struct mem_words *words,
                              unsigned index, uint32_t value);
-tutti_status mem_stream_reset(const struct mem_stream *stream, const struct mem_words *words,
-                              unsigned index);
 tutti_status mem_stream_copy(const struct mem_stream *stream, void *dst, const void *src,
                              size_t len);
 /* While the stream is being captured: gone(context) is called, from a thread of the driver that may
  * not call it, when the graph and all its executables are destroyed. */
 tutti_status mem_stream_retain(const struct mem_stream *stream, void (*gone)(void *context),
                                void *context);
-/* A stream of the library's own, for calls that name none (blocking calls on device memory). */
-tutti_status mem_stream_own(struct mem_device *device, struct mem_stream *stream);
-
 #endif

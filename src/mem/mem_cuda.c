@@ -166,6 +166,58 @@ tutti_status mem_device_open(struct mem_device **device)
     return mem_cuda_device_of_context(driver, context, device);
 }
 
+/* The one device whose primary context is active; none if several are. */
+static cuda_context only_active(const struct cuda_driver *driver)
+{
+    int count = 0, active, found = -1;
+    unsigned flags;
+    if (driver->device_count(&count) != CUDA_DRIVER_OK)
+        return NULL;
+    for (int i = 0; i < count; i++) {
+        if (driver->primary_state(i, &flags, &active) != CUDA_DRIVER_OK || !active)
+            continue;
+        if (found >= 0)
+            return NULL;
+        found = i;
+    }
+    cuda_context context = NULL;
+    return found >= 0 && driver->primary_retain(&context, found) == CUDA_DRIVER_OK ? context : NULL;
+}
+
+bool mem_device_in_use(struct mem_device **device)
+{
+    cuda_context context = NULL;
+    mem_cuda_notice();
+    const struct cuda_driver *driver = mem_cuda_driver();
+    if (!driver || driver->context_current(&context) != CUDA_DRIVER_OK)
+        return false;
+    if (!context)
+        context = only_active(driver);
+    return context && mem_cuda_device_of_context(driver, context, device) == TUTTI_OK;
+}
+
+bool mem_device_reduces(const struct mem_device *device)
+{
+    return device->has_kernels;
+}
+
+bool mem_device_reaches(const struct mem_device *device, const uint8_t uuid[16])
+{
+    const struct cuda_driver *driver = device->driver;
+    struct cuda_uuid other;
+    int count = 0, can = 0;
+    if (memcmp(&device->uuid, uuid, sizeof other) == 0)
+        return true;
+    if (driver->device_count(&count) != CUDA_DRIVER_OK)
+        return false;
+    for (int i = 0; i < count; i++) {
+        if (driver->device_uuid(&other, i) == CUDA_DRIVER_OK &&
+            memcmp(&other, uuid, sizeof other) == 0)
+            return driver->device_peer(&can, device->ordinal, i) == CUDA_DRIVER_OK && can != 0;
+    }
+    return false;
+}
+
 const char *mem_device_name(const struct mem_device *device)
 {
     return device->name;
@@ -324,7 +376,7 @@ static tutti_status copy_any(void *dst, const void *src, size_t len, struct mem_
 tutti_status mem_copy_any(void *dst, const void *src, size_t len)
 {
     struct mem_place to = {.device = NULL}, from = {.device = NULL};
-    mem_device_notice();
+    mem_cuda_notice();
     tutti_status status = mem_device_of(dst, &to);
     if (status == TUTTI_OK)
         status = mem_device_of(src, &from);

@@ -18,7 +18,6 @@
 
 #define CUDA_NAME_MAX 128 /* "GPU 0 (name)": the driver's names are shorter than 100 bytes */
 
-struct own_stream;
 struct kept_words;
 
 /* A context and everything kept for it. All but the lists is constant once it is open; the lists
@@ -42,7 +41,6 @@ struct mem_device {
     pthread_mutex_t lock;
     struct mem_queue *queues; /* kept */
     struct kept_words *words; /* kept */
-    struct own_stream *own;   /* kept */
 };
 
 /* Makes the device's context current, and forbidden calls possible while the program captures a

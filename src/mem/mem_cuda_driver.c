@@ -102,7 +102,7 @@ static tutti_status load_library(int flags)
     return TUTTI_OK;
 }
 
-void mem_device_notice(void)
+void mem_cuda_notice(void)
 {
     if (mem_device_present())
         return;

@@ -92,6 +92,8 @@ enum cuda_number {
     X(device_name, cuDeviceGetName, (char *name, int max, int device), MUST)                       \
     X(device_uuid, cuDeviceGetUuid_v2, (struct cuda_uuid * uuid, int device), MUST)                \
     X(device_attribute, cuDeviceGetAttribute, (int *value, int attribute, int device), MUST)       \
+    X(device_count, cuDeviceGetCount, (int *count), MUST)                                          \
+    X(device_peer, cuDeviceCanAccessPeer, (int *can, int device, int peer), MUST)                  \
     X(primary_state, cuDevicePrimaryCtxGetState, (int device, unsigned *flags, int *active), MUST) \
     X(primary_retain, cuDevicePrimaryCtxRetain, (cuda_context * context, int device), MUST)        \
     X(context_current, cuCtxGetCurrent, (cuda_context * context), MUST)                            \
@@ -165,6 +167,8 @@ struct cuda_driver {
 
 /* The driver, when this process has loaded one (see mem_device_present); else NULL. */
 const struct cuda_driver *mem_cuda_driver(void);
+/* Takes the driver's library if the program has loaded it since. */
+void mem_cuda_notice(void);
 /* Loads and initialises it if need be. TUTTI_ERR_UNSUPPORTED with the reason. */
 tutti_status mem_cuda_driver_open(const struct cuda_driver **driver);
 /* Records "<what>: <the driver's words> (<its name>)" and gives the status that fits: no memory,

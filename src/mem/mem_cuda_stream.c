@@ -125,12 +125,6 @@ tutti_status mem_stream_signal(const struct mem_stream *stream, const struct mem
     return write_word(stream, words, index, value, "signal");
 }
 
-tutti_status mem_stream_reset(const struct mem_stream *stream, const struct mem_words *words,
-                              unsigned index)
-{
-    return write_word(stream, words, index, 0, "reset a word");
-}
-
 tutti_status mem_stream_copy(const struct mem_stream *stream, void *dst, const void *src,
                              size_t len)
 {
@@ -235,90 +229,4 @@ tutti_status mem_stream_retain(const struct mem_stream *stream, void (*gone)(voi
         return status;
     cuda_result result = retain(stream, gone, context);
     return finish(stream, &scope, result, "keep something for the graph captured");
-}
-
-/* ---- the library's own streams -------------------------------------------------------------- */
-
-/* One for each thread that asks, since a stream that waits for one rank of this process must not
- * hold up another's. A thread that ends leaves its streams to the next. */
-struct own_stream {
-    struct mem_device *device;
-    cuda_stream handle;
-    struct own_stream *next; /* of this thread, or kept by the device */
-};
-
-static struct {
-    pthread_once_t once;
-    pthread_key_t key;
-    bool usable;
-} own = {.once = PTHREAD_ONCE_INIT};
-
-static void give_own_streams(void *first)
-{
-    for (struct own_stream *stream = first, *next; stream; stream = next) {
-        next = stream->next;
-        pthread_mutex_lock(&stream->device->lock);
-        stream->next = stream->device->own;
-        stream->device->own = stream;
-        pthread_mutex_unlock(&stream->device->lock);
-    }
-}
-
-static void make_own_key(void)
-{
-    own.usable = pthread_key_create(&own.key, give_own_streams) == 0;
-}
-
-static tutti_status take_own_stream(struct mem_device *device, struct own_stream **taken)
-{
-    pthread_mutex_lock(&device->lock);
-    struct own_stream *found = device->own;
-    if (found)
-        device->own = found->next;
-    pthread_mutex_unlock(&device->lock);
-    if (!found) {
-        struct cuda_scope scope;
-        found = calloc(1, sizeof *found);
-        if (!found)
-            return fail(TUTTI_ERR_NOMEM, "make a stream on %s: out of host memory", device->name);
-        found->device = device;
-        tutti_status status = mem_cuda_enter(device, &scope);
-        if (status == TUTTI_OK) {
-            cuda_result result =
-                device->driver->stream_create(&found->handle, CUDA_STREAM_NON_BLOCKING, 0);
-            status = finish(&(struct mem_stream){.device = device}, &scope, result,
-                            "make one of the library's own");
-        }
-        if (status != TUTTI_OK) {
-            free(found);
-            return status;
-        }
-    }
-    *taken = found;
-    return TUTTI_OK;
-}
-
-tutti_status mem_stream_own(struct mem_device *device, struct mem_stream *stream)
-{
-    pthread_once(&own.once, make_own_key);
-    if (!own.usable)
-        return fail(TUTTI_ERR_NOMEM, "make a stream on %s: no thread-specific data left",
-                    device->name);
-    struct own_stream *first = pthread_getspecific(own.key), *found = first;
-    while (found && found->device != device)
-        found = found->next;
-    if (!found) {
-        tutti_status status = take_own_stream(device, &found);
-        if (status != TUTTI_OK)
-            return status;
-        found->next = first;
-        if (pthread_setspecific(own.key, found) != 0) {
-            found->next = NULL;
-            give_own_streams(found);
-            return fail(TUTTI_ERR_NOMEM, "make a stream on %s: no thread-specific data left",
-                        device->name);
-        }
-    }
-    *stream = (struct mem_stream){.device = device, .handle = found->handle};
-    return TUTTI_OK;
 }
