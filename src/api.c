@@ -70,9 +70,13 @@ static tutti_status issue(tutti_comm *comm, struct call call, tutti_request **re
 
 static tutti_status issue_on(tutti_comm *comm, struct call call, void *stream)
 {
+    struct mem_stream opened;
     tutti_status status = comm_look_in(comm);
     if (status == TUTTI_OK)
         status = call_check(comm, &call);
+    /* The first stream brings the driver, which tells device pointers from others. */
+    if (status == TUTTI_OK && stream && !mem_device_present())
+        status = mem_stream_open(stream, NULL, &opened);
     if (status != TUTTI_OK)
         return status;
     if (group_open())

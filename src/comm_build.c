@@ -36,6 +36,7 @@ struct facts {
 struct opened {
     int32_t status;
     uint32_t reaches; /* this rank's device works in the memory of every other's */
+    uint32_t reduces;
     char sentence[SENTENCE_MAX];
     uint32_t len[COMM_TRANSPORTS_MAX];
     uint8_t address[COMM_TRANSPORTS_MAX][TRANSPORT_ADDRESS_MAX];
@@ -122,7 +123,10 @@ static void gather_facts(tutti_comm *comm, struct facts *facts)
                             .chunk = settings->chunk,
                             .lanes = settings->lanes,
                             .direct_min = settings->cuda_direct ? settings->cuda_direct_min : 0};
-    if (settings->cuda_direct && mem_device_in_use(&comm->device))
+    bool in_use = mem_device_in_use(&comm->device); /* asked even if not wanted: it looks */
+    if (!in_use || !settings->cuda_direct)
+        comm->device = NULL;
+    else
         memcpy(facts->device, mem_device_uuid(comm->device), sizeof facts->device);
     snprintf(facts->algo, sizeof facts->algo, "%s", settings->algo);
     snprintf(facts->transports, sizeof facts->transports, "%s", settings->transports);
@@ -340,6 +344,7 @@ static tutti_status take_addresses(tutti_comm *comm, const struct facts *facts,
             return fail((tutti_status)all[r].status, "rank %u: %.400s", r, all[r].sentence);
         if (!all[r].reaches)
             comm->device = NULL;
+        comm->device_reduces = all[r].reduces && (r == 0 || comm->device_reduces);
     }
     comm->addresses = calloc(comm->size, TRANSPORT_ADDRESS_MAX);
     if (!comm->addresses)
@@ -424,6 +429,7 @@ static tutti_status build_rounds(tutti_comm *comm, struct bootstrap *bootstrap, 
         status = own_addresses(comm, rows, mine);
     mine->status = status;
     mine->reaches = comm->device != NULL;
+    mine->reduces = comm->device && mem_device_reduces(comm->device);
     for (uint32_t r = 0; r < comm->size && mine->reaches; r++)
         mine->reaches = mem_device_reaches(comm->device, facts[r].device);
     if (status != TUTTI_OK)

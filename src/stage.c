@@ -43,9 +43,11 @@ static uint64_t replicated_bytes(const struct tutti_comm *comm, const struct cal
     }
 }
 
-static bool is_user_function(const struct tutti_comm *comm, const struct call *call)
+/* Whether the call reduces in a way that devices do not. */
+static bool is_for_cpu(const struct tutti_comm *comm, const struct call *call)
 {
-    return coll_info(call->coll)->reduces && comm_plain_op(comm, call->op) >= TUTTI_OP_DYNAMIC;
+    return coll_info(call->coll)->reduces &&
+           (!comm->device_reduces || comm_plain_op(comm, call->op) >= TUTTI_OP_DYNAMIC);
 }
 
 /* Whether the plan works in device memory. All ranks must come to one answer, so only the kind of
@@ -53,7 +55,7 @@ static bool is_user_function(const struct tutti_comm *comm, const struct call *c
 static bool is_direct(const struct tutti_comm *comm, const struct call *call,
                       const struct buffers *b)
 {
-    if (!comm->device || is_user_function(comm, call))
+    if (!comm->device || is_for_cpu(comm, call))
         return false;
     if (b->in.used && b->in.bytes > 0 && b->in_place.device != comm->device)
         return false;

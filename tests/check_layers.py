@@ -41,7 +41,7 @@ ROOMS = [
 # Inside the core: each may include those after it. A file belongs to the module whose word is the
 # first part of its name (comm_build.c: comm). The .c files of one level may include each other's
 # headers (execution works on the communicator's state); headers keep the order within it too.
-CORE_ORDER = [["api"], ["group", "comm", "exec", "program", "call", "stage", "stream"], ["planner"], ["regcache"],
+CORE_ORDER = [["api"], ["stream", "group", "comm", "exec", "program", "stage", "call"], ["planner"], ["regcache"],
               ["bootstrap"], ["topology"]]
 
 # Foreign headers and their only homes.

@@ -53,6 +53,8 @@ tutti_status mem_device_of(const void *pointer, struct mem_place *place);
 const char *mem_device_name(const struct mem_device *device);
 /* 16 bytes equal for all processes that see the same physical device. */
 const uint8_t *mem_device_uuid(const struct mem_device *device);
+/* Whether queues of this device reduce; not in a build without its kernels. */
+bool mem_device_reduces(const struct mem_device *device);
 /* Whether this device can work in the memory of that one: itself, or one that the driver shows to
  * this process and connects to it. */
 bool mem_device_reaches(const struct mem_device *device, const uint8_t uuid[16]);

@@ -196,6 +196,11 @@ bool mem_device_in_use(struct mem_device **device)
     return context && mem_cuda_device_of_context(driver, context, device) == TUTTI_OK;
 }
 
+bool mem_device_reduces(const struct mem_device *device)
+{
+    return device->has_kernels;
+}
+
 bool mem_device_reaches(const struct mem_device *device, const uint8_t uuid[16])
 {
     const struct cuda_driver *driver = device->driver;
