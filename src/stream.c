@@ -171,7 +171,7 @@ static tutti_status put_after(struct unit *unit, size_t index)
         if (call->stream == (int)index)
             status = stage_out(call->comm, &call->stage, copy_in_stream, &at->stream);
     }
-    if (status == TUTTI_OK && unit->has_blocks && !unit->captured)
+    if (status == TUTTI_OK && unit->ends)
         status = mem_stream_signal(&at->stream, at->words, UNIT_END, at->value);
     return status;
 }
@@ -186,6 +186,7 @@ static tutti_status put_into_streams(struct unit *unit)
 {
     tutti_status status = TUTTI_OK;
     unit->put = unit->stream_count > 0;
+    unit->ends &= !unit->captured;
     for (size_t i = 0; i < unit->stream_count; i++)
         unit->streams[i].value = ++unit->streams[i].words->value;
     for (size_t i = 0; i < unit->stream_count && status == TUTTI_OK; i++)
@@ -246,7 +247,9 @@ static tutti_status fill(struct unit *unit, const struct group_call *calls, size
         unit->call_count++;
         if (status == TUTTI_OK)
             status = add_call(unit, &calls[i]);
-        unit->has_blocks |= unit->calls[i].stage.block != NULL;
+        const struct stage *stage = &unit->calls[i].stage;
+        unit->has_blocks |= stage->block != NULL;
+        unit->ends |= stage->block && stage->in_bytes + stage->out_bytes >= UNIT_BLOCK_LARGE;
     }
     if (status == TUTTI_OK && wants_result)
         status = make_result(unit, calls[0].comm);

@@ -242,6 +242,28 @@ static void retire(struct unit *unit)
     unit->state = unit->captured ? UNIT_QUEUED : UNIT_DRAINING;
 }
 
+/* Streams that have come to this unit are beyond all those before it. */
+static void mark_passed(const struct unit *unit)
+{
+    for (struct unit *old = proxy.units; old != unit; old = old->next) {
+        for (size_t i = 0; i < old->stream_count && old->state == UNIT_DRAINING; i++) {
+            const struct mem_stream *stream = &old->streams[i].stream;
+            for (size_t j = 0; j < unit->stream_count; j++)
+                old->streams[i].passed |= unit->streams[j].stream.handle == stream->handle &&
+                                          unit->streams[j].stream.device == stream->device;
+        }
+    }
+}
+
+static bool streams_passed(const struct unit *unit)
+{
+    for (size_t i = 0; i < unit->stream_count; i++) {
+        if (!unit->streams[i].passed)
+            return false;
+    }
+    return true;
+}
+
 /* Takes a queued unit as far as it goes; true if it starts. */
 static bool start(struct unit *unit)
 {
@@ -270,6 +292,8 @@ static bool start(struct unit *unit)
             unit->status = comm->failed;
     }
     await_replay(unit);
+    if (here && !unit->captured)
+        mark_passed(unit);
     for (size_t i = 0; i < unit->call_count; i++)
         enter_call(unit, &unit->calls[i]);
     unit->state = UNIT_ENTERING;
@@ -299,7 +323,8 @@ static bool advance(struct unit *unit, bool *over)
         moved = true;
     }
     if (unit->state == UNIT_DRAINING)
-        *over = !unit->has_blocks || streams_are_at(unit, UNIT_END);
+        *over = !unit->has_blocks ||
+                (unit->ends ? streams_are_at(unit, UNIT_END) : streams_passed(unit));
     else if (unit->captured && unit->state == UNIT_QUEUED)
         *over = atomic_load_explicit(&unit->gone, memory_order_acquire);
     return moved;

@@ -28,7 +28,12 @@ struct unit_stream {
     struct mem_stream stream;
     struct mem_words *words;
     uint32_t value;
+    bool passed; /* the stream is beyond the unit */
 };
+
+/* Blocks so large are given back as soon as their stream has passed, which a signal tells; smaller
+ * ones wait for the stream's next unit to start, since a signal would cost the stream 2 us. */
+#define UNIT_BLOCK_LARGE (1u << 20)
 
 struct unit_call {
     tutti_comm *comm;
