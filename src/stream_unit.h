@@ -55,6 +55,7 @@ struct unit {
     struct unit *next;
     enum unit_state state;
     bool captured, has_blocks;
+    bool ends;        /* its streams signal UNIT_END */
     bool put;         /* something of it is in a stream */
     bool ordered;     /* its comms' orders are given */
     bool inside;      /* its comms are seized */
