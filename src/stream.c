@@ -73,13 +73,14 @@ static struct unit *unit_new(size_t count)
     return NULL;
 }
 
-static void add_comm(struct unit *unit, tutti_comm *comm)
+static struct unit_comm *add_comm(struct unit *unit, tutti_comm *comm)
 {
     for (size_t i = 0; i < unit->comm_count; i++) {
         if (unit->comms[i].comm == comm)
-            return;
+            return &unit->comms[i];
     }
-    unit->comms[unit->comm_count++] = (struct unit_comm){.comm = comm};
+    unit->comms[unit->comm_count] = (struct unit_comm){.comm = comm};
+    return &unit->comms[unit->comm_count++];
 }
 
 static tutti_status add_stream(struct unit *unit, const struct group_call *from,
@@ -122,8 +123,9 @@ static tutti_status add_stream(struct unit *unit, const struct group_call *from,
 static tutti_status add_call(struct unit *unit, const struct group_call *from)
 {
     struct unit_call *call = &unit->calls[unit->call_count - 1];
-    add_comm(unit, from->comm);
+    struct unit_comm *comm = add_comm(unit, from->comm);
     tutti_status status = stage_make(from->comm, &call->call, &call->stage);
+    comm->on_device |= call->call.on_device;
     if (status == TUTTI_OK && from->on_stream && (from->stream || call->stage.device))
         status = add_stream(unit, from, call);
     const struct stage *stage = &call->stage;

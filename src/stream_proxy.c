@@ -2,8 +2,9 @@
  * over all units and lets it go between passes; whoever wants it says so in `wanting`, since a
  * thread that locks again at once would never let them in.
  *
- * A unit goes QUEUED -> ENTERING -> RUNNING -> LEAVING -> (DRAINING) -> freed; a captured one goes
- * back to QUEUED. Nothing here waits: each pass looks at what has come and goes on. */
+ * A unit goes QUEUED -> CLEARING -> ENTERING -> RUNNING -> LEAVING -> (DRAINING) -> freed; a
+ * captured one goes back to QUEUED. Nothing here waits: each pass looks at what has come and goes
+ * on. */
 #include <pthread.h>
 #include <stdlib.h>
 #include <time.h>
@@ -109,6 +110,33 @@ static tutti_status copy_in_queue(void *context, void *dst, const void *src, siz
 {
     struct unit_call *call = context;
     return mem_queue_copy(call->queue, dst, src, len, &call->ticket);
+}
+
+/* True when a queue will run, or its communicator is of no use any more. */
+static bool is_clear(struct unit *unit, tutti_comm *comm, struct mem_queue *queue)
+{
+    if (comm->failed != TUTTI_OK)
+        return true;
+    tutti_status status = mem_queue_clear(queue);
+    if (status != TUTTI_OK && status != TUTTI_IN_PROGRESS)
+        unit_failed(unit, comm, status);
+    return status != TUTTI_IN_PROGRESS;
+}
+
+static bool queues_are_clear(struct unit *unit)
+{
+    bool all = true;
+    for (size_t i = 0; i < unit->call_count; i++) {
+        struct unit_call *call = &unit->calls[i];
+        call->is_clear = call->is_clear || is_clear(unit, call->comm, call->queue);
+        all &= call->is_clear;
+    }
+    for (size_t i = 0; i < unit->comm_count; i++) {
+        struct unit_comm *at = &unit->comms[i];
+        at->is_clear = at->is_clear || is_clear(unit, at->comm, at->comm->queue);
+        all &= at->is_clear;
+    }
+    return all;
 }
 
 static void enter_call(struct unit *unit, struct unit_call *call)
@@ -295,8 +323,10 @@ static bool start(struct unit *unit)
     if (here && !unit->captured)
         mark_passed(unit);
     for (size_t i = 0; i < unit->call_count; i++)
-        enter_call(unit, &unit->calls[i]);
-    unit->state = UNIT_ENTERING;
+        unit->calls[i].is_clear = !unit->calls[i].queue;
+    for (size_t i = 0; i < unit->comm_count; i++)
+        unit->comms[i].is_clear = !unit->comms[i].on_device;
+    unit->state = UNIT_CLEARING;
     return true;
 }
 
@@ -307,6 +337,12 @@ static bool advance(struct unit *unit, bool *over)
     *over = false;
     if (unit->state == UNIT_QUEUED)
         moved = start(unit);
+    if (unit->state == UNIT_CLEARING && queues_are_clear(unit)) {
+        for (size_t i = 0; i < unit->call_count; i++)
+            enter_call(unit, &unit->calls[i]);
+        unit->state = UNIT_ENTERING;
+        moved = true;
+    }
     if (unit->state == UNIT_ENTERING && bytes_are_there(unit)) {
         submit(unit);
         unit->state = UNIT_RUNNING;

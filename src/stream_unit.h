@@ -18,6 +18,7 @@ enum unit_word { UNIT_START, UNIT_DONE, UNIT_END };
 
 enum unit_state {
     UNIT_QUEUED,   /* its streams are not there yet, or units before it are not over */
+    UNIT_CLEARING, /* its queues look for a channel that no waiting stream holds */
     UNIT_ENTERING, /* bytes on their way in */
     UNIT_RUNNING,
     UNIT_LEAVING, /* bytes on their way out */
@@ -40,7 +41,8 @@ struct unit_call {
     struct call call; /* as the plan sees it */
     size_t *counts;
     struct stage stage;
-    int stream;              /* index, or -1 */
+    int stream; /* index, or -1 */
+    bool is_clear;
     struct mem_queue *queue; /* for bytes and arithmetic outside the plan; NULL: none */
     uint64_t ticket;
     struct operation *operation;
@@ -49,6 +51,8 @@ struct unit_call {
 struct unit_comm {
     tutti_comm *comm; /* NULL: gone, in a captured unit */
     uint64_t order;   /* among the units of comm */
+    bool on_device;   /* some call works in comm's queue */
+    bool is_clear;
 };
 
 struct unit {

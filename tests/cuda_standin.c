@@ -157,6 +157,12 @@ static bool is_device(int device)
     return device >= 0 && (uint64_t)device < standin_settings()->devices;
 }
 
+cuda_result cuDeviceCanAccessPeer(int *can, int device, int peer)
+{
+    *can = device != peer; /* as the real one says of a device and itself */
+    return is_device(device) && is_device(peer) ? CUDA_DRIVER_OK : CUDA_DRIVER_INVALID_DEVICE;
+}
+
 cuda_result cuDeviceGet(int *device, int ordinal)
 {
     *device = ordinal;

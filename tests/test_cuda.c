@@ -698,7 +698,7 @@ static void test_cuda_waits_compare_in_a_circle(void)
     CU_ASSERT_FALSE(await_word(words, 1, 1, 20));
     answer(words, 0, 1); /* later than the highest number */
     CU_ASSERT(await_word(words, 1, 1, 20000));
-    CU_ASSERT_EQUAL(mem_stream_reset(&stream, words, 0), TUTTI_OK);
+    CU_ASSERT_EQUAL(mem_stream_signal(&stream, words, 0, 0), TUTTI_OK);
     CU_ASSERT_EQUAL(mem_stream_signal(&stream, words, 1, 2), TUTTI_OK);
     CU_ASSERT(await_word(words, 1, 2, 20000));
     CU_ASSERT_EQUAL(atomic_load(&words->word[0]), 0);
