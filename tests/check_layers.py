@@ -124,7 +124,6 @@ GLOBALS = {
     "primary": "src/mem: primary contexts that are kept",
     "pool": "src/mem: blocks outlive their users, since giving them back may wait for a stream",
     "attached": "src/mem: a peer's allocation is mapped once per process",
-    "own": "src/mem: streams of the library's own, one per thread",
     "lock": "src/mem: guards the number that names this process",
     "number": "src/mem: names this process",
     "owner": "src/mem: the process it names",

@@ -157,12 +157,6 @@ static bool is_device(int device)
     return device >= 0 && (uint64_t)device < standin_settings()->devices;
 }
 
-cuda_result cuDeviceCanAccessPeer(int *can, int device, int peer)
-{
-    *can = device != peer; /* as the real one says of a device and itself */
-    return is_device(device) && is_device(peer) ? CUDA_DRIVER_OK : CUDA_DRIVER_INVALID_DEVICE;
-}
-
 cuda_result cuDeviceGet(int *device, int ordinal)
 {
     *device = ordinal;
@@ -188,6 +182,12 @@ cuda_result cuDeviceGetAttribute(int *value, int attribute, int device)
 {
     *value = attribute == CUDA_DEVICE_MULTIPROCESSORS ? 4 : 0;
     return is_device(device) ? CUDA_DRIVER_OK : CUDA_DRIVER_INVALID_DEVICE;
+}
+
+cuda_result cuDeviceCanAccessPeer(int *can, int device, int peer)
+{
+    *can = device != peer; /* as the real one, which says no about a device and itself */
+    return is_device(device) && is_device(peer) ? CUDA_DRIVER_OK : CUDA_DRIVER_INVALID_DEVICE;
 }
 
 /* With the lock: the arena, at the first context of a device. */
