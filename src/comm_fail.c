@@ -146,6 +146,8 @@ void comm_events(tutti_comm *comm)
                 unexpected(comm, &event);
             } else if (event.notice.kind == NOTICE_LEFT) {
                 comm->peers[event.peer].left = true;
+            } else if (event.notice.kind == NOTICE_MEET || event.notice.kind == NOTICE_COMING) {
+                comm_shrink_notice(comm, event.peer, &event.notice);
             } else {
                 event.notice.text[sizeof event.notice.text - 1] = 0;
                 tutti_status status = (tutti_status)event.notice.status;

@@ -187,6 +187,15 @@ static void forget_calls(void)
     group.count = group.capacity = 0;
 }
 
+tutti_status tutti_group_cancel(void)
+{
+    if (group.depth == 0)
+        return fail(TUTTI_ERR_STATE, "tutti_group_cancel without tutti_group_start");
+    group.depth = 0;
+    forget_calls();
+    return TUTTI_OK;
+}
+
 tutti_status tutti_group_end(void)
 {
     if (group.depth == 0)
