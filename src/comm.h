@@ -165,6 +165,8 @@ tutti_status comm_error(const tutti_comm *comm); /* sets the thread's sentence t
 bool comm_seize(tutti_comm *comm);
 /* Enter and leave a public call: refuses NULL, destroyed, forked, failed and busy communicators. */
 tutti_status comm_enter(tutti_comm *comm);
+/* The same, but a failed one is entered too. */
+tutti_status comm_enter_any(tutti_comm *comm);
 static inline void comm_leave(tutti_comm *comm)
 {
     atomic_store_explicit(&comm->busy, 0, memory_order_release);

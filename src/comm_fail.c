@@ -285,3 +285,15 @@ tutti_status comm_enter(tutti_comm *comm)
     }
     return TUTTI_OK;
 }
+
+tutti_status comm_enter_any(tutti_comm *comm)
+{
+    tutti_status status = comm_enter(comm);
+    if (status == TUTTI_OK || !comm || comm->magic != COMM_MAGIC || comm->failed == TUTTI_OK ||
+        comm->fork_generation != atomic_load(&comm_forks))
+        return status;
+    if (!comm_seize(comm))
+        return fail(TUTTI_ERR_STATE, "%s: another thread is using this communicator",
+                    comm->names[comm->rank]);
+    return TUTTI_OK;
+}

@@ -272,26 +272,13 @@ static tutti_status find_survivors(tutti_comm *comm, const int *excluded, size_t
     return TUTTI_OK;
 }
 
-/* Enters a communicator in whatever state it is, but destroyed or another process's. */
-static tutti_status enter_any(tutti_comm *comm)
-{
-    tutti_status status = comm_enter(comm);
-    if (status == TUTTI_OK || !comm || comm->magic != COMM_MAGIC || comm->failed == TUTTI_OK ||
-        comm->fork_generation != atomic_load(&comm_forks))
-        return status;
-    if (!comm_seize(comm))
-        return fail(TUTTI_ERR_STATE, "%s: another thread is using this communicator",
-                    comm->names[comm->rank]);
-    return TUTTI_OK;
-}
-
 tutti_status tutti_comm_shrink(tutti_comm *comm, const int *excluded, size_t count,
                                tutti_comm **new_comm)
 {
     if (!new_comm || (!excluded && count > 0))
         return fail(TUTTI_ERR_ARG, "tutti_comm_shrink: %s is NULL",
                     new_comm ? "excluded" : "new_comm");
-    tutti_status status = enter_any(comm);
+    tutti_status status = comm_enter_any(comm);
     if (status != TUTTI_OK)
         return status;
     struct shrink shrink = {.parent = comm,

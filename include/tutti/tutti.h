@@ -156,7 +156,8 @@ TUTTI_API tutti_status tutti_mem_free(void *memory);
 TUTTI_API tutti_status tutti_mem_alloc_in(tutti_memory memory, size_t bytes, void **pointer);
 TUTTI_API tutti_status tutti_mem_copy(void *dst, const void *src, size_t bytes);
 
-/* tutti_register: tells the library that [memory, memory + bytes) will be used often; optional. */
+/* tutti_register: tells the library that [memory, memory + bytes) will be used often; optional.
+ * tutti_deregister works on a failed communicator too. */
 TUTTI_API tutti_status tutti_register(tutti_comm *comm, void *memory, size_t bytes,
                                       tutti_registration **registration);
 TUTTI_API tutti_status tutti_deregister(tutti_comm *comm, tutti_registration *registration);
