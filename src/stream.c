@@ -73,13 +73,14 @@ static struct unit *unit_new(size_t count)
     return NULL;
 }
 
-static void add_comm(struct unit *unit, tutti_comm *comm)
+static struct unit_comm *add_comm(struct unit *unit, tutti_comm *comm)
 {
     for (size_t i = 0; i < unit->comm_count; i++) {
         if (unit->comms[i].comm == comm)
-            return;
+            return &unit->comms[i];
     }
-    unit->comms[unit->comm_count++] = (struct unit_comm){.comm = comm};
+    unit->comms[unit->comm_count] = (struct unit_comm){.comm = comm};
+    return &unit->comms[unit->comm_count++];
 }
 
 static tutti_status add_stream(struct unit *unit, const struct group_call *from,
@@ -122,8 +123,9 @@ static tutti_status add_stream(struct unit *unit, const struct group_call *from,
 static tutti_status add_call(struct unit *unit, const struct group_call *from)
 {
     struct unit_call *call = &unit->calls[unit->call_count - 1];
-    add_comm(unit, from->comm);
+    struct unit_comm *comm = add_comm(unit, from->comm);
     tutti_status status = stage_make(from->comm, &call->call, &call->stage);
+    comm->on_device |= call->call.on_device;
     if (status == TUTTI_OK && from->on_stream && (from->stream || call->stage.device))
         status = add_stream(unit, from, call);
     const struct stage *stage = &call->stage;
@@ -171,7 +173,7 @@ static tutti_status put_after(struct unit *unit, size_t index)
         if (call->stream == (int)index)
             status = stage_out(call->comm, &call->stage, copy_in_stream, &at->stream);
     }
-    if (status == TUTTI_OK && unit->has_blocks && !unit->captured)
+    if (status == TUTTI_OK && unit->ends)
         status = mem_stream_signal(&at->stream, at->words, UNIT_END, at->value);
     return status;
 }
@@ -186,6 +188,7 @@ static tutti_status put_into_streams(struct unit *unit)
 {
     tutti_status status = TUTTI_OK;
     unit->put = unit->stream_count > 0;
+    unit->ends &= !unit->captured;
     for (size_t i = 0; i < unit->stream_count; i++)
         unit->streams[i].value = ++unit->streams[i].words->value;
     for (size_t i = 0; i < unit->stream_count && status == TUTTI_OK; i++)
@@ -246,7 +249,9 @@ static tutti_status fill(struct unit *unit, const struct group_call *calls, size
         unit->call_count++;
         if (status == TUTTI_OK)
             status = add_call(unit, &calls[i]);
-        unit->has_blocks |= unit->calls[i].stage.block != NULL;
+        const struct stage *stage = &unit->calls[i].stage;
+        unit->has_blocks |= stage->block != NULL;
+        unit->ends |= stage->block && stage->in_bytes + stage->out_bytes >= UNIT_BLOCK_LARGE;
     }
     if (status == TUTTI_OK && wants_result)
         status = make_result(unit, calls[0].comm);

@@ -1,9 +1,12 @@
-/* stream_proxy.c: the one thread that carries units out. It holds the list's lock during one pass
- * over all units and lets it go between passes; whoever wants it says so in `wanting`, since a
- * thread that locks again at once would never let them in.
+/* stream_proxy.c: the one thread that carries units out. Units come through an inbox without a
+ * lock, since a caller that had to wait for the proxy to let go of one would pay for a wake-up. The
+ * lock guards the list of units, for the few who look into it from outside: the proxy holds it
+ * during one pass over all units and lets it go between passes; whoever wants it says so in
+ * `wanting`, since a thread that locks again at once would never let them in.
  *
- * A unit goes QUEUED -> ENTERING -> RUNNING -> LEAVING -> (DRAINING) -> freed; a captured one goes
- * back to QUEUED. Nothing here waits: each pass looks at what has come and goes on. */
+ * A unit goes QUEUED -> CLEARING -> ENTERING -> RUNNING -> LEAVING -> (DRAINING) -> freed; a
+ * captured one goes back to QUEUED. Nothing here waits: each pass looks at what has come and goes
+ * on. */
 #include <pthread.h>
 #include <stdlib.h>
 #include <time.h>
@@ -15,8 +18,10 @@
 #include "src/stream_unit.h"
 
 #define PROXY_SPIN_NS  200000u  /* after the last thing that moved the proxy looks all the time, */
-#define PROXY_YIELD_NS 2000000u /* then it yields between looks, then it sleeps */
-#define PROXY_NAP_US   20u
+#define PROXY_YIELD_NS 2000000u /* then it yields between looks, */
+#define PROXY_NAP_US   20u      /* then it naps between them, */
+#define PROXY_LONG_NS  200000000u /* and when it does nothing but wait for graphs, it naps */
+#define PROXY_LONG_US  200u       /* longer; without anything to wait for it sleeps */
 
 /* A process has one proxy: the words of all its streams are watched by one thread. */
 static struct {
@@ -24,7 +29,8 @@ static struct {
     pthread_cond_t more;
     pthread_t thread;
     bool registered, running;
-    atomic_bool stop;
+    atomic_bool ready, stop, asleep; /* ready: running, for who looks without the lock */
+    _Atomic(struct unit *) inbox;    /* the last that came first */
     struct unit *units, **tail;
     atomic_uint wanting;
 } proxy = {.lock = PTHREAD_MUTEX_INITIALIZER, .more = PTHREAD_COND_INITIALIZER};
@@ -109,6 +115,33 @@ static tutti_status copy_in_queue(void *context, void *dst, const void *src, siz
 {
     struct unit_call *call = context;
     return mem_queue_copy(call->queue, dst, src, len, &call->ticket);
+}
+
+/* True when a queue will run, or its communicator is of no use any more. */
+static bool is_clear(struct unit *unit, tutti_comm *comm, struct mem_queue *queue)
+{
+    if (comm->failed != TUTTI_OK)
+        return true;
+    tutti_status status = mem_queue_clear(queue);
+    if (status != TUTTI_OK && status != TUTTI_IN_PROGRESS)
+        unit_failed(unit, comm, status);
+    return status != TUTTI_IN_PROGRESS;
+}
+
+static bool queues_are_clear(struct unit *unit)
+{
+    bool all = true;
+    for (size_t i = 0; i < unit->call_count; i++) {
+        struct unit_call *call = &unit->calls[i];
+        call->is_clear = call->is_clear || is_clear(unit, call->comm, call->queue);
+        all &= call->is_clear;
+    }
+    for (size_t i = 0; i < unit->comm_count; i++) {
+        struct unit_comm *at = &unit->comms[i];
+        at->is_clear = at->is_clear || is_clear(unit, at->comm, at->comm->queue);
+        all &= at->is_clear;
+    }
+    return all;
 }
 
 static void enter_call(struct unit *unit, struct unit_call *call)
@@ -242,6 +275,28 @@ static void retire(struct unit *unit)
     unit->state = unit->captured ? UNIT_QUEUED : UNIT_DRAINING;
 }
 
+/* Streams that have come to this unit are beyond all those before it. */
+static void mark_passed(const struct unit *unit)
+{
+    for (struct unit *old = proxy.units; old != unit; old = old->next) {
+        for (size_t i = 0; i < old->stream_count && old->state == UNIT_DRAINING; i++) {
+            const struct mem_stream *stream = &old->streams[i].stream;
+            for (size_t j = 0; j < unit->stream_count; j++)
+                old->streams[i].passed |= unit->streams[j].stream.handle == stream->handle &&
+                                          unit->streams[j].stream.device == stream->device;
+        }
+    }
+}
+
+static bool streams_passed(const struct unit *unit)
+{
+    for (size_t i = 0; i < unit->stream_count; i++) {
+        if (!unit->streams[i].passed)
+            return false;
+    }
+    return true;
+}
+
 /* Takes a queued unit as far as it goes; true if it starts. */
 static bool start(struct unit *unit)
 {
@@ -270,9 +325,13 @@ static bool start(struct unit *unit)
             unit->status = comm->failed;
     }
     await_replay(unit);
+    if (here && !unit->captured)
+        mark_passed(unit);
     for (size_t i = 0; i < unit->call_count; i++)
-        enter_call(unit, &unit->calls[i]);
-    unit->state = UNIT_ENTERING;
+        unit->calls[i].is_clear = !unit->calls[i].queue;
+    for (size_t i = 0; i < unit->comm_count; i++)
+        unit->comms[i].is_clear = !unit->comms[i].on_device;
+    unit->state = UNIT_CLEARING;
     return true;
 }
 
@@ -283,6 +342,12 @@ static bool advance(struct unit *unit, bool *over)
     *over = false;
     if (unit->state == UNIT_QUEUED)
         moved = start(unit);
+    if (unit->state == UNIT_CLEARING && queues_are_clear(unit)) {
+        for (size_t i = 0; i < unit->call_count; i++)
+            enter_call(unit, &unit->calls[i]);
+        unit->state = UNIT_ENTERING;
+        moved = true;
+    }
     if (unit->state == UNIT_ENTERING && bytes_are_there(unit)) {
         submit(unit);
         unit->state = UNIT_RUNNING;
@@ -299,7 +364,8 @@ static bool advance(struct unit *unit, bool *over)
         moved = true;
     }
     if (unit->state == UNIT_DRAINING)
-        *over = !unit->has_blocks || streams_are_at(unit, UNIT_END);
+        *over = !unit->has_blocks ||
+                (unit->ends ? streams_are_at(unit, UNIT_END) : streams_passed(unit));
     else if (unit->captured && unit->state == UNIT_QUEUED)
         *over = atomic_load_explicit(&unit->gone, memory_order_acquire);
     return moved;
@@ -308,13 +374,43 @@ static bool advance(struct unit *unit, bool *over)
 /* ---- the thread -------------------------------------------------------------------------------
  */
 
-/* One look at every unit. */
-static bool pass(void)
+/* Takes what has come, in the order it came. */
+static bool take_inbox(void)
 {
-    bool moved = false, over;
+    struct unit *came = NULL;
+    if (!atomic_load_explicit(&proxy.inbox, memory_order_relaxed))
+        return false;
+    for (struct unit *unit = atomic_exchange(&proxy.inbox, NULL), *next; unit; unit = next) {
+        next = unit->next;
+        unit->next = came;
+        came = unit;
+    }
+    *proxy.tail = came;
+    while (*proxy.tail)
+        proxy.tail = &(*proxy.tail)->next;
+    return true;
+}
+
+/* What the proxy waits for. */
+enum waiting { WAITING_NOTHING, WAITING_GRAPHS, WAITING_UNITS };
+
+static enum waiting waits_for(const struct unit *unit)
+{
+    if (unit->state == UNIT_DRAINING && !unit->ends)
+        return WAITING_NOTHING; /* another unit tells */
+    return unit->captured && unit->state == UNIT_QUEUED ? WAITING_GRAPHS : WAITING_UNITS;
+}
+
+/* One look at every unit. */
+static bool pass(enum waiting *waiting)
+{
+    bool moved = take_inbox(), over;
+    *waiting = WAITING_NOTHING;
     for (struct unit **at = &proxy.units; *at;) {
         struct unit *unit = *at;
         moved |= advance(unit, &over);
+        if (!over && waits_for(unit) > *waiting)
+            *waiting = waits_for(unit);
         if (!over) {
             at = &unit->next;
             continue;
@@ -332,32 +428,44 @@ static bool pass(void)
 }
 
 /* Rests as long as fits the time since something moved. The lock is not held. */
-static void rest(uint64_t idle_ns)
+static void rest(uint64_t idle_ns, enum waiting waiting)
 {
     while (atomic_load(&proxy.wanting) > 0)
         sched_yield();
-    if (idle_ns >= PROXY_YIELD_NS)
+    if (waiting == WAITING_GRAPHS && idle_ns >= PROXY_LONG_NS)
+        clock_sleep_us(PROXY_LONG_US);
+    else if (idle_ns >= PROXY_YIELD_NS)
         clock_sleep_us(PROXY_NAP_US);
     else if (idle_ns >= PROXY_SPIN_NS)
         sched_yield();
 }
 
+/* Sleeps until something comes; with the lock. Whoever brings it looks at `asleep` afterwards. */
+static void sleep_until_more(void)
+{
+    atomic_store(&proxy.asleep, true);
+    while (!atomic_load(&proxy.inbox) && !atomic_load(&proxy.stop))
+        pthread_cond_wait(&proxy.more, &proxy.lock);
+    atomic_store(&proxy.asleep, false);
+}
+
 static void *proxy_main(void *unused)
 {
-    uint64_t moved_at = clock_ns();
+    uint64_t moved_at = clock_ns(), now = moved_at;
+    enum waiting waiting;
     pthread_mutex_lock(&proxy.lock);
     while (!proxy.stop) {
-        if (!proxy.units) {
-            pthread_cond_wait(&proxy.more, &proxy.lock);
+        bool moved = pass(&waiting);
+        now = clock_ns();
+        if (moved)
+            moved_at = now;
+        if (waiting == WAITING_NOTHING && now - moved_at >= PROXY_SPIN_NS) {
+            sleep_until_more();
             moved_at = clock_ns();
             continue;
         }
-        bool moved = pass();
         pthread_mutex_unlock(&proxy.lock);
-        uint64_t now = clock_ns();
-        if (moved)
-            moved_at = now;
-        rest(now - moved_at);
+        rest(now - moved_at, waiting);
         pthread_mutex_lock(&proxy.lock);
     }
     pthread_mutex_unlock(&proxy.lock);
@@ -369,7 +477,8 @@ static void stop_at_exit(void)
 {
     proxy_lock();
     bool running = proxy.running;
-    proxy.stop = true;
+    atomic_store(&proxy.stop, true);
+    atomic_store(&proxy.ready, false);
     proxy.running = false;
     pthread_cond_signal(&proxy.more);
     pthread_mutex_unlock(&proxy.lock);
@@ -383,13 +492,18 @@ static void child_of_fork(void)
     pthread_mutex_init(&proxy.lock, NULL);
     pthread_cond_init(&proxy.more, NULL);
     proxy.running = false;
+    atomic_store(&proxy.ready, false);
     proxy.units = NULL;
     proxy.tail = &proxy.units;
+    atomic_store(&proxy.inbox, NULL);
+    atomic_store(&proxy.asleep, false);
     atomic_store(&proxy.wanting, 0);
 }
 
 tutti_status proxy_start(void)
 {
+    if (atomic_load_explicit(&proxy.ready, memory_order_acquire))
+        return TUTTI_OK;
     proxy_lock();
     int error = 0;
     if (!proxy.registered) {
@@ -401,6 +515,7 @@ tutti_status proxy_start(void)
     if (!proxy.running && !proxy.stop) {
         error = pthread_create(&proxy.thread, NULL, proxy_main, NULL);
         proxy.running = error == 0;
+        atomic_store(&proxy.ready, proxy.running);
     }
     bool running = proxy.running;
     pthread_mutex_unlock(&proxy.lock);
@@ -411,13 +526,16 @@ tutti_status proxy_start(void)
 
 void proxy_take(struct unit *unit)
 {
-    proxy_lock();
     if (!unit->captured)
         give_orders(unit);
-    *proxy.tail = unit;
-    proxy.tail = &unit->next;
-    pthread_cond_signal(&proxy.more);
-    pthread_mutex_unlock(&proxy.lock);
+    unit->next = atomic_load_explicit(&proxy.inbox, memory_order_relaxed);
+    while (!atomic_compare_exchange_weak(&proxy.inbox, &unit->next, unit))
+        ;
+    if (atomic_load(&proxy.asleep)) {
+        proxy_lock();
+        pthread_cond_signal(&proxy.more);
+        pthread_mutex_unlock(&proxy.lock);
+    }
 }
 
 void stream_drain(struct tutti_comm *comm)
@@ -438,6 +556,7 @@ void stream_forget(struct tutti_comm *comm)
         stream_drain(comm);
     }
     proxy_lock();
+    take_inbox();
     for (struct unit *unit = proxy.units; unit; unit = unit->next) {
         for (size_t i = 0; i < unit->comm_count; i++) {
             if (unit->comms[i].comm == comm)

@@ -184,6 +184,12 @@ cuda_result cuDeviceGetAttribute(int *value, int attribute, int device)
     return is_device(device) ? CUDA_DRIVER_OK : CUDA_DRIVER_INVALID_DEVICE;
 }
 
+cuda_result cuDeviceCanAccessPeer(int *can, int device, int peer)
+{
+    *can = device != peer; /* as the real one, which says no about a device and itself */
+    return is_device(device) && is_device(peer) ? CUDA_DRIVER_OK : CUDA_DRIVER_INVALID_DEVICE;
+}
+
 /* With the lock: the arena, at the first context of a device. */
 static cuda_result make_arena(struct device *device)
 {

@@ -13,7 +13,6 @@
 /* What programs call besides what the library calls. X(member, symbol, parameters) */
 #define GPU_FUNCTIONS(X)                                                                           \
     X(driver_version, cuDriverGetVersion, (int *version))                                          \
-    X(device_count, cuDeviceGetCount, (int *count))                                                \
     X(context_create, cuCtxCreate_v2, (cuda_context * context, unsigned flags, int device))        \
     X(context_set, cuCtxSetCurrent, (cuda_context context))                                        \
     X(context_synchronize, cuCtxSynchronize, (void))                                               \
