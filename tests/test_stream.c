@@ -203,14 +203,6 @@ static int ring(tutti_comm *comm, int rank, int size, size_t count)
         wrong += wrong_ints(rank, self, count, rank * 1000, "from itself");
         wrong += OK(tutti_comm_status(comm));
     }
-    /* Blocking and started forms, outside of a group. */
-    if (size > 1) {
-        tutti_request *request;
-        wrong += OK(tutti_recv_start(out, count, TUTTI_INT32, next, comm, &request));
-        wrong += OK(tutti_send(in, count, TUTTI_INT32, last, comm));
-        wrong += OK(tutti_wait(&request));
-        wrong += wrong_ints(rank, out, count, next * 1000, "blocking");
-    }
     rig_stream_give(a, false);
     rig_stream_give(b, false);
     rig_give(source);
@@ -478,6 +470,7 @@ static int memory_of_a_pool(tutti_comm *comm, int rank, int size, void *context)
     wrong += OK(tutti_allreduce_on(in, out, COUNT, TUTTI_INT32, TUTTI_SUM, comm, stream));
     wrong += OK(tutti_allreduce_on(in, in, COUNT, TUTTI_INT32, TUTTI_MAX, comm, stream));
     wrong += rig_await(rank, stream, AWAIT_S);
+    wrong += OK(tutti_comm_status(comm));
     int32_t seen[COUNT];
     rig_copy(seen, out, sizeof seen);
     for (int i = 0; i < COUNT && !wrong; i++)
