@@ -158,14 +158,16 @@ static bool push_piece(struct lane *lane, struct xfer *xfer)
         return false;
     struct slot *slot = &lane->out->slots[lane->out_next & lane->out_mask];
     const uint8_t *bytes = (const uint8_t *)xfer->data + off;
-    if (xfer->work[WORK_STATE] == STATE_NEW)
-        head_slot(slot, xfer, SLOT_EAGER);
-    else
-        atomic_store_explicit(&slot->kind, SLOT_MORE, memory_order_relaxed);
     if (room == 0)
         copy_inline(slot->bytes, bytes, n);
     else
         memcpy(lane->out_data + (place & (lane->link->shape.data_bytes - 1)), bytes, n);
+    /* The slot's line last and in one go: the receiver polls it, and would take it away between
+     * header and stamp while the payload's lines are fetched for writing. */
+    if (xfer->work[WORK_STATE] == STATE_NEW)
+        head_slot(slot, xfer, SLOT_EAGER);
+    else
+        atomic_store_explicit(&slot->kind, SLOT_MORE, memory_order_relaxed);
     publish(lane, slot, room == 0 ? lane->out_head : place + room);
     xfer->work[WORK_BYTES] = off + n;
     xfer->work[WORK_STATE] = off + n == xfer->len ? STATE_WRITTEN : STATE_PARTLY;
