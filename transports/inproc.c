@@ -262,6 +262,7 @@ static tutti_status inproc_open(const struct transport_config *config, struct tr
         goto free_inproc;
     struct ring_shape shape = ring_shape(config);
     inproc->local.eager_max = ring_piece(&shape) < 1024 ? ring_piece(&shape) : 1024;
+    inproc->local.eager_fresh_max = inproc->local.eager_max; /* more was slower between threads */
     inproc->owner = getpid();
     pthread_mutex_lock(&registry.lock);
     status = registry_identify();

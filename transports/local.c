@@ -196,7 +196,8 @@ static bool push(struct local *local, struct lane *lane, struct xfer *xfer)
     if (xfer->work[WORK_STATE] == STATE_NEW) {
         if (lane->out_next == lane->out_limit && !refresh(lane))
             return false;
-        if (xfer->len > local->eager_max && push_offer(local, lane, xfer))
+        size_t eager_max = xfer->overwritten_next ? local->eager_fresh_max : local->eager_max;
+        if (xfer->len > eager_max && push_offer(local, lane, xfer))
             return true;
         if (xfer->len > RING_INLINE)
             local->stats.copies++, local->stats.copied_bytes += xfer->len;
