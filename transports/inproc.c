@@ -158,8 +158,8 @@ static struct ring_shape ring_shape(const struct transport_config *config)
     if (config->size <= 16)
         return (struct ring_shape){.slots = 64, .data_bytes = 16384};
     if (config->size <= 64)
-        return (struct ring_shape){.slots = 16, .data_bytes = 4096};
-    return (struct ring_shape){.slots = 16, .data_bytes = 2048};
+        return (struct ring_shape){.slots = 8, .data_bytes = 4096};
+    return (struct ring_shape){.slots = 8, .data_bytes = 1024};
 }
 
 static struct shared *shared_new(const struct transport_config *config, const uint64_t id[2])

@@ -152,14 +152,16 @@ static bool push_piece(struct lane *lane, struct xfer *xfer)
     size_t off = xfer->work[WORK_BYTES];
     uint32_t most = ring_piece(&lane->link->shape);
     uint32_t n = xfer->len - off < most ? (uint32_t)(xfer->len - off) : most;
-    uint32_t room = n <= RING_INLINE ? 0 : ring_round(n);
+    uint32_t room = ring_room(n);
     uint64_t place;
     if (!reserve(lane, room, &place))
         return false;
     struct slot *slot = &lane->out->slots[lane->out_next & lane->out_mask];
     const uint8_t *bytes = (const uint8_t *)xfer->data + off;
-    if (room == 0)
+    if (n <= RING_INLINE)
         copy_inline(slot->bytes, bytes, n);
+    else if (room == 0)
+        memcpy(slot->behind, bytes, n);
     else
         memcpy(lane->out_data + (place & (lane->link->shape.data_bytes - 1)), bytes, n);
     /* The slot's line last and in one go: the receiver polls it, and would take it away between
@@ -315,11 +317,12 @@ static enum taken take_piece(struct lane *lane, struct xfer *xfer, const struct 
     size_t off = xfer->work[WORK_BYTES];
     uint32_t most = ring_piece(&lane->link->shape);
     uint32_t n = xfer->len - off < most ? (uint32_t)(xfer->len - off) : most;
-    const void *bytes = slot->bytes;
-    if (n > RING_INLINE) {
-        uint64_t at = ring_place(lane->in_at, ring_round(n), lane->link->shape.data_bytes);
+    const void *bytes = n <= RING_INLINE ? slot->bytes : slot->behind;
+    uint32_t room = ring_room(n);
+    if (room > 0) {
+        uint64_t at = ring_place(lane->in_at, room, lane->link->shape.data_bytes);
         bytes = lane->in_data + (at & (lane->link->shape.data_bytes - 1));
-        lane->in_at = at + ring_round(n);
+        lane->in_at = at + room;
     }
     local_apply(xfer, off, bytes, n);
     consume(lane);
