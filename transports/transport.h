@@ -54,6 +54,10 @@ struct xfer {
     void *dst;
     const void *other;
     bool incoming_first;
+    /* send: the caller waits for this send to overwrite its bytes. A hint, without effect on any
+     * result: a transport that can take the bytes along cheaply does so, where it would otherwise
+     * leave them in place until the peer has read them. */
+    bool overwritten_next;
     /* set by the transport */
     tutti_status status; /* TUTTI_IN_PROGRESS until done */
     struct tag seen;     /* on TUTTI_ERR_MISMATCH */
