@@ -25,7 +25,7 @@
 #include "mem/mem.h"
 
 #define TRANSPORT_ADDRESS_MAX 512 /* bytes of one rank's address in one transport */
-#define TRANSPORT_LANES_MAX   10 /* 7 of plans, 1 of sends and receives, 2 of acknowledgements */
+#define TRANSPORT_LANES_MAX   10  /* 7 of plans, 1 of sends and receives, 2 of acknowledgements */
 #define TRANSPORT_POST_MAX                                                                         \
     64 /* posted transfers per (peer, lane, direction); the caller holds                           \
           back more, so transports may use fixed rings of this size */
