@@ -212,7 +212,7 @@ tutti_status exec_start(struct tutti_comm *comm, struct program *p, const void *
     if (status == TUTTI_OK) {
         bind(p, in, out, p->device ? comm->device_scratch : comm->scratch);
         if (p->device)
-            status = exec_device_bind(p);
+            status = exec_device_bind(comm, p);
     }
     if (status != TUTTI_OK)
         return status;

@@ -155,7 +155,7 @@ static void enter_call(struct unit *unit, struct unit_call *call)
         status = mem_queue_scale(call->queue, call->call.dtype, (void *)call->stage.in,
                                  call->stage.call.in, &op->scalar,
                                  call->stage.in_bytes / call->call.elem_size, &call->ticket);
-    } else if (call->stream < 0) {
+    } else if (call->in_queue) {
         status = stage_in(&call->stage, copy_in_queue, call);
     }
     if (status != TUTTI_OK)
@@ -171,7 +171,7 @@ static void leave_call(struct unit *unit, struct unit_call *call)
     if (call->stage.divide)
         status = mem_queue_divide(call->queue, call->call.dtype, call->stage.out, call->comm->size,
                                   call->stage.out_bytes / call->call.elem_size, &call->ticket);
-    if (status == TUTTI_OK && call->stream < 0)
+    if (status == TUTTI_OK && call->in_queue)
         status = stage_out(call->comm, &call->stage, copy_in_queue, call);
     if (status != TUTTI_OK)
         unit_failed(unit, call->comm, status);

@@ -41,7 +41,8 @@ struct unit_call {
     struct call call; /* as the plan sees it */
     size_t *counts;
     struct stage stage;
-    int stream; /* index, or -1 */
+    int stream;    /* index, or -1 */
+    bool in_queue; /* its bytes are carried in the queue, not by the stream */
     bool is_clear;
     struct mem_queue *queue; /* for bytes and arithmetic outside the plan; NULL: none */
     uint64_t ticket;

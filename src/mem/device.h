@@ -126,6 +126,9 @@ struct mem_share {
 
 /* TUTTI_ERR_UNSUPPORTED when the place is not shareable. */
 tutti_status mem_share(const struct mem_place *place, struct mem_share *share);
+/* The same for peers that are threads of this process, with no word to the driver: of memory of any
+ * kind. Another process cannot attach it. */
+void mem_share_here(const struct mem_place *place, struct mem_share *share);
 /* The address at which this process sees the allocation: maps it, or finds it mapped already (one
  * mapping per owner and base; one that was for an earlier allocation there is dropped). For the
  * process's own memory it is share->base. Attachments are kept until the process ends or
