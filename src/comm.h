@@ -100,6 +100,7 @@ struct tutti_comm {
     size_t device_scratch_bytes;
     struct operation *works, **works_tail; /* sends and receives whose copy is under way */
     _Atomic uint64_t units_issued, units_retired;
+    atomic_uint replays; /* captured units under way */
 
     struct operation *self_sends, *self_recvs; /* transfers to this rank itself, not yet paired */
     struct operation *p2p_list;                /* point-to-point transfers with the transports */
@@ -187,7 +188,8 @@ tutti_status comm_look_in(const tutti_comm *comm);
 static inline bool comm_has_units(const tutti_comm *comm)
 {
     return atomic_load_explicit(&comm->units_issued, memory_order_relaxed) !=
-           atomic_load_explicit(&comm->units_retired, memory_order_acquire);
+               atomic_load_explicit(&comm->units_retired, memory_order_acquire) ||
+           atomic_load_explicit(&comm->replays, memory_order_acquire) != 0;
 }
 /* The same, but a failed one is entered too. */
 tutti_status comm_enter_any(tutti_comm *comm);

@@ -298,11 +298,14 @@ tutti_status comm_enter(tutti_comm *comm)
         return status;
     if (__builtin_expect(comm_has_units(comm), 0))
         stream_drain(comm);
-    if (__builtin_expect(!comm_seize(comm), 0))
-        return fail(TUTTI_ERR_STATE,
-                    "%s: another thread is using this communicator: one thread at a "
-                    "time may",
-                    comm->names[comm->rank]);
+    while (__builtin_expect(!comm_seize(comm), 0)) {
+        if (!comm_has_units(comm))
+            return fail(TUTTI_ERR_STATE,
+                        "%s: another thread is using this communicator: one thread at a "
+                        "time may",
+                        comm->names[comm->rank]);
+        stream_drain(comm); /* a graph's replay came in between */
+    }
     if (__builtin_expect(atomic_load_explicit(&comm->aborted, memory_order_relaxed), 0))
         comm_fail(comm, TUTTI_ERR_ABORTED, comm->rank, "");
     if (__builtin_expect(comm->failed != TUTTI_OK, 0)) {

@@ -69,17 +69,25 @@ static const tutti_comm *lost_comm(const struct unit *unit)
 
 static void leave_comms(struct unit *unit, size_t count)
 {
-    for (size_t i = 0; i < count; i++)
+    for (size_t i = 0; i < count; i++) {
         comm_leave(unit->comms[i].comm);
+        if (unit->captured)
+            atomic_fetch_sub(&unit->comms[i].comm->replays, 1);
+    }
 }
 
 static bool seize_comms(struct unit *unit)
 {
     for (size_t i = 0; i < unit->comm_count; i++) {
-        if (!comm_seize(unit->comms[i].comm)) {
-            leave_comms(unit, i);
-            return false;
-        }
+        tutti_comm *comm = unit->comms[i].comm;
+        if (unit->captured)
+            atomic_fetch_add(&comm->replays, 1);
+        if (comm_seize(comm))
+            continue;
+        if (unit->captured)
+            atomic_fetch_sub(&comm->replays, 1);
+        leave_comms(unit, i);
+        return false;
     }
     unit->inside = true;
     return true;
@@ -89,12 +97,14 @@ static void give_orders(struct unit *unit)
 {
     for (size_t i = 0; i < unit->comm_count; i++)
         unit->comms[i].order = atomic_fetch_add(&unit->comms[i].comm->units_issued, 1);
-    unit->ordered = true;
 }
 
+/* Whether it is the unit's turn. The proxy cannot know when a graph was launched, only when its
+ * stream comes: a replay runs before whatever has not come, for that may be behind it. So the
+ * communicators are all it needs. */
 static bool is_next(const struct unit *unit)
 {
-    for (size_t i = 0; i < unit->comm_count; i++) {
+    for (size_t i = 0; i < unit->comm_count && !unit->captured; i++) {
         if (atomic_load(&unit->comms[i].comm->units_retired) != unit->comms[i].order)
             return false;
     }
@@ -266,9 +276,8 @@ static void retire(struct unit *unit)
     if (unit->inside)
         leave_comms(unit, unit->comm_count);
     unit->inside = false;
-    for (size_t i = 0; i < unit->comm_count && unit->ordered; i++)
+    for (size_t i = 0; i < unit->comm_count && !unit->captured; i++)
         atomic_fetch_add_explicit(&unit->comms[i].comm->units_retired, 1, memory_order_release);
-    unit->ordered = false;
     if (unit->result)
         unit->result->status = unit->status;
     unit->result = NULL;
@@ -301,7 +310,7 @@ static bool streams_passed(const struct unit *unit)
 static bool start(struct unit *unit)
 {
     /* The cheap look first: of many units of a communicator only one can be next. */
-    if (unit->ordered && !is_next(unit))
+    if (!is_next(unit))
         return false;
     bool here = streams_are_at(unit, UNIT_START);
     if (unit->captured && !here)
@@ -311,10 +320,7 @@ static bool start(struct unit *unit)
         answer_streams(unit);
         return true;
     }
-    const tutti_comm *lost = lost_comm(unit);
-    if (!unit->ordered)
-        give_orders(unit);
-    if (!is_next(unit) || (!here && !lost) || !seize_comms(unit))
+    if ((!here && !lost_comm(unit)) || !seize_comms(unit))
         return false;
     unit->status = TUTTI_OK;
     for (size_t i = 0; i < unit->comm_count; i++) {
@@ -549,13 +555,21 @@ void stream_drain(struct tutti_comm *comm)
     }
 }
 
-void stream_forget(struct tutti_comm *comm)
+/* Locks when no unit of the communicator is under way. */
+static void lock_when_idle(struct tutti_comm *comm)
 {
-    if (comm_has_units(comm)) {
+    proxy_lock();
+    while (comm_has_units(comm) && !atomic_load(&proxy.stop)) {
+        pthread_mutex_unlock(&proxy.lock);
         atomic_store(&comm->aborted, true);
         stream_drain(comm);
+        proxy_lock();
     }
-    proxy_lock();
+}
+
+void stream_forget(struct tutti_comm *comm)
+{
+    lock_when_idle(comm);
     take_inbox();
     for (struct unit *unit = proxy.units; unit; unit = unit->next) {
         for (size_t i = 0; i < unit->comm_count; i++) {

@@ -62,7 +62,6 @@ struct unit {
     bool captured, has_blocks;
     bool ends;        /* its streams signal UNIT_END */
     bool put;         /* something of it is in a stream */
-    bool ordered;     /* its comms' orders are given */
     bool inside;      /* its comms are seized */
     bool broken;      /* a communicator failed under it: its blocks may be in use still */
     atomic_bool gone; /* the graph that holds it is */
