@@ -322,7 +322,7 @@ tutti_status tutti_deregister(tutti_comm *comm, tutti_registration *registration
 {
     if (!registration)
         return TUTTI_OK;
-    tutti_status status = comm_enter(comm);
+    tutti_status status = comm_enter_any(comm);
     if (status != TUTTI_OK)
         return status;
     if (registration->comm != comm) {

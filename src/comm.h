@@ -27,7 +27,9 @@
 
 enum notice_kind {
     NOTICE_FAILED, /* culprit, status, text: the communicator failed */
-    NOTICE_LEFT    /* the sender destroyed its communicator */
+    NOTICE_LEFT,   /* the sender destroyed its communicator */
+    NOTICE_MEET,   /* comm_shrink.c: where the survivors meet */
+    NOTICE_COMING  /* its answer */
 };
 
 struct comm_peer {
@@ -38,6 +40,7 @@ struct comm_peer {
     bool left;                             /* it destroyed its communicator */
     uint32_t p2p_sends, p2p_recvs;         /* posted now */
     uint32_t waiting_sends, waiting_recvs; /* in comm.p2p_waiting */
+    struct notice *meet, *coming;          /* its last of either kind; NULL: none */
 };
 
 struct comm_op {
@@ -81,6 +84,7 @@ struct tutti_comm {
     uint32_t down_peer; /* the last link that went down, NO_RANK if none, and why */
     char down_sentence[SENTENCE_MAX];
     uint32_t sequence; /* collectives issued */
+    uint32_t meetings; /* called by this rank in comm_shrink.c */
 
     struct transport *transports[COMM_TRANSPORTS_MAX];
     const struct transport_ops *transport_ops[COMM_TRANSPORTS_MAX];
@@ -96,6 +100,7 @@ struct tutti_comm {
     size_t device_scratch_bytes;
     struct operation *works, **works_tail; /* sends and receives whose copy is under way */
     _Atomic uint64_t units_issued, units_retired;
+    atomic_uint replays; /* captured units under way */
 
     struct operation *self_sends, *self_recvs; /* transfers to this rank itself, not yet paired */
     struct operation *p2p_list;                /* point-to-point transfers with the transports */
@@ -127,6 +132,9 @@ struct tutti_comm {
     struct transport_config config;
     uint64_t comm_id;
 };
+
+/* comm_shrink.c: keeps a notice of its kinds. */
+void comm_shrink_notice(tutti_comm *comm, uint32_t peer, const struct notice *notice);
 
 /* comm_build.c */
 /* Takes nothing; the bootstrap stays the caller's. */
@@ -180,8 +188,11 @@ tutti_status comm_look_in(const tutti_comm *comm);
 static inline bool comm_has_units(const tutti_comm *comm)
 {
     return atomic_load_explicit(&comm->units_issued, memory_order_relaxed) !=
-           atomic_load_explicit(&comm->units_retired, memory_order_acquire);
+               atomic_load_explicit(&comm->units_retired, memory_order_acquire) ||
+           atomic_load_explicit(&comm->replays, memory_order_acquire) != 0;
 }
+/* The same, but a failed one is entered too. */
+tutti_status comm_enter_any(tutti_comm *comm);
 static inline void comm_leave(tutti_comm *comm)
 {
     atomic_store_explicit(&comm->busy, 0, memory_order_release);

@@ -493,6 +493,10 @@ void comm_free(tutti_comm *comm)
     if (comm->scaled)
         must(mem_free(comm->scaled) == TUTTI_OK);
     topology_free(&comm->topology);
+    for (uint32_t p = 0; comm->peers && p < comm->size; p++) {
+        free(comm->peers[p].meet);
+        free(comm->peers[p].coming);
+    }
     free(comm->peers);
     free(comm->names);
     free(comm->name_list);

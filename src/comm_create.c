@@ -264,6 +264,41 @@ tutti_status tutti_comm_explain(tutti_comm *comm, tutti_coll coll, size_t count,
     return TUTTI_OK;
 }
 
+tutti_status tutti_comm_predict(const tutti_comm *comm, tutti_coll coll, size_t count,
+                                tutti_dtype dtype, int root, double *microseconds)
+{
+    tutti_status status = check_query(comm, microseconds);
+    if (status != TUTTI_OK)
+        return status;
+    const struct coll_info *info = (unsigned)coll < TUTTI_COLL_COUNT ? coll_info(coll) : NULL;
+    bool transfer = coll == TUTTI_COLL_SENDRECV;
+    if (!info || info->is_v || !dtype_size(dtype))
+        return fail(TUTTI_ERR_ARG, "tutti_comm_predict: expected a collective with one count, or "
+                                   "TUTTI_COLL_SENDRECV, and a known type");
+    if ((info->has_root || transfer) && (root < 0 || (uint32_t)root >= comm->size))
+        return fail(TUTTI_ERR_ARG, "tutti_comm_predict: root %d is out of range: expected 0 to %u",
+                    root, comm->size - 1);
+    double bytes = (double)count * (double)dtype_size(dtype);
+    if (transfer && (uint32_t)root == comm->rank) {
+        *microseconds = bytes * comm->topology.copy_us_per_byte;
+        return TUTTI_OK;
+    }
+    if (transfer) {
+        const uint32_t *node_of = comm->topology.groups.node_of;
+        bool near = node_of[root] == node_of[comm->rank];
+        const struct link_model *model = &comm->topology.model[near ? LEVEL_NODE : LEVEL_NET];
+        *microseconds = model->alpha_us + bytes * model->us_per_byte;
+        return TUTTI_OK;
+    }
+    struct call call = {.coll = coll,
+                        .dtype = dtype,
+                        .root = root,
+                        .count = count,
+                        .elem_size = (uint32_t)dtype_size(dtype)};
+    struct shape shape = comm_shape(comm, &call, false);
+    return planner_predict(&comm->settings, &shape, microseconds);
+}
+
 /* ---- ends -------------------------------------------------------------------------------------
  */
 
@@ -278,6 +313,22 @@ tutti_status tutti_comm_finalize(tutti_comm *comm)
         status = comm_run(comm, &call);
     while (status == TUTTI_OK && comm->failed == TUTTI_OK &&
            (comm->p2p_list || comm->p2p_waiting)) {
+        if (!comm_progress(comm))
+            comm_idle(comm);
+    }
+    if (comm->failed != TUTTI_OK)
+        status = comm_error(comm);
+    comm_leave(comm);
+    return status;
+}
+
+tutti_status tutti_comm_flush(tutti_comm *comm)
+{
+    tutti_status status = comm_enter(comm);
+    if (status != TUTTI_OK)
+        return status;
+    comm_idle_reset(comm);
+    while (comm->failed == TUTTI_OK && (comm->head || comm->p2p_list || comm->p2p_waiting)) {
         if (!comm_progress(comm))
             comm_idle(comm);
     }

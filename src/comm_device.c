@@ -8,10 +8,7 @@ tutti_status comm_device_offer(tutti_comm *comm, struct operation *op)
 {
     struct xfer *xfer = &op->xfer.xfer;
     if (op->call.is_send) {
-        struct mem_place place;
-        tutti_status status = mem_device_of(op->call.in, &place);
-        if (status == TUTTI_OK)
-            status = mem_share(&place, &op->offer.share);
+        tutti_status status = exec_device_share(comm, op->call.in, &op->offer.share);
         if (status != TUTTI_OK)
             return status;
         op->offer.address = (uint64_t)(uintptr_t)op->call.in;

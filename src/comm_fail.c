@@ -155,6 +155,8 @@ void comm_events(tutti_comm *comm)
                 unexpected(comm, &event);
             } else if (event.notice.kind == NOTICE_LEFT) {
                 comm->peers[event.peer].left = true;
+            } else if (event.notice.kind == NOTICE_MEET || event.notice.kind == NOTICE_COMING) {
+                comm_shrink_notice(comm, event.peer, &event.notice);
             } else {
                 event.notice.text[sizeof event.notice.text - 1] = 0;
                 tutti_status status = (tutti_status)event.notice.status;
@@ -296,11 +298,14 @@ tutti_status comm_enter(tutti_comm *comm)
         return status;
     if (__builtin_expect(comm_has_units(comm), 0))
         stream_drain(comm);
-    if (__builtin_expect(!comm_seize(comm), 0))
-        return fail(TUTTI_ERR_STATE,
-                    "%s: another thread is using this communicator: one thread at a "
-                    "time may",
-                    comm->names[comm->rank]);
+    while (__builtin_expect(!comm_seize(comm), 0)) {
+        if (!comm_has_units(comm))
+            return fail(TUTTI_ERR_STATE,
+                        "%s: another thread is using this communicator: one thread at a "
+                        "time may",
+                        comm->names[comm->rank]);
+        stream_drain(comm); /* a graph's replay came in between */
+    }
     if (__builtin_expect(atomic_load_explicit(&comm->aborted, memory_order_relaxed), 0))
         comm_fail(comm, TUTTI_ERR_ABORTED, comm->rank, "");
     if (__builtin_expect(comm->failed != TUTTI_OK, 0)) {
@@ -308,5 +313,17 @@ tutti_status comm_enter(tutti_comm *comm)
         comm_leave(comm);
         return status;
     }
+    return TUTTI_OK;
+}
+
+tutti_status comm_enter_any(tutti_comm *comm)
+{
+    tutti_status status = comm_enter(comm);
+    if (status == TUTTI_OK || !comm || comm->magic != COMM_MAGIC || comm->failed == TUTTI_OK ||
+        comm->fork_generation != atomic_load(&comm_forks))
+        return status;
+    if (!comm_seize(comm))
+        return fail(TUTTI_ERR_STATE, "%s: another thread is using this communicator",
+                    comm->names[comm->rank]);
     return TUTTI_OK;
 }

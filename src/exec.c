@@ -134,6 +134,8 @@ static void bind(struct program *p, const void *in, void *out, void *scratch)
             xfer->len = sizeof p->device->offers[s];
             continue;
         }
+        /* A send writes nothing: who waits for it overwrites what it reads. */
+        xfer->overwritten_next = step->kind == STEP_SEND && step->succ_count > 0;
         if (step->kind != STEP_RECV || step->fused == STEP_NONE)
             continue;
         const struct step *reduce = &schedule->steps[step->fused];
@@ -210,7 +212,7 @@ tutti_status exec_start(struct tutti_comm *comm, struct program *p, const void *
     if (status == TUTTI_OK) {
         bind(p, in, out, p->device ? comm->device_scratch : comm->scratch);
         if (p->device)
-            status = exec_device_bind(p);
+            status = exec_device_bind(comm, p);
     }
     if (status != TUTTI_OK)
         return status;

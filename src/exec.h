@@ -119,8 +119,11 @@ void exec_step_done(struct program *program, uint32_t step);
 /* exec_device.c: the same for device memory. */
 tutti_status exec_device_new(struct program *program);
 void exec_device_free(struct program *program);
+/* What peers need to reach the allocation that holds the bytes. */
+tutti_status exec_device_share(const struct tutti_comm *comm, const void *bytes,
+                               struct mem_share *share);
 /* Binds offers to the buffers' shares. */
-tutti_status exec_device_bind(struct program *program);
+tutti_status exec_device_bind(const struct tutti_comm *comm, struct program *program);
 /* Starts a local step in the queue. False in *started when the queue is full. */
 tutti_status exec_device_local(struct tutti_comm *comm, struct program *program, uint32_t step,
                                bool *started);

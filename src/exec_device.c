@@ -40,15 +40,18 @@ void exec_device_free(struct program *p)
     free(p->device);
 }
 
-/* The share of one buffer's allocation: none where no send reads the buffer. */
-static tutti_status share_of(const void *bytes, struct mem_share *share)
+tutti_status exec_device_share(const struct tutti_comm *comm, const void *bytes,
+                               struct mem_share *share)
 {
     struct mem_place place;
     tutti_status status = mem_device_of(bytes, &place);
-    return status == TUTTI_OK ? mem_share(&place, share) : status;
+    if (status != TUTTI_OK || !comm->topology.one_process)
+        return status == TUTTI_OK ? mem_share(&place, share) : status;
+    mem_share_here(&place, share);
+    return TUTTI_OK;
 }
 
-tutti_status exec_device_bind(struct program *p)
+tutti_status exec_device_bind(const struct tutti_comm *comm, struct program *p)
 {
     const struct schedule *schedule = p->plan.schedule;
     struct exec_device *d = p->device;
@@ -60,7 +63,8 @@ tutti_status exec_device_bind(struct program *p)
             continue;
         enum buffer buffer = step->a.buffer;
         if (!shared[buffer]) {
-            tutti_status status = share_of(p->bound[buffer] + step->a.off, &d->shares[buffer]);
+            tutti_status status =
+                exec_device_share(comm, p->bound[buffer] + step->a.off, &d->shares[buffer]);
             if (status != TUTTI_OK)
                 return status;
             shared[buffer] = true;

@@ -211,6 +211,15 @@ static tutti_status run_unit(bool waits)
     return op ? stream_result(op) : status;
 }
 
+tutti_status tutti_group_cancel(void)
+{
+    if (group.depth == 0)
+        return fail(TUTTI_ERR_STATE, "tutti_group_cancel without tutti_group_start");
+    group.depth = 0;
+    forget_calls();
+    return TUTTI_OK;
+}
+
 tutti_status tutti_group_end(void)
 {
     if (group.depth == 0)

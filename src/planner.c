@@ -259,6 +259,16 @@ static tutti_status choose(const struct settings *settings, const struct shape *
     return TUTTI_OK;
 }
 
+tutti_status planner_predict(const struct settings *settings, const struct shape *shape,
+                             double *predicted_us)
+{
+    struct plan_choice choice;
+    tutti_status status = choose(settings, shape, &choice);
+    if (status == TUTTI_OK)
+        *predicted_us = choice.predicted_us;
+    return status;
+}
+
 /* ---- plans ----------------------------------------------------------------------------------- */
 
 /* FNV-1a over what decides the wire order of every rank's program. */

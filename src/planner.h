@@ -39,6 +39,9 @@ tutti_status planner_candidates(const struct settings *settings, const struct sh
                                 struct plan_choice list[PLAN_CANDIDATES_MAX], uint32_t *count);
 tutti_status plan_make(const struct settings *settings, const struct shape *shape,
                        struct plan *plan);
+/* What plan_make would predict, without emitting. */
+tutti_status planner_predict(const struct settings *settings, const struct shape *shape,
+                             double *predicted_us);
 void plan_free(struct plan *plan);
 /* Text for tutti_comm_explain and coll_perf -v. */
 void planner_explain(const struct settings *settings, const struct shape *shape, char *text,

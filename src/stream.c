@@ -73,13 +73,14 @@ static struct unit *unit_new(size_t count)
     return NULL;
 }
 
-static void add_comm(struct unit *unit, tutti_comm *comm)
+static struct unit_comm *add_comm(struct unit *unit, tutti_comm *comm)
 {
     for (size_t i = 0; i < unit->comm_count; i++) {
         if (unit->comms[i].comm == comm)
-            return;
+            return &unit->comms[i];
     }
-    unit->comms[unit->comm_count++] = (struct unit_comm){.comm = comm};
+    unit->comms[unit->comm_count] = (struct unit_comm){.comm = comm};
+    return &unit->comms[unit->comm_count++];
 }
 
 static tutti_status add_stream(struct unit *unit, const struct group_call *from,
@@ -122,19 +123,33 @@ static tutti_status add_stream(struct unit *unit, const struct group_call *from,
 static tutti_status add_call(struct unit *unit, const struct group_call *from)
 {
     struct unit_call *call = &unit->calls[unit->call_count - 1];
-    add_comm(unit, from->comm);
+    struct unit_comm *comm = add_comm(unit, from->comm);
     tutti_status status = stage_make(from->comm, &call->call, &call->stage);
+    comm->on_device |= call->call.on_device;
     if (status == TUTTI_OK && from->on_stream && (from->stream || call->stage.device))
         status = add_stream(unit, from, call);
-    const struct stage *stage = &call->stage;
-    bool copies = call->stream < 0 && (stage->copy_in || stage->copy_out);
-    if (status == TUTTI_OK && (copies || stage->scale || stage->divide))
-        status = mem_queue_take(stage->device, &call->queue);
-    if (status == TUTTI_OK && unit->captured && call->stream < 0)
-        status = fail(TUTTI_ERR_ARG,
-                      "%s: a group that is being captured holds a call without a stream, at rank "
-                      "%u",
-                      coll_name(call->call.coll), from->comm->rank);
+    return status;
+}
+
+/* Decides who carries each call's bytes to and from its block. A stream does so itself where it is
+ * alone: with others in the unit its bytes may come from any of them, and any of them may read
+ * what comes back as soon as it goes on. */
+static tutti_status choose_carriers(struct unit *unit)
+{
+    tutti_status status = TUTTI_OK;
+    for (size_t i = 0; i < unit->call_count && status == TUTTI_OK; i++) {
+        struct unit_call *call = &unit->calls[i];
+        const struct stage *stage = &call->stage;
+        if (unit->captured && call->stream < 0)
+            return fail(TUTTI_ERR_ARG,
+                        "%s: a group that is being captured holds a call without a stream, at rank "
+                        "%u",
+                        coll_name(call->call.coll), call->comm->rank);
+        call->in_queue = call->stream < 0 || unit->stream_count > 1;
+        bool copies = call->in_queue && (stage->copy_in || stage->copy_out);
+        if (copies || stage->scale || stage->divide)
+            status = mem_queue_take(stage->device, &call->queue);
+    }
     return status;
 }
 
@@ -152,7 +167,7 @@ static tutti_status put_before(struct unit *unit, size_t index)
     tutti_status status = TUTTI_OK;
     for (size_t i = 0; i < unit->call_count && status == TUTTI_OK; i++) {
         const struct unit_call *call = &unit->calls[i];
-        if (call->stream == (int)index && !call->stage.scale)
+        if (call->stream == (int)index && !call->in_queue && !call->stage.scale)
             status = stage_in(&call->stage, copy_in_stream, &at->stream);
     }
     if (status == TUTTI_OK)
@@ -168,10 +183,10 @@ static tutti_status put_after(struct unit *unit, size_t index)
         status = mem_stream_signal(&at->stream, at->words, UNIT_DONE, at->value - 1);
     for (size_t i = 0; i < unit->call_count && status == TUTTI_OK; i++) {
         const struct unit_call *call = &unit->calls[i];
-        if (call->stream == (int)index)
+        if (call->stream == (int)index && !call->in_queue)
             status = stage_out(call->comm, &call->stage, copy_in_stream, &at->stream);
     }
-    if (status == TUTTI_OK && unit->has_blocks && !unit->captured)
+    if (status == TUTTI_OK && unit->ends)
         status = mem_stream_signal(&at->stream, at->words, UNIT_END, at->value);
     return status;
 }
@@ -186,6 +201,7 @@ static tutti_status put_into_streams(struct unit *unit)
 {
     tutti_status status = TUTTI_OK;
     unit->put = unit->stream_count > 0;
+    unit->ends &= !unit->captured;
     for (size_t i = 0; i < unit->stream_count; i++)
         unit->streams[i].value = ++unit->streams[i].words->value;
     for (size_t i = 0; i < unit->stream_count && status == TUTTI_OK; i++)
@@ -246,8 +262,12 @@ static tutti_status fill(struct unit *unit, const struct group_call *calls, size
         unit->call_count++;
         if (status == TUTTI_OK)
             status = add_call(unit, &calls[i]);
-        unit->has_blocks |= unit->calls[i].stage.block != NULL;
+        const struct stage *stage = &unit->calls[i].stage;
+        unit->has_blocks |= stage->block != NULL;
+        unit->ends |= stage->block && stage->in_bytes + stage->out_bytes >= UNIT_BLOCK_LARGE;
     }
+    if (status == TUTTI_OK)
+        status = choose_carriers(unit);
     if (status == TUTTI_OK && wants_result)
         status = make_result(unit, calls[0].comm);
     return status == TUTTI_OK ? put_into_streams(unit) : status;

@@ -1,9 +1,12 @@
-/* stream_proxy.c: the one thread that carries units out. It holds the list's lock during one pass
- * over all units and lets it go between passes; whoever wants it says so in `wanting`, since a
- * thread that locks again at once would never let them in.
+/* stream_proxy.c: the one thread that carries units out. Units come through an inbox without a
+ * lock, since a caller that had to wait for the proxy to let go of one would pay for a wake-up. The
+ * lock guards the list of units, for the few who look into it from outside: the proxy holds it
+ * during one pass over all units and lets it go between passes; whoever wants it says so in
+ * `wanting`, since a thread that locks again at once would never let them in.
  *
- * A unit goes QUEUED -> ENTERING -> RUNNING -> LEAVING -> (DRAINING) -> freed; a captured one goes
- * back to QUEUED. Nothing here waits: each pass looks at what has come and goes on. */
+ * A unit goes QUEUED -> CLEARING -> ENTERING -> RUNNING -> LEAVING -> (DRAINING) -> freed; a
+ * captured one goes back to QUEUED. Nothing here waits: each pass looks at what has come and goes
+ * on. */
 #include <pthread.h>
 #include <stdlib.h>
 #include <time.h>
@@ -15,8 +18,10 @@
 #include "src/stream_unit.h"
 
 #define PROXY_SPIN_NS  200000u  /* after the last thing that moved the proxy looks all the time, */
-#define PROXY_YIELD_NS 2000000u /* then it yields between looks, then it sleeps */
-#define PROXY_NAP_US   20u
+#define PROXY_YIELD_NS 2000000u /* then it yields between looks, */
+#define PROXY_NAP_US   20u      /* then it naps between them, */
+#define PROXY_LONG_NS  200000000u /* and when it does nothing but wait for graphs, it naps */
+#define PROXY_LONG_US  200u       /* longer; without anything to wait for it sleeps */
 
 /* A process has one proxy: the words of all its streams are watched by one thread. */
 static struct {
@@ -24,7 +29,8 @@ static struct {
     pthread_cond_t more;
     pthread_t thread;
     bool registered, running;
-    atomic_bool stop;
+    atomic_bool ready, stop, asleep; /* ready: running, for who looks without the lock */
+    _Atomic(struct unit *) inbox;    /* the last that came first */
     struct unit *units, **tail;
     atomic_uint wanting;
 } proxy = {.lock = PTHREAD_MUTEX_INITIALIZER, .more = PTHREAD_COND_INITIALIZER};
@@ -63,17 +69,25 @@ static const tutti_comm *lost_comm(const struct unit *unit)
 
 static void leave_comms(struct unit *unit, size_t count)
 {
-    for (size_t i = 0; i < count; i++)
+    for (size_t i = 0; i < count; i++) {
         comm_leave(unit->comms[i].comm);
+        if (unit->captured)
+            atomic_fetch_sub(&unit->comms[i].comm->replays, 1);
+    }
 }
 
 static bool seize_comms(struct unit *unit)
 {
     for (size_t i = 0; i < unit->comm_count; i++) {
-        if (!comm_seize(unit->comms[i].comm)) {
-            leave_comms(unit, i);
-            return false;
-        }
+        tutti_comm *comm = unit->comms[i].comm;
+        if (unit->captured)
+            atomic_fetch_add(&comm->replays, 1);
+        if (comm_seize(comm))
+            continue;
+        if (unit->captured)
+            atomic_fetch_sub(&comm->replays, 1);
+        leave_comms(unit, i);
+        return false;
     }
     unit->inside = true;
     return true;
@@ -83,12 +97,14 @@ static void give_orders(struct unit *unit)
 {
     for (size_t i = 0; i < unit->comm_count; i++)
         unit->comms[i].order = atomic_fetch_add(&unit->comms[i].comm->units_issued, 1);
-    unit->ordered = true;
 }
 
+/* Whether it is the unit's turn. The proxy cannot know when a graph was launched, only when its
+ * stream comes: a replay runs before whatever has not come, for that may be behind it. So the
+ * communicators are all it needs. */
 static bool is_next(const struct unit *unit)
 {
-    for (size_t i = 0; i < unit->comm_count; i++) {
+    for (size_t i = 0; i < unit->comm_count && !unit->captured; i++) {
         if (atomic_load(&unit->comms[i].comm->units_retired) != unit->comms[i].order)
             return false;
     }
@@ -111,6 +127,33 @@ static tutti_status copy_in_queue(void *context, void *dst, const void *src, siz
     return mem_queue_copy(call->queue, dst, src, len, &call->ticket);
 }
 
+/* True when a queue will run, or its communicator is of no use any more. */
+static bool is_clear(struct unit *unit, tutti_comm *comm, struct mem_queue *queue)
+{
+    if (comm->failed != TUTTI_OK)
+        return true;
+    tutti_status status = mem_queue_clear(queue);
+    if (status != TUTTI_OK && status != TUTTI_IN_PROGRESS)
+        unit_failed(unit, comm, status);
+    return status != TUTTI_IN_PROGRESS;
+}
+
+static bool queues_are_clear(struct unit *unit)
+{
+    bool all = true;
+    for (size_t i = 0; i < unit->call_count; i++) {
+        struct unit_call *call = &unit->calls[i];
+        call->is_clear = call->is_clear || is_clear(unit, call->comm, call->queue);
+        all &= call->is_clear;
+    }
+    for (size_t i = 0; i < unit->comm_count; i++) {
+        struct unit_comm *at = &unit->comms[i];
+        at->is_clear = at->is_clear || is_clear(unit, at->comm, at->comm->queue);
+        all &= at->is_clear;
+    }
+    return all;
+}
+
 static void enter_call(struct unit *unit, struct unit_call *call)
 {
     tutti_status status = TUTTI_OK;
@@ -122,7 +165,7 @@ static void enter_call(struct unit *unit, struct unit_call *call)
         status = mem_queue_scale(call->queue, call->call.dtype, (void *)call->stage.in,
                                  call->stage.call.in, &op->scalar,
                                  call->stage.in_bytes / call->call.elem_size, &call->ticket);
-    } else if (call->stream < 0) {
+    } else if (call->in_queue) {
         status = stage_in(&call->stage, copy_in_queue, call);
     }
     if (status != TUTTI_OK)
@@ -138,7 +181,7 @@ static void leave_call(struct unit *unit, struct unit_call *call)
     if (call->stage.divide)
         status = mem_queue_divide(call->queue, call->call.dtype, call->stage.out, call->comm->size,
                                   call->stage.out_bytes / call->call.elem_size, &call->ticket);
-    if (status == TUTTI_OK && call->stream < 0)
+    if (status == TUTTI_OK && call->in_queue)
         status = stage_out(call->comm, &call->stage, copy_in_queue, call);
     if (status != TUTTI_OK)
         unit_failed(unit, call->comm, status);
@@ -233,20 +276,41 @@ static void retire(struct unit *unit)
     if (unit->inside)
         leave_comms(unit, unit->comm_count);
     unit->inside = false;
-    for (size_t i = 0; i < unit->comm_count && unit->ordered; i++)
+    for (size_t i = 0; i < unit->comm_count && !unit->captured; i++)
         atomic_fetch_add_explicit(&unit->comms[i].comm->units_retired, 1, memory_order_release);
-    unit->ordered = false;
     if (unit->result)
         unit->result->status = unit->status;
     unit->result = NULL;
     unit->state = unit->captured ? UNIT_QUEUED : UNIT_DRAINING;
 }
 
+/* Streams that have come to this unit are beyond all those before it. */
+static void mark_passed(const struct unit *unit)
+{
+    for (struct unit *old = proxy.units; old != unit; old = old->next) {
+        for (size_t i = 0; i < old->stream_count && old->state == UNIT_DRAINING; i++) {
+            const struct mem_stream *stream = &old->streams[i].stream;
+            for (size_t j = 0; j < unit->stream_count; j++)
+                old->streams[i].passed |= unit->streams[j].stream.handle == stream->handle &&
+                                          unit->streams[j].stream.device == stream->device;
+        }
+    }
+}
+
+static bool streams_passed(const struct unit *unit)
+{
+    for (size_t i = 0; i < unit->stream_count; i++) {
+        if (!unit->streams[i].passed)
+            return false;
+    }
+    return true;
+}
+
 /* Takes a queued unit as far as it goes; true if it starts. */
 static bool start(struct unit *unit)
 {
     /* The cheap look first: of many units of a communicator only one can be next. */
-    if (unit->ordered && !is_next(unit))
+    if (!is_next(unit))
         return false;
     bool here = streams_are_at(unit, UNIT_START);
     if (unit->captured && !here)
@@ -256,10 +320,7 @@ static bool start(struct unit *unit)
         answer_streams(unit);
         return true;
     }
-    const tutti_comm *lost = lost_comm(unit);
-    if (!unit->ordered)
-        give_orders(unit);
-    if (!is_next(unit) || (!here && !lost) || !seize_comms(unit))
+    if ((!here && !lost_comm(unit)) || !seize_comms(unit))
         return false;
     unit->status = TUTTI_OK;
     for (size_t i = 0; i < unit->comm_count; i++) {
@@ -270,9 +331,13 @@ static bool start(struct unit *unit)
             unit->status = comm->failed;
     }
     await_replay(unit);
+    if (here && !unit->captured)
+        mark_passed(unit);
     for (size_t i = 0; i < unit->call_count; i++)
-        enter_call(unit, &unit->calls[i]);
-    unit->state = UNIT_ENTERING;
+        unit->calls[i].is_clear = !unit->calls[i].queue;
+    for (size_t i = 0; i < unit->comm_count; i++)
+        unit->comms[i].is_clear = !unit->comms[i].on_device;
+    unit->state = UNIT_CLEARING;
     return true;
 }
 
@@ -283,6 +348,12 @@ static bool advance(struct unit *unit, bool *over)
     *over = false;
     if (unit->state == UNIT_QUEUED)
         moved = start(unit);
+    if (unit->state == UNIT_CLEARING && queues_are_clear(unit)) {
+        for (size_t i = 0; i < unit->call_count; i++)
+            enter_call(unit, &unit->calls[i]);
+        unit->state = UNIT_ENTERING;
+        moved = true;
+    }
     if (unit->state == UNIT_ENTERING && bytes_are_there(unit)) {
         submit(unit);
         unit->state = UNIT_RUNNING;
@@ -299,7 +370,8 @@ static bool advance(struct unit *unit, bool *over)
         moved = true;
     }
     if (unit->state == UNIT_DRAINING)
-        *over = !unit->has_blocks || streams_are_at(unit, UNIT_END);
+        *over = !unit->has_blocks ||
+                (unit->ends ? streams_are_at(unit, UNIT_END) : streams_passed(unit));
     else if (unit->captured && unit->state == UNIT_QUEUED)
         *over = atomic_load_explicit(&unit->gone, memory_order_acquire);
     return moved;
@@ -308,13 +380,43 @@ static bool advance(struct unit *unit, bool *over)
 /* ---- the thread -------------------------------------------------------------------------------
  */
 
-/* One look at every unit. */
-static bool pass(void)
+/* Takes what has come, in the order it came. */
+static bool take_inbox(void)
 {
-    bool moved = false, over;
+    struct unit *came = NULL;
+    if (!atomic_load_explicit(&proxy.inbox, memory_order_relaxed))
+        return false;
+    for (struct unit *unit = atomic_exchange(&proxy.inbox, NULL), *next; unit; unit = next) {
+        next = unit->next;
+        unit->next = came;
+        came = unit;
+    }
+    *proxy.tail = came;
+    while (*proxy.tail)
+        proxy.tail = &(*proxy.tail)->next;
+    return true;
+}
+
+/* What the proxy waits for. */
+enum waiting { WAITING_NOTHING, WAITING_GRAPHS, WAITING_UNITS };
+
+static enum waiting waits_for(const struct unit *unit)
+{
+    if (unit->state == UNIT_DRAINING && !unit->ends)
+        return WAITING_NOTHING; /* another unit tells */
+    return unit->captured && unit->state == UNIT_QUEUED ? WAITING_GRAPHS : WAITING_UNITS;
+}
+
+/* One look at every unit. */
+static bool pass(enum waiting *waiting)
+{
+    bool moved = take_inbox(), over;
+    *waiting = WAITING_NOTHING;
     for (struct unit **at = &proxy.units; *at;) {
         struct unit *unit = *at;
         moved |= advance(unit, &over);
+        if (!over && waits_for(unit) > *waiting)
+            *waiting = waits_for(unit);
         if (!over) {
             at = &unit->next;
             continue;
@@ -332,32 +434,44 @@ static bool pass(void)
 }
 
 /* Rests as long as fits the time since something moved. The lock is not held. */
-static void rest(uint64_t idle_ns)
+static void rest(uint64_t idle_ns, enum waiting waiting)
 {
     while (atomic_load(&proxy.wanting) > 0)
         sched_yield();
-    if (idle_ns >= PROXY_YIELD_NS)
+    if (waiting == WAITING_GRAPHS && idle_ns >= PROXY_LONG_NS)
+        clock_sleep_us(PROXY_LONG_US);
+    else if (idle_ns >= PROXY_YIELD_NS)
         clock_sleep_us(PROXY_NAP_US);
     else if (idle_ns >= PROXY_SPIN_NS)
         sched_yield();
 }
 
+/* Sleeps until something comes; with the lock. Whoever brings it looks at `asleep` afterwards. */
+static void sleep_until_more(void)
+{
+    atomic_store(&proxy.asleep, true);
+    while (!atomic_load(&proxy.inbox) && !atomic_load(&proxy.stop))
+        pthread_cond_wait(&proxy.more, &proxy.lock);
+    atomic_store(&proxy.asleep, false);
+}
+
 static void *proxy_main(void *unused)
 {
-    uint64_t moved_at = clock_ns();
+    uint64_t moved_at = clock_ns(), now = moved_at;
+    enum waiting waiting;
     pthread_mutex_lock(&proxy.lock);
     while (!proxy.stop) {
-        if (!proxy.units) {
-            pthread_cond_wait(&proxy.more, &proxy.lock);
+        bool moved = pass(&waiting);
+        now = clock_ns();
+        if (moved)
+            moved_at = now;
+        if (waiting == WAITING_NOTHING && now - moved_at >= PROXY_SPIN_NS) {
+            sleep_until_more();
             moved_at = clock_ns();
             continue;
         }
-        bool moved = pass();
         pthread_mutex_unlock(&proxy.lock);
-        uint64_t now = clock_ns();
-        if (moved)
-            moved_at = now;
-        rest(now - moved_at);
+        rest(now - moved_at, waiting);
         pthread_mutex_lock(&proxy.lock);
     }
     pthread_mutex_unlock(&proxy.lock);
@@ -369,7 +483,8 @@ static void stop_at_exit(void)
 {
     proxy_lock();
     bool running = proxy.running;
-    proxy.stop = true;
+    atomic_store(&proxy.stop, true);
+    atomic_store(&proxy.ready, false);
     proxy.running = false;
     pthread_cond_signal(&proxy.more);
     pthread_mutex_unlock(&proxy.lock);
@@ -383,13 +498,18 @@ static void child_of_fork(void)
     pthread_mutex_init(&proxy.lock, NULL);
     pthread_cond_init(&proxy.more, NULL);
     proxy.running = false;
+    atomic_store(&proxy.ready, false);
     proxy.units = NULL;
     proxy.tail = &proxy.units;
+    atomic_store(&proxy.inbox, NULL);
+    atomic_store(&proxy.asleep, false);
     atomic_store(&proxy.wanting, 0);
 }
 
 tutti_status proxy_start(void)
 {
+    if (atomic_load_explicit(&proxy.ready, memory_order_acquire))
+        return TUTTI_OK;
     proxy_lock();
     int error = 0;
     if (!proxy.registered) {
@@ -401,6 +521,7 @@ tutti_status proxy_start(void)
     if (!proxy.running && !proxy.stop) {
         error = pthread_create(&proxy.thread, NULL, proxy_main, NULL);
         proxy.running = error == 0;
+        atomic_store(&proxy.ready, proxy.running);
     }
     bool running = proxy.running;
     pthread_mutex_unlock(&proxy.lock);
@@ -411,13 +532,16 @@ tutti_status proxy_start(void)
 
 void proxy_take(struct unit *unit)
 {
-    proxy_lock();
     if (!unit->captured)
         give_orders(unit);
-    *proxy.tail = unit;
-    proxy.tail = &unit->next;
-    pthread_cond_signal(&proxy.more);
-    pthread_mutex_unlock(&proxy.lock);
+    unit->next = atomic_load_explicit(&proxy.inbox, memory_order_relaxed);
+    while (!atomic_compare_exchange_weak(&proxy.inbox, &unit->next, unit))
+        ;
+    if (atomic_load(&proxy.asleep)) {
+        proxy_lock();
+        pthread_cond_signal(&proxy.more);
+        pthread_mutex_unlock(&proxy.lock);
+    }
 }
 
 void stream_drain(struct tutti_comm *comm)
@@ -431,13 +555,22 @@ void stream_drain(struct tutti_comm *comm)
     }
 }
 
-void stream_forget(struct tutti_comm *comm)
+/* Locks when no unit of the communicator is under way. */
+static void lock_when_idle(struct tutti_comm *comm)
 {
-    if (comm_has_units(comm)) {
+    proxy_lock();
+    while (comm_has_units(comm) && !atomic_load(&proxy.stop)) {
+        pthread_mutex_unlock(&proxy.lock);
         atomic_store(&comm->aborted, true);
         stream_drain(comm);
+        proxy_lock();
     }
-    proxy_lock();
+}
+
+void stream_forget(struct tutti_comm *comm)
+{
+    lock_when_idle(comm);
+    take_inbox();
     for (struct unit *unit = proxy.units; unit; unit = unit->next) {
         for (size_t i = 0; i < unit->comm_count; i++) {
             if (unit->comms[i].comm == comm)

@@ -18,6 +18,7 @@ enum unit_word { UNIT_START, UNIT_DONE, UNIT_END };
 
 enum unit_state {
     UNIT_QUEUED,   /* its streams are not there yet, or units before it are not over */
+    UNIT_CLEARING, /* its queues look for a channel that no waiting stream holds */
     UNIT_ENTERING, /* bytes on their way in */
     UNIT_RUNNING,
     UNIT_LEAVING, /* bytes on their way out */
@@ -28,14 +29,21 @@ struct unit_stream {
     struct mem_stream stream;
     struct mem_words *words;
     uint32_t value;
+    bool passed; /* the stream is beyond the unit */
 };
+
+/* Blocks so large are given back as soon as their stream has passed, which a signal tells; smaller
+ * ones wait for the stream's next unit to start, since a signal would cost the stream 2 us. */
+#define UNIT_BLOCK_LARGE (1u << 20)
 
 struct unit_call {
     tutti_comm *comm;
     struct call call; /* as the plan sees it */
     size_t *counts;
     struct stage stage;
-    int stream;              /* index, or -1 */
+    int stream;    /* index, or -1 */
+    bool in_queue; /* its bytes are carried in the queue, not by the stream */
+    bool is_clear;
     struct mem_queue *queue; /* for bytes and arithmetic outside the plan; NULL: none */
     uint64_t ticket;
     struct operation *operation;
@@ -44,14 +52,16 @@ struct unit_call {
 struct unit_comm {
     tutti_comm *comm; /* NULL: gone, in a captured unit */
     uint64_t order;   /* among the units of comm */
+    bool on_device;   /* some call works in comm's queue */
+    bool is_clear;
 };
 
 struct unit {
     struct unit *next;
     enum unit_state state;
     bool captured, has_blocks;
+    bool ends;        /* its streams signal UNIT_END */
     bool put;         /* something of it is in a stream */
-    bool ordered;     /* its comms' orders are given */
     bool inside;      /* its comms are seized */
     bool broken;      /* a communicator failed under it: its blocks may be in use still */
     atomic_bool gone; /* the graph that holds it is */

@@ -50,7 +50,7 @@ FOREIGN = [
     ("hwloc/*", ["src/topology_probe.c"]),
     ("infiniband/*", ["transports/verbs/*"]),
     ("rdma/*", ["transports/verbs/*"]),
-    ("cuda*.h", ["src/mem/mem_cuda*"]),
+    ("cuda*.h", ["src/mem/mem_cuda*", "src/compat/nccl.h"]),
     ("nvml.h", ["src/mem/mem_cuda*"]),
     ("nccl.h", ["src/compat/nccl*"]),
     ("mpi.h", ["tests/mpi/*", "examples/*", "src/compat/mpi*", "perf/launch*", "perf/peer*"]),

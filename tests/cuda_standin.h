@@ -6,14 +6,16 @@
  *                   without access, so that a CPU that touches device memory by mistake faults; the
  *                   stand-in works through the other view
  *   the GPU         a thread per channel, which runs what its streams were given in order. Streams
- *                   of ordinary priority share TUTTI_TEST_STANDIN_CHANNELS (8) channels, so that
- * one that waits holds up another of the same channel, as hardware queues do; streams of the
- * highest priority have channels of their own delays          before each piece of work, random
- * (TUTTI_TEST_STANDIN_SEED), up to TUTTI_TEST_STANDIN_DELAY_US (0) kernels         the library's,
- * by name, played by the CPU's kernels; none with TUTTI_TEST_STANDIN_KERNELS=0 blocking freeing
- * memory, unpinning and loading code wait until the context's channels have done all they were
- * given, as the real driver does captures        of one stream at a time, forbidding other threads'
- * calls as the real one does IPC             processes map each other's memory file
+ *                   of every priority share TUTTI_TEST_STANDIN_CHANNELS (8) channels, so that one
+ *                   that waits holds up another of the same channel, as on real devices
+ *   delays          before each piece of work, random (TUTTI_TEST_STANDIN_SEED), up to
+ *                   TUTTI_TEST_STANDIN_DELAY_US (0)
+ *   kernels         the library's, by name, played by the CPU's kernels; none with
+ *                   TUTTI_TEST_STANDIN_KERNELS=0
+ *   blocking        freeing memory, unpinning and loading code wait until the context's channels
+ *                   have done all they were given, as the real driver does
+ *   captures        of one stream at a time, forbidding other threads' calls as the real one does
+ *   IPC             processes map each other's memory file
  *
  * TUTTI_TEST_STANDIN_DEVICES (1) is the number of GPUs, TUTTI_TEST_STANDIN_MEMORY_OPS=0 takes the
  * streams' memory operations away, TUTTI_TEST_STANDIN_BYTES (16 GiB) is the memory of each GPU. */
@@ -36,7 +38,7 @@ GPU_FUNCTIONS(X)
 STANDIN_CONTROLS(X)
 #undef X
 
-#define CHANNELS_MAX 64 /* shared by streams of ordinary priority */
+#define CHANNELS_MAX 64 /* shared by streams */
 
 struct standin_stream;
 struct standin_graph;
@@ -49,7 +51,7 @@ struct standin_context {
     _Atomic cuda_result error;        /* sticky */
     struct standin_channel *channels; /* all of them */
     struct standin_channel *shared[CHANNELS_MAX];
-    unsigned streams_made;          /* of ordinary priority */
+    unsigned streams_made;
     struct standin_stream *streams; /* all of them; the last is the legacy stream */
     struct standin_stream *legacy;
     struct standin_context *next;

@@ -275,8 +275,7 @@ cuda_result cuStreamCreateWithPriority(cuda_stream *stream, unsigned flags, int 
     if (result != CUDA_DRIVER_OK)
         return result;
     pthread_mutex_lock(&standin_lock);
-    *stream =
-        make_stream(context, flags, priority < 0 ? make_channel(context) : shared_channel(context));
+    *stream = make_stream(context, flags, shared_channel(context));
     pthread_mutex_unlock(&standin_lock);
     return *stream ? CUDA_DRIVER_OK : CUDA_DRIVER_OUT_OF_MEMORY;
 }

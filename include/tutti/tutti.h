@@ -97,6 +97,18 @@ TUTTI_API tutti_status tutti_comm_split(tutti_comm *comm, int color, int key,
                                         tutti_comm **new_comm);
 TUTTI_API tutti_status tutti_comm_dup(tutti_comm *comm, tutti_comm **new_comm);
 
+/* tutti_comm_shrink: the ranks that are not excluded form a communicator, in the order of their
+ * ranks. Collective over those ranks alone: an excluded rank may be dead and takes no part. Works
+ * on a communicator that failed or was aborted as long as it is not destroyed, here and at the
+ * other survivors; one that works goes on working. excluded   ranks of comm, each at most once,
+ * never this one; the same set at every survivor. count      of them; 0 renews a failed
+ * communicator with all its ranks. The survivor of the lowest rank opens a meeting place and tells
+ * the others over comm's links. Errors TUTTI_ERR_ARG; TUTTI_ERR_MISMATCH when survivors name
+ * different sets; TUTTI_ERR_PEER, _CONNECT, _TIMEOUT when one is dead or does not come within
+ * TUTTI_CONNECT_TIMEOUT_MS. */
+TUTTI_API tutti_status tutti_comm_shrink(tutti_comm *comm, const int *excluded, size_t count,
+                                         tutti_comm **new_comm);
+
 TUTTI_API tutti_status tutti_comm_rank(const tutti_comm *comm, int *rank);
 TUTTI_API tutti_status tutti_comm_size(const tutti_comm *comm, int *size);
 TUTTI_API tutti_status tutti_comm_host_count(const tutti_comm *comm, int *hosts);
@@ -105,11 +117,13 @@ TUTTI_API tutti_status tutti_comm_host_count(const tutti_comm *comm, int *hosts)
 TUTTI_API tutti_status tutti_comm_status(const tutti_comm *comm);
 
 /* tutti_comm_finalize: completes every started operation and waits until no peer needs this rank
- * any more; collective. tutti_comm_destroy: releases everything, never waits for peers beyond
- * 1 s; NULL is allowed; started operations end with TUTTI_ERR_ABORTED.
- * tutti_comm_abort: from any thread: every wait of this communicator ends with
+ * any more; collective. tutti_comm_flush: waits until every operation issued here is done; not
+ * collective, so that one thread can flush several ranks in turn. tutti_comm_destroy: releases
+ * everything, never waits for peers beyond 1 s; NULL is allowed; started operations end with
+ * TUTTI_ERR_ABORTED. tutti_comm_abort: from any thread: every wait of this communicator ends with
  * TUTTI_ERR_ABORTED, here and (as TUTTI_ERR_PEER naming this rank) at its peers. */
 TUTTI_API tutti_status tutti_comm_finalize(tutti_comm *comm);
+TUTTI_API tutti_status tutti_comm_flush(tutti_comm *comm);
 TUTTI_API tutti_status tutti_comm_destroy(tutti_comm *comm);
 TUTTI_API tutti_status tutti_comm_abort(tutti_comm *comm);
 
@@ -118,6 +132,13 @@ TUTTI_API tutti_status tutti_comm_abort(tutti_comm *comm);
 TUTTI_API tutti_status tutti_comm_explain(tutti_comm *comm, tutti_coll coll, size_t count,
                                           tutti_dtype dtype, tutti_op op, int root, char *text,
                                           size_t len);
+
+/* tutti_comm_predict: *microseconds that the planner expects this call to take, from the same model
+ * that chooses its plan. A collective with one count; or TUTTI_COLL_SENDRECV, a transfer of count
+ * elements between this rank and root. Local, runs nothing; works inside a group.
+ * Errors TUTTI_ERR_ARG, _SETTING (TUTTI_ALGO names what does not fit). */
+TUTTI_API tutti_status tutti_comm_predict(const tutti_comm *comm, tutti_coll coll, size_t count,
+                                          tutti_dtype dtype, int root, double *microseconds);
 
 /* ---- memory --------------------------------------------------------------------------------- */
 
@@ -135,7 +156,8 @@ TUTTI_API tutti_status tutti_mem_free(void *memory);
 TUTTI_API tutti_status tutti_mem_alloc_in(tutti_memory memory, size_t bytes, void **pointer);
 TUTTI_API tutti_status tutti_mem_copy(void *dst, const void *src, size_t bytes);
 
-/* tutti_register: tells the library that [memory, memory + bytes) will be used often; optional. */
+/* tutti_register: tells the library that [memory, memory + bytes) will be used often; optional.
+ * tutti_deregister works on a failed communicator too. */
 TUTTI_API tutti_status tutti_register(tutti_comm *comm, void *memory, size_t bytes,
                                       tutti_registration **registration);
 TUTTI_API tutti_status tutti_deregister(tutti_comm *comm, tutti_registration *registration);
@@ -245,6 +267,9 @@ TUTTI_COLLECTIVES(X)
  * Argument errors are returned by the recording call, and the call is not recorded. */
 TUTTI_API tutti_status tutti_group_start(void);
 TUTTI_API tutti_status tutti_group_end(void);
+/* Closes this thread's group, however deep, and drops what it recorded: nothing runs.
+ * Errors TUTTI_ERR_STATE without a group. */
+TUTTI_API tutti_status tutti_group_cancel(void);
 
 /* ---- started operations ---------------------------------------------------------------------- */
 
@@ -282,8 +307,8 @@ TUTTI_API tutti_status tutti_wait_all(size_t count, tutti_request **requests);
  * waits until all of them are done. In one collective either every rank passes device memory or
  * none does (on one host; TUTTI_CUDA_DIRECT=0 lifts this).
  * A stream that is being captured records the operation, which then runs at every launch of the
- * graph; a graph must be captured on every rank or on none, and its launches count as issued when
- * their streams reach them.
+ * graph, when the stream gets there. A graph must be captured on every rank or on none; where other
+ * streams use its communicator too, events must say what comes first, alike on all ranks.
  * A failure is not returned by the call, which is over by then: the streams go on, with unspecified
  * data, and tutti_comm_status tells. tutti_comm_abort lets every waiting stream go on.
  * Errors as the blocking form's; TUTTI_ERR_UNSUPPORTED when there is no driver for the stream. */

@@ -39,8 +39,9 @@ struct mem_place {
 /* Whether this process has a driver loaded at all. While it has none, no pointer is a device's and
  * the answer costs one load: the path of host memory asks nothing else. Loads nothing itself. */
 bool mem_device_present(void);
-/* Whether the program uses a device: a driver is loaded, by whomever, and a context is current in
- * the calling thread, or else one device's primary context is active; *device is that. Loads and
+/* Whether the program uses a device in which queues run beside streams that wait: a driver is
+ * loaded, by whomever, and a context is current in the calling thread, or else one device's primary
+ * context is active; *device is that. Loads and
  * initialises nothing; too dear for every call, cheap enough for every communicator. */
 bool mem_device_in_use(struct mem_device **device);
 /* Loads the driver if the machine has one (once) and opens the context that is current in the
@@ -83,6 +84,15 @@ tutti_status mem_queue_take(struct mem_device *device, struct mem_queue **queue)
 void mem_queue_give(struct mem_queue *queue);
 struct mem_device *mem_queue_device(const struct mem_queue *queue);
 
+/* Whether work that is started next will run. Streams share a few channels of the hardware (8
+ * unless CUDA_DEVICE_MAX_CONNECTIONS says otherwise), and a stream of the program that waits holds
+ * up whatever shares its channel, this queue too, which may be just what should end its wait. To be
+ * asked while nothing is under way in the queue: looks whether it runs, and moves on to another
+ * stream if it does not. TUTTI_IN_PROGRESS: ask again. TUTTI_ERR_TIMEOUT, with what to do: streams
+ * that wait held every channel for QUEUE_CLEAR_MS. Costs about 5 us on the device. */
+#define QUEUE_CLEAR_MS 10000
+tutti_status mem_queue_clear(struct mem_queue *queue);
+
 /* Each starts one piece of work and gives its ticket; tickets of a queue grow by one.
  * copy: any mix of device memory (this device's, another's, a peer's that is attached) and host
  * memory; pageable host memory may make the call wait for the copy.
@@ -116,6 +126,9 @@ struct mem_share {
 
 /* TUTTI_ERR_UNSUPPORTED when the place is not shareable. */
 tutti_status mem_share(const struct mem_place *place, struct mem_share *share);
+/* The same for peers that are threads of this process, with no word to the driver: of memory of any
+ * kind. Another process cannot attach it. */
+void mem_share_here(const struct mem_place *place, struct mem_share *share);
 /* The address at which this process sees the allocation: maps it, or finds it mapped already (one
  * mapping per owner and base; one that was for an earlier allocation there is dropped). For the
  * process's own memory it is share->base. Attachments are kept until the process ends or
@@ -136,7 +149,7 @@ tutti_status mem_dmabuf(const struct mem_place *place, int *fd, uint64_t *offset
 /* ---- the program's streams ---- */
 
 /* Words of pinned memory that the CPU and streams both read and write, one cache line. */
-#define MEM_WORDS 4
+#define MEM_WORDS 16
 struct mem_words {
     _Atomic uint32_t *word; /* [MEM_WORDS] as the CPU sees them; zero when taken first */
     uint64_t address;       /* as streams see them */

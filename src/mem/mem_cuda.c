@@ -101,6 +101,8 @@ static tutti_status open_device(const struct cuda_driver *driver, cuda_context c
             status = mem_cuda_probe_stream_ops(device);
         mem_cuda_leave(&scope);
     }
+    if (status == TUTTI_OK)
+        status = mem_cuda_probe_beside(device);
     if (status != TUTTI_OK) {
         pthread_mutex_destroy(&device->lock);
         free(device);
@@ -193,7 +195,8 @@ bool mem_device_in_use(struct mem_device **device)
         return false;
     if (!context)
         context = only_active(driver);
-    return context && mem_cuda_device_of_context(driver, context, device) == TUTTI_OK;
+    return context && mem_cuda_device_of_context(driver, context, device) == TUTTI_OK &&
+           (*device)->beside;
 }
 
 bool mem_device_reduces(const struct mem_device *device)

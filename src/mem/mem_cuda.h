@@ -32,6 +32,7 @@ struct mem_device {
     unsigned multiprocessors; /* kernels are launched in proportion */
     bool memory_ops;          /* streams write and await words by themselves */
     bool dmabuf;
+    bool beside; /* queues run while a stream of the program waits */
     cuda_function kernels[TUTTI_OP_COUNT][TUTTI_DTYPE_COUNT]; /* NULL: does not fit */
     cuda_function scale[TUTTI_DTYPE_COUNT];
     cuda_function divide[TUTTI_DTYPE_COUNT];
@@ -60,6 +61,9 @@ tutti_status mem_cuda_device_of_context(const struct cuda_driver *driver, cuda_c
 void mem_cuda_load_kernels(struct mem_device *device);
 /* Finds out how streams signal and wait, with the context entered. */
 tutti_status mem_cuda_probe_stream_ops(struct mem_device *device);
+
+/* Finds out whether queues run beside streams that wait; not locked by anybody, not entered. */
+tutti_status mem_cuda_probe_beside(struct mem_device *device);
 
 /* The device of a block that mem_device_take gave and that is not given back; else NULL. */
 struct mem_device *mem_cuda_block_device(const void *block);

@@ -10,12 +10,14 @@
  *
  * Invariant: at most QUEUE_TICKETS_MAX tickets are open, so that half a ticket says which one it
  * is, and an event is not used again before its ticket is over. */
+#include <assert.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/check.h"
+#include "base/clock.h"
 #include "mem/mem_cuda.h"
 
 /* Polls without success between two questions to the driver: some 100 us of a busy caller, beside
@@ -25,9 +27,22 @@
 /* Blocks of threads per multiprocessor of a large kernel: they fill it. */
 #define BLOCKS_PER_MULTIPROCESSOR 4
 
+/* Streams that a queue tries: they take the hardware's channels in turn as they are made, more or
+ * less, so twice as many as channels meet all of them. */
+#define QUEUE_STREAMS 15
+/* A stream that has not answered for so long is held up. The time slices of other processes on the
+ * device are shorter. */
+#define STREAM_ANSWERS_NS 3000000u
+static_assert(QUEUE_STREAMS < MEM_WORDS, "word 0 is the tickets', then one for each stream");
+
 struct mem_queue {
     struct mem_device *device;
-    cuda_stream stream;
+    cuda_stream stream; /* in use: streams[at] */
+    cuda_stream streams[QUEUE_STREAMS];
+    unsigned at;
+    bool asking;                   /* mem_queue_clear waits for an answer */
+    uint32_t asked[QUEUE_STREAMS]; /* the question's number; the stream's word answers with it */
+    uint64_t asked_ns, asked_first;
     struct mem_words *words;
     cuda_event *events; /* [QUEUE_TICKETS_MAX], where streams cannot write words */
     uint64_t started;   /* the last ticket */
@@ -135,7 +150,9 @@ static tutti_status make_queue(struct mem_device *device, struct mem_queue **mad
         free(queue);
         return status;
     }
-    atomic_store_explicit(&queue->words->word[0], 0, memory_order_relaxed);
+    queue->streams[0] = queue->stream;
+    for (unsigned i = 0; i < MEM_WORDS; i++)
+        atomic_store_explicit(&queue->words->word[i], 0, memory_order_relaxed);
     *made = queue;
     return TUTTI_OK;
 }
@@ -165,6 +182,94 @@ tutti_status mem_cuda_probe_stream_ops(struct mem_device *device)
     if (!device->memory_ops && driver->stream_ops == MEMORY)
         return mem_cuda_fail(result, "TUTTI_CUDA_STREAM_OPS=memory on %s", device->name);
     return TUTTI_OK;
+}
+
+/* ---- channels ------------------------------------------------------------------------------- */
+
+/* Makes the queue's stream the one at `at`, and has it write its word. */
+static tutti_status ask_stream(struct mem_queue *queue)
+{
+    const struct mem_device *device = queue->device;
+    const struct cuda_driver *driver = device->driver;
+    struct cuda_scope scope;
+    tutti_status status = mem_cuda_enter(queue->device, &scope);
+    if (status != TUTTI_OK)
+        return status;
+    cuda_result result = CUDA_DRIVER_OK;
+    cuda_stream *stream = &queue->streams[queue->at];
+    if (!*stream)
+        result = driver->stream_create(stream, CUDA_STREAM_NON_BLOCKING, device->priority);
+    cuda_address word = queue->words->address + (1 + queue->at) * sizeof(uint32_t);
+    queue->stream = *stream;
+    queue->asked_ns = clock_ns();
+    uint32_t number = ++queue->asked[queue->at];
+    if (result == CUDA_DRIVER_OK)
+        result = device->memory_ops ? driver->write_word(*stream, word, number, CUDA_WRITE_ORDERED)
+                                    : driver->fill_word(word, number, 1, *stream);
+    mem_cuda_leave(&scope);
+    return result == CUDA_DRIVER_OK ? TUTTI_OK
+                                    : mem_cuda_fail(result, "ask a stream of %s", device->name);
+}
+
+tutti_status mem_queue_clear(struct mem_queue *queue)
+{
+    tutti_status status = TUTTI_OK;
+    must(queue->done == queue->started);
+    if (!queue->asking) {
+        status = ask_stream(queue);
+        queue->asked_first = queue->asked_ns;
+        queue->asking = status == TUTTI_OK;
+        return queue->asking ? TUTTI_IN_PROGRESS : status;
+    }
+    uint32_t answer =
+        atomic_load_explicit(&queue->words->word[1 + queue->at], memory_order_acquire);
+    uint64_t now = clock_ns();
+    queue->asking = answer != queue->asked[queue->at];
+    if (!queue->asking)
+        return TUTTI_OK;
+    if (now - queue->asked_first > QUEUE_CLEAR_MS * 1000000ull) {
+        queue->asking = false;
+        return fail(TUTTI_ERR_TIMEOUT,
+                    "%s: every hardware channel of this process is held by a stream that waits: "
+                    "set CUDA_DEVICE_MAX_CONNECTIONS (8 if unset) above the number of streams that "
+                    "wait at once, or TUTTI_CUDA_DIRECT=0",
+                    queue->device->name);
+    }
+    if (now - queue->asked_ns > STREAM_ANSWERS_NS) {
+        queue->at = (queue->at + 1) % QUEUE_STREAMS;
+        status = ask_stream(queue);
+    }
+    return status == TUTTI_OK ? TUTTI_IN_PROGRESS : status;
+}
+
+/* A stream waits, as the program's will, and a queue looks for a way past it. */
+tutti_status mem_cuda_probe_beside(struct mem_device *device)
+{
+    struct mem_queue *queue, *holder;
+    tutti_status status = mem_queue_take(device, &holder);
+    if (status == TUTTI_OK)
+        status = mem_queue_take(device, &queue);
+    if (status != TUTTI_OK || !device->memory_ops)
+        return status; /* a host function that waits holds up no channel */
+    struct mem_words *words = holder->words;
+    uint32_t value = ++holder->asked[0];
+    struct mem_stream stream = {.device = device, .handle = holder->stream};
+    status = mem_stream_wait(&stream, words, 1, value);
+    uint64_t start = clock_ns();
+    while (status == TUTTI_OK && clock_ns() - start < 2 * QUEUE_STREAMS * STREAM_ANSWERS_NS) {
+        status = mem_queue_clear(queue);
+        if (status == TUTTI_IN_PROGRESS)
+            status = TUTTI_OK;
+        else if (status == TUTTI_OK)
+            device->beside = true;
+        if (device->beside)
+            break;
+    }
+    atomic_store_explicit(&words->word[1], value, memory_order_release);
+    queue->asking = false;
+    mem_queue_give(queue);
+    mem_queue_give(holder);
+    return status;
 }
 
 tutti_status mem_queue_take(struct mem_device *device, struct mem_queue **queue)

@@ -47,6 +47,16 @@ static uint64_t process_number(void)
     return found;
 }
 
+void mem_share_here(const struct mem_place *place, struct mem_share *share)
+{
+    must(place->device != NULL);
+    *share = (struct mem_share){.process = process_number(),
+                                .buffer = place->buffer,
+                                .base = cuda_address_of(place->base),
+                                .bytes = place->bytes};
+    memcpy(share->device, place->device->uuid.bytes, sizeof share->device);
+}
+
 tutti_status mem_share(const struct mem_place *place, struct mem_share *share)
 {
     must(place->device != NULL);
@@ -65,11 +75,7 @@ tutti_status mem_share(const struct mem_place *place, struct mem_share *share)
     if (result != CUDA_DRIVER_OK)
         return mem_cuda_fail(result, "name memory at %p of %s for other processes", place->base,
                              place->device->name);
-    *share = (struct mem_share){.process = process_number(),
-                                .buffer = place->buffer,
-                                .base = cuda_address_of(place->base),
-                                .bytes = place->bytes};
-    memcpy(share->device, place->device->uuid.bytes, sizeof share->device);
+    mem_share_here(place, share);
     memcpy(share->handle, handle.bytes, sizeof share->handle);
     return TUTTI_OK;
 }

@@ -1,0 +1,309 @@
+/* nccl.h: the interface of NVIDIA's collective library, version 2.28.9, as Tutti serves it.
+ *
+ * Names, values and layouts are those of that interface, so that a program built against either
+ * header runs on either library; the words are Tutti's own. The library is libnccl.so.2.
+ *
+ * What is different here
+ *   Buffers may be host memory. With a NULL stream and host memory alone a call runs at once and
+ *   returns when its result is there; with device memory it is put into the stream.
+ *   Any number of ranks may share one GPU, or need none.
+ *   No call waits for ever: a dead or disagreeing rank gives ncclRemoteError or ncclInvalidUsage,
+ *   and ncclGetLastError names it.
+ *   The device-side interface (windows used inside kernels) is refused with ncclInvalidUsage.
+ *
+ * Every function has a twin of the same meaning whose name begins with p, for tools that stand in
+ * front of the plain name.
+ *
+ * Threads: one thread at a time uses a communicator; ncclCommGetAsyncError, ncclCommAbort and
+ * ncclCommRevoke may be called from any thread at any time. */
+#ifndef NCCL_H_
+#define NCCL_H_
+
+#include <limits.h>
+#include <stddef.h>
+
+/* Where CUDA's headers are at hand they come along, as programs expect; a machine without them
+ * needs only the name of a stream. */
+#if defined(__has_include)
+#if __has_include(<cuda_runtime.h>) && __has_include(<cuda_fp16.h>)
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+#define TUTTI_NCCL_HAS_CUDA 1
+#endif
+#endif
+#ifndef TUTTI_NCCL_HAS_CUDA
+typedef struct CUstream_st *cudaStream_t;
+#endif
+
+#define NCCL_MAJOR  2
+#define NCCL_MINOR  28
+#define NCCL_PATCH  9
+#define NCCL_SUFFIX ""
+
+#define NCCL_VERSION_CODE 22809
+#define NCCL_VERSION(X, Y, Z)                                                                      \
+    (((X) <= 2 && (Y) <= 8) ? (X)*1000 + (Y)*100 + (Z) : (X)*10000 + (Y)*100 + (Z))
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- types and values ------------------------------------------------------------------------ */
+
+typedef struct ncclComm *ncclComm_t;
+typedef struct ncclWindow_vidmem *ncclWindow_t;
+#define NCCL_COMM_NULL NULL
+
+/* Opaque; travels by value and whole from rank 0 to every rank. */
+#define NCCL_UNIQUE_ID_BYTES 128
+typedef struct {
+    char internal[NCCL_UNIQUE_ID_BYTES];
+} ncclUniqueId;
+
+typedef enum {
+    ncclSuccess = 0,
+    ncclUnhandledCudaError = 1, /* a stream or device memory where no driver serves it */
+    ncclSystemError = 2,        /* a system call, memory */
+    ncclInternalError = 3,      /* a mistake of the library */
+    ncclInvalidArgument = 4,    /* one argument is wrong by itself */
+    ncclInvalidUsage = 5,       /* the call does not fit the state, or the other ranks' calls */
+    ncclRemoteError = 6,        /* a peer died or cannot be reached */
+    ncclInProgress = 7,         /* a non-blocking communicator still works on it */
+    ncclNumResults = 8
+} ncclResult_t;
+
+#define NCCL_CONFIG_UNDEF_INT INT_MIN
+#define NCCL_CONFIG_UNDEF_PTR NULL
+#define NCCL_SPLIT_NOCOLOR    -1
+#define NCCL_UNDEF_FLOAT      -1.0f
+
+#define NCCL_WIN_DEFAULT            0x00
+#define NCCL_WIN_COLL_SYMMETRIC     0x01
+#define NCCL_WIN_REQUIRED_ALIGNMENT 4096
+
+#define NCCL_CTA_POLICY_DEFAULT    0x00
+#define NCCL_CTA_POLICY_EFFICIENCY 0x01
+#define NCCL_CTA_POLICY_ZERO       0x02
+
+#define NCCL_SHRINK_DEFAULT 0x00
+#define NCCL_SHRINK_ABORT   0x01 /* the parent's operations end first */
+#define NCCL_REVOKE_DEFAULT 0x00
+
+/* Wishes about a communicator. blocking is obeyed; the others are checked and otherwise mean
+ * nothing here. To be begun with NCCL_CONFIG_INITIALIZER. */
+typedef struct ncclConfig_v22800 {
+    size_t size;
+    unsigned int magic;
+    unsigned int version;
+    int blocking; /* 0: calls that wait for other ranks return ncclInProgress */
+    int cgaClusterSize;
+    int minCTAs;
+    int maxCTAs;
+    const char *netName;
+    int splitShare;
+    int trafficClass;
+    const char *commName;
+    int collnetEnable;
+    int CTAPolicy;
+    int shrinkShare;
+    int nvlsCTAs;
+    int nChannelsPerNetPeer;
+    int nvlinkCentricSched;
+} ncclConfig_t;
+
+#define NCCL_CONFIG_INITIALIZER                                                                    \
+    {                                                                                              \
+        sizeof(ncclConfig_t), 0xcafebeef, NCCL_VERSION(NCCL_MAJOR, NCCL_MINOR, NCCL_PATCH),        \
+            NCCL_CONFIG_UNDEF_INT, NCCL_CONFIG_UNDEF_INT, NCCL_CONFIG_UNDEF_INT,                   \
+            NCCL_CONFIG_UNDEF_INT, NCCL_CONFIG_UNDEF_PTR, NCCL_CONFIG_UNDEF_INT,                   \
+            NCCL_CONFIG_UNDEF_INT, NCCL_CONFIG_UNDEF_PTR, NCCL_CONFIG_UNDEF_INT,                   \
+            NCCL_CONFIG_UNDEF_INT, NCCL_CONFIG_UNDEF_INT, NCCL_CONFIG_UNDEF_INT,                   \
+            NCCL_CONFIG_UNDEF_INT, NCCL_CONFIG_UNDEF_INT                                           \
+    }
+
+/* What ncclGroupSimulateEnd tells. */
+typedef struct ncclSimInfo_v22200 {
+    size_t size;
+    unsigned int magic;
+    unsigned int version;
+    float estimatedTime; /* microseconds */
+} ncclSimInfo_t;
+
+#define NCCL_SIM_INFO_INITIALIZER                                                                  \
+    {                                                                                              \
+        sizeof(ncclSimInfo_t), 0x74685283, NCCL_VERSION(NCCL_MAJOR, NCCL_MINOR, NCCL_PATCH),       \
+            NCCL_UNDEF_FLOAT                                                                       \
+    }
+
+/* Values from ncclNumOps on are made by ncclRedOpCreatePreMulSum. */
+typedef enum { ncclNumOps_dummy = 5 } ncclRedOp_dummy_t;
+typedef enum {
+    ncclSum = 0,
+    ncclProd = 1,
+    ncclMax = 2,
+    ncclMin = 3,
+    ncclAvg = 4,
+    ncclNumOps = 5,
+    ncclMaxRedOp = 0x7fffffff >> (32 - 8 * sizeof(ncclRedOp_dummy_t))
+} ncclRedOp_t;
+
+typedef enum {
+    ncclInt8 = 0,
+    ncclChar = 0,
+    ncclUint8 = 1,
+    ncclInt32 = 2,
+    ncclInt = 2,
+    ncclUint32 = 3,
+    ncclInt64 = 4,
+    ncclUint64 = 5,
+    ncclFloat16 = 6,
+    ncclHalf = 6,
+    ncclFloat32 = 7,
+    ncclFloat = 7,
+    ncclFloat64 = 8,
+    ncclDouble = 8,
+    ncclBfloat16 = 9,
+    ncclFloat8e4m3 = 10,
+    ncclFloat8e5m2 = 11,
+    ncclNumTypes = 12
+} ncclDataType_t;
+
+/* Where a scalar lies. Either is read before ncclRedOpCreatePreMulSum returns. */
+typedef enum { ncclScalarDevice = 0, ncclScalarHostImmediate = 1 } ncclScalarResidence_t;
+
+/* NCCL_CALL declares a function and its twin. */
+#define NCCL_CALL(type, name, params)                                                              \
+    type name params;                                                                              \
+    type p##name params
+
+/* ---- the library ----------------------------------------------------------------------------- */
+
+/* NCCL_VERSION_CODE. */
+NCCL_CALL(ncclResult_t, ncclGetVersion, (int *version));
+/* A constant sentence for a code, never NULL. */
+NCCL_CALL(const char *, ncclGetErrorString, (ncclResult_t result));
+/* The sentence of the calling thread's last error; in a thread that had none, of the process's; ""
+ * when there was none. Valid until the thread's next call. comm may be NULL and is not looked at.
+ */
+NCCL_CALL(const char *, ncclGetLastError, (ncclComm_t comm));
+/* Accepted, without effect. */
+NCCL_CALL(void, ncclResetDebugInit, (void));
+
+/* ---- communicators --------------------------------------------------------------------------- */
+
+/* ncclGetUniqueId: called in the process of rank 0. ncclCommInitRank: collective; in a group it
+ * waits in ncclGroupEnd, so that one thread can make several ranks. ncclCommInitRankScalable: of
+ * several ids the first counts. ncclCommInitAll: ndev ranks of this process; a device may be named
+ * more than once. */
+NCCL_CALL(ncclResult_t, ncclGetUniqueId, (ncclUniqueId * uniqueId));
+NCCL_CALL(ncclResult_t, ncclCommInitRank,
+          (ncclComm_t * comm, int nranks, ncclUniqueId commId, int rank));
+NCCL_CALL(ncclResult_t, ncclCommInitRankConfig,
+          (ncclComm_t * comm, int nranks, ncclUniqueId commId, int rank, ncclConfig_t *config));
+NCCL_CALL(ncclResult_t, ncclCommInitRankScalable,
+          (ncclComm_t * newcomm, int nranks, int myrank, int nId, ncclUniqueId *commIds,
+           ncclConfig_t *config));
+NCCL_CALL(ncclResult_t, ncclCommInitAll, (ncclComm_t * comm, int ndev, const int *devlist));
+
+/* ncclCommSplit: collective; ranks of one color form a communicator, ordered by key, then rank;
+ * NCCL_SPLIT_NOCOLOR gives NULL. ncclCommShrink: the ranks not excluded form one; works although an
+ * excluded rank is dead. config NULL: the parent's. */
+NCCL_CALL(ncclResult_t, ncclCommSplit,
+          (ncclComm_t comm, int color, int key, ncclComm_t *newcomm, ncclConfig_t *config));
+NCCL_CALL(ncclResult_t, ncclCommShrink,
+          (ncclComm_t comm, int *excludeRanksList, int excludeRanksCount, ncclComm_t *newcomm,
+           ncclConfig_t *config, int shrinkFlags));
+
+/* ncclCommFinalize: completes what was issued here; further operations are refused.
+ * ncclCommDestroy: the same, then releases. ncclCommAbort: ends every wait, here and at the peers,
+ * and releases. ncclCommRevoke: ends every wait; what remains can be split, shrunk, destroyed. */
+NCCL_CALL(ncclResult_t, ncclCommFinalize, (ncclComm_t comm));
+NCCL_CALL(ncclResult_t, ncclCommDestroy, (ncclComm_t comm));
+NCCL_CALL(ncclResult_t, ncclCommAbort, (ncclComm_t comm));
+NCCL_CALL(ncclResult_t, ncclCommRevoke, (ncclComm_t comm, int revokeFlags));
+
+/* ncclInProgress while a non-blocking call runs, ncclSuccess, or what failed the communicator. */
+NCCL_CALL(ncclResult_t, ncclCommGetAsyncError, (ncclComm_t comm, ncclResult_t *asyncError));
+NCCL_CALL(ncclResult_t, ncclCommCount, (const ncclComm_t comm, int *count));
+/* The device current when the communicator was made; 0 where there is no driver. */
+NCCL_CALL(ncclResult_t, ncclCommCuDevice, (const ncclComm_t comm, int *device));
+NCCL_CALL(ncclResult_t, ncclCommUserRank, (const ncclComm_t comm, int *rank));
+
+/* ---- memory ---------------------------------------------------------------------------------- */
+
+/* Device memory of the current device where there is a driver, else host memory that peers of the
+ * same host read in place. */
+NCCL_CALL(ncclResult_t, ncclMemAlloc, (void **ptr, size_t size));
+NCCL_CALL(ncclResult_t, ncclMemFree, (void *ptr));
+/* A hint that the memory will be used often. */
+NCCL_CALL(ncclResult_t, ncclCommRegister,
+          (const ncclComm_t comm, void *buff, size_t size, void **handle));
+NCCL_CALL(ncclResult_t, ncclCommDeregister, (const ncclComm_t comm, void *handle));
+/* The same; with NCCL_WIN_COLL_SYMMETRIC buff must lie on NCCL_WIN_REQUIRED_ALIGNMENT. */
+NCCL_CALL(ncclResult_t, ncclCommWindowRegister,
+          (ncclComm_t comm, void *buff, size_t size, ncclWindow_t *win, int winFlags));
+NCCL_CALL(ncclResult_t, ncclCommWindowDeregister, (ncclComm_t comm, ncclWindow_t win));
+
+/* ---- reduction operations -------------------------------------------------------------------- */
+
+/* The sum over ranks of scalar * input; scalar is one element of datatype and may differ between
+ * ranks. Every rank makes the same operations in the same order. */
+NCCL_CALL(ncclResult_t, ncclRedOpCreatePreMulSum,
+          (ncclRedOp_t * op, void *scalar, ncclDataType_t datatype, ncclScalarResidence_t residence,
+           ncclComm_t comm));
+NCCL_CALL(ncclResult_t, ncclRedOpDestroy, (ncclRedOp_t op, ncclComm_t comm));
+
+/* ---- collectives -----------------------------------------------------------------------------
+ * Counts are elements. In place: sendbuff == recvbuff (AllReduce, Broadcast, Reduce, AlltoAll);
+ * sendbuff == recvbuff + rank * count (AllGather, Gather at the root); recvbuff == sendbuff + rank
+ * * count (ReduceScatter, Scatter at the root). A buffer that only the root uses may be NULL
+ * elsewhere. */
+
+NCCL_CALL(ncclResult_t, ncclReduce,
+          (const void *sendbuff, void *recvbuff, size_t count, ncclDataType_t datatype,
+           ncclRedOp_t op, int root, ncclComm_t comm, cudaStream_t stream));
+NCCL_CALL(ncclResult_t, ncclBcast,
+          (void *buff, size_t count, ncclDataType_t datatype, int root, ncclComm_t comm,
+           cudaStream_t stream));
+NCCL_CALL(ncclResult_t, ncclBroadcast,
+          (const void *sendbuff, void *recvbuff, size_t count, ncclDataType_t datatype, int root,
+           ncclComm_t comm, cudaStream_t stream));
+NCCL_CALL(ncclResult_t, ncclAllReduce,
+          (const void *sendbuff, void *recvbuff, size_t count, ncclDataType_t datatype,
+           ncclRedOp_t op, ncclComm_t comm, cudaStream_t stream));
+NCCL_CALL(ncclResult_t, ncclReduceScatter,
+          (const void *sendbuff, void *recvbuff, size_t recvcount, ncclDataType_t datatype,
+           ncclRedOp_t op, ncclComm_t comm, cudaStream_t stream));
+NCCL_CALL(ncclResult_t, ncclAllGather,
+          (const void *sendbuff, void *recvbuff, size_t sendcount, ncclDataType_t datatype,
+           ncclComm_t comm, cudaStream_t stream));
+NCCL_CALL(ncclResult_t, ncclAlltoAll,
+          (const void *sendbuff, void *recvbuff, size_t count, ncclDataType_t datatype,
+           ncclComm_t comm, cudaStream_t stream));
+NCCL_CALL(ncclResult_t, ncclGather,
+          (const void *sendbuff, void *recvbuff, size_t count, ncclDataType_t datatype, int root,
+           ncclComm_t comm, cudaStream_t stream));
+NCCL_CALL(ncclResult_t, ncclScatter,
+          (const void *sendbuff, void *recvbuff, size_t count, ncclDataType_t datatype, int root,
+           ncclComm_t comm, cudaStream_t stream));
+NCCL_CALL(ncclResult_t, ncclSend,
+          (const void *sendbuff, size_t count, ncclDataType_t datatype, int peer, ncclComm_t comm,
+           cudaStream_t stream));
+NCCL_CALL(ncclResult_t, ncclRecv,
+          (void *recvbuff, size_t count, ncclDataType_t datatype, int peer, ncclComm_t comm,
+           cudaStream_t stream));
+
+/* ---- groups ----------------------------------------------------------------------------------
+ * Calls between start and end are one unit, over all communicators they name; groups nest. An
+ * error of a call inside is returned by it and again by the outermost end, and then nothing runs.
+ * ncclGroupSimulateEnd closes a group without running it and tells how long it would take. */
+NCCL_CALL(ncclResult_t, ncclGroupStart, (void));
+NCCL_CALL(ncclResult_t, ncclGroupEnd, (void));
+NCCL_CALL(ncclResult_t, ncclGroupSimulateEnd, (ncclSimInfo_t * simInfo));
+
+#undef NCCL_CALL
+
+#ifdef __cplusplus
+}
+#endif
+#endif

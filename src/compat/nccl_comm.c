@@ -1,0 +1,279 @@
+/* nccl_comm.c: the handle of a communicator: who holds it, how it ends, and what can be asked of
+ * it.
+ *
+ * Another thread may abort a communicator while this one is inside a call. So every call holds the
+ * handle; ending it only marks it, and whoever leaves last releases what it stands for. The memory
+ * of the handle itself is kept for a while, so that a call with a stale one gets an error. */
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "nccl_face.h"
+
+#define COMM_MAGIC   0x7454696e4363636cu
+#define ENDED        0x80000000u /* in holders */
+#define KEPT_MAX     64          /* handles that ended, oldest freed first */
+#define ABORT_LOOKS  20000       /* of 50 us: how long an abort waits for calls to leave */
+#define ABORT_NAP_NS 50000
+
+static pthread_mutex_t kept_lock = PTHREAD_MUTEX_INITIALIZER;
+static ncclComm_t kept[KEPT_MAX];
+static unsigned kept_next;
+
+ncclComm_t face_comm_new(int size, int rank, bool blocking)
+{
+    ncclComm_t comm = calloc(1, sizeof *comm);
+    if (!comm)
+        return NULL;
+    comm->size = size;
+    comm->rank = rank;
+    comm->blocking = blocking;
+    comm->device = face_device_current();
+    pthread_mutex_init(&comm->lock, NULL);
+    comm->holders = 1;
+    comm->result = ncclSuccess;
+    atomic_store(&comm->magic, COMM_MAGIC);
+    return comm;
+}
+
+static void release(ncclComm_t comm)
+{
+    if (atomic_exchange(&comm->released, true))
+        return;
+    tutti_comm_destroy(comm->tutti);
+    pthread_mutex_lock(&kept_lock);
+    ncclComm_t oldest = kept[kept_next];
+    kept[kept_next] = comm;
+    kept_next = (kept_next + 1) % KEPT_MAX;
+    pthread_mutex_unlock(&kept_lock);
+    if (oldest) {
+        pthread_mutex_destroy(&oldest->lock);
+        free(oldest);
+    }
+}
+
+void face_leave(ncclComm_t comm)
+{
+    if (atomic_fetch_sub(&comm->holders, 1) == (ENDED | 1u))
+        release(comm);
+}
+
+bool face_end(ncclComm_t comm)
+{
+    return !(atomic_fetch_or(&comm->holders, ENDED) & ENDED);
+}
+
+ncclResult_t face_hold(ncclComm_t comm, const char *name)
+{
+    if (!comm)
+        return face_fail(ncclInvalidArgument, "%s: comm is NULL", name);
+    if (atomic_load_explicit(&comm->magic, memory_order_relaxed) != COMM_MAGIC)
+        return face_fail(ncclInvalidArgument, "%s: comm is no communicator", name);
+    if (atomic_fetch_add(&comm->holders, 1) & ENDED) {
+        face_leave(comm);
+        return face_fail(ncclInvalidArgument,
+                         "%s: the communicator was destroyed or aborted before", name);
+    }
+    return ncclSuccess;
+}
+
+tutti_comm *face_tutti(ncclComm_t comm)
+{
+    pthread_mutex_lock(&comm->lock);
+    tutti_comm *tutti = comm->tutti;
+    pthread_mutex_unlock(&comm->lock);
+    return tutti;
+}
+
+/* What the job that made the communicator, or one on it since, has left. */
+static ncclResult_t left_result(ncclComm_t comm)
+{
+    pthread_mutex_lock(&comm->lock);
+    ncclResult_t result = comm->result;
+    if (result != ncclSuccess)
+        face_fail(result, "%s", comm->sentence);
+    pthread_mutex_unlock(&comm->lock);
+    return result;
+}
+
+static ncclResult_t check_ready(ncclComm_t comm, const char *name)
+{
+    if (atomic_load(&comm->jobs) > 0)
+        return face_fail(ncclInvalidArgument,
+                         "%s: rank %d is not ready: an earlier call on this communicator is still "
+                         "under way (ncclCommGetAsyncError says when it is done)",
+                         name, comm->rank);
+    if (atomic_load_explicit(&comm->result, memory_order_relaxed) != ncclSuccess)
+        return left_result(comm);
+    if (atomic_load_explicit(&comm->revoked, memory_order_relaxed))
+        return face_fail(ncclInvalidUsage,
+                         "%s: the communicator of rank %d was revoked: it can be split, shrunk, "
+                         "destroyed or aborted",
+                         name, comm->rank);
+    if (atomic_load_explicit(&comm->finalized, memory_order_relaxed))
+        return face_fail(ncclInvalidUsage,
+                         "%s: the communicator of rank %d was finalized: it can only be destroyed",
+                         name, comm->rank);
+    return ncclSuccess;
+}
+
+ncclResult_t face_enter(ncclComm_t comm, const char *name)
+{
+    ncclResult_t result = face_hold(comm, name);
+    if (result != ncclSuccess)
+        return result;
+    result = check_ready(comm, name);
+    if (result != ncclSuccess)
+        face_leave(comm);
+    return result;
+}
+
+/* ---- ends -------------------------------------------------------------------------------------
+ */
+
+void face_abort(ncclComm_t comm)
+{
+    tutti_comm *tutti = face_tutti(comm);
+    if (tutti)
+        tutti_comm_abort(tutti);
+}
+
+NCCL_FACE(ncclResult_t, ncclCommAbort, (ncclComm_t comm))
+{
+    if (!comm)
+        return ncclSuccess;
+    ncclResult_t result = face_hold(comm, "ncclCommAbort");
+    if (result != ncclSuccess)
+        return result;
+    if (!face_end(comm)) {
+        face_leave(comm);
+        return face_fail(ncclInvalidArgument,
+                         "ncclCommAbort: another thread destroys or aborts this communicator");
+    }
+    face_abort(comm);
+    /* The caller may free the buffers next: those who were inside leave at once, unless they are in
+     * a group with other communicators that wait, or still make this one: they release it later. */
+    struct timespec nap = {.tv_nsec = ABORT_NAP_NS};
+    for (int i = 0; i < ABORT_LOOKS && atomic_load(&comm->jobs) == 0; i++) {
+        if (atomic_load(&comm->holders) == (ENDED | 1u))
+            break;
+        nanosleep(&nap, NULL);
+    }
+    face_leave(comm);
+    return ncclSuccess;
+}
+
+NCCL_FACE(ncclResult_t, ncclCommRevoke, (ncclComm_t comm, int revokeFlags))
+{
+    ncclResult_t result = face_hold(comm, "ncclCommRevoke");
+    if (result != ncclSuccess)
+        return result;
+    if (revokeFlags != NCCL_REVOKE_DEFAULT)
+        result = face_fail(ncclInvalidArgument,
+                           "ncclCommRevoke: flags 0x%x: expected NCCL_REVOKE_DEFAULT (0)",
+                           (unsigned)revokeFlags);
+    else if (!face_tutti(comm))
+        result = face_fail(ncclInvalidUsage,
+                           "ncclCommRevoke: the communicator is not made yet: abort it instead");
+    if (result == ncclSuccess) {
+        atomic_store(&comm->revoked, true);
+        face_abort(comm);
+    }
+    face_leave(comm);
+    return result;
+}
+
+static ncclResult_t submit_end(ncclComm_t comm, enum job_kind kind, const char *name)
+{
+    ncclResult_t result = face_hold(comm, name);
+    if (result != ncclSuccess)
+        return result;
+    struct job *job = calloc(1, sizeof *job);
+    if (!job) {
+        face_leave(comm);
+        return face_fail(ncclSystemError, "%s: no memory", name);
+    }
+    job->kind = kind;
+    job->comm = comm;
+    /* A handle that is destroyed can tell nobody when it is done: that is always waited for. */
+    job->blocking = comm->blocking || kind == JOB_DESTROY;
+    return face_job(job);
+}
+
+NCCL_FACE(ncclResult_t, ncclCommFinalize, (ncclComm_t comm))
+{
+    if (!comm)
+        return ncclSuccess;
+    ncclResult_t result = face_enter(comm, "ncclCommFinalize");
+    if (result != ncclSuccess)
+        return face_group_note(result);
+    result = submit_end(comm, JOB_FINALIZE, "ncclCommFinalize");
+    face_leave(comm);
+    return face_group_note(result);
+}
+
+NCCL_FACE(ncclResult_t, ncclCommDestroy, (ncclComm_t comm))
+{
+    if (!comm)
+        return ncclSuccess;
+    return face_group_note(submit_end(comm, JOB_DESTROY, "ncclCommDestroy"));
+}
+
+/* ---- queries ----------------------------------------------------------------------------------
+ */
+
+/* How the communicator is doing, with its sentence. */
+static ncclResult_t async_result(ncclComm_t comm)
+{
+    if (atomic_load(&comm->jobs) > 0)
+        return ncclInProgress;
+    if (atomic_load(&comm->revoked))
+        return ncclSuccess;
+    ncclResult_t result = left_result(comm);
+    tutti_comm *tutti = face_tutti(comm);
+    return result == ncclSuccess && tutti ? face_result(tutti_comm_status(tutti)) : result;
+}
+
+NCCL_FACE(ncclResult_t, ncclCommGetAsyncError, (ncclComm_t comm, ncclResult_t *asyncError))
+{
+    if (!asyncError)
+        return face_fail(ncclInvalidArgument, "ncclCommGetAsyncError: asyncError is NULL");
+    ncclResult_t result = face_hold(comm, "ncclCommGetAsyncError");
+    if (result != ncclSuccess)
+        return result;
+    *asyncError = async_result(comm);
+    face_leave(comm);
+    return ncclSuccess;
+}
+
+static ncclResult_t query(ncclComm_t comm, const char *name, const int *value, int *out)
+{
+    if (!out)
+        return face_fail(ncclInvalidArgument, "%s: nowhere to put the answer: NULL", name);
+    ncclResult_t result = face_hold(comm, name);
+    if (result != ncclSuccess)
+        return result;
+    if (atomic_load(&comm->jobs) > 0)
+        result = check_ready(comm, name);
+    else
+        result = left_result(comm);
+    if (result == ncclSuccess)
+        *out = *value;
+    face_leave(comm);
+    return result;
+}
+
+NCCL_FACE(ncclResult_t, ncclCommCount, (const ncclComm_t comm, int *count))
+{
+    return query(comm, "ncclCommCount", comm ? &comm->size : NULL, count);
+}
+
+NCCL_FACE(ncclResult_t, ncclCommUserRank, (const ncclComm_t comm, int *rank))
+{
+    return query(comm, "ncclCommUserRank", comm ? &comm->rank : NULL, rank);
+}
+
+NCCL_FACE(ncclResult_t, ncclCommCuDevice, (const ncclComm_t comm, int *device))
+{
+    return query(comm, "ncclCommCuDevice", comm ? &comm->device : NULL, device);
+}

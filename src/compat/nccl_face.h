@@ -1,0 +1,137 @@
+/* nccl_face.h: what the files of the NCCL face share. The face translates: each call becomes one of
+ * tutti.h; what it keeps itself is what NCCL has and Tutti has not, namely calls that go on in a
+ * thread (nccl_job.c), groups that also hold such calls (nccl_group.c), and handles that another
+ * thread may abort at any time (nccl_comm.c). */
+#ifndef COMPAT_NCCL_FACE_H
+#define COMPAT_NCCL_FACE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "nccl.h"
+#include "tutti/tutti.h"
+
+/* Heads the definition of a public function: the strong symbol is the twin, the plain name a weak
+ * alias of it, so that tools can stand in front of it. Nothing in the library calls either. */
+#define NCCL_FACE(type, name, params)                                                              \
+    extern __attribute__((weak, alias("p" #name), visibility("default"))) type name params;        \
+    __attribute__((visibility("default"))) type p##name params
+
+#define FACE_SENTENCE_MAX 1024
+
+/* ---- errors (nccl_error.c) ---- */
+
+/* Keeps the sentence for this thread and the process; returns result. */
+ncclResult_t face_fail(ncclResult_t result, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+/* NCCL's code for a status; takes over tutti_last_error() unless it is no error. */
+ncclResult_t face_result(tutti_status status);
+/* The sentence of this thread's last error. */
+const char *face_sentence(void);
+
+/* ---- communicators (nccl_comm.c) ---- */
+
+struct ncclComm {
+    _Atomic uint64_t magic;
+    /* Calls and jobs that hold the handle, and whether it was destroyed or aborted: who leaves last
+     * releases what it stands for. */
+    _Atomic uint32_t holders;
+    atomic_bool released;
+    _Atomic uint32_t jobs; /* under way, this thread's group included */
+    atomic_bool revoked, finalized;
+    bool blocking;
+    int rank, size, device;
+    pthread_mutex_t lock;        /* of what follows */
+    tutti_comm *tutti;           /* NULL until made */
+    _Atomic ncclResult_t result; /* of the job that made it, or of the first that failed */
+    char sentence[FACE_SENTENCE_MAX];
+};
+
+/* NULL without memory. Held once by the caller. */
+ncclComm_t face_comm_new(int size, int rank, bool blocking);
+/* hold: the handle is alive, in whatever state. enter: it is also ready for an operation. Both are
+ * ended by leave. name is the public function, for sentences. */
+ncclResult_t face_hold(ncclComm_t comm, const char *name);
+ncclResult_t face_enter(ncclComm_t comm, const char *name);
+void face_leave(ncclComm_t comm);
+/* The handle is dead from now on; false if it was already. The caller holds it. */
+bool face_end(ncclComm_t comm);
+tutti_comm *face_tutti(ncclComm_t comm);
+/* Ends every wait inside; returns when no new one can begin. */
+void face_abort(ncclComm_t comm);
+
+/* ---- jobs (nccl_job.c): what waits for other ranks ---- */
+
+enum job_kind { JOB_INIT, JOB_SPLIT, JOB_SHRINK, JOB_FINALIZE, JOB_DESTROY };
+
+struct job {
+    enum job_kind kind;
+    ncclComm_t comm;   /* made, finalized or destroyed; held. NULL: split without a color */
+    ncclComm_t parent; /* of split and shrink; held */
+    ncclComm_t *out;   /* where the caller's handle is, to be taken back on failure */
+    tutti_unique_id id;
+    int color, key;
+    int *excluded; /* owned */
+    size_t excluded_count;
+    bool abort_first;
+    bool blocking;
+    void *context; /* the caller's device context */
+    ncclResult_t result;
+    char sentence[FACE_SENTENCE_MAX];
+    struct job *next; /* in a group */
+};
+
+/* Takes the job: records it in this thread's group, or runs it, or starts a thread for it. */
+ncclResult_t face_job(struct job *job);
+/* At the end of a group: runs a list at once, each in a thread, but those of one parent after each
+ * other; takes it. only_ends: finalize and destroy, else all others. */
+ncclResult_t face_jobs_run(struct job **list, bool only_ends);
+/* Undoes jobs that will not run. */
+void face_jobs_cancel(struct job *list);
+
+/* ---- groups (nccl_group.c) ---- */
+
+struct face_call {
+    tutti_coll coll; /* SENDRECV: is_send tells which */
+    bool is_send;
+    tutti_dtype dtype;
+    tutti_op op;
+    int root; /* or peer */
+    const void *in;
+    void *out;
+    size_t count;
+    ncclComm_t comm;
+    void *stream;
+    const char *name;
+};
+
+bool face_group_open(void);
+void face_group_start(void);
+ncclResult_t face_group_end(void);
+ncclResult_t face_group_call(const struct face_call *call);
+void face_group_job(struct job *job);
+/* An error of a call in a group is the group's. Returns result. */
+ncclResult_t face_group_note(ncclResult_t result);
+
+/* nccl_coll.c: issues a call to the library; the communicator is entered. */
+tutti_status face_call_run(const struct face_call *call);
+
+/* ---- types (nccl_coll.c) ---- */
+
+bool face_dtype(ncclDataType_t type, tutti_dtype *dtype);
+bool face_op(ncclRedOp_t op, tutti_op *mapped);
+
+/* ---- the driver, if the program has loaded it (nccl_driver.c) ---- */
+
+/* The device current in this thread; 0 without a driver or a context. */
+int face_device_current(void);
+/* Devices; -1 without a driver. */
+int face_device_count(void);
+/* The context current in this thread; a device's own context; NULL if there is none. */
+void *face_context_current(void);
+void *face_context_of(int device);
+void face_context_set(void *context);
+
+#endif

@@ -1,0 +1,374 @@
+/* nccl_init.c: the ways to make a communicator. Each checks its arguments, makes the handle, and
+ * leaves the waiting for other ranks to a job. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "nccl_face.h"
+
+_Static_assert(sizeof(ncclUniqueId) == sizeof(tutti_unique_id), "one id carries the other");
+
+/* ---- configuration ----------------------------------------------------------------------------
+ */
+
+/* What a configuration of at least `head` bytes always has. */
+#define CONFIG_HEAD offsetof(ncclConfig_t, blocking)
+#define CONFIG_MAX  4096 /* no version will be larger: a size beyond is garbage */
+
+/* Fields that a caller's version did not have yet mean nothing, whatever lies there. */
+static void forget_newer(ncclConfig_t *config)
+{
+    static const ncclConfig_t fresh = NCCL_CONFIG_INITIALIZER;
+    if (config->version < NCCL_VERSION(2, 14, 0))
+        config->blocking = fresh.blocking;
+    if (config->version < NCCL_VERSION(2, 17, 0)) {
+        config->cgaClusterSize = fresh.cgaClusterSize;
+        config->minCTAs = fresh.minCTAs;
+        config->maxCTAs = fresh.maxCTAs;
+        config->netName = fresh.netName;
+    }
+    if (config->version < NCCL_VERSION(2, 18, 0))
+        config->splitShare = fresh.splitShare;
+    if (config->version < NCCL_VERSION(2, 27, 0)) {
+        config->CTAPolicy = fresh.CTAPolicy;
+        config->collnetEnable = fresh.collnetEnable;
+        config->shrinkShare = fresh.shrinkShare;
+        config->nvlsCTAs = fresh.nvlsCTAs;
+    }
+    if (config->version < NCCL_VERSION(2, 28, 0)) {
+        config->nChannelsPerNetPeer = fresh.nChannelsPerNetPeer;
+        config->nvlinkCentricSched = fresh.nvlinkCentricSched;
+    }
+}
+
+static ncclResult_t check_fields(const ncclConfig_t *config, const char *name)
+{
+    const struct {
+        const char *field;
+        int value, low, high;
+    } fields[] = {
+        {"blocking", config->blocking, 0, 1},
+        {"cgaClusterSize", config->cgaClusterSize, 0, 8},
+        {"minCTAs", config->minCTAs, 1, INT_MAX},
+        {"maxCTAs", config->maxCTAs, 1, INT_MAX},
+        {"splitShare", config->splitShare, 0, 1},
+        {"collnetEnable", config->collnetEnable, 0, 1},
+        {"CTAPolicy", config->CTAPolicy, NCCL_CTA_POLICY_DEFAULT, 3},
+        {"shrinkShare", config->shrinkShare, 0, 1},
+        {"nvlsCTAs", config->nvlsCTAs, 1, INT_MAX},
+        {"nChannelsPerNetPeer", config->nChannelsPerNetPeer, 1, INT_MAX},
+        {"nvlinkCentricSched", config->nvlinkCentricSched, 0, 1},
+    };
+    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
+        int value = fields[i].value;
+        if (value == NCCL_CONFIG_UNDEF_INT || (value >= fields[i].low && value <= fields[i].high))
+            continue;
+        if (fields[i].high == INT_MAX)
+            return face_fail(ncclInvalidArgument, "%s: config.%s is %d: expected at least %d", name,
+                             fields[i].field, value, fields[i].low);
+        return face_fail(ncclInvalidArgument, "%s: config.%s is %d: expected %d to %d", name,
+                         fields[i].field, value, fields[i].low, fields[i].high);
+    }
+    if (config->minCTAs != NCCL_CONFIG_UNDEF_INT && config->maxCTAs != NCCL_CONFIG_UNDEF_INT &&
+        config->minCTAs > config->maxCTAs)
+        return face_fail(ncclInvalidArgument,
+                         "%s: config.minCTAs is %d, more than config.maxCTAs, %d", name,
+                         config->minCTAs, config->maxCTAs);
+    return ncclSuccess;
+}
+
+/* Reads as many bytes as both sides know. config NULL leaves *blocking as it is. */
+static ncclResult_t read_config(const ncclConfig_t *config, const char *name, bool *blocking)
+{
+    ncclConfig_t read = NCCL_CONFIG_INITIALIZER;
+    const unsigned magic = read.magic;
+    if (!config)
+        return ncclSuccess;
+    if (config->size < CONFIG_HEAD || config->size > CONFIG_MAX)
+        return face_fail(
+            ncclInvalidArgument,
+            "%s: config has a size of %zu bytes, expected %zu as NCCL_CONFIG_INITIALIZER "
+            "gives it",
+            name, config->size, sizeof read);
+    memcpy(&read, config, config->size < sizeof read ? config->size : sizeof read);
+    if (read.magic != magic)
+        return face_fail(ncclInvalidArgument,
+                         "%s: config has the magic 0x%x, expected 0x%x: begin it with "
+                         "NCCL_CONFIG_INITIALIZER",
+                         name, read.magic, magic);
+    forget_newer(&read);
+    ncclResult_t result = check_fields(&read, name);
+    if (result == ncclSuccess && read.blocking != NCCL_CONFIG_UNDEF_INT)
+        *blocking = read.blocking != 0;
+    return result;
+}
+
+/* ---- by unique id -----------------------------------------------------------------------------
+ */
+
+NCCL_FACE(ncclResult_t, ncclGetUniqueId, (ncclUniqueId * uniqueId))
+{
+    tutti_unique_id id;
+    if (!uniqueId)
+        return face_fail(ncclInvalidArgument, "ncclGetUniqueId: uniqueId is NULL");
+    ncclResult_t result = face_result(tutti_unique_id_create(&id));
+    if (result == ncclSuccess)
+        memcpy(uniqueId->internal, id.bytes, sizeof id.bytes);
+    return result;
+}
+
+/* Makes the handle and its job; *comm is there when this returns, so that a non-blocking caller can
+ * ask for its state. context NULL: the calling thread's. device < 0: the current one. */
+static ncclResult_t init_rank(ncclComm_t *comm, int size, const ncclUniqueId *id, int rank,
+                              bool blocking, int device)
+{
+    struct job *job = calloc(1, sizeof *job);
+    ncclComm_t made = face_comm_new(size, rank, blocking);
+    if (!job || !made) {
+        if (made) {
+            face_end(made);
+            face_leave(made);
+        }
+        free(job);
+        return face_fail(ncclSystemError, "no memory for a communicator");
+    }
+    job->kind = JOB_INIT;
+    job->comm = made;
+    job->out = comm;
+    job->blocking = blocking;
+    memcpy(job->id.bytes, id->internal, sizeof job->id.bytes);
+    if (device >= 0) {
+        made->device = device;
+        job->context = face_context_of(device);
+    }
+    *comm = made;
+    return face_job(job);
+}
+
+static ncclResult_t check_init(const ncclComm_t *comm, int size, int rank, const char *name)
+{
+    if (!comm)
+        return face_fail(ncclInvalidArgument, "%s: comm is NULL: expected where to put it", name);
+    if (size < 1 || rank < 0 || rank >= size)
+        return face_fail(ncclInvalidArgument,
+                         "%s: rank %d of %d ranks: expected at least 1 rank, and a rank from 0 to "
+                         "nranks - 1",
+                         name, rank, size);
+    return ncclSuccess;
+}
+
+static ncclResult_t init_checked(ncclComm_t *comm, int size, const ncclUniqueId *id, int rank,
+                                 const ncclConfig_t *config, const char *name)
+{
+    bool blocking = true;
+    ncclResult_t result = check_init(comm, size, rank, name);
+    if (result == ncclSuccess)
+        result = read_config(config, name, &blocking);
+    if (result == ncclSuccess)
+        result = init_rank(comm, size, id, rank, blocking, -1);
+    return face_group_note(result);
+}
+
+NCCL_FACE(ncclResult_t, ncclCommInitRank,
+          (ncclComm_t * comm, int nranks, ncclUniqueId commId, int rank))
+{
+    return init_checked(comm, nranks, &commId, rank, NULL, "ncclCommInitRank");
+}
+
+NCCL_FACE(ncclResult_t, ncclCommInitRankConfig,
+          (ncclComm_t * comm, int nranks, ncclUniqueId commId, int rank, ncclConfig_t *config))
+{
+    return init_checked(comm, nranks, &commId, rank, config, "ncclCommInitRankConfig");
+}
+
+/* The rendezvous is a star in any case; the first id is rank 0's. */
+NCCL_FACE(ncclResult_t, ncclCommInitRankScalable,
+          (ncclComm_t * newcomm, int nranks, int myrank, int nId, ncclUniqueId *commIds,
+           ncclConfig_t *config))
+{
+    if (nId < 1 || nId > nranks || !commIds)
+        return face_group_note(face_fail(ncclInvalidArgument,
+                                         "ncclCommInitRankScalable: %d ids%s for %d ranks: "
+                                         "expected at least 1 and at most one per rank",
+                                         nId, commIds ? "" : " at NULL", nranks));
+    return init_checked(newcomm, nranks, commIds, myrank, config, "ncclCommInitRankScalable");
+}
+
+/* ---- all ranks of a process -------------------------------------------------------------------
+ */
+
+static ncclResult_t check_devices(const ncclComm_t *comm, int ndev, const int *devlist)
+{
+    int count = face_device_count();
+    if (!comm || ndev < 1)
+        return face_fail(ncclInvalidArgument,
+                         "ncclCommInitAll: %d ranks%s: expected at least 1 and room for them", ndev,
+                         comm ? "" : " at NULL");
+    for (int i = 0; devlist && i < ndev; i++) {
+        if (devlist[i] < 0 || (count >= 0 && devlist[i] >= count))
+            return face_fail(ncclInvalidArgument,
+                             "ncclCommInitAll: devlist[%d] is %d: expected a device of this "
+                             "machine, which has %d",
+                             i, devlist[i], count < 0 ? 0 : count);
+    }
+    return ncclSuccess;
+}
+
+/* More ranks than devices share them in turn. */
+static int device_for(int i, const int *devlist)
+{
+    int count = face_device_count();
+    if (devlist)
+        return devlist[i];
+    return count > 0 ? i % count : 0;
+}
+
+NCCL_FACE(ncclResult_t, ncclCommInitAll, (ncclComm_t * comm, int ndev, const int *devlist))
+{
+    tutti_unique_id made;
+    ncclUniqueId id;
+    ncclResult_t result = check_devices(comm, ndev, devlist);
+    if (result == ncclSuccess)
+        result = face_result(tutti_unique_id_create(&made));
+    if (result != ncclSuccess)
+        return face_group_note(result);
+    memcpy(id.internal, made.bytes, sizeof id.internal);
+    for (int i = 0; i < ndev; i++)
+        comm[i] = NULL;
+    face_group_start();
+    for (int i = 0; i < ndev && result == ncclSuccess; i++)
+        result = face_group_note(init_rank(&comm[i], ndev, &id, i, true, device_for(i, devlist)));
+    ncclResult_t ended = face_group_end();
+    return result != ncclSuccess ? result : ended;
+}
+
+/* ---- from a communicator ----------------------------------------------------------------------
+ */
+
+/* The communicator is alive and made; it may have failed or been revoked. Held on success. */
+static ncclResult_t hold_parent(ncclComm_t comm, const char *name)
+{
+    ncclResult_t result = face_hold(comm, name);
+    if (result != ncclSuccess)
+        return result;
+    if (atomic_load(&comm->jobs) > 0 && !face_group_open())
+        result = face_fail(ncclInvalidArgument,
+                           "%s: rank %d is not ready: an earlier call on this communicator is "
+                           "still under way",
+                           name, comm->rank);
+    else if (!face_tutti(comm))
+        result = face_fail(ncclInvalidUsage, "%s: the communicator was never made", name);
+    else if (atomic_load(&comm->finalized))
+        result = face_fail(ncclInvalidUsage, "%s: the communicator was finalized", name);
+    if (result != ncclSuccess)
+        face_leave(comm);
+    return result;
+}
+
+/* Takes the job and the hold of its parent. made: whether this rank gets a communicator. */
+static ncclResult_t submit_child(struct job *job, ncclComm_t *newcomm, bool made, bool blocking)
+{
+    ncclComm_t comm = made ? face_comm_new(0, 0, blocking) : NULL;
+    if (made && !comm) {
+        face_leave(job->parent);
+        free(job->excluded);
+        free(job);
+        return face_fail(ncclSystemError, "no memory for a communicator");
+    }
+    job->comm = comm;
+    job->out = newcomm;
+    job->blocking = made ? blocking : job->parent->blocking;
+    if (comm)
+        comm->device = job->parent->device;
+    *newcomm = comm;
+    return face_job(job);
+}
+
+static ncclResult_t split(ncclComm_t comm, int color, int key, ncclComm_t *newcomm,
+                          const ncclConfig_t *config)
+{
+    const char *name = "ncclCommSplit";
+    if (!newcomm)
+        return face_fail(ncclInvalidArgument, "%s: newcomm is NULL", name);
+    if (color < 0 && color != NCCL_SPLIT_NOCOLOR)
+        return face_fail(ncclInvalidArgument,
+                         "%s: color %d: expected 0 or more, or NCCL_SPLIT_NOCOLOR (-1)", name,
+                         color);
+    ncclResult_t result = hold_parent(comm, name);
+    if (result != ncclSuccess)
+        return result;
+    bool blocking = comm->blocking;
+    result = read_config(config, name, &blocking);
+    struct job *job = calloc(1, sizeof *job);
+    if (result == ncclSuccess && !job)
+        result = face_fail(ncclSystemError, "%s: no memory", name);
+    if (result != ncclSuccess) {
+        free(job);
+        face_leave(comm);
+        return result;
+    }
+    job->kind = JOB_SPLIT;
+    job->parent = comm;
+    job->color = color == NCCL_SPLIT_NOCOLOR ? TUTTI_NO_COLOR : color;
+    job->key = key;
+    return submit_child(job, newcomm, color != NCCL_SPLIT_NOCOLOR, blocking);
+}
+
+NCCL_FACE(ncclResult_t, ncclCommSplit,
+          (ncclComm_t comm, int color, int key, ncclComm_t *newcomm, ncclConfig_t *config))
+{
+    return face_group_note(split(comm, color, key, newcomm, config));
+}
+
+static ncclResult_t check_shrink(const int *list, int count, const ncclComm_t *newcomm, int flags)
+{
+    if (!newcomm)
+        return face_fail(ncclInvalidArgument, "ncclCommShrink: newcomm is NULL");
+    if (count < 0 || (count > 0 && !list))
+        return face_fail(ncclInvalidArgument, "ncclCommShrink: %d excluded ranks%s", count,
+                         list ? "" : " at NULL");
+    if (flags != NCCL_SHRINK_DEFAULT && flags != NCCL_SHRINK_ABORT)
+        return face_fail(ncclInvalidArgument,
+                         "ncclCommShrink: flags 0x%x: expected NCCL_SHRINK_DEFAULT (0) or "
+                         "NCCL_SHRINK_ABORT (1)",
+                         (unsigned)flags);
+    return ncclSuccess;
+}
+
+static ncclResult_t shrink(ncclComm_t comm, const int *list, int count, ncclComm_t *newcomm,
+                           const ncclConfig_t *config, int flags)
+{
+    const char *name = "ncclCommShrink";
+    ncclResult_t result = check_shrink(list, count, newcomm, flags);
+    if (result == ncclSuccess)
+        result = hold_parent(comm, name);
+    if (result != ncclSuccess)
+        return result;
+    bool blocking = comm->blocking;
+    result = read_config(config, name, &blocking);
+    struct job *job = calloc(1, sizeof *job);
+    int *excluded = calloc(count > 0 ? (size_t)count : 1, sizeof *excluded);
+    if (result == ncclSuccess && (!job || !excluded))
+        result = face_fail(ncclSystemError, "%s: no memory", name);
+    if (result != ncclSuccess) {
+        free(job);
+        free(excluded);
+        face_leave(comm);
+        return result;
+    }
+    if (count > 0)
+        memcpy(excluded, list, (size_t)count * sizeof *excluded);
+    job->kind = JOB_SHRINK;
+    job->parent = comm;
+    job->excluded = excluded;
+    job->excluded_count = (size_t)count;
+    job->abort_first = flags == NCCL_SHRINK_ABORT;
+    return submit_child(job, newcomm, true, blocking);
+}
+
+NCCL_FACE(ncclResult_t, ncclCommShrink,
+          (ncclComm_t comm, int *excludeRanksList, int excludeRanksCount, ncclComm_t *newcomm,
+           ncclConfig_t *config, int shrinkFlags))
+{
+    return face_group_note(
+        shrink(comm, excludeRanksList, excludeRanksCount, newcomm, config, shrinkFlags));
+}

@@ -1,0 +1,373 @@
+/* nccl_job.c: calls that wait for other ranks. Where they run is the caller's choice: in the
+ * calling thread (a blocking communicator), in a thread of their own that ends with them (a
+ * non-blocking one), or, in a group, all at once when the group ends, so that one thread can make
+ * several ranks.
+ *
+ * A job holds the handles it works on, and is counted in their `jobs` from the call on: that is
+ * what ncclCommGetAsyncError reports as ncclInProgress. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "nccl_face.h"
+
+#define WAIT_NAP_NS 50000 /* between looks whether another thread's job is done */
+
+/* ---- one job ----------------------------------------------------------------------------------
+ */
+
+/* A revoked communicator carries no collective, so it is renewed for the split alone. */
+static tutti_status split(struct job *job, tutti_comm **made)
+{
+    tutti_comm *parent = face_tutti(job->parent), *renewed = NULL;
+    if (!atomic_load(&job->parent->revoked))
+        return tutti_comm_split(parent, job->color, job->key, made);
+    tutti_status status = tutti_comm_shrink(parent, NULL, 0, &renewed);
+    if (status != TUTTI_OK)
+        return status;
+    status = tutti_comm_split(renewed, job->color, job->key, made);
+    ncclResult_t result = face_result(status); /* keeps the sentence past the destruction */
+    tutti_comm_destroy(renewed);
+    job->result = result;
+    return status;
+}
+
+static tutti_status shrink(struct job *job, tutti_comm **made)
+{
+    tutti_comm *parent = face_tutti(job->parent);
+    if (job->abort_first) {
+        atomic_store(&job->parent->revoked, true);
+        tutti_comm_abort(parent);
+    }
+    return tutti_comm_shrink(parent, job->excluded, job->excluded_count, made);
+}
+
+/* A rank's place in its new communicator is known only now. */
+static tutti_status publish(ncclComm_t comm, tutti_comm *made)
+{
+    int rank = 0, size = 0;
+    tutti_status status = tutti_comm_rank(made, &rank);
+    if (status == TUTTI_OK)
+        status = tutti_comm_size(made, &size);
+    pthread_mutex_lock(&comm->lock);
+    comm->tutti = made;
+    comm->rank = rank;
+    comm->size = size;
+    pthread_mutex_unlock(&comm->lock);
+    return status;
+}
+
+static ncclResult_t flush(ncclComm_t comm)
+{
+    tutti_comm *tutti = face_tutti(comm);
+    return tutti ? face_result(tutti_comm_flush(tutti)) : ncclSuccess;
+}
+
+/* Waits for the other jobs on it (a non-blocking call that is still under way), completes what was
+ * issued, and ends the handle. A communicator that failed is released all the same. */
+static ncclResult_t destroy(ncclComm_t comm)
+{
+    struct timespec nap = {.tv_nsec = WAIT_NAP_NS};
+    while (atomic_load(&comm->jobs) > 1)
+        nanosleep(&nap, NULL);
+    tutti_comm *tutti = face_tutti(comm);
+    bool works = tutti && tutti_comm_status(tutti) == TUTTI_OK;
+    tutti_status status = works ? tutti_comm_flush(tutti) : TUTTI_OK;
+    if (status == TUTTI_ERR_STATE)
+        return face_result(status); /* another thread is inside */
+    if (!face_end(comm))
+        return face_fail(ncclInvalidArgument,
+                         "ncclCommDestroy: another thread destroys or aborts this communicator");
+    return ncclSuccess;
+}
+
+static void carry_out(struct job *job)
+{
+    tutti_comm *made = NULL;
+    tutti_status status = TUTTI_OK;
+    face_context_set(job->context);
+    switch (job->kind) {
+    case JOB_INIT:
+        status = tutti_comm_create(job->comm->size, &job->id, job->comm->rank, &made);
+        break;
+    case JOB_SPLIT:
+        status = split(job, &made);
+        break;
+    case JOB_SHRINK:
+        status = shrink(job, &made);
+        break;
+    case JOB_FINALIZE:
+        job->result = flush(job->comm);
+        break;
+    case JOB_DESTROY:
+        job->result = destroy(job->comm);
+        break;
+    }
+    if (status == TUTTI_OK && made && job->comm)
+        status = publish(job->comm, made);
+    if (status != TUTTI_OK && job->result == ncclSuccess)
+        job->result = face_result(status);
+    if (job->result != ncclSuccess)
+        snprintf(job->sentence, sizeof job->sentence, "%s", face_sentence());
+}
+
+static bool makes(const struct job *job)
+{
+    return job->kind == JOB_INIT || job->kind == JOB_SPLIT || job->kind == JOB_SHRINK;
+}
+
+/* The work is over: tells those who ask. */
+static void report(struct job *job)
+{
+    ncclComm_t comm = job->comm;
+    if (comm && job->result != ncclSuccess && job->kind != JOB_DESTROY) {
+        pthread_mutex_lock(&comm->lock);
+        memcpy(comm->sentence, job->sentence, sizeof comm->sentence);
+        comm->result = job->result;
+        pthread_mutex_unlock(&comm->lock);
+    }
+    if (job->parent)
+        atomic_fetch_sub(&job->parent->jobs, 1);
+    if (comm)
+        atomic_fetch_sub(&comm->jobs, 1);
+}
+
+/* Lets go of the handles, and takes back the one of a communicator that was not made. The caller's
+ * variable is touched only in the caller's thread. */
+static ncclResult_t conclude(struct job *job)
+{
+    ncclResult_t result = job->result;
+    if (job->parent)
+        face_leave(job->parent);
+    if (job->comm) {
+        if (job->blocking && makes(job) && result != ncclSuccess) {
+            *job->out = NULL;
+            face_end(job->comm);
+        }
+        face_leave(job->comm);
+    }
+    free(job->excluded);
+    free(job);
+    return result;
+}
+
+static ncclResult_t run_here(struct job *job)
+{
+    void *context = face_context_current();
+    carry_out(job);
+    report(job);
+    if (context != job->context)
+        face_context_set(context);
+    return conclude(job);
+}
+
+/* ---- one call ---------------------------------------------------------------------------------
+ */
+
+static void *detached(void *argument)
+{
+    struct job *job = argument;
+    while (job) {
+        struct job *next = job->next;
+        carry_out(job);
+        report(job);
+        conclude(job);
+        job = next;
+    }
+    return NULL;
+}
+
+static ncclResult_t no_thread(int error)
+{
+    return face_fail(ncclSystemError, "no thread for a call that waits for other ranks: %s",
+                     strerror(error));
+}
+
+/* Starts a thread that carries out a chain of jobs and nobody joins. */
+static ncclResult_t start_detached(struct job *job)
+{
+    pthread_t thread;
+    int error = pthread_create(&thread, NULL, detached, job);
+    if (error == 0) {
+        pthread_detach(thread);
+        return ncclInProgress;
+    }
+    ncclResult_t result = no_thread(error);
+    while (job) {
+        struct job *next = job->next;
+        job->result = result;
+        snprintf(job->sentence, sizeof job->sentence, "%s", face_sentence());
+        report(job);
+        conclude(job);
+        job = next;
+    }
+    return result;
+}
+
+ncclResult_t face_job(struct job *job)
+{
+    if (!job->context)
+        job->context = face_context_current();
+    if (job->comm)
+        atomic_fetch_add(&job->comm->jobs, 1);
+    if (job->parent)
+        atomic_fetch_add(&job->parent->jobs, 1);
+    if (job->kind == JOB_FINALIZE)
+        atomic_store(&job->comm->finalized, true);
+    if (face_group_open()) {
+        face_group_job(job);
+        return ncclSuccess;
+    }
+    job->next = NULL;
+    return job->blocking ? run_here(job) : start_detached(job);
+}
+
+/* ---- the jobs of a group ----------------------------------------------------------------------
+ */
+
+/* Jobs of one parent (or on one communicator) in the order of their calls. */
+struct chain {
+    struct job *first;
+    bool blocking; /* one of them is, so the caller waits */
+    bool started;
+    pthread_t thread;
+};
+
+static void *joined(void *argument)
+{
+    struct chain *chain = argument;
+    for (struct job *job = chain->first; job; job = job->next) {
+        carry_out(job);
+        report(job);
+    }
+    return NULL;
+}
+
+static bool same_chain(const struct job *a, const struct job *b)
+{
+    ncclComm_t of_a = a->parent ? a->parent : a->comm;
+    ncclComm_t of_b = b->parent ? b->parent : b->comm;
+    return of_a == of_b;
+}
+
+/* Takes the jobs of the wanted kinds off the list, as chains; returns how many. */
+static size_t take_chains(struct job **list, bool only_ends, struct chain *chains)
+{
+    size_t count = 0;
+    struct job **at = list;
+    while (*at) {
+        struct job *job = *at;
+        if (makes(job) == only_ends) {
+            at = &job->next;
+            continue;
+        }
+        *at = job->next;
+        job->next = NULL;
+        size_t c = 0;
+        while (c < count && !same_chain(chains[c].first, job))
+            c++;
+        if (c == count) {
+            chains[count++] = (struct chain){.first = job, .blocking = job->blocking};
+            continue;
+        }
+        struct job *last = chains[c].first;
+        while (last->next)
+            last = last->next;
+        last->next = job;
+        chains[c].blocking |= job->blocking;
+    }
+    return count;
+}
+
+/* The last chain that is waited for runs in the calling thread, which has nothing else to do. */
+static void run_chains(struct chain *chains, size_t count)
+{
+    struct chain *here = NULL;
+    for (size_t c = 0; c < count; c++) {
+        if (chains[c].blocking)
+            here = &chains[c];
+    }
+    for (size_t c = 0; c < count; c++) {
+        struct chain *chain = &chains[c];
+        if (!chain->blocking || chain == here)
+            continue;
+        int error = pthread_create(&chain->thread, NULL, joined, chain);
+        chain->started = error == 0;
+        for (struct job *job = chain->first; job && error != 0; job = job->next) {
+            job->result = no_thread(error);
+            snprintf(job->sentence, sizeof job->sentence, "%s", face_sentence());
+            report(job);
+        }
+    }
+    void *context = face_context_current();
+    if (here)
+        joined(here);
+    face_context_set(context);
+    for (size_t c = 0; c < count; c++) {
+        if (chains[c].started)
+            pthread_join(chains[c].thread, NULL);
+    }
+}
+
+/* Concludes what was waited for; the first error, with its sentence. */
+static ncclResult_t conclude_chains(struct chain *chains, size_t count)
+{
+    ncclResult_t first = ncclSuccess;
+    char sentence[FACE_SENTENCE_MAX] = "";
+    for (size_t c = 0; c < count; c++) {
+        struct job *next;
+        for (struct job *job = chains[c].first; job && chains[c].blocking; job = next) {
+            next = job->next;
+            if (first == ncclSuccess && job->result != ncclSuccess) {
+                first = job->result;
+                memcpy(sentence, job->sentence, sizeof sentence);
+            }
+            conclude(job);
+        }
+    }
+    return first == ncclSuccess ? first : face_fail(first, "%s", sentence);
+}
+
+ncclResult_t face_jobs_run(struct job **list, bool only_ends)
+{
+    size_t total = 0;
+    for (const struct job *job = *list; job; job = job->next)
+        total++;
+    if (total == 0)
+        return ncclSuccess;
+    struct chain *chains = calloc(total, sizeof *chains);
+    if (!chains) {
+        face_jobs_cancel(*list);
+        *list = NULL;
+        return face_fail(ncclSystemError, "no memory for %zu calls of a group", total);
+    }
+    size_t count = take_chains(list, only_ends, chains);
+    ncclResult_t later = ncclSuccess;
+    for (size_t c = 0; c < count; c++) {
+        if (!chains[c].blocking && start_detached(chains[c].first) != ncclSuccess)
+            later = ncclInProgress;
+    }
+    run_chains(chains, count);
+    ncclResult_t result = conclude_chains(chains, count);
+    free(chains);
+    return result != ncclSuccess ? result : later;
+}
+
+void face_jobs_cancel(struct job *list)
+{
+    while (list) {
+        struct job *next = list->next;
+        if (makes(list) && list->comm) {
+            *list->out = NULL;
+            face_end(list->comm);
+        }
+        if (list->kind == JOB_FINALIZE)
+            atomic_store(&list->comm->finalized, false);
+        list->blocking = false;
+        list->result = ncclSuccess;
+        report(list);
+        conclude(list);
+        list = next;
+    }
+}

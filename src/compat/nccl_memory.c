@@ -1,0 +1,115 @@
+/* nccl_memory.c: memory, registrations and windows. A window is a registration with another name:
+ * its device-side use, which needs peers' memory mapped into kernels, is not served. */
+#include <stdlib.h>
+
+#include "nccl_face.h"
+
+#define REGISTRATION_MAGIC 0x7454696e72656770u
+
+/* Behind both kinds of handle. */
+struct ncclWindow_vidmem {
+    uint64_t magic;
+    ncclComm_t comm;
+    tutti_registration *registration;
+};
+
+NCCL_FACE(ncclResult_t, ncclMemAlloc, (void **ptr, size_t size))
+{
+    if (!ptr)
+        return face_fail(ncclInvalidArgument, "ncclMemAlloc: ptr is NULL");
+    tutti_status status = tutti_mem_alloc_in(TUTTI_MEMORY_CUDA, size, ptr);
+    if (status == TUTTI_ERR_UNSUPPORTED)
+        status = tutti_mem_alloc(size, ptr);
+    return face_result(status);
+}
+
+NCCL_FACE(ncclResult_t, ncclMemFree, (void *ptr))
+{
+    return face_result(tutti_mem_free(ptr));
+}
+
+static ncclResult_t do_register(ncclComm_t comm, void *buff, size_t size, const char *name,
+                                struct ncclWindow_vidmem **out)
+{
+    ncclResult_t result = face_enter(comm, name);
+    if (result != ncclSuccess)
+        return result;
+    struct ncclWindow_vidmem *made = calloc(1, sizeof *made);
+    if (!made)
+        result = face_fail(ncclSystemError, "%s: no memory", name);
+    else
+        result = face_result(tutti_register(face_tutti(comm), buff, size, &made->registration));
+    if (result == ncclSuccess) {
+        made->magic = REGISTRATION_MAGIC;
+        made->comm = comm;
+        *out = made;
+    } else {
+        free(made);
+    }
+    face_leave(comm);
+    return result;
+}
+
+static ncclResult_t do_deregister(ncclComm_t comm, struct ncclWindow_vidmem *handle,
+                                  const char *name)
+{
+    ncclResult_t result = face_hold(comm, name);
+    if (result != ncclSuccess)
+        return result;
+    if (handle && (handle->magic != REGISTRATION_MAGIC || handle->comm != comm)) {
+        result =
+            face_fail(ncclInvalidUsage, "%s: the handle was not made with this communicator", name);
+    } else if (handle) {
+        result = face_result(tutti_deregister(face_tutti(comm), handle->registration));
+        handle->magic = 0;
+        free(handle);
+    }
+    face_leave(comm);
+    return result;
+}
+
+NCCL_FACE(ncclResult_t, ncclCommRegister,
+          (const ncclComm_t comm, void *buff, size_t size, void **handle))
+{
+    struct ncclWindow_vidmem *made = NULL;
+    if (!handle || !buff)
+        return face_fail(ncclInvalidArgument, "ncclCommRegister: %s is NULL",
+                         handle ? "buff" : "handle");
+    ncclResult_t result = do_register(comm, buff, size, "ncclCommRegister", &made);
+    if (result == ncclSuccess)
+        *handle = made;
+    return result;
+}
+
+NCCL_FACE(ncclResult_t, ncclCommDeregister, (const ncclComm_t comm, void *handle))
+{
+    return do_deregister(comm, handle, "ncclCommDeregister");
+}
+
+NCCL_FACE(ncclResult_t, ncclCommWindowRegister,
+          (ncclComm_t comm, void *buff, size_t size, ncclWindow_t *win, int winFlags))
+{
+    const char *name = "ncclCommWindowRegister";
+    ncclResult_t result;
+    if (!win || !buff)
+        result = face_fail(ncclInvalidArgument, "%s: %s is NULL", name, win ? "buff" : "win");
+    else if (winFlags != NCCL_WIN_DEFAULT && winFlags != NCCL_WIN_COLL_SYMMETRIC)
+        result = face_fail(ncclInvalidArgument,
+                           "%s: flags 0x%x: expected NCCL_WIN_DEFAULT (0) or "
+                           "NCCL_WIN_COLL_SYMMETRIC (1)",
+                           name, (unsigned)winFlags);
+    else if (winFlags == NCCL_WIN_COLL_SYMMETRIC &&
+             (uintptr_t)buff % NCCL_WIN_REQUIRED_ALIGNMENT != 0)
+        result = face_fail(ncclInvalidArgument,
+                           "%s: buff %p is not aligned to %d bytes, as NCCL_WIN_COLL_SYMMETRIC "
+                           "needs",
+                           name, buff, NCCL_WIN_REQUIRED_ALIGNMENT);
+    else
+        result = do_register(comm, buff, size, name, win);
+    return face_group_note(result);
+}
+
+NCCL_FACE(ncclResult_t, ncclCommWindowDeregister, (ncclComm_t comm, ncclWindow_t win))
+{
+    return face_group_note(do_deregister(comm, win, "ncclCommWindowDeregister"));
+}
