@@ -168,6 +168,30 @@ static int mode_no_memory_ops(void)
            EXPECT(strstr(status_sentence(), "TUTTI_CUDA_STREAM_OPS=memory"));
 }
 
+/* Waits of either sort leave room for queues, or not, and the program's device is told by that. */
+static int channels(const char *count, const char *stream_ops, bool room)
+{
+    setenv("TUTTI_TEST_STANDIN_CHANNELS", count, 1);
+    setenv("TUTTI_CUDA_STREAM_OPS", stream_ops, 1);
+    gpu = gpu_open();
+    return EXPECT(gpu && mem_device_in_use(&device) == room);
+}
+
+static int mode_one_channel(void)
+{
+    return channels("1", "memory", false);
+}
+
+static int mode_one_channel_host(void)
+{
+    return channels("1", "host", false);
+}
+
+static int mode_two_channels_host(void)
+{
+    return channels("2", "host", true);
+}
+
 /* When there is no more, a larger kept block serves. */
 static int mode_small(void)
 {
@@ -231,6 +255,9 @@ static const struct mode modes[] = {
     {"--failing", mode_failing, true},
     {"--no-kernels", mode_no_kernels, true},
     {"--no-memory-ops", mode_no_memory_ops, true},
+    {"--one-channel", mode_one_channel, true},
+    {"--one-channel-host", mode_one_channel_host, true},
+    {"--two-channels-host", mode_two_channels_host, true},
     {"--small", mode_small, true},
     {"--two-devices", mode_two_devices, true},
 };
