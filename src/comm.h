@@ -78,6 +78,7 @@ struct tutti_comm {
     bool crowded;
     uint32_t fork_generation;
     atomic_bool aborted;
+    atomic_bool revoked;         /* aborted, but stays within its peers' reach */
     atomic_int busy;             /* a thread is inside; for abort and to refuse a second */
     _Atomic tutti_status failed; /* TUTTI_OK while it works */
     char sentence[SENTENCE_MAX];

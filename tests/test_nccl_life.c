@@ -456,7 +456,7 @@ static int bad_calls(tutti_comm *native, int rank, int size, void *context)
                    ncclInvalidArgument);
     wrong += TAKEN(ncclAllReduce(in, out, 4, ncclFloat32, ncclSum, comm, (cudaStream_t)in),
                    ncclUnhandledCudaError);
-    wrong += nccl_world_says(rank, "no driver");
+    wrong += nccl_world_says(rank, "no GPU memory");
     /* One bad call spoils its group: nothing of it runs. */
     in[0] = 5;
     wrong += OK(ncclGroupStart());
