@@ -72,6 +72,8 @@ static void arena_open(const struct bench *bench, struct arena *arena, size_t by
         memory = bench->peer->alloc(all);
     else if (bench->options->memory == MEMORY_MALLOC)
         memory = aligned_alloc(4096, (all + 4095) / 4096 * 4096);
+    else if (bench->options->memory == MEMORY_CUDA)
+        memory = allocate(bench, all);
     else if (tutti_mem_alloc(all, &memory) != TUTTI_OK)
         bench_die(bench, "buffers (-e bytes each for in and out)");
     if (memory == NULL) {
@@ -79,17 +81,23 @@ static void arena_open(const struct bench *bench, struct arena *arena, size_t by
                 bench->rank, all);
         stop();
     }
-    *arena = (struct arena){memory, (unsigned char *)memory + GUARD_BYTES, bytes};
+    *arena = (struct arena){memory, (unsigned char *)memory + GUARD_BYTES, bytes, NULL};
+    void *device = NULL;
+    if (!peer && bench->options->memory == MEMORY_CUDA &&
+        tutti_mem_alloc_in(TUTTI_MEMORY_CUDA, all, &device) != TUTTI_OK)
+        bench_die(bench, "buffers in GPU memory (-e bytes each for in and out)");
+    arena->device = device;
 }
 
 static void arena_close(const struct bench *bench, struct arena *arena, bool peer)
 {
     if (peer)
         bench->peer->free(arena->base);
-    else if (bench->options->memory == MEMORY_MALLOC)
+    else if (bench->options->memory != MEMORY_LIB)
         free(arena->base);
     else
         tutti_mem_free(arena->base);
+    tutti_mem_free(arena->device);
 }
 
 void bench_open(struct bench *bench, const struct options *options, tutti_comm *comm,
@@ -169,6 +177,11 @@ void bench_shape(struct bench *bench, const struct perf_case *row, int root, boo
     row->shape(call, bytes);
 }
 
+static unsigned char *data_of(const struct arena *arena)
+{
+    return arena->device ? arena->device + GUARD_BYTES : arena->data;
+}
+
 /* Points the call at buffers: one in place, two otherwise; a buffer this rank lacks is NULL. */
 static const struct arena *point_call(struct call *call, const struct arena *in,
                                       const struct arena *out)
@@ -176,9 +189,33 @@ static const struct arena *point_call(struct call *call, const struct arena *in,
     const struct arena *source = call->in_place ? out : in;
     size_t size = call->elem_size;
     bool aliased = call->in_place && call->row->has_data;
-    call->in = call->in_extent || aliased ? source->data + call->in_at * size : NULL;
-    call->out = call->out_extent || aliased ? out->data + call->out_at * size : NULL;
+    call->in = call->in_extent || aliased ? data_of(source) + call->in_at * size : NULL;
+    call->out = call->out_extent || aliased ? data_of(out) + call->out_at * size : NULL;
     return source;
+}
+
+/* Between a buffer in device memory and its mirror, as much as a check looks at. */
+static void carry(const struct bench *bench, const struct arena *arena, bool has_in, bool has_out,
+                  bool to_device)
+{
+    unsigned char *dst = to_device ? arena->device : arena->base;
+    const unsigned char *src = to_device ? arena->base : arena->device;
+    if (arena->device &&
+        tutti_mem_copy(dst, src, check_extent(&bench->call, has_in, has_out)) != TUTTI_OK)
+        bench_die(bench, "copy between GPU memory and its mirror");
+}
+
+static void carry_all(const struct bench *bench, const struct arena *in, bool to_device)
+{
+    carry(bench, &bench->out, in == &bench->out, true, to_device);
+    if (in != &bench->out)
+        carry(bench, in, true, false, to_device);
+}
+
+static void fill(const struct bench *bench, const struct arena *in)
+{
+    check_fill(&bench->call, &bench->data, in, &bench->out);
+    carry_all(bench, in, true);
 }
 
 void bench_exchange(struct bench *bench, const double *values, size_t count)
@@ -381,8 +418,9 @@ static void check(struct bench *bench, struct timing *timing)
             }
             continue;
         }
-        check_fill(call, &bench->data, in, &bench->out);
+        fill(bench, in);
         call_or_die(bench);
+        carry_all(bench, in, false);
         uint64_t found = check_result(call, &bench->data, in, &bench->out, bench->finding,
                                       sizeof bench->finding);
         wrong += (double)found;
@@ -403,7 +441,7 @@ void bench_measure(struct bench *bench, struct timing *timing)
 {
     *timing = (struct timing){.measured = true};
     const struct arena *in = point_call(&bench->call, &bench->in, &bench->out);
-    check_fill(&bench->call, &bench->data, in, &bench->out);
+    fill(bench, in);
     meet(bench);
     if (bench->peer && bench->options->peer_mpi && bench->peer->supports(&bench->call))
         time_in_turn(bench, timing);

@@ -352,11 +352,15 @@ static size_t used_bytes(const struct call *call, bool has_in, bool has_out)
     return (in > out ? in : out) * call->elem_size;
 }
 
+size_t check_extent(const struct call *call, bool has_in, bool has_out)
+{
+    return used_bytes(call, has_in, has_out) + 2 * (size_t)GUARD_BYTES;
+}
+
 static void fill_arena(const struct call *call, const struct data *data, const struct arena *arena,
                        bool has_in, bool has_out)
 {
-    memset(arena->data - GUARD_BYTES, POISON,
-           used_bytes(call, has_in, has_out) + 2 * (size_t)GUARD_BYTES);
+    memset(arena->data - GUARD_BYTES, POISON, check_extent(call, has_in, has_out));
     if (has_in)
         stream_write(arena->data + call->in_at * call->elem_size, stream_of(data, data->rank, 0),
                      call->in_extent);

@@ -26,16 +26,20 @@ void data_make(struct data *data, tutti_dtype dtype, unsigned op_choice, int ran
 /* The scalar of this rank for the pre-multiplied sum, one element of the type. */
 void data_scalar(tutti_dtype dtype, int rank, void *scalar);
 
-/* A buffer with its guards; bytes is what lies between them. */
+/* A buffer with its guards; bytes is what lies between them. A buffer in device memory has a mirror
+ * in host memory: base and data are the mirror, which is what is filled and compared. */
 struct arena {
     unsigned char *base, *data;
     size_t bytes;
+    unsigned char *device; /* of the same layout as base; NULL: base is the buffer itself */
 };
 
 /* Writes every buffer of the call: guards and OUT with a pattern that no result has by chance,
  * IN with this rank's data. in: the buffer of IN; out: that of OUT (the one buffer, in place). */
 void check_fill(const struct call *call, const struct data *data, const struct arena *in,
                 const struct arena *out);
+/* Bytes that check_fill writes to a buffer, from its base, which holds IN, OUT or both. */
+size_t check_extent(const struct call *call, bool has_in, bool has_out);
 /* Compares all of it with what must be there now; the number of wrong elements (outside of the
  * result: of wrong bytes). The first is described in text (len bytes) as "element 5 of out is
  * 0x.., expected 0x..". */

@@ -172,9 +172,25 @@ static int run_all(const struct options *options, tutti_comm *comm, const struct
     return status;
 }
 
+/* A communicator takes the device that its rank already uses, so that comes first. */
+static bool use_device(const struct options *options)
+{
+    void *memory = NULL;
+    if (options->memory != MEMORY_CUDA)
+        return true;
+    tutti_status status = tutti_mem_alloc_in(TUTTI_MEMORY_CUDA, 1, &memory);
+    if (status == TUTTI_OK)
+        status = tutti_mem_free(memory);
+    if (status != TUTTI_OK)
+        fprintf(stderr, "coll_perf: --memory cuda: %s\n", tutti_last_error());
+    return status == TUTTI_OK;
+}
+
 static int seat_main(const struct options *options, const struct seat *seat)
 {
     tutti_comm *comm;
+    if (!use_device(options))
+        return EXIT_RUN;
     if (tutti_comm_create(seat->size, seat->id, seat->rank, &comm) != TUTTI_OK) {
         fprintf(stderr, "coll_perf: rank %d of %d: %s\n", seat->rank, seat->size,
                 tutti_last_error());
@@ -186,6 +202,8 @@ static int seat_main(const struct options *options, const struct seat *seat)
 static int environment_main(const struct options *options)
 {
     tutti_comm *comm;
+    if (!use_device(options))
+        return EXIT_RUN;
     if (tutti_comm_create_from_env(&comm) != TUTTI_OK) {
         fprintf(stderr, "coll_perf: %s\n", tutti_last_error());
         return EXIT_RUN;

@@ -43,7 +43,7 @@ static const char help_sizes[] =
     "  -o, --op OP          operation, list or all, where the collective reduces (sum)\n"
     "  -r, --root RANK      root, or all, where the collective has one (0)\n"
     "  -a, --average HOW    time shown: 0 rank 0's, 1 mean, 2 least, 3 greatest over ranks (1)\n"
-    "      --memory KIND    lib: tutti_mem_alloc; malloc: ordinary memory (lib)\n"
+    "      --memory KIND    lib: tutti_mem_alloc; malloc: ordinary memory; cuda: GPU memory (lib)\n"
     "\n";
 
 static const char help_tail[] =
@@ -124,6 +124,11 @@ const char *table_op_name(unsigned op)
 const char *op_choice_name(unsigned op)
 {
     return op == OP_NONE ? "none" : op == OP_PREMULSUM ? "premulsum" : tutti_op_name((tutti_op)op);
+}
+
+const char *memory_name(enum memory memory)
+{
+    return memory == MEMORY_LIB ? "tutti_mem_alloc" : memory == MEMORY_MALLOC ? "malloc" : "cuda";
 }
 
 const char *size_text(uint64_t bytes, char *text)
@@ -355,7 +360,7 @@ static bool read_text_option(struct options *options, int letter, const char *te
     case 'r':
         return read_root(options, text);
     case 'M':
-        good = read_word("--memory", text, "lib|malloc", &choice);
+        good = read_word("--memory", text, "lib|malloc|cuda", &choice);
         options->memory = (enum memory)choice;
         break;
     case 'p':
@@ -409,6 +414,8 @@ static bool complete(struct options *options)
         mistake = "the last size (-e) is below the first (-b)";
     else if (options->peer_mpi && options->threads > 0)
         mistake = "--peer mpi runs ranks as processes: use --ranks, not --threads";
+    else if (options->peer_mpi && options->memory == MEMORY_CUDA)
+        mistake = "--peer mpi compares host memory only: not with --memory cuda";
     else if (options->ranks > 0 && options->root >= 0 &&
              (unsigned)options->root >= options->ranks * (options->threads ? options->threads : 1))
         mistake = "the root (-r) is not one of the ranks";

@@ -18,7 +18,7 @@ enum { OP_PREMULSUM = TUTTI_OP_COUNT, OP_CHOICES, OP_NONE = OP_CHOICES };
 
 enum { CASES_MAX = 16 };
 enum bind { BIND_CORE, BIND_NONE };
-enum memory { MEMORY_LIB, MEMORY_MALLOC };
+enum memory { MEMORY_LIB, MEMORY_MALLOC, MEMORY_CUDA };
 enum average { AVERAGE_RANK0, AVERAGE_MEAN, AVERAGE_MIN, AVERAGE_MAX };
 
 struct perf_case;
@@ -53,6 +53,8 @@ struct options {
 int options_read(struct options *options, int argc, char **argv);
 /* Carries --transport, --algo, --lanes and --chunk into the TUTTI_* settings. */
 void options_apply(const struct options *options);
+/* "tutti_mem_alloc", "malloc", "cuda". */
+const char *memory_name(enum memory memory);
 /* The spelling of nccl-tests for its table: "float", "half", "mulsum". */
 const char *table_dtype_name(tutti_dtype dtype);
 const char *table_op_name(unsigned op);

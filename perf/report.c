@@ -86,8 +86,7 @@ void report_head(struct report *report, const struct rank_info *infos)
     printf("# coll_perf, tutti %d.%d.%d: %d rank%s on %d host%s, transport %s, memory %s\n",
            tutti_version() / 10000, tutti_version() / 100 % 100, tutti_version() % 100,
            report->size, report->size == 1 ? "" : "s", report->hosts, report->hosts == 1 ? "" : "s",
-           o->transport ? o->transport : "auto",
-           o->memory == MEMORY_LIB ? "tutti_mem_alloc" : "malloc");
+           o->transport ? o->transport : "auto", memory_name(o->memory));
     printf("# nThread %u minBytes %llu maxBytes %llu step: %s(%s) warmup iters: %llu iters: ",
            o->threads ? o->threads : 1, (unsigned long long)o->min_bytes,
            (unsigned long long)o->max_bytes,

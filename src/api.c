@@ -5,6 +5,7 @@
 
 #include "src/comm.h"
 #include "src/group.h"
+#include "src/stream.h"
 #include "tutti/tutti.h"
 
 /* A loop makes the same call over and over: what was checked once needs no second look. */
@@ -12,6 +13,18 @@ static inline bool same_call(const struct call *a, const struct call *b)
 {
     return a->in == b->in && a->out == b->out && a->count == b->count && a->coll == b->coll &&
            a->dtype == b->dtype && a->op == b->op && a->root == b->root;
+}
+
+/* Launches one call as a unit; waits for it if result is NULL and it is not of the stream form. */
+static tutti_status launch(tutti_comm *comm, const struct call *call, bool on_stream, void *stream,
+                           struct operation **result)
+{
+    struct group_call one = {.comm = comm, .call = *call, .on_stream = on_stream, .stream = stream};
+    struct operation *op = NULL;
+    tutti_status status = call_keep(comm, &one.call, &one.counts);
+    if (status == TUTTI_OK)
+        status = stream_launch(&one, 1, on_stream ? NULL : result ? result : &op);
+    return op ? stream_result(op) : status;
 }
 
 /* Runs, starts or records a call. request is NULL for the blocking form. */
@@ -32,7 +45,10 @@ static tutti_status issue(tutti_comm *comm, struct call call, tutti_request **re
             status = request ? fail(TUTTI_ERR_STATE,
                                     "%s: started operations are not allowed inside a group",
                                     coll_name(call.coll))
-                             : group_record(comm, &call);
+                             : group_record(comm, &call, false, NULL);
+        } else if (__builtin_expect(stream_needs(comm, &call), 0)) {
+            comm_leave(comm);
+            return launch(comm, &call, false, NULL, (struct operation **)request);
         } else if (!request) {
             if (call.coll == TUTTI_COLL_SENDRECV && call.root == (int)comm->rank)
                 status = fail(TUTTI_ERR_ARG,
@@ -54,8 +70,19 @@ static tutti_status issue(tutti_comm *comm, struct call call, tutti_request **re
 
 static tutti_status issue_on(tutti_comm *comm, struct call call, void *stream)
 {
-    if (stream)
-        return fail(TUTTI_ERR_UNSUPPORTED, "%s: no driver for a stream here", coll_name(call.coll));
+    struct mem_stream opened;
+    tutti_status status = comm_look_in(comm);
+    if (status == TUTTI_OK)
+        status = call_check(comm, &call);
+    /* The first stream brings the driver, which tells device pointers from others. */
+    if (status == TUTTI_OK && stream && !mem_device_present())
+        status = mem_stream_open(stream, NULL, &opened);
+    if (status != TUTTI_OK)
+        return status;
+    if (group_open())
+        return group_record(comm, &call, true, stream);
+    if (stream || stream_needs(comm, &call))
+        return launch(comm, &call, true, stream, NULL);
     return issue(comm, call, NULL);
 }
 
@@ -128,7 +155,9 @@ static tutti_status take_result(tutti_request **request)
 static tutti_status advance(struct operation *operation, bool wait)
 {
     tutti_comm *comm = operation->comm;
-    if (operation->status != TUTTI_IN_PROGRESS)
+    if (operation->of_unit && wait)
+        stream_wait(operation);
+    if (operation->status != TUTTI_IN_PROGRESS || operation->of_unit)
         return TUTTI_OK;
     tutti_status status = comm_enter(comm);
     if (status != TUTTI_OK)
@@ -236,19 +265,15 @@ tutti_status tutti_mem_free(void *memory)
 
 tutti_status tutti_mem_alloc_in(tutti_memory memory, size_t bytes, void **pointer)
 {
-    if (memory != TUTTI_MEMORY_HOST)
-        return fail(TUTTI_ERR_UNSUPPORTED, "tutti_mem_alloc_in: memory kind %d is not here",
-                    (int)memory);
-    return tutti_mem_alloc(bytes, pointer);
+    return pointer ? mem_alloc_in(memory, bytes, pointer)
+                   : fail(TUTTI_ERR_ARG, "tutti_mem_alloc_in: pointer is NULL");
 }
 
 tutti_status tutti_mem_copy(void *dst, const void *src, size_t bytes)
 {
     if (bytes > 0 && (!dst || !src))
         return fail(TUTTI_ERR_ARG, "tutti_mem_copy: %s is NULL", dst ? "src" : "dst");
-    if (bytes > 0)
-        memmove(dst, src, bytes);
-    return TUTTI_OK;
+    return bytes > 0 ? mem_copy_any(dst, src, bytes) : TUTTI_OK;
 }
 
 size_t tutti_settings_print(char *text, size_t len)

@@ -9,14 +9,6 @@
 
 #include "src/comm.h"
 
-/* One of the two buffers of a call: its extent in bytes from the pointer given. */
-struct extent {
-    const char *name;
-    const char *begin;
-    uint64_t bytes;
-    bool used; /* read or written at this rank at all */
-};
-
 static tutti_status check_type(const struct call *call)
 {
     if ((unsigned)call->dtype >= TUTTI_DTYPE_COUNT)
@@ -139,8 +131,7 @@ static tutti_status vector_sizes(const struct tutti_comm *comm, const struct cal
     return fits ? TUTTI_OK : too_large(call);
 }
 
-/* Fills the extents of both buffers at this rank. */
-static tutti_status sizes(const struct tutti_comm *comm, const struct call *call, struct extent *in,
+tutti_status call_extents(const struct tutti_comm *comm, const struct call *call, struct extent *in,
                           struct extent *out)
 {
     uint64_t n = comm->size, in_times = 1, out_times = 1;
@@ -236,7 +227,7 @@ static bool legal_alias(const struct tutti_comm *comm, const struct call *call)
 static tutti_status check_buffers(const struct tutti_comm *comm, struct call *call)
 {
     struct extent in, out;
-    tutti_status status = sizes(comm, call, &in, &out);
+    tutti_status status = call_extents(comm, call, &in, &out);
     if (status != TUTTI_OK)
         return status;
     const struct extent *both[2] = {&in, &out};
@@ -327,7 +318,7 @@ const char *call_text(const struct call *call, char *text, size_t len)
         if (info->has_root)
             at += snprintf(text + at, len - (size_t)at, ", root %d", call->root);
     }
-    snprintf(text + at, len - (size_t)at, ")");
+    snprintf(text + at, len - (size_t)at, call->on_device ? ") in GPU memory" : ")");
     return text;
 }
 
@@ -335,7 +326,8 @@ const char *tag_text(const struct tag *tag, char *text, size_t len)
 {
     char inner[128];
     struct call call = {.coll = tag_coll(tag),
-                        .dtype = (tutti_dtype)(tag->word[0] >> 16 & 0xff),
+                        .dtype = (tutti_dtype)(tag->word[0] >> 16 & 0x7f),
+                        .on_device = tag->word[0] >> 23 & 1,
                         .op = (tutti_op)(tag->word[0] & 0xffff),
                         .root = (int)(uint32_t)(tag->word[2] >> 32),
                         .count = tag->word[1]};

@@ -3,7 +3,7 @@
  * Every collective becomes a struct call; from here on no code knows which function was called.
  * The tag is the operation's identity, carried by every transfer (transports/transport.h):
  *
- *     word 0   sequence number 32 | collective 8 | type 8 | operation 16
+ *     word 0   sequence number 32 | collective 8 | in device memory 1 | type 7 | operation 16
  *     word 1   count (a hash of the counts where they are replicated; 0 where they are local)
  *     word 2   root 32 | hash of the plan 32 */
 #ifndef SRC_CALL_H
@@ -20,6 +20,8 @@ struct call {
     int root;     /* or the peer of SENDRECV */
     uint32_t elem_size;
     bool in_place; /* filled by call_check */
+    bool
+        on_device; /* in and out are memory of the communicator's device, worked in where it lies */
     const void *in;
     void *out;
     size_t count; /* in_count of gatherv, out_count of scatterv */
@@ -28,6 +30,17 @@ struct call {
 };
 
 struct tutti_comm;
+
+/* One of the two buffers of a call at this rank: its extent in bytes from the pointer given. */
+struct extent {
+    const char *name;
+    const char *begin;
+    uint64_t bytes;
+    bool used; /* read or written at this rank at all */
+};
+/* Both buffers' extents. TUTTI_ERR_ARG if counts are missing or overflow. */
+tutti_status call_extents(const struct tutti_comm *comm, const struct call *call, struct extent *in,
+                          struct extent *out);
 
 /* Everything that can be wrong with the arguments, before anything moves; fills in_place. */
 tutti_status call_check(const struct tutti_comm *comm, struct call *call);
@@ -55,7 +68,8 @@ static inline struct tag tag_make(uint32_t sequence, const struct call *call, ui
                                   uint32_t plan_hash)
 {
     return (struct tag){{(uint64_t)sequence << 32 | (uint64_t)call->coll << 24 |
-                             (uint64_t)call->dtype << 16 | (uint64_t)call->op,
+                             (uint64_t)call->on_device << 23 | (uint64_t)call->dtype << 16 |
+                             (uint64_t)call->op,
                          count, (uint64_t)(uint32_t)call->root << 32 | plan_hash}};
 }
 

@@ -45,7 +45,7 @@ struct comm_peer {
 
 struct comm_op {
     bool used;
-    uint32_t uses; /* by calls not yet ended: a slot in use is not given out again */
+    atomic_uint uses; /* by calls not yet ended: a slot in use is not given out again */
     bool premulsum;
     tutti_dtype dtype;
     uint64_t scalar; /* bytes of one element */
@@ -63,6 +63,12 @@ struct operation {
     struct tag tag;              /* point-to-point */
     _Atomic tutti_status status; /* TUTTI_IN_PROGRESS until done */
     size_t *counts;              /* the call's count arrays, copied; NULL without */
+    bool of_unit;                /* a unit of stream.c carries it out: nothing here advances it */
+    /* point-to-point in device memory (comm_device.c) */
+    struct exec_offer offer;
+    struct exec_xfer ack;
+    uint64_t ticket;
+    struct operation *next_work;
 };
 
 struct tutti_comm {
@@ -85,6 +91,17 @@ struct tutti_comm {
     uint32_t transport_count;
 
     struct operation *head, **tail;
+    /* Device memory. device: where plans may work in place, NULL if the ranks do not share one; its
+     * queue and scratch are taken by the first such call. Units of stream.c: issued and retired. */
+    struct mem_device *device;
+    bool device_reduces; /* all ranks' devices do */
+    struct mem_queue *queue;
+    void *device_scratch;
+    size_t device_scratch_bytes;
+    struct operation *works, **works_tail; /* sends and receives whose copy is under way */
+    _Atomic uint64_t units_issued, units_retired;
+    atomic_uint replays; /* captured units under way */
+
     struct operation *self_sends, *self_recvs; /* transfers to this rank itself, not yet paired */
     struct operation *p2p_list;                /* point-to-point transfers with the transports */
     struct operation *p2p_waiting; /* those for which the window to their peer is full, in order */
@@ -165,6 +182,15 @@ tutti_status comm_error(const tutti_comm *comm); /* sets the thread's sentence t
 bool comm_seize(tutti_comm *comm);
 /* Enter and leave a public call: refuses NULL, destroyed, forked, failed and busy communicators. */
 tutti_status comm_enter(tutti_comm *comm);
+/* The same refusals, without entering: another thread may be inside. */
+tutti_status comm_look_in(const tutti_comm *comm);
+/* Whether units of stream.c are queued or run. */
+static inline bool comm_has_units(const tutti_comm *comm)
+{
+    return atomic_load_explicit(&comm->units_issued, memory_order_relaxed) !=
+               atomic_load_explicit(&comm->units_retired, memory_order_acquire) ||
+           atomic_load_explicit(&comm->replays, memory_order_acquire) != 0;
+}
 /* The same, but a failed one is entered too. */
 tutti_status comm_enter_any(tutti_comm *comm);
 static inline void comm_leave(tutti_comm *comm)
@@ -172,7 +198,21 @@ static inline void comm_leave(tutti_comm *comm)
     atomic_store_explicit(&comm->busy, 0, memory_order_release);
 }
 
+/* comm_device.c: sends and receives in device memory of one host */
+/* The offer that stands for op's bytes. */
+tutti_status comm_device_offer(tutti_comm *comm, struct operation *op);
+/* The offer or the acknowledgement of an operation was sent or came; *over: it is done. */
+tutti_status comm_device_ended(tutti_comm *comm, struct exec_xfer *xfer, bool *over);
+/* A transfer to oneself: the copy is started; both operations end with it. */
+tutti_status comm_device_self(tutti_comm *comm, struct operation *send, struct operation *recv);
+/* Ends operations whose copies are done. True if any. */
+bool comm_device_poll(tutti_comm *comm);
+/* In comm_wait.c: a send or receive is over. */
+void comm_p2p_done(tutti_comm *comm, struct operation *op);
+
 /* comm_ops.c */
+/* The built-in operation that a call's reduction comes to: sum for a pre-multiplied sum. */
+tutti_op comm_plain_op(const tutti_comm *comm, tutti_op op);
 tutti_status comm_reducer(const tutti_comm *comm, const struct call *call, struct reducer *reducer);
 
 #endif

@@ -23,8 +23,9 @@
 /* Round 1. Fixed size; sent as bytes between hosts of one byte order (the version says so). */
 struct facts {
     struct host_record host;
-    uint32_t version, usable; /* usable: bit per row of transport_table */
-    uint64_t chunk, lanes;
+    uint32_t version, usable;          /* usable: bit per row of transport_table */
+    uint64_t chunk, lanes, direct_min; /* direct_min: 0 without TUTTI_CUDA_DIRECT */
+    uint8_t device[16];                /* of this rank; zero: none */
     char algo[SHARED_TEXT], transports[SHARED_TEXT];
     uint8_t comm_id[8], secret[32];
     int32_t status;
@@ -34,6 +35,8 @@ struct facts {
 /* Round 2. */
 struct opened {
     int32_t status;
+    uint32_t reaches; /* this rank's device works in the memory of every other's */
+    uint32_t reduces;
     char sentence[SENTENCE_MAX];
     uint32_t len[COMM_TRANSPORTS_MAX];
     uint8_t address[COMM_TRANSPORTS_MAX][TRANSPORT_ADDRESS_MAX];
@@ -112,11 +115,19 @@ static tutti_status check_transport_names(const struct settings *settings)
     return TUTTI_OK;
 }
 
-static void gather_facts(const struct settings *settings, struct facts *facts)
+static void gather_facts(tutti_comm *comm, struct facts *facts)
 {
+    const struct settings *settings = &comm->settings;
     char why[SENTENCE_MAX];
-    *facts = (struct facts){
-        .version = TUTTI_VERSION, .chunk = settings->chunk, .lanes = settings->lanes};
+    *facts = (struct facts){.version = TUTTI_VERSION,
+                            .chunk = settings->chunk,
+                            .lanes = settings->lanes,
+                            .direct_min = settings->cuda_direct ? settings->cuda_direct_min : 0};
+    bool in_use = mem_device_in_use(&comm->device); /* asked even if not wanted: it looks */
+    if (!in_use || !settings->cuda_direct)
+        comm->device = NULL;
+    else
+        memcpy(facts->device, mem_device_uuid(comm->device), sizeof facts->device);
     snprintf(facts->algo, sizeof facts->algo, "%s", settings->algo);
     snprintf(facts->transports, sizeof facts->transports, "%s", settings->transports);
     tutti_status status = topology_probe(settings, &facts->host);
@@ -169,8 +180,24 @@ static tutti_status compare_facts(const struct facts *all, uint32_t size)
                         "but %llu and %llu at rank 0: set them alike on all ranks",
                         (unsigned long long)f->chunk, (unsigned long long)f->lanes, r,
                         (unsigned long long)all[0].chunk, (unsigned long long)all[0].lanes);
+        if (f->direct_min != all[0].direct_min)
+            return fail(TUTTI_ERR_SETTING,
+                        "TUTTI_CUDA_DIRECT and TUTTI_CUDA_DIRECT_MIN differ between rank %u and "
+                        "rank 0: set them alike on all ranks",
+                        r);
     }
     return TUTTI_OK;
+}
+
+/* Plans work in device memory where all ranks share a host and each has a device. */
+static bool devices_meet(const tutti_comm *comm, const struct facts *all)
+{
+    static const uint8_t none[sizeof all->device];
+    bool meet = comm->topology.groups.nodes == 1 && comm->size <= EXEC_DEVICE_RANKS_MAX &&
+                comm->lanes + 3 <= TRANSPORT_LANES_MAX;
+    for (uint32_t r = 0; r < comm->size; r++)
+        meet = meet && memcmp(all[r].device, none, sizeof none) != 0;
+    return meet;
 }
 
 /* What links are authenticated with. Rank 0's random bytes travelled over the bootstrap, where
@@ -210,6 +237,8 @@ static tutti_status take_facts(tutti_comm *comm, const struct facts *all)
     comm->crowded = comm->topology.max_ranks_per_core > 1;
     comm->lanes = planner_lanes(&comm->settings, comm->topology.groups.nodes, comm->topology.model);
     must(comm->lanes < TRANSPORT_LANES_MAX);
+    if (comm->device && !devices_meet(comm, all))
+        comm->device = NULL;
     return status;
 }
 
@@ -264,7 +293,7 @@ static tutti_status open_transports(tutti_comm *comm, const struct facts *all,
 {
     comm->config = (struct transport_config){.rank = comm->rank,
                                              .size = comm->size,
-                                             .lanes = comm->lanes + 1,
+                                             .lanes = comm->lanes + (comm->device ? 3 : 1),
                                              .comm_id = comm->comm_id,
                                              .secret = comm->secret,
                                              .settings = &comm->settings,
@@ -313,6 +342,9 @@ static tutti_status take_addresses(tutti_comm *comm, const struct facts *facts,
     for (uint32_t r = 0; r < comm->size; r++) {
         if (all[r].status != TUTTI_OK)
             return fail((tutti_status)all[r].status, "rank %u: %.400s", r, all[r].sentence);
+        if (!all[r].reaches)
+            comm->device = NULL;
+        comm->device_reduces = all[r].reduces && (r == 0 || comm->device_reduces);
     }
     comm->addresses = calloc(comm->size, TRANSPORT_ADDRESS_MAX);
     if (!comm->addresses)
@@ -366,6 +398,7 @@ static tutti_status allocate(const struct settings *settings, uint32_t rank, uin
     comm->size = size;
     comm->settings = *settings;
     comm->tail = &comm->head;
+    comm->works_tail = &comm->works;
     comm->down_peer = NO_RANK;
     comm->fork_generation = atomic_load(&comm_forks);
     comm->peers = calloc(size, sizeof *comm->peers);
@@ -385,7 +418,7 @@ static tutti_status build_rounds(tutti_comm *comm, struct bootstrap *bootstrap, 
     int rows[COMM_TRANSPORTS_MAX];
     struct facts *my_facts = &facts[comm->size];
     struct opened *mine = &opened[comm->size];
-    gather_facts(&comm->settings, my_facts);
+    gather_facts(comm, my_facts);
     tutti_status status = bootstrap_allgather(bootstrap, my_facts, facts, sizeof *facts);
     if (status != TUTTI_OK)
         return status;
@@ -395,6 +428,10 @@ static tutti_status build_rounds(tutti_comm *comm, struct bootstrap *bootstrap, 
     if (status == TUTTI_OK)
         status = own_addresses(comm, rows, mine);
     mine->status = status;
+    mine->reaches = comm->device != NULL;
+    mine->reduces = comm->device && mem_device_reduces(comm->device);
+    for (uint32_t r = 0; r < comm->size && mine->reaches; r++)
+        mine->reaches = mem_device_reaches(comm->device, facts[r].device);
     if (status != TUTTI_OK)
         snprintf(mine->sentence, sizeof mine->sentence, "%s", status_sentence());
     tutti_status round = bootstrap_allgather(bootstrap, mine, opened, sizeof *opened);
@@ -445,6 +482,11 @@ void comm_free(tutti_comm *comm)
 {
     bool forked = comm->fork_generation != atomic_load(&comm_forks);
     exec_cache_free(comm);
+    /* After a failure the device may still work in the queue and in the scratch. */
+    if (comm->queue && comm->failed == TUTTI_OK)
+        mem_queue_give(comm->queue);
+    if (comm->failed != TUTTI_OK)
+        comm->device_scratch = NULL;
     for (uint32_t i = 0; i < comm->transport_count && !forked; i++)
         comm->transport_ops[i]->close(comm->transports[i]);
     exec_scratch_free(comm);

@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "src/comm.h"
 #include "src/group.h"
+#include "src/stream.h"
 #include "tutti/tutti.h"
 
 static tutti_status check_rank(int size, int rank, const void *comm)
@@ -345,6 +346,7 @@ tutti_status tutti_comm_destroy(tutti_comm *comm)
         return fail(TUTTI_ERR_STATE,
                     "tutti_comm_destroy: already destroyed, or not a communicator");
     if (comm->fork_generation == atomic_load(&comm_forks)) {
+        stream_forget(comm);
         if (!comm_seize(comm))
             return fail(TUTTI_ERR_STATE,
                         "tutti_comm_destroy: another thread is using %s: abort first",

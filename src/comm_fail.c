@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "src/comm.h"
+#include "src/stream.h"
 
 #define REASON_MS  300u /* wait for the reason of a broken link */
 #define EVENTS_MAX 4096 /* events taken per look, so that a flood cannot hold a rank */
@@ -52,7 +53,15 @@ static void end_operations(tutti_comm *comm, tutti_status status)
                                  comm->self_recvs};
     comm->head = comm->p2p_list = comm->p2p_waiting = comm->self_sends = comm->self_recvs = NULL;
     comm->tail = &comm->head;
+    struct operation *work = comm->works; /* in a list above too, but for transfers to oneself */
+    comm->works = NULL;
+    comm->works_tail = &comm->works;
     comm->running = NULL;
+    for (struct operation *next; work; work = next) {
+        next = work->next_work;
+        if (work->call.root == (int)comm->rank)
+            work->status = status;
+    }
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
         struct operation *next;
         for (struct operation *op = lists[i]; op; op = next) {
@@ -260,7 +269,7 @@ bool comm_seize(tutti_comm *comm)
     return true;
 }
 
-tutti_status comm_enter(tutti_comm *comm)
+static inline tutti_status check_handle(const tutti_comm *comm)
 {
     if (__builtin_expect(!comm || comm->magic != COMM_MAGIC, 0))
         return fail(TUTTI_ERR_STATE, "the communicator is %s",
@@ -271,15 +280,36 @@ tutti_status comm_enter(tutti_comm *comm)
             TUTTI_ERR_FORKED,
             "this communicator belongs to the parent process: a child made by fork must make "
             "its own");
-    if (__builtin_expect(!comm_seize(comm), 0))
-        return fail(TUTTI_ERR_STATE,
-                    "%s: another thread is using this communicator: one thread at a "
-                    "time may",
-                    comm->names[comm->rank]);
+    return TUTTI_OK;
+}
+
+tutti_status comm_look_in(const tutti_comm *comm)
+{
+    tutti_status status = check_handle(comm);
+    if (status == TUTTI_OK && atomic_load(&comm->aborted))
+        status = fail(TUTTI_ERR_ABORTED, "%s aborted the communicator", comm->names[comm->rank]);
+    return status == TUTTI_OK && comm->failed != TUTTI_OK ? comm_error(comm) : status;
+}
+
+tutti_status comm_enter(tutti_comm *comm)
+{
+    tutti_status status = check_handle(comm);
+    if (__builtin_expect(status != TUTTI_OK, 0))
+        return status;
+    if (__builtin_expect(comm_has_units(comm), 0))
+        stream_drain(comm);
+    while (__builtin_expect(!comm_seize(comm), 0)) {
+        if (!comm_has_units(comm))
+            return fail(TUTTI_ERR_STATE,
+                        "%s: another thread is using this communicator: one thread at a "
+                        "time may",
+                        comm->names[comm->rank]);
+        stream_drain(comm); /* a graph's replay came in between */
+    }
     if (__builtin_expect(atomic_load_explicit(&comm->aborted, memory_order_relaxed), 0))
         comm_fail(comm, TUTTI_ERR_ABORTED, comm->rank, "");
     if (__builtin_expect(comm->failed != TUTTI_OK, 0)) {
-        tutti_status status = comm_error(comm);
+        status = comm_error(comm);
         comm_leave(comm);
         return status;
     }

@@ -41,7 +41,7 @@ tutti_status tutti_op_create_premulsum(tutti_comm *comm, const void *scalar, tut
         return status;
     status = take_slot(comm, &slot, op);
     if (status == TUTTI_OK) {
-        *slot = (struct comm_op){.used = true, .premulsum = true, .dtype = dtype};
+        *slot = (struct comm_op){.used = true, .uses = 0, .premulsum = true, .dtype = dtype};
         memcpy(&slot->scalar, scalar, dtype_size(dtype));
     }
     comm_leave(comm);
@@ -83,18 +83,20 @@ tutti_status tutti_op_destroy(tutti_comm *comm, tutti_op op)
     return status;
 }
 
+tutti_op comm_plain_op(const tutti_comm *comm, tutti_op op)
+{
+    return op >= TUTTI_OP_DYNAMIC && comm->ops[op - TUTTI_OP_DYNAMIC].premulsum ? TUTTI_SUM : op;
+}
+
 tutti_status comm_reducer(const tutti_comm *comm, const struct call *call, struct reducer *reducer)
 {
     *reducer = (struct reducer){.dtype = call->dtype, .elem_size = call->elem_size};
-    tutti_op op = call->op;
+    tutti_op op = comm_plain_op(comm, call->op);
     if (op >= TUTTI_OP_DYNAMIC) {
         const struct comm_op *made = &comm->ops[op - TUTTI_OP_DYNAMIC];
-        if (!made->premulsum) {
-            reducer->function = made->function;
-            reducer->context = made->context;
-            return TUTTI_OK;
-        }
-        op = TUTTI_SUM;
+        reducer->function = made->function;
+        reducer->context = made->context;
+        return TUTTI_OK;
     }
     reducer->kernel = reduce_kernel(op, call->dtype);
     must(reducer->kernel != NULL);

@@ -144,7 +144,7 @@ static bool is_premulsum(const tutti_comm *comm, const struct call *call)
 static tutti_status start_call(tutti_comm *comm, const struct call *call, struct program **program)
 {
     const void *in = call->in;
-    bool in_place = call->in_place, scale = is_premulsum(comm, call);
+    bool in_place = call->in_place, scale = is_premulsum(comm, call) && !call->on_device;
     tutti_status status = TUTTI_OK;
     comm->last_program = NULL;
     if (scale) {
@@ -159,17 +159,19 @@ static tutti_status start_call(tutti_comm *comm, const struct call *call, struct
     p->tag = tag_make(comm->sequence++, call, p->tag_count, p->plan.hash);
     if (coll_info(call->coll)->reduces)
         comm_reducer(comm, call, &p->reducer);
+    if (p->device)
+        p->device->op = comm_plain_op(comm, call->op);
     comm_idle_reset(comm);
     comm->running_call = call;
     return exec_start(comm, p, in, call->out);
 }
 
-/* What remains when the last step is done: the division of an average. */
+/* What remains when the last step is done: the division of an average, in host memory. */
 static void finish_call(tutti_comm *comm, const struct call *call)
 {
     comm->running = NULL;
     comm->running_call = NULL;
-    if (call->op != TUTTI_AVG || !coll_info(call->coll)->reduces ||
+    if (call->op != TUTTI_AVG || call->on_device || !coll_info(call->coll)->reduces ||
         (call->coll == TUTTI_COLL_REDUCE && call->root != (int)comm->rank))
         return;
     size_t count =
@@ -222,6 +224,10 @@ static void pair_self(tutti_comm *comm, struct operation *op)
         recv->status = TUTTI_ERR_MISMATCH;
         return;
     }
+    if (sent > 0 && (send->call.on_device || recv->call.on_device)) {
+        comm_device_self(comm, send, recv);
+        return;
+    }
     if (sent > 0)
         memmove(recv->call.out, send->call.in, sent);
     send->status = TUTTI_OK;
@@ -249,6 +255,22 @@ static void p2p_unlist(tutti_comm *comm, struct operation *op)
     (*posted_of(comm, op))--;
 }
 
+void comm_p2p_done(tutti_comm *comm, struct operation *op)
+{
+    p2p_unlist(comm, op);
+    op->status = TUTTI_OK;
+}
+
+/* A transfer of a send or receive ended well: in device memory more may follow. */
+static void transfer_ended(tutti_comm *comm, struct exec_xfer *xfer)
+{
+    bool over = true;
+    if (xfer->owner->call.on_device && comm_device_ended(comm, xfer, &over) != TUTTI_OK)
+        return;
+    if (over)
+        comm_p2p_done(comm, xfer->owner);
+}
+
 /* Hands a send or receive to its transport. */
 static void post_transfer(tutti_comm *comm, struct operation *op)
 {
@@ -268,14 +290,15 @@ static void post_transfer(tutti_comm *comm, struct operation *op)
     (*posted_of(comm, op))++;
     op->next = comm->p2p_list;
     comm->p2p_list = op;
+    if (status == TUTTI_OK && op->call.on_device)
+        status = comm_device_offer(comm, op);
     if (status == TUTTI_OK) {
         const struct transport_ops *ops = peer->transport->ops;
         status =
             op->call.is_send ? ops->send(peer->transport, xfer) : ops->recv(peer->transport, xfer);
     }
     if (status == TUTTI_OK) {
-        p2p_unlist(comm, op);
-        op->status = TUTTI_OK;
+        transfer_ended(comm, &op->xfer);
     } else if (status != TUTTI_IN_PROGRESS) {
         xfer->status = status;
         comm_fail_xfer(comm, xfer);
@@ -359,8 +382,7 @@ static bool take_finished(tutti_comm *comm, struct xfer *list)
             return true;
         }
         if (xfer->owner) {
-            p2p_unlist(comm, xfer->owner);
-            xfer->owner->status = TUTTI_OK;
+            transfer_ended(comm, xfer);
         } else if (exec_finished(comm, comm->running, xfer) != TUTTI_OK) {
             return true;
         }
@@ -385,6 +407,10 @@ static inline bool poll_transports(tutti_comm *comm)
 bool comm_progress(tutti_comm *comm)
 {
     bool moved = poll_transports(comm);
+    if (comm->running && comm->running->device)
+        moved |= exec_device_poll(comm, comm->running);
+    if (comm->works)
+        moved |= comm_device_poll(comm);
     if (comm->head)
         advance_queue(comm);
     if (moved && comm->p2p_waiting)

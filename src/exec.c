@@ -24,7 +24,7 @@ static void make_ready(struct program *p, uint32_t s)
         p->ready[p->ready_locals++] = s;
 }
 
-static void step_done(struct program *p, uint32_t s)
+void exec_step_done(struct program *p, uint32_t s)
 {
     const struct schedule *schedule = p->plan.schedule;
     const struct step *step = &schedule->steps[s];
@@ -52,8 +52,13 @@ static tutti_status post(struct tutti_comm *comm, struct program *p, struct exec
         xfer->status = TUTTI_IN_PROGRESS;
         tutti_status status =
             sends ? link->ops->send(link->transport, xfer) : link->ops->recv(link->transport, xfer);
-        if (status == TUTTI_OK) {
-            step_done(p, s);
+        if (status == TUTTI_OK && __builtin_expect(!p->device, 1)) {
+            exec_step_done(p, s);
+        } else if (status == TUTTI_OK) {
+            queue->posted++;
+            status = exec_device_transfer(comm, p, &p->xfers[s]);
+            if (status != TUTTI_OK)
+                return status;
         } else if (status == TUTTI_IN_PROGRESS) {
             queue->posted++;
         } else {
@@ -75,7 +80,7 @@ static void run_local(struct program *p, uint32_t s)
     } else {
         reduce_apply(&p->reducer, dst, a, p->bound[step->b.buffer] + step->b.off, step->dst.len);
     }
-    step_done(p, s);
+    exec_step_done(p, s);
 }
 
 static tutti_status run_ready(struct tutti_comm *comm, struct program *p)
@@ -90,6 +95,13 @@ static tutti_status run_ready(struct tutti_comm *comm, struct program *p)
                 post(comm, p, link, step->kind == STEP_SEND ? &link->send : &link->recv);
             if (status != TUTTI_OK)
                 return status;
+        } else if (__builtin_expect(p->device != NULL, 0)) {
+            bool started;
+            tutti_status status =
+                exec_device_local(comm, p, p->ready[p->ready_locals - 1], &started);
+            if (status != TUTTI_OK || !started)
+                return status;
+            p->ready_locals--;
         } else {
             run_local(p, p->ready[--p->ready_locals]);
         }
@@ -117,6 +129,13 @@ static void bind(struct program *p, const void *in, void *out, void *scratch)
         const struct span *span = step->kind == STEP_SEND ? &step->a : &step->dst;
         xfer->data = p->bound[span->buffer] + span->off;
         xfer->len = span->len;
+        if (p->device) {
+            xfer->data = &p->device->offers[s];
+            xfer->len = sizeof p->device->offers[s];
+            continue;
+        }
+        /* A send writes nothing: who waits for it overwrites what it reads. */
+        xfer->overwritten_next = step->kind == STEP_SEND && step->succ_count > 0;
         if (step->kind != STEP_RECV || step->fused == STEP_NONE)
             continue;
         const struct step *reduce = &schedule->steps[step->fused];
@@ -128,14 +147,36 @@ static void bind(struct program *p, const void *in, void *out, void *scratch)
     }
 }
 
+static void host_scratch_free(struct tutti_comm *comm)
+{
+    if (!comm->scratch)
+        return;
+    if (comm->scratch_shared)
+        must(mem_free(comm->scratch) == TUTTI_OK);
+    else
+        munmap(comm->scratch, comm->scratch_bytes);
+    comm->scratch = NULL;
+    comm->scratch_bytes = 0;
+}
+
 /* Scratch of the communicator, grown to the largest program that ran. Small scratch is memory that
  * peers can read in place; large scratch is mapped lazily, since most of it is a landing place
  * that fused receives never touch. */
-static tutti_status grow_scratch(struct tutti_comm *comm, uint64_t bytes)
+static tutti_status grow_scratch(struct tutti_comm *comm, uint64_t bytes, bool on_device)
 {
-    if (bytes <= comm->scratch_bytes)
+    if (on_device && bytes > comm->device_scratch_bytes) {
+        void *block;
+        tutti_status status = mem_device_take(comm->device, bytes, &block);
+        if (status != TUTTI_OK)
+            return status;
+        if (comm->device_scratch)
+            mem_device_give(comm->device, comm->device_scratch);
+        comm->device_scratch = block;
+        comm->device_scratch_bytes = bytes;
+    }
+    if (on_device || bytes <= comm->scratch_bytes)
         return TUTTI_OK;
-    exec_scratch_free(comm);
+    host_scratch_free(comm);
     bool shared = bytes <= SCRATCH_SHARED_MAX;
     void *scratch;
     if (shared) {
@@ -157,23 +198,24 @@ static tutti_status grow_scratch(struct tutti_comm *comm, uint64_t bytes)
 
 void exec_scratch_free(struct tutti_comm *comm)
 {
-    if (!comm->scratch)
-        return;
-    if (comm->scratch_shared)
-        must(mem_free(comm->scratch) == TUTTI_OK);
-    else
-        munmap(comm->scratch, comm->scratch_bytes);
-    comm->scratch = NULL;
-    comm->scratch_bytes = 0;
+    if (comm->device_scratch)
+        mem_device_give(comm->device, comm->device_scratch);
+    comm->device_scratch = NULL;
+    comm->device_scratch_bytes = 0;
+    host_scratch_free(comm);
 }
 
 tutti_status exec_start(struct tutti_comm *comm, struct program *p, const void *in, void *out)
 {
     const struct schedule *schedule = p->plan.schedule;
-    tutti_status status = grow_scratch(comm, schedule->scratch_bytes);
+    tutti_status status = grow_scratch(comm, schedule->scratch_bytes, p->device != NULL);
+    if (status == TUTTI_OK) {
+        bind(p, in, out, p->device ? comm->device_scratch : comm->scratch);
+        if (p->device)
+            status = exec_device_bind(comm, p);
+    }
     if (status != TUTTI_OK)
         return status;
-    bind(p, in, out, comm->scratch);
     memcpy(p->waits, p->initial, schedule->step_count * sizeof *p->waits);
     p->remaining = p->runnable;
     p->ready_locals = p->ready_transfers = 0;
@@ -197,10 +239,18 @@ tutti_status exec_finished(struct tutti_comm *comm, struct program *p, struct ex
     struct exec_link *link = &p->links[step->link];
     struct exec_queue *queue = step->kind == STEP_SEND ? &link->send : &link->recv;
     must(queue->posted > 0);
+    if (__builtin_expect(p->device != NULL, 0))
+        return exec_device_transfer(comm, p, xfer);
     queue->posted--;
-    step_done(p, xfer->step);
+    exec_step_done(p, xfer->step);
+    return exec_advance(comm, p, link, queue);
+}
+
+tutti_status exec_advance(struct tutti_comm *comm, struct program *p, struct exec_link *link,
+                          struct exec_queue *queue)
+{
     tutti_status status = TUTTI_OK;
-    if (queue->next < queue->count)
+    if (link && queue->next < queue->count)
         status = post(comm, p, link, queue);
     return status == TUTTI_OK ? run_ready(comm, p) : status;
 }

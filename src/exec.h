@@ -7,6 +7,7 @@
 #ifndef SRC_EXEC_H
 #define SRC_EXEC_H
 
+#include "mem/device.h"
 #include "src/call.h"
 #include "src/planner.h"
 
@@ -27,14 +28,23 @@ struct operation;
 struct program_key {
     uint32_t coll, root;
     uint32_t elem_size, in_place;
+    uint32_t on_device;
     uint64_t count;
     uint64_t counts_hash; /* of the count arrays of v forms, 0 without */
+};
+
+/* Where the bytes of a send lie: what travels in their place when they are device memory. The
+ * receiver's device reads them there, and then acknowledges with an empty transfer. */
+struct exec_offer {
+    struct mem_share share;
+    uint64_t address, len;
 };
 
 struct exec_xfer {
     struct xfer xfer;        /* first: transports return these */
     struct operation *owner; /* of a point-to-point transfer; NULL: of the running program */
     uint32_t step;
+    bool is_ack; /* an acknowledgement (exec_device.c) */
 };
 
 /* One direction of one link of a program: steps wire[0 .. count) in order, posted up to next. */
@@ -47,6 +57,23 @@ struct exec_link {
     struct transport *transport;
     const struct transport_ops *ops;
     struct exec_queue send, recv;
+};
+
+/* Ranks that may share plans over device memory: their receives take half of a queue's places. */
+#define EXEC_DEVICE_RANKS_MAX (QUEUE_TICKETS_MAX / 2 / EXEC_POSTED_MAX)
+
+/* The rest of a program that works in device memory. Its transfers carry offers; its local steps
+ * and what its receives do are work in the communicator's queue, done in the order started. */
+struct exec_device {
+    struct exec_offer *offers; /* [steps] */
+    struct exec_xfer *acks;    /* [steps] */
+    struct exec_work {
+        uint64_t ticket;
+        uint32_t step;
+    } * works; /* [steps], a ring: under way */
+    uint32_t first, count;
+    struct mem_share shares[BUFFER_COUNT];
+    tutti_op op; /* of the reduction: what dynamic operations come to */
 };
 
 struct program {
@@ -69,6 +96,7 @@ struct program {
     struct exec_xfer *xfers; /* [steps] */
     char *bound[BUFFER_COUNT];
     bool is_bound;
+    struct exec_device *device; /* NULL: host memory */
 };
 
 /* The program for a call that call_check accepted: from the cache, or planned now. */
@@ -83,6 +111,42 @@ tutti_status exec_start(struct tutti_comm *comm, struct program *program, const 
 /* A transfer of the running program ended well. */
 tutti_status exec_finished(struct tutti_comm *comm, struct program *program,
                            struct exec_xfer *xfer);
+/* Posts what may be posted and runs what may run. */
+tutti_status exec_advance(struct tutti_comm *comm, struct program *program, struct exec_link *link,
+                          struct exec_queue *queue);
+void exec_step_done(struct program *program, uint32_t step);
+
+/* exec_device.c: the same for device memory. */
+tutti_status exec_device_new(struct program *program);
+void exec_device_free(struct program *program);
+/* What peers need to reach the allocation that holds the bytes. */
+tutti_status exec_device_share(const struct tutti_comm *comm, const void *bytes,
+                               struct mem_share *share);
+/* Binds offers to the buffers' shares. */
+tutti_status exec_device_bind(const struct tutti_comm *comm, struct program *program);
+/* Starts a local step in the queue. False in *started when the queue is full. */
+tutti_status exec_device_local(struct tutti_comm *comm, struct program *program, uint32_t step,
+                               bool *started);
+/* The offer of a step was sent or came, or its acknowledgement came. */
+tutti_status exec_device_transfer(struct tutti_comm *comm, struct program *program,
+                                  struct exec_xfer *xfer);
+/* Ends the steps whose work is done. True if any. */
+bool exec_device_poll(struct tutti_comm *comm, struct program *program);
+/* Starts what an offer that came from a peer asks for in the communicator's queue: a copy to dst,
+ * or with a reducer dst = incoming op other. */
+struct exec_arrival {
+    const struct exec_offer *offer;
+    uint32_t peer;
+    uint64_t len; /* expected */
+    void *dst;
+    const struct reducer *reducer;
+    tutti_op op;
+    const void *other;
+    bool incoming_first;
+};
+tutti_status exec_device_fetch(struct tutti_comm *comm, const struct exec_arrival *arrival,
+                               uint64_t *ticket);
+
 static inline bool exec_done(const struct program *program)
 {
     return program->remaining == 0;

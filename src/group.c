@@ -9,14 +9,8 @@
 #include <string.h>
 
 #include "src/comm.h"
+#include "src/stream.h"
 #include "tutti/tutti.h"
-
-struct group_call {
-    tutti_comm *comm;
-    struct call call;
-    size_t *counts; /* the call's count arrays, copied */
-    struct operation *operation;
-};
 
 /* The one piece of state that belongs to a thread, as the public interface defines it. */
 static _Thread_local struct {
@@ -30,7 +24,7 @@ bool group_open(void)
     return group.depth > 0;
 }
 
-tutti_status group_record(tutti_comm *comm, const struct call *call)
+tutti_status group_record(tutti_comm *comm, const struct call *call, bool on_stream, void *stream)
 {
     if (group.count == GROUP_CALLS_MAX)
         return fail(TUTTI_ERR_NOMEM, "a group holds at most %d calls", GROUP_CALLS_MAX);
@@ -43,7 +37,8 @@ tutti_status group_record(tutti_comm *comm, const struct call *call)
         group.capacity = capacity;
     }
     struct group_call *last = &group.calls[group.count];
-    *last = (struct group_call){.comm = comm, .call = *call};
+    *last =
+        (struct group_call){.comm = comm, .call = *call, .on_stream = on_stream, .stream = stream};
     tutti_status status = call_keep(comm, &last->call, &last->counts);
     if (status == TUTTI_OK)
         group.count++;
@@ -93,6 +88,13 @@ static bool refuse_unpaired(struct operation **list, struct operation *op)
     return false;
 }
 
+bool group_refuse_unpaired(struct operation *op)
+{
+    tutti_comm *comm = op->comm;
+    return !comm->head &&
+           (refuse_unpaired(&comm->self_sends, op) || refuse_unpaired(&comm->self_recvs, op));
+}
+
 static void run_to_end(tutti_comm *const *comms, size_t count)
 {
     size_t at = 0;
@@ -106,8 +108,7 @@ static void run_to_end(tutti_comm *const *comms, size_t count)
         for (size_t c = 0; c < count; c++)
             moved |= comms[c]->failed == TUTTI_OK && comm_progress(comms[c]);
         tutti_comm *comm = op->comm;
-        if (!moved && !comm->head &&
-            (refuse_unpaired(&comm->self_sends, op) || refuse_unpaired(&comm->self_recvs, op)))
+        if (!moved && group_refuse_unpaired(op))
             continue;
         for (size_t c = 0; c < count && !moved; c++) {
             if (comms[c]->failed == TUTTI_OK && (comms[c] == comm || comms[c]->head))
@@ -187,6 +188,29 @@ static void forget_calls(void)
     group.count = group.capacity = 0;
 }
 
+/* Whether a group is a unit of streams, and whether its end waits: it does for calls that are not
+ * of the stream form. */
+static bool is_unit(bool *waits)
+{
+    bool unit = false;
+    *waits = false;
+    for (size_t i = 0; i < group.count; i++) {
+        const struct group_call *call = &group.calls[i];
+        bool on_device = stream_needs(call->comm, &call->call);
+        unit |= on_device || (call->on_stream && call->stream);
+        *waits |= !call->on_stream || !(on_device || call->stream);
+    }
+    return unit;
+}
+
+static tutti_status run_unit(bool waits)
+{
+    struct operation *op = NULL;
+    tutti_status status = stream_launch(group.calls, group.count, waits ? &op : NULL);
+    group.count = 0; /* the unit has the calls */
+    return op ? stream_result(op) : status;
+}
+
 tutti_status tutti_group_cancel(void)
 {
     if (group.depth == 0)
@@ -203,7 +227,10 @@ tutti_status tutti_group_end(void)
     if (--group.depth > 0)
         return TUTTI_OK;
     tutti_status status = TUTTI_OK;
-    if (group.count > 0) {
+    bool waits;
+    if (group.count > 0 && is_unit(&waits)) {
+        status = run_unit(waits);
+    } else if (group.count > 0) {
         tutti_comm **comms = calloc(group.count, sizeof *comms);
         status = comms ? run_group(comms) : fail(TUTTI_ERR_NOMEM, "no memory to run a group");
         free(comms);

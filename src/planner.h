@@ -24,7 +24,7 @@ struct plan_choice {
 
 #define PLAN_CANDIDATES_MAX 32 /* algorithms per collective; the table has under a dozen each */
 
-#define PLAN_LANES_MAX 7 /* of the transports' 8; one is for sends and receives */
+#define PLAN_LANES_MAX 7 /* of the transports' lanes; the others are the communicator's */
 
 /* The most lanes any plan will use: what a communicator opens its transports with. settings->lanes
  * if given; else more than one only when there are several hosts and their network is faster than

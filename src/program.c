@@ -7,6 +7,13 @@
 #include "base/check.h"
 #include "src/comm.h"
 
+/* Prior of the link model between ranks that share a device: an offer, the start of a kernel, the
+ * look that finds it done, an acknowledgement; and about 1 TB/s for a copy or a reduction. A launch
+ * costs as much as a few MiB take, so pieces are large. */
+#define DEVICE_ALPHA_US    12.0
+#define DEVICE_US_PER_BYTE 1e-6
+#define DEVICE_CHUNK       (32u << 20)
+
 static uint64_t mix(uint64_t hash, uint64_t value)
 {
     hash ^= value;
@@ -43,6 +50,7 @@ static struct program_key key_of(const struct tutti_comm *comm, const struct cal
                               .root = coll_info(call->coll)->has_root ? (uint32_t)call->root : 0,
                               .elem_size = call->elem_size,
                               .in_place = in_place,
+                              .on_device = call->on_device,
                               .count = call->count};
     if (coll_info(call->coll)->is_v) {
         struct arrays a = arrays_of(comm, call);
@@ -101,6 +109,11 @@ struct shape comm_shape(const struct tutti_comm *comm, const struct call *call, 
                           .reduce_us_per_byte = comm->topology.reduce_us_per_byte,
                           .copy_us_per_byte = comm->topology.copy_us_per_byte};
     memcpy(shape.model, comm->topology.model, sizeof shape.model);
+    if (call->on_device) {
+        shape.model[LEVEL_NODE] = (struct link_model){
+            .alpha_us = DEVICE_ALPHA_US, .us_per_byte = DEVICE_US_PER_BYTE, .overhead_us = 1};
+        shape.reduce_us_per_byte = shape.copy_us_per_byte = DEVICE_US_PER_BYTE;
+    }
     return shape;
 }
 
@@ -166,7 +179,19 @@ static void program_free(struct program *p)
     free(p->first_locals);
     free(p->links);
     free(p->xfers);
+    exec_device_free(p);
     free(p);
+}
+
+static tutti_status plan_on_device(const struct tutti_comm *comm, const struct shape *shape,
+                                   struct program *p)
+{
+    struct settings settings = comm->settings;
+    settings.lanes = 1; /* one queue does the work */
+    if (settings.chunk == 0)
+        settings.chunk = DEVICE_CHUNK;
+    tutti_status status = plan_make(&settings, shape, &p->plan);
+    return status == TUTTI_OK ? exec_device_new(p) : status;
 }
 
 static tutti_status program_make(struct tutti_comm *comm, const struct call *call,
@@ -188,7 +213,9 @@ static tutti_status program_make(struct tutti_comm *comm, const struct call *cal
         shape.recv_displs = p->counts + 3 * n;
         p->tag_count = shape.local_counts ? 0 : hash_array(1, call->counts, n);
     }
-    if (status == TUTTI_OK)
+    if (status == TUTTI_OK && call->on_device)
+        status = plan_on_device(comm, &shape, p);
+    else if (status == TUTTI_OK)
         status = plan_make(&comm->settings, &shape, &p->plan);
     if (status == TUTTI_OK)
         status = prepare(comm, p);
@@ -217,7 +244,8 @@ static void link_newest(struct tutti_comm *comm, struct program *p)
 static uint32_t bucket_of(const struct program_key *key)
 {
     uint64_t hash = mix(mix(key->coll, key->count), key->counts_hash);
-    hash = mix(hash, (uint64_t)key->root << 32 | key->elem_size << 1 | key->in_place);
+    hash = mix(hash, (uint64_t)key->root << 32 | key->elem_size << 2 | key->on_device << 1 |
+                         key->in_place);
     return (uint32_t)(hash >> 32) % COMM_HASH_SIZE;
 }
 
@@ -240,7 +268,7 @@ static bool key_equal(const struct program_key *a, const struct program_key *b)
 {
     return a->count == b->count && a->coll == b->coll && a->root == b->root &&
            a->elem_size == b->elem_size && a->in_place == b->in_place &&
-           a->counts_hash == b->counts_hash;
+           a->on_device == b->on_device && a->counts_hash == b->counts_hash;
 }
 
 tutti_status exec_program(struct tutti_comm *comm, const struct call *call, bool in_place,

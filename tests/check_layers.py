@@ -41,7 +41,7 @@ ROOMS = [
 # Inside the core: each may include those after it. A file belongs to the module whose word is the
 # first part of its name (comm_build.c: comm). The .c files of one level may include each other's
 # headers (execution works on the communicator's state); headers keep the order within it too.
-CORE_ORDER = [["api"], ["group", "comm", "exec", "program", "call"], ["planner"], ["regcache"],
+CORE_ORDER = [["api"], ["stream", "group", "comm", "exec", "program", "stage", "call"], ["planner"], ["regcache"],
               ["bootstrap"], ["topology"]]
 
 # Foreign headers and their only homes.
@@ -114,8 +114,19 @@ GLOBALS = {
     "handles": "src/comm: destroyed communicators are told from live ones by this table",
     "handles_lock": "src/comm: guards it",
     "handles_next": "src/comm: where its next entry goes",
+    "proxy": "src/stream_proxy: one thread of the process serves all its streams",
     "fork_once": "src/comm: a fork is a fact of the process",
     "comm_forks": "src/comm: a fork is a fact of the process",
+    "driver": "src/mem: a process has one GPU driver, found once",
+    "table": "src/mem: its entry points",
+    "opening": "src/mem: how it was found",
+    "devices": "src/mem: contexts are met by address, which carries no handle",
+    "primary": "src/mem: primary contexts that are kept",
+    "pool": "src/mem: blocks outlive their users, since giving them back may wait for a stream",
+    "attached": "src/mem: a peer's allocation is mapped once per process",
+    "lock": "src/mem: guards the number that names this process",
+    "number": "src/mem: names this process",
+    "owner": "src/mem: the process it names",
     "waiting_lock": "src/bootstrap_id: listening sockets of unique ids not yet used",
     "waiting_table": "src/bootstrap_id: listening sockets of unique ids not yet used",
 }

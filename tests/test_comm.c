@@ -9,6 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "src/comm.h"
 #include "tests/suite.h"
 #include "tests/world.h"
 
@@ -183,6 +184,43 @@ static void test_comm_send_and_receive(void)
         run(WORLD_PROCESSES, 3, shm, ring_exchange, &count);
         run(WORLD_PROCESSES, 2, tcp, ring_exchange, &count);
     }
+}
+
+/* Bytes this rank has read where its peers left them. */
+static uint64_t read_in_place(const tutti_comm *comm)
+{
+    struct transport_stats stats;
+    comm->transport_ops[0]->stats(comm->transports[0], &stats);
+    return stats.in_place_bytes;
+}
+
+/* An exchange in place waits for its sends to overwrite what they sent: short ones are taken along,
+ * while those of an exchange out of place stay where they are. */
+static int exchange_twice(tutti_comm *comm, int rank, int size, void *context)
+{
+    enum { BLOCK = 1024 };
+    int wrong = 0;
+    uint8_t *in, *out;
+    wrong += OK(tutti_mem_alloc((size_t)size * BLOCK, (void **)&in));
+    wrong += OK(tutti_mem_alloc((size_t)size * BLOCK, (void **)&out));
+    memset(in, rank, (size_t)size * BLOCK);
+    memset(out, rank, (size_t)size * BLOCK);
+    wrong += OK(tutti_barrier(comm));
+    uint64_t before = read_in_place(comm);
+    wrong += OK(tutti_alltoall(out, out, BLOCK, TUTTI_UINT8, comm));
+    uint64_t between = read_in_place(comm);
+    wrong += world_check(rank, between == before, "%d bytes", (int)(between - before));
+    wrong += OK(tutti_alltoall(in, out, BLOCK, TUTTI_UINT8, comm));
+    wrong += world_check(rank, read_in_place(comm) > between, "nothing was read in place");
+    wrong += world_check(rank, out[0] == 0 && out[(size_t)size * BLOCK - 1] == size - 1, "result");
+    wrong += OK(tutti_mem_free(in));
+    wrong += OK(tutti_mem_free(out));
+    return wrong;
+}
+
+static void test_comm_takes_along_what_is_overwritten_next(void)
+{
+    run(WORLD_PROCESSES, 2, shm, exchange_twice, NULL);
 }
 
 static void add_ints(const void *in, void *inout, size_t count, tutti_dtype dtype, void *context)
@@ -560,6 +598,7 @@ int main(int argc, char **argv)
         {"send_and_receive", test_comm_send_and_receive},
         {"many_transfers_in_one_group", test_comm_many_transfers_in_one_group},
         {"keeps_what_started_operations_need", test_comm_keeps_what_started_operations_need},
+        {"takes_along_what_is_overwritten_next", test_comm_takes_along_what_is_overwritten_next},
         {"own_operations", test_comm_own_operations},
         {"split_and_dup", test_comm_split_and_dup},
         {"names_both_sides_of_a_mismatch", test_comm_names_both_sides_of_a_mismatch},

@@ -452,6 +452,45 @@ static void test_shm_offers_more_regions_than_it_keeps(void)
     world_run(world_new("shm", 2, 1), PROCESSES, many_regions);
 }
 
+/* What the sender waits to overwrite does not wait for the receiver; what it leaves alone is read
+ * in place, where the receiver may have an old copy of it. */
+static void overwrite_next(struct rank *rank)
+{
+    enum { BYTES = SHM_FRESH_MAX };
+    uint8_t *memory;
+    connect_all(rank);
+    expect(rank, mem_alloc(BYTES, (void **)&memory) == TUTTI_OK);
+    memset(memory, rank->rank == 0 ? 7 : 0, BYTES);
+    struct xfer first = xfer_of(1 - rank->rank, memory, 8), xfer = first, in_place = first;
+    xfer.len = in_place.len = BYTES;
+    xfer.overwritten_next = true;
+    if (rank->rank == 0) {
+        expect(rank, recv_now(rank, &first) == TUTTI_OK); /* the link is up */
+        memset(memory, 7, BYTES);
+        expect(rank, rank->world->ops->send(rank->transport, &xfer) == TUTTI_OK);
+        memset(memory, 8, BYTES);
+        expect(rank, rank->world->ops->send(rank->transport, &in_place) == TUTTI_IN_PROGRESS);
+    } else {
+        expect(rank, send_now(rank, &first) == TUTTI_OK);
+    }
+    meet(rank, 1, 2);
+    if (rank->rank == 0) {
+        expect(rank, finish(rank, &in_place, LIMIT_MS) == TUTTI_OK);
+    } else {
+        expect(rank, recv_now(rank, &xfer) == TUTTI_OK);
+        expect(rank, memory[0] == 7 && memory[BYTES - 1] == 7);
+        expect(rank, recv_now(rank, &in_place) == TUTTI_OK);
+        expect(rank, memory[0] == 8 && memory[BYTES - 1] == 8);
+    }
+    mem_free(memory);
+    meet(rank, 2, 2);
+}
+
+static void test_shm_takes_along_what_is_overwritten_next(void)
+{
+    world_run(world_new("shm", 2, 1), PROCESSES, overwrite_next);
+}
+
 /* ---- disagreement ---- */
 
 static void mismatch(struct rank *rank)
@@ -854,6 +893,7 @@ int main(int argc, char **argv)
         T(test_shm_carries_random_traffic_of_many),
         T(test_shm_never_serves_freed_memory),
         T(test_shm_offers_more_regions_than_it_keeps),
+        T(test_shm_takes_along_what_is_overwritten_next),
         T(test_inproc_names_a_mismatch),
         T(test_shm_names_a_mismatch),
         T(test_inproc_tells_notices_and_arrivals),

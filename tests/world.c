@@ -50,6 +50,8 @@ static int be_rank(struct member *member)
 {
     struct meeting *meeting = member->meeting;
     int rank = member->rank, size = member->world->size;
+    if (member->world->prepare)
+        member->world->prepare(rank);
     if (rank == 0)
         atomic_store(&meeting->ready, tutti_unique_id_create(&meeting->id) == TUTTI_OK ? 1 : 2);
     while (atomic_load(&meeting->ready) == 0)

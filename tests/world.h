@@ -15,6 +15,7 @@ struct world {
     const char *const *settings; /* "TUTTI_X=value", NULL-terminated; NULL: none */
     unsigned limit_s;            /* processes: all are killed after this; 0: 60 */
     int doomed;                  /* 1 + a rank that is expected to be killed; 0: none */
+    void (*prepare)(int rank);   /* in the rank's thread or process, before its communicator */
 };
 
 /* The sum of what the ranks returned; a rank that could not make its communicator, crashed or ran

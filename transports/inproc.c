@@ -158,8 +158,8 @@ static struct ring_shape ring_shape(const struct transport_config *config)
     if (config->size <= 16)
         return (struct ring_shape){.slots = 64, .data_bytes = 16384};
     if (config->size <= 64)
-        return (struct ring_shape){.slots = 16, .data_bytes = 4096};
-    return (struct ring_shape){.slots = 16, .data_bytes = 2048};
+        return (struct ring_shape){.slots = 8, .data_bytes = 4096};
+    return (struct ring_shape){.slots = 8, .data_bytes = 1024};
 }
 
 static struct shared *shared_new(const struct transport_config *config, const uint64_t id[2])
@@ -262,6 +262,7 @@ static tutti_status inproc_open(const struct transport_config *config, struct tr
         goto free_inproc;
     struct ring_shape shape = ring_shape(config);
     inproc->local.eager_max = ring_piece(&shape) < 1024 ? ring_piece(&shape) : 1024;
+    inproc->local.eager_fresh_max = inproc->local.eager_max; /* more was slower between threads */
     inproc->owner = getpid();
     pthread_mutex_lock(&registry.lock);
     status = registry_identify();

@@ -152,20 +152,24 @@ static bool push_piece(struct lane *lane, struct xfer *xfer)
     size_t off = xfer->work[WORK_BYTES];
     uint32_t most = ring_piece(&lane->link->shape);
     uint32_t n = xfer->len - off < most ? (uint32_t)(xfer->len - off) : most;
-    uint32_t room = n <= RING_INLINE ? 0 : ring_round(n);
+    uint32_t room = ring_room(n);
     uint64_t place;
     if (!reserve(lane, room, &place))
         return false;
     struct slot *slot = &lane->out->slots[lane->out_next & lane->out_mask];
     const uint8_t *bytes = (const uint8_t *)xfer->data + off;
+    if (n <= RING_INLINE)
+        copy_inline(slot->bytes, bytes, n);
+    else if (room == 0)
+        memcpy(slot->behind, bytes, n);
+    else
+        memcpy(lane->out_data + (place & (lane->link->shape.data_bytes - 1)), bytes, n);
+    /* The slot's line last and in one go: the receiver polls it, and would take it away between
+     * header and stamp while the payload's lines are fetched for writing. */
     if (xfer->work[WORK_STATE] == STATE_NEW)
         head_slot(slot, xfer, SLOT_EAGER);
     else
         atomic_store_explicit(&slot->kind, SLOT_MORE, memory_order_relaxed);
-    if (room == 0)
-        copy_inline(slot->bytes, bytes, n);
-    else
-        memcpy(lane->out_data + (place & (lane->link->shape.data_bytes - 1)), bytes, n);
     publish(lane, slot, room == 0 ? lane->out_head : place + room);
     xfer->work[WORK_BYTES] = off + n;
     xfer->work[WORK_STATE] = off + n == xfer->len ? STATE_WRITTEN : STATE_PARTLY;
@@ -194,7 +198,8 @@ static bool push(struct local *local, struct lane *lane, struct xfer *xfer)
     if (xfer->work[WORK_STATE] == STATE_NEW) {
         if (lane->out_next == lane->out_limit && !refresh(lane))
             return false;
-        if (xfer->len > local->eager_max && push_offer(local, lane, xfer))
+        size_t eager_max = xfer->overwritten_next ? local->eager_fresh_max : local->eager_max;
+        if (xfer->len > eager_max && push_offer(local, lane, xfer))
             return true;
         if (xfer->len > RING_INLINE)
             local->stats.copies++, local->stats.copied_bytes += xfer->len;
@@ -312,11 +317,12 @@ static enum taken take_piece(struct lane *lane, struct xfer *xfer, const struct 
     size_t off = xfer->work[WORK_BYTES];
     uint32_t most = ring_piece(&lane->link->shape);
     uint32_t n = xfer->len - off < most ? (uint32_t)(xfer->len - off) : most;
-    const void *bytes = slot->bytes;
-    if (n > RING_INLINE) {
-        uint64_t at = ring_place(lane->in_at, ring_round(n), lane->link->shape.data_bytes);
+    const void *bytes = n <= RING_INLINE ? slot->bytes : slot->behind;
+    uint32_t room = ring_room(n);
+    if (room > 0) {
+        uint64_t at = ring_place(lane->in_at, room, lane->link->shape.data_bytes);
         bytes = lane->in_data + (at & (lane->link->shape.data_bytes - 1));
-        lane->in_at = at + ring_round(n);
+        lane->in_at = at + room;
     }
     local_apply(xfer, off, bytes, n);
     consume(lane);

@@ -76,7 +76,9 @@ struct local {
     struct transport base;
     const struct transport_config *config;
     struct local_ways ways;
-    size_t eager_max;          /* longer messages are offered to refer first */
+    /* Longer messages are offered to refer first; the second holds for bytes that the sender waits
+     * to overwrite, of which the peer cannot have an old copy worth keeping. */
+    size_t eager_max, eager_fresh_max;
     struct local_link **links; /* [size]; NULL where there is none */
     struct lane **active;      /* lanes with something posted */
     uint32_t active_count;

@@ -2,14 +2,16 @@
  *
  *   sender's line      revoked
  *   receiver's line    consumed, reads_foreign
- *   slots[n]           one cache line each: stamp, kind, length, tag, 24 bytes of payload
+ *   slots[n]           five cache lines each: stamp, kind, length, tag, 24 bytes of payload, which
+ *                      make one line, and behind it 256 bytes for longer payload
  *   data[d]            payload too long for its slot, in whole lines, used as a queue of bytes
  *
  * The k-th slot ever written (k counts from 0) lies at slots[k mod n] and is announced by storing
  * k + 1 into its stamp, last, with release order; nothing but a stamp is ever stored there, so that
  * no old payload can look like a new slot. A message of at most 24 bytes moves exactly one cache
- * line. The receiver counts the slots it is done with in `consumed`, which gives the sender room
- * and tells it that bytes read in place are no longer needed.
+ * line; one of at most 256 moves neighbouring lines, which the hardware fetches ahead. The receiver
+ * counts the slots it is done with in `consumed`, which gives the sender room and tells it that
+ * bytes read in place are no longer needed.
  *
  * Both ends compute the place of a payload in data[] from lengths alone, so a receiver never
  * follows a position that its peer wrote. */
@@ -17,12 +19,17 @@
 #define TRANSPORTS_RING_H
 
 #include <stdatomic.h>
+#include <stddef.h>
 
 #include "transports/transport.h"
 
-#define RING_LINE      64u /* bytes of a cache line */
-#define RING_INLINE    24u /* payload bytes inside a slot: what header and tag leave of a line */
-#define RING_SLOTS_MAX 64u /* more would only take cache; fewer where ranks are many */
+#define RING_LINE   64u /* bytes of a cache line */
+#define RING_INLINE 24u /* payload bytes in a slot's first line: what the header leaves of it */
+/* Payload bytes in the lines behind it. Five lines in all, an odd number, spread the first ones
+ * over all sets of a cache. */
+#define RING_BEHIND 256u
+/* More would only take cache; fewer where ranks are many. */
+#define RING_SLOTS_MAX 64u
 
 enum slot_kind {
     SLOT_EAGER,   /* first piece of a message whose bytes come through the ring */
@@ -40,8 +47,10 @@ struct slot {
         uint8_t bytes[RING_INLINE];
         uint64_t word[RING_INLINE / 8];
     };
+    uint8_t behind[RING_BEHIND];
 };
-_Static_assert(sizeof(struct slot) == RING_LINE, "a slot is one cache line");
+_Static_assert(offsetof(struct slot, behind) == RING_LINE, "the header is one cache line");
+_Static_assert(sizeof(struct slot) == RING_LINE + RING_BEHIND, "a slot is whole cache lines");
 
 struct ring {
     _Alignas(RING_LINE) _Atomic uint32_t revoked; /* the sender withdrew what it offered in place */
@@ -85,9 +94,10 @@ static inline void ring_fence_reads(void)
     atomic_thread_fence(memory_order_acquire);
 #endif
 }
-static inline uint32_t ring_round(size_t n)
+/* Bytes of data[] that a piece of n bytes takes: whole lines, none if it lies in its slot. */
+static inline uint32_t ring_room(uint32_t n)
 {
-    return (uint32_t)((n + RING_LINE - 1) & ~(size_t)(RING_LINE - 1));
+    return n <= RING_BEHIND ? 0 : (n + RING_LINE - 1) & ~(RING_LINE - 1);
 }
 
 #endif

@@ -136,7 +136,10 @@ static tutti_status shm_open_transport(const struct transport_config *config,
     for (uint32_t i = 0; i < SHM_STRANGERS_MAX; i++)
         shm->strangers[i].fd = -1;
     tutti_status status = local_init(&shm->local, &shm_ops, config, &ways);
+    struct ring_shape shape = shm_ring_shape(config);
     shm->local.eager_max = SHM_INPLACE_MIN - 1;
+    shm->local.eager_fresh_max =
+        ring_piece(&shape) < SHM_FRESH_MAX ? ring_piece(&shape) : SHM_FRESH_MAX;
     if (status == TUTTI_OK)
         status = make_address(shm);
     if (status == TUTTI_OK)

@@ -28,8 +28,8 @@ struct ring_shape shm_ring_shape(const struct transport_config *config)
     if (config->size <= 16)
         return (struct ring_shape){.slots = 64, .data_bytes = 64u << 10};
     if (config->size <= 64)
-        return (struct ring_shape){.slots = 32, .data_bytes = 16u << 10};
-    return (struct ring_shape){.slots = 16, .data_bytes = 8u << 10};
+        return (struct ring_shape){.slots = 16, .data_bytes = 16u << 10};
+    return (struct ring_shape){.slots = 8, .data_bytes = 8u << 10};
 }
 
 /* ---- rings ---- */

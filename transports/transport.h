@@ -25,7 +25,7 @@
 #include "mem/mem.h"
 
 #define TRANSPORT_ADDRESS_MAX 512 /* bytes of one rank's address in one transport */
-#define TRANSPORT_LANES_MAX   8
+#define TRANSPORT_LANES_MAX   10  /* 7 of plans, 1 of sends and receives, 2 of acknowledgements */
 #define TRANSPORT_POST_MAX                                                                         \
     64 /* posted transfers per (peer, lane, direction); the caller holds                           \
           back more, so transports may use fixed rings of this size */
@@ -54,6 +54,10 @@ struct xfer {
     void *dst;
     const void *other;
     bool incoming_first;
+    /* send: the caller waits for this send to overwrite its bytes. A hint, without effect on any
+     * result: a transport that can take the bytes along cheaply does so, where it would otherwise
+     * leave them in place until the peer has read them. */
+    bool overwritten_next;
     /* set by the transport */
     tutti_status status; /* TUTTI_IN_PROGRESS until done */
     struct tag seen;     /* on TUTTI_ERR_MISMATCH */

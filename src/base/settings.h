@@ -42,6 +42,15 @@
       "busy wait before yielding; ranks that outnumber cores yield at once")                       \
     X(BOOL, cma, "CMA", true, 0, 1, "cross-memory attach for ordinary memory on one host")         \
     X(BOOL, inplace, "INPLACE", true, 0, 1, "read tutti_mem_alloc memory of local peers in place") \
+    X(BOOL, cuda, "CUDA", true, 0, 1, "use GPU memory and streams where there is a driver")        \
+    X(TEXT, cuda_driver, "CUDA_DRIVER", "", 0, 255,                                                \
+      "file of the GPU driver's library; empty: libcuda.so.1")                                     \
+    X(CHOICE, cuda_stream_ops, "CUDA_STREAM_OPS", "auto", "auto|memory|host", 0,                   \
+      "how streams signal and wait: memory operations, or memory sets and host functions")         \
+    X(BOOL, cuda_direct, "CUDA_DIRECT", true, 0, 1,                                                \
+      "ranks of one host work in each other's GPU memory; no: through host memory")                \
+    X(U64, cuda_direct_min, "CUDA_DIRECT_MIN", 256 << 10, 1, 1ull << 40,                           \
+      "bytes from which they do; less goes through host memory")                                   \
     X(TEXT, fault, "FAULT", "", 0, 255, "faults to inject, for tests; see transports/fault.c")
 
 #define SETTINGS_TYPE_U64(field)    uint64_t field;

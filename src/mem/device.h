@@ -39,6 +39,11 @@ struct mem_place {
 /* Whether this process has a driver loaded at all. While it has none, no pointer is a device's and
  * the answer costs one load: the path of host memory asks nothing else. Loads nothing itself. */
 bool mem_device_present(void);
+/* Whether the program uses a device in which queues run beside streams that wait: a driver is
+ * loaded, by whomever, and a context is current in the calling thread, or else one device's primary
+ * context is active; *device is that. Loads and
+ * initialises nothing; too dear for every call, cheap enough for every communicator. */
+bool mem_device_in_use(struct mem_device **device);
 /* Loads the driver if the machine has one (once) and opens the context that is current in the
  * calling thread, else the first device's own. TUTTI_ERR_UNSUPPORTED with the reason. */
 tutti_status mem_device_open(struct mem_device **device);
@@ -49,6 +54,11 @@ tutti_status mem_device_of(const void *pointer, struct mem_place *place);
 const char *mem_device_name(const struct mem_device *device);
 /* 16 bytes equal for all processes that see the same physical device. */
 const uint8_t *mem_device_uuid(const struct mem_device *device);
+/* Whether queues of this device reduce; not in a build without its kernels. */
+bool mem_device_reduces(const struct mem_device *device);
+/* Whether this device can work in the memory of that one: itself, or one that the driver shows to
+ * this process and connects to it. */
+bool mem_device_reaches(const struct mem_device *device, const uint8_t uuid[16]);
 
 /* ---- memory ---- */
 
@@ -73,6 +83,15 @@ struct mem_queue;
 tutti_status mem_queue_take(struct mem_device *device, struct mem_queue **queue);
 void mem_queue_give(struct mem_queue *queue);
 struct mem_device *mem_queue_device(const struct mem_queue *queue);
+
+/* Whether work that is started next will run. Streams share a few channels of the hardware (8
+ * unless CUDA_DEVICE_MAX_CONNECTIONS says otherwise), and a stream of the program that waits holds
+ * up whatever shares its channel, this queue too, which may be just what should end its wait. To be
+ * asked while nothing is under way in the queue: looks whether it runs, and moves on to another
+ * stream if it does not. TUTTI_IN_PROGRESS: ask again. TUTTI_ERR_TIMEOUT, with what to do: streams
+ * that wait held every channel for QUEUE_CLEAR_MS. Costs about 5 us on the device. */
+#define QUEUE_CLEAR_MS 10000
+tutti_status mem_queue_clear(struct mem_queue *queue);
 
 /* Each starts one piece of work and gives its ticket; tickets of a queue grow by one.
  * copy: any mix of device memory (this device's, another's, a peer's that is attached) and host
@@ -107,6 +126,9 @@ struct mem_share {
 
 /* TUTTI_ERR_UNSUPPORTED when the place is not shareable. */
 tutti_status mem_share(const struct mem_place *place, struct mem_share *share);
+/* The same for peers that are threads of this process, with no word to the driver: of memory of any
+ * kind. Another process cannot attach it. */
+void mem_share_here(const struct mem_place *place, struct mem_share *share);
 /* The address at which this process sees the allocation: maps it, or finds it mapped already (one
  * mapping per owner and base; one that was for an earlier allocation there is dropped). For the
  * process's own memory it is share->base. Attachments are kept until the process ends or
@@ -115,10 +137,19 @@ tutti_status mem_share(const struct mem_place *place, struct mem_share *share);
 #define ATTACHED_MAX 1024
 tutti_status mem_attach(struct mem_device *device, const struct mem_share *share, void **base);
 
+/* ---- network adapters ---- */
+
+/* A dma-buf descriptor of the whole allocation, for an adapter that reads and writes device memory
+ * by itself; the caller closes it. *offset: of the place's base within it. From then on the
+ * driver completes its synchronous copies of this allocation before they return. The descriptor
+ * is stale once the allocation is freed (place.buffer tells). TUTTI_ERR_UNSUPPORTED where device,
+ * driver or kind of memory has none. Tested as far as a valid descriptor; no adapter has met it. */
+tutti_status mem_dmabuf(const struct mem_place *place, int *fd, uint64_t *offset);
+
 /* ---- the program's streams ---- */
 
 /* Words of pinned memory that the CPU and streams both read and write, one cache line. */
-#define MEM_WORDS 4
+#define MEM_WORDS 16
 struct mem_words {
     _Atomic uint32_t *word; /* [MEM_WORDS] as the CPU sees them; zero when taken first */
     uint64_t address;       /* as streams see them */
@@ -142,21 +173,15 @@ tutti_status mem_stream_open(void *handle, const void *hint, struct mem_stream *
 /* Each puts one action into the stream, captured ones too.
  * signal: word = value when the stream gets there, after everything before is visible to the CPU.
  * wait: holds the stream until (int32_t)(word - value) >= 0.
- * reset: word = 0 (for captured waits, which must find it so at every replay).
  * copy: len bytes between device memory and pinned or device memory. */
 tutti_status mem_stream_signal(const struct mem_stream *stream, const struct mem_words *words,
                                unsigned index, uint32_t value);
 tutti_status mem_stream_wait(const struct mem_stream *stream, const struct mem_words *words,
                              unsigned index, uint32_t value);
-tutti_status mem_stream_reset(const struct mem_stream *stream, const struct mem_words *words,
-                              unsigned index);
 tutti_status mem_stream_copy(const struct mem_stream *stream, void *dst, const void *src,
                              size_t len);
 /* While the stream is being captured: gone(context) is called, from a thread of the driver that may
  * not call it, when the graph and all its executables are destroyed. */
 tutti_status mem_stream_retain(const struct mem_stream *stream, void (*gone)(void *context),
                                void *context);
-/* A stream of the library's own, for calls that name none (blocking calls on device memory). */
-tutti_status mem_stream_own(struct mem_device *device, struct mem_stream *stream);
-
 #endif

@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "base/check.h"
+#include "mem/mem_cuda.h"
 #include "mem/mem_host.h"
 
 /* Enough for every buffer of a large program; descriptors run out first. */
@@ -22,11 +23,17 @@
 
 static const struct mem_kind *const kinds[TUTTI_MEMORY_COUNT] = {
     [TUTTI_MEMORY_HOST] = &mem_host,
+    [TUTTI_MEMORY_CUDA] = &mem_cuda,
+};
+
+struct entry {
+    struct mem_export memory;
+    const struct mem_kind *kind;
 };
 
 static struct {
     pthread_rwlock_t lock;
-    struct mem_export *entries;
+    struct entry *entries;
     size_t count;
     size_t capacity;
     uint64_t next_id;
@@ -62,7 +69,7 @@ static size_t entries_up_to(const void *pointer)
     size_t low = 0, high = list.count;
     while (low < high) {
         size_t middle = low + (high - low) / 2;
-        if ((uintptr_t)list.entries[middle].base <= (uintptr_t)pointer)
+        if ((uintptr_t)list.entries[middle].memory.base <= (uintptr_t)pointer)
             low = middle + 1;
         else
             high = middle;
@@ -77,7 +84,7 @@ static bool make_room(void)
     if (list.count >= ALLOCATIONS_MAX)
         return false;
     size_t capacity = list.capacity == 0 ? 64 : list.capacity * 2;
-    struct mem_export *entries = realloc(list.entries, capacity * sizeof *entries);
+    struct entry *entries = realloc(list.entries, capacity * sizeof *entries);
     if (entries == NULL)
         return false;
     list.entries = entries;
@@ -85,12 +92,11 @@ static bool make_room(void)
     return true;
 }
 
-tutti_status mem_alloc(size_t bytes, void **memory)
+static tutti_status alloc(const struct mem_kind *kind, size_t bytes, void **memory)
 {
     must(memory != NULL);
     pthread_once(&once, guard_forks);
     struct mem_export made;
-    const struct mem_kind *kind = kinds[TUTTI_MEMORY_HOST];
     tutti_status status = kind->alloc(bytes, &made);
     if (status != TUTTI_OK)
         return status;
@@ -100,7 +106,7 @@ tutti_status mem_alloc(size_t bytes, void **memory)
         size_t at = entries_up_to(made.base);
         memmove(list.entries + at + 1, list.entries + at, (list.count - at) * sizeof *list.entries);
         made.id = list.next_id++;
-        list.entries[at] = made;
+        list.entries[at] = (struct entry){.memory = made, .kind = kind};
         list.count++;
     }
     pthread_rwlock_unlock(&list.lock);
@@ -112,14 +118,27 @@ tutti_status mem_alloc(size_t bytes, void **memory)
     return TUTTI_OK;
 }
 
+tutti_status mem_alloc(size_t bytes, void **memory)
+{
+    return alloc(&mem_host, bytes, memory);
+}
+
+tutti_status mem_alloc_in(tutti_memory memory_kind, size_t bytes, void **memory)
+{
+    if ((unsigned)memory_kind >= TUTTI_MEMORY_COUNT)
+        return fail(TUTTI_ERR_ARG, "allocate %zu bytes: %d is no kind of memory (there are %d)",
+                    bytes, (int)memory_kind, (int)TUTTI_MEMORY_COUNT);
+    return alloc(kinds[memory_kind], bytes, memory);
+}
+
 tutti_status mem_free(void *memory)
 {
     if (memory == NULL)
         return TUTTI_OK;
-    struct mem_export found = {.base = NULL};
+    struct entry found = {.kind = NULL};
     pthread_rwlock_wrlock(&list.lock);
     size_t after = entries_up_to(memory);
-    if (after > 0 && list.entries[after - 1].base == memory) {
+    if (after > 0 && list.entries[after - 1].memory.base == memory) {
         found = list.entries[after - 1];
         memmove(list.entries + after - 1, list.entries + after,
                 (list.count - after) * sizeof *list.entries);
@@ -127,11 +146,11 @@ tutti_status mem_free(void *memory)
         atomic_fetch_add_explicit(&generation, 1, memory_order_release);
     }
     pthread_rwlock_unlock(&list.lock);
-    if (found.base == NULL)
+    if (found.kind == NULL)
         return fail(TUTTI_ERR_ARG,
                     "free %p: not the start of an allocation of tutti_mem_alloc, or freed already",
                     memory);
-    kinds[TUTTI_MEMORY_HOST]->free(&found);
+    found.kind->free(&found.memory);
     return TUTTI_OK;
 }
 
@@ -141,9 +160,9 @@ bool mem_find(const void *pointer, size_t len, struct mem_export *out)
     pthread_rwlock_rdlock(&list.lock);
     size_t after = entries_up_to(pointer);
     if (after > 0) {
-        const struct mem_export *entry = &list.entries[after - 1];
+        const struct mem_export *entry = &list.entries[after - 1].memory;
         size_t offset = (size_t)((uintptr_t)pointer - (uintptr_t)entry->base);
-        found = offset < entry->bytes && len <= entry->bytes - offset;
+        found = entry->fd >= 0 && offset < entry->bytes && len <= entry->bytes - offset;
         if (found)
             *out = *entry;
     }
@@ -160,7 +179,7 @@ tutti_memory mem_detect(const void *pointer)
 {
     /* Host memory claims whatever is left, so it is asked last. */
     for (int kind = TUTTI_MEMORY_COUNT - 1; kind > TUTTI_MEMORY_HOST; kind--) {
-        if (kinds[kind] && kinds[kind]->detect(pointer))
+        if (kinds[kind]->detect(pointer))
             return (tutti_memory)kind;
     }
     return TUTTI_MEMORY_HOST;
@@ -168,5 +187,5 @@ tutti_memory mem_detect(const void *pointer)
 
 void mem_copy(void *dst, const void *src, size_t len)
 {
-    kinds[TUTTI_MEMORY_HOST]->copy(dst, src, len);
+    mem_host.copy(dst, src, len);
 }

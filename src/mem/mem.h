@@ -1,7 +1,7 @@
 /* mem.h: where buffers live (memory kinds) and how they are reduced.
  *
- * A kind is one row of a table: detect, alloc, free, copy, reduce, poll, export. Host memory is
- * the only kind in this build order; a GPU kind is another row and another file.
+ * A kind is one row of a table: detect, alloc, free, copy. Host memory is described here; what
+ * device memory needs besides (queues, streams, peers) is in device.h.
  *
  * Library allocations (mem_alloc) are sealed memory files, so that a peer on the same host can map
  * them: mem_export says which file and which offset a pointer lies in. The list of allocations is
@@ -15,7 +15,7 @@
 
 struct mem_export {
     uint64_t id;  /* names the allocation; never reused within the process */
-    int fd;       /* borrowed: valid until mem_free */
+    int fd;       /* borrowed: valid until mem_free; -1: no file, not found by mem_find */
     size_t bytes; /* of the whole allocation */
     void *base;
 };
@@ -28,15 +28,18 @@ struct mem_kind {
     /* Fills fd, bytes (rounded up) and base of *out; out->id is given by the list. */
     tutti_status (*alloc)(size_t bytes, struct mem_export *out);
     void (*free)(const struct mem_export *allocation);
-    void (*copy)(void *dst, const void *src, size_t len);
+    void (*copy)(void *dst, const void *src, size_t len); /* NULL: not by the CPU */
 };
 
 /* Zeroed host memory, page aligned (2 MiB aligned from 2 MiB on), resident, mappable by peers; a
  * size of 0 gives a valid pointer of its own. Errors TUTTI_ERR_NOMEM. */
 tutti_status mem_alloc(size_t bytes, void **memory);
-/* NULL is allowed; a pointer that mem_alloc did not give is TUTTI_ERR_ARG. */
+/* The same of a kind; device memory is of the context current in this thread (mem_device_open) and
+ * mapped by peers in its own way (mem_share). Errors TUTTI_ERR_NOMEM, TUTTI_ERR_UNSUPPORTED. */
+tutti_status mem_alloc_in(tutti_memory memory_kind, size_t bytes, void **memory);
+/* Of any kind. NULL is allowed; a pointer that mem_alloc did not give is TUTTI_ERR_ARG. */
 tutti_status mem_free(void *memory);
-/* True and *out if [pointer, pointer + len) lies in one library allocation. */
+/* True and *out if [pointer, pointer + len) lies in one library allocation of host memory. */
 bool mem_find(const void *pointer, size_t len, struct mem_export *out);
 /* Grows by one with every free: a cached mem_find result is good while it stays the same. */
 uint64_t mem_generation(void);
@@ -44,5 +47,8 @@ uint64_t mem_generation(void);
 tutti_memory mem_detect(const void *pointer);
 /* memcpy, with non-temporal stores where the size makes them pay. dst and src do not overlap. */
 void mem_copy(void *dst, const void *src, size_t len);
+/* Memory of any kinds (host memory may overlap); waits for the bytes, but for no stream of the
+ * program. Errors TUTTI_ERR_SYSTEM: the device failed. */
+tutti_status mem_copy_any(void *dst, const void *src, size_t len);
 
 #endif

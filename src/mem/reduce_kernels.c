@@ -11,8 +11,8 @@
  * then -0 < +0, and give one canonical NaN if either is NaN: the same bits for either order. */
 #include <stdbool.h>
 
+#include "mem/reduce_one.h"
 #include "mem/reduce_set.h"
-#include "mem/small_float.h"
 
 #if defined(__F16C__)
 #include "mem/reduce_half.h"
@@ -40,108 +40,35 @@
         INDEPENDENT for (size_t i = 0; i < count; i++) d[i] = op##_one_##name(x[i], y[i]);         \
     }
 
-/* quotient(x) is the element x divided by n, the number of ranks in the type `divisor`. */
-#define DIVIDE(name, divisor, quotient)                                                            \
+#define DIVIDE(name)                                                                               \
     static void divide_##name(void *dst, uint32_t ranks, size_t count)                             \
     {                                                                                              \
         name##_stored *d = dst;                                                                    \
-        divisor n = (divisor)ranks;                                                                \
-        INDEPENDENT for (size_t i = 0; i < count; i++) d[i] = quotient(d[i]);                      \
+        name##_divisor n = (name##_divisor)ranks;                                                  \
+        INDEPENDENT for (size_t i = 0; i < count; i++) d[i] = quotient_##name(d[i], n);            \
     }
 
-/* ---- integers ------------------------------------------------------------------------------- */
+/* ---- integers and C's floats ---------------------------------------------------------------- */
 
-#define ONE(op, name, type, expression)                                                            \
-    SMALL_INLINE type op##_one_##name(type a, type b)                                              \
-    {                                                                                              \
-        return (type)(expression);                                                                 \
-    }
+#define KERNELS(name)                                                                              \
+    STORED(name##_element, name);                                                                  \
+    KERNEL(min, name)                                                                              \
+    KERNEL(max, name)
 
-/* 1u makes narrow operands unsigned before they are promoted to int, which could overflow. */
-#define INTEGER_FORM(name, type, unsigned_type, quotient_type)                                     \
-    STORED(type, name);                                                                            \
-    ONE(sum, name, type, 1u * (unsigned_type)a + (unsigned_type)b)                                 \
-    ONE(prod, name, type, 1u * (unsigned_type)a * (unsigned_type)b)                                \
-    ONE(min, name, type, a < b ? a : b)                                                            \
-    ONE(max, name, type, a > b ? a : b)                                                            \
-    ONE(band, name, type, a &b)                                                                    \
-    ONE(bor, name, type, a | b)                                                                    \
-    ONE(bxor, name, type, a ^ b)                                                                   \
+#define ARITHMETIC(name)                                                                           \
     KERNEL(sum, name)                                                                              \
     KERNEL(prod, name)                                                                             \
-    KERNEL(min, name)                                                                              \
-    KERNEL(max, name)                                                                              \
+    DIVIDE(name)
+
+#define FORM_INT(name, bytes)  ONES_INT(name, bytes) KERNELS(name) ARITHMETIC(name) BITWISE(name)
+#define FORM_UINT(name, bytes) ONES_UINT(name, bytes) KERNELS(name) ARITHMETIC(name) BITWISE(name)
+
+#define BITWISE(name)                                                                              \
     KERNEL(band, name)                                                                             \
     KERNEL(bor, name)                                                                              \
-    KERNEL(bxor, name)                                                                             \
-    DIVIDE(name, quotient_type, (type)n_th)
+    KERNEL(bxor, name)
 
-/* There are no vector integer divisions. A quotient of floats truncates to the same integer while
- * the rounding error, 2^-24 or 2^-53 of it, is less than the distance to the next integer, which
- * is at least 2^-16 or 2^-32 of it. */
-#define QUOTIENT_1(type) float
-#define QUOTIENT_2(type) float
-#define QUOTIENT_4(type) double
-#define QUOTIENT_8(type) type
-#define n_th(x)          (x / n)
-
-#define FORM_INT(name, bytes)  INTEGER_FORM(name, name##_t, u##name##_t, QUOTIENT_##bytes(name##_t))
-#define FORM_UINT(name, bytes) INTEGER_FORM(name, name##_t, name##_t, QUOTIENT_##bytes(name##_t))
-
-/* ---- floats --------------------------------------------------------------------------------- */
-
-/* Equal values have equal bits except the two zeros: OR prefers -0, AND prefers +0. */
-#define CHOOSE(op, name, type, image, less, merge, nan)                                            \
-    SMALL_INLINE type op##_one_##name(type a, type b)                                              \
-    {                                                                                              \
-        image x, y, r;                                                                             \
-        type chosen = a less b ? a : b;                                                            \
-        __builtin_memcpy(&x, &a, sizeof x);                                                        \
-        __builtin_memcpy(&y, &b, sizeof y);                                                        \
-        __builtin_memcpy(&r, &chosen, sizeof r);                                                   \
-        r = a == b ? x merge y : r;                                                                \
-        r = a != a || b != b ? nan : r;                                                            \
-        __builtin_memcpy(&chosen, &r, sizeof chosen);                                              \
-        return chosen;                                                                             \
-    }
-
-#define NATIVE_FORM(name, type, image, nan)                                                        \
-    STORED(type, name);                                                                            \
-    ONE(sum, name, type, a + b)                                                                    \
-    ONE(prod, name, type, a *b)                                                                    \
-    CHOOSE(min, name, type, image, <, |, nan)                                                      \
-    CHOOSE(max, name, type, image, >, &, nan)                                                      \
-    KERNEL(sum, name)                                                                              \
-    KERNEL(prod, name)                                                                             \
-    KERNEL(min, name)                                                                              \
-    KERNEL(max, name)                                                                              \
-    DIVIDE(name, type, n_th)
-
-/* Small floats are compared as integers: flipping the lower bits of negative ones makes the order
- * of the signed images the order of the values, -0 before +0. */
-#define ORDER(op, name, type, image, less, infinity, nan)                                          \
-    SMALL_INLINE type op##_one_##name(type a, type b)                                              \
-    {                                                                                              \
-        const type lower = (type)((type)~0u >> 1);                                                 \
-        image x = (image)(a ^ ((image)a < 0 ? lower : 0));                                         \
-        image y = (image)(b ^ ((image)b < 0 ? lower : 0));                                         \
-        type chosen = x less y ? a : b;                                                            \
-        type p = (type)(a & lower), q = (type)(b & lower);                                         \
-        return (p > q ? p : q) > infinity ? nan : chosen;                                          \
-    }
-
-/* Sum, product and quotient by way of float32, element by element. */
-#define CONVERTED(name, type)                                                                      \
-    ONE(sum, name, type, name##_encode(name##_decode(a) + name##_decode(b)))                       \
-    ONE(prod, name, type, name##_encode(name##_decode(a) * name##_decode(b)))                      \
-    KERNEL(sum, name)                                                                              \
-    KERNEL(prod, name)                                                                             \
-    DIVIDE(name, float, name##_n_th)
-
-#define float16_n_th(x)     float16_encode(float16_decode(x) / n)
-#define bfloat16_n_th(x)    bfloat16_encode(bfloat16_decode(x) / n)
-#define float8_e4m3_n_th(x) float8_e4m3_encode(float8_e4m3_decode(x) / n)
-#define float8_e5m2_n_th(x) float8_e5m2_encode(float8_e5m2_decode(x) / n)
+/* ---- small floats --------------------------------------------------------------------------- */
 
 #if defined(__F16C__)
 #define ARITHMETIC_float16                                                                         \
@@ -182,28 +109,19 @@
 #define BYTE_ARITHMETIC(name, half_product)                                                        \
     BYTE_KERNEL(sum, name, half_sum)                                                               \
     BYTE_KERNEL(prod, name, half_product)                                                          \
-    DIVIDE(name, float, name##_n_th)
+    DIVIDE(name)
 #define ARITHMETIC_float8_e4m3 BYTE_ARITHMETIC(float8_e4m3, half_prod_scaled)
 #define ARITHMETIC_float8_e5m2 BYTE_ARITHMETIC(float8_e5m2, half_prod)
 #else
-#define ARITHMETIC_float16     CONVERTED(float16, uint16_t)
-#define ARITHMETIC_float8_e4m3 CONVERTED(float8_e4m3, uint8_t)
-#define ARITHMETIC_float8_e5m2 CONVERTED(float8_e5m2, uint8_t)
+#define ARITHMETIC_float16     ARITHMETIC(float16)
+#define ARITHMETIC_float8_e4m3 ARITHMETIC(float8_e4m3)
+#define ARITHMETIC_float8_e5m2 ARITHMETIC(float8_e5m2)
 #endif
-#define ARITHMETIC_bfloat16 CONVERTED(bfloat16, uint16_t)
+#define ARITHMETIC_bfloat16 ARITHMETIC(bfloat16)
+#define ARITHMETIC_float32  ARITHMETIC(float32)
+#define ARITHMETIC_float64  ARITHMETIC(float64)
 
-#define SMALL_FORM(name, type, image, infinity, nan)                                               \
-    STORED(type, name);                                                                            \
-    ARITHMETIC_##name ORDER(min, name, type, image, <, infinity, nan)                              \
-        ORDER(max, name, type, image, >, infinity, nan) KERNEL(min, name) KERNEL(max, name)
-
-#define FORM_float32            NATIVE_FORM(float32, float, uint32_t, 0x7fc00000u)
-#define FORM_float64            NATIVE_FORM(float64, double, uint64_t, 0x7ff8000000000000u)
-#define FORM_float16            SMALL_FORM(float16, uint16_t, int16_t, 0x7c00, 0x7e00)
-#define FORM_bfloat16           SMALL_FORM(bfloat16, uint16_t, int16_t, 0x7f80, 0x7fc0)
-#define FORM_float8_e4m3        SMALL_FORM(float8_e4m3, uint8_t, int8_t, 0x7e, 0x7f)
-#define FORM_float8_e5m2        SMALL_FORM(float8_e5m2, uint8_t, int8_t, 0x7c, 0x7e)
-#define FORM_FLOAT(name, bytes) FORM_##name
+#define FORM_FLOAT(name, bytes) ONES_FLOAT(name, bytes) KERNELS(name) ARITHMETIC_##name
 
 /* ---- every type of the list ----------------------------------------------------------------- */
 

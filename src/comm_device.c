@@ -1,0 +1,107 @@
+/* comm_device.c: sends and receives in device memory. As in exec_device.c, an offer travels in the
+ * place of the bytes, the receiver copies in its queue, and an empty transfer on a lane of its own
+ * lets the sender know. The list of works is in the order of their tickets. */
+#include "base/check.h"
+#include "src/comm.h"
+
+tutti_status comm_device_offer(tutti_comm *comm, struct operation *op)
+{
+    struct xfer *xfer = &op->xfer.xfer;
+    if (op->call.is_send) {
+        tutti_status status = exec_device_share(comm, op->call.in, &op->offer.share);
+        if (status != TUTTI_OK)
+            return status;
+        op->offer.address = (uint64_t)(uintptr_t)op->call.in;
+        op->offer.len = xfer->len;
+    }
+    xfer->data = &op->offer;
+    xfer->len = sizeof op->offer;
+    return TUTTI_OK;
+}
+
+static void add_work(tutti_comm *comm, struct operation *op, uint64_t ticket)
+{
+    op->ticket = ticket;
+    op->next_work = NULL;
+    *comm->works_tail = op;
+    comm->works_tail = &op->next_work;
+}
+
+static tutti_status acknowledge(tutti_comm *comm, struct operation *op, bool *over)
+{
+    struct comm_peer *peer = &comm->peers[op->call.root];
+    const struct transport_ops *ops = peer->transport->ops;
+    op->ack = (struct exec_xfer){.xfer = {.peer = (uint32_t)op->call.root,
+                                          .lane = comm->lanes + 2,
+                                          .tag = &op->tag,
+                                          .status = TUTTI_IN_PROGRESS},
+                                 .owner = op,
+                                 .is_ack = true};
+    tutti_status status = op->call.is_send ? ops->recv(peer->transport, &op->ack.xfer)
+                                           : ops->send(peer->transport, &op->ack.xfer);
+    *over = status == TUTTI_OK;
+    if (status == TUTTI_OK || status == TUTTI_IN_PROGRESS)
+        return TUTTI_OK;
+    op->ack.xfer.status = status;
+    return comm_fail_xfer(comm, &op->ack.xfer);
+}
+
+tutti_status comm_device_ended(tutti_comm *comm, struct exec_xfer *xfer, bool *over)
+{
+    struct operation *op = xfer->owner;
+    *over = xfer->is_ack;
+    if (xfer->is_ack)
+        return TUTTI_OK;
+    if (op->call.is_send)
+        return acknowledge(comm, op, over);
+    struct exec_arrival arrival = {.offer = &op->offer,
+                                   .peer = (uint32_t)op->call.root,
+                                   .len = op->call.count * op->call.elem_size,
+                                   .dst = op->call.out};
+    uint64_t ticket;
+    tutti_status status = exec_device_fetch(comm, &arrival, &ticket);
+    if (status == TUTTI_OK)
+        add_work(comm, op, ticket);
+    return status;
+}
+
+tutti_status comm_device_self(tutti_comm *comm, struct operation *send, struct operation *recv)
+{
+    uint64_t ticket;
+    tutti_status status = mem_queue_copy(comm->queue, recv->call.out, send->call.in,
+                                         send->call.count * send->call.elem_size, &ticket);
+    if (status != TUTTI_OK) {
+        send->status = recv->status = status;
+        return comm_fail(comm, status, comm->rank, status_sentence());
+    }
+    add_work(comm, send, ticket);
+    add_work(comm, recv, ticket);
+    return TUTTI_OK;
+}
+
+bool comm_device_poll(tutti_comm *comm)
+{
+    uint64_t done;
+    bool moved = false, over;
+    tutti_status status = mem_queue_poll(comm->queue, &done);
+    if (status != TUTTI_OK) {
+        comm_fail(comm, status, comm->rank, status_sentence());
+        return true;
+    }
+    while (comm->works && comm->works->ticket <= done) {
+        struct operation *op = comm->works;
+        comm->works = op->next_work;
+        if (!comm->works)
+            comm->works_tail = &comm->works;
+        moved = true;
+        if ((uint32_t)op->call.root == comm->rank) {
+            op->status = TUTTI_OK;
+            continue;
+        }
+        if (acknowledge(comm, op, &over) != TUTTI_OK)
+            break;
+        if (over)
+            comm_p2p_done(comm, op);
+    }
+    return moved;
+}

@@ -1,0 +1,399 @@
+/* mem_cuda.c: contexts of the CUDA driver, where a pointer lies, and the row of the CUDA kind.
+ *
+ * The idea: a device of this room is a context, because that is what the driver's memory and
+ * streams belong to. Contexts are met, not made: one is opened when memory or a stream of it is
+ * first named, and only a program that asks for device memory without having a context gets the
+ * first device's primary one. What the driver must load is loaded then, since later a stream of
+ * the program may be waiting for us, and loading would wait for it.
+ *
+ * Memory without a context (memory pools, virtual memory) belongs to its device's primary context
+ * if that is active, whoever asks, so that all threads agree; else to the one current here.
+ *
+ * Invariant: the list of devices only grows; a device in it is complete. */
+#include "mem/mem_cuda.h"
+
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/check.h"
+
+/* Contexts of one process: a few per GPU. */
+#define DEVICES_MAX 64
+
+static struct {
+    pthread_mutex_t lock; /* held while a context is opened */
+    struct mem_device *list[DEVICES_MAX];
+    _Atomic unsigned count;
+} devices = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+/* ---- contexts ------------------------------------------------------------------------------- */
+
+tutti_status mem_cuda_enter(struct mem_device *device, struct cuda_scope *scope)
+{
+    const struct cuda_driver *driver = device->driver;
+    *scope = (struct cuda_scope){.device = device, .mode = CUDA_CAPTURE_MODE_RELAXED};
+    cuda_context current = NULL;
+    cuda_result result = driver->context_current(&current);
+    if (result == CUDA_DRIVER_OK && current != device->context) {
+        result = driver->context_push(device->context);
+        scope->pushed = result == CUDA_DRIVER_OK;
+    }
+    if (result != CUDA_DRIVER_OK)
+        return mem_cuda_fail(result, "make the context of %s current", device->name);
+    (void)driver->capture_mode(&scope->mode);
+    return TUTTI_OK;
+}
+
+void mem_cuda_leave(struct cuda_scope *scope)
+{
+    const struct cuda_driver *driver = scope->device->driver;
+    cuda_context popped;
+    (void)driver->capture_mode(&scope->mode);
+    if (scope->pushed)
+        (void)driver->context_pop(&popped);
+}
+
+/* With the context entered. */
+static tutti_status describe(struct mem_device *device)
+{
+    const struct cuda_driver *driver = device->driver;
+    char name[CUDA_NAME_MAX - 16] = "";
+    int least = 0, multiprocessors = 0, dmabuf = 0;
+    cuda_result result = driver->context_device(&device->ordinal);
+    if (result == CUDA_DRIVER_OK)
+        result = driver->device_name(name, (int)sizeof name, device->ordinal);
+    if (result == CUDA_DRIVER_OK)
+        result = driver->device_uuid(&device->uuid, device->ordinal);
+    if (result == CUDA_DRIVER_OK)
+        result = driver->context_priorities(&least, &device->priority);
+    if (result == CUDA_DRIVER_OK)
+        result = driver->device_attribute(&multiprocessors, CUDA_DEVICE_MULTIPROCESSORS,
+                                          device->ordinal);
+    if (result != CUDA_DRIVER_OK)
+        return mem_cuda_fail(result, "ask what GPU a context is on");
+    snprintf(device->name, sizeof device->name, "GPU %d (%s)", device->ordinal, name);
+    device->multiprocessors = multiprocessors > 0 ? (unsigned)multiprocessors : 1;
+    device->dmabuf =
+        driver->range_handle &&
+        driver->device_attribute(&dmabuf, CUDA_DEVICE_DMABUF, device->ordinal) == CUDA_DRIVER_OK &&
+        dmabuf != 0;
+    return TUTTI_OK;
+}
+
+static tutti_status open_device(const struct cuda_driver *driver, cuda_context context,
+                                struct mem_device **opened)
+{
+    struct mem_device *device = calloc(1, sizeof *device);
+    if (!device)
+        return fail(TUTTI_ERR_NOMEM, "open a GPU context: out of host memory");
+    *device = (struct mem_device){.driver = driver, .context = context, .name = "a GPU"};
+    pthread_mutex_init(&device->lock, NULL);
+    struct cuda_scope scope;
+    tutti_status status = mem_cuda_enter(device, &scope);
+    if (status == TUTTI_OK) {
+        status = describe(device);
+        if (status == TUTTI_OK)
+            mem_cuda_load_kernels(device);
+        if (status == TUTTI_OK)
+            status = mem_cuda_probe_stream_ops(device);
+        mem_cuda_leave(&scope);
+    }
+    if (status == TUTTI_OK)
+        status = mem_cuda_probe_beside(device);
+    if (status != TUTTI_OK) {
+        pthread_mutex_destroy(&device->lock);
+        free(device);
+        return status;
+    }
+    *opened = device;
+    return TUTTI_OK;
+}
+
+static struct mem_device *find_device(cuda_context context)
+{
+    unsigned count = atomic_load_explicit(&devices.count, memory_order_acquire);
+    for (unsigned i = 0; i < count; i++) {
+        if (devices.list[i]->context == context)
+            return devices.list[i];
+    }
+    return NULL;
+}
+
+tutti_status mem_cuda_device_of_context(const struct cuda_driver *driver, cuda_context context,
+                                        struct mem_device **found)
+{
+    struct mem_device *device = find_device(context);
+    tutti_status status = TUTTI_OK;
+    if (!device) {
+        pthread_mutex_lock(&devices.lock);
+        device = find_device(context);
+        unsigned count = atomic_load_explicit(&devices.count, memory_order_relaxed);
+        if (!device && count == DEVICES_MAX) {
+            status = fail(TUTTI_ERR_NOMEM, "open a GPU context: %d are open", DEVICES_MAX);
+        } else if (!device) {
+            status = open_device(driver, context, &device);
+            if (status == TUTTI_OK) {
+                devices.list[count] = device;
+                atomic_store_explicit(&devices.count, count + 1, memory_order_release);
+            }
+        }
+        pthread_mutex_unlock(&devices.lock);
+    }
+    if (status == TUTTI_OK)
+        *found = device;
+    return status;
+}
+
+tutti_status mem_device_open(struct mem_device **device)
+{
+    const struct cuda_driver *driver;
+    tutti_status status = mem_cuda_driver_open(&driver);
+    if (status != TUTTI_OK)
+        return status;
+    cuda_context context = NULL;
+    cuda_result result = driver->context_current(&context);
+    int first = 0;
+    if (result == CUDA_DRIVER_OK && !context) {
+        result = driver->device_get(&first, 0);
+        if (result == CUDA_DRIVER_OK)
+            result = driver->primary_retain(&context, first);
+    }
+    if (result != CUDA_DRIVER_OK) {
+        (void)mem_cuda_fail(result, "no GPU memory: open the first GPU");
+        return TUTTI_ERR_UNSUPPORTED;
+    }
+    return mem_cuda_device_of_context(driver, context, device);
+}
+
+/* The one device whose primary context is active; none if several are. */
+static cuda_context only_active(const struct cuda_driver *driver)
+{
+    int count = 0, active, found = -1;
+    unsigned flags;
+    if (driver->device_count(&count) != CUDA_DRIVER_OK)
+        return NULL;
+    for (int i = 0; i < count; i++) {
+        if (driver->primary_state(i, &flags, &active) != CUDA_DRIVER_OK || !active)
+            continue;
+        if (found >= 0)
+            return NULL;
+        found = i;
+    }
+    cuda_context context = NULL;
+    return found >= 0 && driver->primary_retain(&context, found) == CUDA_DRIVER_OK ? context : NULL;
+}
+
+bool mem_device_in_use(struct mem_device **device)
+{
+    cuda_context context = NULL;
+    mem_cuda_notice();
+    const struct cuda_driver *driver = mem_cuda_driver();
+    if (!driver || driver->context_current(&context) != CUDA_DRIVER_OK)
+        return false;
+    if (!context)
+        context = only_active(driver);
+    return context && mem_cuda_device_of_context(driver, context, device) == TUTTI_OK &&
+           (*device)->beside;
+}
+
+bool mem_device_reduces(const struct mem_device *device)
+{
+    return device->has_kernels;
+}
+
+bool mem_device_reaches(const struct mem_device *device, const uint8_t uuid[16])
+{
+    const struct cuda_driver *driver = device->driver;
+    struct cuda_uuid other;
+    int count = 0, can = 0;
+    if (memcmp(&device->uuid, uuid, sizeof other) == 0)
+        return true;
+    if (driver->device_count(&count) != CUDA_DRIVER_OK)
+        return false;
+    for (int i = 0; i < count; i++) {
+        if (driver->device_uuid(&other, i) == CUDA_DRIVER_OK &&
+            memcmp(&other, uuid, sizeof other) == 0)
+            return driver->device_peer(&can, device->ordinal, i) == CUDA_DRIVER_OK && can != 0;
+    }
+    return false;
+}
+
+const char *mem_device_name(const struct mem_device *device)
+{
+    return device->name;
+}
+
+const uint8_t *mem_device_uuid(const struct mem_device *device)
+{
+    return device->uuid.bytes;
+}
+
+/* ---- where a pointer lies ------------------------------------------------------------------- */
+
+/* The context that memory without one is reached through. */
+static tutti_status context_of_ordinal(const struct cuda_driver *driver, int ordinal,
+                                       cuda_context *context)
+{
+    unsigned flags;
+    int active = 0, current_ordinal;
+    cuda_result result = driver->primary_state(ordinal, &flags, &active);
+    if (result == CUDA_DRIVER_OK && active) {
+        /* Kept for good, like every device: only the first answer counts as a new reference. */
+        static _Atomic(cuda_context) primary[DEVICES_MAX];
+        bool kept = ordinal >= 0 && ordinal < DEVICES_MAX;
+        *context = kept ? atomic_load(&primary[ordinal]) : NULL;
+        if (*context)
+            return TUTTI_OK;
+        result = driver->primary_retain(context, ordinal);
+        if (result == CUDA_DRIVER_OK && kept)
+            atomic_store(&primary[ordinal], *context);
+    } else if (result == CUDA_DRIVER_OK) {
+        result = driver->context_current(context);
+        if (result == CUDA_DRIVER_OK && *context)
+            result = driver->context_device(&current_ordinal);
+        if (result == CUDA_DRIVER_OK && (!*context || current_ordinal != ordinal))
+            return fail(TUTTI_ERR_SYSTEM,
+                        "memory of GPU %d belongs to no context: make one of that GPU current",
+                        ordinal);
+    }
+    return result == CUDA_DRIVER_OK
+               ? TUTTI_OK
+               : mem_cuda_fail(result, "find the context of memory on GPU %d", ordinal);
+}
+
+tutti_status mem_device_of(const void *pointer, struct mem_place *place)
+{
+    const struct cuda_driver *driver = mem_cuda_driver();
+    if (!driver) {
+        *place = (struct mem_place){.device = NULL};
+        return TUTTI_OK;
+    }
+    enum { CONTEXT, TYPE, MANAGED, ORDINAL, START, SIZE, BUFFER, SHAREABLE, ATTRIBUTES };
+    int attributes[ATTRIBUTES] = {
+        CUDA_POINTER_CONTEXT,   CUDA_POINTER_MEMORY_TYPE, CUDA_POINTER_IS_MANAGED,
+        CUDA_POINTER_ORDINAL,   CUDA_POINTER_RANGE_START, CUDA_POINTER_RANGE_SIZE,
+        CUDA_POINTER_BUFFER_ID, CUDA_POINTER_IPC_CAPABLE,
+    };
+    /* Each answer has its own width; zeroed words take them all (hosts of GPUs are little-endian).
+     */
+    uint64_t value[ATTRIBUTES] = {0};
+    void *values[ATTRIBUTES];
+    for (int i = 0; i < ATTRIBUTES; i++)
+        values[i] = &value[i];
+    cuda_result result =
+        driver->pointer_attributes(ATTRIBUTES, attributes, values, cuda_address_of(pointer));
+    bool idle = result == CUDA_DRIVER_NOT_INITIALIZED || result == CUDA_DRIVER_DEINITIALIZED;
+    if (result != CUDA_DRIVER_OK && !idle)
+        return mem_cuda_fail(result, "ask where %p lies", pointer);
+    bool managed = (uint8_t)value[MANAGED] != 0;
+    if (idle || (value[TYPE] != CUDA_MEMORY_TYPE_DEVICE && !managed)) {
+        *place = (struct mem_place){.device = NULL};
+        return TUTTI_OK;
+    }
+    cuda_context context = (cuda_context)(uintptr_t)value[CONTEXT];
+    tutti_status status = TUTTI_OK;
+    if (!context)
+        status = context_of_ordinal(driver, (int)(uint32_t)value[ORDINAL], &context);
+    struct mem_device *device;
+    if (status == TUTTI_OK)
+        status = mem_cuda_device_of_context(driver, context, &device);
+    if (status == TUTTI_OK)
+        *place = (struct mem_place){.device = device,
+                                    .base = (void *)(uintptr_t)value[START],
+                                    .bytes = (size_t)value[SIZE],
+                                    .buffer = value[BUFFER],
+                                    .shareable = (uint8_t)value[SHAREABLE] != 0 && !managed};
+    return status;
+}
+
+/* ---- the row of the table ------------------------------------------------------------------- */
+
+static bool detect(const void *pointer)
+{
+    struct mem_place place;
+    return mem_device_present() && mem_device_of(pointer, &place) == TUTTI_OK && place.device;
+}
+
+tutti_status mem_cuda_await(struct mem_queue *queue, uint64_t ticket)
+{
+    uint64_t done = 0;
+    tutti_status status = mem_queue_poll(queue, &done);
+    while (status == TUTTI_OK && done < ticket) {
+        sched_yield();
+        status = mem_queue_poll(queue, &done);
+    }
+    return status;
+}
+
+static tutti_status alloc(size_t bytes, struct mem_export *out)
+{
+    struct mem_device *device;
+    struct mem_queue *queue;
+    void *block = NULL;
+    uint64_t ticket = 0;
+    tutti_status status = mem_device_open(&device);
+    if (status == TUTTI_OK)
+        status = mem_device_take(device, bytes, &block);
+    if (status != TUTTI_OK)
+        return status;
+    status = mem_queue_take(device, &queue);
+    if (status == TUTTI_OK) {
+        status = mem_cuda_zero(queue, block, bytes, &ticket);
+        if (status == TUTTI_OK)
+            status = mem_cuda_await(queue, ticket);
+        mem_queue_give(queue);
+    }
+    if (status != TUTTI_OK) {
+        mem_device_give(device, block);
+        return status;
+    }
+    *out = (struct mem_export){.fd = -1, .bytes = bytes, .base = block};
+    return TUTTI_OK;
+}
+
+static void release(const struct mem_export *allocation)
+{
+    struct mem_device *device = mem_cuda_block_device(allocation->base);
+    must(device != NULL);
+    mem_device_give(device, allocation->base);
+}
+
+/* Waits: bytes of either kind, in a queue of the library's. */
+static tutti_status copy_any(void *dst, const void *src, size_t len, struct mem_device *device)
+{
+    struct mem_queue *queue;
+    uint64_t ticket = 0;
+    tutti_status status = mem_queue_take(device, &queue);
+    if (status != TUTTI_OK)
+        return status;
+    status = mem_queue_copy(queue, dst, src, len, &ticket);
+    if (status == TUTTI_OK)
+        status = mem_cuda_await(queue, ticket);
+    mem_queue_give(queue);
+    return status;
+}
+
+tutti_status mem_copy_any(void *dst, const void *src, size_t len)
+{
+    struct mem_place to = {.device = NULL}, from = {.device = NULL};
+    mem_cuda_notice();
+    tutti_status status = mem_device_of(dst, &to);
+    if (status == TUTTI_OK)
+        status = mem_device_of(src, &from);
+    if (status != TUTTI_OK)
+        return status;
+    if (to.device || from.device)
+        return copy_any(dst, src, len, to.device ? to.device : from.device);
+    memmove(dst, src, len);
+    return TUTTI_OK;
+}
+
+const struct mem_kind mem_cuda = {
+    .name = "cuda",
+    .detect = detect,
+    .alloc = alloc,
+    .free = release,
+};

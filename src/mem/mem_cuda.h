@@ -1,0 +1,83 @@
+/* mem_cuda.h: what the files of the CUDA memory kind share with each other, and with nobody else.
+ *
+ *   mem_cuda.c          contexts, where a pointer lies, the row of the table of kinds
+ *   mem_cuda_driver.c   the driver's library
+ *   mem_cuda_pool.c     blocks of device and pinned memory that are kept; words
+ *   mem_cuda_queue.c    queues and kernels
+ *   mem_cuda_stream.c   the program's streams
+ *   mem_cuda_share.c    memory of peers, dma-buf */
+#ifndef MEM_MEM_CUDA_H
+#define MEM_MEM_CUDA_H
+
+#include <pthread.h>
+
+#include "mem/device.h"
+#include "mem/mem.h"
+#include "mem/mem_cuda_driver.h"
+#include "mem/mem_cuda_work.h"
+
+#define CUDA_NAME_MAX 128 /* "GPU 0 (name)": the driver's names are shorter than 100 bytes */
+
+struct kept_words;
+
+/* A context and everything kept for it. All but the lists is constant once it is open; the lists
+ * are guarded by the lock. */
+struct mem_device {
+    const struct cuda_driver *driver;
+    cuda_context context;
+    int ordinal;
+    char name[CUDA_NAME_MAX];
+    struct cuda_uuid uuid;
+    int priority;             /* the highest that streams can have */
+    unsigned multiprocessors; /* kernels are launched in proportion */
+    bool memory_ops;          /* streams write and await words by themselves */
+    bool dmabuf;
+    bool beside; /* queues run while a stream of the program waits */
+    cuda_function kernels[TUTTI_OP_COUNT][TUTTI_DTYPE_COUNT]; /* NULL: does not fit */
+    cuda_function scale[TUTTI_DTYPE_COUNT];
+    cuda_function divide[TUTTI_DTYPE_COUNT];
+    bool has_kernels;
+    char no_kernels[SENTENCE_MAX]; /* the reason, when there are none */
+
+    pthread_mutex_t lock;
+    struct mem_queue *queues; /* kept */
+    struct kept_words *words; /* kept */
+};
+
+/* Makes the device's context current, and forbidden calls possible while the program captures a
+ * stream in another thread, until mem_cuda_leave. */
+struct cuda_scope {
+    struct mem_device *device;
+    bool pushed;
+    int mode;
+};
+tutti_status mem_cuda_enter(struct mem_device *device, struct cuda_scope *scope);
+void mem_cuda_leave(struct cuda_scope *scope);
+
+/* The device of a context; opens it the first time, which may wait for the GPU. */
+tutti_status mem_cuda_device_of_context(const struct cuda_driver *driver, cuda_context context,
+                                        struct mem_device **device);
+/* Loads every kernel, with the context entered; without kernels device->no_kernels says why. */
+void mem_cuda_load_kernels(struct mem_device *device);
+/* Finds out how streams signal and wait, with the context entered. */
+tutti_status mem_cuda_probe_stream_ops(struct mem_device *device);
+
+/* Finds out whether queues run beside streams that wait; not locked by anybody, not entered. */
+tutti_status mem_cuda_probe_beside(struct mem_device *device);
+
+/* The device of a block that mem_device_take gave and that is not given back; else NULL. */
+struct mem_device *mem_cuda_block_device(const void *block);
+/* As mem_queue_copy: len bytes become 0. */
+tutti_status mem_cuda_zero(struct mem_queue *queue, void *dst, size_t len, uint64_t *ticket);
+/* Waits until a queue has done a ticket. */
+tutti_status mem_cuda_await(struct mem_queue *queue, uint64_t ticket);
+
+static inline cuda_address cuda_address_of(const void *pointer)
+{
+    return (cuda_address)(uintptr_t)pointer;
+}
+
+/* The row of the table in mem.c. */
+extern const struct mem_kind mem_cuda;
+
+#endif

@@ -1,0 +1,150 @@
+/* mem_cuda_driver.c: finds the driver's library, once, when it is wanted or already there.
+ *
+ * The idea: a process uses the driver that the program has loaded, whenever it has, and loads one
+ * itself only when asked for device memory. The settings are read at the first question, for the
+ * process: memory belongs to no communicator.
+ *
+ * Invariant: `driver` is set once and never changes, so that a relaxed load tells whether there is
+ * one and an acquire load gives a complete table. */
+#include "mem/mem_cuda_driver.h"
+
+#include <dlfcn.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/settings.h"
+#include "mem/device.h"
+
+#define DRIVER_LIBRARY "libcuda.so.1"
+#define WORDS_MAX      256 /* of a sentence's first part */
+
+static struct cuda_driver table;
+static _Atomic(const struct cuda_driver *) driver;
+
+static struct {
+    pthread_mutex_t lock;
+    struct settings settings;
+    bool loaded;      /* the settings */
+    bool refused;     /* the library lacks something: it is not asked again */
+    bool initialised; /* cuInit was good */
+} opening = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+bool mem_device_present(void)
+{
+    return atomic_load_explicit(&driver, memory_order_relaxed) != NULL;
+}
+
+const struct cuda_driver *mem_cuda_driver(void)
+{
+    return atomic_load_explicit(&driver, memory_order_acquire);
+}
+
+static const char *library_name(void)
+{
+    return opening.settings.cuda_driver[0] ? opening.settings.cuda_driver : DRIVER_LIBRARY;
+}
+
+/* With the lock. */
+static tutti_status load_settings(void)
+{
+    if (opening.loaded)
+        return TUTTI_OK;
+    tutti_status status = settings_load(&opening.settings);
+    opening.loaded = status == TUTTI_OK;
+    return status;
+}
+
+/* What is missing of the library's symbols, or NULL. */
+static const char *fill_table(void *library)
+{
+#define MUST true
+#define MAY  false
+#define X(member, symbol, parameters, need)                                                        \
+    *(void **)&table.member = dlsym(library, #symbol);                                             \
+    if (need && !table.member)                                                                     \
+        return #symbol;
+    CUDA_FUNCTIONS(X)
+#undef X
+#undef MUST
+#undef MAY
+    return NULL;
+}
+
+/* With the lock. flags: RTLD_NOLOAD to take only what the program has loaded. */
+static tutti_status load_library(int flags)
+{
+    if (mem_device_present())
+        return TUTTI_OK;
+    tutti_status status = load_settings();
+    if (status != TUTTI_OK)
+        return status;
+    if (!opening.settings.cuda)
+        return fail(TUTTI_ERR_UNSUPPORTED, "no GPU memory: TUTTI_CUDA=0");
+    if (opening.refused)
+        return fail(TUTTI_ERR_UNSUPPORTED, "no GPU memory: %s is too old", library_name());
+    void *library = dlopen(library_name(), RTLD_NOW | flags);
+    if (!library) {
+        if (flags & RTLD_NOLOAD)
+            return fail(TUTTI_ERR_UNSUPPORTED, "no GPU memory: %s is not loaded", library_name());
+        return fail(TUTTI_ERR_UNSUPPORTED, "no GPU memory: %s", dlerror());
+    }
+    const char *missing = fill_table(library);
+    if (missing) {
+        opening.refused = true;
+        return fail(TUTTI_ERR_UNSUPPORTED,
+                    "no GPU memory: %s has no %s; a driver of CUDA 11.4 or newer is needed",
+                    library_name(), missing);
+    }
+    table.stream_ops = opening.settings.cuda_stream_ops;
+    atomic_store_explicit(&driver, &table, memory_order_release);
+    return TUTTI_OK;
+}
+
+void mem_cuda_notice(void)
+{
+    if (mem_device_present())
+        return;
+    pthread_mutex_lock(&opening.lock);
+    (void)load_library(RTLD_NOLOAD);
+    pthread_mutex_unlock(&opening.lock);
+}
+
+tutti_status mem_cuda_driver_open(const struct cuda_driver **opened)
+{
+    pthread_mutex_lock(&opening.lock);
+    tutti_status status = load_library(0);
+    if (status == TUTTI_OK && !opening.initialised) {
+        cuda_result result = table.init(0);
+        opening.initialised = result == CUDA_DRIVER_OK;
+        if (!opening.initialised) {
+            (void)mem_cuda_fail(result, "no GPU memory: cuInit of %s", library_name());
+            status = TUTTI_ERR_UNSUPPORTED;
+        }
+    }
+    pthread_mutex_unlock(&opening.lock);
+    if (status == TUTTI_OK)
+        *opened = mem_cuda_driver();
+    return status;
+}
+
+tutti_status mem_cuda_fail(cuda_result result, const char *format, ...)
+{
+    char what[WORDS_MAX];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(what, sizeof what, format, arguments);
+    va_end(arguments);
+    const char *text = NULL, *name = NULL;
+    if (table.error_text(result, &text) != CUDA_DRIVER_OK || !text)
+        text = "unknown error";
+    if (table.error_name(result, &name) != CUDA_DRIVER_OK || !name)
+        name = "?";
+    tutti_status status = TUTTI_ERR_SYSTEM;
+    if (result == CUDA_DRIVER_OUT_OF_MEMORY)
+        status = TUTTI_ERR_NOMEM;
+    else if (result == CUDA_DRIVER_NOT_SUPPORTED)
+        status = TUTTI_ERR_UNSUPPORTED;
+    return fail(status, "%s: %s (%s, %d)", what, text, name, result);
+}

@@ -1,0 +1,281 @@
+/* mem_cuda_pool.c: blocks of device and pinned memory, and words, that are kept until the end.
+ *
+ * The idea: giving memory back to the driver waits for every stream of the device, and one of them
+ * may wait for whoever gives it back. So blocks are made in classes of size, four to each power of
+ * two (a block is at most a quarter larger than asked for), and a block that is given back waits
+ * in its class for the next who asks. When the driver has no more, a larger kept block serves.
+ *
+ * Invariant: a block is in the table by address for ever, and in a list of kept ones exactly while
+ * nobody has it. Device blocks belong to one device; pinned ones to the process. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/check.h"
+#include "mem/mem_cuda.h"
+
+#define BLOCK_MIN   ((size_t)4096) /* a page: what pinning works in */
+#define BLOCK_LOG   12
+#define CLASSES     (4 * (63 - BLOCK_LOG))
+#define BUCKETS_LOG 10 /* of the table by address: chains stay short to tens of thousands */
+#define LINE        64 /* bytes of a cache line: words of two owners never share one */
+
+struct block {
+    void *address;
+    size_t bytes;
+    struct mem_device *device; /* NULL: pinned host memory */
+    bool taken;
+    struct block *chain; /* the next of its bucket */
+    struct block *next;  /* the next kept one of its class */
+};
+
+static struct {
+    pthread_mutex_t lock;
+    struct block *buckets[1 << BUCKETS_LOG];
+    struct block *kept[CLASSES];
+} pool = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+/* Rounds up to the size of the class. bytes is at most PTRDIFF_MAX. */
+static unsigned class_of(size_t bytes, size_t *rounded)
+{
+    if (bytes <= BLOCK_MIN) {
+        *rounded = BLOCK_MIN;
+        return 0;
+    }
+    unsigned log = 63 - (unsigned)__builtin_clzll(bytes - 1);
+    size_t step = (size_t)1 << (log - 2);
+    size_t steps = (bytes + step - 1) / step; /* 5 to 8 */
+    *rounded = steps * step;
+    return (log - BLOCK_LOG) * 4 + (unsigned)steps - 4;
+}
+
+static struct block **bucket_of(const void *address)
+{
+    uint64_t mixed = cuda_address_of(address) * 0x9e3779b97f4a7c15u;
+    return &pool.buckets[mixed >> (64 - BUCKETS_LOG)];
+}
+
+/* A kept block of the device in the class or, if so allowed, in the nearest larger one. */
+static struct block *take_kept(struct mem_device *device, unsigned class, bool larger)
+{
+    struct block *found = NULL;
+    pthread_mutex_lock(&pool.lock);
+    for (unsigned c = class; !found && c < (larger ? CLASSES : class + 1); c++) {
+        struct block **at = &pool.kept[c];
+        while (*at && (*at)->device != device)
+            at = &(*at)->next;
+        found = *at;
+        if (found) {
+            *at = found->next;
+            found->taken = true;
+        }
+    }
+    pthread_mutex_unlock(&pool.lock);
+    return found;
+}
+
+static tutti_status make_device_memory(struct mem_device *device, size_t bytes, void **address)
+{
+    cuda_address memory = 0;
+    struct cuda_scope scope;
+    tutti_status status = mem_cuda_enter(device, &scope);
+    if (status != TUTTI_OK)
+        return status;
+    cuda_result result = device->driver->alloc(&memory, bytes);
+    mem_cuda_leave(&scope);
+    if (result != CUDA_DRIVER_OK)
+        return mem_cuda_fail(result, "allocate %zu bytes on %s", bytes, device->name);
+    *address = (void *)(uintptr_t)memory;
+    return TUTTI_OK;
+}
+
+static tutti_status make_pinned_memory(struct mem_device *device, size_t bytes, void **address)
+{
+    void *memory;
+    struct cuda_scope scope;
+    tutti_status status = mem_alloc(bytes, &memory);
+    if (status != TUTTI_OK)
+        return status;
+    status = mem_cuda_enter(device, &scope);
+    if (status == TUTTI_OK) {
+        cuda_result result = device->driver->host_register(
+            memory, bytes, CUDA_REGISTER_PORTABLE | CUDA_REGISTER_DEVICEMAP);
+        mem_cuda_leave(&scope);
+        if (result != CUDA_DRIVER_OK)
+            status =
+                mem_cuda_fail(result, "pin %zu bytes of host memory for %s", bytes, device->name);
+    }
+    if (status != TUTTI_OK) {
+        (void)mem_free(memory);
+        return status;
+    }
+    *address = memory;
+    return TUTTI_OK;
+}
+
+/* through: the device whose driver and context make the block; owner: whose it is. */
+static tutti_status take(struct mem_device *through, struct mem_device *owner, size_t bytes,
+                         void **block)
+{
+    size_t rounded;
+    if (bytes > PTRDIFF_MAX / 2)
+        return fail(TUTTI_ERR_NOMEM, "allocate %zu bytes: more than any memory holds", bytes);
+    unsigned class = class_of(bytes, &rounded);
+    struct block *found = take_kept(owner, class, false);
+    if (found) {
+        *block = found->address;
+        return TUTTI_OK;
+    }
+    struct block *made = calloc(1, sizeof *made);
+    if (!made)
+        return fail(TUTTI_ERR_NOMEM, "allocate %zu bytes: no host memory to list them", bytes);
+    *made = (struct block){.bytes = rounded, .device = owner, .taken = true};
+    tutti_status status = owner ? make_device_memory(through, rounded, &made->address)
+                                : make_pinned_memory(through, rounded, &made->address);
+    if (status != TUTTI_OK) {
+        free(made);
+        found = status == TUTTI_ERR_NOMEM ? take_kept(owner, class, true) : NULL;
+        if (!found)
+            return status;
+        *block = found->address;
+        return TUTTI_OK;
+    }
+    pthread_mutex_lock(&pool.lock);
+    struct block **bucket = bucket_of(made->address);
+    made->chain = *bucket;
+    *bucket = made;
+    pthread_mutex_unlock(&pool.lock);
+    *block = made->address;
+    return TUTTI_OK;
+}
+
+/* With the lock. NULL: not a block, or nobody has it. */
+static struct block *find_taken(const void *address)
+{
+    struct block *block = *bucket_of(address);
+    while (block && block->address != address)
+        block = block->chain;
+    return block && block->taken ? block : NULL;
+}
+
+static void give(struct mem_device *owner, void *address)
+{
+    size_t rounded;
+    pthread_mutex_lock(&pool.lock);
+    struct block *block = find_taken(address);
+    must(block != NULL);
+    must(block->device == owner);
+    unsigned class = class_of(block->bytes, &rounded);
+    must(rounded == block->bytes);
+    block->taken = false;
+    block->next = pool.kept[class];
+    pool.kept[class] = block;
+    pthread_mutex_unlock(&pool.lock);
+}
+
+tutti_status mem_device_take(struct mem_device *device, size_t bytes, void **block)
+{
+    return take(device, device, bytes, block);
+}
+
+void mem_device_give(struct mem_device *device, void *block)
+{
+    if (block)
+        give(device, block);
+}
+
+tutti_status mem_pinned_take(struct mem_device *device, size_t bytes, void **block)
+{
+    return take(device, NULL, bytes, block);
+}
+
+void mem_pinned_give(struct mem_device *device, void *block)
+{
+    if (block)
+        give(NULL, block);
+}
+
+struct mem_device *mem_cuda_block_device(const void *address)
+{
+    pthread_mutex_lock(&pool.lock);
+    const struct block *block = find_taken(address);
+    struct mem_device *device = block ? block->device : NULL;
+    pthread_mutex_unlock(&pool.lock);
+    return device;
+}
+
+/* ---- words ---------------------------------------------------------------------------------- */
+
+#define WORDS_PER_PAGE (BLOCK_MIN / LINE)
+
+struct kept_words {
+    struct mem_words words; /* first: a pointer to it is one to this */
+    struct kept_words *next;
+};
+
+/* Cuts a page of pinned memory into lines, in a list. */
+static tutti_status make_words(struct mem_device *device, struct kept_words **list)
+{
+    void *page;
+    cuda_address address = 0;
+    struct cuda_scope scope;
+    struct kept_words *made = calloc(WORDS_PER_PAGE, sizeof *made);
+    if (!made)
+        return fail(TUTTI_ERR_NOMEM, "make words for %s: out of host memory", device->name);
+    tutti_status status = mem_pinned_take(device, BLOCK_MIN, &page);
+    if (status != TUTTI_OK)
+        goto free_made;
+    status = mem_cuda_enter(device, &scope);
+    if (status == TUTTI_OK) {
+        cuda_result result = device->driver->host_address(&address, page, 0);
+        mem_cuda_leave(&scope);
+        if (result != CUDA_DRIVER_OK)
+            status = mem_cuda_fail(result, "map words into %s", device->name);
+    }
+    if (status != TUTTI_OK)
+        goto give_page;
+    memset(page, 0, BLOCK_MIN);
+    for (size_t i = 0; i < WORDS_PER_PAGE; i++) {
+        made[i].words.word = (_Atomic uint32_t *)((char *)page + i * LINE);
+        made[i].words.address = address + i * LINE;
+        made[i].next = i + 1 < WORDS_PER_PAGE ? &made[i + 1] : NULL;
+    }
+    *list = made;
+    return TUTTI_OK;
+
+give_page:
+    mem_pinned_give(device, page);
+free_made:
+    free(made);
+    return status;
+}
+
+tutti_status mem_words_take(struct mem_device *device, struct mem_words **words)
+{
+    pthread_mutex_lock(&device->lock);
+    struct kept_words *found = device->words;
+    if (found)
+        device->words = found->next;
+    pthread_mutex_unlock(&device->lock);
+    if (!found) {
+        tutti_status status = make_words(device, &found);
+        if (status != TUTTI_OK)
+            return status;
+        pthread_mutex_lock(&device->lock);
+        found[WORDS_PER_PAGE - 1].next = device->words;
+        device->words = found->next;
+        pthread_mutex_unlock(&device->lock);
+    }
+    *words = &found->words;
+    return TUTTI_OK;
+}
+
+void mem_words_give(struct mem_device *device, struct mem_words *words)
+{
+    struct kept_words *kept = (struct kept_words *)words;
+    if (!kept)
+        return;
+    pthread_mutex_lock(&device->lock);
+    kept->next = device->words;
+    device->words = kept;
+    pthread_mutex_unlock(&device->lock);
+}

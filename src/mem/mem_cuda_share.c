@@ -1,0 +1,234 @@
+/* mem_cuda_share.c: device memory of peers on this host, and of network adapters.
+ *
+ * The idea: an allocation is named once by its owner and mapped once by each peer, whole; what
+ * travels later is the name and an offset. A mapping is found again by owner and base, and is the
+ * right one while the buffer's number is, too: the driver never gives that number twice, so memory
+ * that was freed and allocated anew at the same address is told apart.
+ *
+ * Invariant: an attachment in the table is mapped; the table is ordered by nothing and searched
+ * whole, since an attach that finds its entry is preceded by messages that cost more. */
+#include <string.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include "base/check.h"
+#include "mem/mem_cuda.h"
+
+struct attachment {
+    struct mem_device *device;
+    uint64_t process, owner_base, buffer, bytes; /* as in the share */
+    cuda_address base;                           /* here */
+    uint64_t used;                               /* stamp of the last use */
+};
+
+static struct {
+    pthread_mutex_t lock;
+    struct attachment list[ATTACHED_MAX];
+    size_t count;
+    uint64_t stamp;
+} attached = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+/* ---- naming --------------------------------------------------------------------------------- */
+
+/* A random number that names this process, also beside another one with the same process id. */
+static uint64_t process_number(void)
+{
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    static uint64_t number;
+    static pid_t owner; /* a forked child is another process */
+    pthread_mutex_lock(&lock);
+    if (owner != getpid()) {
+        owner = getpid();
+        if (getrandom(&number, sizeof number, 0) != (ssize_t)sizeof number)
+            number = (uint64_t)owner;
+    }
+    uint64_t found = number;
+    pthread_mutex_unlock(&lock);
+    return found;
+}
+
+void mem_share_here(const struct mem_place *place, struct mem_share *share)
+{
+    must(place->device != NULL);
+    *share = (struct mem_share){.process = process_number(),
+                                .buffer = place->buffer,
+                                .base = cuda_address_of(place->base),
+                                .bytes = place->bytes};
+    memcpy(share->device, place->device->uuid.bytes, sizeof share->device);
+}
+
+tutti_status mem_share(const struct mem_place *place, struct mem_share *share)
+{
+    must(place->device != NULL);
+    if (!place->shareable)
+        return fail(TUTTI_ERR_UNSUPPORTED,
+                    "memory at %p of %s cannot be mapped by other processes: it is from a memory "
+                    "pool, virtual or managed memory",
+                    place->base, place->device->name);
+    struct cuda_ipc_handle handle;
+    struct cuda_scope scope;
+    tutti_status status = mem_cuda_enter(place->device, &scope);
+    if (status != TUTTI_OK)
+        return status;
+    cuda_result result = place->device->driver->ipc_get(&handle, cuda_address_of(place->base));
+    mem_cuda_leave(&scope);
+    if (result != CUDA_DRIVER_OK)
+        return mem_cuda_fail(result, "name memory at %p of %s for other processes", place->base,
+                             place->device->name);
+    mem_share_here(place, share);
+    memcpy(share->handle, handle.bytes, sizeof share->handle);
+    return TUTTI_OK;
+}
+
+/* ---- mapping -------------------------------------------------------------------------------- */
+
+/* With the lock. */
+static struct attachment *find_attachment(const struct mem_device *device,
+                                          const struct mem_share *share)
+{
+    for (size_t i = 0; i < attached.count; i++) {
+        struct attachment *a = &attached.list[i];
+        if (a->owner_base == share->base && a->process == share->process && a->device == device)
+            return a;
+    }
+    return NULL;
+}
+
+/* With the lock. */
+static tutti_status drop(struct attachment *attachment)
+{
+    struct cuda_scope scope;
+    tutti_status status = mem_cuda_enter(attachment->device, &scope);
+    if (status != TUTTI_OK)
+        return status;
+    cuda_result result = attachment->device->driver->ipc_close(attachment->base);
+    mem_cuda_leave(&scope);
+    if (result != CUDA_DRIVER_OK)
+        return mem_cuda_fail(result, "unmap a peer's memory from %s", attachment->device->name);
+    *attachment = attached.list[--attached.count];
+    return TUTTI_OK;
+}
+
+/* With the lock: room for one more, at the price of the least recently used. */
+static tutti_status make_room(void)
+{
+    if (attached.count < ATTACHED_MAX)
+        return TUTTI_OK;
+    struct attachment *oldest = &attached.list[0];
+    for (size_t i = 1; i < attached.count; i++) {
+        if (attached.list[i].used < oldest->used)
+            oldest = &attached.list[i];
+    }
+    return drop(oldest);
+}
+
+/* With the lock. The driver's answer about the size is compared with the peer's, because whoever
+ * reads beyond it fails the device. */
+static tutti_status map(struct mem_device *device, const struct mem_share *share,
+                        cuda_address *base)
+{
+    struct cuda_ipc_handle handle;
+    struct cuda_scope scope;
+    memcpy(handle.bytes, share->handle, sizeof handle.bytes);
+    tutti_status status = mem_cuda_enter(device, &scope);
+    if (status != TUTTI_OK)
+        return status;
+    const struct cuda_driver *driver = device->driver;
+    cuda_address mapped = 0;
+    uint64_t bytes = 0;
+    cuda_result result = driver->ipc_open(&mapped, handle, CUDA_IPC_PEER_ACCESS);
+    if (result == CUDA_DRIVER_OK) {
+        int attribute = CUDA_POINTER_RANGE_SIZE;
+        void *value = &bytes;
+        result = driver->pointer_attributes(1, &attribute, &value, mapped);
+        if (result != CUDA_DRIVER_OK || bytes < share->bytes)
+            (void)driver->ipc_close(mapped);
+    }
+    mem_cuda_leave(&scope);
+    if (result != CUDA_DRIVER_OK)
+        return mem_cuda_fail(result, "map a peer's memory (%llu bytes) into %s",
+                             (unsigned long long)share->bytes, device->name);
+    if (bytes < share->bytes)
+        return fail(TUTTI_ERR_PROTOCOL,
+                    "a peer's memory on %s has %llu bytes, but was announced with %llu",
+                    device->name, (unsigned long long)bytes, (unsigned long long)share->bytes);
+    *base = mapped;
+    return TUTTI_OK;
+}
+
+/* With the lock. */
+static tutti_status attach(struct mem_device *device, const struct mem_share *share,
+                           cuda_address *base)
+{
+    struct attachment *found = find_attachment(device, share);
+    if (found && found->buffer == share->buffer) {
+        if (found->bytes != share->bytes)
+            return fail(TUTTI_ERR_PROTOCOL,
+                        "a peer's memory on %s has %llu bytes, but was announced with %llu",
+                        device->name, (unsigned long long)found->bytes,
+                        (unsigned long long)share->bytes);
+        found->used = ++attached.stamp;
+        *base = found->base;
+        return TUTTI_OK;
+    }
+    tutti_status status = found ? drop(found) : make_room();
+    cuda_address mapped;
+    if (status == TUTTI_OK)
+        status = map(device, share, &mapped);
+    if (status != TUTTI_OK)
+        return status;
+    attached.list[attached.count++] = (struct attachment){.device = device,
+                                                          .process = share->process,
+                                                          .owner_base = share->base,
+                                                          .buffer = share->buffer,
+                                                          .bytes = share->bytes,
+                                                          .base = mapped,
+                                                          .used = ++attached.stamp};
+    *base = mapped;
+    return TUTTI_OK;
+}
+
+tutti_status mem_attach(struct mem_device *device, const struct mem_share *share, void **base)
+{
+    if (share->process == process_number()) {
+        *base = (void *)(uintptr_t)share->base;
+        return TUTTI_OK;
+    }
+    cuda_address mapped;
+    pthread_mutex_lock(&attached.lock);
+    tutti_status status = attach(device, share, &mapped);
+    pthread_mutex_unlock(&attached.lock);
+    if (status == TUTTI_OK)
+        *base = (void *)(uintptr_t)mapped;
+    return status;
+}
+
+/* ---- network adapters ----------------------------------------------------------------------- */
+
+tutti_status mem_dmabuf(const struct mem_place *place, int *fd, uint64_t *offset)
+{
+    struct mem_device *device = place->device;
+    must(device != NULL);
+    if (!device->dmabuf)
+        return fail(TUTTI_ERR_UNSUPPORTED, "%s exports no dma-buf", device->name);
+    /* Whole pages; the driver's own pages are larger, so that these lie in the allocation's. */
+    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), start = cuda_address_of(place->base);
+    uint64_t first = start / page * page, end = (start + place->bytes + page - 1) / page * page;
+    int made = -1, on = 1;
+    struct cuda_scope scope;
+    tutti_status status = mem_cuda_enter(device, &scope);
+    if (status != TUTTI_OK)
+        return status;
+    cuda_result result = device->driver->pointer_set(&on, CUDA_POINTER_SYNC_MEMOPS, start);
+    if (result == CUDA_DRIVER_OK)
+        result = device->driver->range_handle(&made, first, end - first, CUDA_RANGE_DMABUF, 0);
+    mem_cuda_leave(&scope);
+    if (result != CUDA_DRIVER_OK) {
+        (void)mem_cuda_fail(result, "export memory at %p of %s as a dma-buf", place->base,
+                            device->name);
+        return TUTTI_ERR_UNSUPPORTED;
+    }
+    *fd = made;
+    *offset = start - first;
+    return TUTTI_OK;
+}

@@ -1,0 +1,232 @@
+/* mem_cuda_stream.c: the program's streams signal the CPU and wait for it.
+ *
+ * The idea: a signal is a word that the stream writes, a wait one that it reads until the CPU has
+ * written it; both are operations of the stream by themselves (memory operations), cost no kernel
+ * and no thread, and are recorded by captures like any other.
+ *
+ * Where a driver refuses them, a signal is a memory set of one word and a wait a host function that
+ * looks at the word until it is there. Signals are not host functions too, because a driver may run
+ * those of all streams on one thread: a signal behind another rank's wait would then never come. A
+ * wait behind another wait does no harm, since what ends it needs no host function. (A program's
+ * own host function behind such a wait is late, and if the collective needs it, there for ever.) */
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+
+#include "base/check.h"
+#include "base/clock.h"
+#include "mem/mem_cuda.h"
+
+/* Handles by which a program names default streams. */
+#define STREAM_LEGACY     ((void *)0x1)
+#define STREAM_PER_THREAD ((void *)0x2)
+
+/* Looks at a word before a host function that waits gives its core away. */
+#define LOOKS_MAX 100
+
+/* ---- what a stream is ----------------------------------------------------------------------- */
+
+/* The capture in progress: 0 if none; its graph, if so asked. With the context entered. */
+static tutti_status find_capture(const struct mem_device *device, cuda_stream handle,
+                                 uint64_t *capture, cuda_graph *graph)
+{
+    int state = CUDA_CAPTURE_NONE;
+    uint64_t id = 0;
+    cuda_result result = device->driver->stream_capture(handle, &state, &id, graph, NULL, NULL);
+    if (result != CUDA_DRIVER_OK) {
+        (void)mem_cuda_fail(result, "stream %p of %s", handle, device->name);
+        return TUTTI_ERR_ARG;
+    }
+    if (state == CUDA_CAPTURE_BROKEN)
+        return fail(TUTTI_ERR_ARG,
+                    "stream %p of %s: its capture was invalidated by an earlier call; end it and "
+                    "capture again",
+                    handle, device->name);
+    *capture = state == CUDA_CAPTURE_ACTIVE ? id : 0;
+    return TUTTI_OK;
+}
+
+/* A default stream is whatever context's one asks for it. */
+static tutti_status device_of_default(const struct cuda_driver *driver, const void *hint,
+                                      struct mem_device **device)
+{
+    struct mem_place place = {.device = NULL};
+    tutti_status status = hint ? mem_device_of(hint, &place) : TUTTI_OK;
+    if (status != TUTTI_OK)
+        return status;
+    if (!place.device)
+        return mem_device_open(device);
+    *device = place.device;
+    return TUTTI_OK;
+}
+
+tutti_status mem_stream_open(void *handle, const void *hint, struct mem_stream *stream)
+{
+    const struct cuda_driver *driver;
+    struct mem_device *device = NULL;
+    cuda_context context = NULL;
+    tutti_status status = mem_cuda_driver_open(&driver);
+    if (status != TUTTI_OK)
+        return status;
+    if (handle == NULL || handle == STREAM_LEGACY || handle == STREAM_PER_THREAD) {
+        status = device_of_default(driver, hint, &device);
+    } else {
+        cuda_result result = driver->stream_context(handle, &context);
+        if (result != CUDA_DRIVER_OK) {
+            (void)mem_cuda_fail(result, "%p is no stream", handle);
+            return TUTTI_ERR_ARG;
+        }
+        status = mem_cuda_device_of_context(driver, context, &device);
+    }
+    struct cuda_scope scope;
+    uint64_t capture = 0;
+    if (status == TUTTI_OK)
+        status = mem_cuda_enter(device, &scope);
+    if (status != TUTTI_OK)
+        return status;
+    status = find_capture(device, handle, &capture, NULL);
+    mem_cuda_leave(&scope);
+    if (status == TUTTI_OK)
+        *stream = (struct mem_stream){.device = device, .handle = handle, .capture = capture};
+    return status;
+}
+
+/* ---- one thing after the other -------------------------------------------------------------- */
+
+static tutti_status finish(const struct mem_stream *stream, struct cuda_scope *scope,
+                           cuda_result result, const char *what)
+{
+    mem_cuda_leave(scope);
+    return result == CUDA_DRIVER_OK ? TUTTI_OK
+                                    : mem_cuda_fail(result, "%s in stream %p of %s", what,
+                                                    stream->handle, stream->device->name);
+}
+
+static tutti_status write_word(const struct mem_stream *stream, const struct mem_words *words,
+                               unsigned index, uint32_t value, const char *what)
+{
+    const struct mem_device *device = stream->device;
+    struct cuda_scope scope;
+    must(index < MEM_WORDS);
+    tutti_status status = mem_cuda_enter(stream->device, &scope);
+    if (status != TUTTI_OK)
+        return status;
+    cuda_address word = words->address + index * sizeof(uint32_t);
+    cuda_result result =
+        device->memory_ops
+            ? device->driver->write_word(stream->handle, word, value, CUDA_WRITE_ORDERED)
+            : device->driver->fill_word(word, value, 1, stream->handle);
+    return finish(stream, &scope, result, what);
+}
+
+tutti_status mem_stream_signal(const struct mem_stream *stream, const struct mem_words *words,
+                               unsigned index, uint32_t value)
+{
+    return write_word(stream, words, index, value, "signal");
+}
+
+tutti_status mem_stream_copy(const struct mem_stream *stream, void *dst, const void *src,
+                             size_t len)
+{
+    struct cuda_scope scope;
+    if (len == 0)
+        return TUTTI_OK;
+    tutti_status status = mem_cuda_enter(stream->device, &scope);
+    if (status != TUTTI_OK)
+        return status;
+    cuda_result result = stream->device->driver->copy(cuda_address_of(dst), cuda_address_of(src),
+                                                      len, stream->handle);
+    return finish(stream, &scope, result, "copy");
+}
+
+/* ---- a wait of a driver without memory operations ------------------------------------------- */
+
+struct host_wait {
+    _Atomic uint32_t *word;
+    uint32_t value;
+    bool once; /* not captured: freed by the call that waited */
+};
+
+static void host_wait(void *data)
+{
+    struct host_wait *wait = data;
+    for (unsigned looks = 0;
+         (int32_t)(atomic_load_explicit(wait->word, memory_order_acquire) - wait->value) < 0;
+         looks++) {
+        if (looks > LOOKS_MAX)
+            sched_yield();
+    }
+    if (wait->once)
+        free(wait);
+}
+
+/* The graph that a stream is captured into calls gone(data) when it and its executables go. */
+static cuda_result retain(const struct mem_stream *stream, cuda_host_fn *gone, void *data)
+{
+    const struct cuda_driver *driver = stream->device->driver;
+    cuda_graph graph = NULL;
+    cuda_object object;
+    int state = CUDA_CAPTURE_NONE;
+    uint64_t id;
+    cuda_result result = driver->stream_capture(stream->handle, &state, &id, &graph, NULL, NULL);
+    if (result == CUDA_DRIVER_OK && state != CUDA_CAPTURE_ACTIVE)
+        result = CUDA_DRIVER_CAPTURE_INVALIDATED;
+    if (result == CUDA_DRIVER_OK)
+        result = driver->object_create(&object, data, gone, 1, CUDA_OBJECT_NO_SYNC);
+    if (result != CUDA_DRIVER_OK)
+        return result;
+    return driver->graph_retain(graph, object, 1, CUDA_GRAPH_TAKES_REFERENCE);
+}
+
+/* With the context entered. */
+static tutti_status start_host_wait(const struct mem_stream *stream, const struct mem_words *words,
+                                    unsigned index, uint32_t value, cuda_result *result)
+{
+    struct host_wait *wait = malloc(sizeof *wait);
+    if (!wait)
+        return fail(TUTTI_ERR_NOMEM, "wait in stream %p: out of host memory", stream->handle);
+    *wait = (struct host_wait){
+        .word = &words->word[index], .value = value, .once = stream->capture == 0};
+    *result = wait->once ? CUDA_DRIVER_OK : retain(stream, free, wait);
+    if (*result == CUDA_DRIVER_OK)
+        *result = stream->device->driver->host_function(stream->handle, host_wait, wait);
+    else
+        wait->once = true;
+    if (*result != CUDA_DRIVER_OK && wait->once)
+        free(wait);
+    return TUTTI_OK;
+}
+
+tutti_status mem_stream_wait(const struct mem_stream *stream, const struct mem_words *words,
+                             unsigned index, uint32_t value)
+{
+    const struct mem_device *device = stream->device;
+    struct cuda_scope scope;
+    cuda_result result = CUDA_DRIVER_OK;
+    must(index < MEM_WORDS);
+    tutti_status status = mem_cuda_enter(stream->device, &scope);
+    if (status != TUTTI_OK)
+        return status;
+    if (device->memory_ops)
+        result = device->driver->wait_word(
+            stream->handle, words->address + index * sizeof(uint32_t), value, CUDA_WAIT_REACHED);
+    else
+        status = start_host_wait(stream, words, index, value, &result);
+    if (status == TUTTI_OK)
+        return finish(stream, &scope, result, "wait");
+    mem_cuda_leave(&scope);
+    return status;
+}
+
+/* ---- captures ------------------------------------------------------------------------------- */
+
+tutti_status mem_stream_retain(const struct mem_stream *stream, void (*gone)(void *context),
+                               void *context)
+{
+    struct cuda_scope scope;
+    tutti_status status = mem_cuda_enter(stream->device, &scope);
+    if (status != TUTTI_OK)
+        return status;
+    cuda_result result = retain(stream, gone, context);
+    return finish(stream, &scope, result, "keep something for the graph captured");
+}

@@ -1,0 +1,40 @@
+/* stage.h: where the bytes of a call on device memory are while it runs. Three ways:
+ *   direct   in place: the plan works in device memory (exec_device.c)
+ *   shadow   the same in a block of the library's, for memory that peers cannot map, or whose input
+ *            is scaled first
+ *   pinned   the plan works in a block of pinned host memory, as any call does; the bytes are
+ * copied there before and back after Which of direct and pinned is a function of what all ranks
+ * know and of the kind of memory. */
+#ifndef SRC_STAGE_H
+#define SRC_STAGE_H
+
+#include "mem/device.h"
+#include "src/call.h"
+
+struct tutti_comm;
+
+struct stage {
+    struct mem_device *device; /* NULL: the call is in host memory and nothing is to be done */
+    void *block;               /* NULL: none was needed */
+    bool pinned;               /* the block is host memory */
+    bool copy_in, copy_out;    /* through the block */
+    bool scale, divide;        /* arithmetic around a plan in device memory */
+    struct call call;          /* the caller's */
+    const void *in;            /* where the plan finds and leaves its bytes */
+    void *out;
+    uint64_t in_bytes, out_bytes;
+};
+
+/* Decides, takes a block where one is needed and turns *call to it. call_check accepted the call.
+ * Errors TUTTI_ERR_ARG: buffers on two devices; TUTTI_ERR_NOMEM. */
+tutti_status stage_make(struct tutti_comm *comm, struct call *call, struct stage *stage);
+/* Gives the block back. */
+void stage_free(struct stage *stage);
+
+/* Carries the bytes: copy(context, dst, src, len) for each run of them. */
+typedef tutti_status stage_copy_fn(void *context, void *dst, const void *src, size_t len);
+tutti_status stage_in(const struct stage *stage, stage_copy_fn *copy, void *context);
+tutti_status stage_out(const struct tutti_comm *comm, const struct stage *stage,
+                       stage_copy_fn *copy, void *context);
+
+#endif

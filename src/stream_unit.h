@@ -1,0 +1,87 @@
+/* stream_unit.h: what stream.c makes and stream_proxy.c carries out. */
+#ifndef SRC_STREAM_UNIT_H
+#define SRC_STREAM_UNIT_H
+
+#include <sched.h>
+#include <stdatomic.h>
+
+#include "src/comm.h"
+#include "src/stage.h"
+
+#define WAIT_YIELD_NS 2000000u /* a waiting caller yields so long, then sleeps */
+#define WAIT_NAP_US   20u
+
+/* Words of a unit in a stream. Values only grow from unit to unit, so that words can be used again
+ * before the stream has passed. A captured unit has one value, and its words are set back to the
+ * one before it: START by the proxy when it has seen it, DONE by the stream that waited for it. */
+enum unit_word { UNIT_START, UNIT_DONE, UNIT_END };
+
+enum unit_state {
+    UNIT_QUEUED,   /* its streams are not there yet, or units before it are not over */
+    UNIT_CLEARING, /* its queues look for a channel that no waiting stream holds */
+    UNIT_ENTERING, /* bytes on their way in */
+    UNIT_RUNNING,
+    UNIT_LEAVING, /* bytes on their way out */
+    UNIT_DRAINING /* over; its blocks wait until the streams have passed */
+};
+
+struct unit_stream {
+    struct mem_stream stream;
+    struct mem_words *words;
+    uint32_t value;
+    bool passed; /* the stream is beyond the unit */
+};
+
+/* Blocks so large are given back as soon as their stream has passed, which a signal tells; smaller
+ * ones wait for the stream's next unit to start, since a signal would cost the stream 2 us. */
+#define UNIT_BLOCK_LARGE (1u << 20)
+
+struct unit_call {
+    tutti_comm *comm;
+    struct call call; /* as the plan sees it */
+    size_t *counts;
+    struct stage stage;
+    int stream;    /* index, or -1 */
+    bool in_queue; /* its bytes are carried in the queue, not by the stream */
+    bool is_clear;
+    struct mem_queue *queue; /* for bytes and arithmetic outside the plan; NULL: none */
+    uint64_t ticket;
+    struct operation *operation;
+};
+
+struct unit_comm {
+    tutti_comm *comm; /* NULL: gone, in a captured unit */
+    uint64_t order;   /* among the units of comm */
+    bool on_device;   /* some call works in comm's queue */
+    bool is_clear;
+};
+
+struct unit {
+    struct unit *next;
+    enum unit_state state;
+    bool captured, has_blocks;
+    bool ends;        /* its streams signal UNIT_END */
+    bool put;         /* something of it is in a stream */
+    bool inside;      /* its comms are seized */
+    bool broken;      /* a communicator failed under it: its blocks may be in use still */
+    atomic_bool gone; /* the graph that holds it is */
+    tutti_status status;
+    struct unit_call *calls;
+    size_t call_count, ended; /* ended: the first calls so many are known to be over */
+    struct unit_stream *streams;
+    size_t stream_count;
+    struct unit_comm *comms;
+    size_t comm_count;
+    struct operation *result; /* somebody waits; theirs to release */
+};
+
+void unit_free(struct unit *unit);
+/* As free, for a unit whose blocks and words a device or a stream may still use. */
+void unit_abandon(struct unit *unit);
+
+/* stream_proxy.c */
+tutti_status proxy_start(void);
+/* Takes the unit. */
+void proxy_take(struct unit *unit);
+
+#endif

@@ -1,0 +1,122 @@
+/* cuda_standin.h: a driver for tests, which exports the CUDA driver's entry points that the library
+ * and the tests use, on a machine without a GPU. It is not an emulator: kernels other than the
+ * library's do not exist.
+ *
+ *   device memory   a memory file mapped twice: what the program gets as a device address is a view
+ *                   without access, so that a CPU that touches device memory by mistake faults; the
+ *                   stand-in works through the other view
+ *   the GPU         a thread per channel, which runs what its streams were given in order. Streams
+ *                   of every priority share TUTTI_TEST_STANDIN_CHANNELS (8) channels, so that one
+ *                   that waits holds up another of the same channel, as on real devices
+ *   delays          before each piece of work, random (TUTTI_TEST_STANDIN_SEED), up to
+ *                   TUTTI_TEST_STANDIN_DELAY_US (0)
+ *   kernels         the library's, by name, played by the CPU's kernels; none with
+ *                   TUTTI_TEST_STANDIN_KERNELS=0
+ *   blocking        freeing memory, unpinning and loading code wait until the context's channels
+ *                   have done all they were given, as the real driver does
+ *   captures        of one stream at a time, forbidding other threads' calls as the real one does
+ *   IPC             processes map each other's memory file
+ *
+ * TUTTI_TEST_STANDIN_DEVICES (1) is the number of GPUs, TUTTI_TEST_STANDIN_MEMORY_OPS=0 takes the
+ * streams' memory operations away, TUTTI_TEST_STANDIN_BYTES (16 GiB) is the memory of each GPU. */
+#ifndef TESTS_CUDA_STANDIN_H
+#define TESTS_CUDA_STANDIN_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "mem/mem_cuda_work.h"
+#include "tests/gpu.h"
+
+#define EXPORT __attribute__((visibility("default")))
+
+#define X(member, symbol, parameters, need) EXPORT cuda_result symbol parameters;
+CUDA_FUNCTIONS(X)
+#undef X
+#define X(member, symbol, parameters) EXPORT cuda_result symbol parameters;
+GPU_FUNCTIONS(X)
+STANDIN_CONTROLS(X)
+#undef X
+
+#define CHANNELS_MAX 64 /* shared by streams */
+
+struct standin_stream;
+struct standin_graph;
+
+/* A GPU context. */
+struct standin_context {
+    int ordinal;
+    bool primary;
+    unsigned retained;
+    _Atomic cuda_result error;        /* sticky */
+    struct standin_channel *channels; /* all of them */
+    struct standin_channel *shared[CHANNELS_MAX];
+    unsigned streams_made;
+    struct standin_stream *streams; /* all of them; the last is the legacy stream */
+    struct standin_stream *legacy;
+    struct standin_context *next;
+};
+
+/* A piece of work. */
+struct standin_op {
+    enum {
+        OP_COPY,
+        OP_FILL,
+        OP_WRITE,
+        OP_WAIT,
+        OP_HOST,
+        OP_RECORD,
+        OP_AWAIT,
+        OP_AFTER,
+        OP_KERNEL,
+        OP_RELEASE
+    } kind;
+    struct standin_context *context;
+    cuda_address dst, src;
+    size_t bytes; /* OP_FILL: of all words; OP_WRITE, OP_WAIT: 4 */
+    uint32_t value, value_bytes;
+    cuda_host_fn *function;
+    void *data; /* of function; OP_RECORD, OP_AWAIT: event; OP_AFTER: channel; OP_RELEASE: graph */
+    uint64_t number; /* OP_RECORD, OP_AWAIT: of the recording; OP_AFTER: of the work */
+    const struct standin_kernel *kernel;
+    struct cuda_work work;
+    struct standin_op *next;
+};
+
+/* One lock for all of the stand-in's tables, and a signal whenever something is done. */
+extern pthread_mutex_t standin_lock;
+extern pthread_cond_t standin_done;
+
+/* From the environment, at the first call of the process. */
+struct standin_settings {
+    uint64_t channels, seed, delay_us, devices, bytes;
+    bool kernels, memory_ops;
+};
+const struct standin_settings *standin_settings(void);
+extern struct standin_context *standin_contexts; /* all of them */
+
+static inline cuda_address cuda_address_of_host(const void *pointer)
+{
+    return (cuda_address)(uintptr_t)pointer;
+}
+
+/* cuda_standin.c */
+/* The context current in this thread, if the call may be made: CUDA_DRIVER_OK and *context. */
+cuda_result standin_enter(struct standin_context **context);
+/* The address at which the stand-in's threads reach [address, address + bytes): host memory is
+ * where it is. NULL: beyond an allocation. */
+void *standin_alias(cuda_address address, size_t bytes);
+/* True: neither device memory nor pinned. */
+bool standin_is_pageable(cuda_address address);
+void standin_play_kernel(const struct standin_op *op);
+
+/* cuda_standin_stream.c */
+cuda_result standin_make_streams(struct standin_context *context);
+/* CUDA_DRIVER_OK unless a capture forbids this thread's call; then the capture is broken. */
+cuda_result standin_unsafe(void);
+/* Gives work to a stream, or to its capture. wait: until it is done. */
+cuda_result standin_issue(cuda_stream stream, const struct standin_op *op, bool wait);
+/* Waits until every channel of the context has done what it was given before. */
+void standin_drain(struct standin_context *context);
+
+#endif

@@ -1,0 +1,799 @@
+/* cuda_standin_stream.c: the stand-in's channels, streams, events, captures and graphs.
+ * A channel is a thread with a list of work. All of what streams were given is numbered per
+ * channel, so "done up to here" is one number. */
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "tests/cuda_standin.h"
+
+struct standin_channel {
+    struct standin_context *context;
+    struct standin_op *first, **end;
+    uint64_t issued;
+    _Atomic uint64_t finished;
+    pthread_cond_t work;
+    uint64_t random;
+    struct standin_channel *next;
+};
+
+struct standin_stream {
+    struct standin_context *context;
+    struct standin_channel *channel;
+    bool blocking; /* waits for the legacy stream, and it for this */
+    bool destroyed;
+    uint64_t last;                 /* number of its last work in the channel */
+    struct standin_graph *capture; /* being captured into */
+    bool broken;                   /* that capture was invalidated */
+    int mode;
+    pthread_t thread; /* that began it */
+    struct standin_stream *next;
+};
+
+struct standin_event {
+    uint64_t recorded; /* recordings begun */
+    _Atomic uint64_t completed;
+    struct standin_event *next;
+};
+
+struct user_object {
+    cuda_host_fn *destroy;
+    void *data;
+    unsigned references;
+    struct user_object *next; /* of its graph */
+};
+
+struct standin_graph {
+    uint64_t id;
+    struct standin_op *first, **end;
+    struct user_object *objects;
+    unsigned references; /* the graph, its executables and launches under way */
+};
+
+pthread_mutex_t standin_lock = PTHREAD_MUTEX_INITIALIZER;
+pthread_cond_t standin_done = PTHREAD_COND_INITIALIZER;
+
+static struct standin_event *events; /* all, for the leak checker: they are never freed */
+static uint64_t captures;
+static _Thread_local int thread_mode = CUDA_CAPTURE_MODE_GLOBAL;
+
+/* ---- channels ------------------------------------------------------------------------------- */
+
+static void pause_briefly(void)
+{
+    struct timespec pause = {.tv_nsec = 20000};
+    nanosleep(&pause, NULL);
+}
+
+static void release_graph(struct standin_graph *graph);
+
+static void set_error(struct standin_context *context, cuda_result error)
+{
+    atomic_store(&context->error, error);
+}
+
+static void play_memory(const struct standin_op *op)
+{
+    char *dst = standin_alias(op->dst, op->bytes);
+    const char *src = op->kind == OP_COPY ? standin_alias(op->src, op->bytes) : NULL;
+    if (!dst || (op->kind == OP_COPY && !src)) {
+        set_error(op->context, CUDA_DRIVER_ILLEGAL_ADDRESS);
+        return;
+    }
+    if (op->kind == OP_COPY) {
+        memmove(dst, src, op->bytes);
+    } else if (op->kind == OP_FILL && op->value_bytes == 1) {
+        memset(dst, (int)op->value, op->bytes);
+    } else {
+        /* A signal by fill is watched by the CPU as a written word is. */
+        for (size_t at = 0; at < op->bytes; at += 4)
+            atomic_store_explicit((_Atomic uint32_t *)(void *)(dst + at), op->value,
+                                  memory_order_release);
+    }
+}
+
+/* True when what the work waits for is there. */
+static bool arrived(const struct standin_op *op)
+{
+    if (op->kind == OP_WAIT) {
+        _Atomic uint32_t *word = standin_alias(op->dst, sizeof *word);
+        return !word ||
+               (int32_t)(atomic_load_explicit(word, memory_order_acquire) - op->value) >= 0;
+    }
+    if (op->kind == OP_AWAIT)
+        return atomic_load(&((struct standin_event *)op->data)->completed) >= op->number;
+    if (op->kind == OP_AFTER)
+        return atomic_load(&((struct standin_channel *)op->data)->finished) >= op->number;
+    return true;
+}
+
+static void play(const struct standin_op *op)
+{
+    while (!arrived(op) && atomic_load(&op->context->error) == CUDA_DRIVER_OK)
+        pause_briefly();
+    if (atomic_load(&op->context->error) != CUDA_DRIVER_OK && op->kind != OP_RELEASE)
+        return; /* a failed device does nothing any more */
+    switch (op->kind) {
+    case OP_COPY:
+    case OP_FILL:
+    case OP_WRITE:
+        play_memory(op);
+        break;
+    case OP_HOST:
+        op->function(op->data);
+        break;
+    case OP_RECORD: {
+        struct standin_event *event = op->data;
+        if (atomic_load(&event->completed) < op->number)
+            atomic_store(&event->completed, op->number);
+        break;
+    }
+    case OP_KERNEL:
+        standin_play_kernel(op);
+        break;
+    case OP_RELEASE:
+        pthread_mutex_lock(&standin_lock);
+        release_graph(op->data);
+        pthread_mutex_unlock(&standin_lock);
+        break;
+    default:
+        break;
+    }
+}
+
+static uint64_t next_random(uint64_t *state)
+{
+    uint64_t z = (*state += 0x9e3779b97f4a7c15u);
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+}
+
+static void delay(struct standin_channel *channel)
+{
+    uint64_t most_us = standin_settings()->delay_us;
+    uint64_t r = next_random(&channel->random);
+    if (most_us == 0 || r % 4 == 0)
+        return;
+    struct timespec pause = {.tv_nsec = (long)(1000 * ((r >> 8) % (most_us + 1)) % 1000000000)};
+    nanosleep(&pause, NULL);
+}
+
+static void *run_channel(void *data)
+{
+    struct standin_channel *channel = data;
+    pthread_mutex_lock(&standin_lock);
+    for (;;) {
+        while (!channel->first)
+            pthread_cond_wait(&channel->work, &standin_lock);
+        struct standin_op *op = channel->first;
+        channel->first = op->next;
+        if (!channel->first)
+            channel->end = &channel->first;
+        pthread_mutex_unlock(&standin_lock);
+        delay(channel);
+        play(op);
+        free(op);
+        pthread_mutex_lock(&standin_lock);
+        atomic_fetch_add(&channel->finished, 1);
+        pthread_cond_broadcast(&standin_done);
+    }
+    return NULL;
+}
+
+/* With the lock. */
+static struct standin_channel *make_channel(struct standin_context *context)
+{
+    static uint64_t made;
+    pthread_t thread;
+    struct standin_channel *channel = calloc(1, sizeof *channel);
+    if (!channel)
+        return NULL;
+    channel->context = context;
+    channel->end = &channel->first;
+    channel->random = standin_settings()->seed + 7919 * ++made;
+    pthread_cond_init(&channel->work, NULL);
+    if (pthread_create(&thread, NULL, run_channel, channel) != 0) {
+        free(channel);
+        return NULL;
+    }
+    pthread_detach(thread);
+    channel->next = context->channels;
+    context->channels = channel;
+    return channel;
+}
+
+/* With the lock. */
+static void push(struct standin_channel *channel, const struct standin_op *op)
+{
+    struct standin_op *copy = malloc(sizeof *copy);
+    if (!copy)
+        abort();
+    *copy = *op;
+    copy->next = NULL;
+    copy->context = channel->context;
+    *channel->end = copy;
+    channel->end = &copy->next;
+    channel->issued++;
+    pthread_cond_signal(&channel->work);
+}
+
+/* With the lock. */
+static void await(struct standin_channel *channel, uint64_t number)
+{
+    while (atomic_load(&channel->finished) < number &&
+           atomic_load(&channel->context->error) == CUDA_DRIVER_OK)
+        pthread_cond_wait(&standin_done, &standin_lock);
+}
+
+void standin_drain(struct standin_context *context)
+{
+    pthread_mutex_lock(&standin_lock);
+    for (struct standin_channel *c = context->channels; c; c = c->next)
+        await(c, c->issued);
+    pthread_mutex_unlock(&standin_lock);
+}
+
+/* ---- streams -------------------------------------------------------------------------------- */
+
+/* With the lock. */
+static struct standin_stream *make_stream(struct standin_context *context, unsigned flags,
+                                          struct standin_channel *channel)
+{
+    struct standin_stream *stream = channel ? calloc(1, sizeof *stream) : NULL;
+    if (!stream)
+        return NULL;
+    stream->context = context;
+    stream->channel = channel;
+    stream->blocking = !(flags & CUDA_STREAM_NON_BLOCKING);
+    stream->next = context->streams;
+    context->streams = stream;
+    return stream;
+}
+
+cuda_result standin_make_streams(struct standin_context *context)
+{
+    context->legacy = make_stream(context, CUDA_STREAM_NON_BLOCKING, make_channel(context));
+    return context->legacy ? CUDA_DRIVER_OK : CUDA_DRIVER_OUT_OF_MEMORY;
+}
+
+static struct standin_channel *shared_channel(struct standin_context *context)
+{
+    struct standin_channel **slot =
+        &context->shared[context->streams_made++ % standin_settings()->channels];
+    if (!*slot)
+        *slot = make_channel(context);
+    return *slot;
+}
+
+cuda_result cuStreamCreateWithPriority(cuda_stream *stream, unsigned flags, int priority)
+{
+    struct standin_context *context;
+    cuda_result result = standin_enter(&context);
+    if (result != CUDA_DRIVER_OK)
+        return result;
+    pthread_mutex_lock(&standin_lock);
+    *stream = make_stream(context, flags, shared_channel(context));
+    pthread_mutex_unlock(&standin_lock);
+    return *stream ? CUDA_DRIVER_OK : CUDA_DRIVER_OUT_OF_MEMORY;
+}
+
+cuda_result cuStreamCreate(cuda_stream *stream, unsigned flags)
+{
+    return cuStreamCreateWithPriority(stream, flags, 0);
+}
+
+/* With the lock: the stream of the current context that the handle names. */
+static cuda_result find_stream(struct standin_context *context, cuda_stream handle,
+                               struct standin_stream **found)
+{
+    if (handle == NULL || handle == (void *)1) {
+        *found = context->legacy;
+        return CUDA_DRIVER_OK;
+    }
+    if (handle == (void *)2)
+        return CUDA_DRIVER_NOT_SUPPORTED; /* the stand-in has no per-thread streams */
+    struct standin_stream *stream = context->streams;
+    while (stream && stream != handle)
+        stream = stream->next;
+    *found = stream;
+    return stream && !stream->destroyed ? CUDA_DRIVER_OK : CUDA_DRIVER_INVALID_HANDLE;
+}
+
+/* With the lock: the stream captured in the context, if one is. */
+static struct standin_stream *find_capture(const struct standin_context *context)
+{
+    for (struct standin_stream *s = context->streams; s; s = s->next) {
+        if (s->capture)
+            return s;
+    }
+    return NULL;
+}
+
+/* With the lock: the legacy stream cannot be used beside the capture of a stream that it waits for.
+ */
+static cuda_result check_legacy(struct standin_context *context, struct standin_stream *stream,
+                                bool breaks)
+{
+    struct standin_stream *captured = find_capture(context);
+    if (stream != context->legacy || !captured || !captured->blocking)
+        return CUDA_DRIVER_OK;
+    captured->broken |= breaks;
+    return CUDA_DRIVER_CAPTURE_IMPLICIT;
+}
+
+/* With the lock. */
+static void push_ordered(struct standin_stream *stream, const struct standin_op *op)
+{
+    struct standin_context *context = stream->context;
+    struct standin_op after = {.kind = OP_AFTER};
+    if (stream == context->legacy) {
+        for (struct standin_stream *s = context->streams; s; s = s->next) {
+            after.data = s->channel;
+            after.number = s->last;
+            if (s->blocking && s->last > 0)
+                push(stream->channel, &after);
+        }
+    } else if (stream->blocking && context->legacy->last > 0) {
+        after.data = context->legacy->channel;
+        after.number = context->legacy->last;
+        push(stream->channel, &after);
+    }
+    push(stream->channel, op);
+    stream->last = stream->channel->issued;
+}
+
+/* With the lock. */
+static cuda_result record(struct standin_stream *stream, const struct standin_op *op)
+{
+    if (stream->broken)
+        return CUDA_DRIVER_CAPTURE_INVALIDATED;
+    struct standin_op *copy = malloc(sizeof *copy);
+    if (!copy)
+        return CUDA_DRIVER_OUT_OF_MEMORY;
+    *copy = *op;
+    copy->next = NULL;
+    *stream->capture->end = copy;
+    stream->capture->end = &copy->next;
+    return CUDA_DRIVER_OK;
+}
+
+cuda_result standin_issue(cuda_stream handle, const struct standin_op *op, bool wait)
+{
+    struct standin_context *context;
+    struct standin_stream *stream;
+    cuda_result result = standin_enter(&context);
+    if (result != CUDA_DRIVER_OK)
+        return result;
+    pthread_mutex_lock(&standin_lock);
+    result = find_stream(context, handle, &stream);
+    if (result == CUDA_DRIVER_OK)
+        result = check_legacy(context, stream, true);
+    if (result == CUDA_DRIVER_OK && stream->capture) {
+        result = record(stream, op);
+    } else if (result == CUDA_DRIVER_OK) {
+        push_ordered(stream, op);
+        if (wait)
+            await(stream->channel, stream->last);
+    }
+    pthread_mutex_unlock(&standin_lock);
+    return result == CUDA_DRIVER_OK ? atomic_load(&context->error) : result;
+}
+
+cuda_result cuStreamDestroy_v2(cuda_stream handle)
+{
+    struct standin_context *context;
+    struct standin_stream *stream;
+    cuda_result result = standin_enter(&context);
+    if (result != CUDA_DRIVER_OK)
+        return result;
+    pthread_mutex_lock(&standin_lock);
+    result = find_stream(context, handle, &stream);
+    if (result == CUDA_DRIVER_OK && stream == context->legacy)
+        result = CUDA_DRIVER_INVALID_HANDLE;
+    if (result == CUDA_DRIVER_OK)
+        stream->destroyed = true;
+    pthread_mutex_unlock(&standin_lock);
+    return result;
+}
+
+/* What cuStreamSynchronize and cuStreamQuery share. */
+static cuda_result look_at_stream(cuda_stream handle, bool wait)
+{
+    struct standin_context *context;
+    struct standin_stream *stream;
+    cuda_result result = standin_enter(&context);
+    if (result == CUDA_DRIVER_OK)
+        result = standin_unsafe();
+    if (result != CUDA_DRIVER_OK)
+        return result;
+    pthread_mutex_lock(&standin_lock);
+    result = find_stream(context, handle, &stream);
+    if (result == CUDA_DRIVER_OK && stream->capture) {
+        stream->broken = true;
+        result = CUDA_DRIVER_CAPTURE_UNSUPPORTED;
+    }
+    if (result == CUDA_DRIVER_OK && wait)
+        await(stream->channel, stream->last);
+    else if (result == CUDA_DRIVER_OK && atomic_load(&stream->channel->finished) < stream->last)
+        result = CUDA_DRIVER_NOT_READY;
+    pthread_mutex_unlock(&standin_lock);
+    cuda_result error = atomic_load(&context->error);
+    return error != CUDA_DRIVER_OK ? error : result;
+}
+
+cuda_result cuStreamSynchronize(cuda_stream stream)
+{
+    return look_at_stream(stream, true);
+}
+
+cuda_result cuStreamQuery(cuda_stream stream)
+{
+    return look_at_stream(stream, false);
+}
+
+cuda_result cuCtxSynchronize(void)
+{
+    struct standin_context *context;
+    cuda_result result = standin_enter(&context);
+    if (result == CUDA_DRIVER_OK)
+        result = standin_unsafe();
+    if (result != CUDA_DRIVER_OK)
+        return result;
+    standin_drain(context);
+    return atomic_load(&context->error);
+}
+
+cuda_result cuStreamGetCtx(cuda_stream handle, cuda_context *context)
+{
+    /* Of a default stream it is the current one; others know theirs. */
+    if ((uintptr_t)handle <= 2) {
+        struct standin_context *current;
+        cuda_result result = standin_enter(&current);
+        *context = current;
+        return result;
+    }
+    cuda_result result = CUDA_DRIVER_INVALID_HANDLE;
+    pthread_mutex_lock(&standin_lock);
+    for (struct standin_context *c = standin_contexts; c; c = c->next) {
+        struct standin_stream *found;
+        if (find_stream(c, handle, &found) == CUDA_DRIVER_OK) {
+            *context = c;
+            result = CUDA_DRIVER_OK;
+        }
+    }
+    pthread_mutex_unlock(&standin_lock);
+    return result;
+}
+
+/* ---- work ----------------------------------------------------------------------------------- */
+
+cuda_result cuMemcpyAsync(cuda_address dst, cuda_address src, size_t bytes, cuda_stream stream)
+{
+    struct standin_op op = {.kind = OP_COPY, .dst = dst, .src = src, .bytes = bytes};
+    /* Pageable memory is copied while the caller waits. */
+    return standin_issue(stream, &op, standin_is_pageable(dst) || standin_is_pageable(src));
+}
+
+cuda_result cuMemsetD8Async(cuda_address dst, unsigned char value, size_t count, cuda_stream stream)
+{
+    struct standin_op op = {
+        .kind = OP_FILL, .dst = dst, .bytes = count, .value = value, .value_bytes = 1};
+    return standin_issue(stream, &op, false);
+}
+
+cuda_result cuMemsetD32Async(cuda_address dst, unsigned value, size_t count, cuda_stream stream)
+{
+    struct standin_op op = {
+        .kind = OP_FILL, .dst = dst, .bytes = 4 * count, .value = value, .value_bytes = 4};
+    return standin_issue(stream, &op, false);
+}
+
+cuda_result cuStreamWriteValue32_v2(cuda_stream stream, cuda_address address, uint32_t value,
+                                    unsigned flags)
+{
+    struct standin_op op = {
+        .kind = OP_WRITE, .dst = address, .bytes = 4, .value = value, .value_bytes = 4};
+    return standin_settings()->memory_ops ? standin_issue(stream, &op, false)
+                                          : CUDA_DRIVER_NOT_SUPPORTED;
+}
+
+cuda_result cuStreamWaitValue32_v2(cuda_stream stream, cuda_address address, uint32_t value,
+                                   unsigned flags)
+{
+    struct standin_op op = {.kind = OP_WAIT, .dst = address, .value = value};
+    if (flags != CUDA_WAIT_REACHED)
+        return CUDA_DRIVER_INVALID_VALUE;
+    return standin_settings()->memory_ops ? standin_issue(stream, &op, false)
+                                          : CUDA_DRIVER_NOT_SUPPORTED;
+}
+
+cuda_result cuLaunchHostFunc(cuda_stream stream, cuda_host_fn *function, void *data)
+{
+    struct standin_op op = {.kind = OP_HOST, .function = function, .data = data};
+    return standin_issue(stream, &op, false);
+}
+
+/* ---- events --------------------------------------------------------------------------------- */
+
+cuda_result cuEventCreate(cuda_event *event, unsigned flags)
+{
+    struct standin_event *made = calloc(1, sizeof *made);
+    if (!made)
+        return CUDA_DRIVER_OUT_OF_MEMORY;
+    pthread_mutex_lock(&standin_lock);
+    made->next = events;
+    events = made;
+    pthread_mutex_unlock(&standin_lock);
+    *event = made;
+    return CUDA_DRIVER_OK;
+}
+
+cuda_result cuEventDestroy_v2(cuda_event event)
+{
+    return CUDA_DRIVER_OK; /* kept: work under way may still name it */
+}
+
+cuda_result cuEventRecord(cuda_event handle, cuda_stream stream)
+{
+    struct standin_event *event = handle;
+    pthread_mutex_lock(&standin_lock);
+    struct standin_op op = {.kind = OP_RECORD, .data = event, .number = ++event->recorded};
+    pthread_mutex_unlock(&standin_lock);
+    return standin_issue(stream, &op, false);
+}
+
+cuda_result cuStreamWaitEvent(cuda_stream stream, cuda_event handle, unsigned flags)
+{
+    struct standin_event *event = handle;
+    pthread_mutex_lock(&standin_lock);
+    struct standin_op op = {.kind = OP_AWAIT, .data = event, .number = event->recorded};
+    pthread_mutex_unlock(&standin_lock);
+    return standin_issue(stream, &op, false);
+}
+
+static cuda_result look_at_event(struct standin_event *event, bool wait)
+{
+    struct standin_context *context;
+    cuda_result result = standin_enter(&context);
+    if (result == CUDA_DRIVER_OK)
+        result = standin_unsafe();
+    if (result != CUDA_DRIVER_OK)
+        return result;
+    pthread_mutex_lock(&standin_lock);
+    while (wait && atomic_load(&event->completed) < event->recorded &&
+           atomic_load(&context->error) == CUDA_DRIVER_OK)
+        pthread_cond_wait(&standin_done, &standin_lock);
+    if (atomic_load(&event->completed) < event->recorded)
+        result = CUDA_DRIVER_NOT_READY;
+    pthread_mutex_unlock(&standin_lock);
+    cuda_result error = atomic_load(&context->error);
+    return error != CUDA_DRIVER_OK ? error : result;
+}
+
+cuda_result cuEventSynchronize(cuda_event event)
+{
+    return look_at_event(event, true);
+}
+
+cuda_result cuEventQuery(cuda_event event)
+{
+    return look_at_event(event, false);
+}
+
+/* ---- captures and graphs -------------------------------------------------------------------- */
+
+cuda_result cuThreadExchangeStreamCaptureMode(int *mode)
+{
+    int before = thread_mode;
+    thread_mode = *mode;
+    *mode = before;
+    return CUDA_DRIVER_OK;
+}
+
+cuda_result standin_unsafe(void)
+{
+    cuda_result result = CUDA_DRIVER_OK;
+    if (thread_mode == CUDA_CAPTURE_MODE_RELAXED)
+        return result;
+    pthread_mutex_lock(&standin_lock);
+    for (struct standin_context *c = standin_contexts; c; c = c->next) {
+        struct standin_stream *captured = find_capture(c);
+        if (!captured || captured->mode == CUDA_CAPTURE_MODE_RELAXED)
+            continue;
+        bool ours = pthread_equal(captured->thread, pthread_self()) != 0;
+        if (ours || (captured->mode == CUDA_CAPTURE_MODE_GLOBAL &&
+                     thread_mode == CUDA_CAPTURE_MODE_GLOBAL)) {
+            captured->broken = true;
+            result = CUDA_DRIVER_CAPTURE_UNSUPPORTED;
+        }
+    }
+    pthread_mutex_unlock(&standin_lock);
+    return result;
+}
+
+cuda_result cuStreamBeginCapture_v2(cuda_stream handle, int mode)
+{
+    struct standin_context *context;
+    struct standin_stream *stream;
+    cuda_result result = standin_enter(&context);
+    if (result != CUDA_DRIVER_OK)
+        return result;
+    struct standin_graph *graph = calloc(1, sizeof *graph);
+    if (!graph)
+        return CUDA_DRIVER_OUT_OF_MEMORY;
+    pthread_mutex_lock(&standin_lock);
+    result = find_stream(context, handle, &stream);
+    if (result == CUDA_DRIVER_OK && (stream == context->legacy || find_capture(context)))
+        result = CUDA_DRIVER_CAPTURE_UNSUPPORTED;
+    if (result == CUDA_DRIVER_OK) {
+        *graph = (struct standin_graph){.id = ++captures, .references = 1};
+        graph->end = &graph->first;
+        stream->capture = graph;
+        stream->broken = false;
+        stream->mode = mode;
+        stream->thread = pthread_self();
+    }
+    pthread_mutex_unlock(&standin_lock);
+    if (result != CUDA_DRIVER_OK)
+        free(graph);
+    return result;
+}
+
+cuda_result cuStreamEndCapture(cuda_stream handle, cuda_graph *graph)
+{
+    struct standin_context *context;
+    struct standin_stream *stream;
+    cuda_result result = standin_enter(&context);
+    if (result != CUDA_DRIVER_OK)
+        return result;
+    pthread_mutex_lock(&standin_lock);
+    result = find_stream(context, handle, &stream);
+    if (result == CUDA_DRIVER_OK && !stream->capture)
+        result = CUDA_DRIVER_INVALID_VALUE;
+    if (result == CUDA_DRIVER_OK) {
+        *graph = stream->broken ? NULL : stream->capture;
+        if (stream->broken) {
+            release_graph(stream->capture);
+            result = CUDA_DRIVER_CAPTURE_INVALIDATED;
+        }
+        stream->capture = NULL;
+        stream->broken = false;
+    }
+    pthread_mutex_unlock(&standin_lock);
+    return result;
+}
+
+cuda_result cuStreamGetCaptureInfo_v2(cuda_stream handle, int *status, uint64_t *id,
+                                      cuda_graph *graph, const void **after, size_t *after_count)
+{
+    struct standin_context *context;
+    struct standin_stream *stream;
+    cuda_result result = standin_enter(&context);
+    if (result != CUDA_DRIVER_OK)
+        return result;
+    pthread_mutex_lock(&standin_lock);
+    result = find_stream(context, handle, &stream);
+    if (result == CUDA_DRIVER_OK)
+        result = check_legacy(context, stream, false);
+    if (result == CUDA_DRIVER_OK) {
+        *status = !stream->capture ? CUDA_CAPTURE_NONE
+                  : stream->broken ? CUDA_CAPTURE_BROKEN
+                                   : CUDA_CAPTURE_ACTIVE;
+        if (id)
+            *id = stream->capture ? stream->capture->id : 0;
+        if (graph)
+            *graph = stream->capture;
+        if (after_count)
+            *after_count = 0;
+    }
+    pthread_mutex_unlock(&standin_lock);
+    return result;
+}
+
+cuda_result cuStreamIsCapturing(cuda_stream stream, int *status)
+{
+    return cuStreamGetCaptureInfo_v2(stream, status, NULL, NULL, NULL, NULL);
+}
+
+cuda_result cuGraphInstantiateWithFlags(void **executable, cuda_graph graph,
+                                        unsigned long long flags)
+{
+    pthread_mutex_lock(&standin_lock);
+    ((struct standin_graph *)graph)->references++;
+    pthread_mutex_unlock(&standin_lock);
+    *executable = graph;
+    return CUDA_DRIVER_OK;
+}
+
+cuda_result cuGraphLaunch(void *executable, cuda_stream handle)
+{
+    struct standin_context *context;
+    struct standin_stream *stream;
+    struct standin_graph *graph = executable;
+    cuda_result result = standin_enter(&context);
+    if (result != CUDA_DRIVER_OK)
+        return result;
+    pthread_mutex_lock(&standin_lock);
+    result = find_stream(context, handle, &stream);
+    if (result == CUDA_DRIVER_OK) {
+        for (const struct standin_op *op = graph->first; op; op = op->next)
+            push_ordered(stream, op);
+        struct standin_op release = {.kind = OP_RELEASE, .data = graph};
+        graph->references++;
+        push_ordered(stream, &release);
+    }
+    pthread_mutex_unlock(&standin_lock);
+    return result;
+}
+
+/* The objects of a graph that is gone, in a thread of the driver. */
+static void *destroy_objects(void *first)
+{
+    for (struct user_object *object = first, *next; object; object = next) {
+        next = object->next;
+        object->destroy(object->data);
+        free(object);
+    }
+    return NULL;
+}
+
+/* With the lock. */
+static void release_graph(struct standin_graph *graph)
+{
+    if (--graph->references > 0)
+        return;
+    pthread_t thread;
+    if (graph->objects && pthread_create(&thread, NULL, destroy_objects, graph->objects) == 0)
+        pthread_detach(thread);
+    for (struct standin_op *op = graph->first, *next; op; op = next) {
+        next = op->next;
+        free(op);
+    }
+    free(graph);
+}
+
+cuda_result cuGraphDestroy(cuda_graph graph)
+{
+    pthread_mutex_lock(&standin_lock);
+    release_graph(graph);
+    pthread_mutex_unlock(&standin_lock);
+    return CUDA_DRIVER_OK;
+}
+
+cuda_result cuGraphExecDestroy(void *executable)
+{
+    return cuGraphDestroy(executable);
+}
+
+cuda_result cuUserObjectCreate(cuda_object *object, void *data, cuda_host_fn *destroy,
+                               unsigned references, unsigned flags)
+{
+    struct user_object *made = malloc(sizeof *made);
+    if (!made)
+        return CUDA_DRIVER_OUT_OF_MEMORY;
+    *made = (struct user_object){.destroy = destroy, .data = data, .references = references};
+    *object = made;
+    return flags == CUDA_OBJECT_NO_SYNC ? CUDA_DRIVER_OK : CUDA_DRIVER_INVALID_VALUE;
+}
+
+cuda_result cuUserObjectRelease(cuda_object object, unsigned references)
+{
+    return CUDA_DRIVER_NOT_SUPPORTED;
+}
+
+cuda_result cuGraphRetainUserObject(cuda_graph handle, cuda_object object, unsigned references,
+                                    unsigned flags)
+{
+    struct standin_graph *graph = handle;
+    struct user_object *moved = object;
+    if (references != 1 || moved->references != 1 || flags != CUDA_GRAPH_TAKES_REFERENCE)
+        return CUDA_DRIVER_NOT_SUPPORTED; /* all that the library needs */
+    pthread_mutex_lock(&standin_lock);
+    moved->next = graph->objects;
+    graph->objects = moved;
+    pthread_mutex_unlock(&standin_lock);
+    return CUDA_DRIVER_OK;
+}

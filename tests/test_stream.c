@@ -1,0 +1,510 @@
+/* test_stream.c: operations in the order of streams, and every operation on device memory, compared
+ * with exact results. Over the stand-in driver, or over a real one (TUTTI_TEST_CUDA_DRIVER). */
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/status.h"
+#include "tests/rig.h"
+#include "tests/suite.h"
+
+#define AWAIT_S 30
+#define STREAMS 3
+
+#define TAKEN(call, want)                                                                          \
+    world_check(rank, (call) == (want), "%s: expected %s, last error: %s", #call,                  \
+                tutti_status_string(want), tutti_last_error())
+#define OK(call) TAKEN(call, TUTTI_OK)
+
+static const char *const staged[] = {"TUTTI_CUDA_DIRECT=0", NULL};
+static const char *const direct[] = {"TUTTI_CUDA_DIRECT_MIN=1", NULL};
+static const char *const mixed[] = {"TUTTI_CUDA_DIRECT_MIN=4096", NULL};
+static const char *const tcp[] = {"TUTTI_TRANSPORTS=tcp", "TUTTI_CUDA_DIRECT_MIN=4096", NULL};
+static const char *const host_functions[] = {"TUTTI_CUDA_STREAM_OPS=host",
+                                             "TUTTI_CUDA_DIRECT_MIN=4096", NULL};
+
+static void run(enum world_kind kind, int size, const char *const *settings, world_fn *function,
+                void *context)
+{
+    struct world world = {.kind = kind, .size = size, .settings = settings, .limit_s = 120};
+    if (!rig_is_there()) {
+        suite_skip("no GPU");
+        return;
+    }
+    CU_ASSERT_EQUAL(rig_run(&world, function, context), 0);
+}
+
+/* ---- every collective, type and operation ----------------------------------------------------
+ */
+
+struct sweep {
+    uint64_t seed;
+    int cases;
+    bool processes; /* a rank has its context for itself: default and blocking streams too */
+};
+
+static void add_ints(const void *in, void *inout, size_t count, tutti_dtype dtype, void *context)
+{
+    const int32_t *a = in;
+    int32_t *b = inout;
+    (void)dtype;
+    (void)context;
+    for (size_t i = 0; i < count; i++)
+        b[i] += a[i];
+}
+
+/* Turns a plain case into one of the others; *made is to be destroyed. */
+static int vary(struct testcase *c, uint64_t *state, int rank, int size, tutti_comm *comm,
+                tutti_op *made)
+{
+    uint64_t choice = suite_random(state) % 8;
+    *made = (tutti_op)0;
+    if (choice < 2) {
+        testcase_set_avg(c, size);
+    } else if (choice < 4) {
+        uint64_t scalar = 0;
+        testcase_store(&scalar, c->dtype, testcase_scalar(rank));
+        if (tutti_op_create_premulsum(comm, &scalar, c->dtype, made) != TUTTI_OK)
+            return world_check(rank, 0, "premulsum: %s", tutti_last_error());
+        testcase_set_premulsum(c, *made);
+    } else if (choice == 4) {
+        c->dtype = TUTTI_INT32;
+        if (tutti_op_create(comm, add_ints, NULL, made) != TUTTI_OK)
+            return world_check(rank, 0, "op_create: %s", tutti_last_error());
+        testcase_set_user_sum(c, *made);
+    }
+    return 0;
+}
+
+static int sweep(tutti_comm *comm, int rank, int size, void *context)
+{
+    const struct sweep *s = context;
+    uint64_t state = s->seed;
+    int wrong = 0;
+    cuda_stream streams[STREAMS] = {rig_stream_take(false), NULL, NULL};
+    streams[1] = s->processes ? rig_stream_take(true) : streams[0];
+    streams[2] = s->processes ? NULL : streams[0];
+    struct rig_job *job = calloc(1, sizeof *job);
+    for (int i = 0; i < s->cases && wrong == 0; i++) {
+        tutti_op made;
+        testcase_generate(&job->c, &state, size, i % 8 == 7 ? 40000 : 700);
+        wrong += vary(&job->c, &state, rank, size, comm, &made);
+        uint64_t choice = suite_random(&state);
+        if (choice % 8 > 2)
+            job->c.form = FORM_ON_STREAM;
+        job->on_host = choice / 8 % 8 == 0;
+        cuda_stream stream = streams[choice / 64 % STREAMS];
+        rig_job_make(job, i, comm, rank, size);
+        if (choice / 1024 % 3 == 0)
+            rig_put_delay(stream, (unsigned)((choice / 4096 + (unsigned)rank) % 300));
+        wrong += rig_job_put(job, stream);
+        wrong += rig_await(rank, stream, AWAIT_S);
+        wrong += rig_job_check(job);
+        if (made)
+            wrong += OK(tutti_op_destroy(comm, made));
+        wrong += OK(tutti_comm_status(comm));
+    }
+    if (wrong)
+        world_check(rank, 0, "seed %llu", (unsigned long long)s->seed);
+    free(job);
+    return wrong;
+}
+
+static void run_sweep(enum world_kind kind, int size, const char *const *settings, int cases)
+{
+    struct sweep s = {suite_seed() + (unsigned)size, cases, kind == WORLD_PROCESSES};
+    if (getenv("TUTTI_TEST_FAST"))
+        s.cases = cases / 3 + 1;
+    run(kind, size, settings, sweep, &s);
+}
+
+static void test_stream_threads(void)
+{
+    run_sweep(WORLD_THREADS, 1, NULL, 20);
+    run_sweep(WORLD_THREADS, 2, mixed, 120);
+    run_sweep(WORLD_THREADS, 4, direct, 100);
+    run_sweep(WORLD_THREADS, 5, NULL, 60);
+    run_sweep(WORLD_THREADS, 3, staged, 60);
+}
+
+static void test_stream_processes(void)
+{
+    run_sweep(WORLD_PROCESSES, 2, direct, 120);
+    run_sweep(WORLD_PROCESSES, 4, mixed, 80);
+    run_sweep(WORLD_PROCESSES, 5, NULL, 40);
+    run_sweep(WORLD_PROCESSES, 3, staged, 60);
+}
+
+static void test_stream_processes_over_tcp(void)
+{
+    run_sweep(WORLD_PROCESSES, 2, tcp, 80);
+    run_sweep(WORLD_PROCESSES, 4, tcp, 40);
+}
+
+static void test_stream_through_host_functions(void)
+{
+    run_sweep(WORLD_PROCESSES, 2, host_functions, 60);
+    run_sweep(WORLD_THREADS, 1, host_functions, 20);
+}
+
+/* ---- sends and receives ----------------------------------------------------------------------
+ */
+
+static int wrong_ints(int rank, const void *device, size_t count, int first, const char *what)
+{
+    int32_t *seen = malloc((count + 1) * sizeof *seen);
+    rig_copy(seen, device, count * sizeof *seen);
+    int wrong = 0;
+    for (size_t i = 0; i < count && !wrong; i++)
+        wrong +=
+            world_check(rank, seen[i] == first + (int)(i % 1000), "%s: element %zu is %d, not %d",
+                        what, i, seen[i], first + (int)(i % 1000));
+    free(seen);
+    return wrong;
+}
+
+/* Device memory that holds first, first + 1, ... over and over. */
+static void *ints(size_t count, int first)
+{
+    int32_t *values = malloc((count + 1) * sizeof *values);
+    void *device = rig_take((count + 1) * sizeof *values);
+    for (size_t i = 0; i < count; i++)
+        values[i] = first + (int)(i % 1000);
+    rig_copy(device, values, count * sizeof *values);
+    free(values);
+    return device;
+}
+
+/* To the next, from the last and to itself, in two streams of one group; the input comes late. */
+static int ring(tutti_comm *comm, int rank, int size, size_t count)
+{
+    int next = (rank + 1) % size, last = (rank + size - 1) % size, wrong = 0;
+    size_t bytes = (count + 1) * sizeof(int32_t);
+    void *source = ints(count, rank * 1000), *in = rig_take(bytes), *out = rig_take(bytes);
+    void *self = rig_take(bytes);
+    cuda_stream a = rig_stream_take(false), b = rig_stream_take(false);
+    for (int round = 0; round < 2; round++) {
+        rig_fill(in, 0x77, bytes);
+        rig_fill(out, 0x77, bytes);
+        rig_fill(self, 0x77, bytes);
+        rig_put_delay(a, 300);
+        rig_put_copy(a, in, source, count * sizeof(int32_t));
+        wrong += OK(tutti_group_start());
+        wrong += OK(tutti_send_on(in, count, TUTTI_INT32, next, comm, a));
+        wrong += OK(tutti_recv_on(self, count, TUTTI_INT32, rank, comm, b));
+        wrong += OK(tutti_recv_on(out, count, TUTTI_INT32, last, comm, a));
+        wrong += OK(tutti_send_on(in, count, TUTTI_INT32, rank, comm, b));
+        wrong += OK(tutti_group_end());
+        wrong += rig_await(rank, a, AWAIT_S) + rig_await(rank, b, AWAIT_S);
+        wrong += wrong_ints(rank, out, count, last * 1000, "from the last");
+        wrong += wrong_ints(rank, self, count, rank * 1000, "from itself");
+        wrong += OK(tutti_comm_status(comm));
+    }
+    rig_stream_give(a, false);
+    rig_stream_give(b, false);
+    rig_give(source);
+    rig_give(in);
+    rig_give(out);
+    rig_give(self);
+    return wrong;
+}
+
+static int rings(tutti_comm *comm, int rank, int size, void *context)
+{
+    int wrong = 0;
+    (void)context;
+    for (size_t count = 0; count <= 300000 && !wrong; count = count * 60 + 1)
+        wrong += ring(comm, rank, size, count);
+    return wrong;
+}
+
+static void test_stream_sends_and_receives(void)
+{
+    run(WORLD_THREADS, 4, direct, rings, NULL);
+    run(WORLD_THREADS, 2, staged, rings, NULL);
+    run(WORLD_PROCESSES, 3, mixed, rings, NULL);
+    run(WORLD_PROCESSES, 2, tcp, rings, NULL);
+}
+
+/* A group of collectives and transfers of two communicators in three streams. */
+static int big_group(tutti_comm *comm, int rank, int size, void *context)
+{
+    enum { JOBS = 6 };
+    uint64_t state = *(uint64_t *)context;
+    struct rig_job *jobs = calloc(JOBS, sizeof *jobs);
+    cuda_stream streams[STREAMS];
+    tutti_comm *other;
+    int wrong = OK(tutti_comm_dup(comm, &other));
+    for (int s = 0; s < STREAMS; s++)
+        streams[s] = rig_stream_take(false);
+    for (int i = 0; i < JOBS; i++) {
+        testcase_generate(&jobs[i].c, &state, size, 3000);
+        jobs[i].c.form = FORM_ON_STREAM;
+        rig_job_make(&jobs[i], i, i % 2 ? other : comm, rank, size);
+        rig_put_delay(streams[i % STREAMS], (unsigned)(rank * 100));
+        rig_job_before(&jobs[i], streams[i % STREAMS]);
+    }
+    wrong += OK(tutti_group_start());
+    for (int i = 0; i < JOBS; i++)
+        wrong += OK(rig_job_call(&jobs[i], streams[i % STREAMS]));
+    wrong += OK(tutti_group_end());
+    for (int i = 0; i < JOBS; i++)
+        rig_job_after(&jobs[i], streams[i % STREAMS]);
+    for (int s = 0; s < STREAMS; s++) {
+        wrong += rig_await(rank, streams[s], AWAIT_S);
+        rig_stream_give(streams[s], false);
+    }
+    for (int i = 0; i < JOBS; i++)
+        wrong += rig_job_check(&jobs[i]);
+    wrong += OK(tutti_comm_destroy(other));
+    free(jobs);
+    return wrong;
+}
+
+static void test_stream_groups(void)
+{
+    for (uint64_t round = 0; round < 4; round++) {
+        uint64_t seed = suite_seed() + round;
+        run(WORLD_THREADS, 2, mixed, big_group, &seed);
+        run(WORLD_PROCESSES, 3, mixed, big_group, &seed);
+    }
+}
+
+/* ---- order -----------------------------------------------------------------------------------
+ */
+
+static void simple_job(struct rig_job *job, tutti_coll coll, size_t count, int number,
+                       tutti_comm *comm, int rank, int size)
+{
+    *job = (struct rig_job){.c = {.coll = coll,
+                                  .dtype = TUTTI_FLOAT32,
+                                  .op = TUTTI_SUM,
+                                  .count = count,
+                                  .form = FORM_ON_STREAM,
+                                  .factor = 1}};
+    rig_job_make(job, number, comm, rank, size);
+}
+
+/* One rank's stream is held: nobody's goes on. */
+static int nothing_runs_early(tutti_comm *comm, int rank, int size, void *context)
+{
+    size_t count = *(size_t *)context;
+    struct rig_job *job = calloc(1, sizeof *job);
+    cuda_stream stream = rig_stream_take(false);
+    tutti_comm *aside;
+    int wrong = OK(tutti_comm_dup(comm, &aside));
+    for (int late = 0; late < size && !wrong; late++) {
+        simple_job(job, TUTTI_COLL_ALLREDUCE, count, late, comm, rank, size);
+        if (rank == late)
+            rig_gate_put((unsigned)late, stream);
+        wrong += rig_job_put(job, stream);
+        usleep(20000);
+        wrong +=
+            world_check(rank, !rig_is_done(stream), "done before rank %d's stream is there", late);
+        wrong += OK(tutti_barrier(aside));
+        if (rank == late)
+            rig_gate_open((unsigned)late);
+        wrong += rig_await(rank, stream, AWAIT_S) + rig_job_check(job);
+    }
+    wrong += OK(tutti_comm_destroy(aside));
+    rig_stream_give(stream, false);
+    free(job);
+    return wrong;
+}
+
+static void test_stream_nothing_runs_early(void)
+{
+    size_t counts[] = {2, 3000};
+    for (int i = 0; i < 2; i++) {
+        run(WORLD_THREADS, 3, mixed, nothing_runs_early, &counts[i]);
+        run(WORLD_PROCESSES, 2, mixed, nothing_runs_early, &counts[i]);
+    }
+}
+
+struct opener {
+    atomic_int opened;
+    unsigned gate;
+};
+
+static void *open_later(void *argument)
+{
+    struct opener *opener = argument;
+    usleep(30000);
+    atomic_store(&opener->opened, 1);
+    rig_gate_open(opener->gate);
+    return NULL;
+}
+
+/* Blocking calls come after what is in streams, in the order issued. */
+static int blocking_waits(tutti_comm *comm, int rank, int size, void *context)
+{
+    struct opener opener = {.gate = (unsigned)rank};
+    struct rig_job *jobs = calloc(2, sizeof *jobs);
+    cuda_stream stream = rig_stream_take(false);
+    pthread_t thread;
+    (void)context;
+    simple_job(&jobs[0], TUTTI_COLL_ALLGATHER, 500, 0, comm, rank, size);
+    simple_job(&jobs[1], TUTTI_COLL_ALLTOALL, 500, 1, comm, rank, size);
+    rig_gate_put(opener.gate, stream);
+    pthread_create(&thread, NULL, open_later, &opener);
+    int wrong = rig_job_put(&jobs[0], stream) + rig_job_put(&jobs[1], stream);
+    float in = 1, out = 0;
+    wrong += OK(tutti_allreduce(&in, &out, 1, TUTTI_FLOAT32, TUTTI_SUM, comm));
+    wrong += world_check(rank, atomic_load(&opener.opened), "a blocking call overtook a stream");
+    wrong += world_check(rank, (int)out == size, "sum %g", (double)out);
+    wrong += rig_await(rank, stream, AWAIT_S);
+    wrong += rig_job_check(&jobs[0]) + rig_job_check(&jobs[1]);
+    pthread_join(thread, NULL);
+    rig_stream_give(stream, false);
+    free(jobs);
+    return wrong;
+}
+
+static void test_stream_blocking_calls_wait(void)
+{
+    run(WORLD_THREADS, 2, mixed, blocking_waits, NULL);
+    run(WORLD_PROCESSES, 3, mixed, blocking_waits, NULL);
+}
+
+/* out of the first is in of the second, in another stream, behind an event. */
+static int across_streams(tutti_comm *comm, int rank, int size, void *context)
+{
+    enum { COUNT = 3000, ROUNDS = 6 };
+    cuda_stream streams[2] = {rig_stream_take(false), rig_stream_take(false)};
+    void *first = ints(COUNT, rank), *buffers[2] = {rig_take(COUNT * 4), rig_take(COUNT * 4)};
+    int wrong = 0, base = 0, factor = 1;
+    (void)context;
+    rig_fill(buffers[0], 0x33, COUNT * 4);
+    rig_put_delay(streams[0], 1000);
+    rig_put_copy(streams[0], buffers[0], first, COUNT * 4);
+    for (int round = 0; round < ROUNDS; round++) {
+        cuda_stream now = streams[round % 2], next = streams[1 - round % 2];
+        wrong += OK(tutti_allreduce_on(buffers[round % 2], buffers[1 - round % 2], COUNT,
+                                       TUTTI_INT32, TUTTI_SUM, comm, now));
+        rig_put_order(now, next);
+        if (round % 3 == rank % 3)
+            rig_put_delay(next, 200);
+    }
+    wrong += rig_await(rank, streams[0], AWAIT_S) + rig_await(rank, streams[1], AWAIT_S);
+    for (int round = 0; round < ROUNDS; round++) {
+        base = round == 0 ? size * (size - 1) / 2 : base * size;
+        factor *= size;
+    }
+    int32_t seen[COUNT];
+    rig_copy(seen, buffers[ROUNDS % 2], sizeof seen);
+    for (int i = 0; i < COUNT && !wrong; i++)
+        wrong += world_check(rank, seen[i] == base + factor * (i % 1000),
+                             "element %d is %d, not %d", i, seen[i], base + factor * (i % 1000));
+    rig_give(first);
+    rig_give(buffers[0]);
+    rig_give(buffers[1]);
+    rig_stream_give(streams[0], false);
+    rig_stream_give(streams[1], false);
+    return wrong;
+}
+
+static void test_stream_across_streams(void)
+{
+    run(WORLD_THREADS, 3, mixed, across_streams, NULL);
+    run(WORLD_THREADS, 2, staged, across_streams, NULL);
+    run(WORLD_PROCESSES, 4, mixed, across_streams, NULL);
+}
+
+/* Many communicators on one device, all their operations queued before any can run. */
+static int many_comms(tutti_comm *comm, int rank, int size, void *context)
+{
+    enum { COMMS = 6, JOBS = 24 };
+    tutti_comm *comms[COMMS];
+    struct rig_job *jobs = calloc(JOBS, sizeof *jobs);
+    cuda_stream streams[2] = {rig_stream_take(false), rig_stream_take(false)};
+    uint64_t state = *(uint64_t *)context;
+    int wrong = 0;
+    for (int i = 0; i < COMMS; i++)
+        wrong += OK(tutti_comm_dup(comm, &comms[i]));
+    for (int i = 0; i < JOBS; i++) {
+        testcase_generate(&jobs[i].c, &state, size, 2000);
+        jobs[i].c.form = FORM_ON_STREAM;
+        rig_job_make(&jobs[i], i, comms[i % COMMS], rank, size);
+    }
+    rig_gate_put((unsigned)rank, streams[rank % 2]);
+    for (int i = 0; i < JOBS; i++)
+        wrong += rig_job_put(&jobs[i], streams[i % 5 % 2]);
+    rig_gate_open((unsigned)rank);
+    wrong += rig_await(rank, streams[0], AWAIT_S) + rig_await(rank, streams[1], AWAIT_S);
+    for (int i = 0; i < JOBS; i++)
+        wrong += rig_job_check(&jobs[i]);
+    for (int i = 0; i < COMMS; i++)
+        wrong += OK(tutti_comm_destroy(comms[i]));
+    rig_stream_give(streams[0], false);
+    rig_stream_give(streams[1], false);
+    free(jobs);
+    return wrong;
+}
+
+static void test_stream_many_communicators(void)
+{
+    uint64_t seed = suite_seed();
+    run(WORLD_THREADS, 3, mixed, many_comms, &seed);
+    run(WORLD_PROCESSES, 2, mixed, many_comms, &seed);
+    run(WORLD_PROCESSES, 2, direct, many_comms, &seed);
+}
+
+/* Memory of a pool, which other processes cannot map, and memory in the middle of an allocation. */
+static int memory_of_a_pool(tutti_comm *comm, int rank, int size, void *context)
+{
+    enum { COUNT = 5000 };
+    const struct gpu *gpu = rig_gpu();
+    cuda_stream stream = rig_stream_take(false);
+    cuda_address pool;
+    void *source = ints(COUNT, rank);
+    int wrong = 0;
+    (void)context;
+    if (gpu->pool_alloc(&pool, 3 * COUNT * 4, stream) != CUDA_DRIVER_OK)
+        return world_check(rank, 0, "no memory from the pool");
+    char *memory = (char *)(uintptr_t)pool;
+    void *in = memory + 4, *out = memory + COUNT * 4 + 20;
+    rig_put_copy(stream, in, source, COUNT * 4);
+    wrong += OK(tutti_allreduce_on(in, out, COUNT, TUTTI_INT32, TUTTI_SUM, comm, stream));
+    wrong += OK(tutti_allreduce_on(in, in, COUNT, TUTTI_INT32, TUTTI_MAX, comm, stream));
+    wrong += rig_await(rank, stream, AWAIT_S);
+    wrong += OK(tutti_comm_status(comm));
+    int32_t seen[COUNT];
+    rig_copy(seen, out, sizeof seen);
+    for (int i = 0; i < COUNT && !wrong; i++)
+        wrong += world_check(rank, seen[i] == size * (size - 1) / 2 + size * (i % 1000),
+                             "element %d is %d", i, seen[i]);
+    wrong += wrong_ints(rank, in, COUNT, size - 1, "in place");
+    wrong += world_check(rank, gpu->pool_free(pool, stream) == CUDA_DRIVER_OK, "free to the pool");
+    wrong += rig_await(rank, stream, AWAIT_S);
+    rig_give(source);
+    rig_stream_give(stream, false);
+    return wrong;
+}
+
+static void test_stream_memory_that_peers_cannot_map(void)
+{
+    run(WORLD_PROCESSES, 2, direct, memory_of_a_pool, NULL);
+    run(WORLD_PROCESSES, 3, staged, memory_of_a_pool, NULL);
+    run(WORLD_THREADS, 2, direct, memory_of_a_pool, NULL);
+}
+
+int main(int argc, char **argv)
+{
+    static const struct suite_test tests[] = {
+        {"threads", test_stream_threads},
+        {"processes", test_stream_processes},
+        {"processes_over_tcp", test_stream_processes_over_tcp},
+        {"through_host_functions", test_stream_through_host_functions},
+        {"sends_and_receives", test_stream_sends_and_receives},
+        {"groups", test_stream_groups},
+        {"nothing_runs_early", test_stream_nothing_runs_early},
+        {"blocking_calls_wait", test_stream_blocking_calls_wait},
+        {"across_streams", test_stream_across_streams},
+        {"many_communicators", test_stream_many_communicators},
+        {"memory_that_peers_cannot_map", test_stream_memory_that_peers_cannot_map},
+    };
+    return suite_run("stream", tests, sizeof tests / sizeof *tests, argc, argv);
+}

@@ -1,0 +1,514 @@
+/* test_stream_ends.c: streams and graphs when things end or go wrong: replays, graphs destroyed,
+ * aborts, ranks that die, communicators destroyed and processes ended with operations queued, and
+ * the sentences of bad input. */
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "tests/rig.h"
+#include "tests/suite.h"
+
+#define AWAIT_S 30
+#define COUNT   3000
+
+#define TAKEN(call, want)                                                                          \
+    world_check(rank, (call) == (want), "%s: expected %s, last error: %s", #call,                  \
+                tutti_status_string(want), tutti_last_error())
+#define OK(call) TAKEN(call, TUTTI_OK)
+
+static const char *const staged[] = {"TUTTI_CUDA_DIRECT=0", NULL};
+static const char *const direct[] = {"TUTTI_CUDA_DIRECT_MIN=1", NULL};
+static const char *const tcp[] = {"TUTTI_TRANSPORTS=tcp", NULL};
+static const char *const without[] = {"TUTTI_CUDA=0", NULL};
+
+static void run_doomed(enum world_kind kind, int size, const char *const *settings,
+                       world_fn *function, void *context, int doomed)
+{
+    struct world world = {
+        .kind = kind, .size = size, .settings = settings, .limit_s = 60, .doomed = doomed};
+    if (!rig_is_there()) {
+        suite_skip("no GPU");
+        return;
+    }
+    CU_ASSERT_EQUAL(rig_run(&world, function, context), 0);
+}
+
+static void run(enum world_kind kind, int size, const char *const *settings, world_fn *function,
+                void *context)
+{
+    run_doomed(kind, size, settings, function, context, 0);
+}
+
+static double seconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+static int says(int rank, const char *part)
+{
+    return world_check(rank, strstr(tutti_last_error(), part) != NULL, "'%s' is not in: %s", part,
+                       tutti_last_error());
+}
+
+static void set_ints(void *device, int first)
+{
+    int32_t values[COUNT];
+    for (int i = 0; i < COUNT; i++)
+        values[i] = first + i;
+    rig_copy(device, values, sizeof values);
+}
+
+/* Element i must be base + step * i. */
+static int wrong_ints(int rank, const void *device, int base, int step, const char *what)
+{
+    int32_t seen[COUNT];
+    int wrong = 0;
+    rig_copy(seen, device, sizeof seen);
+    for (int i = 0; i < COUNT && !wrong; i++)
+        wrong += world_check(rank, seen[i] == base + step * i, "%s: element %d is %d, not %d", what,
+                             i, seen[i], base + step * i);
+    return wrong;
+}
+
+/* ---- graphs ----------------------------------------------------------------------------------
+ */
+
+struct graph_rank {
+    tutti_comm *comm;
+    int rank, size;
+    cuda_stream stream;
+    void *source, *in, *sum, *gathered, *from_last;
+    void *executable;
+};
+
+/* What the graph does: three operations and a ring of transfers, after the input was copied in. */
+static int record(struct graph_rank *g)
+{
+    int rank = g->rank, next = (g->rank + 1) % g->size, last = (g->rank + g->size - 1) % g->size;
+    int wrong = 0;
+    rig_put_copy(g->stream, g->in, g->source, COUNT * 4);
+    wrong +=
+        OK(tutti_allreduce_on(g->in, g->sum, COUNT, TUTTI_INT32, TUTTI_SUM, g->comm, g->stream));
+    wrong += OK(tutti_barrier_on(g->comm, g->stream));
+    wrong += OK(tutti_allgather_on(g->sum, g->gathered, COUNT, TUTTI_INT32, g->comm, g->stream));
+    wrong += OK(tutti_group_start());
+    wrong += OK(tutti_send_on(g->in, COUNT, TUTTI_INT32, next, g->comm, g->stream));
+    wrong += OK(tutti_recv_on(g->from_last, COUNT, TUTTI_INT32, last, g->comm, g->stream));
+    wrong += OK(tutti_group_end());
+    return wrong;
+}
+
+static int replayed(struct graph_rank *g, int round)
+{
+    int size = g->size, wrong = rig_await(g->rank, g->stream, AWAIT_S);
+    int base = 100 * round * size + size * (size - 1) / 2;
+    wrong += wrong_ints(g->rank, g->sum, base, size, "sum");
+    for (int r = 0; r < size; r++)
+        wrong += wrong_ints(g->rank, (char *)g->gathered + (size_t)r * COUNT * 4, base, size,
+                            "gathered");
+    wrong += wrong_ints(g->rank, g->from_last, 100 * round + (g->rank + size - 1) % size, 1,
+                        "from the last");
+    return wrong;
+}
+
+static void graph_open(struct graph_rank *g, tutti_comm *comm, int rank, int size)
+{
+    *g = (struct graph_rank){.comm = comm, .rank = rank, .size = size};
+    g->stream = rig_stream_take(false);
+    g->source = rig_take(COUNT * 4);
+    g->in = rig_take(COUNT * 4);
+    g->sum = rig_take(COUNT * 4);
+    g->gathered = rig_take((size_t)size * COUNT * 4);
+    g->from_last = rig_take(COUNT * 4);
+}
+
+static void graph_close(struct graph_rank *g)
+{
+    rig_give(g->source);
+    rig_give(g->in);
+    rig_give(g->sum);
+    rig_give(g->gathered);
+    rig_give(g->from_last);
+    rig_stream_give(g->stream, false);
+}
+
+static int capture(struct graph_rank *g)
+{
+    rig_capture_begin(g->stream);
+    int wrong = record(g);
+    g->executable = rig_capture_end(g->stream);
+    return wrong + world_check(g->rank, g->executable != NULL, "the capture was invalidated");
+}
+
+static int graphs(tutti_comm *comm, int rank, int size, void *context)
+{
+    struct graph_rank g;
+    (void)context;
+    graph_open(&g, comm, rank, size);
+    int wrong = 0;
+    for (int generation = 0; generation < 2 && !wrong; generation++) {
+        wrong += capture(&g);
+        rig_fill(g.sum, 0x11, COUNT * 4); /* nothing ran while it was captured */
+        for (int round = 0; round < 5 && !wrong; round++) {
+            set_ints(g.source, 100 * round + rank);
+            if (round % 2 == rank % 2)
+                rig_put_delay(g.stream, 500);
+            rig_graph_launch(g.executable, g.stream);
+            if (round == 3) /* a second replay behind the first, and a call behind both */
+                rig_graph_launch(g.executable, g.stream);
+            if (round >= 3)
+                wrong += OK(tutti_allreduce_on(g.sum, g.sum, COUNT, TUTTI_INT32, TUTTI_MAX, comm,
+                                               g.stream));
+            wrong += replayed(&g, round);
+        }
+        if (g.executable)
+            rig_graph_destroy(g.executable);
+        float one = 1, sum = 0;
+        wrong += OK(tutti_allreduce(&one, &sum, 1, TUTTI_FLOAT32, TUTTI_SUM, comm));
+        wrong += world_check(rank, (int)sum == size, "after the graph: %g", (double)sum);
+    }
+    wrong += OK(tutti_comm_status(comm));
+    graph_close(&g);
+    return wrong;
+}
+
+static void test_stream_ends_graphs_are_replayed(void)
+{
+    run(WORLD_THREADS, 2, direct, graphs, NULL);
+    run(WORLD_THREADS, 3, staged, graphs, NULL);
+    run(WORLD_PROCESSES, 2, direct, graphs, NULL);
+    run(WORLD_PROCESSES, 3, tcp, graphs, NULL);
+}
+
+/* The communicator goes before its graph: replays go on at once, and nothing is touched. */
+static int graph_outlives(tutti_comm *comm, int rank, int size, void *context)
+{
+    struct graph_rank g;
+    tutti_comm *other;
+    (void)context;
+    int wrong = OK(tutti_comm_dup(comm, &other));
+    graph_open(&g, other, rank, size);
+    set_ints(g.source, rank);
+    wrong += capture(&g);
+    rig_graph_launch(g.executable, g.stream);
+    wrong += replayed(&g, 0);
+    wrong += OK(tutti_comm_destroy(other));
+    for (int round = 0; round < 3; round++) {
+        rig_graph_launch(g.executable, g.stream);
+        wrong += rig_await(rank, g.stream, AWAIT_S);
+    }
+    rig_graph_destroy(g.executable);
+    graph_close(&g);
+    return wrong + OK(tutti_barrier(comm));
+}
+
+static void test_stream_ends_graph_outlives_its_communicator(void)
+{
+    run(WORLD_THREADS, 2, direct, graph_outlives, NULL);
+    run(WORLD_PROCESSES, 2, staged, graph_outlives, NULL);
+}
+
+/* A group of which one stream is captured and the other is not. */
+static int half_captured(tutti_comm *comm, int rank, int size, void *context)
+{
+    cuda_stream a = rig_stream_take(false), b = rig_stream_take(false);
+    void *x = rig_take(COUNT * 4), *y = rig_take(COUNT * 4);
+    int wrong = 0;
+    (void)context;
+    rig_capture_begin(a);
+    wrong += OK(tutti_group_start());
+    wrong += OK(tutti_allreduce_on(x, x, COUNT, TUTTI_INT32, TUTTI_SUM, comm, a));
+    wrong += OK(tutti_allreduce_on(y, y, COUNT, TUTTI_INT32, TUTTI_SUM, comm, b));
+    wrong += TAKEN(tutti_group_end(), TUTTI_ERR_ARG);
+    wrong += says(rank, "some streams of the group are being captured and others are not");
+    for (int captured_first = 0; captured_first < 2; captured_first++) {
+        wrong += OK(tutti_group_start());
+        if (captured_first)
+            wrong += OK(tutti_allreduce_on(x, x, COUNT, TUTTI_INT32, TUTTI_SUM, comm, a));
+        wrong += OK(tutti_allreduce(y, y, COUNT, TUTTI_INT32, TUTTI_SUM, comm));
+        if (!captured_first)
+            wrong += OK(tutti_allreduce_on(x, x, COUNT, TUTTI_INT32, TUTTI_SUM, comm, a));
+        wrong += TAKEN(tutti_group_end(), TUTTI_ERR_ARG);
+        wrong += says(rank, "a group that is being captured holds a call without a stream");
+    }
+    void *executable = rig_capture_end(a);
+    wrong += world_check(rank, executable != NULL, "the refusals broke the capture");
+    rig_graph_destroy(executable);
+    set_ints(x, rank);
+    wrong += OK(tutti_allreduce_on(x, x, COUNT, TUTTI_INT32, TUTTI_SUM, comm, a));
+    wrong += rig_await(rank, a, AWAIT_S);
+    wrong += wrong_ints(rank, x, size * (size - 1) / 2, size, "after the refusals");
+    rig_give(x);
+    rig_give(y);
+    rig_stream_give(a, false);
+    rig_stream_give(b, false);
+    return wrong;
+}
+
+static void test_stream_ends_half_captured_groups_are_refused(void)
+{
+    run(WORLD_THREADS, 2, direct, half_captured, NULL);
+    run(WORLD_PROCESSES, 2, staged, half_captured, NULL);
+}
+
+/* ---- ends ------------------------------------------------------------------------------------
+ */
+
+static void *abort_later(void *comm)
+{
+    usleep(50000);
+    return tutti_comm_abort(comm) == TUTTI_OK ? NULL : comm;
+}
+
+/* One rank waits in a stream for peers that never come, until another thread aborts. */
+static int abort_releases(tutti_comm *comm, int rank, int size, void *context)
+{
+    tutti_comm *other;
+    pthread_t thread;
+    void *failed = NULL, *memory = rig_take(COUNT * 4);
+    cuda_stream stream = rig_stream_take(false);
+    int wrong = OK(tutti_comm_dup(comm, &other));
+    (void)context;
+    if (rank == 0) {
+        pthread_create(&thread, NULL, abort_later, other);
+        for (int i = 0; i < 3; i++)
+            wrong += OK(
+                tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, other, stream));
+        wrong += rig_await(rank, stream, 10);
+        pthread_join(thread, &failed);
+        wrong += world_check(rank, failed == NULL, "abort failed");
+        wrong += TAKEN(tutti_comm_status(other), TUTTI_ERR_ABORTED);
+        wrong +=
+            TAKEN(tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, other, stream),
+                  TUTTI_ERR_ABORTED);
+    }
+    wrong += OK(tutti_barrier(comm));
+    wrong += OK(tutti_comm_destroy(other));
+    wrong += OK(tutti_barrier(comm));
+    rig_stream_give(stream, false);
+    rig_give(memory);
+    (void)size;
+    return wrong;
+}
+
+static void test_stream_ends_abort_releases_streams(void)
+{
+    run(WORLD_THREADS, 2, direct, abort_releases, NULL);
+    run(WORLD_PROCESSES, 3, direct, abort_releases, NULL);
+    run(WORLD_PROCESSES, 2, staged, abort_releases, NULL);
+}
+
+/* Rank 1 dies with everyone's operations queued. */
+static int death(tutti_comm *comm, int rank, int size, void *context)
+{
+    void *memory = rig_take(COUNT * 4);
+    cuda_stream stream = rig_stream_take(false);
+    int wrong = 0;
+    (void)size;
+    (void)context;
+    wrong += OK(tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, comm, stream));
+    wrong += rig_await(rank, stream, AWAIT_S);
+    wrong += OK(tutti_barrier(comm));
+    if (rank == 1)
+        raise(SIGKILL);
+    double start = seconds();
+    for (int i = 0; i < 3; i++)
+        wrong +=
+            world_check(rank,
+                        tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, comm,
+                                           stream) == TUTTI_OK ||
+                            i > 0,
+                        "the call tells what only the communicator can: %s", tutti_last_error());
+    wrong += rig_await(rank, stream, 15);
+    wrong += world_check(rank, seconds() - start < 10, "the stream was held for %g s",
+                         seconds() - start);
+    wrong += TAKEN(tutti_comm_status(comm), TUTTI_ERR_PEER);
+    wrong += TAKEN(tutti_barrier(comm), TUTTI_ERR_PEER);
+    return wrong + says(rank, "rank 1");
+}
+
+static void test_stream_ends_death_of_a_rank(void)
+{
+    run_doomed(WORLD_PROCESSES, 3, direct, death, NULL, 2);
+    run_doomed(WORLD_PROCESSES, 3, staged, death, NULL, 2);
+    run_doomed(WORLD_PROCESSES, 2, tcp, death, NULL, 2);
+}
+
+/* The communicator goes while its operations wait behind a gate. */
+static int destroyed_while_queued(tutti_comm *comm, int rank, int size, void *context)
+{
+    tutti_comm *other;
+    void *memory = rig_take(COUNT * 4);
+    cuda_stream stream = rig_stream_take(false);
+    int wrong = 0;
+    (void)size;
+    (void)context;
+    for (int held = 0; held < 2; held++) {
+        wrong += OK(tutti_comm_dup(comm, &other));
+        if (held)
+            rig_gate_put((unsigned)rank, stream);
+        for (int i = 0; i < 5; i++)
+            wrong += OK(
+                tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, other, stream));
+        double start = seconds();
+        wrong += OK(tutti_comm_destroy(other));
+        wrong += world_check(rank, seconds() - start < 10, "destroy took %g s", seconds() - start);
+        if (held)
+            rig_gate_open((unsigned)rank);
+        wrong += rig_await(rank, stream, AWAIT_S);
+    }
+    rig_stream_give(stream, false);
+    rig_give(memory);
+    return wrong + OK(tutti_barrier(comm));
+}
+
+static void test_stream_ends_destroyed_while_queued(void)
+{
+    run(WORLD_THREADS, 2, direct, destroyed_while_queued, NULL);
+    run(WORLD_PROCESSES, 2, direct, destroyed_while_queued, NULL);
+    run(WORLD_PROCESSES, 3, staged, destroyed_while_queued, NULL);
+}
+
+/* The process ends by itself, with a live communicator and, in the second round, with an operation
+ * whose stream is held for ever. Only the time limit and the exit status can tell. */
+static int exits(tutti_comm *comm, int rank, int size, void *context)
+{
+    void *memory = rig_take(COUNT * 4);
+    cuda_stream stream = rig_stream_take(false);
+    int wrong = 0;
+    (void)size;
+    set_ints(memory, rank);
+    wrong += OK(tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, comm, stream));
+    if (context)
+        rig_gate_put(0, stream);
+    wrong += OK(tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, comm, stream));
+    if (!context)
+        wrong += rig_await(rank, stream, AWAIT_S) + OK(tutti_barrier(comm));
+    exit(wrong);
+}
+
+static void test_stream_ends_process_exits(void)
+{
+    run(WORLD_PROCESSES, 2, direct, exits, NULL);
+    run(WORLD_PROCESSES, 2, direct, exits, "held");
+    run(WORLD_PROCESSES, 2, staged, exits, "held");
+}
+
+/* ---- bad input -------------------------------------------------------------------------------
+ */
+
+static cuda_address memory_of(int ordinal)
+{
+    cuda_address address = 0;
+    rig_enter(ordinal);
+    if (rig_gpu()->alloc(&address, COUNT * 4) != CUDA_DRIVER_OK)
+        abort();
+    return address;
+}
+
+static int two_devices(tutti_comm *comm, int rank, int size, void *context)
+{
+    void *first = (void *)(uintptr_t)memory_of(0), *second = (void *)(uintptr_t)memory_of(1);
+    cuda_stream there = NULL, here = rig_stream_take(false);
+    int wrong = 0;
+    (void)context;
+    if (rig_gpu()->stream_make(&there, CUDA_STREAM_NON_BLOCKING) != CUDA_DRIVER_OK)
+        return world_check(rank, 0, "no stream on the second GPU");
+    rig_enter(0);
+    here = rig_stream_take(false);
+    wrong +=
+        TAKEN(tutti_allreduce(first, second, COUNT, TUTTI_INT32, TUTTI_SUM, comm), TUTTI_ERR_ARG);
+    char sentence[256];
+    snprintf(sentence, sizeof sentence, "allreduce: in is memory of GPU 0");
+    wrong += says(rank, sentence);
+    snprintf(sentence, sizeof sentence, "at rank %d: both must be of one GPU", rank);
+    wrong += says(rank, sentence);
+    wrong += TAKEN(tutti_allreduce_on(first, first, COUNT, TUTTI_INT32, TUTTI_SUM, comm, there),
+                   TUTTI_ERR_ARG);
+    wrong += says(rank, "allreduce: the stream belongs to GPU 1");
+    wrong += says(rank, "but the buffers to GPU 0");
+    /* Nothing moved: the communicator works. */
+    set_ints(first, rank);
+    wrong += OK(tutti_allreduce_on(first, first, COUNT, TUTTI_INT32, TUTTI_SUM, comm, here));
+    wrong += rig_await(rank, here, AWAIT_S);
+    return wrong + wrong_ints(rank, first, size * (size - 1) / 2, size, "after the refusals");
+}
+
+static void test_stream_ends_two_devices_are_refused(void)
+{
+    if (rig_is_there() && !rig_is_standin()) {
+        suite_skip("wants two GPUs, which only the stand-in is sure to have");
+        return;
+    }
+    setenv("TUTTI_TEST_STANDIN_DEVICES", "2", 1);
+    run(WORLD_THREADS, 2, direct, two_devices, NULL);
+    run(WORLD_PROCESSES, 2, direct, two_devices, NULL);
+    unsetenv("TUTTI_TEST_STANDIN_DEVICES");
+}
+
+static int no_stream(tutti_comm *comm, int rank, int size, void *context)
+{
+    float in = 1, out = 0;
+    int wrong = 0, thing = 0;
+    (void)context;
+    wrong += TAKEN(tutti_allreduce_on(&in, &out, 1, TUTTI_FLOAT32, TUTTI_SUM, comm, &thing),
+                   TUTTI_ERR_ARG);
+    wrong += says(rank, "is no stream");
+    wrong += OK(tutti_allreduce_on(&in, &out, 1, TUTTI_FLOAT32, TUTTI_SUM, comm, NULL));
+    return wrong + world_check(rank, (int)out == size, "NULL and host memory: %g", (double)out);
+}
+
+static void test_stream_ends_what_is_no_stream_is_refused(void)
+{
+    if (rig_is_there() && !rig_is_standin()) {
+        suite_skip("a real driver may crash on a handle that is none");
+        return;
+    }
+    run(WORLD_THREADS, 2, NULL, no_stream, NULL);
+}
+
+/* Without a driver: host memory and no stream is an ordinary call, a stream is refused. */
+static int no_driver(tutti_comm *comm, int rank, int size, void *context)
+{
+    float in = 1, out = 0;
+    int wrong = 0, thing = 0;
+    (void)context;
+    wrong += OK(tutti_allreduce_on(&in, &out, 1, TUTTI_FLOAT32, TUTTI_SUM, comm, NULL));
+    wrong += world_check(rank, (int)out == size, "NULL and host memory: %g", (double)out);
+    wrong += TAKEN(tutti_allreduce_on(&in, &out, 1, TUTTI_FLOAT32, TUTTI_SUM, comm, &thing),
+                   TUTTI_ERR_UNSUPPORTED);
+    wrong += says(rank, "TUTTI_CUDA");
+    void *memory = NULL;
+    wrong += TAKEN(tutti_mem_alloc_in(TUTTI_MEMORY_CUDA, 64, &memory), TUTTI_ERR_UNSUPPORTED);
+    return wrong + says(rank, "no GPU memory");
+}
+
+static void test_stream_ends_without_a_driver(void)
+{
+    struct world world = {.kind = WORLD_PROCESSES, .size = 2, .settings = without};
+    CU_ASSERT_EQUAL(world_run(&world, no_driver, NULL), 0);
+}
+
+int main(int argc, char **argv)
+{
+    static const struct suite_test tests[] = {
+        {"graphs_are_replayed", test_stream_ends_graphs_are_replayed},
+        {"graph_outlives_its_communicator", test_stream_ends_graph_outlives_its_communicator},
+        {"half_captured_groups_are_refused", test_stream_ends_half_captured_groups_are_refused},
+        {"abort_releases_streams", test_stream_ends_abort_releases_streams},
+        {"death_of_a_rank", test_stream_ends_death_of_a_rank},
+        {"destroyed_while_queued", test_stream_ends_destroyed_while_queued},
+        {"process_exits", test_stream_ends_process_exits},
+        {"two_devices_are_refused", test_stream_ends_two_devices_are_refused},
+        {"what_is_no_stream_is_refused", test_stream_ends_what_is_no_stream_is_refused},
+        {"without_a_driver", test_stream_ends_without_a_driver},
+    };
+    return suite_run("stream_ends", tests, sizeof tests / sizeof *tests, argc, argv);
+}
