@@ -563,6 +563,37 @@ static void test_comm_abort_ends_every_wait(void)
     run(WORLD_PROCESSES, 4, tcp, aborting, NULL);
 }
 
+/* An abort before anyone has a link to anyone: the others learn of it while that rank still holds
+ * its communicator. */
+static int abort_first(tutti_comm *comm, int rank, int size, void *context)
+{
+    int value = rank, total, wrong = 0;
+    (void)size;
+    if (rank == *(int *)context) {
+        wrong += OK(tutti_comm_abort(comm));
+        usleep(4000000);
+        return wrong;
+    }
+    double start = seconds();
+    tutti_status status = tutti_allreduce(&value, &total, 1, TUTTI_INT32, TUTTI_SUM, comm);
+    wrong += world_check(rank, status == TUTTI_ERR_PEER, "%s: %s", tutti_status_string(status),
+                         tutti_last_error());
+    char name[32];
+    snprintf(name, sizeof name, "rank %d (host ", *(int *)context);
+    wrong += says(rank, name);
+    wrong += world_check(rank, seconds() - start < 3.5, "took %.1f s", seconds() - start);
+    return wrong;
+}
+
+static void test_comm_abort_before_the_first_operation(void)
+{
+    for (int aborts = 0; aborts < 3; aborts += 2) {
+        run(WORLD_THREADS, 3, NULL, abort_first, &aborts);
+        run(WORLD_PROCESSES, 3, shm, abort_first, &aborts);
+        run(WORLD_PROCESSES, 3, tcp, abort_first, &aborts);
+    }
+}
+
 static int forking(tutti_comm *comm, int rank, int size, void *context)
 {
     int value = rank, total = 0, wrong = OK(tutti_barrier(comm));
@@ -605,6 +636,7 @@ int main(int argc, char **argv)
         {"names_the_rank_that_died", test_comm_names_the_rank_that_died},
         {"bounds_every_wait", test_comm_bounds_every_wait},
         {"abort_ends_every_wait", test_comm_abort_ends_every_wait},
+        {"abort_before_the_first_operation", test_comm_abort_before_the_first_operation},
         {"survives_a_fork", test_comm_survives_a_fork},
     };
     return suite_run("comm", tests, sizeof tests / sizeof *tests, argc, argv);
