@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "tests/suite.h"
 #include "tests/world.h"
@@ -136,8 +137,10 @@ static int shrinking_after_death(tutti_comm *comm, int rank, int size, void *con
     tutti_comm *child = NULL;
     tutti_status status = TUTTI_OK;
     wrong += OK(tutti_allreduce(buffer, buffer, COUNT, TUTTI_FLOAT32, TUTTI_SUM, comm));
-    if (rank == doomed)
+    if (rank == doomed) {
+        usleep(100000); /* until the others have that result too */
         raise(SIGKILL);
+    }
     double start = seconds();
     while (status == TUTTI_OK && seconds() - start < 10)
         status = tutti_allreduce(buffer, buffer, COUNT, TUTTI_FLOAT32, TUTTI_SUM, comm);
