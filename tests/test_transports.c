@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "tests/hosts.h"
 #include "tests/links.h"
 
 #define DELAYS "delay:200us@20%;reorder"
@@ -47,6 +48,8 @@ static void run_variants(links_fn *function, uint32_t size, uint32_t lanes, int 
         const struct variant *v = &variants[i];
         if (((which & PROCESSES) && v->threads) || ((which & THREADS) && !v->threads) ||
             ((which & PLAIN) && v->fault))
+            continue;
+        if (!hosts_transport_wanted(v->transport))
             continue;
         if (UNDER_TSAN && !v->threads && strcmp(v->transport, "shm") == 0)
             continue;
