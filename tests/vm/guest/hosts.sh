@@ -37,15 +37,16 @@ make_hosts() { # kind [rails]
     hosts=a,b
     ip link set lo up
     mkdir -p /run/hosts /run/netns
-    # duplicate address detection would keep the first GID from working for two seconds
-    echo 0 >/proc/sys/net/ipv6/conf/default/accept_dad
     for host in a b; do
         mkdir -p "/run/hosts/$host"
         touch /run/hosts/$host/{net,uts,ipc}
         unshare --net="/run/hosts/$host/net" --uts="/run/hosts/$host/uts" \
             --ipc="/run/hosts/$host/ipc" sh -c "
                 hostname $host
+                # duplicate address detection would keep the first GID from working for two seconds
                 echo 0 >/proc/sys/net/ipv6/conf/default/accept_dad
+                # a rail that goes down keeps its addresses, as when a cable is pulled
+                echo 1 >/proc/sys/net/ipv6/conf/default/keep_addr_on_down
                 ip link set lo up" || return
         touch "/run/netns/$host" # where ip -n looks
         mount --bind "/run/hosts/$host/net" "/run/netns/$host" || return
