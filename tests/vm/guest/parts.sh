@@ -27,7 +27,7 @@ choose() { # transport
     *) echo "parts.sh: no transport $1" >&2; exit 2 ;;
     esac
     case $1 in
-    roce_cm) export TUTTI_RDMA_CM=yes ;;
+    roce_cm) export TUTTI_VERBS_CONNECT=cm ;;
     esac
     export TUTTI_TRANSPORTS=shm,$name
 }
@@ -137,6 +137,8 @@ part_conformance() {
 # Seeded random calls of every collective and algorithm at 2, 3 and 4 ranks against a reference.
 part_sweep() {
     start_network 1 || return
+    # on one host everything would go through shared memory
+    [ "$network" = pair ] && TUTTI_TRANSPORTS=$name
     export TUTTI_TEST_TRANSPORTS=$TUTTI_TRANSPORTS TUTTI_TEST_HOSTS=$hosts
     [ "${FAST:-0}" = 1 ] && export TUTTI_TEST_FAST=1
     unit "sweep at 2, 3, 4 ranks, $TUTTI_TRANSPORTS" 500 "$build/tests/test_sweep"
@@ -255,7 +257,7 @@ part_mpi() {
     start="mpirun.openmpi --allow-run-as-root --oversubscribe --bind-to none
         --mca plm_rsh_agent $PWD/tests/vm/guest/enter --mca pml ob1 --mca btl tcp,self
         --mca btl_tcp_if_include 10.0.0.0/24 --mca oob_tcp_if_include 10.0.0.0/24
-        -x TUTTI_TRANSPORTS ${TUTTI_RDMA_CM:+-x TUTTI_RDMA_CM}"
+        -x TUTTI_TRANSPORTS ${TUTTI_VERBS_CONNECT:+-x TUTTI_VERBS_CONNECT}"
     for ranks in 2 3 4; do
         b=$((ranks / 2))
         # shellcheck disable=SC2086
