@@ -135,6 +135,21 @@ static void run_processes(struct links_world *world, links_fn *function)
     }
 }
 
+bool links_wanted(const char *transport)
+{
+    const char *list = getenv("TUTTI_TEST_TRANSPORTS");
+    size_t len = strlen(transport);
+    if (!transport_find(transport))
+        return false;
+    for (const char *at = list; at && *at; at += strspn(at, ",")) {
+        size_t word = strcspn(at, ",");
+        if (word == len && strncmp(at, transport, len) == 0)
+            return true;
+        at += word;
+    }
+    return !list;
+}
+
 struct links_world *links_world_new(const char *transport, uint32_t size, uint32_t lanes)
 {
     struct links_world *world =

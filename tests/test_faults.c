@@ -83,6 +83,8 @@ static void run(const char *fault, uint32_t size, uint32_t lanes, links_fn *func
 {
     for (int i = 0; transport_table[i]; i++) {
         char why[SENTENCE_MAX];
+        if (!links_wanted(transport_table[i]->name))
+            continue;
         struct links_world *world = links_world_new(transport_table[i]->name, size, lanes);
         if (!world->ops->probe(&world->settings, why, sizeof why)) {
             printf("    %s does not work here: %s\n", transport_table[i]->name, why);

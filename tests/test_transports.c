@@ -26,7 +26,10 @@ static const struct variant {
     {"shm", NULL, true, true, true},      {"shm", "", false, true, true},
     {"shm", DELAYS, false, true, true},   {"tcp", NULL, false, true, true},
     {"tcp", NULL, true, true, true},      {"tcp", "", false, true, true},
-    {"tcp", DELAYS, false, true, true},
+    {"tcp", DELAYS, false, true, true},   {"ib", NULL, false, true, true},
+    {"roce", NULL, false, true, true},    {"roce", NULL, true, true, true},
+    {"roce", "", false, true, true},      {"roce", DELAYS, false, true, true},
+    {"iwarp", NULL, false, true, true},
 };
 #define VARIANTS (sizeof variants / sizeof *variants)
 
@@ -51,6 +54,8 @@ static void run_variants(links_fn *function, uint32_t size, uint32_t lanes, int 
         if (UNDER_TSAN && !v->threads && strcmp(v->transport, "shm") == 0)
             continue;
         char why[SENTENCE_MAX];
+        if (!links_wanted(v->transport))
+            continue;
         struct links_world *world = links_world_new(v->transport, size, lanes);
         if (!world->ops->probe(&world->settings, why, sizeof why)) {
             printf("    %s does not work here: %s\n", v->transport, why);
