@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "tests/hosts.h"
 #include "tests/links.h"
 
 #define DELAYS "delay:200us@20%;reorder"
@@ -29,7 +30,8 @@ static const struct variant {
     {"tcp", DELAYS, false, true, true},   {"ib", NULL, false, true, true},
     {"roce", NULL, false, true, true},    {"roce", NULL, true, true, true},
     {"roce", "", false, true, true},      {"roce", DELAYS, false, true, true},
-    {"iwarp", NULL, false, true, true},
+    {"iwarp", NULL, false, true, true},   {"iwarp", NULL, true, true, true},
+    {"iwarp", DELAYS, false, true, true},
 };
 #define VARIANTS (sizeof variants / sizeof *variants)
 
@@ -51,11 +53,11 @@ static void run_variants(links_fn *function, uint32_t size, uint32_t lanes, int 
         if (((which & PROCESSES) && v->threads) || ((which & THREADS) && !v->threads) ||
             ((which & PLAIN) && v->fault))
             continue;
+        if (!transport_find(v->transport) || !hosts_transport_wanted(v->transport))
+            continue; /* RDMA may be left out of the build */
         if (UNDER_TSAN && !v->threads && strcmp(v->transport, "shm") == 0)
             continue;
         char why[SENTENCE_MAX];
-        if (!links_wanted(v->transport))
-            continue;
         struct links_world *world = links_world_new(v->transport, size, lanes);
         if (!world->ops->probe(&world->settings, why, sizeof why)) {
             printf("    %s does not work here: %s\n", v->transport, why);

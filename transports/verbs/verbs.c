@@ -91,7 +91,7 @@ static uint32_t power_below(uint64_t value, uint32_t least)
 }
 
 /* Slots of all links together stay within this; with many peers they are shorter. */
-#define SLOTS_BUDGET (256u << 20)
+#define SLOTS_BUDGET (16u << 20)
 
 static void take_settings(struct verbs *verbs)
 {
