@@ -273,7 +273,8 @@ static bool offer_fits(const struct verbs_link *link, const struct wire_control 
 /* Brings one path to where it can send and receive. */
 static void accept_path(struct verbs_path *path, const struct wire_path *offer)
 {
-    if (path->state != VERBS_PATH_MAKING)
+    bool connected = path->state == VERBS_PATH_TRYING; /* by the connection manager, before this */
+    if (path->state != VERBS_PATH_MAKING && !connected)
         return;
     if (offer->qpn == 0 || offer->mtu < 1 || offer->mtu > 5 || offer->window < VERBS_SPARE ||
         offer->window > CREDIT_WINDOW_MAX) {
@@ -286,6 +287,8 @@ static void accept_path(struct verbs_path *path, const struct wire_path *offer)
         link_path_connected(path);
     else if (path->link->verbs->config->rank < path->link->peer && connect_dial(path) != TUTTI_OK)
         link_path_failed(path, "%s", status_sentence());
+    else if (path->hello_came)
+        path_hello(path);
 }
 
 static void take_offer(struct verbs_link *link, const struct wire_control *offer)

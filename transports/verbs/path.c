@@ -312,7 +312,7 @@ tutti_status path_connect(struct verbs_path *path, const struct wire_path *peer)
 {
     int error;
     path->peer = *peer;
-    path->credit = (struct credit_sender){.window = peer->window};
+    path->credit.window = peer->window; /* the connection manager may have been faster */
     if (path->link->verbs->cm)
         return TUTTI_OK;
     error = to_receive(path, peer);
@@ -439,7 +439,7 @@ void path_message(struct verbs_path *path, struct wire_header *header, const voi
 void path_hello(struct verbs_path *path)
 {
     struct wire_header header = {.kind = WIRE_HELLO};
-    if (path->hello_sent || !path_alive(path))
+    if (path->hello_sent || !path_alive(path) || !path->link->offered)
         return;
     path->hello_sent = true;
     path_message(path, &header, NULL, 0);
