@@ -40,6 +40,12 @@ void hosts_enter(unsigned rank, unsigned size)
     enter(host, "ipc", CLONE_NEWIPC);
 }
 
+bool hosts_here(void)
+{
+    const char *list = getenv("TUTTI_TEST_HOSTS");
+    return !list || !list[0];
+}
+
 bool hosts_transport_wanted(const char *transport)
 {
     const char *only = getenv("TUTTI_TEST_TRANSPORT");

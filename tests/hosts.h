@@ -11,6 +11,9 @@
  * sentence when the namespaces cannot be entered. */
 void hosts_enter(unsigned rank, unsigned size);
 
+/* Do all ranks stay where the test was started? Only there a probe tells what they will find. */
+bool hosts_here(void);
+
 /* Is a test over this transport wanted? TUTTI_TEST_TRANSPORT names the only one; unset: all are. */
 bool hosts_transport_wanted(const char *transport);
 
