@@ -51,6 +51,11 @@ result() { # name yes|no log
     fi
 }
 
+# What a suite complained of: a failure often repeats itself.
+complaints() { # log
+    grep -av '\.\.\.passed$' "$1" | head -n 60 | cut -c1-300 | sed 's/^/    /'
+}
+
 skip() { # reason
     skipped=$((skipped + 1)); echo "    SKIPPED: $1"
 }
@@ -73,7 +78,7 @@ unit() { # name seconds command...
     if [ -n "${p:-}" ] && [ $((p + f)) -gt 0 ] && { [ $status -eq 0 ] || [ "$f" -gt 0 ]; }; then
         passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
         echo "  $([ "$f" -eq 0 ] && echo "ok    " || echo FAILED)  $name ($p passed, $f failed, $s skipped)"
-        [ "$f" -eq 0 ] || sed 's/^/    /' "$work/log"
+        [ "$f" -eq 0 ] || complaints "$work/log"
     else
         echo "exit status $status, closing line ${p:-missing}" >>"$work/log"
         result "$name" no "$work/log"
