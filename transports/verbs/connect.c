@@ -12,8 +12,9 @@
 #include "base/log.h"
 #include "transports/verbs/verbs.h"
 
-#define RESOLVE_MS 2000
-#define BACKLOG    128
+#define RESOLVE_MS  2000
+#define BACKLOG     128
+#define REDIALS_MAX 5
 
 /* ---- addresses --------------------------------------------------------------------------------
  */
@@ -191,6 +192,20 @@ static struct rdma_conn_param parameters(const struct verbs_path *path)
 
 static void failed(struct verbs_path *path, const char *what)
 {
+    /* Its port may be one that a socket has (the two are counted apart), its request lost in a
+     * crowd: the side that dials tries again, with a new queue pair, since the old one may be
+     * spent. */
+    bool dialer = path->link->verbs->config->rank < path->link->peer;
+    int error = errno;
+    if (dialer && path->state == VERBS_PATH_MAKING && path->redials++ < REDIALS_MAX) {
+        const struct wire_path peer = path->peer;
+        path_drop(path);
+        if (path_make(path) == TUTTI_OK && path_connect(path, &peer) == TUTTI_OK &&
+            connect_dial(path) == TUTTI_OK)
+            return;
+        path->state = VERBS_PATH_MAKING;
+    }
+    errno = error;
     link_path_failed(path, "connection by the RDMA connection manager over %s failed: %s: %m",
                      path->rail->name, what);
 }

@@ -125,6 +125,7 @@ struct verbs_path {
     struct ibv_sge sge[VERBS_BATCH + 1];
     /* By the connection manager. */
     struct rdma_cm_id *id;
+    uint32_t redials;
     uint8_t token[16]; /* of this side's offer */
 };
 
