@@ -12,8 +12,9 @@
 #include "base/log.h"
 #include "transports/verbs/verbs.h"
 
-#define RESOLVE_MS 2000
-#define BACKLOG    128
+#define RESOLVE_MS  2000
+#define BACKLOG     128
+#define REDIALS_MAX 5
 
 /* ---- addresses --------------------------------------------------------------------------------
  */
@@ -45,22 +46,39 @@ static const uint8_t *own_address(const struct verbs_path *path)
 /* ---- listening --------------------------------------------------------------------------------
  */
 
-static tutti_status listen_on(struct verbs_rail *rail)
+/* On one address of a rail; an address that has just gone is none to be reached by. */
+static tutti_status listen_on(struct verbs_rail *rail, uint32_t gid)
 {
     struct verbs *verbs = rail->verbs;
     const struct library *library = verbs->library;
-    struct sockaddr_storage address = {.ss_family = AF_INET6}; /* any address, any port */
-    if (library->rdma.create_id(verbs->cm_channel, &rail->listener, rail, RDMA_PS_TCP) != 0)
+    struct rdma_cm_id **id = &rail->listeners[gid];
+    struct sockaddr_storage address;
+    socket_address(verbs->ports.rails[rail->index].gids[gid].raw, 0, &address);
+    if (library->rdma.create_id(verbs->cm_channel, id, NULL, RDMA_PS_TCP) != 0) {
+        *id = NULL;
         return fail_errno(TUTTI_ERR_SYSTEM, "make an RDMA connection manager's id");
-    if (library->rdma.bind_addr(rail->listener, (struct sockaddr *)&address) != 0) {
-        address.ss_family = AF_INET;
-        if (library->rdma.bind_addr(rail->listener, (struct sockaddr *)&address) != 0)
-            return fail_errno(TUTTI_ERR_CONNECT, "bind the RDMA connection manager's listener");
     }
-    if (library->rdma.listen(rail->listener, BACKLOG) != 0)
-        return fail_errno(TUTTI_ERR_CONNECT, "listen with the RDMA connection manager");
-    rail->listener_port = ntohs(library->rdma.get_src_port(rail->listener));
-    return TUTTI_OK;
+    if (library->rdma.bind_addr(*id, (struct sockaddr *)&address) == 0 &&
+        library->rdma.listen(*id, BACKLOG) == 0)
+        return TUTTI_OK;
+    tutti_status status =
+        fail_errno(TUTTI_ERR_CONNECT, "listen on %s with the RDMA connection manager", rail->name);
+    library->rdma.destroy_id(*id);
+    *id = NULL;
+    return status;
+}
+
+static tutti_status listen_everywhere(struct verbs *verbs)
+{
+    tutti_status status = TUTTI_OK;
+    bool any = false;
+    for (uint32_t r = 0; r < verbs->rail_count; r++) {
+        for (uint32_t g = 0; g < verbs->ports.rails[r].gid_count; g++) {
+            status = listen_on(&verbs->rails[r], g);
+            any = any || status == TUTTI_OK;
+        }
+    }
+    return any ? TUTTI_OK : status;
 }
 
 tutti_status connect_open(struct verbs *verbs)
@@ -76,14 +94,17 @@ tutti_status connect_open(struct verbs *verbs)
                           "open the RDMA connection manager (/dev/infiniband/rdma_cm; load the "
                           "kernel module rdma_ucm)");
     tutti_status status = device_nonblocking(verbs->cm_channel->fd);
-    /* One listener serves all rails: the token says which queue pair is meant. */
-    return status == TUTTI_OK ? listen_on(&verbs->rails[0]) : status;
+    return status == TUTTI_OK ? listen_everywhere(verbs) : status;
 }
 
 void connect_close(struct verbs *verbs)
 {
-    if (verbs->rail_count > 0 && verbs->rails[0].listener)
-        verbs->library->rdma.destroy_id(verbs->rails[0].listener);
+    for (uint32_t r = 0; r < verbs->rail_count; r++) {
+        for (uint32_t g = 0; g < CHOOSE_GIDS_MAX; g++) {
+            if (verbs->rails[r].listeners[g])
+                verbs->library->rdma.destroy_id(verbs->rails[r].listeners[g]);
+        }
+    }
     if (verbs->cm_channel)
         verbs->library->rdma.destroy_event_channel(verbs->cm_channel);
     verbs->cm_channel = NULL;
@@ -92,7 +113,8 @@ void connect_close(struct verbs *verbs)
 void connect_describe(const struct verbs_path *path, struct wire_path *wire)
 {
     const struct verbs *verbs = path->link->verbs;
-    wire->cm_port = verbs->rails[0].listener_port;
+    struct rdma_cm_id *listener = path->rail->listeners[path->choice.gid[0]];
+    wire->cm_port = listener ? ntohs(verbs->library->rdma.get_src_port(listener)) : 0;
     memcpy(wire->cm_address, own_address(path), sizeof wire->cm_address);
     memcpy(wire->cm_token, path->token, sizeof wire->cm_token);
 }
@@ -170,6 +192,20 @@ static struct rdma_conn_param parameters(const struct verbs_path *path)
 
 static void failed(struct verbs_path *path, const char *what)
 {
+    /* Its port may be one that a socket has (the two are counted apart), its request lost in a
+     * crowd: the side that dials tries again, with a new queue pair, since the old one may be
+     * spent. */
+    bool dialer = path->link->verbs->config->rank < path->link->peer;
+    int error = errno;
+    if (dialer && path->state == VERBS_PATH_MAKING && path->redials++ < REDIALS_MAX) {
+        const struct wire_path peer = path->peer;
+        path_drop(path);
+        if (path_make(path) == TUTTI_OK && path_connect(path, &peer) == TUTTI_OK &&
+            connect_dial(path) == TUTTI_OK)
+            return;
+        path->state = VERBS_PATH_MAKING;
+    }
+    errno = error;
     link_path_failed(path, "connection by the RDMA connection manager over %s failed: %s: %m",
                      path->rail->name, what);
 }
@@ -269,8 +305,8 @@ void connect_events(struct verbs *verbs)
         bool request = event->event == RDMA_CM_EVENT_CONNECT_REQUEST;
         if (request)
             refused = accept_request(verbs, event) ? NULL : event->id;
-        else if (event->id != verbs->rails[0].listener)
-            path = event->id->context;
+        else
+            path = event->id->context; /* NULL: a listener's */
         /* An id cannot be destroyed while an event of it is not acknowledged. */
         library->rdma.ack_cm_event(event);
         if (refused)

@@ -20,7 +20,8 @@
 
 #define GID_AUTO     256u
 #define GIDS_LOOKED  64 /* entries of a port's table that are looked at */
-#define CQ_FIRST_LEN 1024
+#define CQ_LEN_LEAST 1024
+#define CQ_LEN_MOST  65536 /* made at once; more grows with the links, where the device can */
 
 struct scan {
     const struct settings *settings;
@@ -114,7 +115,8 @@ static uint32_t addresses_of_mac(const struct ifaddrs *list, const uint8_t mac[6
     }
     for (const struct ifaddrs *at = list; at && name && count < max; at = at->ifa_next) {
         struct choose_gid *gid = &gids[count];
-        if (strcmp(at->ifa_name, name) == 0 && address_as_gid(at->ifa_addr, gid->raw)) {
+        if (strcmp(at->ifa_name, name) == 0 && address_as_gid(at->ifa_addr, gid->raw) &&
+            !(gid->raw[0] == 0xfe && (gid->raw[1] & 0xc0) == 0x80)) { /* has no meaning elsewhere */
             gid->type = CHOOSE_GID_ROCE_V2;
             gid->prefix = prefix_of(at);
             gid->index = 0;
@@ -397,6 +399,16 @@ tutti_status device_nonblocking(int fd)
     return TUTTI_OK;
 }
 
+/* Enough for a link to every peer, since not every device can resize a queue. */
+static uint32_t first_cq_len(const struct verbs *verbs, uint32_t max_cqe)
+{
+    const struct transport_config *config = verbs->config;
+    uint64_t each = config->settings->verbs_depth + config->lanes * verbs->window + VERBS_SPARE;
+    uint64_t len = each * config->settings->verbs_qps * config->size;
+    len = len < CQ_LEN_LEAST ? CQ_LEN_LEAST : len > CQ_LEN_MOST ? CQ_LEN_MOST : len;
+    return len < max_cqe ? (uint32_t)len : max_cqe;
+}
+
 static tutti_status fill_rail(struct verbs_rail *rail)
 {
     const struct library *library = rail->verbs->library;
@@ -405,7 +417,7 @@ static tutti_status fill_rail(struct verbs_rail *rail)
         return fail_errno(TUTTI_ERR_SYSTEM, "ask %s for its limits", rail->name);
     rail->max_cqe = (uint32_t)attr.max_cqe;
     rail->max_qp_rd_atom = (uint32_t)attr.max_qp_rd_atom;
-    rail->cq_len = CQ_FIRST_LEN < rail->max_cqe ? CQ_FIRST_LEN : rail->max_cqe;
+    rail->cq_len = first_cq_len(rail->verbs, rail->max_cqe);
     rail->pd = library->ibv.alloc_pd(rail->context);
     rail->channel = rail->pd ? library->ibv.create_comp_channel(rail->context) : NULL;
     rail->cq = rail->channel ? library->ibv.create_cq(rail->context, (int)rail->cq_len, NULL,

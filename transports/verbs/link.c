@@ -27,8 +27,9 @@
 
 #define HELLO_MS 5000 /* for a path to carry its first message both ways */
 #define DRAIN_MS 2000 /* for a stopped queue pair to give its receives back */
-#define DOOM_MS  500 /* from the end of the last path to that of the link: the socket may know why \
-                      */
+#define DOOM_MS                                                                                    \
+    500 /* from the end of the last path to that of the link: the socket may know why              \
+         */
 
 /* ---- control messages -------------------------------------------------------------------------
  */

@@ -51,8 +51,7 @@ struct verbs_rail {
     struct ibv_cq *cq;
     struct ibv_comp_channel *channel;
     uint32_t cq_len, cq_used, max_cqe, max_sge, max_qp_rd_atom;
-    struct rdma_cm_id *listener;
-    uint16_t listener_port;
+    struct rdma_cm_id *listeners[CHOOSE_GIDS_MAX]; /* on each of its addresses */
 };
 
 /* Registered memory. */
@@ -126,6 +125,7 @@ struct verbs_path {
     struct ibv_sge sge[VERBS_BATCH + 1];
     /* By the connection manager. */
     struct rdma_cm_id *id;
+    uint32_t redials;
     uint8_t token[16]; /* of this side's offer */
 };
 
