@@ -434,6 +434,7 @@ int main(int argc, char **argv)
     struct settings settings;
     if (settings_load(&settings) != TUTTI_OK)
         die("settings", status_sentence());
+    enter_host(job.hosts[0]); /* what works there is asked below */
     for (size_t t = 0; transport_table[t]; t++) {
         char why[256] = "";
         bool wanted = optind == argc;
