@@ -176,6 +176,10 @@ enum flow_verdict flow_arrived(struct flow *flow, const struct flow_held *arriva
     if (flow->broken)
         return FLOW_NOTED;
     bool posted = within(arrival->seq, flow->recv_done, flow->recv_next);
+    /* Chunks on other paths may have overtaken the question. */
+    bool over = (uint16_t)(flow->recv_done - arrival->seq - 1) < CREDIT_WINDOW_MAX;
+    if (arrival->ask && over)
+        return FLOW_NOTED;
     if (!posted) {
         /* In order, and no more than the window allows. */
         uint32_t count = flow->held_end - flow->held_begin;
@@ -188,7 +192,7 @@ enum flow_verdict flow_arrived(struct flow *flow, const struct flow_held *arriva
     }
     *xfer = *recv_slot(flow, arrival->seq);
     if ((*xfer)->work[FLOW_WORK_FLAGS] & FLOW_FLAG_DONE)
-        return FLOW_NONSENSE;
+        return arrival->ask ? FLOW_NOTED : FLOW_NONSENSE;
     enum flow_verdict verdict = judge(flow, arrival, *xfer);
     uint64_t left = (*xfer)->len - (*xfer)->work[FLOW_WORK_MOVED];
     if (verdict == FLOW_TAKE && (piece ? bytes == 0 || bytes > left : bytes != (*xfer)->len))

@@ -597,8 +597,7 @@ static void received(struct verbs_path *path, const struct ibv_wc *wc)
     path->posted--;
     path->received++;
     bool kept = false;
-    if (path->state == VERBS_PATH_MAKING)
-        path->state = VERBS_PATH_TRYING; /* the connection manager's word comes later */
+    link_path_connected(path); /* the connection manager's word may come later */
     if (wc->wc_flags & IBV_WC_WITH_IMM)
         transfer_written(path, be32toh(wc->imm_data));
     else
