@@ -197,8 +197,8 @@ part_rail() {
     awk -v s="${longest:-9}" 'BEGIN {exit !(s <= 2)}' && good=yes
     result "the longest call took ${longest:-?} s, at most 2" $good "$work/log"
     good=no
-    grep -q "$(device a 1)\|$(device b 1)" "$work/log" && good=yes
-    result "a line names the rail" $good "$work/log"
+    grep -q "warn.*\($(device a 1)\|$(device b 1)\)" "$work/log" && good=yes
+    result "a warning names the rail" $good "$work/log"
 }
 
 # Ranks that die, stop or disagree across hosts: each other rank is told within 5 s (misbehave checks).
@@ -213,21 +213,28 @@ part_killed() {
     done
 }
 
-# 64 KiB of locked memory. Root is exempt, so the ranks are somebody else's.
+# 64 KiB of locked memory, for ranks that are nobody's, since root is exempt. One link fits: its messages
+# are copied through its slots. Several may not: then every rank ends with the sentence that says what to
+# do. Never a wrong byte, never a hang.
 part_memlock() {
+    local limited good=no
     start_network 1 || return
     chmod 777 "$work"
-    # shellcheck disable=SC2016
-    job "64 KiB of locked memory: right results" 4 120 none prlimit --memlock=65536:65536 \
-        setpriv --reuid=65534 --regid=65534 --clear-groups env HOME=/tmp \
-        "$build/perf/coll_perf" allreduce alltoall -b 8 -e 4M -f 32 -n 2 -w 1
-    [ "$name" = tcp ] && return
-    job "64 KiB of locked memory: a sentence with the remedy" 2 120 none prlimit --memlock=65536:65536 \
-        setpriv --reuid=65534 --regid=65534 --clear-groups env HOME=/tmp TUTTI_LOG=info \
-        "$build/perf/coll_perf" allreduce -b 4M -e 4M -n 2 -w 1 --memory malloc
+    limited="prlimit --memlock=65536:65536 setpriv --reuid=65534 --regid=65534 --clear-groups
+        env HOME=/tmp TUTTI_LOG=info timeout -k 1 100"
+    # shellcheck disable=SC2086
+    job "64 KiB of locked memory, 2 ranks" 2 120 none $limited "$build/perf/coll_perf" \
+        allreduce alltoall -b 8 -e 4M -f 32 -n 2 -w 1 --memory malloc
+    [ "$kind" = none ] && return
+    grep -q 'limit of locked memory is 64 KiB.*ulimit -l' "$work/log" && good=yes
+    result "a line says so, and what to do" $good "$work/log"
     good=no
-    grep -qi 'locked.memory.*ulimit -l\|ulimit -l.*locked.memory' "$work/log" && good=yes
-    result "the sentence names ulimit -l" $good "$work/log"
+    # shellcheck disable=SC2086
+    start_ranks 4 $limited "$build/perf/coll_perf" allreduce alltoall -b 8 -e 256K -f 32 -n 2 -w 1
+    end_ranks && good=yes
+    grep -q 'coll_perf: rank .*limit of locked memory is 64 KiB.*ulimit -l' "$work/log" &&
+        ! grep -q 'killed\|status 124' "$work/log" && good=yes
+    result "64 KiB of locked memory, 4 ranks: right, or an end that says why" $good "$work/log"
 }
 
 # 100 communicators: what the kernel holds of queue pairs, regions and the rest is what it held before.
@@ -290,8 +297,7 @@ for each in "$@"; do
     part=${each%:*}
     choose "${each#*:}"
     declare -F "part_$part" >/dev/null || { echo "parts.sh: no part $part" >&2; exit 2; }
-    if ! TUTTI_LOG=error "$build/perf/link_perf" -b 1 -e 1 -h >/dev/null 2>&1 ||
-        "$build/perf/link_perf" -b 1 -e 1 "$name" 2>&1 | grep -q 'no transport is called'; then
+    if "$build/perf/link_perf" -b 1 -e 1 "$name" 2>&1 | grep -q 'no transport is called'; then
         skip "$build has no transport $name: it was built without libibverbs (libibverbs-dev)"
         finish
     fi
