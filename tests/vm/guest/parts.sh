@@ -2,8 +2,8 @@
 # parts.sh PART:TRANSPORT...   runs parts of the RDMA suite inside a guest, each in a network of its own
 # making; tests/suites/vm.sh starts it, one boot per part. Ends with the line tests/run counts.
 #
-# PART is a function part_* below. TRANSPORT is a row of choose(): tcp (no RDMA, to compare with), roce
-# (queue pairs exchanged over the bootstrap), roce_cm (librdmacm), iwarp.
+# PART is a function part_* below, called with its TRANSPORT. That is a row of choose(): tcp (no RDMA, to
+# compare with), roce (queue pairs exchanged over the bootstrap), roce_cm (librdmacm), iwarp.
 #   BUILD: build directory (default build);  FAST=1: smaller sizes
 #   NETWORK=pair: one host with a looped wire instead of two hosts (old kernels)
 set -u
@@ -213,6 +213,43 @@ part_killed() {
     done
 }
 
+# Bad input: one sentence each, with what was found and what to set.
+part_input() {
+    local perf="$build/perf/coll_perf allreduce --ranks 2 --transport $name -b 8 -e 8 -n 2 -w 1" other=roce
+    [ "$name" = roce ] && other=iwarp
+    start_network 1 || return
+    # shellcheck disable=SC2086
+    {
+        says "a device that is not there" "TUTTI_VERBS_DEVICE=nosuch names no port of this host.*$(device a 0)" \
+            on a env TUTTI_VERBS_DEVICE=nosuch $perf
+        says "a port that is not there" "TUTTI_VERBS_DEVICE=$(device a 0):7 names no port.*$(device a 0)" \
+            on a env TUTTI_VERBS_DEVICE="$(device a 0):7" $perf
+        says "another kind of device" "no .* port here: there is $(device a 0)" \
+            on a ${perf/--transport $name/--transport $other}
+        [ $kind = rxe ] && says "a GID that is not there" "TUTTI_VERBS_GID_INDEX=99 is no usable GID.*it has .*index 1" \
+            on a env TUTTI_VERBS_GID_INDEX=99 $perf
+    }
+    on b ip link set b0 mtu 1500
+    job "ends of different MTU: the smaller is used" 2 60 none "$build/perf/coll_perf" allreduce -b 8 -e 1M -f 64
+    rail 0 down
+    says "a port that is down" "port 1 is not active but down" on a $perf
+    rdma link del "$(device a 0)"
+    rdma link del "$(device b 0)"
+    says "no device" "this host has no RDMA device" on a $perf
+}
+
+says() { # name pattern command...: it must fail, and say so
+    local name=$1 pattern=$2 good=no
+    shift 2
+    if [ "$1" = on ]; then
+        shift
+        set -- tests/vm/guest/enter "$1" "${*:2}"
+    fi
+    ! timeout -k 1 40 "$@" >"$work/log" 2>&1 && grep -q "$pattern" "$work/log" && good=yes
+    echo "expected: $pattern" >>"$work/log"
+    result "$name" $good "$work/log"
+}
+
 # 64 KiB of locked memory, for ranks that are nobody's, since root is exempt. One link fits: its messages
 # are copied through its slots. Several may not: then every rank ends with the sentence that says what to
 # do. Never a wrong byte, never a hang.
@@ -250,6 +287,8 @@ part_comms() {
     done
     rdma resource show >"$work/after" 2>&1 # while both processes are alive
     touch "$work/comms.go"
+    # librdmacm itself keeps each device open until the process ends
+    [ "$1" = roce ] || sed -i 's/ ctx [0-9]*//' "$work/before" "$work/after"
     end_ranks && good=yes
     result "100 communicators" $good "$work/log"
     [ "$kind" = none ] && return
@@ -302,7 +341,7 @@ for each in "$@"; do
         finish
     fi
     before=$((passed + failed + skipped))
-    "part_$part" || { echo "making the network failed" >"$work/log"; result "$each" no "$work/log"; }
+    "part_$part" "${each#*:}" || { echo "making the network failed" >"$work/log"; result "$each" no "$work/log"; }
     [ $((passed + failed + skipped)) -gt $before ] || { echo "nothing ran" >"$work/log"; result "$each" no "$work/log"; }
 done
 finish
