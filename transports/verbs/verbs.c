@@ -18,9 +18,9 @@
 #include "base/clock.h"
 #include "transports/tcp.h"
 
-#define QUIET_POLLS  128 /* polls between looks at what is not data */
-#define MAKING_POLLS 4   /* the same while links are being made */
-#define FAREWELL_MS  100 /* the contract's bound for flushing on close */
+#define QUIET_POLLS  4096 /* polls between looks at what is not data; they cost system calls */
+#define MAKING_POLLS 4    /* the same while links are being made */
+#define FAREWELL_MS  100  /* the contract's bound for flushing on close */
 #define POLL_ROUNDS  8
 
 /* A rank's address: this, then the side transport's. */
