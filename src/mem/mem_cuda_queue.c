@@ -246,11 +246,13 @@ tutti_status mem_queue_clear(struct mem_queue *queue)
 tutti_status mem_cuda_probe_beside(struct mem_device *device)
 {
     struct mem_queue *queue, *holder;
+    if (!device->memory_ops)
+        return TUTTI_OK; /* a host function that waits holds up no channel */
     tutti_status status = mem_queue_take(device, &holder);
     if (status == TUTTI_OK)
         status = mem_queue_take(device, &queue);
-    if (status != TUTTI_OK || !device->memory_ops)
-        return status; /* a host function that waits holds up no channel */
+    if (status != TUTTI_OK)
+        return status;
     struct mem_words *words = holder->words;
     uint32_t value = ++holder->asked[0];
     struct mem_stream stream = {.device = device, .handle = holder->stream};
