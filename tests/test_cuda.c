@@ -1,125 +1,13 @@
 /* test_cuda.c: the room below GPU buffers (src/mem/device.h), over the stand-in driver or, with
  * TUTTI_TEST_CUDA_DRIVER=libcuda.so.1, over a real one. With the stand-in, device memory cannot be
  * touched by the CPU: that no CPU code does is tested by every test here. */
-#include <pthread.h>
-#include <stdatomic.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
+#include "tests/cuda_suite.h"
 
-#include "base/clock.h"
-#include "mem/device.h"
-#include "mem/mem.h"
-#include "tests/gpu.h"
-#include "tests/suite.h"
+const struct gpu *gpu;
+struct mem_device *device;
+uint64_t random_state;
 
 #define GUARD 64
-
-static const struct gpu *gpu;
-static struct mem_device *device;
-static uint64_t random_state;
-
-/* ---- tools ---------------------------------------------------------------------------------- */
-
-static uint64_t random_bits(void)
-{
-    return suite_random(&random_state);
-}
-
-static void fill(void *at, size_t len)
-{
-    unsigned char *bytes = at;
-    for (size_t i = 0; i < len; i++)
-        bytes[i] = (unsigned char)random_bits();
-}
-
-static unsigned char *address(cuda_address memory)
-{
-    return (unsigned char *)(uintptr_t)memory;
-}
-
-static unsigned char *gpu_alloc(size_t bytes)
-{
-    cuda_address memory = 0;
-    CU_ASSERT_EQUAL_FATAL(gpu->alloc(&memory, bytes), CUDA_DRIVER_OK);
-    return address(memory);
-}
-
-static void gpu_free(void *memory)
-{
-    CU_ASSERT_EQUAL(gpu->free((cuda_address)(uintptr_t)memory), CUDA_DRIVER_OK);
-}
-
-static void upload(void *dst, const void *src, size_t bytes)
-{
-    CU_ASSERT_EQUAL(gpu->upload((cuda_address)(uintptr_t)dst, src, bytes), CUDA_DRIVER_OK);
-}
-
-static void download(void *dst, const void *src, size_t bytes)
-{
-    CU_ASSERT_EQUAL(gpu->download(dst, (cuda_address)(uintptr_t)src, bytes), CUDA_DRIVER_OK);
-}
-
-static cuda_address cuda_pointer(const void *pointer)
-{
-    return (cuda_address)(uintptr_t)pointer;
-}
-
-static void await(struct mem_queue *queue, uint64_t ticket)
-{
-    uint64_t done = 0, limit_ns = clock_ns() + 20000000000u;
-    while (done < ticket) {
-        CU_ASSERT_EQUAL_FATAL(mem_queue_poll(queue, &done), TUTTI_OK);
-        CU_ASSERT_FATAL(clock_ns() < limit_ns);
-    }
-}
-
-static bool await_word(const struct mem_words *words, unsigned index, uint32_t value,
-                       uint32_t limit_ms)
-{
-    uint64_t limit_ns = clock_ns() + 1000000ull * limit_ms;
-    while ((int32_t)(atomic_load_explicit(&words->word[index], memory_order_acquire) - value) < 0) {
-        if (clock_ns() > limit_ns)
-            return false;
-    }
-    return true;
-}
-
-static struct mem_queue *take_queue(void)
-{
-    struct mem_queue *queue = NULL;
-    CU_ASSERT_EQUAL_FATAL(mem_queue_take(device, &queue), TUTTI_OK);
-    return queue;
-}
-
-static cuda_stream make_stream(unsigned flags)
-{
-    cuda_stream stream = NULL;
-    CU_ASSERT_EQUAL_FATAL(gpu->stream_make(&stream, flags), CUDA_DRIVER_OK);
-    return stream;
-}
-
-static struct mem_stream open_stream(void *handle)
-{
-    struct mem_stream stream = {.device = NULL};
-    CU_ASSERT_EQUAL_FATAL(mem_stream_open(handle, NULL, &stream), TUTTI_OK);
-    return stream;
-}
-
-static struct mem_words *take_words(void)
-{
-    struct mem_words *words = NULL;
-    CU_ASSERT_EQUAL_FATAL(mem_words_take(device, &words), TUTTI_OK);
-    return words;
-}
-
-static void answer(const struct mem_words *words, unsigned index, uint32_t value)
-{
-    atomic_store_explicit(&words->word[index], value, memory_order_release);
-}
 
 /* ---- places --------------------------------------------------------------------------------- */
 
@@ -173,39 +61,6 @@ static void test_cuda_knows_memory_of_pools(void)
 }
 
 /* ---- queues --------------------------------------------------------------------------------- */
-
-enum kind { DEVICE, PINNED, PAGEABLE, KINDS };
-
-struct buffer {
-    enum kind kind;
-    size_t bytes;
-    unsigned char *at;
-};
-
-static struct buffer make_buffer(enum kind kind, size_t bytes)
-{
-    struct buffer buffer = {.kind = kind, .bytes = bytes};
-    void *memory = NULL;
-    if (kind == DEVICE)
-        CU_ASSERT_EQUAL_FATAL(mem_device_take(device, bytes, &memory), TUTTI_OK);
-    if (kind == PINNED)
-        CU_ASSERT_EQUAL_FATAL(mem_pinned_take(device, bytes, &memory), TUTTI_OK);
-    if (kind == PAGEABLE)
-        memory = malloc(bytes);
-    CU_ASSERT_PTR_NOT_NULL_FATAL(memory);
-    buffer.at = memory;
-    return buffer;
-}
-
-static void drop_buffer(struct buffer buffer)
-{
-    if (buffer.kind == DEVICE)
-        mem_device_give(device, buffer.at);
-    else if (buffer.kind == PINNED)
-        mem_pinned_give(device, buffer.at);
-    else
-        free(buffer.at);
-}
 
 static void write_buffer(struct buffer buffer, const void *from)
 {
@@ -640,247 +495,15 @@ static void test_cuda_allocates_zeroed_memory_for_users(void)
     free(back);
 }
 
-/* ---- streams -------------------------------------------------------------------------------- */
+#define PARENT_ONLY 3
 
-/* copy out, signal, wait, copy back: nothing before its turn, and what follows sees the answer. */
-static void test_cuda_streams_signal_and_wait(void)
+static void set_delays(void)
 {
-    enum { LEN = 4096 };
-    struct mem_words *words = take_words();
-    struct buffer on_device = make_buffer(DEVICE, LEN), pinned = make_buffer(PINNED, LEN);
-    unsigned char result[LEN];
-    random_state = suite_seed();
-    for (unsigned flags = 0; flags < 2; flags++) {
-        cuda_stream handle = make_stream(flags ? CUDA_STREAM_NON_BLOCKING : 0);
-        struct mem_stream stream = open_stream(handle);
-        CU_ASSERT_PTR_EQUAL(stream.device, device);
-        CU_ASSERT_EQUAL(stream.capture, 0);
-        for (uint32_t round = 1; round < 50; round++) {
-            uint32_t value = words->value + 1;
-            words->value = value;
-            CU_ASSERT_EQUAL(
-                gpu->fill(cuda_pointer(on_device.at), (unsigned char)round, LEN, handle),
-                CUDA_DRIVER_OK);
-            CU_ASSERT_EQUAL(mem_stream_copy(&stream, pinned.at, on_device.at, LEN), TUTTI_OK);
-            CU_ASSERT_EQUAL(mem_stream_signal(&stream, words, 0, value), TUTTI_OK);
-            CU_ASSERT_EQUAL(mem_stream_wait(&stream, words, 1, value), TUTTI_OK);
-            CU_ASSERT_EQUAL(mem_stream_copy(&stream, on_device.at, pinned.at, LEN), TUTTI_OK);
-            CU_ASSERT_EQUAL(mem_stream_signal(&stream, words, 2, value), TUTTI_OK);
-            CU_ASSERT_FATAL(await_word(words, 0, value, 20000));
-            CU_ASSERT_EQUAL(pinned.at[LEN - 1], (unsigned char)round);
-            /* Held until answered. */
-            CU_ASSERT_FALSE(await_word(words, 2, value, round < 4 ? 20 : 0));
-            fill(pinned.at, LEN);
-            answer(words, 1, value);
-            CU_ASSERT_FATAL(await_word(words, 2, value, 20000));
-            download(result, on_device.at, LEN);
-            CU_ASSERT_EQUAL(memcmp(result, pinned.at, LEN), 0);
-        }
-        CU_ASSERT_EQUAL(gpu->stream_synchronize(handle), CUDA_DRIVER_OK);
-        CU_ASSERT_EQUAL(gpu->stream_destroy(handle), CUDA_DRIVER_OK);
-    }
-    drop_buffer(on_device);
-    drop_buffer(pinned);
-    mem_words_give(device, words);
-}
-
-/* Values wrap: a word that was -2 passes a wait for 1. */
-static void test_cuda_waits_compare_in_a_circle(void)
-{
-    struct mem_words *words = take_words();
-    cuda_stream handle = make_stream(CUDA_STREAM_NON_BLOCKING);
-    struct mem_stream stream = open_stream(handle);
-    answer(words, 0, UINT32_MAX - 1);
-    answer(words, 1, 0);
-    CU_ASSERT_EQUAL(mem_stream_wait(&stream, words, 0, UINT32_MAX), TUTTI_OK);
-    CU_ASSERT_EQUAL(mem_stream_signal(&stream, words, 1, 1), TUTTI_OK);
-    CU_ASSERT_FALSE(await_word(words, 1, 1, 20));
-    answer(words, 0, 1); /* later than the highest number */
-    CU_ASSERT(await_word(words, 1, 1, 20000));
-    CU_ASSERT_EQUAL(gpu->stream_synchronize(handle), CUDA_DRIVER_OK);
-    CU_ASSERT_EQUAL(gpu->stream_destroy(handle), CUDA_DRIVER_OK);
-    mem_words_give(device, words);
-}
-
-static tutti_status await_clear(struct mem_queue *queue)
-{
-    tutti_status status;
-    while ((status = mem_queue_clear(queue)) == TUTTI_IN_PROGRESS)
-        sched_yield();
-    return status;
-}
-
-/* The calls that answer a waiting stream must not wait for it: everything the library does on an
- * operation's path goes on beside streams that wait, the legacy one among them. */
-static void test_cuda_works_beside_waiting_streams(void)
-{
-    enum { STREAMS = 7, LEN = 300000 };
-    struct mem_words *words[STREAMS], *late = NULL;
-    cuda_stream handles[STREAMS];
-    struct mem_stream streams[STREAMS];
-    unsigned blocking = 0, blocking_after = 0;
-    /* Streams share hardware channels: the library's work must find one where none waits. */
-    for (int i = 0; i < STREAMS; i++) {
-        handles[i] = i == 0 ? NULL : make_stream(i % 2 ? CUDA_STREAM_NON_BLOCKING : 0);
-        streams[i] = open_stream(handles[i]);
-        words[i] = take_words();
-        answer(words[i], 0, 0);
-    }
-    for (int i = 0; i < STREAMS; i++)
-        CU_ASSERT_EQUAL(mem_stream_wait(&streams[i], words[i], 0, 1), TUTTI_OK);
-    if (gpu->standin)
-        gpu->count_blocking(&blocking);
-    struct mem_queue *first = take_queue(), *second = take_queue();
-    struct mem_place place;
-    void *block = NULL, *pinned = NULL;
-    uint64_t ticket = 0;
-    CU_ASSERT_EQUAL(mem_words_take(device, &late), TUTTI_OK);
-    CU_ASSERT_EQUAL(mem_device_take(device, LEN, &block), TUTTI_OK);
-    CU_ASSERT_EQUAL(mem_pinned_take(device, LEN, &pinned), TUTTI_OK);
-    memset(pinned, 5, LEN);
-    CU_ASSERT_EQUAL(mem_device_of(block, &place), TUTTI_OK);
-    CU_ASSERT_EQUAL(await_clear(first), TUTTI_OK);
-    CU_ASSERT_EQUAL(await_clear(second), TUTTI_OK);
-    CU_ASSERT_EQUAL(mem_queue_copy(first, block, pinned, LEN, &ticket), TUTTI_OK);
-    await(first, ticket);
-    memset(pinned, 0, LEN);
-    CU_ASSERT_EQUAL(mem_queue_copy(second, pinned, block, LEN, &ticket), TUTTI_OK);
-    await(second, ticket);
-    CU_ASSERT_EQUAL(((unsigned char *)pinned)[LEN - 1], 5);
-    CU_ASSERT_EQUAL(mem_free(NULL), TUTTI_OK);
-    mem_device_give(device, block);
-    mem_pinned_give(device, pinned);
-    mem_words_give(device, late);
-    mem_queue_give(first);
-    mem_queue_give(second);
-    if (gpu->standin) {
-        gpu->count_blocking(&blocking_after);
-        CU_ASSERT_EQUAL(blocking, blocking_after);
-    }
-    for (int i = 0; i < STREAMS; i++)
-        answer(words[i], 0, 1);
-    for (int i = 0; i < STREAMS; i++) {
-        CU_ASSERT_EQUAL(gpu->stream_synchronize(handles[i]), CUDA_DRIVER_OK);
-        if (handles[i])
-            CU_ASSERT_EQUAL(gpu->stream_destroy(handles[i]), CUDA_DRIVER_OK);
-        mem_words_give(device, words[i]);
-    }
-}
-
-/* A default stream belongs to the context of the memory; what is no stream is refused. */
-static void test_cuda_opens_streams(void)
-{
-    struct mem_stream stream;
-    unsigned char *memory = gpu_alloc(64), local[8];
-    CU_ASSERT_EQUAL(mem_stream_open(NULL, memory, &stream), TUTTI_OK);
-    CU_ASSERT_PTR_EQUAL(stream.device, device);
-    CU_ASSERT_EQUAL(mem_stream_open(NULL, local, &stream), TUTTI_OK);
-    CU_ASSERT_PTR_EQUAL(stream.device, device);
-    gpu_free(memory);
-    if (!gpu->standin)
-        return; /* the real driver follows such a pointer */
-    stream.device = NULL;
-    CU_ASSERT_EQUAL(mem_stream_open(local, NULL, &stream), TUTTI_ERR_ARG);
-    CU_ASSERT_PTR_NULL(stream.device);
-    CU_ASSERT_PTR_NOT_NULL(strstr(status_sentence(), "is no stream"));
-}
-
-/* ---- captures ------------------------------------------------------------------------------- */
-
-static atomic_uint gone_calls;
-
-static void gone(void *context)
-{
-    atomic_fetch_add((atomic_uint *)context, 1);
-}
-
-static bool await_gone(unsigned calls)
-{
-    uint64_t limit_ns = clock_ns() + 20000000000u;
-    while (atomic_load(&gone_calls) < calls) {
-        if (clock_ns() > limit_ns)
-            return false;
-    }
-    return true;
-}
-
-/* Constants instead of numbers that grow: the graph says 1 when it gets there, waits for 1, takes
- * that back for the next replay, and says 1 at its end. */
-static void test_cuda_captures_and_replays(void)
-{
-    enum { LEN = 2048 };
-    cuda_stream handle = make_stream(CUDA_STREAM_NON_BLOCKING);
-    struct mem_words *words = take_words();
-    struct buffer on_device = make_buffer(DEVICE, LEN), pinned = make_buffer(PINNED, LEN);
-    unsigned char result[LEN];
-    cuda_graph graph = NULL;
-    void *executable = NULL;
-    unsigned calls = atomic_load(&gone_calls);
-    for (unsigned i = 0; i < MEM_WORDS; i++)
-        answer(words, i, 0);
-    CU_ASSERT_EQUAL(gpu->capture_begin(handle, CUDA_CAPTURE_MODE_GLOBAL), CUDA_DRIVER_OK);
-    struct mem_stream stream = open_stream(handle);
-    CU_ASSERT_NOT_EQUAL(stream.capture, 0);
-    CU_ASSERT_EQUAL(mem_stream_copy(&stream, pinned.at, on_device.at, LEN), TUTTI_OK);
-    CU_ASSERT_EQUAL(mem_stream_signal(&stream, words, 0, 1), TUTTI_OK);
-    CU_ASSERT_EQUAL(mem_stream_wait(&stream, words, 1, 1), TUTTI_OK);
-    CU_ASSERT_EQUAL(mem_stream_signal(&stream, words, 1, 0), TUTTI_OK);
-    CU_ASSERT_EQUAL(mem_stream_copy(&stream, on_device.at, pinned.at, LEN), TUTTI_OK);
-    CU_ASSERT_EQUAL(mem_stream_signal(&stream, words, 2, 1), TUTTI_OK);
-    CU_ASSERT_EQUAL(mem_stream_retain(&stream, gone, &gone_calls), TUTTI_OK);
-    /* Everything else goes on beside a capture that forbids unsafe calls. */
-    void *block = NULL;
-    CU_ASSERT_EQUAL(mem_device_take(device, 123456, &block), TUTTI_OK);
-    mem_device_give(device, block);
-    struct mem_queue *queue = take_queue();
-    uint64_t ticket = 0;
-    CU_ASSERT_EQUAL(mem_queue_copy(queue, on_device.at, pinned.at, LEN, &ticket), TUTTI_OK);
-    await(queue, ticket);
-    mem_queue_give(queue);
-    CU_ASSERT_EQUAL(gpu->capture_end(handle, &graph), CUDA_DRIVER_OK);
-    CU_ASSERT_EQUAL(atomic_load(&words->word[0]), 0); /* recorded, not done */
-    CU_ASSERT_EQUAL_FATAL(gpu->graph_instantiate(&executable, graph, 0), CUDA_DRIVER_OK);
-    CU_ASSERT_EQUAL(gpu->graph_destroy(graph), CUDA_DRIVER_OK);
-    random_state = suite_seed();
-    for (int round = 0; round < 30; round++) {
-        answer(words, 0, 0);
-        answer(words, 2, 0);
-        CU_ASSERT_EQUAL(gpu->graph_launch(executable, handle), CUDA_DRIVER_OK);
-        CU_ASSERT_FATAL(await_word(words, 0, 1, 20000));
-        CU_ASSERT_FALSE(await_word(words, 2, 1, round < 3 ? 20 : 0));
-        fill(pinned.at, LEN);
-        answer(words, 1, 1);
-        CU_ASSERT_FATAL(await_word(words, 2, 1, 20000));
-        download(result, on_device.at, LEN);
-        CU_ASSERT_EQUAL(memcmp(result, pinned.at, LEN), 0);
-        CU_ASSERT_EQUAL(atomic_load(&words->word[1]), 0);
-    }
-    CU_ASSERT_EQUAL(gpu->stream_synchronize(handle), CUDA_DRIVER_OK);
-    CU_ASSERT_EQUAL(atomic_load(&gone_calls), calls);
-    CU_ASSERT_EQUAL(gpu->graph_exec_destroy(executable), CUDA_DRIVER_OK);
-    CU_ASSERT(await_gone(calls + 1));
-    drop_buffer(on_device);
-    drop_buffer(pinned);
-    mem_words_give(device, words);
-    CU_ASSERT_EQUAL(gpu->stream_destroy(handle), CUDA_DRIVER_OK);
-}
-
-static void test_cuda_refuses_broken_captures(void)
-{
-    cuda_stream handle = make_stream(0);
-    struct mem_stream stream;
-    cuda_graph graph = NULL;
-    CU_ASSERT_EQUAL(gpu->capture_begin(handle, CUDA_CAPTURE_MODE_GLOBAL), CUDA_DRIVER_OK);
-    /* The legacy stream waits for blocking streams, which a captured one cannot bear. */
-    CU_ASSERT_EQUAL(mem_stream_open(NULL, NULL, &stream), TUTTI_ERR_ARG);
-    CU_ASSERT_PTR_NOT_NULL(strstr(status_sentence(), "CAPTURE"));
-    CU_ASSERT_NOT_EQUAL(gpu->stream_synchronize(handle), CUDA_DRIVER_OK); /* breaks it */
-    CU_ASSERT_EQUAL(mem_stream_open(handle, NULL, &stream), TUTTI_ERR_ARG);
-    CU_ASSERT_PTR_NOT_NULL(strstr(status_sentence(), "invalidated"));
-    CU_ASSERT_EQUAL(gpu->capture_end(handle, &graph), CUDA_DRIVER_CAPTURE_INVALIDATED);
-    CU_ASSERT_EQUAL(mem_stream_open(handle, NULL, &stream), TUTTI_OK);
-    CU_ASSERT_EQUAL(mem_stream_retain(&stream, gone, &gone_calls), TUTTI_ERR_SYSTEM);
-    CU_ASSERT_EQUAL(gpu->stream_destroy(handle), CUDA_DRIVER_OK);
+    char seed[32];
+    snprintf(seed, sizeof seed, "%llu", (unsigned long long)suite_seed());
+    setenv("TUTTI_TEST_STANDIN_SEED", seed, 1);
+    setenv("TUTTI_TEST_STANDIN_DELAY_US", "200", 1);
+    printf("delays of up to 200 us, seed %s\n", seed);
 }
 
 int main(int argc, char **argv)
@@ -907,11 +530,31 @@ int main(int argc, char **argv)
         TEST(cuda_opens_streams),
         TEST(cuda_captures_and_replays),
         TEST(cuda_refuses_broken_captures),
+        TEST(cuda_maps_memory_of_peers),
+        TEST(cuda_shares_its_own_blocks),
+        TEST(cuda_exports_dma_bufs),
+        /* from here on in the first process only: PARENT_ONLY */
+        TEST(cuda_meets_other_drivers_and_settings),
+        TEST(cuda_works_with_host_functions),
+        TEST(cuda_works_with_delays),
     };
+    const char *mode = argc > 1 && strncmp(argv[1], "--", 2) == 0 ? argv[1] : "";
+    int status;
+    if (run_mode(mode, &status))
+        return status;
+    size_t count = sizeof tests / sizeof *tests;
+    if (strcmp(mode, "--host") == 0)
+        setenv("TUTTI_CUDA_STREAM_OPS", "host", 1);
+    if (strcmp(mode, "--delays") == 0)
+        set_delays();
     gpu = gpu_open();
     if (!gpu || mem_device_open(&device) != TUTTI_OK) {
         printf("suite cuda: 0 passed, 0 failed, 1 skipped\n");
         return 0;
     }
-    return suite_run("cuda", tests, sizeof tests / sizeof *tests, argc, argv);
+    if (strcmp(mode, "--peer") == 0)
+        return peer_main();
+    if (mode[0] != '\0')
+        return suite_run(mode + 2, tests, count - PARENT_ONLY, 1, argv);
+    return suite_run("cuda", tests, count, argc, argv);
 }

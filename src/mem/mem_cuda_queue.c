@@ -57,9 +57,9 @@ struct mem_queue {
 /* The kernels' image, where the build had a compiler for it. */
 #if defined(TUTTI_WITH_NVCC)
 extern const unsigned char mem_cuda_image[];
-#define IMAGE mem_cuda_image
+static const void *const image = mem_cuda_image;
 #else
-#define IMAGE NULL
+static const void *const image = NULL;
 #endif
 
 /* Finds a kernel and makes its code resident. */
@@ -97,13 +97,13 @@ static cuda_result load_type(struct mem_device *device, cuda_module module, tutt
 void mem_cuda_load_kernels(struct mem_device *device)
 {
     cuda_module module;
-    cuda_result result = device->driver->module_load(&module, IMAGE);
+    cuda_result result = device->driver->module_load(&module, image);
     for (int dtype = 0; dtype < TUTTI_DTYPE_COUNT && result == CUDA_DRIVER_OK; dtype++)
         result = load_type(device, module, (tutti_dtype)dtype);
     device->has_kernels = result == CUDA_DRIVER_OK;
     if (device->has_kernels)
         return;
-    if (IMAGE == NULL)
+    if (!image)
         (void)fail(TUTTI_ERR_UNSUPPORTED,
                    "no reduction on %s: this build of the library has no GPU kernels (it found no "
                    "nvcc)",

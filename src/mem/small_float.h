@@ -13,7 +13,10 @@
 
 #include <stdint.h>
 
+/* Another compiler's source may have said how its functions are declared. */
+#if !defined(SMALL_INLINE)
 #define SMALL_INLINE static inline __attribute__((always_inline, unused))
+#endif
 
 /* A format: 1 sign bit, exponent bits, mantissa bits. */
 struct small_format {

@@ -1,0 +1,220 @@
+/* mem_cuda_reduce.cu: dst[i] = a[i] op b[i] on a GPU, for every operation and type.
+ *
+ * The idea: the arithmetic is the CPU's (reduce_one.h); what is written here is how memory is read.
+ * Threads move vectors of 16 bytes, which lie next to each other within a warp, several in flight
+ * per thread, in strides of the grid. The destination is aligned by doing its first elements
+ * one by one; a source that then lies otherwise is read as aligned words and shifted into place.
+ * The words at both ends of such a vector hold bytes that are not its own, but at least one that
+ * is, so no page is touched that was not named. Only elements that do not lie at multiples of their
+ * own size are read byte by byte.
+ *
+ * Invariant: dst may be a or b exactly; a thread reads a vector of both before it writes it, and
+ * nothing that another thread writes is used.
+ *
+ * Flags matter: no fused multiply-add, no flushing of denormals, exact division (nvcc's defaults but
+ * for -fmad=false). */
+#include <stddef.h>
+#include <stdint.h>
+
+#define SMALL_INLINE static __device__ __forceinline__
+#include "mem/mem_cuda_work.h"
+#include "mem/reduce_one.h"
+#include "tutti/types.h"
+
+/* Vectors in flight per thread and source: enough for the memory's bandwidth, and few where each
+ * holds many elements whose arithmetic is long. */
+#define FLIGHT(type) (sizeof(type) >= 4 ? 4 : 2)
+
+/* What a vector is: words to move, elements to compute with. */
+template <typename T> union vector {
+    uint4 words;
+    uint32_t word[4];
+    T element[CUDA_VECTOR / sizeof(T)];
+};
+
+/* ---- reading and writing -------------------------------------------------------------------- */
+
+/* An element at any address. */
+template <typename T> static __device__ __forceinline__ T load_one(const T *from)
+{
+    if ((uintptr_t)from % sizeof(T) == 0)
+        return *from;
+    T value;
+    unsigned char bytes[sizeof(T)];
+    for (size_t i = 0; i < sizeof(T); i++)
+        bytes[i] = ((const unsigned char *)from)[i];
+    memcpy(&value, bytes, sizeof value);
+    return value;
+}
+
+template <typename T> static __device__ __forceinline__ void store_one(T *to, T value)
+{
+    if ((uintptr_t)to % sizeof(T) == 0) {
+        *to = value;
+        return;
+    }
+    unsigned char bytes[sizeof(T)];
+    memcpy(bytes, &value, sizeof value);
+    for (size_t i = 0; i < sizeof(T); i++)
+        ((unsigned char *)to)[i] = bytes[i];
+}
+
+/* 16 bytes that begin `shift` bits into the first of five aligned words. */
+static __device__ __forceinline__ uint4 load_shifted(const uint32_t *from, unsigned shift)
+{
+    uint32_t w0 = from[0], w1 = from[1], w2 = from[2], w3 = from[3], w4 = shift ? from[4] : 0;
+    return make_uint4(__funnelshift_r(w0, w1, shift), __funnelshift_r(w1, w2, shift),
+                      __funnelshift_r(w2, w3, shift), __funnelshift_r(w3, w4, shift));
+}
+
+/* Where vectors begin that are not aligned: so many bits beyond a word. */
+struct shifted {
+    const uint32_t *words;
+    unsigned shift;
+};
+
+static __device__ __forceinline__ struct shifted shifted_at(const void *pointer)
+{
+    uintptr_t at = (uintptr_t)pointer;
+    struct shifted source = {(const uint32_t *)(at / 4 * 4), (unsigned)(at % 4 * 8)};
+    return source;
+}
+
+static __device__ __forceinline__ bool is_aligned(const void *pointer)
+{
+    return (uintptr_t)pointer % CUDA_VECTOR == 0;
+}
+
+/* ---- the loop ------------------------------------------------------------------------------- */
+
+template <typename T, typename F>
+static __device__ __forceinline__ union vector<T> combine(union vector<T> x, union vector<T> y,
+                                                          F two)
+{
+#pragma unroll
+    for (size_t i = 0; i < CUDA_VECTOR / sizeof(T); i++)
+        x.element[i] = two(x.element[i], y.element[i]);
+    return x;
+}
+
+/* count vectors, all aligned. */
+template <typename T, bool ONE_SOURCE, typename F>
+static __device__ __forceinline__ void apply_aligned(uint4 *dst, const uint4 *a, const uint4 *b,
+                                                     size_t count, size_t thread, size_t threads,
+                                                     F two)
+{
+    const int flight = FLIGHT(T);
+    for (size_t first = thread; first < count; first += flight * threads) {
+        union vector<T> x[flight], y[flight];
+#pragma unroll
+        for (int u = 0; u < flight; u++) {
+            size_t at = first + u * threads;
+            if (at < count) {
+                x[u].words = a[at];
+                y[u].words = ONE_SOURCE ? x[u].words : b[at];
+            }
+        }
+#pragma unroll
+        for (int u = 0; u < flight; u++) {
+            size_t at = first + u * threads;
+            if (at < count)
+                dst[at] = combine(x[u], y[u], two).words;
+        }
+    }
+}
+
+/* count vectors, of which only dst's are aligned. */
+template <typename T, bool ONE_SOURCE, typename F>
+static __device__ __forceinline__ void apply_shifted(uint4 *dst, const void *a, const void *b,
+                                                     size_t count, size_t thread, size_t threads,
+                                                     F two)
+{
+    struct shifted from_a = shifted_at(a), from_b = shifted_at(b);
+#pragma unroll 1
+    for (size_t at = thread; at < count; at += threads) {
+        union vector<T> x, y;
+        x.words = load_shifted(from_a.words + 4 * at, from_a.shift);
+        y.words = ONE_SOURCE ? x.words : load_shifted(from_b.words + 4 * at, from_b.shift);
+        dst[at] = combine(x, y, two).words;
+    }
+}
+
+/* dst[i] = two(a[i], b[i]) for every element; with ONE_SOURCE b is not read. */
+template <typename T, bool ONE_SOURCE, typename F>
+static __device__ __forceinline__ void apply(const struct cuda_work &work, F two)
+{
+    T *dst = (T *)work.dst;
+    const T *a = (const T *)work.a, *b = (const T *)(ONE_SOURCE ? work.a : work.b);
+    const size_t lanes = CUDA_VECTOR / sizeof(T);
+    size_t count = work.count, thread = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    size_t threads = (size_t)gridDim.x * blockDim.x;
+    size_t head = count, vectors = 0;
+    if ((uintptr_t)dst % sizeof(T) == 0) {
+        head = (CUDA_VECTOR - (uintptr_t)dst % CUDA_VECTOR) % CUDA_VECTOR / sizeof(T);
+        head = head < count ? head : count;
+        vectors = (count - head) / lanes;
+    }
+    size_t tail = head + vectors * lanes;
+    /* What lies before and after the vectors, one by one. */
+#pragma unroll 1
+    for (size_t i = thread; i < head + (count - tail); i += threads) {
+        size_t at = i < head ? i : tail + (i - head);
+        T x = load_one(a + at), y = ONE_SOURCE ? x : load_one(b + at);
+        store_one(dst + at, two(x, y));
+    }
+    uint4 *to = (uint4 *)(dst + head);
+    if (is_aligned(a + head) && is_aligned(b + head))
+        apply_aligned<T, ONE_SOURCE>(to, (const uint4 *)(a + head), (const uint4 *)(b + head),
+                                     vectors, thread, threads, two);
+    else
+        apply_shifted<T, ONE_SOURCE>(to, a + head, b + head, vectors, thread, threads, two);
+}
+
+/* ---- every operation and type of the lists -------------------------------------------------- */
+
+#define X(NAME, name, bytes, class) ONES_##class(name, bytes)
+TUTTI_DTYPE_LIST(X)
+#undef X
+
+#define KERNEL extern "C" __global__ void __launch_bounds__(CUDA_THREADS)
+
+#define REDUCE(op, name)                                                                           \
+    KERNEL tutti_##op##_##name(struct cuda_work work)                                              \
+    {                                                                                              \
+        apply<name##_element, false>(work, [](name##_element x, name##_element y) {                \
+            return op##_one_##name(x, y);                                                          \
+        });                                                                                        \
+    }
+
+#define SCALE_AND_DIVIDE(name)                                                                     \
+    KERNEL tutti_scale_##name(struct cuda_work work)                                               \
+    {                                                                                              \
+        name##_element scalar;                                                                     \
+        memcpy(&scalar, &work.scalar, sizeof scalar);                                              \
+        apply<name##_element, true>(work, [scalar](name##_element x, name##_element) {             \
+            return prod_one_##name(x, scalar);                                                     \
+        });                                                                                        \
+    }                                                                                              \
+    KERNEL tutti_divide_##name(struct cuda_work work)                                              \
+    {                                                                                              \
+        name##_divisor n = (name##_divisor)work.ranks;                                             \
+        apply<name##_element, true>(                                                               \
+            work, [n](name##_element x, name##_element) { return quotient_##name(x, n); });        \
+    }
+
+#define KERNELS_FLOAT(name)                                                                        \
+    REDUCE(sum, name)                                                                              \
+    REDUCE(prod, name)                                                                             \
+    REDUCE(min, name)                                                                              \
+    REDUCE(max, name)                                                                              \
+    SCALE_AND_DIVIDE(name)
+#define KERNELS_INT(name)                                                                          \
+    KERNELS_FLOAT(name)                                                                            \
+    REDUCE(band, name)                                                                             \
+    REDUCE(bor, name)                                                                              \
+    REDUCE(bxor, name)
+#define KERNELS_UINT(name) KERNELS_INT(name)
+
+#define X(NAME, name, bytes, class) KERNELS_##class(name)
+TUTTI_DTYPE_LIST(X)
+#undef X

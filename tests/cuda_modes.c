@@ -1,0 +1,306 @@
+/* cuda_modes.c: drivers that are missing, old, failing or different, and settings, each in a
+ * process of its own, because a process has one driver; part of test_cuda. */
+#include <sys/wait.h>
+
+#include "tests/cuda_suite.h"
+
+/* This program anew, in another mode, with standard input on fd if that is not negative. */
+pid_t run_self(const char *mode, int fd)
+{
+    fflush(stdout);
+    pid_t child = fork();
+    if (child == 0) {
+        if (fd >= 0)
+            dup2(fd, 0);
+        execl("/proc/self/exe", "test_cuda", mode, (char *)NULL);
+        _exit(127);
+    }
+    return child;
+}
+
+bool ended_well(pid_t child)
+{
+    int status = -1;
+    return waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
+/* ---- other drivers and settings, each in a process of its own ------------------------------- */
+
+#define EXPECT(fact)                                                                               \
+    ((fact) ? 0 : (printf("    line %d: " #fact "\n      %s\n", __LINE__, status_sentence()), 1))
+
+static int mode_off(void)
+{
+    struct mem_place place;
+    struct mem_device *opened;
+    setenv("TUTTI_CUDA", "0", 1);
+    gpu = gpu_open();
+    if (!gpu)
+        return 1;
+    void *memory = gpu_alloc(64);
+    return EXPECT(!mem_device_in_use(&opened)) || EXPECT(!mem_device_present()) ||
+           EXPECT(mem_device_open(&opened) == TUTTI_ERR_UNSUPPORTED) ||
+           EXPECT(strstr(status_sentence(), "TUTTI_CUDA=0")) ||
+           EXPECT(mem_device_of(memory, &place) == TUTTI_OK && !place.device);
+}
+
+/* The library looks for no driver before the program has one, and then finds the program's. */
+static int mode_late(void)
+{
+    struct mem_device *opened = NULL;
+    struct mem_place place;
+    gpu_name_driver();
+    if (EXPECT(!mem_device_in_use(&opened)) || EXPECT(!mem_device_present()))
+        return 1;
+    gpu = gpu_open();
+    if (!gpu)
+        return 1;
+    void *memory = gpu_alloc(64);
+    return EXPECT(!mem_device_present()) || EXPECT(mem_device_in_use(&opened)) ||
+           EXPECT(mem_device_present()) || EXPECT(mem_device_of(memory, &place) == TUTTI_OK) ||
+           EXPECT(place.device == opened);
+}
+
+static int mode_missing(void)
+{
+    struct mem_device *opened = NULL;
+    void *memory = NULL;
+    setenv("TUTTI_CUDA_DRIVER", "/nowhere/libcuda.so.1", 1);
+    return EXPECT(mem_device_open(&opened) == TUTTI_ERR_UNSUPPORTED) ||
+           EXPECT(strstr(status_sentence(), "/nowhere/libcuda.so.1")) ||
+           EXPECT(mem_alloc_in(TUTTI_MEMORY_CUDA, 1, &memory) == TUTTI_ERR_UNSUPPORTED) ||
+           EXPECT(!mem_device_present());
+}
+
+/* A library that is no driver. */
+static int mode_old(void)
+{
+    struct mem_device *opened = NULL;
+    setenv("TUTTI_CUDA_DRIVER", "libm.so.6", 1);
+    return EXPECT(mem_device_open(&opened) == TUTTI_ERR_UNSUPPORTED) ||
+           EXPECT(strstr(status_sentence(), "has no cuInit")) ||
+           EXPECT(mem_device_open(&opened) == TUTTI_ERR_UNSUPPORTED);
+}
+
+static int mode_no_gpu(void)
+{
+    struct mem_device *opened = NULL;
+    setenv("TUTTI_TEST_STANDIN_DEVICES", "0", 1);
+    gpu_name_driver();
+    return EXPECT(mem_device_open(&opened) == TUTTI_ERR_UNSUPPORTED) ||
+           EXPECT(strstr(status_sentence(), "NO_DEVICE"));
+}
+
+/* A failed device answers every call with the same, and ends no process. */
+static int mode_failing(void)
+{
+    struct mem_queue *queue, *kept, *other;
+    void *block;
+    cuda_context context;
+    uint64_t ticket, done = 99;
+    gpu = gpu_open();
+    if (!gpu || mem_device_open(&device) != TUTTI_OK ||
+        mem_queue_take(device, &queue) != TUTTI_OK || mem_queue_take(device, &kept) != TUTTI_OK ||
+        mem_device_take(device, 100, &block) != TUTTI_OK)
+        return 1;
+    mem_queue_give(kept);
+    if (EXPECT(mem_queue_copy(queue, block, (char *)block + 50, 50, &ticket) == TUTTI_OK))
+        return 1;
+    gpu->context_current(&context);
+    gpu->fail_context(context);
+    tutti_status status = TUTTI_OK;
+    for (int i = 0; i < 100000 && status == TUTTI_OK; i++) {
+        status = mem_queue_copy(queue, block, block, 1, &ticket);
+        if (status == TUTTI_OK)
+            status = mem_queue_poll(queue, &done);
+    }
+    return EXPECT(status == TUTTI_ERR_SYSTEM) ||
+           EXPECT(strstr(status_sentence(), "CUDA_ERROR_ILLEGAL_ADDRESS")) ||
+           EXPECT(mem_queue_poll(queue, &done) == TUTTI_ERR_SYSTEM) ||
+           EXPECT(mem_queue_copy(queue, block, block, 1, &ticket) == TUTTI_ERR_SYSTEM) ||
+           EXPECT(mem_copy_any(block, block, 1) != TUTTI_OK) ||
+           EXPECT(mem_queue_take(device, &other) == TUTTI_OK || status_sentence()[0]);
+}
+
+/* A kernel that reaches beyond an allocation: known only by asking. */
+static int mode_fault(void)
+{
+    struct mem_queue *queue;
+    uint64_t ticket = 0, done = 0;
+    void *block;
+    gpu = gpu_open();
+    if (!gpu || mem_device_open(&device) != TUTTI_OK ||
+        mem_queue_take(device, &queue) != TUTTI_OK ||
+        mem_device_take(device, 4096, &block) != TUTTI_OK)
+        return 1;
+    struct reducer sum = {
+        .kernel = reduce_kernel(TUTTI_SUM, TUTTI_INT32), .dtype = TUTTI_INT32, .elem_size = 4};
+    tutti_status status = mem_queue_reduce(queue, &sum, TUTTI_SUM, block, block,
+                                           (char *)block + ((size_t)1 << 40), 4096, &ticket);
+    for (uint64_t until = clock_ns() + 20000000000u; status == TUTTI_OK && clock_ns() < until;)
+        status = mem_queue_poll(queue, &done);
+    return EXPECT(status == TUTTI_ERR_SYSTEM) || EXPECT(ticket == 0 || done < ticket) ||
+           EXPECT(strstr(status_sentence(), "CUDA_ERROR_ILLEGAL_ADDRESS"));
+}
+
+static int mode_no_kernels(void)
+{
+    struct mem_queue *queue;
+    uint64_t ticket;
+    struct reducer sum = {
+        .kernel = reduce_kernel(TUTTI_SUM, TUTTI_INT32), .dtype = TUTTI_INT32, .elem_size = 4};
+    setenv("TUTTI_TEST_STANDIN_KERNELS", "0", 1);
+    gpu = gpu_open();
+    return EXPECT(gpu && mem_device_open(&device) == TUTTI_OK) ||
+           EXPECT(!mem_device_reduces(device)) ||
+           EXPECT(mem_queue_take(device, &queue) == TUTTI_OK) ||
+           EXPECT(mem_queue_reduce(queue, &sum, TUTTI_SUM, NULL, NULL, NULL, 4, &ticket) ==
+                  TUTTI_ERR_UNSUPPORTED) ||
+           EXPECT(strstr(status_sentence(), "no reduction on GPU 0"));
+}
+
+static int mode_no_memory_ops(void)
+{
+    setenv("TUTTI_TEST_STANDIN_MEMORY_OPS", "0", 1);
+    setenv("TUTTI_CUDA_STREAM_OPS", "memory", 1);
+    gpu = gpu_open();
+    return EXPECT(gpu && mem_device_open(&device) == TUTTI_ERR_UNSUPPORTED) ||
+           EXPECT(strstr(status_sentence(), "TUTTI_CUDA_STREAM_OPS=memory"));
+}
+
+/* Waits of either sort leave room for queues, or not, and the program's device is told by that. */
+static int channels(const char *count, const char *stream_ops, bool room)
+{
+    setenv("TUTTI_TEST_STANDIN_CHANNELS", count, 1);
+    setenv("TUTTI_CUDA_STREAM_OPS", stream_ops, 1);
+    gpu = gpu_open();
+    return EXPECT(gpu && mem_device_in_use(&device) == room);
+}
+
+static int mode_one_channel(void)
+{
+    return channels("1", "memory", false);
+}
+
+static int mode_one_channel_host(void)
+{
+    return channels("1", "host", false);
+}
+
+static int mode_two_channels_host(void)
+{
+    return channels("2", "host", true);
+}
+
+/* When there is no more, a larger kept block serves. */
+static int mode_small(void)
+{
+    void *large, *block, *other;
+    setenv("TUTTI_TEST_STANDIN_BYTES", "67108864", 1);
+    gpu = gpu_open();
+    if (!gpu || mem_device_open(&device) != TUTTI_OK ||
+        EXPECT(mem_device_take(device, 40 << 20, &large) == TUTTI_OK))
+        return 1;
+    mem_device_give(device, large);
+    return EXPECT(mem_device_take(device, 30 << 20, &block) == TUTTI_OK) ||
+           EXPECT(block == large) ||
+           EXPECT(mem_device_take(device, 30 << 20, &other) == TUTTI_ERR_NOMEM) ||
+           EXPECT(strstr(status_sentence(), "CUDA_ERROR_OUT_OF_MEMORY"));
+}
+
+/* Two devices: each is its own, they reach each other, and copies cross. */
+static int mode_two_devices(void)
+{
+    struct mem_place place[2];
+    cuda_context context;
+    cuda_address memory;
+    struct mem_device *first;
+    unsigned char data[64], seen[64] = {0};
+    setenv("TUTTI_TEST_STANDIN_DEVICES", "2", 1);
+    gpu = gpu_open();
+    if (!gpu || EXPECT(mem_device_in_use(&first)))
+        return 1;
+    for (int i = 0; i < 2; i++) {
+        if (EXPECT(gpu->primary_retain(&context, i) == CUDA_DRIVER_OK) ||
+            EXPECT(gpu->context_set(context) == CUDA_DRIVER_OK) ||
+            EXPECT(gpu->alloc(&memory, 64) == CUDA_DRIVER_OK) ||
+            EXPECT(mem_device_of(address(memory), &place[i]) == TUTTI_OK))
+            return 1;
+    }
+    uint8_t nobody[16] = {1};
+    fill(data, 64);
+    return EXPECT(place[0].device == first) || EXPECT(place[0].device != place[1].device) ||
+           EXPECT(mem_device_reaches(place[0].device, mem_device_uuid(place[1].device))) ||
+           EXPECT(mem_device_reaches(place[0].device, mem_device_uuid(place[0].device))) ||
+           EXPECT(!mem_device_reaches(place[0].device, nobody)) ||
+           EXPECT(mem_copy_any(place[0].base, data, 64) == TUTTI_OK) ||
+           EXPECT(mem_copy_any(place[1].base, place[0].base, 64) == TUTTI_OK) ||
+           EXPECT(mem_copy_any(seen, place[1].base, 64) == TUTTI_OK) ||
+           EXPECT(memcmp(seen, data, 64) == 0);
+}
+
+struct mode {
+    const char *name;
+    int (*run)(void);
+    bool standin; /* needs the stand-in */
+};
+
+static const struct mode modes[] = {
+    {"--off", mode_off, false},
+    {"--late", mode_late, false},
+    {"--missing", mode_missing, false},
+    {"--old", mode_old, false},
+    {"--fault", mode_fault, false},
+    {"--no-gpu", mode_no_gpu, true},
+    {"--failing", mode_failing, true},
+    {"--no-kernels", mode_no_kernels, true},
+    {"--no-memory-ops", mode_no_memory_ops, true},
+    {"--one-channel", mode_one_channel, true},
+    {"--one-channel-host", mode_one_channel_host, true},
+    {"--two-channels-host", mode_two_channels_host, true},
+    {"--small", mode_small, true},
+    {"--two-devices", mode_two_devices, true},
+};
+
+bool run_mode(const char *mode, int *status)
+{
+    for (size_t i = 0; i < sizeof modes / sizeof *modes; i++) {
+        if (strcmp(mode, modes[i].name) == 0) {
+            *status = modes[i].run();
+            return true;
+        }
+    }
+    return false;
+}
+
+void test_cuda_meets_other_drivers_and_settings(void)
+{
+    for (size_t i = 0; i < sizeof modes / sizeof *modes; i++) {
+        if (modes[i].standin && !gpu->standin) {
+            suite_skip("a part that needs the stand-in");
+            return;
+        }
+        bool good = ended_well(run_self(modes[i].name, -1));
+        if (!good)
+            printf("    mode %s failed\n", modes[i].name);
+        CU_ASSERT(good);
+    }
+}
+
+/* The whole suite again, with tickets by events, signals by memory sets and waits by host
+ * functions.
+ */
+void test_cuda_works_with_host_functions(void)
+{
+    CU_ASSERT(ended_well(run_self("--host", -1)));
+}
+
+/* The whole suite again, with random delays in every channel. */
+void test_cuda_works_with_delays(void)
+{
+    if (!gpu->standin) {
+        suite_skip("the real driver has delays of its own");
+        return;
+    }
+    CU_ASSERT(ended_well(run_self("--delays", -1)));
+}

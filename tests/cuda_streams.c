@@ -1,0 +1,433 @@
+/* cuda_streams.c: the program's streams, captures, and memory of peers; part of test_cuda. */
+#include <sched.h>
+#include <sys/socket.h>
+
+#include "tests/cuda_suite.h"
+
+/* ---- streams -------------------------------------------------------------------------------- */
+
+/* copy out, signal, wait, copy back: nothing before its turn, and what follows sees the answer. */
+void test_cuda_streams_signal_and_wait(void)
+{
+    enum { LEN = 4096 };
+    struct mem_words *words = take_words();
+    struct buffer on_device = make_buffer(DEVICE, LEN), pinned = make_buffer(PINNED, LEN);
+    unsigned char result[LEN];
+    random_state = suite_seed();
+    for (unsigned flags = 0; flags < 2; flags++) {
+        cuda_stream handle = make_stream(flags ? CUDA_STREAM_NON_BLOCKING : 0);
+        struct mem_stream stream = open_stream(handle);
+        CU_ASSERT_PTR_EQUAL(stream.device, device);
+        CU_ASSERT_EQUAL(stream.capture, 0);
+        for (uint32_t round = 1; round < 50; round++) {
+            uint32_t value = words->value + 1;
+            words->value = value;
+            CU_ASSERT_EQUAL(
+                gpu->fill(cuda_pointer(on_device.at), (unsigned char)round, LEN, handle),
+                CUDA_DRIVER_OK);
+            CU_ASSERT_EQUAL(mem_stream_copy(&stream, pinned.at, on_device.at, LEN), TUTTI_OK);
+            CU_ASSERT_EQUAL(mem_stream_signal(&stream, words, 0, value), TUTTI_OK);
+            CU_ASSERT_EQUAL(mem_stream_wait(&stream, words, 1, value), TUTTI_OK);
+            CU_ASSERT_EQUAL(mem_stream_copy(&stream, on_device.at, pinned.at, LEN), TUTTI_OK);
+            CU_ASSERT_EQUAL(mem_stream_signal(&stream, words, 2, value), TUTTI_OK);
+            CU_ASSERT_FATAL(await_word(words, 0, value, 20000));
+            CU_ASSERT_EQUAL(pinned.at[LEN - 1], (unsigned char)round);
+            /* Held until answered. */
+            CU_ASSERT_FALSE(await_word(words, 2, value, round < 4 ? 20 : 0));
+            fill(pinned.at, LEN);
+            answer(words, 1, value);
+            CU_ASSERT_FATAL(await_word(words, 2, value, 20000));
+            download(result, on_device.at, LEN);
+            CU_ASSERT_EQUAL(memcmp(result, pinned.at, LEN), 0);
+        }
+        CU_ASSERT_EQUAL(gpu->stream_synchronize(handle), CUDA_DRIVER_OK);
+        CU_ASSERT_EQUAL(gpu->stream_destroy(handle), CUDA_DRIVER_OK);
+    }
+    drop_buffer(on_device);
+    drop_buffer(pinned);
+    mem_words_give(device, words);
+}
+
+/* Values wrap: a word that was -2 passes a wait for 1. */
+void test_cuda_waits_compare_in_a_circle(void)
+{
+    struct mem_words *words = take_words();
+    cuda_stream handle = make_stream(CUDA_STREAM_NON_BLOCKING);
+    struct mem_stream stream = open_stream(handle);
+    answer(words, 0, UINT32_MAX - 1);
+    answer(words, 1, 0);
+    CU_ASSERT_EQUAL(mem_stream_wait(&stream, words, 0, UINT32_MAX), TUTTI_OK);
+    CU_ASSERT_EQUAL(mem_stream_signal(&stream, words, 1, 1), TUTTI_OK);
+    CU_ASSERT_FALSE(await_word(words, 1, 1, 20));
+    answer(words, 0, 1); /* later than the highest number */
+    CU_ASSERT(await_word(words, 1, 1, 20000));
+    CU_ASSERT_EQUAL(gpu->stream_synchronize(handle), CUDA_DRIVER_OK);
+    CU_ASSERT_EQUAL(gpu->stream_destroy(handle), CUDA_DRIVER_OK);
+    mem_words_give(device, words);
+}
+
+static tutti_status await_clear(struct mem_queue *queue)
+{
+    tutti_status status;
+    while ((status = mem_queue_clear(queue)) == TUTTI_IN_PROGRESS)
+        sched_yield();
+    return status;
+}
+
+/* The calls that answer a waiting stream must not wait for it: everything the library does on an
+ * operation's path goes on beside streams that wait, the legacy one among them. */
+void test_cuda_works_beside_waiting_streams(void)
+{
+    enum { STREAMS = 7, LEN = 300000 };
+    struct mem_words *words[STREAMS], *late = NULL;
+    cuda_stream handles[STREAMS];
+    struct mem_stream streams[STREAMS];
+    unsigned blocking = 0, blocking_after = 0;
+    /* Streams share hardware channels: the library's work must find one where none waits. */
+    for (int i = 0; i < STREAMS; i++) {
+        handles[i] = i == 0 ? NULL : make_stream(i % 2 ? CUDA_STREAM_NON_BLOCKING : 0);
+        streams[i] = open_stream(handles[i]);
+        words[i] = take_words();
+        answer(words[i], 0, 0);
+    }
+    for (int i = 0; i < STREAMS; i++)
+        CU_ASSERT_EQUAL(mem_stream_wait(&streams[i], words[i], 0, 1), TUTTI_OK);
+    if (gpu->standin)
+        gpu->count_blocking(&blocking);
+    struct mem_queue *first = take_queue(), *second = take_queue();
+    struct mem_place place;
+    void *block = NULL, *pinned = NULL;
+    uint64_t ticket = 0;
+    CU_ASSERT_EQUAL(mem_words_take(device, &late), TUTTI_OK);
+    CU_ASSERT_EQUAL(mem_device_take(device, LEN, &block), TUTTI_OK);
+    CU_ASSERT_EQUAL(mem_pinned_take(device, LEN, &pinned), TUTTI_OK);
+    memset(pinned, 5, LEN);
+    CU_ASSERT_EQUAL(mem_device_of(block, &place), TUTTI_OK);
+    CU_ASSERT_EQUAL(await_clear(first), TUTTI_OK);
+    CU_ASSERT_EQUAL(await_clear(second), TUTTI_OK);
+    CU_ASSERT_EQUAL(mem_queue_copy(first, block, pinned, LEN, &ticket), TUTTI_OK);
+    await(first, ticket);
+    memset(pinned, 0, LEN);
+    CU_ASSERT_EQUAL(mem_queue_copy(second, pinned, block, LEN, &ticket), TUTTI_OK);
+    await(second, ticket);
+    CU_ASSERT_EQUAL(((unsigned char *)pinned)[LEN - 1], 5);
+    CU_ASSERT_EQUAL(mem_free(NULL), TUTTI_OK);
+    mem_device_give(device, block);
+    mem_pinned_give(device, pinned);
+    mem_words_give(device, late);
+    mem_queue_give(first);
+    mem_queue_give(second);
+    if (gpu->standin) {
+        gpu->count_blocking(&blocking_after);
+        CU_ASSERT_EQUAL(blocking, blocking_after);
+    }
+    for (int i = 0; i < STREAMS; i++)
+        answer(words[i], 0, 1);
+    for (int i = 0; i < STREAMS; i++) {
+        CU_ASSERT_EQUAL(gpu->stream_synchronize(handles[i]), CUDA_DRIVER_OK);
+        if (handles[i])
+            CU_ASSERT_EQUAL(gpu->stream_destroy(handles[i]), CUDA_DRIVER_OK);
+        mem_words_give(device, words[i]);
+    }
+}
+
+/* A default stream belongs to the context of the memory; what is no stream is refused. */
+void test_cuda_opens_streams(void)
+{
+    struct mem_stream stream;
+    unsigned char *memory = gpu_alloc(64), local[8];
+    CU_ASSERT_EQUAL(mem_stream_open(NULL, memory, &stream), TUTTI_OK);
+    CU_ASSERT_PTR_EQUAL(stream.device, device);
+    CU_ASSERT_EQUAL(mem_stream_open(NULL, local, &stream), TUTTI_OK);
+    CU_ASSERT_PTR_EQUAL(stream.device, device);
+    gpu_free(memory);
+    if (!gpu->standin)
+        return; /* the real driver follows such a pointer */
+    stream.device = NULL;
+    CU_ASSERT_EQUAL(mem_stream_open(local, NULL, &stream), TUTTI_ERR_ARG);
+    CU_ASSERT_PTR_NULL(stream.device);
+    CU_ASSERT_PTR_NOT_NULL(strstr(status_sentence(), "is no stream"));
+}
+
+/* ---- captures ------------------------------------------------------------------------------- */
+
+static atomic_uint gone_calls;
+
+static void gone(void *context)
+{
+    atomic_fetch_add((atomic_uint *)context, 1);
+}
+
+static bool await_gone(unsigned calls)
+{
+    uint64_t limit_ns = clock_ns() + 20000000000u;
+    while (atomic_load(&gone_calls) < calls) {
+        if (clock_ns() > limit_ns)
+            return false;
+    }
+    return true;
+}
+
+/* Constants instead of numbers that grow: the graph says 1 when it gets there, waits for 1, takes
+ * that back for the next replay, and says 1 at its end. */
+void test_cuda_captures_and_replays(void)
+{
+    enum { LEN = 2048 };
+    cuda_stream handle = make_stream(CUDA_STREAM_NON_BLOCKING);
+    struct mem_words *words = take_words();
+    struct buffer on_device = make_buffer(DEVICE, LEN), pinned = make_buffer(PINNED, LEN);
+    unsigned char result[LEN];
+    cuda_graph graph = NULL;
+    void *executable = NULL;
+    unsigned calls = atomic_load(&gone_calls);
+    for (unsigned i = 0; i < MEM_WORDS; i++)
+        answer(words, i, 0);
+    CU_ASSERT_EQUAL(gpu->capture_begin(handle, CUDA_CAPTURE_MODE_GLOBAL), CUDA_DRIVER_OK);
+    struct mem_stream stream = open_stream(handle);
+    CU_ASSERT_NOT_EQUAL(stream.capture, 0);
+    CU_ASSERT_EQUAL(mem_stream_copy(&stream, pinned.at, on_device.at, LEN), TUTTI_OK);
+    CU_ASSERT_EQUAL(mem_stream_signal(&stream, words, 0, 1), TUTTI_OK);
+    CU_ASSERT_EQUAL(mem_stream_wait(&stream, words, 1, 1), TUTTI_OK);
+    CU_ASSERT_EQUAL(mem_stream_signal(&stream, words, 1, 0), TUTTI_OK);
+    CU_ASSERT_EQUAL(mem_stream_copy(&stream, on_device.at, pinned.at, LEN), TUTTI_OK);
+    CU_ASSERT_EQUAL(mem_stream_signal(&stream, words, 2, 1), TUTTI_OK);
+    CU_ASSERT_EQUAL(mem_stream_retain(&stream, gone, &gone_calls), TUTTI_OK);
+    /* Everything else goes on beside a capture that forbids unsafe calls. */
+    void *block = NULL;
+    CU_ASSERT_EQUAL(mem_device_take(device, 123456, &block), TUTTI_OK);
+    mem_device_give(device, block);
+    struct mem_queue *queue = take_queue();
+    uint64_t ticket = 0;
+    CU_ASSERT_EQUAL(mem_queue_copy(queue, on_device.at, pinned.at, LEN, &ticket), TUTTI_OK);
+    await(queue, ticket);
+    mem_queue_give(queue);
+    CU_ASSERT_EQUAL(gpu->capture_end(handle, &graph), CUDA_DRIVER_OK);
+    CU_ASSERT_EQUAL(atomic_load(&words->word[0]), 0); /* recorded, not done */
+    CU_ASSERT_EQUAL_FATAL(gpu->graph_instantiate(&executable, graph, 0), CUDA_DRIVER_OK);
+    CU_ASSERT_EQUAL(gpu->graph_destroy(graph), CUDA_DRIVER_OK);
+    random_state = suite_seed();
+    for (int round = 0; round < 30; round++) {
+        answer(words, 0, 0);
+        answer(words, 2, 0);
+        CU_ASSERT_EQUAL(gpu->graph_launch(executable, handle), CUDA_DRIVER_OK);
+        CU_ASSERT_FATAL(await_word(words, 0, 1, 20000));
+        CU_ASSERT_FALSE(await_word(words, 2, 1, round < 3 ? 20 : 0));
+        fill(pinned.at, LEN);
+        answer(words, 1, 1);
+        CU_ASSERT_FATAL(await_word(words, 2, 1, 20000));
+        download(result, on_device.at, LEN);
+        CU_ASSERT_EQUAL(memcmp(result, pinned.at, LEN), 0);
+        CU_ASSERT_EQUAL(atomic_load(&words->word[1]), 0);
+    }
+    CU_ASSERT_EQUAL(gpu->stream_synchronize(handle), CUDA_DRIVER_OK);
+    CU_ASSERT_EQUAL(atomic_load(&gone_calls), calls);
+    CU_ASSERT_EQUAL(gpu->graph_exec_destroy(executable), CUDA_DRIVER_OK);
+    CU_ASSERT(await_gone(calls + 1));
+    drop_buffer(on_device);
+    drop_buffer(pinned);
+    mem_words_give(device, words);
+    CU_ASSERT_EQUAL(gpu->stream_destroy(handle), CUDA_DRIVER_OK);
+}
+
+void test_cuda_refuses_broken_captures(void)
+{
+    cuda_stream handle = make_stream(0);
+    struct mem_stream stream;
+    cuda_graph graph = NULL;
+    CU_ASSERT_EQUAL(gpu->capture_begin(handle, CUDA_CAPTURE_MODE_GLOBAL), CUDA_DRIVER_OK);
+    /* The legacy stream waits for blocking streams, which a captured one cannot bear. */
+    CU_ASSERT_EQUAL(mem_stream_open(NULL, NULL, &stream), TUTTI_ERR_ARG);
+    CU_ASSERT_PTR_NOT_NULL(strstr(status_sentence(), "CAPTURE"));
+    CU_ASSERT_NOT_EQUAL(gpu->stream_synchronize(handle), CUDA_DRIVER_OK); /* breaks it */
+    CU_ASSERT_EQUAL(mem_stream_open(handle, NULL, &stream), TUTTI_ERR_ARG);
+    CU_ASSERT_PTR_NOT_NULL(strstr(status_sentence(), "invalidated"));
+    CU_ASSERT_EQUAL(gpu->capture_end(handle, &graph), CUDA_DRIVER_CAPTURE_INVALIDATED);
+    CU_ASSERT_EQUAL(mem_stream_open(handle, NULL, &stream), TUTTI_OK);
+    CU_ASSERT_EQUAL(mem_stream_retain(&stream, gone, &gone_calls), TUTTI_ERR_SYSTEM);
+    CU_ASSERT_EQUAL(gpu->stream_destroy(handle), CUDA_DRIVER_OK);
+}
+
+/* ---- other processes ------------------------------------------------------------------------ */
+
+/* What the parent asks of a peer, and the peer's answer. */
+enum request_kind { READ, WRITE, SHARE_OWN };
+
+struct request {
+    enum request_kind kind;
+    struct mem_share share;
+    size_t offset;
+    unsigned char data[64];
+};
+
+struct reply {
+    tutti_status status;
+    uint64_t base;
+    unsigned char data[64];
+    char sentence[SENTENCE_MAX];
+};
+
+static bool transfer(int fd, void *data, size_t len, bool out)
+{
+    for (size_t done = 0; done < len;) {
+        ssize_t n = out ? write(fd, (char *)data + done, len - done)
+                        : read(fd, (char *)data + done, len - done);
+        if (n <= 0)
+            return false;
+        done += (size_t)n;
+    }
+    return true;
+}
+
+static void serve(const struct request *request, struct reply *reply)
+{
+    void *base = NULL;
+    if (request->kind == SHARE_OWN) {
+        /* A peer that is this process: the address itself. */
+        struct mem_place place;
+        struct mem_share own;
+        void *memory = gpu_alloc(100);
+        reply->status = mem_device_of(memory, &place);
+        if (reply->status == TUTTI_OK)
+            reply->status = mem_share(&place, &own);
+        if (reply->status == TUTTI_OK)
+            reply->status = mem_attach(device, &own, &base);
+        reply->base = base == memory;
+        return;
+    }
+    reply->status = mem_attach(device, &request->share, &base);
+    reply->base = cuda_pointer(base);
+    if (reply->status == TUTTI_OK && request->kind == READ)
+        reply->status = mem_copy_any(reply->data, (char *)base + request->offset, 64);
+    else if (reply->status == TUTTI_OK)
+        reply->status = mem_copy_any((char *)base + request->offset, request->data, 64);
+    snprintf(reply->sentence, sizeof reply->sentence, "%s", status_sentence());
+}
+
+/* The peer's main: answers requests on standard input until there are none. */
+int peer_main(void)
+{
+    struct request request;
+    while (transfer(0, &request, sizeof request, false)) {
+        struct reply reply = {.status = TUTTI_OK};
+        serve(&request, &reply);
+        if (!transfer(0, &reply, sizeof reply, true))
+            return 1;
+    }
+    return 0;
+}
+
+static struct reply ask(int fd, struct request request)
+{
+    struct reply reply = {.status = TUTTI_ERR_INTERNAL};
+    CU_ASSERT_FATAL(transfer(fd, &request, sizeof request, true));
+    CU_ASSERT_FATAL(transfer(fd, &reply, sizeof reply, false));
+    return reply;
+}
+
+static struct mem_share share_of(void *memory)
+{
+    struct mem_place place;
+    struct mem_share share;
+    CU_ASSERT_EQUAL_FATAL(mem_device_of(memory, &place), TUTTI_OK);
+    CU_ASSERT_EQUAL_FATAL(mem_share(&place, &share), TUTTI_OK);
+    CU_ASSERT_EQUAL(share.bytes, place.bytes);
+    CU_ASSERT_EQUAL(memcmp(share.device, mem_device_uuid(device), 16), 0);
+    return share;
+}
+
+void test_cuda_maps_memory_of_peers(void)
+{
+    enum { BYTES = 300000, AT = 123457 };
+    int fds[2];
+    unsigned char *content = malloc(BYTES), *memory = gpu_alloc(BYTES), seen[64];
+    CU_ASSERT_EQUAL_FATAL(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+    pid_t peer = run_self("--peer", fds[1]);
+    close(fds[1]);
+    random_state = suite_seed();
+    fill(content, BYTES);
+    upload(memory, content, BYTES);
+    struct request request = {.kind = READ, .share = share_of(memory), .offset = AT};
+    struct reply first = ask(fds[0], request), second = ask(fds[0], request);
+    CU_ASSERT_EQUAL(first.status, TUTTI_OK);
+    CU_ASSERT_EQUAL(memcmp(first.data, content + AT, 64), 0);
+    CU_ASSERT_EQUAL(first.base, second.base); /* mapped once */
+    request.kind = WRITE;
+    fill(request.data, 64);
+    CU_ASSERT_EQUAL(ask(fds[0], request).status, TUTTI_OK);
+    download(seen, memory + AT, 64);
+    CU_ASSERT_EQUAL(memcmp(seen, request.data, 64), 0);
+
+    /* Announced with a size that is not its own. */
+    request.kind = READ;
+    request.share.bytes++;
+    struct reply wrong = ask(fds[0], request);
+    CU_ASSERT_EQUAL(wrong.status, TUTTI_ERR_PROTOCOL);
+    CU_ASSERT_PTR_NOT_NULL(strstr(wrong.sentence, "announced with"));
+
+    /* Freed and allocated anew, perhaps at the same address: another buffer, another mapping. */
+    uint64_t base = request.share.base;
+    gpu_free(memory);
+    memory = gpu_alloc(BYTES);
+    if (gpu->standin)
+        CU_ASSERT_EQUAL(cuda_pointer(memory), base);
+    fill(content, BYTES);
+    upload(memory, content, BYTES);
+    request.share = share_of(memory);
+    struct reply anew = ask(fds[0], request);
+    CU_ASSERT_EQUAL(anew.status, TUTTI_OK);
+    CU_ASSERT_EQUAL(memcmp(anew.data, content + AT, 64), 0);
+
+    request.kind = SHARE_OWN;
+    struct reply own = ask(fds[0], request);
+    CU_ASSERT_EQUAL(own.status, TUTTI_OK);
+    CU_ASSERT_EQUAL(own.base, 1);
+    close(fds[0]);
+    CU_ASSERT(ended_well(peer));
+    gpu_free(memory);
+    free(content);
+}
+
+/* A block of the library's own, and memory for users, as peers see them. */
+void test_cuda_shares_its_own_blocks(void)
+{
+    int fds[2];
+    void *memory = NULL;
+    unsigned char content[64];
+    CU_ASSERT_EQUAL_FATAL(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+    pid_t peer = run_self("--peer", fds[1]);
+    close(fds[1]);
+    CU_ASSERT_EQUAL_FATAL(mem_alloc_in(TUTTI_MEMORY_CUDA, 64, &memory), TUTTI_OK);
+    random_state = suite_seed();
+    fill(content, 64);
+    CU_ASSERT_EQUAL(mem_copy_any(memory, content, 64), TUTTI_OK);
+    struct mem_share share = share_of(memory);
+    struct request request = {
+        .kind = READ, .share = share, .offset = cuda_pointer(memory) - share.base};
+    struct reply reply = ask(fds[0], request);
+    CU_ASSERT_EQUAL(reply.status, TUTTI_OK);
+    CU_ASSERT_EQUAL(memcmp(reply.data, content, 64), 0);
+    memset(request.share.handle, 0, sizeof request.share.handle);
+    request.share.base += 1 << 30; /* none that is mapped already */
+    CU_ASSERT_NOT_EQUAL(ask(fds[0], request).status, TUTTI_OK);
+    close(fds[0]);
+    CU_ASSERT(ended_well(peer));
+    CU_ASSERT_EQUAL(mem_free(memory), TUTTI_OK);
+}
+
+void test_cuda_exports_dma_bufs(void)
+{
+    struct mem_place place;
+    int fd = -1;
+    uint64_t offset = 0;
+    unsigned char *memory = gpu_alloc((size_t)1 << 20);
+    CU_ASSERT_EQUAL(mem_device_of(memory, &place), TUTTI_OK);
+    tutti_status status = mem_dmabuf(&place, &fd, &offset);
+    if (status == TUTTI_OK) {
+        CU_ASSERT(fd >= 0 && offset < 4096);
+        CU_ASSERT_EQUAL(close(fd), 0);
+    } else {
+        CU_ASSERT_EQUAL(status, TUTTI_ERR_UNSUPPORTED);
+        suite_skip(status_sentence());
+    }
+    gpu_free(memory);
+}
