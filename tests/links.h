@@ -9,7 +9,7 @@
 #include "tests/suite.h"
 #include "transports/transport.h"
 
-#define LINKS_RANKS_MAX 64
+#define LINKS_RANKS_MAX 256
 #define LINKS_PLACES    16
 #define LINKS_LIMIT_MS  30000
 
