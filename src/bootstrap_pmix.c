@@ -105,6 +105,15 @@ static void release(pmix_value_t *value)
     free(value);
 }
 
+/* A process of this job. PMIx's own macro for it is a function of its library from version 5 on,
+ * and nothing of that is linked. */
+static void name_process(pmix_proc_t *process, pmix_rank_t rank)
+{
+    memset(process, 0, sizeof *process);
+    memcpy(process->nspace, pmix.me.nspace, sizeof process->nspace);
+    process->rank = rank;
+}
+
 tutti_status bootstrap_pmix_open(uint32_t *rank, uint32_t *size)
 {
     pmix_proc_t job;
@@ -116,7 +125,7 @@ tutti_status bootstrap_pmix_open(uint32_t *rank, uint32_t *size)
     pthread_mutex_unlock(&pmix.lock);
     if (status != TUTTI_OK)
         return status;
-    PMIX_LOAD_PROCID(&job, pmix.me.nspace, PMIX_RANK_WILDCARD);
+    name_process(&job, PMIX_RANK_WILDCARD);
     pmix_status_t code = pmix.get(&job, PMIX_JOB_SIZE, NULL, 0, &value);
     if (code != PMIX_SUCCESS)
         return fail(TUTTI_ERR_CONNECT, "PMIx_Get of the number of ranks: %s",
@@ -183,7 +192,7 @@ static tutti_status get_text(const char *key, char text[LAUNCHER_TEXT_MAX])
     /* 5 s: the fence has brought the text, this is a local look-up */
     pmix_info_t limit = {.key = PMIX_TIMEOUT, .value.type = PMIX_INT, .value.data.integer = 5};
     pmix_value_t *value = NULL;
-    PMIX_LOAD_PROCID(&root, pmix.me.nspace, 0);
+    name_process(&root, 0);
     pmix_status_t code = pmix.get(&root, key, &limit, 1, &value);
     if (code != PMIX_SUCCESS)
         return fail(TUTTI_ERR_CONNECT, "PMIx_Get of rank 0's text: %s", pmix.error_string(code));

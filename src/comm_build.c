@@ -214,6 +214,27 @@ static tutti_status make_secret(tutti_comm *comm, const uint8_t random[32])
     return status;
 }
 
+/* Processes that share a device take turns on it in slices of a tenth of a millisecond and more,
+ * and a plan waits for several turns of each: with p of them the copy through host memory, which
+ * needs none, wins up to some (p - 1)^2 times the size (256 KiB, 4 MiB, 16 MiB with 2, 4, 8
+ * measured on an H200). */
+static void count_device_peers(tutti_comm *comm, const struct facts *all)
+{
+    for (uint32_t r = 0; r < comm->size; r++) {
+        uint32_t sharing = 0;
+        for (uint32_t s = 0; s < comm->size; s++) {
+            bool first = memcmp(all[s].device, all[r].device, sizeof all->device) == 0;
+            for (uint32_t t = 0; t < s && first; t++)
+                first = all[t].host.process_id != all[s].host.process_id;
+            sharing += first;
+        }
+        if (sharing > comm->device_peers)
+            comm->device_peers = sharing;
+    }
+    uint64_t others = comm->device_peers > 2 ? comm->device_peers - 1 : 1;
+    comm->direct_min = comm->settings.cuda_direct_min * others * others;
+}
+
 static tutti_status take_facts(tutti_comm *comm, const struct facts *all)
 {
     tutti_status status = compare_facts(all, comm->size);
@@ -239,6 +260,8 @@ static tutti_status take_facts(tutti_comm *comm, const struct facts *all)
     must(comm->lanes < TRANSPORT_LANES_MAX);
     if (comm->device && !devices_meet(comm, all))
         comm->device = NULL;
+    if (comm->device)
+        count_device_peers(comm, all);
     return status;
 }
 

@@ -71,11 +71,13 @@ static void end_operations(tutti_comm *comm, tutti_status status)
     }
 }
 
-tutti_status comm_fail(tutti_comm *comm, tutti_status status, uint32_t culprit,
-                       const char *sentence)
+/* leave: this rank fails on its own, so that peers which have no link to it yet cannot learn of it
+ * from anyone else; who is told the reason by a notice passes it on, and stays to pass it on. */
+static void fail_comm(tutti_comm *comm, tutti_status status, uint32_t culprit, const char *sentence,
+                      bool leave)
 {
     if (comm->failed != TUTTI_OK)
-        return comm_error(comm);
+        return;
     if (status == TUTTI_ERR_ABORTED && culprit == comm->rank)
         snprintf(comm->sentence, sizeof comm->sentence, "%s aborted the communicator",
                  comm->names[comm->rank]);
@@ -85,9 +87,15 @@ tutti_status comm_fail(tutti_comm *comm, tutti_status status, uint32_t culprit,
     log_at(LOG_LEVEL_INFO, (int)comm->rank, "communicator failed: %s", comm->sentence);
     tell_peers(comm, status, culprit);
     for (uint32_t i = 0; i < comm->transport_count; i++)
-        comm->transport_ops[i]->cancel(comm->transports[i]);
+        comm->transport_ops[i]->cancel(comm->transports[i], leave);
     /* Last: who sees its request ended may free the buffers at once. */
     end_operations(comm, status);
+}
+
+tutti_status comm_fail(tutti_comm *comm, tutti_status status, uint32_t culprit,
+                       const char *sentence)
+{
+    fail_comm(comm, status, culprit, sentence, culprit == comm->rank);
     return comm_error(comm);
 }
 
@@ -161,8 +169,8 @@ void comm_events(tutti_comm *comm)
                 event.notice.text[sizeof event.notice.text - 1] = 0;
                 tutti_status status = (tutti_status)event.notice.status;
                 bool known = status > TUTTI_IN_PROGRESS && status <= TUTTI_ERR_INTERNAL;
-                comm_fail(comm, known ? status : TUTTI_ERR_PEER, event.notice.culprit,
-                          event.notice.text);
+                fail_comm(comm, known ? status : TUTTI_ERR_PEER, event.notice.culprit,
+                          event.notice.text, false);
             }
             if (comm->failed != TUTTI_OK)
                 return;

@@ -11,6 +11,7 @@
  * look that finds it done, an acknowledgement; and about 1 TB/s for a copy or a reduction. A launch
  * costs as much as a few MiB take, so pieces are large. */
 #define DEVICE_ALPHA_US    12.0
+#define DEVICE_SLICE_US    140.0 /* a turn of one of the processes that share the device */
 #define DEVICE_US_PER_BYTE 1e-6
 #define DEVICE_CHUNK       (32u << 20)
 
@@ -111,7 +112,10 @@ struct shape comm_shape(const struct tutti_comm *comm, const struct call *call, 
     memcpy(shape.model, comm->topology.model, sizeof shape.model);
     if (call->on_device) {
         shape.model[LEVEL_NODE] = (struct link_model){
-            .alpha_us = DEVICE_ALPHA_US, .us_per_byte = DEVICE_US_PER_BYTE, .overhead_us = 1};
+            .alpha_us =
+                comm->device_peers > 1 ? DEVICE_SLICE_US * comm->device_peers : DEVICE_ALPHA_US,
+            .us_per_byte = DEVICE_US_PER_BYTE,
+            .overhead_us = 1};
         shape.reduce_us_per_byte = shape.copy_us_per_byte = DEVICE_US_PER_BYTE;
     }
     return shape;

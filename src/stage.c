@@ -63,7 +63,7 @@ static bool is_direct(const struct tutti_comm *comm, const struct call *call,
         return false;
     if (call->coll == TUTTI_COLL_SENDRECV && call->root == (int)comm->rank)
         return true;
-    return replicated_bytes(comm, call) >= comm->settings.cuda_direct_min;
+    return replicated_bytes(comm, call) >= comm->direct_min;
 }
 
 static tutti_status take_block(struct stage *stage, size_t bytes)

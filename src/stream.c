@@ -33,7 +33,7 @@ void unit_free(struct unit *unit)
         struct unit_call *call = &unit->calls[i];
         free(call->counts);
         stage_free(&call->stage);
-        if (call->queue)
+        if (call->owns_queue)
             mem_queue_give(call->queue);
     }
     for (size_t i = 0; i < unit->stream_count; i++) {
@@ -51,7 +51,7 @@ void unit_abandon(struct unit *unit)
 {
     for (size_t i = 0; i < unit->call_count; i++) {
         unit->calls[i].stage.block = NULL;
-        unit->calls[i].queue = NULL;
+        unit->calls[i].owns_queue = false;
     }
     for (size_t i = 0; i < unit->stream_count; i++)
         unit->streams[i].words = NULL;
@@ -131,6 +131,31 @@ static tutti_status add_call(struct unit *unit, const struct group_call *from)
     return status;
 }
 
+/* Pieces of work that the call may give its queue at once. */
+static size_t pieces_of(const struct unit_call *call)
+{
+    return call->stage.call.displs || call->stage.call.recv_displs ? call->comm->size + 2 : 2;
+}
+
+/* The queue of an earlier call of the unit where it has room, for each queue is a stream more that
+ * must find its way past those that wait; else one of its own. */
+static tutti_status take_queue(struct unit *unit, struct unit_call *call)
+{
+    size_t pieces = pieces_of(call);
+    for (struct unit_call *other = unit->calls; other < call; other++) {
+        if (!other->owns_queue || other->stage.device != call->stage.device ||
+            other->pieces + pieces > QUEUE_TICKETS_MAX / 2)
+            continue;
+        other->pieces += pieces;
+        call->queue = other->queue;
+        return TUTTI_OK;
+    }
+    call->pieces = pieces;
+    tutti_status status = mem_queue_take(call->stage.device, &call->queue);
+    call->owns_queue = status == TUTTI_OK;
+    return status;
+}
+
 /* Decides who carries each call's bytes to and from its block. A stream does so itself where it is
  * alone: with others in the unit its bytes may come from any of them, and any of them may read
  * what comes back as soon as it goes on. */
@@ -148,7 +173,7 @@ static tutti_status choose_carriers(struct unit *unit)
         call->in_queue = call->stream < 0 || unit->stream_count > 1;
         bool copies = call->in_queue && (stage->copy_in || stage->copy_out);
         if (copies || stage->scale || stage->divide)
-            status = mem_queue_take(stage->device, &call->queue);
+            status = take_queue(unit, call);
     }
     return status;
 }

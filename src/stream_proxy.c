@@ -334,7 +334,7 @@ static bool start(struct unit *unit)
     if (here && !unit->captured)
         mark_passed(unit);
     for (size_t i = 0; i < unit->call_count; i++)
-        unit->calls[i].is_clear = !unit->calls[i].queue;
+        unit->calls[i].is_clear = !unit->calls[i].owns_queue;
     for (size_t i = 0; i < unit->comm_count; i++)
         unit->comms[i].is_clear = !unit->comms[i].on_device;
     unit->state = UNIT_CLEARING;

@@ -45,6 +45,8 @@ struct unit_call {
     bool in_queue; /* its bytes are carried in the queue, not by the stream */
     bool is_clear;
     struct mem_queue *queue; /* for bytes and arithmetic outside the plan; NULL: none */
+    bool owns_queue;         /* else an earlier call does */
+    size_t pieces;           /* that all calls in the queue it owns may have under way */
     uint64_t ticket;
     struct operation *operation;
 };

@@ -52,7 +52,7 @@ FOREIGN = [
     ("rdma/*", ["transports/verbs/*"]),
     ("cuda*.h", ["src/mem/mem_cuda*", "src/compat/nccl.h"]),
     ("nvml.h", ["src/mem/mem_cuda*"]),
-    ("nccl.h", ["src/compat/nccl*"]),
+    ("nccl.h", ["src/compat/nccl*", "tests/nccl_facts.c", "examples/nccl.c"]),
     ("mpi.h", ["tests/mpi/*", "examples/*", "src/compat/mpi*", "perf/launch*", "perf/peer*"]),
     ("openssl/*", ["src/base/auth.c"]),
     ("pmix.h", ["src/bootstrap_pmix.c"]),

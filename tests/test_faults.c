@@ -307,7 +307,7 @@ static void cancelled(struct links_rank *rank)
         xfers[i] = links_xfer(1 - rank->rank, &word, 4);
         rank->ops->send(rank->transport, &xfers[i]);
     }
-    rank->ops->cancel(rank->transport);
+    rank->ops->cancel(rank->transport, false);
     memset(xfers, 0xee, sizeof xfers);
     for (int i = 0; i < 100; i++) {
         links_expect(rank, rank->ops->poll(rank->transport) == NULL);

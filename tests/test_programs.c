@@ -288,10 +288,10 @@ static int run_batch(tutti_comm *comm, int rank, int size, void *context)
     for (int c = 0; c < COMMS && !wrong; c++)
         wrong += OK(tutti_comm_rank(p->comms[c], &p->ranks[c])) + make_operations(p, c);
     /* Ranks that share a context would wait for each other in default and blocking streams. */
-    p->stream_count = STREAMS;
+    p->stream_count = batch->processes ? STREAMS : STREAMS - 1;
     p->streams[0] = rig_stream_take(false);
     p->streams[1] = rig_stream_take(batch->processes);
-    p->streams[2] = batch->processes ? NULL : rig_stream_take(false);
+    p->streams[2] = NULL;
     for (int i = 0; i < batch->programs && !wrong; i++)
         wrong += run_program(p, batch, batch->seed + (uint64_t)i);
     alarm(0);

@@ -658,7 +658,7 @@ static void cancelled(struct rank *rank)
     if (rank->rank == 0) {
         expect(rank, ops->send(rank->transport, &out) == TUTTI_IN_PROGRESS);
         expect(rank, ops->recv(rank->transport, &in) == TUTTI_IN_PROGRESS);
-        ops->cancel(rank->transport);
+        ops->cancel(rank->transport, false);
         free(bytes);
         bytes = NULL;
         expect(rank, ops->poll(rank->transport) == NULL);

@@ -210,42 +210,6 @@ static void test_tcp_speaks_over_one_interface(void)
     }
 }
 
-/* The peer dies before the link is made; `number` is the rank that dies. */
-static void die_unconnected(struct links_rank *rank)
-{
-    if (rank->rank == (uint32_t)rank->world->number) {
-        links_meet(rank, 1, 2);
-        kill(getpid(), SIGKILL);
-    }
-    uint32_t word = 0;
-    links_meet(rank, 1, 2);
-    clock_sleep_us(20000);
-    uint64_t begun = clock_ms();
-    struct xfer xfer = links_xfer(1 - rank->rank, &word, 4);
-    tutti_status status =
-        rank->ops->connect(rank->transport, 1 - rank->rank, rank->world->address[1 - rank->rank],
-                           rank->world->address_len[1 - rank->rank]);
-    if (status == TUTTI_OK)
-        status = rank->ops->recv(rank->transport, &xfer);
-    struct transport_event event;
-    if (status == TUTTI_IN_PROGRESS) {
-        /* Without a connection there is at least the bound on making one. */
-        links_expect(rank, links_event(rank, TRANSPORT_EVENT_LINK_DOWN, LINKS_LIMIT_MS, &event));
-        status = links_finish(rank, &xfer, 100);
-    }
-    links_expect(rank, status == TUTTI_ERR_PEER || status == TUTTI_ERR_CONNECT);
-    links_expect(rank, clock_ms() - begun < 5000);
-}
-
-static void test_tcp_notices_a_death_before_the_link(void)
-{
-    for (int dead = 0; dead < 2; dead++) {
-        struct links_world *world = links_world_new("tcp", 2, 1);
-        world->number = dead;
-        links_run(world, die_unconnected);
-    }
-}
-
 #define TEST(name)                                                                                 \
     {                                                                                              \
 #name, name                                                                                \
@@ -254,13 +218,9 @@ static void test_tcp_notices_a_death_before_the_link(void)
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
-        TEST(test_tcp_bears_strangers),
-        TEST(test_tcp_passes_over_bad_addresses),
-        TEST(test_tcp_notices_a_death_before_the_link),
-        TEST(test_tcp_waits_for_a_slow_reader),
-        TEST(test_tcp_carries_more_than_4_gib),
-        TEST(test_tcp_refuses_a_wrong_secret),
-        TEST(test_tcp_speaks_over_one_interface),
+        TEST(test_tcp_bears_strangers),         TEST(test_tcp_passes_over_bad_addresses),
+        TEST(test_tcp_waits_for_a_slow_reader), TEST(test_tcp_carries_more_than_4_gib),
+        TEST(test_tcp_refuses_a_wrong_secret),  TEST(test_tcp_speaks_over_one_interface),
     };
     return suite_run("tcp", tests, sizeof tests / sizeof *tests, argc, argv);
 }

@@ -382,7 +382,7 @@ static void mismatch(struct links_rank *rank)
             links_meet(rank, (int)lane + 1, 2);
         }
     }
-    rank->ops->cancel(rank->transport);
+    rank->ops->cancel(rank->transport, false);
     links_meet(rank, 10, 2);
 }
 
@@ -445,7 +445,7 @@ static void notice_past_full_lanes(struct links_rank *rank)
         struct notice notice = {.kind = 3, .text = "full"};
         links_expect(rank, rank->ops->notify(rank->transport, 1, &notice) == TUTTI_OK);
         links_meet(rank, 1, 2);
-        rank->ops->cancel(rank->transport);
+        rank->ops->cancel(rank->transport, false);
     } else {
         struct transport_event event;
         links_expect(rank, links_event(rank, TRANSPORT_EVENT_NOTICE, 5000, &event));
@@ -618,10 +618,100 @@ static void test_transports_notice_an_idle_death(void)
     run_variants(die_idle, 2, 1, PROCESSES, 0);
 }
 
-static void test_shm_notices_a_death_before_the_link(void)
+/* ---- gone before the link is made -------------------------------------------------------------
+ */
+
+/* How `number` says who goes, how, and whether the other waits for it already. */
+enum { GONE_RANK = 1, GONE_LATER = 2, GONE_HOW = 12 };
+enum { GONE_DIES = 0, GONE_CLOSES = 4, GONE_LEAVES = 8, GONE_LEAVES_A_CHILD = 12 };
+
+static void go_away(struct links_rank *rank)
 {
-    suite_skip("the rank that waits to be connected to does not look whether the other lives, so "
-               "only the timeout of the operation ends its wait");
+    int how = rank->world->number & GONE_HOW;
+    if (how == GONE_LEAVES_A_CHILD && fork() == 0) {
+        clock_sleep_us(6000000);
+        _exit(0);
+    }
+    if (how == GONE_DIES || how == GONE_LEAVES_A_CHILD)
+        kill(getpid(), SIGKILL);
+    if (how == GONE_LEAVES) {
+        rank->ops->cancel(rank->transport, true);
+    } else {
+        rank->ops->close(rank->transport);
+        rank->transport = NULL;
+    }
+}
+
+static void gone_unconnected(struct links_rank *rank)
+{
+    uint32_t word = 0, gone = (uint32_t)rank->world->number & GONE_RANK;
+    bool later = rank->world->number & GONE_LATER;
+    if (rank->rank == gone) {
+        links_meet(rank, 1, 2);
+        go_away(rank);
+        atomic_store(&rank->world->flags[0], 1);
+        uint64_t deadline = clock_ms() + LINKS_LIMIT_MS;
+        while (rank->world->flags[1] == 0 && clock_ms() < deadline)
+            clock_sleep_us(1000);
+        return;
+    }
+    struct xfer xfer = links_xfer(gone, &word, 4);
+    if (later) {
+        links_connect(rank, gone);
+        links_expect(rank, rank->ops->recv(rank->transport, &xfer) == TUTTI_IN_PROGRESS);
+    }
+    links_meet(rank, 1, 2);
+    int how = rank->world->number & GONE_HOW;
+    while ((how == GONE_CLOSES || how == GONE_LEAVES) && rank->world->flags[0] == 0)
+        clock_sleep_us(1000);
+    clock_sleep_us(20000);
+    uint64_t begun = clock_ms();
+    tutti_status status = TUTTI_IN_PROGRESS;
+    if (!later)
+        status = rank->ops->connect(rank->transport, gone, rank->world->address[gone],
+                                    rank->world->address_len[gone]);
+    if (!later && status == TUTTI_OK)
+        status = rank->ops->recv(rank->transport, &xfer);
+    struct transport_event event;
+    if (status == TUTTI_IN_PROGRESS) {
+        links_expect(rank, links_event(rank, TRANSPORT_EVENT_LINK_DOWN, LINKS_LIMIT_MS, &event));
+        links_expect(rank, strstr(event.sentence, rank->world->names[gone]) != NULL);
+        status = links_finish(rank, &xfer, 100);
+    }
+    links_expect(rank, status == TUTTI_ERR_PEER || status == TUTTI_ERR_CONNECT);
+    links_expect(rank, clock_ms() - begun < 5000);
+    atomic_store(&rank->world->flags[1], 1);
+}
+
+static void run_gone(int how, int which)
+{
+    for (int number = 0; number < 4; number++)
+        run_variants(gone_unconnected, 2, 1, which, number | how);
+}
+
+static void test_transports_notice_a_death_before_the_link(void)
+{
+    run_gone(GONE_DIES, PROCESSES);
+}
+
+static void test_transports_notice_a_close_before_the_link(void)
+{
+    run_gone(GONE_CLOSES, PLAIN);
+}
+
+static void test_transports_notice_who_leaves_before_the_link(void)
+{
+    run_gone(GONE_LEAVES, PLAIN);
+}
+
+/* The child of the dead rank keeps its socket, to which peers would connect for ever. */
+static void test_shm_notices_a_death_before_the_link_though_a_child_lives(void)
+{
+    for (int number = 0; number < 4; number++) {
+        struct links_world *world = links_world_new("shm", 2, 1);
+        world->number = number | GONE_LEAVES_A_CHILD;
+        links_run(world, gone_unconnected);
+    }
 }
 
 /* ---- cancel, disconnect, late peers -----------------------------------------------------------
@@ -641,7 +731,7 @@ static void cancel(struct links_rank *rank)
     }
     for (int i = 0; i < 50; i++)
         rank->ops->poll(rank->transport);
-    rank->ops->cancel(rank->transport);
+    rank->ops->cancel(rank->transport, false);
     memset(xfers, 0xee, sizeof xfers); /* nothing may look at them any more */
     for (int i = 0; i < 200; i++) {
         links_expect(rank, rank->ops->poll(rank->transport) == NULL);
@@ -835,7 +925,10 @@ int main(int argc, char **argv)
         TEST(test_transports_do_not_report_who_was_done),
         TEST(test_transports_notice_a_death),
         TEST(test_transports_notice_an_idle_death),
-        TEST(test_shm_notices_a_death_before_the_link),
+        TEST(test_transports_notice_a_death_before_the_link),
+        TEST(test_transports_notice_a_close_before_the_link),
+        TEST(test_shm_notices_a_death_before_the_link_though_a_child_lives),
+        TEST(test_transports_notice_who_leaves_before_the_link),
         TEST(test_transports_forget_on_cancel),
         TEST(test_transports_wait_for_a_late_peer),
         TEST(test_transports_disconnect_one_peer),

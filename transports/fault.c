@@ -606,7 +606,7 @@ static void fault_disconnect(struct transport *transport, uint32_t peer)
     fault->inner->ops->disconnect(fault->inner, peer);
 }
 
-static void fault_cancel(struct transport *transport)
+static void fault_cancel(struct transport *transport, bool leave)
 {
     struct fault *fault = fault_of(transport);
     fault->cancelled = true;
@@ -615,7 +615,7 @@ static void fault_cancel(struct transport *transport)
     list_clear(&fault->done);
     memset(fault->shorted, 0, sizeof fault->shorted);
     fault->inside_count = 0;
-    fault->inner->ops->cancel(fault->inner);
+    fault->inner->ops->cancel(fault->inner, leave);
 }
 
 static tutti_status fault_notify(struct transport *transport, uint32_t peer,

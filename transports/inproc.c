@@ -284,12 +284,8 @@ free_inproc:
     return status;
 }
 
-static void inproc_close(struct transport *transport)
+static void leave_peers(struct inproc *inproc)
 {
-    struct inproc *inproc = (struct inproc *)transport;
-    /* A forked child has a copy of the rings, not the ranks behind them: it leaves all alone. */
-    if (!inproc || inproc->owner != getpid())
-        return;
     pthread_mutex_lock(&registry.lock);
     /* Its own links first: what is still listed for it then is a peer's, and no link's. */
     for (uint32_t i = 0; i < inproc->local.config->size; i++) {
@@ -298,6 +294,15 @@ static void inproc_close(struct transport *transport)
     }
     registry_leave(inproc);
     pthread_mutex_unlock(&registry.lock);
+}
+
+static void inproc_close(struct transport *transport)
+{
+    struct inproc *inproc = (struct inproc *)transport;
+    /* A forked child has a copy of the rings, not the ranks behind them: it leaves all alone. */
+    if (!inproc || inproc->owner != getpid())
+        return;
+    leave_peers(inproc);
     local_free(&inproc->local);
     free(inproc);
 }
@@ -434,7 +439,7 @@ static struct xfer *inproc_poll(struct transport *transport)
     return local_poll(&inproc->local);
 }
 
-static void inproc_cancel(struct transport *transport)
+static void inproc_cancel(struct transport *transport, bool leave)
 {
     struct inproc *inproc = (struct inproc *)transport;
     for (uint32_t i = 0; i < inproc->local.config->size; i++) {
@@ -443,6 +448,8 @@ static void inproc_cancel(struct transport *transport)
             wait_for_reader(link);
     }
     inproc->local.done = NULL;
+    if (leave)
+        leave_peers(inproc);
 }
 
 static tutti_status inproc_notify(struct transport *transport, uint32_t peer,

@@ -91,12 +91,9 @@ static tutti_status make_address(struct shm *shm)
     return status;
 }
 
-static void shm_close(struct transport *transport)
+/* Ends every link, with a farewell, and listens no more. */
+static void leave_peers(struct shm *shm)
 {
-    struct shm *shm = (struct shm *)transport;
-    /* A forked child has copies of the sockets and rings; a word from it would reach our peers. */
-    if (!shm || shm->owner != getpid())
-        return;
     /* The caller's transfers may be gone already: they are forgotten before anything else. */
     for (uint32_t i = 0; shm->local.links && i < shm->local.config->size; i++) {
         if (shm->local.links[i])
@@ -108,12 +105,16 @@ static void shm_close(struct transport *transport)
         if (shm->local.links[i])
             shm_link_close(shm, shm_link_of(shm, i));
     }
-    for (uint32_t i = 0; i < SHM_STRANGERS_MAX; i++) {
-        if (shm->strangers[i].fd >= 0)
-            close(shm->strangers[i].fd);
-    }
-    if (shm->listener >= 0)
-        close(shm->listener);
+    shm_listen_end(shm);
+}
+
+static void shm_close(struct transport *transport)
+{
+    struct shm *shm = (struct shm *)transport;
+    /* A forked child has copies of the sockets and rings; a word from it would reach our peers. */
+    if (!shm || shm->owner != getpid())
+        return;
+    leave_peers(shm);
     if (shm->epoll >= 0)
         close(shm->epoll);
     auth_end(&shm->auth);
@@ -224,7 +225,7 @@ static struct xfer *shm_poll(struct transport *transport)
     return local_poll(&shm->local);
 }
 
-static void shm_cancel(struct transport *transport)
+static void shm_cancel(struct transport *transport, bool leave)
 {
     struct shm *shm = (struct shm *)transport;
     for (uint32_t i = 0; i < shm->local.config->size; i++) {
@@ -232,6 +233,8 @@ static void shm_cancel(struct transport *transport)
             local_link_cancel(&shm->local, shm->local.links[i]);
     }
     shm->local.done = NULL;
+    if (leave)
+        leave_peers(shm);
 }
 
 static tutti_status shm_notify(struct transport *transport, uint32_t peer,

@@ -84,6 +84,7 @@ struct shm_link {
     pid_t pid;        /* as seen from here; 0: not visible */
     struct auth auth; /* dialer's, until answered */
     struct shm_address address;
+    uint64_t look_ms;     /* while waiting: when to look whether the peer lives */
     struct shm_self self; /* the peer's */
     void *map;
     size_t map_bytes;
@@ -142,6 +143,8 @@ bool shm_packet_send(struct shm *shm, struct shm_link *link, struct shm_packet *
 
 /* shm_link.c */
 tutti_status shm_listen(struct shm *shm);
+/* No more: whoever dials now, or waits to be dialed, learns that this rank is gone. */
+void shm_listen_end(struct shm *shm);
 tutti_status shm_link_new(struct shm *shm, uint32_t peer, struct shm_link **link);
 void shm_link_close(struct shm *shm, struct shm_link *link);
 void shm_link_dial(struct shm *shm, struct shm_link *link);

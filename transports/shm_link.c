@@ -8,11 +8,14 @@
  *
  * The socket's end of file means that the peer's process is gone; a descriptor of the process
  * itself (pidfd) says so too when a forked child still holds the socket. A farewell before it means
- * that the peer closed in order.
+ * that the peer closed in order. A rank that waits to be dialed has no socket yet: it looks now and
+ * then whether the name that the dialer listens at is still taken, which asks nothing of a rank
+ * that may be computing, and watches the process behind it.
  *
  * Invariant: everything read from a socket is checked before it is used, and a connection that does
  * not say hello costs one place in a table until it is dropped. */
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,6 +37,7 @@
 
 #define EVENTS_PER_CALL 32 /* epoll events taken at once; the rest come with the next call */
 #define FLUSH_MS        100
+#define LOOK_MS         500 /* between looks at a rank that has not dialed */
 
 /* What an epoll event is about: kind in the high half, rank or place in the low. */
 enum watched { WATCH_LISTENER, WATCH_STRANGER, WATCH_SOCKET, WATCH_EXIT };
@@ -83,6 +87,7 @@ tutti_status shm_link_new(struct shm *shm, uint32_t peer, struct shm_link **link
         return status;
     }
     made->state = SHM_WAITING;
+    made->look_ms = clock_ms() + LOOK_MS;
     made->ours_generation = mem_generation();
     shm->pending_links++;
     *link = made;
@@ -138,12 +143,13 @@ static tutti_status check_user(int fd, pid_t *pid)
     return TUTTI_OK;
 }
 
-/* A descriptor that becomes readable when the peer's process ends. Optional: without it (an old
- * kernel, too many files) the socket's end of file remains. */
-static void watch_exit(struct shm *shm, struct shm_link *link)
+/* A descriptor that becomes readable when the process at the other end of a socket ends. Optional:
+ * without it (an old kernel, too many files) the socket's end of file remains. */
+static void watch_exit(struct shm *shm, struct shm_link *link, int fd)
 {
     socklen_t len = sizeof link->exit_fd;
-    if (getsockopt(link->fd, SOL_SOCKET, SO_PEERPIDFD, &link->exit_fd, &len) < 0)
+    unwatch_close(shm, &link->exit_fd);
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERPIDFD, &link->exit_fd, &len) < 0)
         link->exit_fd = link->pid > 0 ? (int)syscall(SYS_pidfd_open, link->pid, 0) : -1;
     if (link->exit_fd >= 0 && !watch(shm, link->exit_fd, WATCH_EXIT, link->base.peer)) {
         close(link->exit_fd);
@@ -168,25 +174,33 @@ static tutti_status say_hello(struct shm *shm, struct shm_link *link, int rings)
     return TUTTI_OK;
 }
 
+/* A socket that is connected to the peer's listener; -1 with errno if there is none. */
+static int reach(const struct shm_address *address)
+{
+    struct sockaddr_un name;
+    socklen_t len = socket_name(address, &name);
+    int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd >= 0 && connect(fd, (struct sockaddr *)&name, len) < 0) {
+        int error = errno;
+        close(fd);
+        fd = -1;
+        errno = error;
+    }
+    return fd;
+}
+
 /* Connects; TUTTI_IN_PROGRESS when the acceptor's backlog is full. */
 static tutti_status dial(struct shm *shm, struct shm_link *link)
 {
     const char *peer = shm_peer_name(shm, link->base.peer);
-    struct sockaddr_un name;
-    socklen_t len = socket_name(&link->address, &name);
-    link->fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (link->fd < 0)
-        return fail_errno(TUTTI_ERR_SYSTEM, "shm: a socket to %s", peer);
-    if (connect(link->fd, (struct sockaddr *)&name, len) < 0) {
-        if (errno == EAGAIN || errno == EINTR) {
-            close(link->fd);
-            link->fd = -1;
-            return TUTTI_IN_PROGRESS;
-        }
-        return fail(TUTTI_ERR_PEER, "%s has left the communicator or died (%s)", peer,
-                    strerror(errno));
-    }
-    return check_user(link->fd, &link->pid);
+    link->fd = reach(&link->address);
+    if (link->fd >= 0)
+        return check_user(link->fd, &link->pid);
+    if (errno == EAGAIN || errno == EINTR)
+        return TUTTI_IN_PROGRESS;
+    if (errno == ECONNREFUSED)
+        return fail(TUTTI_ERR_PEER, "%s has left the communicator or died", peer);
+    return fail_errno(TUTTI_ERR_SYSTEM, "shm: a socket to %s", peer);
 }
 
 void shm_link_dial(struct shm *shm, struct shm_link *link)
@@ -210,7 +224,7 @@ void shm_link_dial(struct shm *shm, struct shm_link *link)
         return;
     }
     set_state(shm, link, SHM_UP);
-    watch_exit(shm, link);
+    watch_exit(shm, link, link->fd);
 }
 
 /* The acceptor's side: who is it, and does it know the secret? */
@@ -265,7 +279,7 @@ static tutti_status link_accept(struct shm *shm, int fd, const struct shm_packet
     }
     link->fd = fd;
     set_state(shm, link, SHM_UP);
-    watch_exit(shm, link);
+    watch_exit(shm, link, link->fd);
     shm_foreign_probe(shm, link);
     return TUTTI_OK;
 }
@@ -352,7 +366,16 @@ static void drop_silent_strangers(struct shm *shm)
     }
 }
 
-/* ---- a link's socket ---- */
+void shm_listen_end(struct shm *shm)
+{
+    for (uint32_t i = 0; i < SHM_STRANGERS_MAX; i++) {
+        if (shm->strangers[i].fd >= 0)
+            stranger_drop(shm, &shm->strangers[i]);
+    }
+    unwatch_close(shm, &shm->listener);
+}
+
+/* ---- ends ---- */
 
 static void note_end(struct shm_link *link, tutti_status status, const char *sentence)
 {
@@ -374,6 +397,60 @@ static void note_gone(struct shm *shm, struct shm_link *link)
         snprintf(sentence, sizeof sentence, "%s has died", peer);
     note_end(link, TUTTI_ERR_PEER, sentence);
 }
+
+/* ---- a rank that has not dialed ---- */
+
+/* Is the name at which the dialer listens free? Then the dialer is gone for good. Two that ask at
+ * once may take each other for the dialer, until they ask again. */
+static bool name_is_free(const struct shm_address *address)
+{
+    struct sockaddr_un name;
+    socklen_t len = socket_name(address, &name);
+    int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    bool is_free = fd >= 0 && bind(fd, (struct sockaddr *)&name, len) == 0;
+    if (fd >= 0)
+        close(fd);
+    return is_free;
+}
+
+/* A forked child of the dialer holds its name too, so the process is watched as well. One short
+ * connection tells which it is. */
+static bool watch_dialer(struct shm *shm, struct shm_link *link)
+{
+    int fd = reach(&link->address);
+    bool lives = true;
+    if (fd >= 0 && check_user(fd, &link->pid) == TUTTI_OK) {
+        watch_exit(shm, link, fd);
+        lives = link->exit_fd >= 0 || link->pid <= 0 || kill(link->pid, 0) == 0 || errno != ESRCH;
+    }
+    if (fd >= 0)
+        close(fd);
+    return lives;
+}
+
+/* It is gone, unless it had dialed before that. */
+static void note_missing(struct shm *shm, struct shm_link *link, const char *what)
+{
+    char sentence[SENTENCE_MAX];
+    accept_strangers(shm);
+    if (link->state != SHM_WAITING)
+        return;
+    snprintf(sentence, sizeof sentence, "%s %s", shm_peer_name(shm, link->base.peer), what);
+    note_end(link, TUTTI_ERR_PEER, sentence);
+}
+
+static void look_for_dialer(struct shm *shm, struct shm_link *link)
+{
+    if (clock_ms() < link->look_ms)
+        return;
+    link->look_ms = clock_ms() + LOOK_MS;
+    if (name_is_free(&link->address))
+        note_missing(shm, link, "has left the communicator or died");
+    else if (link->exit_fd < 0 && !watch_dialer(shm, link))
+        note_missing(shm, link, "has died");
+}
+
+/* ---- a link's socket ---- */
 
 static tutti_status take_answer(struct shm *shm, struct shm_link *link,
                                 const struct shm_packet *packet)
@@ -497,7 +574,9 @@ static void handle(struct shm *shm, uint64_t what)
         if (!link)
             return;
         shm_link_read(shm, link);
-        if (kind == WATCH_EXIT)
+        if (kind == WATCH_EXIT && link->state == SHM_WAITING)
+            note_missing(shm, link, "has died");
+        else if (kind == WATCH_EXIT)
             note_gone(shm, link);
     }
 }
@@ -517,6 +596,8 @@ void shm_service(struct shm *shm)
             continue;
         if (link->state == SHM_DIALING)
             shm_link_dial(shm, link);
+        else if (link->state == SHM_WAITING)
+            look_for_dialer(shm, link);
         if (link->state == SHM_UP && link->waiting_count > 0)
             flush_notices(shm, link);
         if (link->state == SHM_UP)

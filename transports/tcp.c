@@ -124,11 +124,9 @@ static bool tcp_probe(const struct settings *settings, char *why, size_t len)
     return false;
 }
 
-static void tcp_close(struct transport *transport)
+/* Ends every link, with a goodbye where it is up, and listens no more. */
+static void leave_peers(struct tcp *tcp)
 {
-    struct tcp *tcp = tcp_of(transport);
-    if (!tcp)
-        return;
     if (tcp->owner == getpid())
         tcp_control_farewell(tcp, NULL);
     while (tcp->all)
@@ -138,8 +136,18 @@ static void tcp_close(struct transport *transport)
     for (uint32_t i = 0; tcp->incoming && i < TCP_INCOMING_MAX; i++) {
         if (tcp->incoming[i].stage != TCP_STAGE_NONE)
             tcp_close_fd(tcp, &tcp->incoming[i].fd);
+        tcp->incoming[i].stage = TCP_STAGE_NONE;
         auth_end(&tcp->incoming[i].auth);
     }
+    tcp->listener_count = tcp->incoming_count = 0;
+}
+
+static void tcp_close(struct transport *transport)
+{
+    struct tcp *tcp = tcp_of(transport);
+    if (!tcp)
+        return;
+    leave_peers(tcp);
     tcp_close_fd(tcp, &tcp->timer);
     if (tcp->epoll >= 0)
         close(tcp->epoll);
@@ -256,13 +264,15 @@ static void tcp_disconnect(struct transport *transport, uint32_t peer)
     tcp_link_free(link);
 }
 
-static void tcp_cancel(struct transport *transport)
+static void tcp_cancel(struct transport *transport, bool leave)
 {
     struct tcp *tcp = tcp_of(transport);
     tcp->cancelled = true;
     tcp->done = (struct tcp_queue){0};
     for (struct tcp_link *link = tcp->all; link; link = link->next)
         forget_transfers(link);
+    if (leave)
+        leave_peers(tcp);
 }
 
 /* ---- transfers --------------------------------------------------------------------------------

@@ -324,7 +324,8 @@ static void attempt_failed(struct tcp_link *link, tutti_status status, uint64_t 
     link->act_ms = now + (pause < RETRY_MAX_MS ? pause : RETRY_MAX_MS);
     if (round_is_hopeless(link))
         tcp_link_end(link, TUTTI_ERR_PEER,
-                     "%s no longer listens at %s: the process has ended or was killed", name, text);
+                     "%s no longer listens at %s: it has left the communicator or died", name,
+                     text);
 }
 
 /* Starts a connection for every socket of the link to the address whose turn it is. */

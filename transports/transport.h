@@ -122,7 +122,8 @@ struct transport_ops {
     /* Can this rank reach the peer with that address? The answer must be symmetric. */
     bool (*reaches)(struct transport *transport, uint32_t peer, const void *address, size_t len);
     /* Begins to make the link (all lanes); both sides call it; done when poll gets to it. Transfers
-     * may be posted at once. Calling again is free. address is copied. */
+     * may be posted at once. Calling again is free. address is copied. A peer that dies or leaves
+     * before the link is made ends it too, within 5 s, whichever side it is. */
     tutti_status (*connect)(struct transport *transport, uint32_t peer, const void *address,
                             size_t len);
     /* Ends a link at once, as close does: its pending transfers are forgotten. */
@@ -134,9 +135,10 @@ struct transport_ops {
     /* Makes progress; returns transfers that ended (ok or not) since the last call as a list
      * through xfer->next, NULL if none. Cheap when idle. */
     struct xfer *(*poll)(struct transport *transport);
-    /* Forgets every queued transfer of this rank; none is returned later. For abort: the links are
-     * unusable afterwards. */
-    void (*cancel)(struct transport *transport);
+    /* Forgets every queued transfer of this rank; none is returned later. The links are unusable
+     * afterwards. leave, for a rank that fails or aborts alone: peers see it gone, as after close,
+     * also those that have no link to it yet; there are no links afterwards. */
+    void (*cancel)(struct transport *transport, bool leave);
     /* Best effort, in order per peer; also flushes on close for at most 100 ms. */
     tutti_status (*notify)(struct transport *transport, uint32_t peer, const struct notice *notice);
     /* Slow path, called when nothing has moved for a while: the next event, false if none. Also

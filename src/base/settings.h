@@ -50,7 +50,7 @@
     X(BOOL, cuda_direct, "CUDA_DIRECT", true, 0, 1,                                                \
       "ranks of one host work in each other's GPU memory; no: through host memory")                \
     X(U64, cuda_direct_min, "CUDA_DIRECT_MIN", 256 << 10, 1, 1ull << 40,                           \
-      "bytes from which they do; less goes through host memory")                                   \
+      "bytes from which they do (times (p-1)^2 when p processes share a GPU); less: host memory")  \
     X(TEXT, fault, "FAULT", "", 0, 255, "faults to inject, for tests; see transports/fault.c")
 
 #define SETTINGS_TYPE_U64(field)    uint64_t field;

@@ -46,6 +46,11 @@ run "unique_id, 1 rank" "1 ranks, tokens add up to 0" "$e/example_unique_id" 1
 run "threads" "5 ranks as threads, 0 failed" "$e/example_threads" 5
 run "overlap, alone" "1 ranks, 8 layers, 0 wrong" "$e/example_overlap"
 run "overlap, 3 ranks by hand" "3 ranks, 8 layers, 0 wrong" bash -c "by_hand 3 $e/example_overlap"
+if [ -x "$e/example_nccl" ]; then
+    run "nccl, four ranks of one thread" "4 ranks, 0 wrong" "$e/example_nccl"
+else
+    skipped=$((skipped + 1)); echo "  SKIPPED: example_nccl is not built (-Dnccl=false)"
+fi
 if [ -x "$e/example_cxx" ]; then
     run "cxx, 3 ranks by hand" "3 ranks, 6 elements, in order" bash -c "by_hand 3 $e/example_cxx"
 else

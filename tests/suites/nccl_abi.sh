@@ -1,0 +1,198 @@
+#!/usr/bin/env bash
+# The NCCL face from outside: what libnccl.so.2 exports, what its header says, and programs that
+# reach it as NCCL's do: linked, preloaded, loaded by name.
+#   BUILD: build directory (default build)
+#   NCCL_HOME, CUDA_HOME: where NVIDIA's headers are, if not in the usual places
+set -u
+cd "$(dirname "$0")/../.." || exit 1
+build=$PWD/${BUILD:-build}
+lib=$build/src/compat
+so=$lib/libnccl.so.2
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+passed=0 failed=0 skipped=0
+
+finish() {
+    echo "suite nccl_abi: $passed passed, $failed failed, $skipped skipped"
+    [ $failed -eq 0 ]
+    exit
+}
+
+try() { # name command...
+    local name=$1
+    shift
+    if "$@" >"$work/log" 2>&1; then
+        passed=$((passed + 1))
+        echo "  ok      $name"
+    else
+        failed=$((failed + 1))
+        echo "  FAILED  $name"
+        sed 's/^/    /' "$work/log" | tail -n 30
+    fi
+}
+
+skip() { # reason
+    skipped=$((skipped + 1))
+    echo "    SKIPPED: $1"
+}
+
+if [ ! -e "$so" ]; then
+    skip "libnccl.so.2 is not built (-Dnccl=false)"
+    finish
+fi
+
+# ---- the library ---------------------------------------------------------------------------------
+
+# Those of the public header, then the host side of the device interface.
+names="AllGather AllReduce AlltoAll Bcast Broadcast CommAbort CommCount CommCuDevice CommDeregister
+    CommDestroy CommFinalize CommGetAsyncError CommInitAll CommInitRank CommInitRankConfig
+    CommInitRankScalable CommRegister CommRevoke CommShrink CommSplit CommUserRank
+    CommWindowDeregister CommWindowRegister Gather GetErrorString GetLastError GetUniqueId GetVersion
+    GroupEnd GroupSimulateEnd GroupStart MemAlloc MemFree Recv RedOpCreatePreMulSum RedOpDestroy
+    Reduce ReduceScatter ResetDebugInit Scatter Send
+    DevCommCreate DevCommDestroy GinBarrierCreateRequirement LLA2ACalcSlots LLA2ACreateRequirement
+    LsaBarrierCreateRequirement TeamLsa TeamRail TeamRankToLsa TeamRankToWorld TeamWorld"
+
+# Each name weak, its twin strong, and nothing else.
+exports() {
+    {
+        for name in $names; do
+            echo "W nccl$name"
+            echo "T pnccl$name"
+        done
+        echo "T ncclResetDebugInitInternal"
+    } | sort >"$work/want"
+    nm -D --defined-only "$so" | awk '{print $(NF - 1), $NF}' | grep -v __asan | sort >"$work/have"
+    diff "$work/want" "$work/have"
+}
+
+soname() {
+    readelf -d "$so" | grep -F 'Library soname: [libnccl.so.2]'
+}
+
+# A program may define ncclX itself: the library must not call its own through the loader.
+not_through_the_loader() {
+    ! readelf -rW "$so" | grep -E ' p?nccl[A-Z]'
+}
+
+# The driver and NVIDIA's libraries are never linked.
+no_driver_needed() {
+    ! readelf -d "$so" | grep NEEDED | grep -E 'cuda|cudart|nvidia|libtutti'
+}
+
+try "exports: 52 weak names, 52 strong twins, one more" exports
+try "SONAME is libnccl.so.2" soname
+try "no call of its own through the loader" not_through_the_loader
+try "needs no driver and no other library of the project" no_driver_needed
+
+# ---- the header ----------------------------------------------------------------------------------
+
+flags=(-std=c11 -Wall -Wextra -Wpedantic -Werror)
+try "facts: layouts, values and signatures of our header" \
+    cc "${flags[@]}" -Wno-pedantic -I. -c tests/nccl_facts.c -o "$work/ours.o"
+printf '#include "%s/src/compat/nccl.h"\nextern int not_empty;\n' "$PWD" >"$work/alone.c"
+try "our header alone, C" cc "${flags[@]}" -fsyntax-only "$work/alone.c"
+if command -v c++ >/dev/null; then
+    try "our header alone, C++" c++ -std=c++11 -x c++ -Wall -Wextra -Wpedantic -Werror -fsyntax-only "$work/alone.c"
+else
+    skip "no C++ compiler for our header"
+fi
+
+# A directory that holds both of NVIDIA's headers' names, or the two that do.
+find_header() { # name directories...
+    local name=$1 place
+    shift
+    for place in "$@"; do
+        [ -f "$place/$name" ] && echo "$place" && return
+    done
+}
+site=$(python3 -c 'import site; print("\n".join(site.getsitepackages()))' 2>/dev/null)
+places=()
+for s in $site; do
+    places+=("$s"/nvidia/*/include)
+done
+nvidia=$(find_header nccl.h "${NCCL_HOME:-/nonexistent}/include" "${CUDA_HOME:-/nonexistent}/include" \
+    /usr/include /usr/local/include /usr/local/cuda/include "${places[@]+"${places[@]}"}")
+cuda=$(find_header cuda_runtime.h "${CUDA_HOME:-/nonexistent}/include" /usr/local/cuda/include /usr/include \
+    "${places[@]+"${places[@]}"}")
+same_initializers() {
+    cc -std=c11 -w -DNVIDIA -I"$nvidia" -I"$cuda" -c tests/nccl_facts.c -o "$work/theirs.o" &&
+        objcopy -O binary --only-section=.rodata "$work/ours.o" "$work/ours" &&
+        objcopy -O binary --only-section=.rodata "$work/theirs.o" "$work/theirs" &&
+        [ -s "$work/ours" ] && cmp "$work/ours" "$work/theirs"
+}
+if [ -n "$nvidia" ] && [ -n "$cuda" ] && grep -q 'define NCCL_VERSION_CODE 22809' "$nvidia/nccl.h"; then
+    try "facts: the same of NVIDIA's header, and the same initializers" same_initializers
+else
+    skip "NVIDIA's nccl.h of version 2.28.9, or cuda_runtime.h, is not on this machine (NCCL_HOME, CUDA_HOME)"
+fi
+
+# ---- programs ------------------------------------------------------------------------------------
+
+case $build in
+*asan* | *tsan* | *coverage*)
+    skip "an instrumented library needs its runtime in the programs: the release build is tested"
+    finish
+    ;;
+esac
+
+# Linked against our header and library, as an NCCL program is built.
+linked() {
+    cc -std=c11 -Wall -Wextra -Werror -I src/compat examples/nccl.c -L "$lib" -lnccl -o "$work/linked" &&
+        LD_LIBRARY_PATH=$lib timeout 60 "$work/linked" | tee "$work/out" && grep -qx '4 ranks, 0 wrong' "$work/out"
+}
+try "a program linked with -lnccl" linked
+
+# A program built for another libnccl.so.2, which is the one its search path finds.
+cat >"$work/other.c" <<'C'
+int ncclGetVersion(int *version);
+int ncclGetVersion(int *version)
+{
+    *version = 1;
+    return 0;
+}
+C
+cat >"$work/asks.c" <<'C'
+#include <stdio.h>
+int ncclGetVersion(int *version);
+int main(void)
+{
+    int version = 0;
+    return printf("%d\n", ncclGetVersion(&version) == 0 ? version : -1) < 0;
+}
+C
+preloaded() {
+    cc -shared -fPIC -Wl,-soname,libnccl.so.2 "$work/other.c" -o "$work/libnccl.so.2" &&
+        cc "$work/asks.c" "$work/libnccl.so.2" -Wl,-rpath,"$work" -Wl,--disable-new-dtags -o "$work/asks" &&
+        [ "$("$work/asks")" = 1 ] && [ "$(LD_PRELOAD=$so "$work/asks")" = 22809 ]
+}
+try "preloaded in front of another libnccl.so.2" preloaded
+
+by_name() {
+    LD_PRELOAD=$so python3 - <<'P'
+import ctypes
+lib, version = ctypes.CDLL("libnccl.so.2"), ctypes.c_int()
+assert lib.ncclGetVersion(ctypes.byref(version)) == 0 and version.value == 22809, version.value
+lib.ncclGetErrorString.restype = ctypes.c_char_p
+assert lib.ncclGetErrorString(0) == b"no error"
+P
+}
+try "preloaded, then opened by name from Python" by_name
+
+# Settings of the other library mean nothing here, and are no error.
+quiet_settings() {
+    NCCL_DEBUG=INFO NCCL_ALGO=Ring NCCL_P2P_DISABLE=1 NCCL_COMM_ID=127.0.0.1:1 LD_LIBRARY_PATH=$lib timeout 60 \
+        "$work/linked" >"$work/out" 2>&1 && [ "$(cat "$work/out")" = "4 ranks, 0 wrong" ]
+}
+try "NCCL_* settings are ignored quietly" quiet_settings
+
+# An installation never stands in front of NVIDIA's.
+installed() {
+    meson install -C "$build" --destdir "$work/root" --no-rebuild >/dev/null || return 1
+    local found
+    found=$(find "$work/root" -name 'libnccl*' -o -name nccl.h | sed "s|^$work/root||" | sort)
+    echo "$found"
+    [ "$(grep -c . <<<"$found")" -eq 4 ] && ! grep -vE '/tutti-nccl/' <<<"$found"
+}
+try "installed in directories of its own" installed
+finish

@@ -1,0 +1,267 @@
+/* test_shrink.c: communicators of the ranks that are left: after good order, deaths and aborts; and
+ * the small calls that front ends need: flush, predict, cancel. */
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "tests/suite.h"
+#include "tests/world.h"
+
+#define TAKEN(call, want)                                                                          \
+    world_check(rank, (call) == (want), "%s: expected %s, last error: %s", #call,                  \
+                tutti_status_string(want), tutti_last_error())
+#define OK(call) TAKEN(call, TUTTI_OK)
+
+static double seconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+static int says(int rank, const char *part)
+{
+    return world_check(rank, strstr(tutti_last_error(), part) != NULL, "'%s' is not in: %s", part,
+                       tutti_last_error());
+}
+
+static void run(enum world_kind kind, int size, const char *const *settings, world_fn *function,
+                void *context)
+{
+    struct world world = {.kind = kind, .size = size, .settings = settings, .limit_s = 40};
+    CU_ASSERT_EQUAL(world_run(&world, function, context), 0);
+}
+
+static const char *const shm[] = {"TUTTI_TRANSPORTS=shm", NULL};
+static const char *const tcp[] = {"TUTTI_TRANSPORTS=tcp", NULL};
+
+/* ---- shrink -----------------------------------------------------------------------------------
+ */
+
+/* The child has the given ranks, in order, and works. */
+static int check_child(tutti_comm *child, int rank, int want_rank, int want_size)
+{
+    int new_rank = -1, new_size = -1, value = rank, total = 0, wrong = 0;
+    wrong += OK(tutti_comm_rank(child, &new_rank));
+    wrong += OK(tutti_comm_size(child, &new_size));
+    wrong +=
+        world_check(rank, new_rank == want_rank && new_size == want_size,
+                    "rank %d of %d, expected %d of %d", new_rank, new_size, want_rank, want_size);
+    for (int i = 0; i < 100; i++)
+        wrong += OK(tutti_allreduce(&new_rank, &total, 1, TUTTI_INT32, TUTTI_SUM, child));
+    wrong += world_check(rank, total == want_size * (want_size - 1) / 2, "sum %d", total);
+    wrong += OK(tutti_broadcast(&value, &value, 1, TUTTI_INT32, want_size - 1, child));
+    return wrong + OK(tutti_comm_destroy(child));
+}
+
+/* Of a communicator that works: rank 0 leaves out, then the last, then all but one. */
+static int shrinking(tutti_comm *comm, int rank, int size, void *context)
+{
+    tutti_comm *child = NULL;
+    int wrong = 0, first = 0, last = size - 1;
+    (void)context;
+    if (rank != 0) {
+        wrong += OK(tutti_comm_shrink(comm, &first, 1, &child));
+        wrong += check_child(child, rank, rank - 1, size - 1);
+    }
+    if (rank != last) {
+        wrong += OK(tutti_comm_shrink(comm, &last, 1, &child));
+        wrong += check_child(child, rank, rank, size - 1);
+    }
+    wrong += OK(tutti_barrier(comm));
+    if (rank == 1) {
+        int others[16];
+        for (int r = 0, n = 0; r < size; r++) {
+            if (r != 1)
+                others[n++] = r;
+        }
+        wrong += OK(tutti_comm_shrink(comm, others, (size_t)size - 1, &child));
+        wrong += check_child(child, rank, 0, 1);
+    }
+    wrong += OK(tutti_barrier(comm));
+    return wrong;
+}
+
+static int shrinking_badly(tutti_comm *comm, int rank, int size, void *context)
+{
+    tutti_comm *child = NULL;
+    int twice[2] = {(rank + 1) % size, (rank + 1) % size}, wrong = 0;
+    (void)context;
+    wrong += TAKEN(tutti_comm_shrink(comm, &rank, 1, &child), TUTTI_ERR_ARG);
+    wrong += says(rank, "excludes itself: only survivors call");
+    wrong += TAKEN(tutti_comm_shrink(comm, &size, 1, &child), TUTTI_ERR_ARG);
+    wrong += says(rank, "is out of range: expected 0 to");
+    wrong += TAKEN(tutti_comm_shrink(comm, twice, 2, &child), TUTTI_ERR_ARG);
+    wrong += says(rank, "is excluded 2 times");
+    wrong += TAKEN(tutti_comm_shrink(comm, NULL, 1, &child), TUTTI_ERR_ARG);
+    wrong += TAKEN(tutti_comm_shrink(comm, twice, 1, NULL), TUTTI_ERR_ARG);
+    wrong += TAKEN(tutti_comm_shrink(NULL, NULL, 0, &child), TUTTI_ERR_STATE);
+    wrong += OK(tutti_barrier(comm));
+    /* Rank 1 leaves out rank 3, the others rank 2. */
+    int other = rank == 1 ? 3 : 2;
+    double start = seconds();
+    if (rank != 2 && rank != 3) {
+        wrong += TAKEN(tutti_comm_shrink(comm, &other, 1, &child), TUTTI_ERR_MISMATCH);
+        wrong += says(rank, "exclude different ranks: every survivor must name the same");
+        wrong += world_check(rank, seconds() - start < 2, "took %.1f s", seconds() - start);
+    }
+    wrong += OK(tutti_barrier(comm));
+    /* Rank 1 does not come. */
+    other = 2;
+    if (rank != 2 && rank != 1) {
+        wrong += world_check(rank, tutti_comm_shrink(comm, &other, 1, &child) != TUTTI_OK,
+                             "shrunk without rank 1");
+        wrong += rank == 0 ? says(rank, "rank 1 (host ") : 0;
+    }
+    wrong += OK(tutti_barrier(comm));
+    return wrong;
+}
+
+static void test_shrink_in_good_order(void)
+{
+    static const char *const hurry[] = {"TUTTI_CONNECT_TIMEOUT_MS=1500", NULL};
+    run(WORLD_THREADS, 4, NULL, shrinking, NULL);
+    run(WORLD_PROCESSES, 5, shm, shrinking, NULL);
+    run(WORLD_PROCESSES, 3, tcp, shrinking, NULL);
+    run(WORLD_PROCESSES, 4, hurry, shrinking_badly, NULL);
+}
+
+/* Rank *context dies under a collective; the others go on without it. */
+static int shrinking_after_death(tutti_comm *comm, int rank, int size, void *context)
+{
+    enum { COUNT = 1 << 20 };
+    int doomed = *(int *)context, wrong = 0;
+    float *buffer = calloc(COUNT, sizeof *buffer);
+    tutti_comm *child = NULL;
+    tutti_status status = TUTTI_OK;
+    wrong += OK(tutti_allreduce(buffer, buffer, COUNT, TUTTI_FLOAT32, TUTTI_SUM, comm));
+    if (rank == doomed)
+        raise(SIGKILL);
+    double start = seconds();
+    while (status == TUTTI_OK && seconds() - start < 10)
+        status = tutti_allreduce(buffer, buffer, COUNT, TUTTI_FLOAT32, TUTTI_SUM, comm);
+    wrong += world_check(rank, status == TUTTI_ERR_PEER, "status %s", tutti_status_string(status));
+    wrong += OK(tutti_comm_shrink(comm, &doomed, 1, &child));
+    wrong += check_child(child, rank, rank - (rank > doomed), size - 1);
+    wrong += world_check(rank, seconds() - start < 5, "took %.1f s", seconds() - start);
+    free(buffer);
+    return wrong;
+}
+
+/* Every rank aborts, one while others wait inside; then all of them go on together. */
+static int renewing(tutti_comm *comm, int rank, int size, void *context)
+{
+    tutti_comm *child = NULL;
+    int value = 0, wrong = OK(tutti_barrier(comm));
+    (void)context;
+    if (rank != 0)
+        wrong += world_check(rank, tutti_recv(&value, 1, TUTTI_INT32, 0, comm) != TUTTI_OK, "recv");
+    wrong += OK(tutti_comm_abort(comm));
+    wrong += OK(tutti_comm_shrink(comm, NULL, 0, &child));
+    wrong += check_child(child, rank, rank, size);
+    wrong += world_check(rank, tutti_comm_status(comm) != TUTTI_OK, "the parent works again");
+    return wrong;
+}
+
+static void test_shrink_after_failure(void)
+{
+    for (int doomed = 0; doomed < 4; doomed += 3) {
+        static const char *const *const kinds[] = {shm, tcp};
+        for (int k = 0; k < 2; k++) {
+            struct world world = {.kind = WORLD_PROCESSES,
+                                  .size = 4,
+                                  .settings = kinds[k],
+                                  .limit_s = 40,
+                                  .doomed = doomed + 1};
+            CU_ASSERT_EQUAL(world_run(&world, shrinking_after_death, &doomed), 0);
+        }
+    }
+    run(WORLD_THREADS, 4, NULL, renewing, NULL);
+    run(WORLD_PROCESSES, 4, shm, renewing, NULL);
+    run(WORLD_PROCESSES, 4, tcp, renewing, NULL);
+}
+
+/* ---- flush, predict, cancel -------------------------------------------------------------------
+ */
+
+static int flushing(tutti_comm *comm, int rank, int size, void *context)
+{
+    enum { COUNT = 200000 };
+    tutti_request *request;
+    float *in = calloc(COUNT, sizeof *in), *out = calloc(COUNT, sizeof *out);
+    int done = 0, wrong = 0;
+    (void)context;
+    for (int i = 0; i < COUNT; i++)
+        in[i] = 1;
+    wrong += OK(tutti_allreduce_start(in, out, COUNT, TUTTI_FLOAT32, TUTTI_SUM, comm, &request));
+    wrong += OK(tutti_comm_flush(comm));
+    wrong += world_check(rank, out[COUNT - 1] == (float)size, "flushed too early");
+    wrong += OK(tutti_test(&request, &done));
+    wrong += world_check(rank, done, "flushed, but not done");
+    wrong += TAKEN(tutti_comm_flush(NULL), TUTTI_ERR_STATE);
+    free(in);
+    free(out);
+    return wrong;
+}
+
+static int predicting(tutti_comm *comm, int rank, int size, void *context)
+{
+    double small = -1, large = -1, self = -1;
+    int wrong = 0;
+    (void)context;
+    wrong += OK(tutti_comm_predict(comm, TUTTI_COLL_ALLREDUCE, 1, TUTTI_FLOAT32, 0, &small));
+    wrong += OK(tutti_comm_predict(comm, TUTTI_COLL_ALLREDUCE, 1 << 24, TUTTI_FLOAT32, 0, &large));
+    wrong += world_check(rank, small > 0 && large > 100 * small, "%g us, %g us", small, large);
+    wrong +=
+        OK(tutti_comm_predict(comm, TUTTI_COLL_SENDRECV, 1, TUTTI_INT8, (rank + 1) % size, &small));
+    wrong += OK(tutti_comm_predict(comm, TUTTI_COLL_SENDRECV, 1 << 24, TUTTI_INT8,
+                                   (rank + 1) % size, &large));
+    wrong += OK(tutti_comm_predict(comm, TUTTI_COLL_SENDRECV, 1 << 24, TUTTI_INT8, rank, &self));
+    wrong += world_check(rank, small > 0 && large > 100 * small && self > 0, "%g us, %g us, %g us",
+                         small, large, self);
+    wrong += TAKEN(tutti_comm_predict(comm, TUTTI_COLL_ALLTOALLV, 1, TUTTI_INT8, 0, &self),
+                   TUTTI_ERR_ARG);
+    wrong += TAKEN(tutti_comm_predict(comm, TUTTI_COLL_REDUCE, 1, TUTTI_INT8, size, &self),
+                   TUTTI_ERR_ARG);
+    wrong += TAKEN(tutti_comm_predict(comm, TUTTI_COLL_REDUCE, 1, (tutti_dtype)99, 0, &self),
+                   TUTTI_ERR_ARG);
+    return wrong;
+}
+
+/* What was recorded on one rank only would hang it, if it ran. */
+static int cancelling(tutti_comm *comm, int rank, int size, void *context)
+{
+    int value = rank, total = 0, wrong = 0;
+    (void)context;
+    wrong += TAKEN(tutti_group_cancel(), TUTTI_ERR_STATE);
+    if (rank == 0) {
+        wrong += OK(tutti_group_start());
+        wrong += OK(tutti_group_start());
+        wrong += OK(tutti_recv(&value, 1, TUTTI_INT32, 1, comm));
+        wrong += OK(tutti_barrier(comm));
+        wrong += OK(tutti_group_cancel());
+        wrong += TAKEN(tutti_group_end(), TUTTI_ERR_STATE);
+    }
+    wrong += OK(tutti_allreduce(&value, &total, 1, TUTTI_INT32, TUTTI_SUM, comm));
+    wrong += world_check(rank, total == size * (size - 1) / 2, "sum %d", total);
+    return wrong;
+}
+
+static void test_shrink_flush_predict_cancel(void)
+{
+    run(WORLD_THREADS, 4, NULL, flushing, NULL);
+    run(WORLD_PROCESSES, 3, tcp, flushing, NULL);
+    run(WORLD_THREADS, 3, NULL, predicting, NULL);
+    run(WORLD_PROCESSES, 3, shm, cancelling, NULL);
+}
+
+int main(int argc, char **argv)
+{
+    static const struct suite_test tests[] = {
+        {"in_good_order", test_shrink_in_good_order},
+        {"after_failure", test_shrink_after_failure},
+        {"flush_predict_cancel", test_shrink_flush_predict_cancel},
+    };
+    return suite_run("shrink", tests, sizeof tests / sizeof *tests, argc, argv);
+}
