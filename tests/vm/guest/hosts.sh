@@ -9,7 +9,7 @@
 #
 #   make_pair KIND            one host, the wire a0-b0 with 10.0.0.1 and 10.0.0.2 at its ends; routes
 #                             force what goes from one to the other onto the wire. For kernels whose
-#                             rxe knows only the initial network namespace (before 6.13 or so).
+#                             rxe sends everything from the initial network namespace (6.1 and 6.12 do).
 #
 # KIND: rxe, siw, or none (no RDMA device). The MTU is 4,200, so that rxe's is 4,096.
 #
