@@ -73,6 +73,8 @@
     X(U64, verbs_service_level, "VERBS_SERVICE_LEVEL", 0, 0, 15, "InfiniBand: service level")      \
     X(U64, verbs_traffic_class, "VERBS_TRAFFIC_CLASS", 0, 0, 255,                                  \
       "RoCE: traffic class (DSCP, ECN)")                                                           \
+    X(BOOL, verbs_fallback, "VERBS_FALLBACK", true, 0, 1,                                          \
+      "links whose rails are all lost, or have none that works, go over TCP")                      \
     X(TEXT, fault, "FAULT", "", 0, 255, "faults to inject, for tests; see transports/fault.c")
 
 #define SETTINGS_TYPE_U64(field)    uint64_t field;

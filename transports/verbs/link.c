@@ -47,24 +47,70 @@ static void side_failed(struct verbs_link *link, tutti_status status)
         link_end(link, status, "%s", status_sentence());
 }
 
-static void send_control(struct verbs_link *link, struct wire_control *control)
+void link_sent_control(struct verbs_link *link, struct verbs_control *out, uint32_t parts)
+{
+    out->busy -= parts;
+    link->work = link->work || out->acks;
+}
+
+void link_take_acks(struct verbs_link *link)
+{
+    for (uint32_t i = 0; i < VERBS_CONTROLS; i++) {
+        struct verbs_control *out = &link->out[i];
+        if (!out->acks || out->busy > 0)
+            continue;
+        out->acks = false;
+        flow_chunk_acked(&link->flows[out->lane], out->seq);
+        transfer_retire(link, out->lane);
+    }
+}
+
+static void send_part(struct verbs_link *link, struct verbs_control *out, struct xfer *xfer)
+{
+    struct verbs *verbs = link->verbs;
+    tutti_status status = verbs->side->ops->send(verbs->side, xfer);
+    if (status == TUTTI_IN_PROGRESS)
+        out->busy++;
+    else if (status != TUTTI_OK)
+        side_failed(link, status);
+}
+
+struct verbs_control *link_send_control(struct verbs_link *link, struct wire_control *control)
 {
     struct verbs *verbs = link->verbs;
     struct verbs_control *out = NULL;
     for (uint32_t i = 0; i < VERBS_CONTROLS && !out; i++)
-        out = link->out[i].busy ? NULL : &link->out[i];
+        out = link->out[i].busy || link->out[i].acks ? NULL : &link->out[i];
     if (!out || link->state == VERBS_LINK_ENDED)
-        return; /* a peer that does not read its socket for so long is about to be given up */
+        return NULL; /* a peer that does not read its socket for so long is about to be given up */
     control->magic = WIRE_MAGIC;
     control->version = WIRE_VERSION;
+    out->acks = false;
     tutti_status status = seal_close(verbs->seal, control, sizeof *control, out->bytes);
+    if (status != TUTTI_OK) {
+        link_end(link, status, "%s", status_sentence());
+        return NULL;
+    }
     out->xfer = (struct xfer){
         .data = out->bytes, .len = sizeof out->bytes, .peer = link->peer, .tag = &control_tag};
-    if (status == TUTTI_OK)
-        status = verbs->side->ops->send(verbs->side, &out->xfer);
-    out->busy = status == TUTTI_IN_PROGRESS;
-    if (status != TUTTI_OK && status != TUTTI_IN_PROGRESS)
-        side_failed(link, status);
+    send_part(link, out, &out->xfer);
+    return out;
+}
+
+void link_send_body(struct verbs_link *link, struct verbs_control *out, const void *body,
+                    size_t len)
+{
+    if (link->state == VERBS_LINK_ENDED)
+        return;
+    out->body =
+        (struct xfer){.data = (void *)body, .len = len, .peer = link->peer, .tag = &control_tag};
+    send_part(link, out, &out->body);
+    link_sent_control(link, out, 0);
+}
+
+static void send_control(struct verbs_link *link, struct wire_control *control)
+{
+    link_send_control(link, control);
 }
 
 static void receive_control(struct verbs_link *link);
@@ -153,6 +199,21 @@ void link_path_connected(struct verbs_path *path)
     path->since_ms = clock_ms();
 }
 
+/* Goes on over the socket, when no queue pair can do it. */
+static void fall_back(struct verbs_link *link, const char *why)
+{
+    if (link->relay || relay_open(link) != TUTTI_OK)
+        return;
+    log_at(LOG_LEVEL_WARN, (int)link->verbs->config->rank,
+           "verbs: the link to %s goes over TCP, which is slower: %s (TUTTI_VERBS_FALLBACK=0 makes "
+           "this an error)",
+           verbs_peer_name(link->verbs, link->peer), why);
+    link->doomed_ms = 0;
+    look_for_up(link);
+    give_homes(link);
+    link->work = true;
+}
+
 static void gone(struct verbs_path *path)
 {
     path_drop(path);
@@ -186,7 +247,7 @@ void link_path_failed(struct verbs_path *path, const char *format, ...)
 {
     struct verbs_link *link = path->link;
     va_list args;
-    if (path->state == VERBS_PATH_NONE || path->state >= VERBS_PATH_DRAINING)
+    if (path->relayed || path->state == VERBS_PATH_NONE || path->state >= VERBS_PATH_DRAINING)
         return;
     va_start(args, format);
     vsnprintf(path->why, sizeof path->why, format, args);
@@ -264,7 +325,8 @@ static void make_offer(struct verbs_link *link)
 
 static bool offer_fits(const struct verbs_link *link, const struct wire_control *offer)
 {
-    return offer->path_count == link->path_count && offer->cm == link->verbs->cm &&
+    uint32_t count = link->path_count - (link->relay != NULL);
+    return offer->path_count == count && offer->cm == link->verbs->cm &&
            offer->lanes == link->verbs->config->lanes && offer->slot_len >= WIRE_MESSAGE_MIN &&
            offer->window >= 1 && offer->window <= FLOW_WINDOW_MAX &&
            offer->chunk >= VERBS_CHUNK_MIN && (offer->chunk & (offer->chunk - 1)) == 0 &&
@@ -304,6 +366,7 @@ static void take_offer(struct verbs_link *link, const struct wire_control *offer
         return;
     }
     link->offered = true;
+    link->peer_window = offer->window;
     uint32_t slot_len = offer->slot_len < link->slot_len ? offer->slot_len : link->slot_len;
     uint32_t chunk = offer->chunk < verbs->chunk ? offer->chunk : verbs->chunk;
     for (uint32_t lane = 0; lane < verbs->config->lanes; lane++)
@@ -381,6 +444,14 @@ static void take_control(struct verbs_link *link)
     case WIRE_BYE:
         link->bye = true;
         break;
+    case WIRE_DATA:
+        if (link->offered && link->fallback)
+            fall_back(link, "the other side does");
+        if (!link->relay || !relay_arrived(link, &control))
+            link_end(link, TUTTI_ERR_PROTOCOL,
+                     "%s sent a message over TCP that makes no sense here",
+                     verbs_peer_name(link->verbs, link->peer));
+        break;
     default:
         break;
     }
@@ -390,7 +461,7 @@ static void receive_control(struct verbs_link *link)
 {
     struct verbs *verbs = link->verbs;
     tutti_status status = TUTTI_OK;
-    while (status == TUTTI_OK && link->state != VERBS_LINK_ENDED) {
+    while (status == TUTTI_OK && link->state != VERBS_LINK_ENDED && !link->awaits_body) {
         link->in.xfer = (struct xfer){.data = link->in.bytes,
                                       .len = sizeof link->in.bytes,
                                       .peer = link->peer,
@@ -403,6 +474,18 @@ static void receive_control(struct verbs_link *link)
     }
 }
 
+void link_receive_body(struct verbs_link *link, struct xfer *xfer, void *place, size_t len)
+{
+    struct verbs *verbs = link->verbs;
+    *xfer = (struct xfer){.data = place, .len = len, .peer = link->peer, .tag = &control_tag};
+    tutti_status status = verbs->side->ops->recv(verbs->side, xfer);
+    link->awaits_body = status == TUTTI_IN_PROGRESS;
+    if (status == TUTTI_OK)
+        relay_body(link);
+    else if (status != TUTTI_IN_PROGRESS)
+        side_failed(link, status);
+}
+
 /* Transfers of the side transport that ended. */
 static void side_finished(struct verbs *verbs, struct xfer *list)
 {
@@ -412,8 +495,17 @@ static void side_finished(struct verbs *verbs, struct xfer *list)
         list = list->next;
         if (!link)
             continue;
-        if (xfer != &link->in.xfer) {
-            ((struct verbs_control *)xfer)->busy = false;
+        if (relay_awaits(link, xfer)) {
+            link->awaits_body = false;
+            if (xfer->status == TUTTI_OK && !link->stopped)
+                relay_body(link);
+            receive_control(link);
+        } else if (xfer != &link->in.xfer) {
+            for (uint32_t i = 0; i < VERBS_CONTROLS; i++) {
+                struct verbs_control *out = &link->out[i];
+                if (xfer == &out->xfer || xfer == &out->body)
+                    link_sent_control(link, out, 1);
+            }
         } else if (xfer->status == TUTTI_OK) {
             take_control(link);
             receive_control(link);
@@ -437,20 +529,28 @@ static void service_path(struct verbs_path *path, uint64_t now)
                          path->rail->name);
 }
 
+/* Why the path that failed last did. */
+static const char *last_failure(const struct verbs_link *link)
+{
+    const struct verbs_path *last = &link->paths[0];
+    for (uint32_t i = 1; i < link->path_count; i++)
+        last = link->paths[i].failure > last->failure ? &link->paths[i] : last;
+    return last->why;
+}
+
 static void service_link(struct verbs_link *link, uint64_t now)
 {
     for (uint32_t i = 0; i < link->path_count && link->state != VERBS_LINK_ENDED; i++)
         service_path(&link->paths[i], now);
     if (link->state == VERBS_LINK_ENDED || link->doomed_ms == 0)
         return;
+    if (link->fallback && link->offered && !any_path(link, VERBS_PATH_MAKING, VERBS_PATH_UP))
+        fall_back(link, last_failure(link));
     if (any_path(link, VERBS_PATH_MAKING, VERBS_PATH_UP)) {
         link->doomed_ms = 0;
     } else if (now >= link->doomed_ms) {
-        const struct verbs_path *last = &link->paths[0];
-        for (uint32_t i = 1; i < link->path_count; i++)
-            last = link->paths[i].failure > last->failure ? &link->paths[i] : last;
         link_end(link, TUTTI_ERR_PEER, "the RDMA link to %s is lost: %s",
-                 verbs_peer_name(link->verbs, link->peer), last->why);
+                 verbs_peer_name(link->verbs, link->peer), last_failure(link));
     }
 }
 
@@ -483,6 +583,9 @@ static void make_paths(struct verbs_link *link, const struct choose_ports *ports
     struct choose_path choices[CHOOSE_PATHS_MAX];
     uint32_t count = choose_paths(&verbs->ports, ports, verbs->config->rank < link->peer, choices);
     link->path_count = count;
+    link->fallback = verbs->ports.fallback && ports->fallback;
+    if (count == 0)
+        choose_why(&verbs->ports, ports, link->paths[0].why, sizeof link->paths[0].why);
     for (uint32_t i = 0; i < count; i++) {
         struct verbs_path *path = &link->paths[i];
         path->link = link;
@@ -591,6 +694,7 @@ void link_free(struct verbs_link *link)
     verbs->making -= link->state == VERBS_LINK_MAKING;
     for (uint32_t i = 0; i < link->path_count; i++)
         path_free(&link->paths[i]);
+    relay_close(link);
     verbs->links[link->peer] = NULL;
     *link->prev = link->next;
     if (link->next)
@@ -603,6 +707,8 @@ static bool settled(struct verbs_link *link)
     bool good = true;
     for (uint32_t i = 0; i < link->path_count; i++)
         good = path_settled(&link->paths[i]) && good;
+    for (uint32_t i = 0; i < VERBS_CONTROLS; i++)
+        good = good && !link->out[i].busy;
     return good && !any_path(link, VERBS_PATH_DRAINING, VERBS_PATH_RESENDING);
 }
 

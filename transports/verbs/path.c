@@ -21,9 +21,10 @@
 #include "base/log.h"
 #include "transports/verbs/verbs.h"
 
-#define RING_ALIGN   64u
-#define IDLE_FLUSHES 2 /* polls without news before a completion is asked for by a message */
-#define POLL_MAX     32
+#define RING_ALIGN      64u
+#define IDLE_FLUSHES    2 /* polls without news before a completion is asked for by a message */
+#define POLL_MAX        32
+#define IWARP_PAGES_MIN 4096 /* siw's limit: shorter ones are copied */
 
 /* wr_id: | slot in the table 24 | generation 7 | receive 1 | receive slot or record 32 | */
 static uint64_t make_id(const struct verbs_path *path, bool receive, uint32_t what)
@@ -220,7 +221,7 @@ void path_drop(struct verbs_path *path)
         path->rail->cq_used -= path->depth + path->slot_count;
         path->qp = NULL;
     }
-    if (verbs->paths && verbs->paths[path->slot_in_table] == path)
+    if (verbs->paths && !path->relayed && verbs->paths[path->slot_in_table] == path)
         verbs->paths[path->slot_in_table] = NULL;
     path->state = VERBS_PATH_NONE;
     path->staged = 0;
@@ -231,7 +232,7 @@ void path_free(struct verbs_path *path)
     path_drop(path);
     if (path->mr)
         path->link->verbs->library->ibv.dereg_mr(path->mr);
-    if (path->memory)
+    if (path->memory && !path->relayed)
         munmap(path->memory, path->memory_len);
     free(path->records);
     path->mr = NULL;
@@ -355,6 +356,8 @@ static uint32_t ring_need(size_t len)
 
 bool path_room(const struct verbs_path *path, size_t len, uint32_t spare)
 {
+    if (path->relayed)
+        return relay_room(path, spare);
     uint32_t pad;
     bool imm = path->rail->verbs->layer != CHOOSE_LAYER_IWARP;
     size_t message = len == 0 && !imm ? sizeof(struct wire_header) : len;
@@ -380,6 +383,13 @@ static struct ibv_send_wr *stage(struct verbs_path *path, uint64_t address, uint
     path->wr[at] = (struct ibv_send_wr){.sg_list = &path->sge[at], .num_sge = 1};
     if (at > 0)
         path->wr[at - 1].next = &path->wr[at];
+    /* Of requests without a completion of their own siw hands the pages, not the bytes, to TCP: a
+     * later completion does not mean that they have been sent. This one says that all before it is
+     * done. */
+    if (path->link->verbs->layer == CHOOSE_LAYER_IWARP && len >= IWARP_PAGES_MIN) {
+        path->wr[at].send_flags = IBV_SEND_SIGNALED;
+        path->wr[at].wr_id = make_id(path, false, path->last - 2);
+    }
     path->requests++;
     path->link->verbs->stats.work_requests++;
     return &path->wr[at];
@@ -430,6 +440,10 @@ static void stage_message(struct verbs_path *path, struct verbs_record *record,
 void path_message(struct verbs_path *path, struct wire_header *header, const void *body,
                   size_t body_len)
 {
+    if (path->relayed) {
+        relay_message(path, header, body, body_len);
+        return;
+    }
     struct verbs_record *record =
         new_record(path, (enum wire_kind)header->kind, header->lane, header->seq);
     stage_message(path, record, header, body, body_len);
@@ -449,6 +463,14 @@ void path_hello(struct verbs_path *path)
 
 void path_chunk(struct verbs_path *path, uint32_t lane, const struct flow_step *step)
 {
+    if (path->relayed) {
+        struct wire_header header = {.kind = WIRE_WRITTEN,
+                                     .lane = (uint8_t)lane,
+                                     .seq = step->seq,
+                                     .len = wire_word(lane, step->seq, step->chunk)};
+        relay_message(path, &header, (char *)step->xfer->data + step->offset, step->len);
+        return;
+    }
     const struct flow_grant *grant = step->grant;
     struct verbs_region *region = (struct verbs_region *)step->xfer->work[FLOW_WORK_REGION];
     struct verbs_record *record = new_record(path, WIRE_WRITTEN, lane, step->seq);
@@ -490,6 +512,8 @@ static void ask_for_completion(struct verbs_path *path)
 void path_flush(struct verbs_path *path)
 {
     struct ibv_send_wr *bad = NULL;
+    if (path->relayed)
+        return;
     if (!path_alive(path)) {
         path->staged = 0; /* the records say what was lost */
         return;
@@ -514,7 +538,7 @@ void path_flush(struct verbs_path *path)
 
 bool path_settled(struct verbs_path *path)
 {
-    if (path->first == path->last || !path_alive(path))
+    if (path->relayed || path->first == path->last || !path_alive(path))
         return true;
     if (path->signals == 0 && path->open_chunks == 0)
         path->open_chunks = 1; /* so that one is asked for */
@@ -546,6 +570,10 @@ void path_pop(struct verbs_path *path, bool delivered)
 
 void path_repost(struct verbs_path *path, uint32_t slot)
 {
+    if (path->relayed) {
+        relay_free_slot(path, slot);
+        return;
+    }
     if (!path->qp || path->state == VERBS_PATH_DRAINING || path->state == VERBS_PATH_DRAINED ||
         path->state == VERBS_PATH_RESENDING)
         return;

@@ -121,6 +121,17 @@ static void land(struct verbs_link *link, uint32_t lane, struct xfer *xfer, cons
     link->work = true;
 }
 
+void transfer_landed(struct verbs_link *link, uint32_t lane, struct xfer *xfer, uint64_t offset,
+                     size_t len)
+{
+    if (xfer->reducer)
+        apply(xfer, offset, (char *)xfer->data + offset, len);
+    link->verbs->stats.in_place_bytes += len;
+    flow_landed(&link->flows[lane], xfer, len);
+    transfer_retire(link, lane);
+    link->work = true;
+}
+
 void transfer_written(struct verbs_path *path, uint32_t word)
 {
     struct verbs_link *link = path->link;
@@ -139,11 +150,7 @@ void transfer_written(struct verbs_path *path, uint32_t word)
     switch (
         flow_written(flow, (uint16_t)(word >> 16 & 0x1fff), word & 0xffff, &xfer, &offset, &len)) {
     case FLOW_TAKE:
-        if (xfer->reducer)
-            apply(xfer, offset, (char *)xfer->data + offset, len);
-        link->verbs->stats.in_place_bytes += len;
-        flow_landed(flow, xfer, len);
-        transfer_retire(link, lane);
+        transfer_landed(link, lane, xfer, offset, len);
         break;
     case FLOW_NONSENSE:
         nonsense(link, "a chunk");
@@ -156,7 +163,7 @@ void transfer_written(struct verbs_path *path, uint32_t word)
 /* ---- arrivals ---------------------------------------------------------------------------------
  */
 
-static bool take_reports(struct verbs_path *path, const struct wire_header *header)
+bool transfer_reports(struct verbs_path *path, const struct wire_header *header)
 {
     struct verbs_link *link = path->link;
     return credit_report(&path->credit, header->freed) &&
@@ -242,7 +249,7 @@ bool transfer_arrived(struct verbs_path *path, uint32_t slot, size_t len)
     if (link->stopped || link->state == VERBS_LINK_ENDED)
         return false;
     if (len < sizeof *header || header->lane >= link->verbs->config->lanes ||
-        !take_reports(path, header)) {
+        !transfer_reports(path, header)) {
         nonsense(link, "a message");
         return false;
     }
@@ -315,12 +322,23 @@ static bool put_step(struct verbs_link *link, uint32_t lane, const struct flow_s
     return true;
 }
 
+/* Does everything go over the socket? */
+static bool only_relayed(const struct verbs_link *link)
+{
+    for (uint32_t i = 0; i < link->path_count; i++) {
+        if (link->paths[i].state != VERBS_PATH_NONE && !link->paths[i].relayed)
+            return false;
+    }
+    return true;
+}
+
 /* A path for a chunk: every path in turn, so that all rails carry their share. */
 static struct verbs_path *path_for_chunk(struct verbs_link *link, uint32_t lane, uint32_t chunk)
 {
     for (uint32_t i = 0; i < link->path_count; i++) {
         struct verbs_path *path = &link->paths[(link->home[lane] + chunk + i) % link->path_count];
-        if (path->state == VERBS_PATH_UP && path_room(path, 0, VERBS_RESERVE))
+        if (path->state == VERBS_PATH_UP && path_room(path, 0, VERBS_RESERVE) &&
+            (!path->relayed || only_relayed(link)))
             return path;
     }
     return NULL;
@@ -353,7 +371,7 @@ void transfer_pump_lane(struct verbs_link *link, uint32_t lane, bool may_ask)
     may_ask = may_ask || link->asks[lane] >= ASK_PUMPS;
     for (;;) {
         struct flow_step step = flow_next(flow, may_ask);
-        if (step.kind == FLOW_CHUNK && !region_of(step.xfer)) {
+        if (step.kind == FLOW_CHUNK && !region_of(step.xfer) && !only_relayed(link)) {
             pin_source(link, step.xfer);
             continue;
         }
@@ -376,7 +394,7 @@ static tutti_status make_grant(struct verbs_link *link, struct xfer *xfer, struc
     if (!region &&
         memory_use(verbs, xfer->data, xfer->len, VERBS_ACCESS_RECEIVE, &region) == TUTTI_OK)
         xfer->work[FLOW_WORK_REGION] = (uint64_t)region;
-    grant->pieces = region == NULL;
+    grant->pieces = region == NULL && !only_relayed(link);
     for (uint32_t r = 0; r < verbs->rail_count && region; r++)
         keys[r] = region->mr[r][VERBS_ACCESS_RECEIVE]->rkey;
     tutti_status status =
@@ -451,6 +469,8 @@ static bool unfinished(const struct verbs_link *link)
 
 void transfer_pump(struct verbs_link *link, bool may_ask)
 {
+    if (link->relay)
+        link_take_acks(link);
     for (uint32_t lane = 0; lane < link->verbs->config->lanes; lane++) {
         pump_grants(link, lane);
         if (link->state != VERBS_LINK_UP)

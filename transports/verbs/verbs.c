@@ -107,6 +107,7 @@ static void take_settings(struct verbs *verbs)
     verbs->chunk = power_below(settings->verbs_chunk, VERBS_CHUNK_MIN);
     verbs->ports.queue_pairs = (uint8_t)settings->verbs_qps;
     verbs->ports.cm = verbs->cm;
+    verbs->ports.fallback = settings->verbs_fallback;
     uint64_t each = verbs->config->lanes * verbs->window + VERBS_SPARE + VERBS_RING_SLOTS;
     while (verbs->slot_len > 1024 && each * verbs->config->size * verbs->slot_len > SLOTS_BUDGET)
         verbs->slot_len /= 2;
@@ -209,7 +210,8 @@ static bool verbs_reaches(struct transport *transport, uint32_t peer, const void
     struct address theirs;
     struct choose_path paths[CHOOSE_PATHS_MAX];
     return read_address(address, len, &theirs) &&
-           choose_paths(&verbs->ports, &theirs.ports, verbs->config->rank < peer, paths) > 0 &&
+           (choose_paths(&verbs->ports, &theirs.ports, verbs->config->rank < peer, paths) > 0 ||
+            (verbs->ports.fallback && theirs.ports.fallback)) &&
            verbs->side->ops->reaches(verbs->side, peer, (const uint8_t *)address + sizeof theirs,
                                      theirs.side_len);
 }
@@ -230,7 +232,8 @@ static tutti_status verbs_connect(struct transport *transport, uint32_t peer, co
     if (!read_address(address, len, &theirs))
         return fail(TUTTI_ERR_PROTOCOL, "%s gave an RDMA address that makes no sense",
                     verbs_peer_name(verbs, peer));
-    if (choose_paths(&verbs->ports, &theirs.ports, verbs->config->rank < peer, paths) == 0) {
+    if (choose_paths(&verbs->ports, &theirs.ports, verbs->config->rank < peer, paths) == 0 &&
+        !(verbs->ports.fallback && theirs.ports.fallback)) {
         char why[300];
         choose_why(&verbs->ports, &theirs.ports, why, sizeof why);
         return fail(TUTTI_ERR_CONNECT, "no RDMA path to %s: %s", verbs_peer_name(verbs, peer), why);
@@ -271,11 +274,16 @@ static void verbs_disconnect(struct transport *transport, uint32_t peer)
 static void verbs_cancel(struct transport *transport, bool leave)
 {
     struct verbs *verbs = verbs_of(transport);
+    bool relayed = false;
     verbs->cancelled = true;
     for (struct verbs_link *link = verbs->all; link; link = link->next) {
-        if (link->state != VERBS_LINK_ENDED)
-            link_cancel(link);
+        if (link->state == VERBS_LINK_ENDED)
+            continue;
+        relayed = relayed || link->relay;
+        link_cancel(link);
     }
+    if (relayed) /* nothing may land in memory that is the caller's again */
+        verbs->side->ops->cancel(verbs->side);
     verbs->done = NULL;
     verbs->done_tail = &verbs->done;
     if (leave) {

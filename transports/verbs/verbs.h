@@ -8,6 +8,7 @@
  *   transfer.c  carries out what flow.c decides: messages, grants, chunks, credits
  *   choose.c, flow.c, credit.h   the pure parts
  *   connect.c   queue pairs connected by the connection manager
+ *   relay.c     the path of last resort: the side transport's socket
  *
  *   struct verbs -- rails[] ---> verbs_rail    one port: completion queue, protection domain
  *        |-- links[peer] ------> verbs_link -- paths[] --> verbs_path   one queue pair on one rail
@@ -91,7 +92,8 @@ struct verbs_record {
 struct verbs_path {
     struct verbs_link *link;
     struct verbs_rail *rail;
-    uint32_t index, slot_in_table, generation, round;
+    uint32_t index, slot_in_table, generation;
+    bool relayed; /* over the socket, see relay.c */
     struct choose_path choice;
     enum verbs_path_state state;
     struct ibv_qp *qp;
@@ -103,7 +105,7 @@ struct verbs_path {
     uint32_t failure;  /* the how manieth of the link it was */
     char why[SENTENCE_MAX];
     /* Memory: receive slots, then the send ring. */
-    uint8_t *memory;
+    uint8_t *memory, *plain;
     size_t memory_len;
     struct ibv_mr *mr;
     uint32_t slot_len, slot_count, ring_len;
@@ -132,8 +134,12 @@ struct verbs_path {
 enum verbs_link_state { VERBS_LINK_MAKING, VERBS_LINK_UP, VERBS_LINK_ENDED };
 
 struct verbs_control {
-    struct xfer xfer;
-    bool busy;
+    struct xfer xfer, body;
+    uint32_t busy; /* of the two, those under way */
+    /* When both are sent, a chunk has arrived. */
+    bool acks;
+    uint8_t lane;
+    uint16_t seq;
     uint8_t bytes[WIRE_CONTROL_LEN];
 };
 
@@ -143,7 +149,8 @@ struct verbs_link {
     uint32_t peer;
     enum verbs_link_state state;
     bool work; /* pump has something to do */
-    bool bye, stopped, fallback, offered;
+    bool bye, stopped, offered, awaits_body;
+    bool fallback; /* both sides allow TCP where no rail works */
     bool down, down_told;
     tutti_status status; /* once ended, with the sentence */
     char sentence[SENTENCE_MAX];
@@ -155,9 +162,11 @@ struct verbs_link {
     uint8_t home[TRANSPORT_LANES_MAX];
     uint16_t asks[TRANSPORT_LANES_MAX]; /* pumps that a long send waited for its grant */
     struct verbs_control in, out[VERBS_CONTROLS];
+    struct relay *relay;
+    uint32_t peer_window;
     uint32_t path_count;
-    struct verbs_path paths[CHOOSE_PATHS_MAX];
-    struct flow flows[]; /* [lanes] */
+    struct verbs_path paths[CHOOSE_PATHS_MAX + 1]; /* the last: relayed */
+    struct flow flows[];                           /* [lanes] */
 };
 
 struct verbs {
@@ -171,8 +180,7 @@ struct verbs {
     const struct library *library;
     struct transport *side;
     struct transport_config side_config;
-    struct transport *fallback;
-    uint32_t fallback_links, quiet_polls;
+    uint32_t quiet_polls;
     bool cancelled, polling;
     struct xfer *instant; /* the transfer being posted: it may end at once */
     uint32_t making;      /* links not yet up */
@@ -285,7 +293,37 @@ void link_farewell(struct verbs *verbs, struct verbs_link *only, uint64_t deadli
 /* Forgets every transfer and stops the queue pairs; notices still go. */
 void link_cancel(struct verbs_link *link);
 
+/* Sends a control message; NULL: there is no place. A relayed one's body follows at once. */
+struct verbs_control *link_send_control(struct verbs_link *link, struct wire_control *control);
+void link_send_body(struct verbs_link *link, struct verbs_control *out, const void *body,
+                    size_t len);
+/* So many of its parts are sent now. */
+void link_sent_control(struct verbs_link *link, struct verbs_control *out, uint32_t parts);
+/* Chunks that were relayed and are sent count as arrived. */
+void link_take_acks(struct verbs_link *link);
+void link_receive_body(struct verbs_link *link, struct xfer *xfer, void *place, size_t len);
+
+/* ---- relay.c ---- */
+/* One more path for the link, which is up at once. */
+tutti_status relay_open(struct verbs_link *link);
+void relay_close(struct verbs_link *link);
+bool relay_room(const struct verbs_path *path, uint32_t spare);
+void relay_message(struct verbs_path *path, struct wire_header *header, const void *body,
+                   size_t len);
+void relay_free_slot(struct verbs_path *path, uint32_t slot);
+/* A DATA message came; false when it makes no sense. */
+bool relay_arrived(struct verbs_link *link, const struct wire_control *control);
+/* Its body came. */
+void relay_body(struct verbs_link *link);
+/* Is that the receive of a body? */
+bool relay_awaits(const struct verbs_link *link, const struct xfer *xfer);
+
 /* ---- transfer.c ---- */
+/* The counts of a header; false when they make no sense. */
+bool transfer_reports(struct verbs_path *path, const struct wire_header *header);
+/* A chunk lies at its place. */
+void transfer_landed(struct verbs_link *link, uint32_t lane, struct xfer *xfer, uint64_t offset,
+                     size_t len);
 /* Sends what can be sent on all lanes. */
 void transfer_pump(struct verbs_link *link, bool may_ask);
 void transfer_pump_lane(struct verbs_link *link, uint32_t lane, bool may_ask);

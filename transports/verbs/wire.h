@@ -63,7 +63,8 @@ enum wire_control_kind {
     WIRE_READY,     /* the sender's queue pairs can receive */
     WIRE_DEAD,    /* a path failed; `received`: what came in on it, after which nothing more will */
     WIRE_STOPPED, /* the sender was cancelled: nothing more moves */
-    WIRE_BYE      /* the sender closes, all it sent is sent */
+    WIRE_BYE,     /* the sender closes, all it sent is sent */
+    WIRE_DATA     /* a message over the socket, in place of a queue pair's; its body follows */
 };
 
 /* One queue pair. */
@@ -86,9 +87,11 @@ struct wire_control {
     uint32_t path;     /* DEAD, and of paths made again OFFER and READY; WIRE_ALL_PATHS: all */
     uint64_t received; /* DEAD */
     uint32_t slot_len, window, chunk, path_count, cm, lanes;
-    uint32_t alive; /* READY: bit per path */
-    uint32_t round; /* of the path, counted up each time it is made again */
-    char text[128]; /* DEAD: why, in words */
+    uint32_t alive;             /* READY: bit per path */
+    uint32_t round;             /* of the path, counted up each time it is made again */
+    char text[128];             /* DEAD: why, in words */
+    struct wire_header message; /* DATA */
+    uint64_t body_len;          /* DATA: bytes that follow */
     struct wire_path paths[CHOOSE_PATHS_MAX];
 };
 #define WIRE_ALL_PATHS   0xffffffffu
