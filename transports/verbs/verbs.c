@@ -282,14 +282,12 @@ static void verbs_cancel(struct transport *transport, bool leave)
         relayed = relayed || link->relay;
         link_cancel(link);
     }
-    if (relayed) /* nothing may land in memory that is the caller's again */
-        verbs->side->ops->cancel(verbs->side);
     verbs->done = NULL;
     verbs->done_tail = &verbs->done;
-    if (leave) {
+    if (leave)
         leave_peers(verbs);
-        verbs->side->ops->cancel(verbs->side, true);
-    }
+    if (leave || relayed) /* nothing may land in memory that is the caller's again */
+        verbs->side->ops->cancel(verbs->side, leave);
 }
 
 /* ---- transfers --------------------------------------------------------------------------------
