@@ -241,6 +241,7 @@ void test_cuda_refuses_broken_captures(void)
     CU_ASSERT_NOT_EQUAL(gpu->stream_synchronize(handle), CUDA_DRIVER_OK); /* breaks it */
     CU_ASSERT_EQUAL(mem_stream_open(handle, NULL, &stream), TUTTI_ERR_ARG);
     CU_ASSERT_PTR_NOT_NULL(strstr(status_sentence(), "invalidated"));
+    printf("    %s\n", status_sentence());
     CU_ASSERT_EQUAL(gpu->capture_end(handle, &graph), CUDA_DRIVER_CAPTURE_INVALIDATED);
     CU_ASSERT_EQUAL(mem_stream_open(handle, NULL, &stream), TUTTI_OK);
     CU_ASSERT_EQUAL(mem_stream_retain(&stream, gone, &gone_calls), TUTTI_ERR_SYSTEM);

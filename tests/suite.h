@@ -4,9 +4,14 @@
 #ifndef TESTS_SUITE_H
 #define TESTS_SUITE_H
 
-#include <CUnit/Basic.h>
 #include <stdbool.h>
 #include <stdint.h>
+
+#ifdef TESTS_WITHOUT_CUNIT
+#include "tests/no_cunit.h"
+#else
+#include <CUnit/Basic.h>
+#endif
 
 struct suite_test {
     const char *name;

@@ -357,6 +357,7 @@ static int destroyed_while_queued(tutti_comm *comm, int rank, int size, void *co
         for (int i = 0; i < 5; i++)
             wrong += OK(
                 tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, other, stream));
+        wrong += OK(tutti_barrier(comm)); /* a peer's end would refuse the calls of the others */
         double start = seconds();
         wrong += OK(tutti_comm_destroy(other));
         wrong += world_check(rank, seconds() - start < 10, "destroy took %g s", seconds() - start);

@@ -7,6 +7,11 @@
 const struct transport_ops *const transport_table[] = {
     &inproc_ops,
     &shm_ops,
+#ifdef TUTTI_WITH_VERBS
+    &ib_ops,
+    &roce_ops,
+    &iwarp_ops,
+#endif
     &tcp_ops,
     NULL,
 };

@@ -33,7 +33,9 @@ static tutti_status find_capture(const struct mem_device *device, cuda_stream ha
     int state = CUDA_CAPTURE_NONE;
     uint64_t id = 0;
     cuda_result result = device->driver->stream_capture(handle, &state, &id, graph, NULL, NULL);
-    if (result != CUDA_DRIVER_OK) {
+    if (result == CUDA_DRIVER_CAPTURE_INVALIDATED) {
+        state = CUDA_CAPTURE_BROKEN;
+    } else if (result != CUDA_DRIVER_OK) {
         (void)mem_cuda_fail(result, "stream %p of %s", handle, device->name);
         return TUTTI_ERR_ARG;
     }
