@@ -13,13 +13,14 @@
 #include <time.h>
 #include <unistd.h>
 
-#define CLASSES     48 /* powers of two */
-#define LIMIT_S     60
-#define GATE_WORDS  16 /* 32-bit words from gate to gate: a cache line */
-#define GARBAGE     0x5a
-#define QUEUES      "32" /* the most there are */
-#define PAGE        4096
-#define STREAMS_MAX 256
+#define CLASSES        48 /* powers of two */
+#define LIMIT_S        60
+#define GATE_WORDS     16 /* 32-bit words from gate to gate: a cache line */
+#define GARBAGE        0x5a
+#define QUEUES         "32" /* the most that devices have */
+#define STANDIN_QUEUES "64" /* the most that the stand-in has */
+#define PAGE           4096
+#define STREAMS_MAX    256
 
 struct block {
     struct block *next;
@@ -170,7 +171,7 @@ int rig_run(const struct world *given, world_fn *function, void *context)
         /* Streams of a context share its hardware queues, and one that waits holds up those behind
          * it: ranks in threads need a queue for each of their streams. */
         setenv("CUDA_DEVICE_MAX_CONNECTIONS", QUEUES, 1);
-        setenv("TUTTI_TEST_STANDIN_CHANNELS", QUEUES, 1);
+        setenv("TUTTI_TEST_STANDIN_CHANNELS", STANDIN_QUEUES, 1);
         rig_enter(0);
         int wrong = world_run(&world, function, context);
         /* Not _exit: the end of a process with a proxy is part of what is tested. */

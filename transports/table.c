@@ -4,6 +4,8 @@
 #include "transports/local.h"
 #include "transports/tcp.h"
 
+/* A line each: */
+/* clang-format off */
 const struct transport_ops *const transport_table[] = {
     &inproc_ops,
     &shm_ops,
@@ -15,6 +17,7 @@ const struct transport_ops *const transport_table[] = {
     &tcp_ops,
     NULL,
 };
+/* clang-format on */
 
 const struct transport_ops *transport_find(const char *name)
 {

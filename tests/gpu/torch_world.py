@@ -1,0 +1,51 @@
+"""What the PyTorch scripts of tests/gpu share: ranks of one GPU as processes, and the proof that the
+library under torch.distributed is the one that was preloaded."""
+import os
+import re
+import socket
+import sys
+import traceback
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+
+def check_library():
+    """One libnccl.so.2 is mapped, ours, and it is what PyTorch asks for its version."""
+    ours = os.path.realpath(os.environ["TUTTI_TEST_NCCL"])
+    with open("/proc/self/maps", encoding="ascii") as maps:
+        mapped = {os.path.realpath(m.group(1)) for m in re.finditer(r"(/\S*libnccl\S*)", maps.read())}
+    assert mapped == {ours}, f"libnccl is mapped from {sorted(mapped)}, expected {ours} alone"
+    version = torch.cuda.nccl.version()
+    assert version == (2, 28, 9), f"torch.cuda.nccl.version() is {version}, expected (2, 28, 9)"
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def _rank(rank, function, size, port):
+    try:
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank),
+                          WORLD_SIZE=str(size), LOCAL_RANK="0", LOCAL_WORLD_SIZE="1")
+        torch.cuda.set_device(0)
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
+        dist.init_process_group("nccl", rank=rank, world_size=size,
+                                device_id=torch.device("cuda", 0))
+        function(rank, size)
+        torch.cuda.synchronize()
+        check_library()
+        dist.destroy_process_group()
+    except Exception:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def run(function, size):
+    """Runs function(rank, size) as every rank; the exit status tells."""
+    mp.spawn(_rank, (function, size, free_port()), nprocs=size, join=True)
