@@ -147,7 +147,10 @@ static void gather_facts(tutti_comm *comm, struct facts *facts)
         status = auth_random(facts->comm_id, sizeof facts->comm_id);
     if (status == TUTTI_OK)
         status = auth_random(facts->secret, sizeof facts->secret);
-    for (int i = 0; transport_table[i]; i++) {
+    facts->status = status;
+    if (status != TUTTI_OK)
+        snprintf(facts->sentence, sizeof facts->sentence, "%s", status_sentence());
+    for (int i = 0; transport_table[i] && status == TUTTI_OK; i++) {
         if (!allowed(settings, transport_table[i]->name))
             continue;
         if (transport_table[i]->probe(settings, why, sizeof why))
@@ -155,9 +158,6 @@ static void gather_facts(tutti_comm *comm, struct facts *facts)
         else
             note_unusable(facts, transport_table[i]->name, why);
     }
-    facts->status = status;
-    if (status != TUTTI_OK)
-        snprintf(facts->sentence, sizeof facts->sentence, "%s", status_sentence());
 }
 
 /* What every rank must have alike; the sentence names the first that differs from rank 0. */
