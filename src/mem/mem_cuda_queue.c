@@ -246,8 +246,6 @@ tutti_status mem_queue_clear(struct mem_queue *queue)
 tutti_status mem_cuda_probe_beside(struct mem_device *device)
 {
     struct mem_queue *queue, *holder;
-    if (!device->memory_ops)
-        return TUTTI_OK; /* a host function that waits holds up no channel */
     tutti_status status = mem_queue_take(device, &holder);
     if (status == TUTTI_OK)
         status = mem_queue_take(device, &queue);
