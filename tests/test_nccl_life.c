@@ -17,6 +17,8 @@
 static int works(ncclComm_t comm, int rank, int want_rank, int want_size)
 {
     int new_rank = -1, new_size = -1, sum = -1, wrong = 0;
+    if (!comm)
+        return world_check(rank, 0, "no communicator");
     wrong += OK(ncclCommUserRank(comm, &new_rank));
     wrong += OK(ncclCommCount(comm, &new_size));
     wrong +=
@@ -233,7 +235,7 @@ static int aborting(tutti_comm *native, int rank, int size, void *context)
                          nccl_world_seconds() - start);
     atomic_store(&dog.stop, true);
     pthread_join(dog.thread, NULL);
-    wrong += world_check(rank, dog.looks > 10, "%d looks", dog.looks) + dog.wrong;
+    wrong += world_check(rank, dog.looks > 0, "%d looks", dog.looks) + dog.wrong;
     if (rank == 1) {
         wrong += TAKEN(ncclAllReduce(&rank, &value, 1, ncclInt32, ncclSum, dog.comm, NULL),
                        ncclInvalidArgument);

@@ -44,6 +44,8 @@ static const char *const tcp[] = {"TUTTI_TRANSPORTS=tcp", NULL};
 static int check_child(tutti_comm *child, int rank, int want_rank, int want_size)
 {
     int new_rank = -1, new_size = -1, value = rank, total = 0, wrong = 0;
+    if (!child)
+        return world_check(rank, 0, "no child");
     wrong += OK(tutti_comm_rank(child, &new_rank));
     wrong += OK(tutti_comm_size(child, &new_size));
     wrong +=

@@ -99,13 +99,13 @@ TUTTI_API tutti_status tutti_comm_dup(tutti_comm *comm, tutti_comm **new_comm);
 
 /* tutti_comm_shrink: the ranks that are not excluded form a communicator, in the order of their
  * ranks. Collective over those ranks alone: an excluded rank may be dead and takes no part. Works
- * on a communicator that failed or was revoked as long as it is not destroyed, here and at the
- * other survivors, but not after tutti_comm_abort; one that works goes on working. excluded  ranks
- * of comm, each at most once, never this one; the same set at every survivor. count     of them; 0
- * renews a failed communicator with all its ranks. The survivor of the lowest rank opens a meeting
- * place and tells the others over comm's links. Errors TUTTI_ERR_ARG; TUTTI_ERR_MISMATCH when
- * survivors name different sets; TUTTI_ERR_PEER, _CONNECT, _TIMEOUT when one is dead or does not
- * come within TUTTI_CONNECT_TIMEOUT_MS. */
+ * on a communicator that failed or was revoked, but not after tutti_comm_abort, as long as it is
+ * not destroyed, here and at the other survivors; one that works goes on working.
+ * excluded  ranks of comm, each at most once, never this one; the same set at every survivor.
+ * count     of them; 0 renews a failed communicator with all its ranks.
+ * The survivor of the lowest rank opens a meeting place and tells the others over comm's links.
+ * Errors TUTTI_ERR_ARG; TUTTI_ERR_MISMATCH when survivors name different sets; TUTTI_ERR_PEER,
+ * _CONNECT, _TIMEOUT when one is dead or does not come within TUTTI_CONNECT_TIMEOUT_MS. */
 TUTTI_API tutti_status tutti_comm_shrink(tutti_comm *comm, const int *excluded, size_t count,
                                          tutti_comm **new_comm);
 
