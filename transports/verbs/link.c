@@ -27,7 +27,7 @@
 #include "transports/verbs/verbs.h"
 
 #define HELLO_MS  5000 /* for a path to carry its first message both ways */
-#define DRAIN_MS  2000 /* for a stopped queue pair to give its receives back */
+#define DRAIN_MS  500  /* for a stopped queue pair to give its receives back */
 #define DOOM_MS   500  /* from the end of the last path to the link's: the socket may know why */
 #define REVIVE_MS 1000 /* between attempts to make a failed path again */
 #define EVENTS_MS 50   /* between looks at the devices' events */
@@ -601,8 +601,12 @@ static void side_finished(struct verbs *verbs, struct xfer *list)
 
 static void service_path(struct verbs_path *path, uint64_t now)
 {
-    if (path->state == VERBS_PATH_DRAINING && now >= path->since_ms + DRAIN_MS)
-        link_path_drained(path); /* a device that is gone gives nothing back */
+    if (path->state == VERBS_PATH_DRAINING && now >= path->since_ms + DRAIN_MS) {
+        /* A device that is gone gives nothing back. Without a queue pair nothing more can come, and
+         * what was not looked at yet counts as lost, and is sent again. */
+        path_drop(path);
+        link_path_drained(path);
+    }
     if (path->state == VERBS_PATH_MAKING && path->round > 0 && now >= path->since_ms + HELLO_MS)
         link_path_failed(path, "the other side did not answer");
     if (path->state == VERBS_PATH_TRYING && now >= path->since_ms + HELLO_MS)
