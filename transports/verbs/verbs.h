@@ -29,10 +29,10 @@
 #include "transports/verbs/wire.h"
 
 #define VERBS_BATCH       32 /* work requests per doorbell */
-#define VERBS_SIGNAL_EACH 16 /* at most one completion per so many work requests in a stream */
+#define VERBS_SIGNAL_EACH 24 /* one completion per so many work requests in a stream */
 #define VERBS_RESERVE     2  /* receives of the peer kept for CREDIT messages */
 #define VERBS_SPARE       32 /* receives beyond those that may be held */
-#define VERBS_RING_SLOTS  36 /* of the send ring: more than two batches of the longest messages */
+#define VERBS_RING_SLOTS  52 /* of the send ring: two batches of the longest messages */
 #define VERBS_CONTROLS    24 /* control messages of a link on their way */
 #define VERBS_REGIONS_MAX 4096
 #define VERBS_CHUNK_MIN   4096
@@ -51,6 +51,7 @@ struct verbs_rail {
     struct ibv_pd *pd;
     struct ibv_cq *cq;
     struct ibv_comp_channel *channel;
+    uint64_t rnr_retries; /* of the port, before this transport was opened */
     uint32_t cq_len, cq_used, max_cqe, max_sge, max_qp_rd_atom;
     struct rdma_cm_id *listeners[CHOOSE_GIDS_MAX]; /* on each of its addresses */
 };
@@ -93,7 +94,9 @@ struct verbs_path {
     struct verbs_link *link;
     struct verbs_rail *rail;
     uint32_t index, slot_in_table, generation;
-    bool relayed; /* over the socket, see relay.c */
+    uint32_t round; /* counted up each time the path is made again */
+    uint32_t kept;  /* slots that hold messages without a receive */
+    bool relayed;   /* over the socket, see relay.c */
     struct choose_path choice;
     enum verbs_path_state state;
     struct ibv_qp *qp;
@@ -155,6 +158,7 @@ struct verbs_link {
     tutti_status status; /* once ended, with the sentence */
     char sentence[SENTENCE_MAX];
     uint64_t since_ms;         /* of the state */
+    uint64_t revive_ms;        /* the next look at paths that failed */
     uint64_t doomed_ms;        /* no path is left: the end, unless the socket says why before */
     uint32_t slot_len, window; /* offered to the peer */
     uint32_t failures;
@@ -198,7 +202,8 @@ struct verbs {
     uint64_t memory_generation;
     bool short_told; /* that memory cannot be locked */
     struct xfer *done, **done_tail;
-    uint64_t cursor; /* of the round of unexpected arrivals */
+    uint64_t events_ms; /* the next look at the devices' events */
+    uint64_t cursor;    /* of the round of unexpected arrivals */
     struct transport_stats stats;
 };
 
@@ -218,6 +223,8 @@ bool device_probe(const struct settings *settings, enum choose_layer layer, char
 tutti_status device_grow(struct verbs_rail *rail, uint32_t completions);
 /* Reads asynchronous events; a port that went down or vanished ends its paths. */
 void device_events(struct verbs *verbs);
+/* The port's count of answers "receiver not ready"; 0 where the device has none. */
+uint64_t device_rnr_retries(const struct verbs_rail *rail);
 tutti_status device_nonblocking(int fd);
 
 /* ---- memory.c ---- */
@@ -256,6 +263,8 @@ void path_chunk(struct verbs_path *path, uint32_t lane, const struct flow_step *
 void path_flush(struct verbs_path *path);
 /* A receive slot is free again. */
 void path_repost(struct verbs_path *path, uint32_t slot);
+/* One that was kept is. */
+void path_release(struct verbs_path *path, uint32_t slot);
 const struct wire_header *path_slot(const struct verbs_path *path, uint32_t slot);
 /* Looks at the completions of a rail; true if there were any. */
 bool path_poll(struct verbs_rail *rail);
