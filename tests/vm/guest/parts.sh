@@ -297,7 +297,7 @@ part_comms() {
     result "rdma resource show: after as before" $good "$work/log"
 }
 
-# Programs that Open MPI starts on both hosts; its daemons and its own traffic go over the wire.
+# Programs that Open MPI starts on both hosts; its daemons and its own traffic go over the wire, too.
 part_mpi() {
     local start ranks b
     start_network 1 || return
@@ -307,9 +307,10 @@ part_mpi() {
     export ASAN_OPTIONS=detect_leaks=0${ASAN_OPTIONS:+:$ASAN_OPTIONS}
     start="mpirun.openmpi --allow-run-as-root --oversubscribe --bind-to none
         --mca plm_rsh_agent $PWD/tests/vm/guest/enter --mca pml ob1 --mca btl tcp,self
+        --mca mpi_yield_when_idle 1
         --mca btl_tcp_if_include 10.0.0.0/24 --mca oob_tcp_if_include 10.0.0.0/24
         -x TUTTI_TRANSPORTS ${TUTTI_VERBS_CONNECT:+-x TUTTI_VERBS_CONNECT}"
-    for ranks in 2 3 4; do
+    for ranks in 2 3; do # 4 take most of a minute: MPI's own calls over TCP on two processors
         b=$((ranks / 2))
         # shellcheck disable=SC2086
         launched "$ranks ranks: each collective against MPI's own" tests/vm/guest/enter a $start \
