@@ -158,6 +158,10 @@ static int run_all(const struct options *options, tutti_comm *comm, const struct
         introduce(run, cpu);
         for (size_t i = 0; i < options->case_count; i++)
             run_case(run, options->cases[i]);
+        if (run->head && options->verbose) {
+            tutti_comm_stats_print(comm, text, EXPLAIN_MAX);
+            report_note(&run->report, text);
+        }
         if (run->head && !report_close(&run->report))
             status = EXIT_RUN;
         else if (run->wrong)

@@ -1,5 +1,6 @@
 /* comm_create.c: the public ways to make, split and end a communicator. */
 #include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -261,6 +262,49 @@ tutti_status tutti_comm_explain(tutti_comm *comm, tutti_coll coll, size_t count,
     struct shape shape = comm_shape(comm, &call, false);
     planner_explain(&comm->settings, &shape, text, len);
     return TUTTI_OK;
+}
+
+static int print_stats(const char *name, const struct transport_stats *s, char *text, size_t len)
+{
+    double mib = (double)(s->bytes_sent + s->bytes_received) / (1 << 20), each = mib > 0 ? mib : 1;
+    int n = snprintf(text, len,
+                     "%s: %llu sent, %llu received, %.3f MiB; %.3f MiB copied, %.3f MiB in place, "
+                     "%llu system calls\n",
+                     name, (unsigned long long)s->sends, (unsigned long long)s->recvs, mib,
+                     (double)s->copied_bytes / (1 << 20), (double)s->in_place_bytes / (1 << 20),
+                     (unsigned long long)s->syscalls);
+    if (s->work_requests == 0)
+        return n;
+    size_t used = (size_t)n < len ? (size_t)n : len;
+    return n + snprintf(text ? text + used : NULL, len - used,
+                        "%s: %llu work requests (%.2f per MiB), %llu signalled (1 in %.1f), %llu "
+                        "completions (%.2f per MiB), %llu doorbells (%.2f per MiB), %llu "
+                        "receiver-not-ready retries of its ports, %llu registrations\n",
+                        name, (unsigned long long)s->work_requests, (double)s->work_requests / each,
+                        (unsigned long long)s->signalled,
+                        (double)s->work_requests / (s->signalled ? (double)s->signalled : 1),
+                        (unsigned long long)s->completions, (double)s->completions / each,
+                        (unsigned long long)s->doorbells, (double)s->doorbells / each,
+                        (unsigned long long)s->rnr_retries, (unsigned long long)s->registrations);
+}
+
+size_t tutti_comm_stats_print(tutti_comm *comm, char *text, size_t len)
+{
+    size_t total = 0;
+    if (len > 0)
+        text[0] = '\0';
+    if (comm_enter(comm) != TUTTI_OK)
+        return 0;
+    for (uint32_t i = 0; i < comm->transport_count; i++) {
+        const struct transport_ops *ops = comm->transport_ops[i];
+        struct transport_stats stats;
+        size_t used = total < len ? total : len;
+        ops->stats(comm->transports[i], &stats);
+        int n = print_stats(ops->name, &stats, len > used ? text + used : NULL, len - used);
+        total += n > 0 ? (size_t)n : 0;
+    }
+    comm_leave(comm);
+    return total;
 }
 
 /* ---- ends -------------------------------------------------------------------------------------

@@ -103,9 +103,10 @@ struct transport; /* each transport's own; its first member is `const struct tra
 struct transport_stats {
     uint64_t sends, recvs, bytes_sent, bytes_received, copies, copied_bytes, in_place_bytes,
         syscalls;
-    /* Of devices: requests given to them, completions they reported, calls that told them of new
-     * requests, times that a peer was not ready to receive, registrations of memory. */
-    uint64_t work_requests, completions, doorbells, rnr_retries, registrations;
+    /* Of devices: send requests given to them, those that asked for a completion, completions read
+     * (of receives too), calls that told the device of requests, times that a peer was not ready to
+     * receive (the whole port's, from the device's counters), registrations of memory. */
+    uint64_t work_requests, signalled, completions, doorbells, rnr_retries, registrations;
 };
 
 struct transport_ops {

@@ -119,6 +119,11 @@ TUTTI_API tutti_status tutti_comm_explain(tutti_comm *comm, tutti_coll coll, siz
                                           tutti_dtype dtype, tutti_op op, int root, char *text,
                                           size_t len);
 
+/* tutti_comm_stats_print: writes what this rank's transports have done so far, a line each, as text
+ * of at most len - 1 characters, always terminated. Returns the length of the whole text; text may
+ * be NULL when len is 0. For people: the words may change. */
+TUTTI_API size_t tutti_comm_stats_print(tutti_comm *comm, char *text, size_t len);
+
 /* ---- memory --------------------------------------------------------------------------------- */
 
 /* tutti_mem_alloc: page-aligned zeroed memory that peers on the same host can read in place.

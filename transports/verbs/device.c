@@ -430,6 +430,25 @@ static tutti_status fill_rail(struct verbs_rail *rail)
     return status == TUTTI_OK ? device_nonblocking(rail->context->async_fd) : status;
 }
 
+uint64_t device_rnr_retries(const struct verbs_rail *rail)
+{
+    /* The names that rxe and mlx5 give it. */
+    static const char *const names[] = {"rcvd_rnr_err", "rnr_nak_retry_err"};
+    const char *device = rail->verbs->library->ibv.get_device_name(rail->context->device);
+    unsigned long long count = 0;
+    for (unsigned i = 0; i < sizeof names / sizeof *names; i++) {
+        char path[200];
+        snprintf(path, sizeof path, "/sys/class/infiniband/%.64s/ports/%u/hw_counters/%s", device,
+                 rail->port, names[i]);
+        FILE *file = fopen(path, "re");
+        if (file && fscanf(file, "%llu", &count) != 1)
+            count = 0;
+        if (file)
+            fclose(file);
+    }
+    return count;
+}
+
 static tutti_status open_rail(struct verbs *verbs, struct ibv_context *context, uint8_t port,
                               const struct choose_rail *found)
 {
@@ -451,6 +470,7 @@ static tutti_status open_rail(struct verbs *verbs, struct ibv_context *context, 
         close_rail(rail);
         return status;
     }
+    rail->rnr_retries = device_rnr_retries(rail);
     verbs->ports.rails[verbs->rail_count++] = *found;
     verbs->ports.rail_count = (uint8_t)verbs->rail_count;
     log_at(LOG_LEVEL_INFO, (int)verbs->config->rank, "verbs: uses %s, %u Mbit/s, MTU %u, GID %s",

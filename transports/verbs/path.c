@@ -404,6 +404,7 @@ static void sign(struct verbs_path *path, struct verbs_record *record)
     wr->wr_id = make_id(path, false, path->last - 1);
     path->since_signal = 0;
     path->signals++;
+    path->link->verbs->stats.signalled++;
     path->open_chunks = 0;
 }
 

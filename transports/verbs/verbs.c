@@ -517,7 +517,10 @@ static void verbs_dereg(struct transport *transport, void *handle)
 
 static void verbs_stats(const struct transport *transport, struct transport_stats *stats)
 {
-    *stats = ((const struct verbs *)transport)->stats;
+    const struct verbs *verbs = (const struct verbs *)transport;
+    *stats = verbs->stats;
+    for (uint32_t i = 0; i < verbs->rail_count; i++)
+        stats->rnr_retries += device_rnr_retries(&verbs->rails[i]) - verbs->rails[i].rnr_retries;
 }
 
 static void verbs_model(const struct transport *transport, double *alpha_us, double *us_per_byte)

@@ -29,10 +29,10 @@
 #include "transports/verbs/wire.h"
 
 #define VERBS_BATCH       32 /* work requests per doorbell */
-#define VERBS_SIGNAL_EACH 16 /* at most one completion per so many work requests in a stream */
+#define VERBS_SIGNAL_EACH 24 /* one completion per so many work requests in a stream */
 #define VERBS_RESERVE     2  /* receives of the peer kept for CREDIT messages */
 #define VERBS_SPARE       32 /* receives beyond those that may be held */
-#define VERBS_RING_SLOTS  36 /* of the send ring: more than two batches of the longest messages */
+#define VERBS_RING_SLOTS  52 /* of the send ring: two batches of the longest messages */
 #define VERBS_CONTROLS    24 /* control messages of a link on their way */
 #define VERBS_REGIONS_MAX 4096
 #define VERBS_CHUNK_MIN   4096
@@ -51,6 +51,7 @@ struct verbs_rail {
     struct ibv_pd *pd;
     struct ibv_cq *cq;
     struct ibv_comp_channel *channel;
+    uint64_t rnr_retries; /* of the port, before this transport was opened */
     uint32_t cq_len, cq_used, max_cqe, max_sge, max_qp_rd_atom;
     struct rdma_cm_id *listeners[CHOOSE_GIDS_MAX]; /* on each of its addresses */
 };
@@ -218,6 +219,8 @@ bool device_probe(const struct settings *settings, enum choose_layer layer, char
 tutti_status device_grow(struct verbs_rail *rail, uint32_t completions);
 /* Reads asynchronous events; a port that went down or vanished ends its paths. */
 void device_events(struct verbs *verbs);
+/* The port's count of answers "receiver not ready"; 0 where the device has none. */
+uint64_t device_rnr_retries(const struct verbs_rail *rail);
 tutti_status device_nonblocking(int fd);
 
 /* ---- memory.c ---- */
