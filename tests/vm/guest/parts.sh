@@ -98,6 +98,7 @@ start_ranks() { # ranks command...
         [ $((rank * 2)) -lt "$size" ] || host=b
         # a host of one wire looped back is divided by name
         [ "$network" = pair ] && export TUTTI_HOST_ID=$host
+        [ "$network" = pair ] && [ "$kind" != none ] && export TUTTI_VERBS_DEVICE=$(device $host 0)
         on $host env TUTTI_RENDEZVOUS=10.0.0.1:$port TUTTI_RANK=$rank TUTTI_SIZE="$size" \
             "$@" >"$work/rank$rank" 2>&1 </dev/null &
         pids+=($!)
@@ -160,6 +161,18 @@ part_perf() {
     done
     job "coll_perf, all types, 3 ranks" 3 200 none \
         "$build/perf/coll_perf" allreduce alltoall -d all -b 4K -e 4K -n 2 -w 1
+    [ "$name" = roce ] || return
+    job "a stream of 4 MiB messages" 2 60 none "$build/perf/coll_perf" sendrecv -b 4M -e 4M -n 10 -v
+    counters "at most one completion is asked for per 16 requests" \
+        's/.*signalled \(1 in ([0-9.]+)\).*/\1/p' '$1 >= 16'
+    counters "no receiver was not ready" 's/.* ([0-9]+) receiver-not-ready.*/\1/p' '$1 == 0'
+}
+
+counters() { # name sed-expression awk-condition: of what coll_perf -v printed
+    local good=no number
+    number=$(sed -nE "$2" "$work/log" | head -n 1)
+    [ -n "$number" ] && awk "{exit !($3)}" <<<"$number" && good=yes
+    result "$1 (${number:-not printed})" $good "$work/log"
 }
 
 # Loss and delay on the wire: slower, never wrong.
