@@ -12,23 +12,12 @@ static bool fits(const struct shape *shape)
     return true;
 }
 
-static void sends(struct tally *tally, const void *context)
-{
-    struct binomial tree = binomial_of(tally->shape->size, tally->rank, tally->shape->root);
-
-    /* A rank's depth is the number of bits in v. */
-    for (uint32_t m = tree.reach / 2; m > 0; m /= 2)
-        if (tree.v + m < tree.size)
-            tally_send(tally, (uint32_t)__builtin_popcount(tree.v),
-                       binomial_rank(&tree, tree.v + m), *(const double *)context);
-}
-
 static void cost(const struct shape *shape, const struct knobs *knobs, struct cost *out)
 {
     double bytes = cost_total(shape);
 
     *out = (struct cost){.copy_bytes = bytes};
-    cost_pattern(shape, sends, &bytes, out);
+    cost_pattern(shape, tally_binomial_down, &(struct tree_load){.bytes = bytes}, out);
     cost_pieces(shape, knobs, bytes, 0, out);
 }
 

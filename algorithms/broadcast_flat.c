@@ -16,18 +16,12 @@ static bool fits(const struct shape *shape)
     return grain_fits(messages(shape));
 }
 
-static void sends(struct tally *tally, const void *context)
-{
-    for (uint32_t i = 0; i < tally->shape->size && tally->rank == tally->shape->root; i++)
-        tally_send(tally, 0, i, *(const double *)context);
-}
-
 static void cost(const struct shape *shape, const struct knobs *knobs, struct cost *out)
 {
     double bytes = cost_total(shape);
 
     *out = (struct cost){.copy_bytes = bytes};
-    cost_of_rank(shape, shape->root, sends, &bytes, out);
+    cost_of_rank(shape, shape->root, tally_flat_down, &bytes, out);
 }
 
 static void emit(const struct shape *shape, const struct knobs *knobs, struct builder *builder)

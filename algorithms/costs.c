@@ -24,6 +24,38 @@ void tally_send(struct tally *tally, uint32_t round, uint32_t peer, double bytes
         tally->crossing |= 1ull << round;
 }
 
+static double tree_bytes(const struct tree_load *load, uint64_t ranks)
+{
+    return load->per_rank ? load->bytes * (double)ranks : load->bytes;
+}
+
+/* A rank's depth is the number of bits in v. */
+void tally_binomial_down(struct tally *tally, const void *context)
+{
+    struct binomial tree = binomial_of(tally->shape->size, tally->rank, tally->shape->root);
+
+    for (uint32_t m = tree.reach / 2; m > 0; m /= 2)
+        if (tree.v + m < tree.size)
+            tally_send(tally, (uint32_t)__builtin_popcount(tree.v),
+                       binomial_rank(&tree, tree.v + m),
+                       tree_bytes(context, binomial_span(&tree, tree.v + m)));
+}
+
+void tally_binomial_up(struct tally *tally, const void *context)
+{
+    struct binomial tree = binomial_of(tally->shape->size, tally->rank, tally->shape->root);
+
+    if (tree.v != 0)
+        tally_send(tally, (uint32_t)__builtin_popcount(tree.v) - 1, binomial_parent(&tree),
+                   tree_bytes(context, least(tree.reach, tree.size - tree.v)));
+}
+
+void tally_flat_down(struct tally *tally, const void *context)
+{
+    for (uint32_t i = 0; i < tally->shape->size && tally->rank == tally->shape->root; i++)
+        tally_send(tally, 0, i, *(const double *)context);
+}
+
 void cost_pattern(const struct shape *shape, tally_fn *sends, const void *context,
                   struct cost *cost)
 {

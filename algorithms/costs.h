@@ -20,6 +20,17 @@ struct tally {
 /* tally->rank sends `bytes` to peer (mod size) in that round; empty messages vanish. */
 void tally_send(struct tally *tally, uint32_t round, uint32_t peer, double bytes);
 typedef void tally_fn(struct tally *tally, const void *context);
+
+/* What the trees from or to a root send. Binomial trees: context is a struct tree_load. */
+struct tree_load {
+    double bytes;
+    bool per_rank; /* of each rank of the subtree a message is from or for, not of every message */
+};
+void tally_binomial_down(struct tally *tally, const void *context);
+void tally_binomial_up(struct tally *tally, const void *context);
+/* The root sends everybody *(const double *)context bytes. */
+void tally_flat_down(struct tally *tally, const void *context);
+
 /* Adds the pattern's rounds and bytes to cost. */
 void cost_pattern(const struct shape *shape, tally_fn *sends, const void *context,
                   struct cost *cost);

@@ -14,21 +14,13 @@ static bool fits(const struct shape *shape)
     return true;
 }
 
-static void sends(struct tally *tally, const void *context)
-{
-    struct binomial tree = binomial_of(tally->shape->size, tally->rank, tally->shape->root);
-
-    if (tree.v != 0)
-        tally_send(tally, (uint32_t)__builtin_popcount(tree.v) - 1, binomial_parent(&tree),
-                   *(const double *)context * (double)least(tree.reach, tree.size - tree.v));
-}
-
 static void cost(const struct shape *shape, const struct knobs *knobs, struct cost *out)
 {
     double block = cost_total(shape) / shape->size;
+    struct tree_load load = {.bytes = block, .per_rank = true};
 
     *out = (struct cost){.copy_bytes = block};
-    cost_pattern(shape, sends, &block, out);
+    cost_pattern(shape, tally_binomial_up, &load, out);
     if (shape->size > 1)
         out->pipeline_bytes[cost_worst_level(shape)] +=
             (shape->size - 1.0 - shape->size / 2) * block;

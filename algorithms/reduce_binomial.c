@@ -13,22 +13,13 @@ static bool fits(const struct shape *shape)
     return true;
 }
 
-static void sends(struct tally *tally, const void *context)
-{
-    struct binomial tree = binomial_of(tally->shape->size, tally->rank, tally->shape->root);
-
-    if (tree.v != 0)
-        tally_send(tally, (uint32_t)__builtin_popcount(tree.v) - 1, binomial_parent(&tree),
-                   *(const double *)context);
-}
-
 static void cost(const struct shape *shape, const struct knobs *knobs, struct cost *out)
 {
     double bytes = cost_total(shape);
 
     *out = (struct cost){.reduce_bytes = ceil_log2(shape->size) * bytes,
                          .copy_bytes = shape->size == 1 ? bytes : 0};
-    cost_pattern(shape, sends, &bytes, out);
+    cost_pattern(shape, tally_binomial_up, &(struct tree_load){.bytes = bytes}, out);
     /* The root receives from all its children. */
     if (shape->size > 1)
         out->pipeline_bytes[cost_worst_level(shape)] += (ceil_log2(shape->size) - 1) * bytes;

@@ -13,23 +13,13 @@ static bool fits(const struct shape *shape)
     return true;
 }
 
-static void sends(struct tally *tally, const void *context)
-{
-    struct binomial tree = binomial_of(tally->shape->size, tally->rank, tally->shape->root);
-
-    for (uint32_t m = tree.reach / 2; m > 0; m /= 2)
-        if (tree.v + m < tree.size)
-            tally_send(tally, (uint32_t)__builtin_popcount(tree.v),
-                       binomial_rank(&tree, tree.v + m),
-                       *(const double *)context * binomial_span(&tree, tree.v + m));
-}
-
 static void cost(const struct shape *shape, const struct knobs *knobs, struct cost *out)
 {
     double block = cost_total(shape) / shape->size;
+    struct tree_load load = {.bytes = block, .per_rank = true};
 
     *out = (struct cost){.copy_bytes = block};
-    cost_pattern(shape, sends, &block, out);
+    cost_pattern(shape, tally_binomial_down, &load, out);
 }
 
 static void emit(const struct shape *shape, const struct knobs *knobs, struct builder *builder)

@@ -16,19 +16,13 @@ static bool fits(const struct shape *shape)
     return grain_fits(messages(shape));
 }
 
-static void sends(struct tally *tally, const void *context)
-{
-    for (uint32_t i = 0; i < tally->shape->size && tally->rank == tally->shape->root; i++)
-        tally_send(tally, 0, i, *(const double *)context);
-}
-
 static void cost(const struct shape *shape, const struct knobs *knobs, struct cost *out)
 {
     /* Where counts are local a byte stands for each. */
     double block = shape->local_counts ? 1 : cost_total(shape) / shape->size;
 
     *out = (struct cost){.copy_bytes = block};
-    cost_of_rank(shape, shape->root, sends, &block, out);
+    cost_of_rank(shape, shape->root, tally_flat_down, &block, out);
 }
 
 static void emit(const struct shape *shape, const struct knobs *knobs, struct builder *builder)

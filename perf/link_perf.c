@@ -2,14 +2,17 @@
  * else: no plan, no collective, only transport.h.
  *
  * Two ends (processes; threads for inproc) exchange addresses over a socket pair, then measure for
- * each size a ping-pong (half of the median round trip) and a stream (WINDOW transfers in flight
- * one way). The last lines fit t(s) = alpha + beta s to the ping-pong by least squares of the
- * relative error, so that small and large sizes count alike, and show the transport's own prior
- * beside it: what the planner believes until it is told better. */
+ * each size a ping-pong (half of the median round trip) and a stream (a window of transfers in
+ * flight one way). The ends may lie in network namespaces of their own, like two hosts. The last
+ * lines fit t(s) = alpha + beta s to the ping-pong by least squares of the relative error, so that
+ * small and large sizes count alike, and show the transport's own prior beside it: what the planner
+ * believes until it is told better. */
 #include "base/clock.h"
 #include "transports/transport.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -22,13 +25,23 @@
 #include <tutti/tutti.h>
 #include <unistd.h>
 
-enum { WINDOW = 16, SIZES_MAX = 40, REPS_MOST = 2000, REPS_LEAST = 5, STALL_MS = 10000 };
+enum {
+    WINDOW = 16,
+    WINDOW_MAX = TRANSPORT_POST_MAX,
+    SIZES_MAX = 40,
+    REPS_MOST = 2000,
+    REPS_LEAST = 5,
+    STALL_MS = 10000
+};
 #define BUDGET_US 20000.0 /* one measurement */
 
 struct job {
     const struct transport_ops *ops;
     uint64_t min_bytes, max_bytes, factor;
-    bool ordinary; /* malloc, not tutti_mem_alloc */
+    unsigned window;
+    bool ordinary;        /* malloc, not tutti_mem_alloc */
+    bool sleeps;          /* waits for events instead of polling */
+    const char *hosts[2]; /* network namespaces of the two ends; NULL: where we are */
 };
 
 struct end {
@@ -36,7 +49,7 @@ struct end {
     uint32_t rank;
     int channel; /* to the other end: addresses and agreement, never what is measured */
     struct transport *transport;
-    struct xfer sends[WINDOW], recvs[WINDOW];
+    struct xfer sends[WINDOW_MAX], recvs[WINDOW_MAX];
     unsigned open; /* posted and not yet returned */
     struct tag tag;
     unsigned char *out, *in;
@@ -81,10 +94,20 @@ static void post(struct end *end, struct xfer *xfer, bool sends, size_t len)
         die(sends ? "send" : "recv", status_sentence());
 }
 
+/* Nothing has come: until something may have. */
+static void wait_for_event(const struct end *end)
+{
+    struct pollfd event = {.fd = end->job->ops->wait_fd(end->transport), .events = POLLIN};
+    if (event.fd < 0)
+        die(end->job->ops->name, "has no events to sleep on (-s)");
+    if (end->job->ops->arm(end->transport) && poll(&event, 1, STALL_MS) == 0)
+        die("nothing moved for 10 s", end->job->ops->name);
+}
+
 /* Polls until every posted transfer has ended. */
 static void drain(struct end *end)
 {
-    uint64_t last = clock_ms();
+    uint64_t since = 0; /* the clock is a system call in some guests: it is read rarely */
     unsigned idle = 0;
     while (end->open > 0) {
         struct xfer *done = end->job->ops->poll(end->transport);
@@ -94,18 +117,21 @@ static void drain(struct end *end)
             if (done->status != TUTTI_OK)
                 die("transfer", tutti_status_string(done->status));
         }
-        if (idle % 64 == 63)
+        if (idle > 0 && end->open > 0 && end->job->sleeps)
+            wait_for_event(end);
+        else if (idle % 64 == 63)
             sched_yield(); /* the two ends may share a core */
-        if (idle == 0)
-            last = clock_ms();
-        else if (idle % 65536 == 0 && clock_ms() - last > STALL_MS)
+        if (idle % 65536 != 65535)
+            continue;
+        if (since == 0 || idle == 65535)
+            since = clock_ms();
+        else if (clock_ms() - since > STALL_MS)
             die("nothing moved for 10 s", end->job->ops->name);
     }
 }
 
-static double ping_pong(struct end *end, size_t len)
+static void ping_pong(struct end *end, size_t len)
 {
-    double start = now_us();
     post(end, &end->recvs[0], false, len);
     if (end->rank == 0) {
         post(end, &end->sends[0], true, len);
@@ -115,19 +141,16 @@ static double ping_pong(struct end *end, size_t len)
         post(end, &end->sends[0], true, len);
         drain(end);
     }
-    return (now_us() - start) / 2;
 }
 
-/* One round of WINDOW transfers from rank 0 and one byte back. */
-static double stream(struct end *end, size_t len)
+/* One round of a window of transfers from rank 0 and one byte back. */
+static void stream(struct end *end, size_t len)
 {
-    double start = now_us();
-    for (unsigned i = 0; i < WINDOW; i++)
+    for (unsigned i = 0; i < end->job->window; i++)
         post(end, end->rank == 0 ? &end->sends[i] : &end->recvs[i], end->rank == 0, len);
     drain(end);
     post(end, end->rank == 0 ? &end->recvs[0] : &end->sends[0], end->rank == 1, 1);
     drain(end);
-    return now_us() - start;
 }
 
 static int compare(const void *a, const void *b)
@@ -136,20 +159,29 @@ static int compare(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Runs `once` twice to learn its cost, then as often as fits; the median of one run. */
-static double measure(struct end *end, double (*once)(struct end *end, size_t len), size_t len)
+/* Runs `once` twice to learn its cost, then as often as fits; the median of samples of so many runs
+ * that reading the clock costs little. */
+static double measure(struct end *end, void (*once)(struct end *end, size_t len), size_t len)
 {
     static const uint64_t least = REPS_LEAST, most = REPS_MOST;
     double samples[REPS_MOST] = {0};
     once(end, len);
-    double fit = BUDGET_US / once(end, len);
+    double start = now_us();
+    once(end, len);
+    double fit = BUDGET_US / (now_us() - start);
     uint64_t reps = fit < (double)least ? least : fit > (double)most ? most : (uint64_t)fit;
+    uint64_t each = reps >= 16 * REPS_LEAST ? 16 : 1, number[2] = {reps / each, each};
     if (end->rank == 0)
-        tell(end, &reps, sizeof reps);
+        tell(end, number, sizeof number);
     else
-        hear(end, &reps, sizeof reps);
-    for (uint64_t i = 0; i < reps; i++)
-        samples[i] = once(end, len);
+        hear(end, number, sizeof number);
+    reps = number[0];
+    for (uint64_t i = 0; i < reps; i++) {
+        start = now_us();
+        for (uint64_t k = 0; k < number[1]; k++)
+            once(end, len);
+        samples[i] = (now_us() - start) / (double)number[1];
+    }
     qsort(samples, reps, sizeof *samples, compare);
     return samples[reps / 2];
 }
@@ -177,14 +209,14 @@ static void measure_sizes(struct end *end)
     size_t count = 0;
     for (uint64_t len = end->job->min_bytes; len <= end->job->max_bytes && count < SIZES_MAX;
          len *= end->job->factor) {
-        double half = measure(end, ping_pong, (size_t)len);
+        double half = measure(end, ping_pong, (size_t)len) / 2;
         double round = measure(end, stream, (size_t)len);
         bytes[count] = (double)len;
         us[count++] = half;
         if (end->rank == 0) {
-            printf("%-8s %12llu %12.2f %12.3f %12.3f\n", end->job->ops->name,
+            printf("%-8s %12llu %12.2f %12.4g %12.4g\n", end->job->ops->name,
                    (unsigned long long)len, half, (double)len / half / 1e3,
-                   (double)len * WINDOW / round / 1e3);
+                   (double)len * end->job->window / round / 1e3);
             fflush(stdout);
         }
     }
@@ -273,9 +305,23 @@ static void pin(uint32_t rank)
     sched_setaffinity(0, sizeof set, &set); /* a restricted machine measures unpinned */
 }
 
+/* As `ip netns exec` would start it. */
+static void enter_host(const char *name)
+{
+    char path[256];
+    if (name == NULL)
+        return;
+    snprintf(path, sizeof path, "/run/netns/%s", name);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 || setns(fd, CLONE_NEWNET) != 0)
+        die(path, strerror(errno));
+    close(fd);
+}
+
 static void *thread_end(void *argument)
 {
     struct end *end = argument;
+    enter_host(end->job->hosts[end->rank]);
     pin(end->rank);
     run_end(end);
     return NULL;
@@ -325,42 +371,77 @@ static bool run_job(const struct job *job)
 }
 
 static const char help[] =
-    "usage: link_perf [-b BYTES] [-e BYTES] [-f FACTOR] [-m] [TRANSPORT...]\n"
+    "usage: link_perf [-b BYTES] [-e BYTES] [-f FACTOR] [-w N] [-m] [-s] [-N A,B] [TRANSPORT...]\n"
     "\n"
     "Latency and bandwidth of each transport between two ranks of this machine.\n"
     "  -b BYTES   first size (1)          -e BYTES   last size (16777216)\n"
     "  -f FACTOR  from size to size (4)   -m         ordinary memory, not tutti_mem_alloc\n"
+    "  -w N       transfers in flight of the stream, at most 64 (16)\n"
+    "  -s         sleep until an event comes instead of polling\n"
+    "  -N A,B     one end in network namespace A, the other in B (see ip-netns)\n"
     "Without a transport: all that work here. Exit status: 0; 2 a mistake in the command line;\n"
     "3 a transport failed.\n";
 
+/* "a,b" into two names; false when it is not that. */
+static bool read_hosts(char *text, const char **hosts)
+{
+    char *comma = strchr(text, ',');
+    if (comma == NULL || comma == text || comma[1] == '\0')
+        return false;
+    *comma = '\0';
+    hosts[0] = text;
+    hosts[1] = comma + 1;
+    return true;
+}
+
+/* What the letters say; false with a sentence. */
+static bool read_options(int argc, char **argv, struct job *job)
+{
+    int letter;
+    while ((letter = getopt(argc, argv, "b:e:f:w:msN:h")) != -1) {
+        if (letter == 'b')
+            job->min_bytes = strtoull(optarg, NULL, 0);
+        else if (letter == 'e')
+            job->max_bytes = strtoull(optarg, NULL, 0);
+        else if (letter == 'f')
+            job->factor = strtoull(optarg, NULL, 0);
+        else if (letter == 'w')
+            job->window = (unsigned)strtoul(optarg, NULL, 0);
+        else if (letter == 'm')
+            job->ordinary = true;
+        else if (letter == 's')
+            job->sleeps = true;
+        else if (letter == 'N' && read_hosts(optarg, job->hosts))
+            continue;
+        else
+            return fputs(help, stderr), false;
+    }
+    if (job->min_bytes == 0 || job->max_bytes < job->min_bytes || job->factor < 2)
+        return fputs("link_perf: sizes must satisfy 1 <= -b <= -e, and -f at least 2\n", stderr),
+               false;
+    if (job->window == 0 || job->window > WINDOW_MAX)
+        return fprintf(stderr, "link_perf: -w must be 1 to %d\n", WINDOW_MAX), false;
+    for (int i = optind; i < argc; i++) {
+        if (transport_find(argv[i]) == NULL)
+            return fprintf(stderr, "link_perf: no transport is called \"%s\"\n", argv[i]), false;
+    }
+    return true;
+}
+
 int main(int argc, char **argv)
 {
-    struct job job = {.min_bytes = 1, .max_bytes = 16u << 20, .factor = 4};
-    int letter;
-    while ((letter = getopt(argc, argv, "b:e:f:mh")) != -1) {
-        if (letter == 'b')
-            job.min_bytes = strtoull(optarg, NULL, 0);
-        else if (letter == 'e')
-            job.max_bytes = strtoull(optarg, NULL, 0);
-        else if (letter == 'f')
-            job.factor = strtoull(optarg, NULL, 0);
-        else if (letter == 'm')
-            job.ordinary = true;
-        else
-            return fputs(help, letter == 'h' ? stdout : stderr), letter == 'h' ? 0 : 2;
-    }
-    if (job.min_bytes == 0 || job.max_bytes < job.min_bytes || job.factor < 2)
-        return fputs("link_perf: sizes must satisfy 1 <= -b <= -e, and -f at least 2\n", stderr), 2;
+    struct job job = {.min_bytes = 1, .max_bytes = 16u << 20, .factor = 4, .window = WINDOW};
+    if (argc == 2 && strcmp(argv[1], "-h") == 0)
+        return fputs(help, stdout), 0;
+    if (!read_options(argc, argv, &job))
+        return 2;
     printf("# %-6s %12s %12s %12s %12s\n# %-6s %12s %12s %12s %12s\n", "link", "size", "latency",
            "ping-pong", "stream", "", "(B)", "(us)", "(GB/s)", "(GB/s)");
     bool good = true;
-    for (int i = optind; i < argc; i++) {
-        if (transport_find(argv[i]) == NULL)
-            return fprintf(stderr, "link_perf: no transport is called \"%s\"\n", argv[i]), 2;
-    }
     struct settings settings;
     if (settings_load(&settings) != TUTTI_OK)
         die("settings", status_sentence());
+    enter_host(job.hosts[0]); /* what works there is asked below */
     for (size_t t = 0; transport_table[t]; t++) {
         char why[256] = "";
         bool wanted = optind == argc;

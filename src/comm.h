@@ -20,7 +20,7 @@
 #include "src/topology.h"
 
 #define COMM_MAGIC          0x7454696e4774756full
-#define COMM_TRANSPORTS_MAX 4
+#define COMM_TRANSPORTS_MAX 8    /* rows of the table of transports, at most */
 #define COMM_OPS_MAX        1024 /* dynamic reduction operations of one communicator */
 #define COMM_HASH_SIZE      64   /* buckets of the program cache */
 #define COMM_PEER_NAME_MAX  96
@@ -78,6 +78,7 @@ struct tutti_comm {
     bool crowded;
     uint32_t fork_generation;
     atomic_bool aborted;
+    atomic_bool revoked;         /* aborted, but stays within its peers' reach */
     atomic_int busy;             /* a thread is inside; for abort and to refuse a second */
     _Atomic tutti_status failed; /* TUTTI_OK while it works */
     char sentence[SENTENCE_MAX];

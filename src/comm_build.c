@@ -29,7 +29,7 @@ struct facts {
     char algo[SHARED_TEXT], transports[SHARED_TEXT];
     uint8_t comm_id[8], secret[32];
     int32_t status;
-    char sentence[SENTENCE_MAX];
+    char sentence[SENTENCE_MAX]; /* of the status; without one, which transports do not work here */
 };
 
 /* Round 2. */
@@ -115,6 +115,14 @@ static tutti_status check_transport_names(const struct settings *settings)
     return TUTTI_OK;
 }
 
+/* Ordinarily nobody's concern; the sentence is for the case that nothing else reaches a peer. */
+static void note_unusable(struct facts *facts, const char *name, const char *why)
+{
+    size_t used = strlen(facts->sentence);
+    log_at(LOG_LEVEL_INFO, -1, "transport %s is not used: %s", name, why);
+    snprintf(facts->sentence + used, sizeof facts->sentence - used, "; %s: %s", name, why);
+}
+
 static void gather_facts(tutti_comm *comm, struct facts *facts)
 {
     const struct settings *settings = &comm->settings;
@@ -139,18 +147,17 @@ static void gather_facts(tutti_comm *comm, struct facts *facts)
         status = auth_random(facts->comm_id, sizeof facts->comm_id);
     if (status == TUTTI_OK)
         status = auth_random(facts->secret, sizeof facts->secret);
-    for (int i = 0; transport_table[i]; i++) {
+    facts->status = status;
+    if (status != TUTTI_OK)
+        snprintf(facts->sentence, sizeof facts->sentence, "%s", status_sentence());
+    for (int i = 0; transport_table[i] && status == TUTTI_OK; i++) {
         if (!allowed(settings, transport_table[i]->name))
             continue;
         if (transport_table[i]->probe(settings, why, sizeof why))
             facts->usable |= 1u << i;
         else
-            log_at(LOG_LEVEL_INFO, -1, "transport %s is not used: %s", transport_table[i]->name,
-                   why);
+            note_unusable(facts, transport_table[i]->name, why);
     }
-    facts->status = status;
-    if (status != TUTTI_OK)
-        snprintf(facts->sentence, sizeof facts->sentence, "%s", status_sentence());
 }
 
 /* What every rank must have alike; the sentence names the first that differs from rank 0. */
@@ -328,8 +335,9 @@ static tutti_status open_transports(tutti_comm *comm, const struct facts *all,
         int row = row_for(all, comm->rank, p);
         if (row < 0)
             return fail(TUTTI_ERR_CONNECT,
-                        "no transport of TUTTI_TRANSPORTS=%s reaches from %s to %s",
-                        comm->settings.transports, comm->names[comm->rank], comm->names[p]);
+                        "no transport of TUTTI_TRANSPORTS=%s reaches from %s to %s%.400s",
+                        comm->settings.transports, comm->names[comm->rank], comm->names[p],
+                        all[comm->rank].sentence[0] ? all[comm->rank].sentence : all[p].sentence);
         uint32_t i = 0;
         while (i < comm->transport_count && rows[i] != row)
             i++;

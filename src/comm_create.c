@@ -378,3 +378,12 @@ tutti_status tutti_comm_abort(tutti_comm *comm)
     }
     return TUTTI_OK;
 }
+
+tutti_status tutti_comm_revoke(tutti_comm *comm)
+{
+    tutti_status status = check_query(comm, comm);
+    if (status != TUTTI_OK)
+        return status;
+    atomic_store(&comm->revoked, true);
+    return tutti_comm_abort(comm);
+}

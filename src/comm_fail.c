@@ -95,7 +95,8 @@ static void fail_comm(tutti_comm *comm, tutti_status status, uint32_t culprit, c
 tutti_status comm_fail(tutti_comm *comm, tutti_status status, uint32_t culprit,
                        const char *sentence)
 {
-    fail_comm(comm, status, culprit, sentence, culprit == comm->rank);
+    fail_comm(comm, status, culprit, sentence,
+              culprit == comm->rank && !atomic_load(&comm->revoked));
     return comm_error(comm);
 }
 

@@ -54,7 +54,7 @@ FOREIGN = [
     ("nvml.h", ["src/mem/mem_cuda*"]),
     ("nccl.h", ["src/compat/nccl*", "tests/nccl_facts.c", "examples/nccl.c"]),
     ("mpi.h", ["tests/mpi/*", "examples/*", "src/compat/mpi*", "perf/launch*", "perf/peer*"]),
-    ("openssl/*", ["src/base/auth.c"]),
+    ("openssl/*", ["src/base/auth.c", "src/base/seal.c"]),
     ("pmix.h", ["src/bootstrap_pmix.c"]),
     ("torch/*", ["src/compat/torch*", "src/compat/*/torch*"]),
     ("CUnit/*", ["tests/*"]),
@@ -97,6 +97,7 @@ PREFIXES = {
     "src/mem": ["mem"],
     "algorithms": ["build", "builder", "team", "tree", "ceil", "binomial", "move"],
     "transports": ["transport", "transports"],
+    "transports/verbs": ["verbs"],
     "src": ["tutti", "address", "launcher", "tag"],
 }
 
@@ -108,6 +109,8 @@ GLOBALS = {
     "generation": "src/mem: moves when that list changes",
     "once": "src/mem: finds the memory kinds once",
     "cache": "src/topology_probe: the machine does not change while a process runs",
+    "library": "transports/verbs: libibverbs and librdmacm are loaded once per process",
+    "library_once": "transports/verbs: loads them",
     "registry": "transports/inproc: where threads of one process find each other",
     "pmix": "src/bootstrap_pmix: a process has one PMIx client, opened once",
     "launcher": "src/bootstrap_pmi1: a process has one connection to its launcher",

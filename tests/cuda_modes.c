@@ -94,7 +94,7 @@ static int mode_no_gpu(void)
 /* A failed device answers every call with the same, and ends no process. */
 static int mode_failing(void)
 {
-    struct mem_queue *queue, *kept, *other;
+    struct mem_queue *queue, *kept, *other = NULL;
     void *block;
     cuda_context context;
     uint64_t ticket, done = 99;
@@ -114,12 +114,14 @@ static int mode_failing(void)
         if (status == TUTTI_OK)
             status = mem_queue_poll(queue, &done);
     }
-    return EXPECT(status == TUTTI_ERR_SYSTEM) ||
-           EXPECT(strstr(status_sentence(), "CUDA_ERROR_ILLEGAL_ADDRESS")) ||
-           EXPECT(mem_queue_poll(queue, &done) == TUTTI_ERR_SYSTEM) ||
-           EXPECT(mem_queue_copy(queue, block, block, 1, &ticket) == TUTTI_ERR_SYSTEM) ||
-           EXPECT(mem_copy_any(block, block, 1) != TUTTI_OK) ||
-           EXPECT(mem_queue_take(device, &other) == TUTTI_OK || status_sentence()[0]);
+    int bad = EXPECT(status == TUTTI_ERR_SYSTEM) ||
+              EXPECT(strstr(status_sentence(), "CUDA_ERROR_ILLEGAL_ADDRESS")) ||
+              EXPECT(mem_queue_poll(queue, &done) == TUTTI_ERR_SYSTEM) ||
+              EXPECT(mem_queue_copy(queue, block, block, 1, &ticket) == TUTTI_ERR_SYSTEM) ||
+              EXPECT(mem_copy_any(block, block, 1) != TUTTI_OK) ||
+              EXPECT(mem_queue_take(device, &other) == TUTTI_OK || status_sentence()[0]);
+    mem_queue_give(queue);
+    return bad;
 }
 
 /* A kernel that reaches beyond an allocation: known only by asking. */
@@ -139,8 +141,10 @@ static int mode_fault(void)
                                            (char *)block + ((size_t)1 << 40), 4096, &ticket);
     for (uint64_t until = clock_ns() + 20000000000u; status == TUTTI_OK && clock_ns() < until;)
         status = mem_queue_poll(queue, &done);
-    return EXPECT(status == TUTTI_ERR_SYSTEM) || EXPECT(ticket == 0 || done < ticket) ||
-           EXPECT(strstr(status_sentence(), "CUDA_ERROR_ILLEGAL_ADDRESS"));
+    int bad = EXPECT(status == TUTTI_ERR_SYSTEM) || EXPECT(ticket == 0 || done < ticket) ||
+              EXPECT(strstr(status_sentence(), "CUDA_ERROR_ILLEGAL_ADDRESS"));
+    mem_queue_give(queue);
+    return bad;
 }
 
 static int mode_no_kernels(void)
@@ -151,12 +155,14 @@ static int mode_no_kernels(void)
         .kernel = reduce_kernel(TUTTI_SUM, TUTTI_INT32), .dtype = TUTTI_INT32, .elem_size = 4};
     setenv("TUTTI_TEST_STANDIN_KERNELS", "0", 1);
     gpu = gpu_open();
-    return EXPECT(gpu && mem_device_open(&device) == TUTTI_OK) ||
-           EXPECT(!mem_device_reduces(device)) ||
-           EXPECT(mem_queue_take(device, &queue) == TUTTI_OK) ||
-           EXPECT(mem_queue_reduce(queue, &sum, TUTTI_SUM, NULL, NULL, NULL, 4, &ticket) ==
-                  TUTTI_ERR_UNSUPPORTED) ||
-           EXPECT(strstr(status_sentence(), "no reduction on GPU 0"));
+    if (EXPECT(gpu && mem_device_open(&device) == TUTTI_OK) ||
+        EXPECT(!mem_device_reduces(device)) || EXPECT(mem_queue_take(device, &queue) == TUTTI_OK))
+        return 1;
+    int bad = EXPECT(mem_queue_reduce(queue, &sum, TUTTI_SUM, NULL, NULL, NULL, 4, &ticket) ==
+                     TUTTI_ERR_UNSUPPORTED) ||
+              EXPECT(strstr(status_sentence(), "no reduction on GPU 0"));
+    mem_queue_give(queue);
+    return bad;
 }
 
 static int mode_no_memory_ops(void)
@@ -165,6 +171,8 @@ static int mode_no_memory_ops(void)
     setenv("TUTTI_CUDA_STREAM_OPS", "memory", 1);
     gpu = gpu_open();
     return EXPECT(gpu && mem_device_open(&device) == TUTTI_ERR_UNSUPPORTED) ||
+           EXPECT(strstr(status_sentence(), "TUTTI_CUDA_STREAM_OPS=memory")) ||
+           EXPECT(mem_device_open(&device) == TUTTI_ERR_UNSUPPORTED) ||
            EXPECT(strstr(status_sentence(), "TUTTI_CUDA_STREAM_OPS=memory"));
 }
 

@@ -17,6 +17,7 @@
 
 #define DEVICES_MAX 8
 #define GRAIN       512
+#define DEVICE_PAGE ((size_t)2 << 20)
 #define DIRTY_MAX   ((size_t)64 << 10) /* so much of new memory is given a pattern */
 #define STACK_MAX   32
 
@@ -418,16 +419,23 @@ static void unlist(struct memory *memory)
     free(memory);
 }
 
+static cuda_address round_up(cuda_address address, size_t grain)
+{
+    return (address + grain - 1) / grain * grain;
+}
+
 /* With the lock: the lowest gap of the arena that holds so many bytes; 0 if none does. Addresses
- * are used again as soon as they can be. */
+ * are used again as soon as they can be. Small blocks are packed, large ones have pages of their
+ * own, as on real devices. */
 static cuda_address find_gap(const struct device *device, size_t bytes)
 {
-    cuda_address at = device->base + GRAIN;
+    size_t grain = bytes < DEVICE_PAGE ? GRAIN : DEVICE_PAGE;
+    cuda_address at = round_up(device->base + GRAIN, grain);
     for (bool moved = true; moved;) {
         moved = false;
         for (const struct memory *m = memories; m; m = m->next) {
             if (m->base < at + bytes + GRAIN && at < m->base + m->bytes + GRAIN) {
-                at = (m->base + m->bytes + 2 * GRAIN - 1) / GRAIN * GRAIN;
+                at = round_up(m->base + m->bytes + GRAIN, grain);
                 moved = true;
             }
         }

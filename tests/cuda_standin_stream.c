@@ -461,7 +461,7 @@ cuda_result cuStreamGetCtx(cuda_stream handle, cuda_context *context)
         struct standin_stream *found;
         if (find_stream(c, handle, &found) == CUDA_DRIVER_OK) {
             *context = c;
-            result = CUDA_DRIVER_OK;
+            result = found->broken ? CUDA_DRIVER_CAPTURE_INVALIDATED : CUDA_DRIVER_OK;
         }
     }
     pthread_mutex_unlock(&standin_lock);

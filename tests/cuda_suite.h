@@ -76,9 +76,11 @@ static inline void gpu_free(void *memory)
     CU_ASSERT_EQUAL(gpu->free((cuda_address)(uintptr_t)memory), CUDA_DRIVER_OK);
 }
 
+/* From pageable memory: the driver returns while the last of it may still be on its way. */
 static inline void upload(void *dst, const void *src, size_t bytes)
 {
     CU_ASSERT_EQUAL(gpu->upload((cuda_address)(uintptr_t)dst, src, bytes), CUDA_DRIVER_OK);
+    CU_ASSERT_EQUAL(gpu->stream_synchronize(NULL), CUDA_DRIVER_OK);
 }
 
 static inline void download(void *dst, const void *src, size_t bytes)

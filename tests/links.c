@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "tests/hosts.h"
 
 #define COMPLAINTS_MAX 8 /* printed per world: one failure drags many others behind it */
 
@@ -91,6 +92,8 @@ struct start {
 static void *rank_main(void *argument)
 {
     struct start *start = argument;
+    struct links_world *world = start->rank.world;
+    hosts_enter(world->processes ? start->rank.rank : 0, world->size);
     rank_begin(&start->rank);
     if (start->rank.transport)
         start->function(&start->rank);
@@ -140,7 +143,11 @@ struct links_world *links_world_new(const char *transport, uint32_t size, uint32
     struct links_world *world =
         mmap(NULL, sizeof *world, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     CU_ASSERT_PTR_NOT_EQUAL_FATAL(world, MAP_FAILED);
-    settings_defaults(&world->settings);
+    if (getenv("TUTTI_TEST_TRANSPORT")) {
+        CU_ASSERT_EQUAL_FATAL(settings_load(&world->settings), TUTTI_OK);
+    } else {
+        settings_defaults(&world->settings);
+    }
     world->settings.connect_timeout_ms = LINKS_LIMIT_MS / 2;
     world->size = size;
     world->lanes = lanes;

@@ -9,7 +9,7 @@
 #include "tests/suite.h"
 #include "transports/transport.h"
 
-#define LINKS_RANKS_MAX 64
+#define LINKS_RANKS_MAX 256
 #define LINKS_PLACES    16
 #define LINKS_LIMIT_MS  30000
 
@@ -41,7 +41,8 @@ struct links_rank {
 
 typedef void links_fn(struct links_rank *rank);
 
-/* Ranks' worlds of default settings and one secret; links_run frees it. */
+/* Ranks' worlds of one secret and default settings, or with TUTTI_TEST_TRANSPORT (hosts.h) those of
+ * the environment; links_run frees it. */
 struct links_world *links_world_new(const char *transport, uint32_t size, uint32_t lanes);
 /* Runs the function as every rank, with open before and close after it (unless it set transport
  * to NULL), and asserts that nothing was wrong. */

@@ -1,6 +1,6 @@
 /* nccl_facts.c: every layout, value and signature of NCCL's interface, as facts that hold for our
- * header and, where NVIDIA's own is at hand (-DNVIDIA), for that: tests/suites/nccl_abi.sh compiles it
- * against both. There is nothing to run. */
+ * header and, where NVIDIA's own is at hand (-DNVIDIA), for that: tests/suites/nccl_abi.sh compiles
+ * it against both. There is nothing to run. */
 #ifdef NVIDIA
 #include <nccl.h>
 #else

@@ -1,6 +1,7 @@
 /* test_nccl_life.c: how communicators of the NCCL face come to be, fail and end: split, shrink,
  * revoke, abort from another thread, non-blocking ones, exits that leave them alive; and what each
  * kind of bad input gets, by code and sentence. */
+#include <dlfcn.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -120,8 +121,10 @@ static int mourning(tutti_comm *native, int rank, int size, void *context)
     int excluded[] = {2}, sum, wrong = nccl_world_init(native, rank, size, &comm);
     (void)context;
     wrong += works(comm, rank, rank, size);
-    if (rank == 2)
+    if (rank == 2) {
+        usleep(100000); /* until the others have their results too */
         raise(SIGKILL);
+    }
     double start = nccl_world_seconds();
     while (result == ncclSuccess && nccl_world_seconds() < start + 10)
         result = ncclAllReduce(&rank, &sum, 1, ncclInt32, ncclSum, comm, NULL);
@@ -454,9 +457,13 @@ static int bad_calls(tutti_comm *native, int rank, int size, void *context)
     wrong += nccl_world_says(rank, "names itself outside a group");
     wrong += TAKEN(ncclAllReduce(in, out, SIZE_MAX / 2, ncclFloat64, ncclSum, comm, NULL),
                    ncclInvalidArgument);
-    wrong += TAKEN(ncclAllReduce(in, out, 4, ncclFloat32, ncclSum, comm, (cudaStream_t)in),
-                   ncclUnhandledCudaError);
-    wrong += nccl_world_says(rank, "no driver");
+    if (!dlopen("libcuda.so.1", RTLD_LAZY)) { /* a driver need not survive what is no stream */
+        wrong += TAKEN(ncclAllReduce(in, out, 4, ncclFloat32, ncclSum, comm, (cudaStream_t)in),
+                       ncclUnhandledCudaError);
+        wrong += nccl_world_says(rank, "libcuda.so.1");
+    } else {
+        suite_skip("a stream without a driver: this machine has one");
+    }
     /* One bad call spoils its group: nothing of it runs. */
     in[0] = 5;
     wrong += OK(ncclGroupStart());

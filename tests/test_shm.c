@@ -1,232 +1,26 @@
 /* test_shm.c: the transports inside one host. Each test runs one function as every rank of a small
  * world: as threads (inproc, shm) or as processes (shm). The traffic is generated from a seed, so
  * that both ends of a link know what must arrive. */
-#include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "tests/suite.h"
+#include "tests/links.h"
 #include "transports/shm.h"
 
-#define RANKS_MAX 256
-#define LIMIT_MS  30000
+enum way { THREADS, PROCESSES };
 
-enum world_way { THREADS, PROCESSES };
-
-struct world {
-    uint32_t size, lanes;
-    struct settings settings;
-    const struct transport_ops *ops;
-    uint8_t secret[RANKS_MAX][32];
-    uint64_t seed;
-    _Atomic uint32_t wrong, arrived[8];
-    _Atomic int pids[RANKS_MAX];
-    size_t address_len[RANKS_MAX];
-    uint8_t address[RANKS_MAX][TRANSPORT_ADDRESS_MAX];
-    char names[RANKS_MAX][32];
-    const char *name_list[RANKS_MAX];
-};
-
-struct rank {
-    struct world *world;
-    struct transport *transport;
-    uint32_t rank;
-    struct transport_config config;
-};
-
-typedef void rank_fn(struct rank *rank);
-
-static void complain(struct rank *rank, int line, const char *what)
+static void run(struct links_world *world, enum way way, links_fn *function)
 {
-    printf("    rank %u line %d: %s (%s)\n", rank->rank, line, what, status_sentence());
-    atomic_fetch_add(&rank->world->wrong, 1);
-}
-#define expect(rank, fact) ((fact) ? (void)0 : complain(rank, __LINE__, #fact))
-
-/* All ranks meet here; each place is used once. */
-static void meet(struct rank *rank, int place, uint32_t ranks)
-{
-    uint64_t deadline = clock_ms() + LIMIT_MS;
-    atomic_fetch_add(&rank->world->arrived[place], 1);
-    while (atomic_load(&rank->world->arrived[place]) < ranks) {
-        if (clock_ms() > deadline) {
-            complain(rank, __LINE__, "the others did not come");
-            return;
-        }
-        sched_yield();
-    }
-}
-
-static void rank_begin(struct rank *rank)
-{
-    struct world *world = rank->world;
-    rank->config = (struct transport_config){.rank = rank->rank,
-                                             .size = world->size,
-                                             .lanes = world->lanes,
-                                             .comm_id = 77,
-                                             .secret = world->secret[rank->rank],
-                                             .settings = &world->settings,
-                                             .peer_names = world->name_list,
-                                             .crowded = world->size > 2};
-    atomic_store(&world->pids[rank->rank], getpid());
-    expect(rank, world->ops->open(&rank->config, &rank->transport) == TUTTI_OK);
-    expect(rank, world->ops->address(rank->transport, world->address[rank->rank],
-                                     &world->address_len[rank->rank]) == TUTTI_OK);
-    meet(rank, 0, world->size);
-}
-
-static void connect_to(struct rank *rank, uint32_t peer)
-{
-    const struct world *world = rank->world;
-    expect(rank, world->ops->reaches(rank->transport, peer, world->address[peer],
-                                     world->address_len[peer]));
-    expect(rank, world->ops->connect(rank->transport, peer, world->address[peer],
-                                     world->address_len[peer]) == TUTTI_OK);
-}
-
-static void connect_all(struct rank *rank)
-{
-    for (uint32_t i = 0; i < rank->world->size; i++) {
-        if (i != rank->rank)
-            connect_to(rank, i);
-    }
-}
-
-struct thread_start {
-    struct rank rank;
-    rank_fn *function;
-};
-
-static void *thread_main(void *argument)
-{
-    struct thread_start *start = argument;
-    rank_begin(&start->rank);
-    start->function(&start->rank);
-    start->rank.world->ops->close(start->rank.transport);
-    return NULL;
-}
-
-static void run_threads(struct world *world, rank_fn *function)
-{
-    static pthread_t threads[RANKS_MAX];
-    static struct thread_start starts[RANKS_MAX];
-    for (uint32_t i = 0; i < world->size; i++) {
-        starts[i] =
-            (struct thread_start){.rank = {.world = world, .rank = i}, .function = function};
-        CU_ASSERT_EQUAL_FATAL(pthread_create(&threads[i], NULL, thread_main, &starts[i]), 0);
-    }
-    for (uint32_t i = 0; i < world->size; i++)
-        pthread_join(threads[i], NULL);
-}
-
-static void run_processes(struct world *world, rank_fn *function)
-{
-    pid_t pids[RANKS_MAX];
-    fflush(stdout);
-    for (uint32_t i = 0; i < world->size; i++) {
-        pids[i] = fork();
-        if (pids[i] == 0) {
-            struct thread_start start = {.rank = {.world = world, .rank = i}, .function = function};
-            thread_main(&start);
-            fflush(stdout);
-            _exit(0);
-        }
-    }
-    for (uint32_t i = 0; i < world->size; i++) {
-        int ended = 0;
-        waitpid(pids[i], &ended, 0);
-        if (!WIFEXITED(ended) && !(WIFSIGNALED(ended) && WTERMSIG(ended) == SIGKILL))
-            atomic_fetch_add(&world->wrong, 1);
-        if (WIFEXITED(ended) && WEXITSTATUS(ended) != 0)
-            atomic_fetch_add(&world->wrong, 1);
-    }
-}
-
-static struct world *world_new(const char *name, uint32_t size, uint32_t lanes)
-{
-    struct world *world =
-        mmap(NULL, sizeof *world, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    settings_defaults(&world->settings);
-    world->size = size;
-    world->lanes = lanes;
-    world->ops = transport_find(name);
-    world->seed = suite_seed();
-    for (uint32_t i = 0; i < size; i++) {
-        snprintf(world->names[i], sizeof world->names[i], "rank %u", i);
-        world->name_list[i] = world->names[i];
-        memset(world->secret[i], 5, sizeof world->secret[i]);
-    }
-    return world;
-}
-
-static void world_run(struct world *world, enum world_way way, rank_fn *function)
-{
-    if (way == THREADS)
-        run_threads(world, function);
-    else
-        run_processes(world, function);
-    CU_ASSERT_EQUAL(world->wrong, 0);
-    munmap(world, sizeof *world);
-}
-
-/* ---- transfers ---- */
-
-static const struct tag tag_one = {{1, 2, 3}}, tag_two = {{1, 2, 4}};
-
-static tutti_status finish(struct rank *rank, struct xfer *xfer, uint64_t limit_ms)
-{
-    uint64_t deadline = clock_ms() + limit_ms;
-    while (xfer->status == TUTTI_IN_PROGRESS && clock_ms() < deadline) {
-        if (!rank->world->ops->poll(rank->transport))
-            sched_yield();
-    }
-    return xfer->status;
-}
-
-static struct xfer xfer_of(uint32_t peer, void *data, size_t len)
-{
-    return (struct xfer){.peer = peer, .data = data, .len = len, .tag = &tag_one};
-}
-
-static tutti_status send_now(struct rank *rank, struct xfer *xfer)
-{
-    tutti_status status = rank->world->ops->send(rank->transport, xfer);
-    return status == TUTTI_IN_PROGRESS ? finish(rank, xfer, LIMIT_MS) : status;
-}
-
-static tutti_status recv_now(struct rank *rank, struct xfer *xfer)
-{
-    tutti_status status = rank->world->ops->recv(rank->transport, xfer);
-    return status == TUTTI_IN_PROGRESS ? finish(rank, xfer, LIMIT_MS) : status;
-}
-
-/* Waits for an event of a kind; other events are passed over. */
-static bool wait_event(struct rank *rank, enum transport_event_kind kind, uint64_t limit_ms,
-                       struct transport_event *event)
-{
-    uint64_t deadline = clock_ms() + limit_ms;
-    while (clock_ms() < deadline) {
-        bool restart = true;
-        while (rank->world->ops->event(rank->transport, restart, event)) {
-            if (event->kind == kind)
-                return true;
-            restart = false;
-        }
-        rank->world->ops->poll(rank->transport);
-        sched_yield();
-    }
-    return false;
+    world->processes = way == PROCESSES;
+    links_run(world, function);
 }
 
 /* ---- random traffic, all links and lanes at once ---- */
@@ -239,7 +33,7 @@ struct message {
 };
 
 /* What the k-th message from one rank to another on a lane is: both compute it. */
-static struct message message_at(const struct world *world, uint32_t from, uint32_t to,
+static struct message message_at(const struct links_world *world, uint32_t from, uint32_t to,
                                  uint32_t lane, uint32_t k)
 {
     static const size_t bases[] = {0,    1,    8,     24,    25,    64,    511,    1023,
@@ -267,13 +61,13 @@ struct flow {
     uint32_t from, to, lane, k;
 };
 
-static void flow_begin(struct rank *rank, struct flow *flow, bool sending,
+static void flow_begin(struct links_rank *rank, struct flow *flow, bool sending,
                        const struct reducer *reducer)
 {
     const struct message *m = &flow->message;
     size_t bytes = m->len + m->offset + 1;
     if (m->allocated)
-        expect(rank, mem_alloc(bytes, (void **)&flow->memory) == TUTTI_OK);
+        links_expect(rank, mem_alloc(bytes, (void **)&flow->memory) == TUTTI_OK);
     else
         flow->memory = malloc(bytes);
     flow->at = flow->memory + m->offset;
@@ -281,7 +75,7 @@ static void flow_begin(struct rank *rank, struct flow *flow, bool sending,
                                .len = m->len,
                                .peer = sending ? flow->to : flow->from,
                                .lane = flow->lane,
-                               .tag = flow->k % 2 ? &tag_one : &tag_two};
+                               .tag = flow->k % 2 ? &links_tags[0] : &links_tags[1]};
     for (size_t i = 0; i < m->len; i++)
         flow->at[i] = sending ? byte_at(flow->from, flow->to, flow->lane, flow->k, i) : (uint8_t)i;
     if (!sending && m->reduce) {
@@ -294,7 +88,7 @@ static void flow_begin(struct rank *rank, struct flow *flow, bool sending,
     }
 }
 
-static void flow_check(struct rank *rank, const struct flow *flow)
+static void flow_check(struct links_rank *rank, const struct flow *flow)
 {
     const uint8_t *got = flow->dst ? flow->dst : flow->at;
     size_t bad = 0;
@@ -304,7 +98,7 @@ static void flow_check(struct rank *rank, const struct flow *flow)
             want = (uint8_t)(want + (uint8_t)i);
         bad += got[i] != want;
     }
-    expect(rank, bad == 0);
+    links_expect(rank, bad == 0);
 }
 
 static void flow_end(struct flow *flow)
@@ -316,9 +110,9 @@ static void flow_end(struct flow *flow)
     free(flow->dst);
 }
 
-static uint32_t flows_make(struct rank *rank, struct flow *flows, uint32_t per_lane)
+static uint32_t flows_make(struct links_rank *rank, struct flow *flows, uint32_t per_lane)
 {
-    struct world *world = rank->world;
+    struct links_world *world = rank->world;
     uint32_t count = 0;
     for (uint32_t k = 0; k < per_lane; k++) {
         for (uint32_t peer = 0; peer < world->size; peer++) {
@@ -337,301 +131,303 @@ static uint32_t flows_make(struct rank *rank, struct flow *flows, uint32_t per_l
     return count;
 }
 
-static void traffic(struct rank *rank)
+static void traffic(struct links_rank *rank)
 {
-    struct world *world = rank->world;
+    struct links_world *world = rank->world;
     uint32_t per_lane = world->size > 8 ? 3 : TRAFFIC_MAX;
     struct reducer reducer = {
         .kernel = reduce_kernel(TUTTI_SUM, TUTTI_UINT8), .dtype = TUTTI_UINT8, .elem_size = 1};
     struct flow *flows = calloc((size_t)world->size * world->lanes * per_lane * 2, sizeof *flows);
     uint32_t count = flows_make(rank, flows, per_lane);
-    connect_all(rank);
+    links_connect_all(rank);
     for (uint32_t i = 0; i < count; i++) {
         struct flow *flow = &flows[i];
         bool sending = flow->from == rank->rank;
         flow_begin(rank, flow, sending, &reducer);
-        tutti_status status = sending ? world->ops->send(rank->transport, &flow->xfer)
-                                      : world->ops->recv(rank->transport, &flow->xfer);
-        expect(rank, status == TUTTI_OK || status == TUTTI_IN_PROGRESS);
+        tutti_status status = sending ? rank->ops->send(rank->transport, &flow->xfer)
+                                      : rank->ops->recv(rank->transport, &flow->xfer);
+        links_expect(rank, status == TUTTI_OK || status == TUTTI_IN_PROGRESS);
     }
     for (uint32_t i = 0; i < count; i++) {
-        expect(rank, finish(rank, &flows[i].xfer, LIMIT_MS) == TUTTI_OK);
+        links_expect(rank, links_finish(rank, &flows[i].xfer, LINKS_LIMIT_MS) == TUTTI_OK);
         if (flows[i].from != rank->rank)
             flow_check(rank, &flows[i]);
     }
     for (uint32_t i = 0; i < count; i++)
         flow_end(&flows[i]);
     free(flows);
-    meet(rank, 1, world->size);
+    links_meet(rank, 1, world->size);
 }
 
 static void test_inproc_carries_random_traffic(void)
 {
-    world_run(world_new("inproc", 3, 2), THREADS, traffic);
+    run(links_world_new("inproc", 3, 2), THREADS, traffic);
 }
 
 static void test_shm_carries_random_traffic_in_place(void)
 {
-    world_run(world_new("shm", 3, 2), PROCESSES, traffic);
+    run(links_world_new("shm", 3, 2), PROCESSES, traffic);
 }
 
 static void test_shm_carries_random_traffic_by_cma(void)
 {
-    struct world *world = world_new("shm", 3, 1);
+    struct links_world *world = links_world_new("shm", 3, 1);
     world->settings.inplace = false;
-    world_run(world, PROCESSES, traffic);
+    run(world, PROCESSES, traffic);
 }
 
 static void test_shm_carries_random_traffic_staged(void)
 {
-    struct world *world = world_new("shm", 3, 1);
+    struct links_world *world = links_world_new("shm", 3, 1);
     world->settings.inplace = world->settings.cma = false;
-    world_run(world, PROCESSES, traffic);
+    run(world, PROCESSES, traffic);
 }
 
 static void test_shm_carries_random_traffic_between_threads(void)
 {
-    world_run(world_new("shm", 3, 1), THREADS, traffic);
+    run(links_world_new("shm", 3, 1), THREADS, traffic);
 }
 
 static void test_shm_carries_random_traffic_of_many(void)
 {
-    world_run(world_new("shm", 24, 1), PROCESSES, traffic);
+    run(links_world_new("shm", 24, 1), PROCESSES, traffic);
 }
 
 static void test_inproc_carries_random_traffic_of_many(void)
 {
-    world_run(world_new("inproc", 24, 1), THREADS, traffic);
+    run(links_world_new("inproc", 24, 1), THREADS, traffic);
 }
 
 /* ---- memory that is freed and allocated again ---- */
 
-static void reuse(struct rank *rank)
+static void reuse(struct links_rank *rank)
 {
-    connect_all(rank);
+    links_connect_all(rank);
     for (uint32_t round = 0; round < 300; round++) {
         size_t len = 20000 + round;
         uint8_t *memory;
-        expect(rank, mem_alloc(len, (void **)&memory) == TUTTI_OK);
+        links_expect(rank, mem_alloc(len, (void **)&memory) == TUTTI_OK);
         memset(memory, rank->rank == 0 ? (int)(round & 255) : 0, len);
-        struct xfer xfer = xfer_of(1 - rank->rank, memory, len);
-        tutti_status status = rank->rank == 0 ? send_now(rank, &xfer) : recv_now(rank, &xfer);
-        expect(rank, status == TUTTI_OK);
-        expect(rank, memory[0] == (uint8_t)round && memory[len - 1] == (uint8_t)round);
+        struct xfer xfer = links_xfer(1 - rank->rank, memory, len);
+        tutti_status status = rank->rank == 0 ? links_send(rank, &xfer) : links_recv(rank, &xfer);
+        links_expect(rank, status == TUTTI_OK);
+        links_expect(rank, memory[0] == (uint8_t)round && memory[len - 1] == (uint8_t)round);
         mem_free(memory);
     }
-    meet(rank, 1, 2);
+    links_meet(rank, 1, 2);
 }
 
 static void test_shm_never_serves_freed_memory(void)
 {
-    world_run(world_new("shm", 2, 1), PROCESSES, reuse);
+    run(links_world_new("shm", 2, 1), PROCESSES, reuse);
 }
 
 /* More allocations alive than a peer may be offered at a time. */
-static void many_regions(struct rank *rank)
+static void many_regions(struct links_rank *rank)
 {
     enum { REGIONS = 300, BYTES = 8192 };
     uint8_t *memory[REGIONS];
-    connect_all(rank);
+    links_connect_all(rank);
     for (uint32_t i = 0; i < REGIONS; i++)
-        expect(rank, mem_alloc(BYTES, (void **)&memory[i]) == TUTTI_OK);
+        links_expect(rank, mem_alloc(BYTES, (void **)&memory[i]) == TUTTI_OK);
     for (uint32_t i = 0; i < 2 * REGIONS; i++) {
         memset(memory[i % REGIONS], rank->rank == 0 ? (int)(i & 255) : 0, BYTES);
-        struct xfer xfer = xfer_of(1 - rank->rank, memory[i % REGIONS], BYTES);
-        tutti_status status = rank->rank == 0 ? send_now(rank, &xfer) : recv_now(rank, &xfer);
-        expect(rank, status == TUTTI_OK && memory[i % REGIONS][BYTES - 1] == (uint8_t)i);
+        struct xfer xfer = links_xfer(1 - rank->rank, memory[i % REGIONS], BYTES);
+        tutti_status status = rank->rank == 0 ? links_send(rank, &xfer) : links_recv(rank, &xfer);
+        links_expect(rank, status == TUTTI_OK && memory[i % REGIONS][BYTES - 1] == (uint8_t)i);
     }
     for (uint32_t i = 0; i < REGIONS; i++)
         mem_free(memory[i]);
-    meet(rank, 1, 2);
+    links_meet(rank, 1, 2);
 }
 
 static void test_shm_offers_more_regions_than_it_keeps(void)
 {
-    world_run(world_new("shm", 2, 1), PROCESSES, many_regions);
+    run(links_world_new("shm", 2, 1), PROCESSES, many_regions);
 }
 
 /* What the sender waits to overwrite does not wait for the receiver; what it leaves alone is read
  * in place, where the receiver may have an old copy of it. */
-static void overwrite_next(struct rank *rank)
+static void overwrite_next(struct links_rank *rank)
 {
     enum { BYTES = SHM_FRESH_MAX };
     uint8_t *memory;
-    connect_all(rank);
-    expect(rank, mem_alloc(BYTES, (void **)&memory) == TUTTI_OK);
+    links_connect_all(rank);
+    links_expect(rank, mem_alloc(BYTES, (void **)&memory) == TUTTI_OK);
     memset(memory, rank->rank == 0 ? 7 : 0, BYTES);
-    struct xfer first = xfer_of(1 - rank->rank, memory, 8), xfer = first, in_place = first;
+    struct xfer first = links_xfer(1 - rank->rank, memory, 8), xfer = first, in_place = first;
     xfer.len = in_place.len = BYTES;
     xfer.overwritten_next = true;
     if (rank->rank == 0) {
-        expect(rank, recv_now(rank, &first) == TUTTI_OK); /* the link is up */
+        links_expect(rank, links_recv(rank, &first) == TUTTI_OK); /* the link is up */
         memset(memory, 7, BYTES);
-        expect(rank, rank->world->ops->send(rank->transport, &xfer) == TUTTI_OK);
+        links_expect(rank, rank->ops->send(rank->transport, &xfer) == TUTTI_OK);
         memset(memory, 8, BYTES);
-        expect(rank, rank->world->ops->send(rank->transport, &in_place) == TUTTI_IN_PROGRESS);
+        links_expect(rank, rank->ops->send(rank->transport, &in_place) == TUTTI_IN_PROGRESS);
     } else {
-        expect(rank, send_now(rank, &first) == TUTTI_OK);
+        links_expect(rank, links_send(rank, &first) == TUTTI_OK);
     }
-    meet(rank, 1, 2);
+    links_meet(rank, 1, 2);
     if (rank->rank == 0) {
-        expect(rank, finish(rank, &in_place, LIMIT_MS) == TUTTI_OK);
+        links_expect(rank, links_finish(rank, &in_place, LINKS_LIMIT_MS) == TUTTI_OK);
     } else {
-        expect(rank, recv_now(rank, &xfer) == TUTTI_OK);
-        expect(rank, memory[0] == 7 && memory[BYTES - 1] == 7);
-        expect(rank, recv_now(rank, &in_place) == TUTTI_OK);
-        expect(rank, memory[0] == 8 && memory[BYTES - 1] == 8);
+        links_expect(rank, links_recv(rank, &xfer) == TUTTI_OK);
+        links_expect(rank, memory[0] == 7 && memory[BYTES - 1] == 7);
+        links_expect(rank, links_recv(rank, &in_place) == TUTTI_OK);
+        links_expect(rank, memory[0] == 8 && memory[BYTES - 1] == 8);
     }
     mem_free(memory);
-    meet(rank, 2, 2);
+    links_meet(rank, 2, 2);
 }
 
 static void test_shm_takes_along_what_is_overwritten_next(void)
 {
-    world_run(world_new("shm", 2, 1), PROCESSES, overwrite_next);
+    run(links_world_new("shm", 2, 1), PROCESSES, overwrite_next);
 }
 
 /* ---- disagreement ---- */
 
-static void mismatch(struct rank *rank)
+static void mismatch(struct links_rank *rank)
 {
     uint64_t word = 1;
-    connect_all(rank);
-    struct xfer xfer = xfer_of(1 - rank->rank, &word, rank->rank == 0 ? 8 : 4);
-    struct xfer other = xfer_of(1 - rank->rank, &word, 8);
+    links_connect_all(rank);
+    struct xfer xfer = links_xfer(1 - rank->rank, &word, rank->rank == 0 ? 8 : 4);
+    struct xfer other = links_xfer(1 - rank->rank, &word, 8);
     other.lane = 1;
     if (rank->rank == 0) {
-        other.tag = &tag_two;
-        expect(rank, send_now(rank, &xfer) == TUTTI_OK);
-        expect(rank, send_now(rank, &other) == TUTTI_OK);
+        other.tag = &links_tags[1];
+        links_expect(rank, links_send(rank, &xfer) == TUTTI_OK);
+        links_expect(rank, links_send(rank, &other) == TUTTI_OK);
     } else {
-        expect(rank, recv_now(rank, &xfer) == TUTTI_ERR_MISMATCH);
-        expect(rank, xfer.seen_len == 8 && tag_equal(&xfer.seen, &tag_one));
-        expect(rank, recv_now(rank, &other) == TUTTI_ERR_MISMATCH);
-        expect(rank, other.seen_len == 8 && tag_equal(&other.seen, &tag_two));
-        struct xfer later = xfer_of(0, &word, 8);
-        expect(rank, recv_now(rank, &later) == TUTTI_ERR_MISMATCH);
+        links_expect(rank, links_recv(rank, &xfer) == TUTTI_ERR_MISMATCH);
+        links_expect(rank, xfer.seen_len == 8 && tag_equal(&xfer.seen, &links_tags[0]));
+        links_expect(rank, links_recv(rank, &other) == TUTTI_ERR_MISMATCH);
+        links_expect(rank, other.seen_len == 8 && tag_equal(&other.seen, &links_tags[1]));
+        struct xfer later = links_xfer(0, &word, 8);
+        links_expect(rank, links_recv(rank, &later) == TUTTI_ERR_MISMATCH);
     }
-    meet(rank, 1, 2);
+    links_meet(rank, 1, 2);
 }
 
 static void test_inproc_names_a_mismatch(void)
 {
-    world_run(world_new("inproc", 2, 2), THREADS, mismatch);
+    run(links_world_new("inproc", 2, 2), THREADS, mismatch);
 }
 
 static void test_shm_names_a_mismatch(void)
 {
-    world_run(world_new("shm", 2, 2), PROCESSES, mismatch);
+    run(links_world_new("shm", 2, 2), PROCESSES, mismatch);
 }
 
 /* ---- unexpected arrivals and notices ---- */
 
-static void tell(struct rank *rank)
+static void tell(struct links_rank *rank)
 {
-    const struct transport_ops *ops = rank->world->ops;
+    const struct transport_ops *ops = rank->ops;
     struct transport_event event;
     struct notice notice = {.kind = 9, .culprit = 4, .status = 11, .text = "why"};
     uint32_t word = 7;
-    connect_all(rank);
-    struct xfer xfer = xfer_of(1 - rank->rank, &word, 4);
+    links_connect_all(rank);
+    struct xfer xfer = links_xfer(1 - rank->rank, &word, 4);
     if (rank->rank == 0) {
-        expect(rank, send_now(rank, &xfer) == TUTTI_OK);
+        links_expect(rank, links_send(rank, &xfer) == TUTTI_OK);
         notice.culprit = 5;
-        expect(rank, ops->notify(rank->transport, 1, &notice) == TUTTI_OK);
+        links_expect(rank, ops->notify(rank->transport, 1, &notice) == TUTTI_OK);
         notice.culprit = 6;
-        expect(rank, ops->notify(rank->transport, 1, &notice) == TUTTI_OK);
+        links_expect(rank, ops->notify(rank->transport, 1, &notice) == TUTTI_OK);
     } else {
-        expect(rank, wait_event(rank, TRANSPORT_EVENT_NOTICE, 5000, &event));
-        expect(rank, event.peer == 0 && event.notice.culprit == 5 && event.notice.kind == 9);
-        expect(rank, strcmp(event.notice.text, "why") == 0);
-        expect(rank, wait_event(rank, TRANSPORT_EVENT_NOTICE, 5000, &event));
-        expect(rank, event.notice.culprit == 6);
+        links_expect(rank, links_event(rank, TRANSPORT_EVENT_NOTICE, 5000, &event));
+        links_expect(rank, event.peer == 0 && event.notice.culprit == 5 && event.notice.kind == 9);
+        links_expect(rank, strcmp(event.notice.text, "why") == 0);
+        links_expect(rank, links_event(rank, TRANSPORT_EVENT_NOTICE, 5000, &event));
+        links_expect(rank, event.notice.culprit == 6);
         for (int i = 0; i < 2; i++) {
-            expect(rank, wait_event(rank, TRANSPORT_EVENT_UNEXPECTED, 5000, &event));
-            expect(rank, event.peer == 0 && event.len == 4 && tag_equal(&event.tag, &tag_one));
+            links_expect(rank, links_event(rank, TRANSPORT_EVENT_UNEXPECTED, 5000, &event));
+            links_expect(rank, event.peer == 0 && event.len == 4 &&
+                                   tag_equal(&event.tag, &links_tags[0]));
         }
-        expect(rank, recv_now(rank, &xfer) == TUTTI_OK && word == 7);
-        expect(rank, !ops->event(rank->transport, true, &event));
+        links_expect(rank, links_recv(rank, &xfer) == TUTTI_OK && word == 7);
+        links_expect(rank, !ops->event(rank->transport, true, &event));
     }
-    meet(rank, 1, 2);
+    links_meet(rank, 1, 2);
 }
 
 static void test_inproc_tells_notices_and_arrivals(void)
 {
-    world_run(world_new("inproc", 2, 1), THREADS, tell);
+    run(links_world_new("inproc", 2, 1), THREADS, tell);
 }
 
 static void test_shm_tells_notices_and_arrivals(void)
 {
-    world_run(world_new("shm", 2, 1), PROCESSES, tell);
+    run(links_world_new("shm", 2, 1), PROCESSES, tell);
 }
 
 /* ---- leaving ---- */
 
 /* Rank 0 sends and closes; rank 1 looks only afterwards. */
-static void leave(struct rank *rank)
+static void leave(struct links_rank *rank)
 {
-    const struct transport_ops *ops = rank->world->ops;
+    const struct transport_ops *ops = rank->ops;
     static _Thread_local uint8_t bytes[600];
-    connect_all(rank);
+    links_connect_all(rank);
     uint32_t hello = 1;
-    struct xfer first = xfer_of(1 - rank->rank, &hello, 4);
-    expect(rank, (rank->rank == 0 ? recv_now(rank, &first) : send_now(rank, &first)) == TUTTI_OK);
-    struct xfer xfer = xfer_of(1 - rank->rank, bytes, sizeof bytes);
+    struct xfer first = links_xfer(1 - rank->rank, &hello, 4);
+    links_expect(rank, (rank->rank == 0 ? links_recv(rank, &first) : links_send(rank, &first)) ==
+                           TUTTI_OK);
+    struct xfer xfer = links_xfer(1 - rank->rank, bytes, sizeof bytes);
     struct transport_event event;
     if (rank->rank == 0) {
         memset(bytes, 3, sizeof bytes);
-        expect(rank, send_now(rank, &xfer) == TUTTI_OK);
+        links_expect(rank, links_send(rank, &xfer) == TUTTI_OK);
         ops->close(rank->transport);
         rank->transport = NULL;
-        meet(rank, 1, 2);
+        links_meet(rank, 1, 2);
     } else {
-        meet(rank, 1, 2);
-        expect(rank, !wait_event(rank, TRANSPORT_EVENT_LINK_DOWN, 50, &event));
-        expect(rank, recv_now(rank, &xfer) == TUTTI_OK && bytes[599] == 3);
-        expect(rank, recv_now(rank, &xfer) == TUTTI_ERR_PEER);
-        expect(rank, strstr(status_sentence(), "rank 0 has left") != NULL);
-        expect(rank, ops->send(rank->transport, &xfer) == TUTTI_ERR_PEER);
+        links_meet(rank, 1, 2);
+        links_expect(rank, !links_event(rank, TRANSPORT_EVENT_LINK_DOWN, 50, &event));
+        links_expect(rank, links_recv(rank, &xfer) == TUTTI_OK && bytes[599] == 3);
+        links_expect(rank, links_recv(rank, &xfer) == TUTTI_ERR_PEER);
+        links_expect(rank, strstr(status_sentence(), "rank 0 has left") != NULL);
+        links_expect(rank, ops->send(rank->transport, &xfer) == TUTTI_ERR_PEER);
     }
 }
 
 static void test_inproc_receives_what_was_sent_before_leaving(void)
 {
-    world_run(world_new("inproc", 2, 1), THREADS, leave);
+    run(links_world_new("inproc", 2, 1), THREADS, leave);
 }
 
 static void test_shm_receives_what_was_sent_before_leaving(void)
 {
-    world_run(world_new("shm", 2, 1), PROCESSES, leave);
+    run(links_world_new("shm", 2, 1), PROCESSES, leave);
 }
 
 /* Rank 0 offers a long message and closes while rank 1 may be reading it. */
-static void leave_early(struct rank *rank)
+static void leave_early(struct links_rank *rank)
 {
-    const struct transport_ops *ops = rank->world->ops;
+    const struct transport_ops *ops = rank->ops;
     size_t len = 8u << 20;
     uint8_t *bytes = calloc(1, len);
-    connect_all(rank);
-    struct xfer xfer = xfer_of(1 - rank->rank, bytes, len);
+    links_connect_all(rank);
+    struct xfer xfer = links_xfer(1 - rank->rank, bytes, len);
     struct transport_event event;
     if (rank->rank == 0) {
-        expect(rank, ops->send(rank->transport, &xfer) == TUTTI_IN_PROGRESS);
-        meet(rank, 1, 2);
+        links_expect(rank, ops->send(rank->transport, &xfer) == TUTTI_IN_PROGRESS);
+        links_meet(rank, 1, 2);
         clock_sleep_us(200);
         ops->close(rank->transport);
         rank->transport = NULL;
         memset(bytes, 255, len);
     } else {
         tutti_status status = ops->recv(rank->transport, &xfer);
-        expect(rank, status == TUTTI_IN_PROGRESS);
-        meet(rank, 1, 2);
+        links_expect(rank, status == TUTTI_IN_PROGRESS);
+        links_meet(rank, 1, 2);
         while (xfer.status == TUTTI_IN_PROGRESS)
-            wait_event(rank, TRANSPORT_EVENT_LINK_DOWN, 1, &event);
+            links_event(rank, TRANSPORT_EVENT_LINK_DOWN, 1, &event);
         uint8_t any = 0;
         for (size_t i = 0; i < len; i++)
             any |= bytes[i];
-        expect(rank, xfer.status == TUTTI_ERR_PEER || any == 0);
+        links_expect(rank, xfer.status == TUTTI_ERR_PEER || any == 0);
     }
     free(bytes);
 }
@@ -639,138 +435,138 @@ static void leave_early(struct rank *rank)
 static void test_inproc_withdraws_an_offer(void)
 {
     for (int i = 0; i < 5; i++)
-        world_run(world_new("inproc", 2, 1), THREADS, leave_early);
+        run(links_world_new("inproc", 2, 1), THREADS, leave_early);
 }
 
 static void test_shm_withdraws_an_offer(void)
 {
     for (int i = 0; i < 5; i++)
-        world_run(world_new("shm", 2, 1), PROCESSES, leave_early);
+        run(links_world_new("shm", 2, 1), PROCESSES, leave_early);
 }
 
-static void cancelled(struct rank *rank)
+static void cancelled(struct links_rank *rank)
 {
-    const struct transport_ops *ops = rank->world->ops;
+    const struct transport_ops *ops = rank->ops;
     uint8_t *bytes = calloc(1, 1000000);
-    struct xfer out = xfer_of(1 - rank->rank, bytes, 500000);
-    struct xfer in = xfer_of(1 - rank->rank, bytes + 500000, 500000);
-    connect_all(rank);
+    struct xfer out = links_xfer(1 - rank->rank, bytes, 500000);
+    struct xfer in = links_xfer(1 - rank->rank, bytes + 500000, 500000);
+    links_connect_all(rank);
     if (rank->rank == 0) {
-        expect(rank, ops->send(rank->transport, &out) == TUTTI_IN_PROGRESS);
-        expect(rank, ops->recv(rank->transport, &in) == TUTTI_IN_PROGRESS);
+        links_expect(rank, ops->send(rank->transport, &out) == TUTTI_IN_PROGRESS);
+        links_expect(rank, ops->recv(rank->transport, &in) == TUTTI_IN_PROGRESS);
         ops->cancel(rank->transport, false);
         free(bytes);
         bytes = NULL;
-        expect(rank, ops->poll(rank->transport) == NULL);
-        expect(rank, ops->send(rank->transport, &out) == TUTTI_ERR_ABORTED);
-        meet(rank, 1, 2);
+        links_expect(rank, ops->poll(rank->transport) == NULL);
+        links_expect(rank, ops->send(rank->transport, &out) == TUTTI_ERR_ABORTED);
+        links_meet(rank, 1, 2);
     } else {
-        meet(rank, 1, 2);
+        links_meet(rank, 1, 2);
         tutti_status status = ops->recv(rank->transport, &in);
         if (status == TUTTI_IN_PROGRESS)
-            status = finish(rank, &in, 300);
-        expect(rank, status != TUTTI_OK);
+            status = links_finish(rank, &in, 300);
+        links_expect(rank, status != TUTTI_OK);
     }
-    meet(rank, 2, 2);
+    links_meet(rank, 2, 2);
     free(bytes);
 }
 
 static void test_inproc_cancels(void)
 {
-    world_run(world_new("inproc", 2, 1), THREADS, cancelled);
+    run(links_world_new("inproc", 2, 1), THREADS, cancelled);
 }
 
 static void test_shm_cancels(void)
 {
-    world_run(world_new("shm", 2, 1), PROCESSES, cancelled);
+    run(links_world_new("shm", 2, 1), PROCESSES, cancelled);
 }
 
 /* ---- dying ---- */
 
 /* Rank 1 dies with one message sent; rank 0 gets the message, then the news, within a second. */
-static void dying(struct rank *rank, bool with_child)
+static void dying(struct links_rank *rank, bool with_child)
 {
-    const struct transport_ops *ops = rank->world->ops;
+    const struct transport_ops *ops = rank->ops;
     uint32_t word = 4, answer = 0, later = 0;
-    connect_all(rank);
-    struct xfer ping = xfer_of(1 - rank->rank, &word, 4);
+    links_connect_all(rank);
+    struct xfer ping = links_xfer(1 - rank->rank, &word, 4);
     if (rank->rank == 1) {
-        expect(rank, recv_now(rank, &ping) == TUTTI_OK);
-        expect(rank, send_now(rank, &ping) == TUTTI_OK);
+        links_expect(rank, links_recv(rank, &ping) == TUTTI_OK);
+        links_expect(rank, links_send(rank, &ping) == TUTTI_OK);
         pid_t child = with_child ? fork() : -1;
         if (child == 0) {
             ops->close(rank->transport); /* must not touch the parent's links */
             sleep(5);
             _exit(0);
         }
-        meet(rank, 1, 2);
+        links_meet(rank, 1, 2);
         raise(SIGKILL);
     }
-    expect(rank, send_now(rank, &ping) == TUTTI_OK);
-    meet(rank, 1, 2);
-    struct xfer arrived = xfer_of(1, &answer, 4), missing = xfer_of(1, &later, 4);
+    links_expect(rank, links_send(rank, &ping) == TUTTI_OK);
+    links_meet(rank, 1, 2);
+    struct xfer arrived = links_xfer(1, &answer, 4), missing = links_xfer(1, &later, 4);
     struct transport_event event;
     uint64_t start = clock_ms();
-    expect(rank, recv_now(rank, &arrived) == TUTTI_OK && answer == 4);
-    expect(rank, ops->recv(rank->transport, &missing) == TUTTI_IN_PROGRESS);
-    expect(rank, wait_event(rank, TRANSPORT_EVENT_LINK_DOWN, 5000, &event));
-    expect(rank, event.peer == 1 && event.status == TUTTI_ERR_PEER);
-    expect(rank, strstr(event.sentence, "rank 1 has died") != NULL);
-    expect(rank, finish(rank, &missing, 100) == TUTTI_ERR_PEER);
-    expect(rank, clock_ms() - start < 1000);
+    links_expect(rank, links_recv(rank, &arrived) == TUTTI_OK && answer == 4);
+    links_expect(rank, ops->recv(rank->transport, &missing) == TUTTI_IN_PROGRESS);
+    links_expect(rank, links_event(rank, TRANSPORT_EVENT_LINK_DOWN, 5000, &event));
+    links_expect(rank, event.peer == 1 && event.status == TUTTI_ERR_PEER);
+    links_expect(rank, strstr(event.sentence, "rank 1 has died") != NULL);
+    links_expect(rank, links_finish(rank, &missing, 100) == TUTTI_ERR_PEER);
+    links_expect(rank, clock_ms() - start < 1000);
 }
 
-static void dying_alone(struct rank *rank)
+static void dying_alone(struct links_rank *rank)
 {
     dying(rank, false);
 }
 
-static void dying_with_child(struct rank *rank)
+static void dying_with_child(struct links_rank *rank)
 {
     dying(rank, true);
 }
 
 static void test_shm_notices_a_death(void)
 {
-    world_run(world_new("shm", 2, 1), PROCESSES, dying_alone);
+    run(links_world_new("shm", 2, 1), PROCESSES, dying_alone);
 }
 
 static void test_shm_notices_a_death_though_a_child_lives(void)
 {
-    world_run(world_new("shm", 2, 1), PROCESSES, dying_with_child);
+    run(links_world_new("shm", 2, 1), PROCESSES, dying_with_child);
 }
 
 /* ---- strangers ---- */
 
-static void wrong_secret(struct rank *rank)
+static void wrong_secret(struct links_rank *rank)
 {
     uint32_t word = 0;
     struct transport_event event;
-    connect_all(rank);
-    struct xfer xfer = xfer_of(1 - rank->rank, &word, 4);
-    tutti_status status = rank->world->ops->recv(rank->transport, &xfer);
-    expect(rank, status == TUTTI_IN_PROGRESS || rank->rank == 0);
+    links_connect_all(rank);
+    struct xfer xfer = links_xfer(1 - rank->rank, &word, 4);
+    tutti_status status = rank->ops->recv(rank->transport, &xfer);
+    links_expect(rank, status == TUTTI_IN_PROGRESS || rank->rank == 0);
     if (rank->rank == 0) {
-        wait_event(rank, TRANSPORT_EVENT_LINK_DOWN, 1000, &event);
-        expect(rank, xfer.status == TUTTI_ERR_PEER || xfer.status == TUTTI_ERR_AUTH);
-        meet(rank, 1, 2);
+        links_event(rank, TRANSPORT_EVENT_LINK_DOWN, 1000, &event);
+        links_expect(rank, xfer.status == TUTTI_ERR_PEER || xfer.status == TUTTI_ERR_AUTH);
+        links_meet(rank, 1, 2);
     } else {
         while (atomic_load(&rank->world->arrived[1]) == 0)
-            wait_event(rank, TRANSPORT_EVENT_LINK_DOWN, 1, &event);
-        meet(rank, 1, 2);
-        expect(rank, xfer.status == TUTTI_IN_PROGRESS);
+            links_event(rank, TRANSPORT_EVENT_LINK_DOWN, 1, &event);
+        links_meet(rank, 1, 2);
+        links_expect(rank, xfer.status == TUTTI_IN_PROGRESS);
     }
 }
 
 static void test_shm_refuses_a_wrong_secret(void)
 {
-    struct world *world = world_new("shm", 2, 1);
+    struct links_world *world = links_world_new("shm", 2, 1);
     world->secret[1][3] ^= 1;
-    world_run(world, PROCESSES, wrong_secret);
+    run(world, PROCESSES, wrong_secret);
 }
 
 /* Rank 1 has no descriptor left when rank 0 dials. */
-static void no_files(struct rank *rank)
+static void no_files(struct links_rank *rank)
 {
     uint32_t word = 0;
     struct transport_event event;
@@ -782,26 +578,27 @@ static void no_files(struct rank *rank)
         close(next);
         setrlimit(RLIMIT_NOFILE, &limit);
     }
-    connect_all(rank);
-    meet(rank, 1, 2);
-    struct xfer xfer = xfer_of(1 - rank->rank, &word, 4);
-    tutti_status status = rank->world->ops->recv(rank->transport, &xfer);
+    links_connect_all(rank);
+    /* Before they meet: to wait there makes progress, and finds the link failed. */
+    struct xfer xfer = links_xfer(1 - rank->rank, &word, 4);
+    tutti_status status = rank->ops->recv(rank->transport, &xfer);
+    links_meet(rank, 1, 2);
     if (rank->rank == 1) {
-        expect(rank, status == TUTTI_IN_PROGRESS);
-        expect(rank, wait_event(rank, TRANSPORT_EVENT_LINK_DOWN, 2000, &event));
-        expect(rank, strstr(event.sentence, "no file descriptor") != NULL);
-        expect(rank, finish(rank, &xfer, 100) == TUTTI_ERR_NOMEM);
+        links_expect(rank, status == TUTTI_IN_PROGRESS);
+        links_expect(rank, links_event(rank, TRANSPORT_EVENT_LINK_DOWN, 2000, &event));
+        links_expect(rank, strstr(event.sentence, "no file descriptor") != NULL);
+        links_expect(rank, links_finish(rank, &xfer, 100) == TUTTI_ERR_NOMEM);
     }
-    meet(rank, 2, 2);
+    links_meet(rank, 2, 2);
 }
 
 static void test_shm_says_when_descriptors_run_out(void)
 {
-    world_run(world_new("shm", 2, 1), PROCESSES, no_files);
+    run(links_world_new("shm", 2, 1), PROCESSES, no_files);
 }
 
 /* Every rank's listening socket gets connections that say nothing or garbage. */
-static void pester(const struct world *world, int sockets[64])
+static void pester(const struct links_world *world, int sockets[64])
 {
     for (int i = 0; i < 64; i++) {
         struct shm_address address;
@@ -819,11 +616,11 @@ static void pester(const struct world *world, int sockets[64])
     }
 }
 
-static void pestered(struct rank *rank)
+static void pestered(struct links_rank *rank)
 {
     int sockets[64];
     pester(rank->world, sockets);
-    meet(rank, 2, rank->world->size);
+    links_meet(rank, 2, rank->world->size);
     traffic(rank);
     for (int i = 0; i < 64; i++) {
         if (sockets[i] >= 0)
@@ -833,48 +630,48 @@ static void pestered(struct rank *rank)
 
 static void test_shm_bears_garbage_connections(void)
 {
-    world_run(world_new("shm", 2, 1), PROCESSES, pestered);
+    run(links_world_new("shm", 2, 1), PROCESSES, pestered);
 }
 
 /* ---- many ranks ---- */
 
-static void all_to_all(struct rank *rank)
+static void all_to_all(struct links_rank *rank)
 {
     uint32_t size = rank->world->size;
-    uint32_t out[RANKS_MAX], in[RANKS_MAX];
-    static _Thread_local struct xfer send[RANKS_MAX], recv[RANKS_MAX];
-    connect_all(rank);
+    uint32_t out[LINKS_RANKS_MAX], in[LINKS_RANKS_MAX];
+    static _Thread_local struct xfer send[LINKS_RANKS_MAX], recv[LINKS_RANKS_MAX];
+    links_connect_all(rank);
     for (uint32_t round = 0; round < 5; round++) {
         for (uint32_t peer = 0; peer < size; peer++) {
             if (peer == rank->rank)
                 continue;
             out[peer] = rank->rank * 1000 + peer + round;
-            recv[peer] = xfer_of(peer, &in[peer], 4);
-            send[peer] = xfer_of(peer, &out[peer], 4);
-            rank->world->ops->recv(rank->transport, &recv[peer]);
-            rank->world->ops->send(rank->transport, &send[peer]);
+            recv[peer] = links_xfer(peer, &in[peer], 4);
+            send[peer] = links_xfer(peer, &out[peer], 4);
+            rank->ops->recv(rank->transport, &recv[peer]);
+            rank->ops->send(rank->transport, &send[peer]);
         }
         for (uint32_t peer = 0; peer < size; peer++) {
             if (peer == rank->rank)
                 continue;
-            expect(rank, finish(rank, &recv[peer], LIMIT_MS) == TUTTI_OK);
-            expect(rank, finish(rank, &send[peer], LIMIT_MS) == TUTTI_OK);
-            expect(rank, in[peer] == peer * 1000 + rank->rank + round);
+            links_expect(rank, links_finish(rank, &recv[peer], LINKS_LIMIT_MS) == TUTTI_OK);
+            links_expect(rank, links_finish(rank, &send[peer], LINKS_LIMIT_MS) == TUTTI_OK);
+            links_expect(rank, in[peer] == peer * 1000 + rank->rank + round);
         }
     }
-    meet(rank, 1, size);
+    links_meet(rank, 1, size);
 }
 
 static void test_shm_joins_64_processes(void)
 {
     uint64_t start = clock_ms();
-    world_run(world_new("shm", 64, 1), PROCESSES, all_to_all);
+    run(links_world_new("shm", 64, 1), PROCESSES, all_to_all);
     printf(" (%llu ms) ", (unsigned long long)(clock_ms() - start));
 }
 
 static void test_inproc_joins_256_threads(void)
 {
-    world_run(world_new("inproc", 256, 1), THREADS, all_to_all);
+    run(links_world_new("inproc", 256, 1), THREADS, all_to_all);
 }
 
 int main(int argc, char **argv)

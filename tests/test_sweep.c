@@ -173,6 +173,15 @@ static int sweep_hosts(tutti_comm *comm, int rank, int size, void *context)
     return wrong + sweep(comm, rank, size, context);
 }
 
+/* Over the transports that TUTTI_TEST_TRANSPORTS lists (a setting's value, "shm,roce"), on the
+ * hosts of TUTTI_TEST_HOSTS. */
+static void test_sweep_chosen(void)
+{
+    char transports[128];
+    snprintf(transports, sizeof transports, "TUTTI_TRANSPORTS=%s", getenv("TUTTI_TEST_TRANSPORTS"));
+    run_sweep(WORLD_PROCESSES, transports, (int[]){2, 3, 4, 0}, 40, 20000);
+}
+
 static void test_sweep_threads_over_tcp(void)
 {
     struct sweep s = {suite_seed(), 60, 3000};
@@ -193,5 +202,8 @@ int main(int argc, char **argv)
         {"tcp_lanes", test_sweep_tcp_lanes},
         {"threads_over_tcp", test_sweep_threads_over_tcp},
     };
+    static const struct suite_test chosen[] = {{"chosen", test_sweep_chosen}};
+    if (getenv("TUTTI_TEST_TRANSPORTS"))
+        return suite_run("sweep", chosen, 1, argc, argv);
     return suite_run("sweep", tests, sizeof tests / sizeof *tests, argc, argv);
 }

@@ -12,21 +12,26 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "tests/hosts.h"
 #include "tests/links.h"
 
 #define DELAYS "delay:200us@20%;reorder"
 
 static const struct variant {
     const char *transport, *fault;
-    bool threads, inplace, cma;
+    bool threads, inplace, cma, rdma;
 } variants[] = {
-    {"inproc", NULL, true, true, true},   {"inproc", "", true, true, true},
-    {"inproc", DELAYS, true, true, true}, {"shm", NULL, false, true, true},
-    {"shm", NULL, false, false, true},    {"shm", NULL, false, false, false},
-    {"shm", NULL, true, true, true},      {"shm", "", false, true, true},
-    {"shm", DELAYS, false, true, true},   {"tcp", NULL, false, true, true},
-    {"tcp", NULL, true, true, true},      {"tcp", "", false, true, true},
-    {"tcp", DELAYS, false, true, true},
+    {"inproc", NULL, true, true, true, false},   {"inproc", "", true, true, true, false},
+    {"inproc", DELAYS, true, true, true, false}, {"shm", NULL, false, true, true, false},
+    {"shm", NULL, false, false, true, false},    {"shm", NULL, false, false, false, false},
+    {"shm", NULL, true, true, true, false},      {"shm", "", false, true, true, false},
+    {"shm", DELAYS, false, true, true, false},   {"tcp", NULL, false, true, true, false},
+    {"tcp", NULL, true, true, true, false},      {"tcp", "", false, true, true, false},
+    {"tcp", DELAYS, false, true, true, false},   {"ib", NULL, false, true, true, true},
+    {"roce", NULL, false, true, true, true},     {"roce", NULL, true, true, true, true},
+    {"roce", "", false, true, true, true},       {"roce", DELAYS, false, true, true, true},
+    {"iwarp", NULL, false, true, true, true},    {"iwarp", NULL, true, true, true, true},
+    {"iwarp", DELAYS, false, true, true, true},
 };
 #define VARIANTS (sizeof variants / sizeof *variants)
 
@@ -48,11 +53,19 @@ static void run_variants(links_fn *function, uint32_t size, uint32_t lanes, int 
         if (((which & PROCESSES) && v->threads) || ((which & THREADS) && !v->threads) ||
             ((which & PLAIN) && v->fault))
             continue;
+        if (!transport_find(v->transport) || !hosts_transport_wanted(v->transport))
+            continue; /* RDMA may be left out of the build */
+        if (v->threads && size > 8 && v->rdma) {
+            printf("    %s, threads: left out at %u ranks, since a guest runs the threads of a "
+                   "process one at a time\n",
+                   v->transport, size);
+            continue;
+        }
         if (UNDER_TSAN && !v->threads && strcmp(v->transport, "shm") == 0)
             continue;
         char why[SENTENCE_MAX];
         struct links_world *world = links_world_new(v->transport, size, lanes);
-        if (!world->ops->probe(&world->settings, why, sizeof why)) {
+        if (hosts_here() && !world->ops->probe(&world->settings, why, sizeof why)) {
             printf("    %s does not work here: %s\n", v->transport, why);
             continue;
         }

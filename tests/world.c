@@ -2,6 +2,8 @@
  * ordinary memory for threads, an anonymous shared mapping for processes. */
 #include "tests/world.h"
 
+#include "tests/hosts.h"
+
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -136,6 +138,7 @@ static void run_processes(struct member *members, const struct world *world)
     for (int r = 0; r < world->size; r++) {
         pids[r] = fork();
         if (pids[r] == 0) {
+            hosts_enter((unsigned)r, (unsigned)world->size);
             atomic_store(&members[r].meeting->wrong[r], be_rank(&members[r]));
             fflush(NULL);
             _exit(0);

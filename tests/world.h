@@ -18,7 +18,8 @@ struct world {
     void (*prepare)(int rank);   /* in the rank's thread or process, before its communicator */
 };
 
-/* The sum of what the ranks returned; a rank that could not make its communicator, crashed or ran
+/* Processes are on the hosts named by TUTTI_TEST_HOSTS (hosts.h); threads are where the test is.
+ * The sum of what the ranks returned; a rank that could not make its communicator, crashed or ran
  * into the limit counts as 1,000. */
 int world_run(const struct world *world, world_fn *function, void *context);
 

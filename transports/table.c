@@ -4,12 +4,20 @@
 #include "transports/local.h"
 #include "transports/tcp.h"
 
+/* A line each: */
+/* clang-format off */
 const struct transport_ops *const transport_table[] = {
     &inproc_ops,
     &shm_ops,
+#ifdef TUTTI_WITH_VERBS
+    &ib_ops,
+    &roce_ops,
+    &iwarp_ops,
+#endif
     &tcp_ops,
     NULL,
 };
+/* clang-format on */
 
 const struct transport_ops *transport_find(const char *name)
 {

@@ -107,6 +107,9 @@ struct transport; /* each transport's own; its first member is `const struct tra
 struct transport_stats {
     uint64_t sends, recvs, bytes_sent, bytes_received, copies, copied_bytes, in_place_bytes,
         syscalls;
+    /* Of devices: requests given to them, completions they reported, calls that told them of new
+     * requests, times that a peer was not ready to receive, registrations of memory. */
+    uint64_t work_requests, completions, doorbells, rnr_retries, registrations;
 };
 
 struct transport_ops {
@@ -161,9 +164,12 @@ struct transport {
     const struct transport_ops *ops;
 };
 
-/* NULL-terminated, in order of preference: inproc, shm, (verbs,) tcp. `fault` wraps one of them and
- * is not in the preference list: fault_wrap. */
+/* NULL-terminated, in order of preference: inproc, shm, ib, roce, iwarp, tcp. `fault` wraps one of
+ * them and is not in the preference list: fault_wrap. */
 extern const struct transport_ops *const transport_table[];
+#ifdef TUTTI_WITH_VERBS
+extern const struct transport_ops ib_ops, roce_ops, iwarp_ops;
+#endif
 const struct transport_ops *transport_find(const char *name); /* NULL if none */
 
 /* Wraps a transport: faults as described by the text of TUTTI_FAULT (see fault.c). Takes

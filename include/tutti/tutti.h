@@ -99,13 +99,13 @@ TUTTI_API tutti_status tutti_comm_dup(tutti_comm *comm, tutti_comm **new_comm);
 
 /* tutti_comm_shrink: the ranks that are not excluded form a communicator, in the order of their
  * ranks. Collective over those ranks alone: an excluded rank may be dead and takes no part. Works
- * on a communicator that failed or was aborted as long as it is not destroyed, here and at the
- * other survivors; one that works goes on working. excluded   ranks of comm, each at most once,
- * never this one; the same set at every survivor. count      of them; 0 renews a failed
- * communicator with all its ranks. The survivor of the lowest rank opens a meeting place and tells
- * the others over comm's links. Errors TUTTI_ERR_ARG; TUTTI_ERR_MISMATCH when survivors name
- * different sets; TUTTI_ERR_PEER, _CONNECT, _TIMEOUT when one is dead or does not come within
- * TUTTI_CONNECT_TIMEOUT_MS. */
+ * on a communicator that failed or was revoked as long as it is not destroyed, here and at the
+ * other survivors, but not after tutti_comm_abort; one that works goes on working. excluded  ranks
+ * of comm, each at most once, never this one; the same set at every survivor. count     of them; 0
+ * renews a failed communicator with all its ranks. The survivor of the lowest rank opens a meeting
+ * place and tells the others over comm's links. Errors TUTTI_ERR_ARG; TUTTI_ERR_MISMATCH when
+ * survivors name different sets; TUTTI_ERR_PEER, _CONNECT, _TIMEOUT when one is dead or does not
+ * come within TUTTI_CONNECT_TIMEOUT_MS. */
 TUTTI_API tutti_status tutti_comm_shrink(tutti_comm *comm, const int *excluded, size_t count,
                                          tutti_comm **new_comm);
 
@@ -117,15 +117,20 @@ TUTTI_API tutti_status tutti_comm_host_count(const tutti_comm *comm, int *hosts)
 TUTTI_API tutti_status tutti_comm_status(const tutti_comm *comm);
 
 /* tutti_comm_finalize: completes every started operation and waits until no peer needs this rank
- * any more; collective. tutti_comm_flush: waits until every operation issued here is done; not
- * collective, so that one thread can flush several ranks in turn. tutti_comm_destroy: releases
- * everything, never waits for peers beyond 1 s; NULL is allowed; started operations end with
- * TUTTI_ERR_ABORTED. tutti_comm_abort: from any thread: every wait of this communicator ends with
- * TUTTI_ERR_ABORTED, here and (as TUTTI_ERR_PEER naming this rank) at its peers. */
+ * any more; collective.
+ * tutti_comm_flush: waits until every operation issued here is done; not collective, so that one
+ * thread can flush several ranks in turn.
+ * tutti_comm_destroy: releases everything, never waits for peers beyond 1 s; NULL is allowed;
+ * started operations end with TUTTI_ERR_ABORTED.
+ * tutti_comm_abort: from any thread: every wait of this communicator ends with TUTTI_ERR_ABORTED,
+ * here and (as TUTTI_ERR_PEER naming this rank) at its peers, also at those it never met.
+ * tutti_comm_revoke: as abort, but this rank stays within its peers' reach, for tutti_comm_shrink:
+ * every rank revokes, since one that never met this rank learns of it from no one else. */
 TUTTI_API tutti_status tutti_comm_finalize(tutti_comm *comm);
 TUTTI_API tutti_status tutti_comm_flush(tutti_comm *comm);
 TUTTI_API tutti_status tutti_comm_destroy(tutti_comm *comm);
 TUTTI_API tutti_status tutti_comm_abort(tutti_comm *comm);
+TUTTI_API tutti_status tutti_comm_revoke(tutti_comm *comm);
 
 /* tutti_comm_explain: writes what the planner would choose for this call and why (candidates with
  * their predicted microseconds) as text of at most len - 1 characters, always terminated. */

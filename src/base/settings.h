@@ -30,7 +30,7 @@
     X(TEXT, host_id, "HOST_ID", "", 0, 63,                                                         \
       "name that ranks on one host share; empty: boot id and IPC namespace")                       \
     X(TEXT, transports, "TRANSPORTS", "auto", 0, 255,                                              \
-      "transports allowed, best first (inproc,shm,tcp), or auto")                                  \
+      "transports allowed (inproc,shm,ib,roce,iwarp,tcp), or auto")                                \
     X(TEXT, algo, "ALGO", "", 0, 255,                                                              \
       "algorithm per collective: allreduce:ring,alltoall:bruck; empty: the planner chooses")       \
     X(U64, chunk, "CHUNK", 0, 0, 1u << 30, "bytes per pipelined piece; 0: the planner chooses")    \
@@ -51,6 +51,30 @@
       "ranks of one host work in each other's GPU memory; no: through host memory")                \
     X(U64, cuda_direct_min, "CUDA_DIRECT_MIN", 256 << 10, 1, 1ull << 40,                           \
       "bytes from which they do (times (p-1)^2 when p processes share a GPU); less: host memory")  \
+    X(TEXT, verbs_device, "VERBS_DEVICE", "", 0, 255,                                              \
+      "RDMA ports to use, device or device:port, with commas; empty: all that are active")         \
+    X(U64, verbs_rails, "VERBS_RAILS", 4, 1, 4,                                                    \
+      "RDMA ports used at most, each a rail of the link")                                          \
+    X(CHOICE, verbs_connect, "VERBS_CONNECT", "bootstrap", "bootstrap|cm", 0,                      \
+      "how queue pairs are connected; iWARP always uses cm, the RDMA connection manager")          \
+    X(U64, verbs_gid_index, "VERBS_GID_INDEX", 256, 0, 256,                                        \
+      "RoCE: entry of the port's table of addresses; 256: chosen for each peer")                   \
+    X(U64, verbs_qps, "VERBS_QPS", 1, 1, 4, "queue pairs per rail of a link")                      \
+    X(U64, verbs_depth, "VERBS_DEPTH", 128, 64, 4096, "work requests a queue pair may hold")       \
+    X(U64, verbs_slot, "VERBS_SLOT", 8192, 512, 65536,                                             \
+      "bytes of a registered receive slot; longer messages are written directly")                  \
+    X(U64, verbs_window, "VERBS_WINDOW", 16, 1, 64, "messages a lane may send ahead of receives")  \
+    X(U64, verbs_chunk, "VERBS_CHUNK", 131072, 4096, 1u << 30, "bytes of one RDMA write")          \
+    X(U64, verbs_inline, "VERBS_INLINE", 220, 0, 1024,                                             \
+      "bytes of a message that the device takes from the request itself; less where it has less")  \
+    X(U64, verbs_timeout, "VERBS_TIMEOUT", 14, 1, 31,                                              \
+      "wait for an acknowledgement, 4.096 us times two to this power")                             \
+    X(U64, verbs_retry, "VERBS_RETRY", 6, 0, 7, "waits before a queue pair fails")                 \
+    X(U64, verbs_service_level, "VERBS_SERVICE_LEVEL", 0, 0, 15, "InfiniBand: service level")      \
+    X(U64, verbs_traffic_class, "VERBS_TRAFFIC_CLASS", 0, 0, 255,                                  \
+      "RoCE: traffic class (DSCP, ECN)")                                                           \
+    X(BOOL, verbs_fallback, "VERBS_FALLBACK", true, 0, 1,                                          \
+      "links whose rails are all lost, or have none that works, go over TCP")                      \
     X(TEXT, fault, "FAULT", "", 0, 255, "faults to inject, for tests; see transports/fault.c")
 
 #define SETTINGS_TYPE_U64(field)    uint64_t field;

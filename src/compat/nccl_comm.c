@@ -177,7 +177,7 @@ NCCL_FACE(ncclResult_t, ncclCommRevoke, (ncclComm_t comm, int revokeFlags))
                            "ncclCommRevoke: the communicator is not made yet: abort it instead");
     if (result == ncclSuccess) {
         atomic_store(&comm->revoked, true);
-        face_abort(comm);
+        tutti_comm_revoke(face_tutti(comm));
     }
     face_leave(comm);
     return result;

@@ -38,7 +38,7 @@ static tutti_status shrink(struct job *job, tutti_comm **made)
     tutti_comm *parent = face_tutti(job->parent);
     if (job->abort_first) {
         atomic_store(&job->parent->revoked, true);
-        tutti_comm_abort(parent);
+        tutti_comm_revoke(parent);
     }
     return tutti_comm_shrink(parent, job->excluded, job->excluded_count, made);
 }

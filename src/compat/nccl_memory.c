@@ -13,11 +13,18 @@ struct ncclWindow_vidmem {
     tutti_registration *registration;
 };
 
+/* A driver packs small blocks of device memory side by side; whole pages of its own stand on the
+ * alignment that windows need. */
+#define DEVICE_PAGE ((size_t)2 << 20)
+
 NCCL_FACE(ncclResult_t, ncclMemAlloc, (void **ptr, size_t size))
 {
     if (!ptr)
         return face_fail(ncclInvalidArgument, "ncclMemAlloc: ptr is NULL");
-    tutti_status status = tutti_mem_alloc_in(TUTTI_MEMORY_CUDA, size, ptr);
+    size_t pages = size / DEVICE_PAGE + (size % DEVICE_PAGE != 0 || size == 0);
+    tutti_status status = pages > SIZE_MAX / DEVICE_PAGE
+                              ? TUTTI_ERR_UNSUPPORTED
+                              : tutti_mem_alloc_in(TUTTI_MEMORY_CUDA, pages * DEVICE_PAGE, ptr);
     if (status == TUTTI_ERR_UNSUPPORTED)
         status = tutti_mem_alloc(size, ptr);
     return face_result(status);

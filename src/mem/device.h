@@ -132,10 +132,15 @@ void mem_share_here(const struct mem_place *place, struct mem_share *share);
 /* The address at which this process sees the allocation: maps it, or finds it mapped already (one
  * mapping per owner and base; one that was for an earlier allocation there is dropped). For the
  * process's own memory it is share->base. Attachments are kept until the process ends or
- * ATTACHED_MAX are, then the least recently used goes. Errors TUTTI_ERR_SYSTEM,
+ * ATTACHED_MAX are, then the least recently used is dropped. Errors TUTTI_ERR_SYSTEM,
  * TUTTI_ERR_PROTOCOL when the size is not what the share says. */
 #define ATTACHED_MAX 1024
 tutti_status mem_attach(struct mem_device *device, const struct mem_share *share, void **base);
+/* Gives back the mappings that were dropped, whose memory their owners cannot have back before.
+ * Waits for all that the devices were given, and holds up most other calls of the driver meanwhile:
+ * only where no stream of this process waits for the library nor can begin to. Costs one load when
+ * there is nothing to give back. */
+void mem_detach_dropped(void);
 
 /* ---- network adapters ---- */
 

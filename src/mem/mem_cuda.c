@@ -9,7 +9,7 @@
  * Memory without a context (memory pools, virtual memory) belongs to its device's primary context
  * if that is active, whoever asks, so that all threads agree; else to the one current here.
  *
- * Invariant: the list of devices only grows; a device in it is complete. */
+ * Invariant: the list of devices only grows; a device in it is complete, or unusable for good. */
 #include "mem/mem_cuda.h"
 
 #include <sched.h>
@@ -83,12 +83,13 @@ static tutti_status describe(struct mem_device *device)
     return TUTTI_OK;
 }
 
-static tutti_status open_device(const struct cuda_driver *driver, cuda_context context,
-                                struct mem_device **opened)
+/* NULL: out of memory. A device that cannot be used is one, too: opening it takes long, and what
+ * was made before the failure cannot be given back while streams wait. */
+static struct mem_device *open_device(const struct cuda_driver *driver, cuda_context context)
 {
     struct mem_device *device = calloc(1, sizeof *device);
     if (!device)
-        return fail(TUTTI_ERR_NOMEM, "open a GPU context: out of host memory");
+        return NULL;
     *device = (struct mem_device){.driver = driver, .context = context, .name = "a GPU"};
     pthread_mutex_init(&device->lock, NULL);
     struct cuda_scope scope;
@@ -103,13 +104,10 @@ static tutti_status open_device(const struct cuda_driver *driver, cuda_context c
     }
     if (status == TUTTI_OK)
         status = mem_cuda_probe_beside(device);
-    if (status != TUTTI_OK) {
-        pthread_mutex_destroy(&device->lock);
-        free(device);
-        return status;
-    }
-    *opened = device;
-    return TUTTI_OK;
+    device->unusable = status;
+    if (status != TUTTI_OK)
+        snprintf(device->why, sizeof device->why, "%s", status_sentence());
+    return device;
 }
 
 static struct mem_device *find_device(cuda_context context)
@@ -134,14 +132,18 @@ tutti_status mem_cuda_device_of_context(const struct cuda_driver *driver, cuda_c
         if (!device && count == DEVICES_MAX) {
             status = fail(TUTTI_ERR_NOMEM, "open a GPU context: %d are open", DEVICES_MAX);
         } else if (!device) {
-            status = open_device(driver, context, &device);
-            if (status == TUTTI_OK) {
-                devices.list[count] = device;
-                atomic_store_explicit(&devices.count, count + 1, memory_order_release);
-            }
+            device = open_device(driver, context);
+            if (!device)
+                status = fail(TUTTI_ERR_NOMEM, "open a GPU context: out of host memory");
+        }
+        if (device && !find_device(context)) {
+            devices.list[count] = device;
+            atomic_store_explicit(&devices.count, count + 1, memory_order_release);
         }
         pthread_mutex_unlock(&devices.lock);
     }
+    if (status == TUTTI_OK && device->unusable != TUTTI_OK)
+        status = fail(device->unusable, "%s", device->why);
     if (status == TUTTI_OK)
         *found = device;
     return status;

@@ -25,6 +25,8 @@ struct kept_words;
 struct mem_device {
     const struct cuda_driver *driver;
     cuda_context context;
+    tutti_status unusable;  /* not TUTTI_OK: it could not be opened; it is not tried again */
+    char why[SENTENCE_MAX]; /* the sentence of that */
     int ordinal;
     char name[CUDA_NAME_MAX];
     struct cuda_uuid uuid;

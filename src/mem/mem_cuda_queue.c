@@ -175,8 +175,8 @@ tutti_status mem_cuda_probe_stream_ops(struct mem_device *device)
         result = driver->write_word(queue->stream, word, 0, CUDA_WRITE_ORDERED);
         if (result == CUDA_DRIVER_OK)
             result = driver->wait_word(queue->stream, word, 0, CUDA_WAIT_REACHED);
-        if (result == CUDA_DRIVER_OK)
-            mem_queue_give(queue);
+        queue->error = result; /* without memory operations it is of no use */
+        mem_queue_give(queue);
     }
     device->memory_ops = result == CUDA_DRIVER_OK;
     if (!device->memory_ops && driver->stream_ops == MEMORY)
@@ -297,9 +297,14 @@ tutti_status mem_queue_take(struct mem_device *device, struct mem_queue **queue)
 
 void mem_queue_give(struct mem_queue *queue)
 {
-    /* A queue of a failed device serves nobody again. */
-    if (!queue || queue->error != CUDA_DRIVER_OK)
+    if (!queue)
         return;
+    if (queue->error != CUDA_DRIVER_OK) { /* a queue of a failed device serves nobody again */
+        mem_words_give(queue->device, queue->words);
+        free(queue->events);
+        free(queue);
+        return;
+    }
     pthread_mutex_lock(&queue->device->lock);
     queue->next = queue->device->queues;
     queue->device->queues = queue;

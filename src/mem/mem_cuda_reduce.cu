@@ -1,6 +1,7 @@
 /* mem_cuda_reduce.cu: dst[i] = a[i] op b[i] on a GPU, for every operation and type.
  *
- * The idea: the arithmetic is the CPU's (reduce_one.h); what is written here is how memory is read.
+ * The idea: the arithmetic is the CPU's (reduce_one.h, and for small floats its way by float16);
+ * what is written here is how memory is read.
  * Threads move vectors of 16 bytes, which lie next to each other within a warp, several in flight
  * per thread, in strides of the grid. The destination is aligned by doing its first elements
  * one by one; a source that then lies otherwise is read as aligned words and shifted into place.
@@ -16,7 +17,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define SMALL_INLINE static __device__ __forceinline__
+#define SMALL_INLINE static __device__ __forceinline__ __attribute__((unused))
 #include "mem/mem_cuda_work.h"
 #include "mem/reduce_one.h"
 #include "tutti/types.h"
@@ -176,40 +177,91 @@ static __device__ __forceinline__ void apply(const struct cuda_work &work, F two
 TUTTI_DTYPE_LIST(X)
 #undef X
 
-#define KERNEL extern "C" __global__ void __launch_bounds__(CUDA_THREADS)
+/* Conversions that the hardware has; NaNs lose their payload. */
+static __device__ __forceinline__ float float_of_half(uint16_t half)
+{
+    float value;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(half));
+    return value;
+}
 
-#define REDUCE(op, name)                                                                           \
-    KERNEL tutti_##op##_##name(struct cuda_work work)                                              \
+static __device__ __forceinline__ uint16_t half_of_float(float value)
+{
+    uint16_t half;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(half) : "f"(value));
+    return half;
+}
+
+/* The function `make` of the float that x and y, floats by `view`, give. */
+#define BY_HALF(op, name, view, make, expression)                                                  \
+    SMALL_INLINE name##_element op##_half_##name(name##_element a, name##_element b)               \
     {                                                                                              \
-        apply<name##_element, false>(work, [](name##_element x, name##_element y) {                \
-            return op##_one_##name(x, y);                                                          \
-        });                                                                                        \
+        float x = float_of_half(view(a)), y = float_of_half(view(b));                              \
+        return make(half_of_float(expression));                                                    \
     }
 
-#define SCALE_AND_DIVIDE(name)                                                                     \
+BY_HALF(sum, float16, , , x + y)
+BY_HALF(prod, float16, , , x *y)
+BY_HALF(sum, float8_e5m2, float8_e5m2_to_half, float8_e5m2_of_half, x + y)
+BY_HALF(prod, float8_e5m2, float8_e5m2_to_half, float8_e5m2_of_half, x *y)
+BY_HALF(sum, float8_e4m3, float8_e4m3_to_half, float8_e4m3_of_half, x + y)
+BY_HALF(prod, float8_e4m3, float8_e4m3_to_half, float8_e4m3_of_half, x *y *E4M3_SCALE)
+
+SMALL_INLINE uint16_t quotient_half_float16(uint16_t x, float n)
+{
+    return half_of_float(float_of_half(x) / n);
+}
+
+#define KERNEL extern "C" __global__ void __launch_bounds__(CUDA_THREADS)
+
+#define REDUCE_BY(op, name, function)                                                              \
+    KERNEL tutti_##op##_##name(struct cuda_work work)                                              \
+    {                                                                                              \
+        apply<name##_element, false>(                                                              \
+            work, [](name##_element x, name##_element y) { return function(x, y); });              \
+    }
+#define REDUCE(op, name) REDUCE_BY(op, name, op##_one_##name)
+
+#define SCALE_AND_DIVIDE_BY(name, prod, quotient)                                                  \
     KERNEL tutti_scale_##name(struct cuda_work work)                                               \
     {                                                                                              \
         name##_element scalar;                                                                     \
         memcpy(&scalar, &work.scalar, sizeof scalar);                                              \
         apply<name##_element, true>(work, [scalar](name##_element x, name##_element) {             \
-            return prod_one_##name(x, scalar);                                                     \
+            return prod##_##name(x, scalar);                                                       \
         });                                                                                        \
     }                                                                                              \
     KERNEL tutti_divide_##name(struct cuda_work work)                                              \
     {                                                                                              \
         name##_divisor n = (name##_divisor)work.ranks;                                             \
         apply<name##_element, true>(                                                               \
-            work, [n](name##_element x, name##_element) { return quotient_##name(x, n); });        \
+            work, [n](name##_element x, name##_element) { return quotient##_##name(x, n); });      \
     }
 
-#define KERNELS_FLOAT(name)                                                                        \
+#define ARITHMETIC(name)                                                                           \
     REDUCE(sum, name)                                                                              \
     REDUCE(prod, name)                                                                             \
+    SCALE_AND_DIVIDE_BY(name, prod_one, quotient)
+#define ARITHMETIC_HALF(name, quotient)                                                            \
+    REDUCE_BY(sum, name, sum_half_##name)                                                          \
+    REDUCE_BY(prod, name, prod_half_##name)                                                        \
+    SCALE_AND_DIVIDE_BY(name, prod_half, quotient)
+
+#define ARITHMETIC_float16     ARITHMETIC_HALF(float16, quotient_half)
+#define ARITHMETIC_float8_e4m3 ARITHMETIC_HALF(float8_e4m3, quotient)
+#define ARITHMETIC_float8_e5m2 ARITHMETIC_HALF(float8_e5m2, quotient)
+#define ARITHMETIC_bfloat16    ARITHMETIC(bfloat16)
+#define ARITHMETIC_float32     ARITHMETIC(float32)
+#define ARITHMETIC_float64     ARITHMETIC(float64)
+
+#define KERNELS_FLOAT(name)                                                                        \
+    ARITHMETIC_##name                                                                              \
+    REDUCE(min, name)                                                                              \
+    REDUCE(max, name)
+#define KERNELS_INT(name)                                                                          \
+    ARITHMETIC(name)                                                                               \
     REDUCE(min, name)                                                                              \
     REDUCE(max, name)                                                                              \
-    SCALE_AND_DIVIDE(name)
-#define KERNELS_INT(name)                                                                          \
-    KERNELS_FLOAT(name)                                                                            \
     REDUCE(band, name)                                                                             \
     REDUCE(bor, name)                                                                              \
     REDUCE(bxor, name)

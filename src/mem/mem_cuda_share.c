@@ -5,8 +5,14 @@
  * right one while the buffer's number is, too: the driver never gives that number twice, so memory
  * that was freed and allocated anew at the same address is told apart.
  *
+ * A mapping that serves no more is not given back at once: the driver would wait for the device's
+ * streams, and hold up copies and launches of other threads while it does, and one of those streams
+ * may be waiting for just such a copy.
+ *
  * Invariant: an attachment in the table is mapped; the table is ordered by nothing and searched
  * whole, since an attach that finds its entry is preceded by messages that cost more. */
+#include <stdatomic.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 #include <unistd.h>
@@ -21,11 +27,20 @@ struct attachment {
     uint64_t used;                               /* stamp of the last use */
 };
 
+/* A mapping that waits to be given back. */
+struct dropped {
+    struct mem_device *device;
+    cuda_address base;
+    struct dropped *next;
+};
+
 static struct {
     pthread_mutex_t lock;
     struct attachment list[ATTACHED_MAX];
     size_t count;
     uint64_t stamp;
+    struct dropped *dropped;
+    _Atomic bool any_dropped;
 } attached = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 /* ---- naming --------------------------------------------------------------------------------- */
@@ -94,32 +109,50 @@ static struct attachment *find_attachment(const struct mem_device *device,
     return NULL;
 }
 
-/* With the lock. */
-static tutti_status drop(struct attachment *attachment)
+/* With the lock. Where there is no memory to remember a mapping, it stays for good. */
+static void drop(struct attachment *attachment)
 {
-    struct cuda_scope scope;
-    tutti_status status = mem_cuda_enter(attachment->device, &scope);
-    if (status != TUTTI_OK)
-        return status;
-    cuda_result result = attachment->device->driver->ipc_close(attachment->base);
-    mem_cuda_leave(&scope);
-    if (result != CUDA_DRIVER_OK)
-        return mem_cuda_fail(result, "unmap a peer's memory from %s", attachment->device->name);
+    struct dropped *dropped = malloc(sizeof *dropped);
+    if (dropped) {
+        *dropped = (struct dropped){
+            .device = attachment->device, .base = attachment->base, .next = attached.dropped};
+        attached.dropped = dropped;
+        atomic_store_explicit(&attached.any_dropped, true, memory_order_release);
+    }
     *attachment = attached.list[--attached.count];
-    return TUTTI_OK;
+}
+
+void mem_detach_dropped(void)
+{
+    if (!atomic_load_explicit(&attached.any_dropped, memory_order_acquire))
+        return;
+    pthread_mutex_lock(&attached.lock);
+    struct dropped *first = attached.dropped;
+    attached.dropped = NULL;
+    atomic_store_explicit(&attached.any_dropped, false, memory_order_release);
+    pthread_mutex_unlock(&attached.lock);
+    for (struct dropped *dropped = first, *next; dropped; dropped = next) {
+        struct cuda_scope scope;
+        next = dropped->next;
+        if (mem_cuda_enter(dropped->device, &scope) == TUTTI_OK) {
+            (void)dropped->device->driver->ipc_close(dropped->base);
+            mem_cuda_leave(&scope);
+        }
+        free(dropped);
+    }
 }
 
 /* With the lock: room for one more, at the price of the least recently used. */
-static tutti_status make_room(void)
+static void make_room(void)
 {
     if (attached.count < ATTACHED_MAX)
-        return TUTTI_OK;
+        return;
     struct attachment *oldest = &attached.list[0];
     for (size_t i = 1; i < attached.count; i++) {
         if (attached.list[i].used < oldest->used)
             oldest = &attached.list[i];
     }
-    return drop(oldest);
+    drop(oldest);
 }
 
 /* With the lock. The driver's answer about the size is compared with the peer's, because whoever
@@ -141,14 +174,12 @@ static tutti_status map(struct mem_device *device, const struct mem_share *share
         int attribute = CUDA_POINTER_RANGE_SIZE;
         void *value = &bytes;
         result = driver->pointer_attributes(1, &attribute, &value, mapped);
-        if (result != CUDA_DRIVER_OK || bytes < share->bytes)
-            (void)driver->ipc_close(mapped);
     }
     mem_cuda_leave(&scope);
     if (result != CUDA_DRIVER_OK)
         return mem_cuda_fail(result, "map a peer's memory (%llu bytes) into %s",
                              (unsigned long long)share->bytes, device->name);
-    if (bytes < share->bytes)
+    if (bytes < share->bytes) /* stays mapped: giving it back would wait */
         return fail(TUTTI_ERR_PROTOCOL,
                     "a peer's memory on %s has %llu bytes, but was announced with %llu",
                     device->name, (unsigned long long)bytes, (unsigned long long)share->bytes);
@@ -171,10 +202,12 @@ static tutti_status attach(struct mem_device *device, const struct mem_share *sh
         *base = found->base;
         return TUTTI_OK;
     }
-    tutti_status status = found ? drop(found) : make_room();
+    if (found)
+        drop(found);
+    else
+        make_room();
     cuda_address mapped;
-    if (status == TUTTI_OK)
-        status = map(device, share, &mapped);
+    tutti_status status = map(device, share, &mapped);
     if (status != TUTTI_OK)
         return status;
     attached.list[attached.count++] = (struct attachment){.device = device,

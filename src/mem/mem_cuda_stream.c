@@ -26,6 +26,14 @@
 
 /* ---- what a stream is ----------------------------------------------------------------------- */
 
+static tutti_status fail_broken(cuda_stream handle)
+{
+    return fail(TUTTI_ERR_ARG,
+                "stream %p: its capture was invalidated by an earlier call; end it and capture "
+                "again",
+                handle);
+}
+
 /* The capture in progress: 0 if none; its graph, if so asked. With the context entered. */
 static tutti_status find_capture(const struct mem_device *device, cuda_stream handle,
                                  uint64_t *capture, cuda_graph *graph)
@@ -33,15 +41,12 @@ static tutti_status find_capture(const struct mem_device *device, cuda_stream ha
     int state = CUDA_CAPTURE_NONE;
     uint64_t id = 0;
     cuda_result result = device->driver->stream_capture(handle, &state, &id, graph, NULL, NULL);
+    if (result == CUDA_DRIVER_CAPTURE_INVALIDATED || state == CUDA_CAPTURE_BROKEN)
+        return fail_broken(handle);
     if (result != CUDA_DRIVER_OK) {
         (void)mem_cuda_fail(result, "stream %p of %s", handle, device->name);
         return TUTTI_ERR_ARG;
     }
-    if (state == CUDA_CAPTURE_BROKEN)
-        return fail(TUTTI_ERR_ARG,
-                    "stream %p of %s: its capture was invalidated by an earlier call; end it and "
-                    "capture again",
-                    handle, device->name);
     *capture = state == CUDA_CAPTURE_ACTIVE ? id : 0;
     return TUTTI_OK;
 }
@@ -72,6 +77,8 @@ tutti_status mem_stream_open(void *handle, const void *hint, struct mem_stream *
         status = device_of_default(driver, hint, &device);
     } else {
         cuda_result result = driver->stream_context(handle, &context);
+        if (result == CUDA_DRIVER_CAPTURE_INVALIDATED)
+            return fail_broken(handle);
         if (result != CUDA_DRIVER_OK) {
             (void)mem_cuda_fail(result, "%p is no stream", handle);
             return TUTTI_ERR_ARG;

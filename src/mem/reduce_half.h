@@ -1,12 +1,5 @@
 /* reduce_half.h: float16 arithmetic with the F16C conversion instructions, and 8-bit floats on top.
- * Included by reduce_kernels.c alone, in the variants whose CPU has them.
- *
- * An 8-bit float is widened to a float16 with shifts alone: e5m2 is the upper half of one, and
- * e4m3, whose exponent is narrower by one bit, becomes one that is 2^8 times too small. Results
- * come back the same way: once rounded by the instruction, to float16, and once by integer
- * additions. The first rounding cannot disturb the second: a sum or product of two 8-bit floats
- * that does not fit float16's eleven bits lies far from any tie of the eight-bit format. (The tests
- * run all pairs.) */
+ * Included by reduce_kernels.c alone, in the variants whose CPU has them. */
 #ifndef MEM_REDUCE_HALF_H
 #define MEM_REDUCE_HALF_H
 
@@ -17,8 +10,6 @@
 
 /* Widened elements in flight: two blocks of 1 KiB stay in the first cache. */
 #define HALF_BLOCK 512
-/* How much too small an e4m3 is as a float16. */
-#define E4M3_SCALE 256
 
 #if defined(__AVX512F__)
 typedef __m512 half_vector;
@@ -75,34 +66,6 @@ SMALL_INLINE void half_divide(half_stored *d, float n, size_t count)
         half_store(d + i, half_load(d + i) / n);
     for (; i < count; i++)
         d[i] = _cvtss_sh(_cvtsh_ss(d[i]) / n, _MM_FROUND_TO_NEAREST_INT);
-}
-
-SMALL_INLINE uint16_t float8_e5m2_to_half(uint8_t x)
-{
-    return (uint16_t)(x << 8);
-}
-
-SMALL_INLINE uint8_t float8_e5m2_of_half(uint16_t h)
-{
-    uint16_t magnitude = h & 0x7fff;
-    uint16_t rounded = (uint16_t)(magnitude + 0x7f + ((magnitude >> 8) & 1)) >> 8;
-    uint16_t nan = (uint16_t)(0x7e | magnitude >> 8);
-    return (uint8_t)((magnitude > 0x7c00 ? nan : rounded) | (h >> 8 & 0x80));
-}
-
-SMALL_INLINE uint16_t float8_e4m3_to_half(uint8_t x)
-{
-    uint16_t magnitude = x & 0x7f;
-    uint16_t nan = magnitude == 0x7f ? 0x7e00 : 0;
-    return (uint16_t)(magnitude << 7 | (x & 0x80) << 8 | nan);
-}
-
-SMALL_INLINE uint8_t float8_e4m3_of_half(uint16_t h)
-{
-    uint16_t magnitude = h & 0x7fff;
-    uint16_t rounded = (uint16_t)(magnitude + 0x3f + ((magnitude >> 7) & 1)) >> 7;
-    rounded = rounded > 0x7e ? 0x7e : rounded;
-    return (uint8_t)((magnitude > 0x7c00 ? 0x7f : rounded) | (h >> 8 & 0x80));
 }
 
 #endif

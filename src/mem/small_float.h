@@ -122,4 +122,44 @@ SMALL_INLINE uint16_t bfloat16_encode(float value)
     return (uint16_t)((value != value ? bits | 0x400000 : rounded) >> 16);
 }
 
+/* ---- 8-bit floats by way of float16 ---------------------------------------------------------
+ *
+ * An 8-bit float is widened to a float16 with shifts alone: e5m2 is the upper half of one, and
+ * e4m3, whose exponent is narrower by one bit, becomes one that is 2^8 times too small. Results
+ * come back the same way: once rounded by the instruction, to float16, and once by integer
+ * additions. The first rounding cannot disturb the second: a sum or product of two 8-bit floats
+ * that does not fit float16's eleven bits lies far from any tie of the eight-bit format. (The tests
+ * run all pairs.) */
+
+/* How much too small an e4m3 is as a float16. */
+#define E4M3_SCALE 256
+
+SMALL_INLINE uint16_t float8_e5m2_to_half(uint8_t x)
+{
+    return (uint16_t)(x << 8);
+}
+
+SMALL_INLINE uint8_t float8_e5m2_of_half(uint16_t h)
+{
+    uint16_t magnitude = h & 0x7fff;
+    uint16_t rounded = (uint16_t)(magnitude + 0x7f + ((magnitude >> 8) & 1)) >> 8;
+    uint16_t nan = (uint16_t)(0x7e | magnitude >> 8);
+    return (uint8_t)((magnitude > 0x7c00 ? nan : rounded) | (h >> 8 & 0x80));
+}
+
+SMALL_INLINE uint16_t float8_e4m3_to_half(uint8_t x)
+{
+    uint16_t magnitude = x & 0x7f;
+    uint16_t nan = magnitude == 0x7f ? 0x7e00 : 0;
+    return (uint16_t)(magnitude << 7 | (x & 0x80) << 8 | nan);
+}
+
+SMALL_INLINE uint8_t float8_e4m3_of_half(uint16_t h)
+{
+    uint16_t magnitude = h & 0x7fff;
+    uint16_t rounded = (uint16_t)(magnitude + 0x3f + ((magnitude >> 7) & 1)) >> 7;
+    rounded = rounded > 0x7e ? 0x7e : rounded;
+    return (uint8_t)((magnitude > 0x7c00 ? 0x7f : rounded) | (h >> 8 & 0x80));
+}
+
 #endif

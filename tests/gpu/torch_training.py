@@ -29,9 +29,9 @@ def train(model, rank, size):
     generator = torch.Generator().manual_seed(11)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     losses = []
+    inputs = torch.randn(BATCH, WIDTH, generator=generator)
+    targets = torch.randn(BATCH, 16, generator=generator)
     for _ in range(STEPS):
-        inputs = torch.randn(BATCH, WIDTH, generator=generator)
-        targets = torch.randn(BATCH, 16, generator=generator)
         part = slice(rank * BATCH // size, (rank + 1) * BATCH // size)
         loss = nn.functional.mse_loss(model(inputs[part].cuda()), targets[part].cuda())
         loss.backward()

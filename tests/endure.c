@@ -1,0 +1,127 @@
+/* endure.c: one rank of a job that goes on while something happens around it; started once per rank
+ * by a launcher or by tests/vm/guest/parts.sh.
+ *
+ *     endure run SECONDS COUNT   allreduce of COUNT floats again and again. The values do not add
+ * up exactly, so each result must have the same bits as the first only because the plan fixes the
+ * order of the sums. Prints how often, and the longest a call took. endure comms N FILE makes N
+ * communicators one after the other, uses and destroys them; then writes a line to FILE.RANK and
+ * waits for FILE.go to appear, so that what is left in the kernel can be looked at while it lives.
+ */
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "tutti/tutti.h"
+
+static double seconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+static int bad(int rank, const char *what)
+{
+    printf("rank %d: %s: %s\n", rank, what, tutti_last_error());
+    return 1;
+}
+
+/* Values of very different sizes: another order of adding gives other bits. */
+static void fill(float *in, size_t count, int rank)
+{
+    uint32_t state = 12345u + (uint32_t)rank;
+    for (size_t i = 0; i < count; i++) {
+        state = state * 1664525u + 1013904223u;
+        in[i] = (float)(int32_t)state * ((state & 15) == 0 ? 1e-3f : 1e-9f);
+    }
+}
+
+/* Rank 0's clock decides for all when it is time to stop. */
+static int go_on(tutti_comm *comm, int rank, double end, int *go)
+{
+    if (rank == 0)
+        *go = seconds() < end;
+    return tutti_broadcast(go, go, 1, TUTTI_INT32, 0, comm) == TUTTI_OK;
+}
+
+static int run(tutti_comm *comm, int rank, double length_s, size_t count)
+{
+    float *in = malloc(count * sizeof *in), *out = malloc(count * sizeof *out);
+    float *first = malloc(count * sizeof *first);
+    double end = seconds() + length_s, longest = 0;
+    unsigned long calls = 0, different = 0;
+    int go = 1;
+    if (!in || !out || !first)
+        return bad(rank, "memory");
+    fill(in, count, rank);
+    while (go) {
+        double begin = seconds();
+        memset(out, 0xff, count * sizeof *out);
+        if (tutti_allreduce(in, out, count, TUTTI_FLOAT32, TUTTI_SUM, comm) != TUTTI_OK)
+            return bad(rank, "allreduce");
+        if (seconds() - begin > longest)
+            longest = seconds() - begin;
+        if (calls++ == 0)
+            memcpy(first, out, count * sizeof *out);
+        different += memcmp(first, out, count * sizeof *out) != 0;
+        if (!go_on(comm, rank, end, &go))
+            return bad(rank, "broadcast");
+    }
+    printf("rank %d: %lu calls, %lu with other bits, longest %.3f s\n", rank, calls, different,
+           longest);
+    free(in);
+    free(out);
+    free(first);
+    return different != 0;
+}
+
+static int comms(int count, const char *file)
+{
+    char path[512];
+    int rank = -1, size = 0;
+    for (int i = 0; i < count; i++) {
+        tutti_comm *comm;
+        int32_t one = 1, sum = 0;
+        if (tutti_comm_create_from_env(&comm) != TUTTI_OK)
+            return bad(rank, "create");
+        tutti_comm_rank(comm, &rank);
+        tutti_comm_size(comm, &size);
+        if (tutti_allreduce(&one, &sum, 1, TUTTI_INT32, TUTTI_SUM, comm) != TUTTI_OK)
+            return bad(rank, "allreduce");
+        if (tutti_comm_destroy(comm) != TUTTI_OK)
+            return bad(rank, "destroy");
+        if (sum != size) {
+            printf("rank %d: the sum is %d, not %d\n", rank, (int)sum, size);
+            return 1;
+        }
+    }
+    snprintf(path, sizeof path, "%s.%d", file, rank);
+    FILE *done = fopen(path, "w");
+    if (!done || fprintf(done, "%d communicators\n", count) < 0 || fclose(done) != 0)
+        return bad(rank, path);
+    snprintf(path, sizeof path, "%s.go", file);
+    for (int i = 0; i < 600 && access(path, F_OK) != 0; i++)
+        usleep(100000);
+    printf("rank %d: %d communicators\n", rank, count);
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    tutti_comm *comm;
+    int rank = -1;
+    if (argc == 4 && strcmp(argv[1], "comms") == 0)
+        return comms(atoi(argv[2]), argv[3]);
+    if (argc != 4 || strcmp(argv[1], "run") != 0)
+        return fprintf(stderr, "usage: endure run SECONDS COUNT | comms N FILE\n"), 2;
+    if (tutti_comm_create_from_env(&comm) != TUTTI_OK)
+        return bad(rank, "create");
+    tutti_comm_rank(comm, &rank);
+    int status = run(comm, rank, atof(argv[2]), (size_t)atol(argv[3]));
+    if (status == 0 && tutti_comm_destroy(comm) != TUTTI_OK)
+        status = bad(rank, "destroy");
+    return status;
+}

@@ -1,0 +1,378 @@
+/* test_nccl_gpu.c: the NCCL face on device memory and streams: random calls against exact results,
+ * several ranks of one thread, aborts that release streams, memory and scalars of the device. Over
+ * the stand-in driver, or over a real one (TUTTI_TEST_CUDA_DRIVER). */
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "tests/nccl_world.h"
+#include "tests/rig.h"
+
+#define AWAIT_S 30
+#define STREAMS 3
+
+static void run(enum world_kind kind, int size, const char *const *settings, world_fn *function,
+                void *context)
+{
+    struct world world = {.kind = kind, .size = size, .settings = settings, .limit_s = 120};
+    if (!rig_is_there()) {
+        suite_skip("no GPU");
+        return;
+    }
+    CU_ASSERT_EQUAL(rig_run(&world, function, context), 0);
+}
+
+static const char *const direct[] = {"TUTTI_CUDA_DIRECT_MIN=1", NULL};
+static const char *const staged[] = {"TUTTI_CUDA_DIRECT=0", NULL};
+static const char *const tcp[] = {"TUTTI_TRANSPORTS=tcp", NULL};
+
+/* ---- random calls in streams ------------------------------------------------------------------
+ */
+
+/* NCCL's numbers for a case; false when it has none. */
+static bool translate(const struct testcase *c, ncclDataType_t *type, ncclRedOp_t *op)
+{
+    static const int types[TUTTI_DTYPE_COUNT] = {
+        [TUTTI_INT8] = 1 + ncclInt8,
+        [TUTTI_UINT8] = 1 + ncclUint8,
+        [TUTTI_INT32] = 1 + ncclInt32,
+        [TUTTI_UINT32] = 1 + ncclUint32,
+        [TUTTI_INT64] = 1 + ncclInt64,
+        [TUTTI_UINT64] = 1 + ncclUint64,
+        [TUTTI_FLOAT16] = 1 + ncclFloat16,
+        [TUTTI_BFLOAT16] = 1 + ncclBfloat16,
+        [TUTTI_FLOAT32] = 1 + ncclFloat32,
+        [TUTTI_FLOAT64] = 1 + ncclFloat64,
+        [TUTTI_FLOAT8_E4M3] = 1 + ncclFloat8e4m3,
+        [TUTTI_FLOAT8_E5M2] = 1 + ncclFloat8e5m2,
+    };
+    static const int ops[TUTTI_OP_COUNT] = {
+        [TUTTI_SUM] = 1 + ncclSum, [TUTTI_PROD] = 1 + ncclProd, [TUTTI_MIN] = 1 + ncclMin,
+        [TUTTI_MAX] = 1 + ncclMax, [TUTTI_AVG] = 1 + ncclAvg,
+    };
+    *type = (ncclDataType_t)(types[c->dtype] - 1);
+    *op = (ncclRedOp_t)(ops[c->op] - 1);
+    return types[c->dtype] && ops[c->op];
+}
+
+static bool is_served(tutti_coll coll)
+{
+    return coll == TUTTI_COLL_ALLREDUCE || coll == TUTTI_COLL_ALLGATHER ||
+           coll == TUTTI_COLL_REDUCE_SCATTER || coll == TUTTI_COLL_BROADCAST ||
+           coll == TUTTI_COLL_REDUCE || coll == TUTTI_COLL_GATHER || coll == TUTTI_COLL_SCATTER ||
+           coll == TUTTI_COLL_ALLTOALL;
+}
+
+static ncclResult_t call(const struct rig_job *job, ncclDataType_t type, ncclRedOp_t op,
+                         ncclComm_t comm, cudaStream_t stream)
+{
+    const struct testcase *c = &job->c;
+    const void *in = job->in + job->in_at;
+    void *out = job->out + job->out_at;
+    switch (c->coll) {
+    case TUTTI_COLL_ALLREDUCE:
+        return ncclAllReduce(in, out, c->count, type, op, comm, stream);
+    case TUTTI_COLL_ALLGATHER:
+        return ncclAllGather(in, out, c->count, type, comm, stream);
+    case TUTTI_COLL_REDUCE_SCATTER:
+        return ncclReduceScatter(in, out, c->count, type, op, comm, stream);
+    case TUTTI_COLL_BROADCAST:
+        return ncclBroadcast(in, out, c->count, type, c->root, comm, stream);
+    case TUTTI_COLL_REDUCE:
+        return ncclReduce(in, out, c->count, type, op, c->root, comm, stream);
+    case TUTTI_COLL_GATHER:
+        return ncclGather(in, out, c->count, type, c->root, comm, stream);
+    case TUTTI_COLL_SCATTER:
+        return ncclScatter(in, out, c->count, type, c->root, comm, stream);
+    default:
+        return ncclAlltoAll(in, out, c->count, type, comm, stream);
+    }
+}
+
+struct sweep {
+    uint64_t seed;
+    int cases;
+    bool processes; /* a rank has its context for itself: default and blocking streams too */
+};
+
+/* A pre-multiplied sum whose scalar lies on the device, or here. */
+static int premultiply(struct testcase *c, bool on_device, int rank, ncclDataType_t type,
+                       ncclComm_t comm, ncclRedOp_t *op)
+{
+    uint64_t scalar = 0;
+    void *device = rig_take(sizeof scalar);
+    testcase_store(&scalar, c->dtype, testcase_scalar(rank));
+    rig_copy(device, &scalar, sizeof scalar);
+    int wrong =
+        OK(ncclRedOpCreatePreMulSum(op, on_device ? device : &scalar, type,
+                                    on_device ? ncclScalarDevice : ncclScalarHostImmediate, comm));
+    testcase_set_premulsum(c, (tutti_op)0);
+    rig_give(device);
+    return wrong;
+}
+
+/* Each call stands between copies into and out of its buffers; with a closed gate in front it must
+ * return all the same, and nothing may have run. */
+static int sweep(tutti_comm *native, int rank, int size, void *context)
+{
+    const struct sweep *s = context;
+    uint64_t state = s->seed;
+    cuda_stream streams[STREAMS] = {rig_stream_take(false), NULL, NULL};
+    streams[1] = s->processes ? rig_stream_take(true) : streams[0];
+    streams[2] = s->processes ? NULL : streams[0];
+    struct rig_job *job = calloc(1, sizeof *job);
+    ncclComm_t comm;
+    int wrong = nccl_world_init(native, rank, size, &comm);
+    for (int i = 0; i < s->cases && wrong == 0; i++) {
+        ncclDataType_t type;
+        ncclRedOp_t op, made = ncclSum;
+        do
+            testcase_generate(&job->c, &state, size, i % 8 == 7 ? 40000 : 700);
+        while (!is_served(job->c.coll) || !translate(&job->c, &type, &op));
+        uint64_t choice = suite_random(&state);
+        job->c.form = FORM_ON_STREAM;
+        if (choice % 4 == 0) {
+            wrong += premultiply(&job->c, choice / 4 % 2, rank, type, comm, &made);
+            op = made;
+        } else if (choice % 4 == 1) {
+            testcase_set_avg(&job->c, size);
+            op = ncclAvg;
+        }
+        cuda_stream stream = streams[choice / 64 % STREAMS];
+        bool gated = choice / 512 % 4 == 0;
+        rig_job_make(job, i, NULL, rank, size);
+        if (gated)
+            rig_gate_put((unsigned)rank, stream);
+        rig_job_before(job, stream);
+        wrong += OK(call(job, type, op, comm, (cudaStream_t)stream));
+        rig_job_after(job, stream);
+        if (gated) {
+            wrong += world_check(rank, !rig_is_done(stream), "the stream passed a closed gate");
+            rig_gate_open((unsigned)rank);
+        }
+        wrong += rig_await(rank, stream, AWAIT_S);
+        wrong += rig_job_check(job);
+        if (made >= ncclNumOps)
+            wrong += OK(ncclRedOpDestroy(made, comm));
+        ncclResult_t async = ncclInProgress;
+        wrong += OK(ncclCommGetAsyncError(comm, &async));
+        wrong += world_check(rank, async == ncclSuccess, "state %d", (int)async);
+    }
+    if (wrong)
+        world_check(rank, 0, "seed %llu", (unsigned long long)s->seed);
+    free(job);
+    return wrong + OK(ncclCommDestroy(comm));
+}
+
+static void run_sweep(enum world_kind kind, int size, const char *const *settings, int cases)
+{
+    struct sweep s = {suite_seed() + (unsigned)size, cases, kind == WORLD_PROCESSES};
+    if (getenv("TUTTI_TEST_FAST"))
+        s.cases = cases / 3 + 1;
+    run(kind, size, settings, sweep, &s);
+}
+
+static void test_nccl_gpu_collectives(void)
+{
+    run_sweep(WORLD_PROCESSES, 2, direct, 80);
+    run_sweep(WORLD_PROCESSES, 4, NULL, 60);
+    run_sweep(WORLD_PROCESSES, 3, staged, 40);
+    run_sweep(WORLD_PROCESSES, 2, tcp, 40);
+    run_sweep(WORLD_THREADS, 4, direct, 60);
+}
+
+/* ---- groups -----------------------------------------------------------------------------------
+ */
+
+enum { RANKS = 3, COUNT = 5000 };
+
+/* Looks whether all of a buffer is `want`. */
+static int bytes_are(int rank, const void *device, size_t count, int want, const char *what)
+{
+    unsigned char *seen = malloc(count);
+    size_t at = 0;
+    rig_copy(seen, device, count);
+    while (at < count && seen[at] == want)
+        at++;
+    int wrong = world_check(rank, at == count, "%s: byte %zu is %d, not %d", what, at,
+                            at < count ? seen[at] : 0, want);
+    free(seen);
+    return wrong;
+}
+
+/* One thread drives all ranks, each in a stream of its own: in groups, with transfers to each other
+ * and to themselves. */
+static int one_thread(tutti_comm *native, int rank, int size, void *context)
+{
+    ncclComm_t comms[RANKS];
+    cuda_stream streams[RANKS];
+    void *in[RANKS], *out[RANKS], *own[RANKS];
+    int wrong = OK(ncclCommInitAll(comms, RANKS, NULL));
+    (void)native;
+    (void)size;
+    (void)context;
+    for (int r = 0; r < RANKS; r++) {
+        streams[r] = rig_stream_take(false);
+        in[r] = rig_take(COUNT);
+        out[r] = rig_take(COUNT);
+        own[r] = rig_take(COUNT);
+        rig_put_fill(streams[r], in[r], (unsigned char)(r + 1), COUNT);
+    }
+    wrong += OK(ncclGroupStart());
+    for (int r = 0; r < RANKS; r++)
+        wrong += OK(ncclAllReduce(in[r], out[r], COUNT, ncclUint8, ncclSum, comms[r],
+                                  (cudaStream_t)streams[r]));
+    wrong += OK(ncclGroupEnd());
+    for (int r = 0; r < RANKS; r++) {
+        wrong += rig_await(rank, streams[r], AWAIT_S);
+        wrong += bytes_are(rank, out[r], COUNT, RANKS * (RANKS + 1) / 2, "allreduce");
+    }
+    wrong += OK(ncclGroupStart());
+    for (int r = 0; r < RANKS; r++) {
+        cudaStream_t stream = (cudaStream_t)streams[r];
+        wrong += OK(ncclSend(in[r], COUNT, ncclUint8, (r + 1) % RANKS, comms[r], stream));
+        wrong += OK(ncclRecv(out[r], COUNT, ncclUint8, (r + RANKS - 1) % RANKS, comms[r], stream));
+        wrong += OK(ncclSend(in[r], COUNT, ncclUint8, r, comms[r], stream));
+        wrong += OK(ncclRecv(own[r], COUNT, ncclUint8, r, comms[r], stream));
+        wrong += OK(ncclSend(NULL, 0, ncclUint8, (r + 1) % RANKS, comms[r], stream));
+        wrong += OK(ncclRecv(NULL, 0, ncclUint8, (r + RANKS - 1) % RANKS, comms[r], stream));
+    }
+    wrong += OK(ncclGroupEnd());
+    for (int r = 0; r < RANKS; r++) {
+        wrong += rig_await(rank, streams[r], AWAIT_S);
+        wrong += bytes_are(rank, out[r], COUNT, (r + RANKS - 1) % RANKS + 1, "from the neighbour");
+        wrong += bytes_are(rank, own[r], COUNT, r + 1, "from itself");
+        rig_give(in[r]);
+        rig_give(out[r]);
+        rig_give(own[r]);
+    }
+    for (int r = 0; r < RANKS; r++)
+        wrong += OK(ncclCommDestroy(comms[r]));
+    return wrong;
+}
+
+static void test_nccl_gpu_ranks_of_one_thread(void)
+{
+    run(WORLD_PROCESSES, 1, direct, one_thread, NULL);
+    run(WORLD_PROCESSES, 1, staged, one_thread, NULL);
+}
+
+/* ---- ends -------------------------------------------------------------------------------------
+ */
+
+/* Rank 0 never comes; the others' streams wait until their threads abort. */
+static int aborting(tutti_comm *native, int rank, int size, void *context)
+{
+    cuda_stream stream = rig_stream_take(false);
+    void *buffer = rig_take(COUNT);
+    ncclComm_t comm;
+    ncclResult_t state;
+    int wrong = nccl_world_init(native, rank, size, &comm);
+    (void)context;
+    rig_put_fill(stream, buffer, 1, COUNT);
+    wrong +=
+        OK(ncclAllReduce(buffer, buffer, COUNT, ncclUint8, ncclSum, comm, (cudaStream_t)stream));
+    wrong += rig_await(rank, stream, AWAIT_S);
+    wrong += bytes_are(rank, buffer, COUNT, size, "allreduce");
+    wrong += tutti_barrier(native) != TUTTI_OK;
+    if (rank > 0) {
+        wrong += OK(
+            ncclAllReduce(buffer, buffer, COUNT, ncclUint8, ncclSum, comm, (cudaStream_t)stream));
+        usleep(100000);
+        wrong += world_check(rank, !rig_is_done(stream), "done without rank 0");
+        wrong += OK(ncclCommGetAsyncError(comm, &state));
+        wrong += world_check(rank, state == ncclSuccess || state == ncclRemoteError, "state %d",
+                             (int)state);
+    }
+    wrong += tutti_barrier(native) != TUTTI_OK;
+    double start = nccl_world_seconds();
+    wrong += OK(ncclCommAbort(comm));
+    wrong += rig_await(rank, stream, 5);
+    wrong += world_check(rank, nccl_world_seconds() - start < 3, "took %.1f s",
+                         nccl_world_seconds() - start);
+    rig_give(buffer);
+    return wrong;
+}
+
+/* A destroy waits for what is in the streams. */
+static int destroying(tutti_comm *native, int rank, int size, void *context)
+{
+    enum { CALLS = 20 };
+    cuda_stream stream = rig_stream_take(false);
+    void *buffer = rig_take(COUNT);
+    ncclComm_t comm;
+    int wrong = nccl_world_init(native, rank, size, &comm);
+    (void)context;
+    rig_put_fill(stream, buffer, 0, COUNT);
+    if (rank == 1)
+        rig_put_delay(stream, 50000);
+    for (int i = 0; i < CALLS; i++)
+        wrong += OK(
+            ncclAllReduce(buffer, buffer, COUNT, ncclUint8, ncclMax, comm, (cudaStream_t)stream));
+    wrong += OK(ncclCommFinalize(comm));
+    wrong += OK(ncclCommDestroy(comm));
+    wrong += rig_await(rank, stream, AWAIT_S);
+    wrong += bytes_are(rank, buffer, COUNT, 0, "maximum");
+    rig_give(buffer);
+    return wrong;
+}
+
+static void test_nccl_gpu_ends(void)
+{
+    run(WORLD_PROCESSES, 3, direct, aborting, NULL);
+    run(WORLD_PROCESSES, 2, tcp, aborting, NULL);
+    run(WORLD_THREADS, 2, direct, aborting, NULL);
+    run(WORLD_PROCESSES, 3, direct, destroying, NULL);
+    run(WORLD_THREADS, 3, staged, destroying, NULL);
+}
+
+/* ---- memory -----------------------------------------------------------------------------------
+ */
+
+static int memory(tutti_comm *native, int rank, int size, void *context)
+{
+    cuda_stream stream = rig_stream_take(false);
+    cuda_address base;
+    size_t bytes = 0;
+    void *buffer = NULL, *handle = NULL;
+    ncclWindow_t window = NULL;
+    ncclComm_t comm;
+    int wrong = nccl_world_init(native, rank, size, &comm);
+    (void)context;
+    wrong += OK(ncclMemAlloc(&buffer, COUNT));
+    wrong += world_check(rank,
+                         rig_gpu()->range(&base, &bytes, (cuda_address)(uintptr_t)buffer) ==
+                                 CUDA_DRIVER_OK &&
+                             bytes >= COUNT,
+                         "%p is no device memory", buffer);
+    wrong += OK(ncclCommRegister(comm, buffer, COUNT, &handle));
+    wrong += OK(ncclCommWindowRegister(comm, buffer, COUNT, &window, NCCL_WIN_COLL_SYMMETRIC));
+    rig_put_fill(stream, buffer, (unsigned char)(rank + 1), COUNT);
+    wrong +=
+        OK(ncclAllReduce(buffer, buffer, COUNT, ncclUint8, ncclMax, comm, (cudaStream_t)stream));
+    wrong += rig_await(rank, stream, AWAIT_S);
+    wrong += bytes_are(rank, buffer, COUNT, size, "maximum");
+    wrong += OK(ncclCommWindowDeregister(comm, window));
+    wrong += OK(ncclCommDeregister(comm, handle));
+    wrong += OK(ncclCommDestroy(comm));
+    return wrong + OK(ncclMemFree(buffer));
+}
+
+static void test_nccl_gpu_memory(void)
+{
+    run(WORLD_PROCESSES, 2, direct, memory, NULL);
+    run(WORLD_THREADS, 2, NULL, memory, NULL);
+}
+
+int main(int argc, char **argv)
+{
+    static const struct suite_test tests[] = {
+        {"collectives", test_nccl_gpu_collectives},
+        {"ranks_of_one_thread", test_nccl_gpu_ranks_of_one_thread},
+        {"ends", test_nccl_gpu_ends},
+        {"memory", test_nccl_gpu_memory},
+    };
+    return suite_run("nccl_gpu", tests, sizeof tests / sizeof *tests, argc, argv);
+}

@@ -1,0 +1,347 @@
+#!/usr/bin/env bash
+# parts.sh PART:TRANSPORT...   runs parts of the RDMA suite inside a guest, each in a network of its own
+# making; tests/suites/vm.sh starts it, one boot per part. Ends with the line tests/run counts.
+#
+# PART is a function part_* below, called with its TRANSPORT. That is a row of choose(): tcp (no RDMA, to
+# compare with), roce (queue pairs exchanged over the bootstrap), roce_cm (librdmacm), iwarp.
+#   BUILD: build directory (default build);  FAST=1: smaller sizes
+#   NETWORK=pair: one host with a looped wire instead of two hosts (old kernels)
+set -u
+cd "$(dirname "$0")/../../.." || exit 1
+. tests/vm/guest/hosts.sh
+build=${BUILD:-build}
+network=${NETWORK:-hosts}
+passed=0 failed=0 skipped=0
+work=$(mktemp -d)
+port=7100
+
+# ---- what is tested ------------------------------------------------------------------------------
+
+# For a transport: the kind of its devices, its name in TUTTI_TRANSPORTS, its own settings.
+choose() { # transport
+    case $1 in
+    tcp) kind=none name=tcp ;;
+    roce) kind=rxe name=roce ;;
+    roce_cm) kind=rxe name=roce ;;
+    iwarp) kind=siw name=iwarp ;;
+    *) echo "parts.sh: no transport $1" >&2; exit 2 ;;
+    esac
+    case $1 in
+    roce_cm) export TUTTI_VERBS_CONNECT=cm ;;
+    esac
+    export TUTTI_TRANSPORTS=shm,$name
+}
+
+start_network() { # rails
+    if [ "$network" = pair ]; then
+        make_pair "$kind"
+    else
+        make_hosts "$kind" "$1"
+    fi
+}
+
+# ---- counting ------------------------------------------------------------------------------------
+
+result() { # name yes|no log
+    if [ "$2" = yes ]; then
+        passed=$((passed + 1)); echo "  ok      $1"
+    else
+        failed=$((failed + 1)); echo "  FAILED  $1"
+        tail -n 40 "$3" | sed 's/^/    /'
+    fi
+}
+
+# What a suite complained of: a failure often repeats itself.
+complaints() { # log
+    grep -av '\.\.\.passed$' "$1" | head -n 60 | cut -c1-300 | sed 's/^/    /'
+}
+
+skip() { # reason
+    skipped=$((skipped + 1)); echo "    SKIPPED: $1"
+}
+
+finish() {
+    echo "suite vm: $passed passed, $failed failed, $skipped skipped"
+    [ $failed -eq 0 ]
+    exit
+}
+
+# A suite of the unit tests: its own tests are counted.
+unit() { # name seconds command...
+    local name=$1 limit=$2 status p f s
+    shift 2
+    timeout -k 2 "$limit" "$@" >"$work/log" 2>&1
+    status=$?
+    read -r p f s < <(sed -nE 's/^suite [^:]*: ([0-9]+) passed, ([0-9]+) failed, ([0-9]+) skipped.*/\1 \2 \3/p' \
+        "$work/log" | tail -n 1)
+    grep -a 'SKIPPED:\|does not work here' "$work/log" | sed -E 's/.*SKIPPED:/    SKIPPED:/'
+    if [ -n "${p:-}" ] && [ $((p + f)) -gt 0 ] && { [ $status -eq 0 ] || [ "$f" -gt 0 ]; }; then
+        passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+        echo "  $([ "$f" -eq 0 ] && echo "ok    " || echo FAILED)  $name ($p passed, $f failed, $s skipped)"
+        [ "$f" -eq 0 ] || complaints "$work/log"
+    else
+        echo "exit status $status, closing line ${p:-missing}" >>"$work/log"
+        result "$name" no "$work/log"
+    fi
+}
+
+# ---- starting ranks ------------------------------------------------------------------------------
+
+# Starts one process per rank, in blocks on the hosts, like a launcher; they are in pids.
+start_ranks() { # ranks command...
+    local size=$1 rank host
+    shift
+    port=$((port + 1))
+    pids=()
+    for rank in $(seq 0 $((size - 1))); do
+        host=a
+        [ $((rank * 2)) -lt "$size" ] || host=b
+        # a host of one wire looped back is divided by name
+        [ "$network" = pair ] && export TUTTI_HOST_ID=$host
+        on $host env TUTTI_RENDEZVOUS=10.0.0.1:$port TUTTI_RANK=$rank TUTTI_SIZE="$size" \
+            "$@" >"$work/rank$rank" 2>&1 </dev/null &
+        pids+=($!)
+    done
+}
+
+# Waits for them; what they printed is in $work/log. False if one ended badly, the doomed one excepted.
+end_ranks() { # [doomed]
+    local rank=0 good=0 pid status
+    : >"$work/log"
+    for pid in "${pids[@]}"; do
+        wait "$pid" 2>/dev/null
+        status=$?
+        sed "s/^/[$rank] /" "$work/rank$rank" >>"$work/log"
+        if [ $status -ne 0 ] && [ "${1:-none}" != $rank ]; then
+            good=1
+            echo "[$rank] ended with status $status" >>"$work/log"
+        fi
+        rank=$((rank + 1))
+    done
+    return $good
+}
+
+job() { # name ranks seconds doomed command...
+    local name=$1 ranks=$2 limit=$3 doomed=$4 good=no
+    shift 4
+    start_ranks "$ranks" timeout -k 1 "$limit" "$@"
+    end_ranks "$doomed" && good=yes
+    result "$name" $good "$work/log"
+}
+
+# ---- the parts -----------------------------------------------------------------------------------
+
+# What every transport must do, and the same with faults; over one wire, ranks on both hosts.
+part_conformance() {
+    start_network 1 || return
+    export TUTTI_TEST_TRANSPORT=$name TUTTI_TEST_HOSTS=$hosts
+    unit "conformance" 300 "$build/tests/test_transports"
+    unit "faults" 200 "$build/tests/test_faults"
+}
+
+# Seeded random calls of every collective and algorithm at 2, 3 and 4 ranks against a reference.
+part_sweep() {
+    start_network 1 || return
+    # on one host everything would go through shared memory
+    [ "$network" = pair ] && TUTTI_TRANSPORTS=$name
+    export TUTTI_TEST_TRANSPORTS=$TUTTI_TRANSPORTS TUTTI_TEST_HOSTS=$hosts
+    [ "${FAST:-0}" = 1 ] && export TUTTI_TEST_FAST=1
+    unit "sweep at 2, 3, 4 ranks, $TUTTI_TRANSPORTS" 500 "$build/tests/test_sweep"
+}
+
+# coll_perf checks every element it receives.
+part_perf() {
+    local largest=4M ranks
+    [ "${FAST:-0}" = 1 ] && largest=256K
+    start_network 1 || return
+    for ranks in 2 3 4; do
+        job "coll_perf, all collectives, $ranks ranks" $ranks 200 none \
+            "$build/perf/coll_perf" all -b 4 -e $largest -f 32 -n 2 -w 1
+    done
+    job "coll_perf, all types, 3 ranks" 3 200 none \
+        "$build/perf/coll_perf" allreduce alltoall -d all -b 4K -e 4K -n 2 -w 1
+}
+
+# Loss and delay on the wire: slower, never wrong.
+part_netem() {
+    local each
+    start_network 1 || return
+    for each in "loss 1%" "delay 1ms" "delay 1ms loss 1%"; do
+        # shellcheck disable=SC2086
+        wire 0 $each || { skip "this kernel has no netem"; return; }
+        job "$each: allreduce and alltoall, 4 ranks" 4 200 none \
+            "$build/perf/coll_perf" allreduce alltoall -b 8 -e 256K -f 32 -n 3 -w 1
+    done
+    wire 0
+}
+
+# One of two rails goes down and comes back, 20 times, under a running allreduce: the same bits, no
+# call longer than 2 s, and a line that names the rail.
+part_rail() {
+    local rails=2 good=no longest
+    [ "$name" = tcp ] && rails=1 # its one wire: it waits and goes on
+    start_network $rails || return
+    start_ranks 4 env TUTTI_LOG=info timeout -k 1 60 "$build/tests/endure" run 22 50000
+    sleep 1.5
+    for _ in $(seq 20); do
+        rail $((rails - 1)) down
+        sleep 0.5
+        rail $((rails - 1)) up
+        sleep 0.5
+    done
+    end_ranks && good=yes
+    result "the results have the same bits" $good "$work/log"
+    [ "$name" = tcp ] && return # how long it takes to try again is the kernel's business
+    longest=$(sed -nE 's/.*longest ([0-9.]+) s.*/\1/p' "$work/log" | sort -n | tail -n 1)
+    good=no
+    awk -v s="${longest:-9}" 'BEGIN {exit !(s <= 2)}' && good=yes
+    result "the longest call took ${longest:-?} s, at most 2" $good "$work/log"
+    good=no
+    grep -q "warn.*\($(device a 1)\|$(device b 1)\)" "$work/log" && good=yes
+    result "a warning names the rail" $good "$work/log"
+}
+
+# Ranks that die, stop or disagree across hosts: each other rank is told within 5 s (misbehave checks).
+part_killed() {
+    local how
+    start_network 1 || return
+    for how in none count type op coll; do
+        job "misbehave: $how" 4 30 none "$build/tests/misbehave" $how
+    done
+    for ranks in 2 4; do
+        job "misbehave: die, $ranks ranks" $ranks 30 1 "$build/tests/misbehave" die
+    done
+}
+
+# Bad input: one sentence each, with what was found and what to set.
+part_input() {
+    local perf="$build/perf/coll_perf allreduce --ranks 2 --transport $name -b 8 -e 8 -n 2 -w 1" other=roce
+    [ "$name" = roce ] && other=iwarp
+    start_network 1 || return
+    # shellcheck disable=SC2086
+    {
+        says "a device that is not there" "TUTTI_VERBS_DEVICE=nosuch names no port of this host.*$(device a 0)" \
+            on a env TUTTI_VERBS_DEVICE=nosuch $perf
+        says "a port that is not there" "TUTTI_VERBS_DEVICE=$(device a 0):7 names no port.*$(device a 0)" \
+            on a env TUTTI_VERBS_DEVICE="$(device a 0):7" $perf
+        says "another kind of device" "no .* port here: there is $(device a 0)" \
+            on a ${perf/--transport $name/--transport $other}
+        [ $kind = rxe ] && says "a GID that is not there" "TUTTI_VERBS_GID_INDEX=99 is no usable GID.*it has .*index 1" \
+            on a env TUTTI_VERBS_GID_INDEX=99 $perf
+    }
+    on b ip link set b0 mtu 1500
+    job "ends of different MTU: the smaller is used" 2 60 none "$build/perf/coll_perf" allreduce -b 8 -e 1M -f 64
+    rail 0 down
+    says "a port that is down" "port 1 is not active but down" on a $perf
+    rdma link del "$(device a 0)"
+    rdma link del "$(device b 0)"
+    says "no device" "this host has no RDMA device" on a $perf
+}
+
+says() { # name pattern command...: it must fail, and say so
+    local name=$1 pattern=$2 good=no
+    shift 2
+    if [ "$1" = on ]; then
+        shift
+        set -- tests/vm/guest/enter "$1" "${*:2}"
+    fi
+    ! timeout -k 1 40 "$@" >"$work/log" 2>&1 && grep -q "$pattern" "$work/log" && good=yes
+    echo "expected: $pattern" >>"$work/log"
+    result "$name" $good "$work/log"
+}
+
+# 64 KiB of locked memory, for ranks that are nobody's, since root is exempt. One link fits: its messages
+# are copied through its slots. Several may not: then every rank ends with the sentence that says what to
+# do. Never a wrong byte, never a hang.
+part_memlock() {
+    local limited good=no
+    start_network 1 || return
+    chmod 777 "$work"
+    limited="prlimit --memlock=65536:65536 setpriv --reuid=65534 --regid=65534 --clear-groups
+        env HOME=/tmp TUTTI_LOG=info timeout -k 1 100"
+    # shellcheck disable=SC2086
+    job "64 KiB of locked memory, 2 ranks" 2 120 none $limited "$build/perf/coll_perf" \
+        allreduce alltoall -b 8 -e 4M -f 32 -n 2 -w 1 --memory malloc
+    [ "$kind" = none ] && return
+    grep -q 'limit of locked memory is 64 KiB.*ulimit -l' "$work/log" && good=yes
+    result "a line says so, and what to do" $good "$work/log"
+    good=no
+    # shellcheck disable=SC2086
+    start_ranks 4 $limited "$build/perf/coll_perf" allreduce alltoall -b 8 -e 256K -f 32 -n 2 -w 1
+    end_ranks && good=yes
+    grep -q 'coll_perf: rank .*limit of locked memory is 64 KiB.*ulimit -l' "$work/log" &&
+        ! grep -q 'killed\|status 124' "$work/log" && good=yes
+    result "64 KiB of locked memory, 4 ranks: right, or an end that says why" $good "$work/log"
+}
+
+# 100 communicators: what the kernel holds of queue pairs, regions and the rest is what it held before.
+part_comms() {
+    local good=no before after tries
+    start_network 1 || return
+    rdma resource show >"$work/before" 2>&1
+    start_ranks 2 timeout -k 1 120 "$build/tests/endure" comms 100 "$work/comms"
+    for tries in $(seq 1000); do
+        [ -e "$work/comms.0" ] && [ -e "$work/comms.1" ] && break
+        kill -0 "${pids[0]}" 2>/dev/null || break
+        sleep 0.1
+    done
+    rdma resource show >"$work/after" 2>&1 # while both processes are alive
+    touch "$work/comms.go"
+    # librdmacm itself keeps each device open until the process ends
+    [ "$1" = roce ] || sed -i 's/ ctx [0-9]*//' "$work/before" "$work/after"
+    end_ranks && good=yes
+    result "100 communicators" $good "$work/log"
+    [ "$kind" = none ] && return
+    good=no
+    { grep -q . "$work/before" && diff "$work/before" "$work/after" >"$work/log"; } && good=yes
+    result "rdma resource show: after as before" $good "$work/log"
+}
+
+# Programs that Open MPI starts on both hosts; its daemons and its own traffic go over the wire.
+part_mpi() {
+    local start ranks b
+    start_network 1 || return
+    command -v mpirun.openmpi >/dev/null || { skip "mpirun is not installed (Debian: openmpi-bin)"; return; }
+    [ "$network" = hosts ] || { skip "two hosts need a newer kernel"; return; }
+    # MPI itself leaks at exit
+    export ASAN_OPTIONS=detect_leaks=0${ASAN_OPTIONS:+:$ASAN_OPTIONS}
+    start="mpirun.openmpi --allow-run-as-root --oversubscribe --bind-to none
+        --mca plm_rsh_agent $PWD/tests/vm/guest/enter --mca pml ob1 --mca btl tcp,self
+        --mca btl_tcp_if_include 10.0.0.0/24 --mca oob_tcp_if_include 10.0.0.0/24
+        -x TUTTI_TRANSPORTS ${TUTTI_VERBS_CONNECT:+-x TUTTI_VERBS_CONNECT}"
+    for ranks in 2 3 4; do
+        b=$((ranks / 2))
+        # shellcheck disable=SC2086
+        launched "$ranks ranks: each collective against MPI's own" tests/vm/guest/enter a $start \
+            -np $ranks -host a:$((ranks - b)),b:$b "$build/tests/mpi/test_mpi"
+    done
+    # shellcheck disable=SC2086
+    launched "a communicator from the launcher's environment" tests/vm/guest/enter a $start \
+        -np 4 -host a:2,b:2 "$build/tests/mpi/test_env" 4
+    # shellcheck disable=SC2086
+    launched "coll_perf under mpirun" tests/vm/guest/enter a $start \
+        -np 4 -host a:2,b:2 "$build/perf/coll_perf" allreduce alltoall -b 8 -e 64K -f 32 -n 3
+}
+
+launched() { # name command...
+    local name=$1 good=no
+    shift
+    timeout -k 2 200 "$@" >"$work/log" 2>&1 && good=yes
+    result "$name" $good "$work/log"
+}
+
+# ---- the run -------------------------------------------------------------------------------------
+
+for each in "$@"; do
+    part=${each%:*}
+    choose "${each#*:}"
+    declare -F "part_$part" >/dev/null || { echo "parts.sh: no part $part" >&2; exit 2; }
+    if "$build/perf/link_perf" -b 1 -e 1 "$name" 2>&1 | grep -q 'no transport is called'; then
+        skip "$build has no transport $name: it was built without libibverbs (libibverbs-dev)"
+        finish
+    fi
+    before=$((passed + failed + skipped))
+    "part_$part" "${each#*:}" || { echo "making the network failed" >"$work/log"; result "$each" no "$work/log"; }
+    [ $((passed + failed + skipped)) -gt $before ] || { echo "nothing ran" >"$work/log"; result "$each" no "$work/log"; }
+done
+finish

@@ -1,0 +1,317 @@
+/* connect.c: queue pairs connected by the connection manager (librdmacm), the only way for iWARP.
+ * The idea: everything but the connection itself stays as it is: offers go over the side transport
+ * and are sealed; the lower rank then dials the port that the other side's rail listens on, and
+ * says by a random token of the offer which queue pair it means. A stranger does not know any.
+ * Requests that carry no token we offered are refused.
+ * Invariant: path->id is the connection of the path's queue pair, and is destroyed before it. */
+#include <errno.h>
+#include <netinet/in.h>
+#include <string.h>
+
+#include "base/auth.h"
+#include "base/log.h"
+#include "transports/verbs/verbs.h"
+
+#define RESOLVE_MS  2000
+#define BACKLOG     128
+#define REDIALS_MAX 5
+
+/* ---- addresses --------------------------------------------------------------------------------
+ */
+
+/* An address as GIDs carry it, as a socket's. */
+static void socket_address(const uint8_t raw[16], uint16_t port, struct sockaddr_storage *out)
+{
+    static const uint8_t mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
+    memset(out, 0, sizeof *out);
+    if (memcmp(raw, mapped, sizeof mapped) == 0) {
+        struct sockaddr_in *v4 = (struct sockaddr_in *)out;
+        v4->sin_family = AF_INET;
+        v4->sin_port = htons(port);
+        memcpy(&v4->sin_addr, raw + 12, 4);
+    } else {
+        struct sockaddr_in6 *v6 = (struct sockaddr_in6 *)out;
+        v6->sin6_family = AF_INET6;
+        v6->sin6_port = htons(port);
+        memcpy(&v6->sin6_addr, raw, 16);
+    }
+}
+
+static const uint8_t *own_address(const struct verbs_path *path)
+{
+    const struct verbs *verbs = path->link->verbs;
+    return verbs->ports.rails[path->choice.rail[0]].gids[path->choice.gid[0]].raw;
+}
+
+/* ---- listening --------------------------------------------------------------------------------
+ */
+
+/* On one address of a rail; an address that has just gone is none to be reached by. */
+static tutti_status listen_on(struct verbs_rail *rail, uint32_t gid)
+{
+    struct verbs *verbs = rail->verbs;
+    const struct library *library = verbs->library;
+    struct rdma_cm_id **id = &rail->listeners[gid];
+    struct sockaddr_storage address;
+    socket_address(verbs->ports.rails[rail->index].gids[gid].raw, 0, &address);
+    if (library->rdma.create_id(verbs->cm_channel, id, NULL, RDMA_PS_TCP) != 0) {
+        *id = NULL;
+        return fail_errno(TUTTI_ERR_SYSTEM, "make an RDMA connection manager's id");
+    }
+    if (library->rdma.bind_addr(*id, (struct sockaddr *)&address) == 0 &&
+        library->rdma.listen(*id, BACKLOG) == 0)
+        return TUTTI_OK;
+    tutti_status status =
+        fail_errno(TUTTI_ERR_CONNECT, "listen on %s with the RDMA connection manager", rail->name);
+    library->rdma.destroy_id(*id);
+    *id = NULL;
+    return status;
+}
+
+static tutti_status listen_everywhere(struct verbs *verbs)
+{
+    tutti_status status = TUTTI_OK;
+    bool any = false;
+    for (uint32_t r = 0; r < verbs->rail_count; r++) {
+        for (uint32_t g = 0; g < verbs->ports.rails[r].gid_count; g++) {
+            status = listen_on(&verbs->rails[r], g);
+            any = any || status == TUTTI_OK;
+        }
+    }
+    return any ? TUTTI_OK : status;
+}
+
+tutti_status connect_open(struct verbs *verbs)
+{
+    const struct library *library = verbs->library;
+    if (!library->have_rdma)
+        return fail(TUTTI_ERR_UNSUPPORTED,
+                    "TUTTI_VERBS_CONNECT=cm and iWARP need the RDMA connection manager: %s",
+                    library->why);
+    verbs->cm_channel = library->rdma.create_event_channel();
+    if (!verbs->cm_channel)
+        return fail_errno(TUTTI_ERR_UNSUPPORTED,
+                          "open the RDMA connection manager (/dev/infiniband/rdma_cm; load the "
+                          "kernel module rdma_ucm)");
+    tutti_status status = device_nonblocking(verbs->cm_channel->fd);
+    return status == TUTTI_OK ? listen_everywhere(verbs) : status;
+}
+
+void connect_close(struct verbs *verbs)
+{
+    for (uint32_t r = 0; r < verbs->rail_count; r++) {
+        for (uint32_t g = 0; g < CHOOSE_GIDS_MAX; g++) {
+            if (verbs->rails[r].listeners[g])
+                verbs->library->rdma.destroy_id(verbs->rails[r].listeners[g]);
+        }
+    }
+    if (verbs->cm_channel)
+        verbs->library->rdma.destroy_event_channel(verbs->cm_channel);
+    verbs->cm_channel = NULL;
+}
+
+void connect_describe(const struct verbs_path *path, struct wire_path *wire)
+{
+    const struct verbs *verbs = path->link->verbs;
+    struct rdma_cm_id *listener = path->rail->listeners[path->choice.gid[0]];
+    wire->cm_port = listener ? ntohs(verbs->library->rdma.get_src_port(listener)) : 0;
+    memcpy(wire->cm_address, own_address(path), sizeof wire->cm_address);
+    memcpy(wire->cm_token, path->token, sizeof wire->cm_token);
+}
+
+/* ---- one connection ---------------------------------------------------------------------------
+ */
+
+tutti_status connect_dial(struct verbs_path *path)
+{
+    struct verbs *verbs = path->link->verbs;
+    const struct library *library = verbs->library;
+    struct sockaddr_storage from, to;
+    socket_address(own_address(path), 0, &from);
+    socket_address(path->peer.cm_address, path->peer.cm_port, &to);
+    if (library->rdma.create_id(verbs->cm_channel, &path->id, path, RDMA_PS_TCP) != 0) {
+        path->id = NULL;
+        return fail_errno(TUTTI_ERR_NOMEM, "make an RDMA connection manager's id");
+    }
+    if (library->rdma.resolve_addr(path->id, (struct sockaddr *)&from, (struct sockaddr *)&to,
+                                   RESOLVE_MS) != 0)
+        return fail_errno(TUTTI_ERR_CONNECT, "resolve the address of %s over %s",
+                          verbs_peer_name(verbs, path->link->peer), path->rail->name);
+    return TUTTI_OK;
+}
+
+void connect_drop(struct verbs_path *path)
+{
+    path->link->verbs->library->rdma.destroy_id(path->id);
+    path->id = NULL;
+}
+
+/* Brings the queue pair to a state with the attributes that the manager knows. */
+static bool move_to(struct verbs_path *path, enum ibv_qp_state state)
+{
+    const struct library *library = path->link->verbs->library;
+    const struct settings *settings = path->link->verbs->config->settings;
+    struct ibv_qp_attr attr = {.qp_state = state};
+    int mask;
+    if (library->rdma.init_qp_attr(path->id, &attr, &mask) != 0)
+        return false;
+    if (state == IBV_QPS_INIT)
+        attr.qp_access_flags |= IBV_ACCESS_REMOTE_WRITE;
+    if (mask & IBV_QP_TIMEOUT)
+        attr.timeout = (uint8_t)settings->verbs_timeout;
+    if (mask & IBV_QP_MIN_RNR_TIMER)
+        attr.min_rnr_timer = 12;
+    return library->ibv.modify_qp(path->qp, &attr, mask) == 0;
+}
+
+static bool is_iwarp(const struct verbs_path *path)
+{
+    return path->link->verbs->layer == CHOOSE_LAYER_IWARP;
+}
+
+/* The queue pair may receive; on iWARP the kernel takes it from here. */
+static bool prepare(struct verbs_path *path)
+{
+    if (!move_to(path, IBV_QPS_INIT))
+        return false;
+    path_receive(path);
+    return true;
+}
+
+static struct rdma_conn_param parameters(const struct verbs_path *path)
+{
+    const struct settings *settings = path->link->verbs->config->settings;
+    return (struct rdma_conn_param){.private_data = path->peer.cm_token,
+                                    .private_data_len = sizeof path->peer.cm_token,
+                                    .responder_resources = 1,
+                                    .initiator_depth = 1,
+                                    .retry_count = (uint8_t)settings->verbs_retry,
+                                    .rnr_retry_count = 6,
+                                    .qp_num = path->qp->qp_num};
+}
+
+static void failed(struct verbs_path *path, const char *what)
+{
+    /* Its port may be one that a socket has (the two are counted apart), its request lost in a
+     * crowd: the side that dials tries again, with a new queue pair, since the old one may be
+     * spent. */
+    bool dialer = path->link->verbs->config->rank < path->link->peer;
+    int error = errno;
+    if (dialer && path->state == VERBS_PATH_MAKING && path->redials++ < REDIALS_MAX) {
+        const struct wire_path peer = path->peer;
+        path_drop(path);
+        if (path_make(path) == TUTTI_OK && path_connect(path, &peer) == TUTTI_OK &&
+            connect_dial(path) == TUTTI_OK)
+            return;
+        path->state = VERBS_PATH_MAKING;
+    }
+    errno = error;
+    link_path_failed(path, "connection by the RDMA connection manager over %s failed: %s: %m",
+                     path->rail->name, what);
+}
+
+static void established(struct verbs_path *path)
+{
+    link_path_connected(path);
+    /* iWARP: the side that dialed speaks first. */
+    if (path->link->verbs->config->rank < path->link->peer)
+        path_hello(path);
+}
+
+static void dialer_event(struct verbs_path *path, const struct rdma_cm_event *event)
+{
+    const struct library *library = path->link->verbs->library;
+    struct rdma_conn_param param = parameters(path);
+    switch (event->event) {
+    case RDMA_CM_EVENT_ADDR_RESOLVED:
+        if (library->rdma.resolve_route(path->id, RESOLVE_MS) != 0)
+            failed(path, "resolve the route");
+        break;
+    case RDMA_CM_EVENT_ROUTE_RESOLVED:
+        if (!prepare(path) || library->rdma.connect(path->id, &param) != 0)
+            failed(path, "connect");
+        break;
+    case RDMA_CM_EVENT_CONNECT_RESPONSE:
+        if (!move_to(path, IBV_QPS_RTR) || !move_to(path, IBV_QPS_RTS) ||
+            library->rdma.establish(path->id) != 0)
+            failed(path, "establish");
+        else
+            established(path);
+        break;
+    case RDMA_CM_EVENT_ESTABLISHED:
+        established(path);
+        break;
+    case RDMA_CM_EVENT_DISCONNECTED:
+        if (path_alive(path))
+            link_path_failed(path, "the other side closed the connection over %s",
+                             path->rail->name);
+        break;
+    case RDMA_CM_EVENT_TIMEWAIT_EXIT:
+        break;
+    default:
+        errno = event->status < 0 ? -event->status : event->status;
+        failed(path, library->rdma.event_str(event->event));
+        break;
+    }
+}
+
+/* The path whose token a request carries. */
+static struct verbs_path *wanted(struct verbs *verbs, const struct rdma_cm_event *event)
+{
+    const struct rdma_conn_param *param = &event->param.conn;
+    for (struct verbs_link *link = verbs->all; link; link = link->next) {
+        for (uint32_t i = 0; i < link->path_count; i++) {
+            struct verbs_path *path = &link->paths[i];
+            if (path->state == VERBS_PATH_MAKING && !path->id && param->private_data &&
+                param->private_data_len >= sizeof path->token &&
+                memcmp(param->private_data, path->token, sizeof path->token) == 0)
+                return path;
+        }
+    }
+    return NULL;
+}
+
+/* True when the id is ours now; else the caller destroys it, after the event is acknowledged. */
+static bool accept_request(struct verbs *verbs, const struct rdma_cm_event *event)
+{
+    const struct library *library = verbs->library;
+    struct verbs_path *path = wanted(verbs, event);
+    if (!path) {
+        log_at(LOG_LEVEL_INFO, (int)verbs->config->rank,
+               "verbs: refused an RDMA connection without a token of ours");
+        library->rdma.reject(event->id, NULL, 0);
+        return false;
+    }
+    path->id = event->id;
+    path->id->context = path;
+    struct rdma_conn_param param = parameters(path);
+    param.private_data = NULL;
+    param.private_data_len = 0;
+    if (!prepare(path) ||
+        (!is_iwarp(path) && (!move_to(path, IBV_QPS_RTR) || !move_to(path, IBV_QPS_RTS))) ||
+        library->rdma.accept(path->id, &param) != 0)
+        failed(path, "accept");
+    return true;
+}
+
+void connect_events(struct verbs *verbs)
+{
+    const struct library *library = verbs->library;
+    struct rdma_cm_event *event;
+    while (library->rdma.get_cm_event(verbs->cm_channel, &event) == 0) {
+        struct rdma_cm_id *refused = NULL;
+        struct rdma_cm_event copy = *event;
+        struct verbs_path *path = NULL;
+        bool request = event->event == RDMA_CM_EVENT_CONNECT_REQUEST;
+        if (request)
+            refused = accept_request(verbs, event) ? NULL : event->id;
+        else
+            path = event->id->context; /* NULL: a listener's */
+        /* An id cannot be destroyed while an event of it is not acknowledged. */
+        library->rdma.ack_cm_event(event);
+        if (refused)
+            library->rdma.destroy_id(refused);
+        if (path && path->id == copy.id)
+            dialer_event(path, &copy);
+    }
+}

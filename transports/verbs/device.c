@@ -1,0 +1,568 @@
+/* device.c: finding ports, and what a port in use holds: context, protection domain, completion
+ * queue. The idea: a port serves when it is active, of the table's link layer, allowed by
+ * TUTTI_VERBS_DEVICE, and has an address that this host (this network namespace) really has: a
+ * RoCE GID is made from an interface's address, and devices of other namespaces may be visible.
+ * Nothing is said, and nothing loaded, on machines without devices. */
+#include <arpa/inet.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <ifaddrs.h>
+#include <linux/if_packet.h>
+#include <net/if.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "transports/verbs/verbs.h"
+
+#define GID_AUTO     256u
+#define GIDS_LOOKED  64 /* entries of a port's table that are looked at */
+#define CQ_LEN_LEAST 1024
+#define CQ_LEN_MOST  65536 /* made at once; more grows with the links, where the device can */
+
+struct scan {
+    const struct settings *settings;
+    enum choose_layer layer;
+    const struct library *library;
+    struct ifaddrs *interfaces;
+    uint32_t devices, named, of_layer; /* seen; allowed by name; active and of the layer */
+    char seen[160];                    /* what there is, for sentences */
+    char why[160];                     /* the last reason to leave a port out */
+};
+
+static bool have_devices(void)
+{
+    DIR *directory = opendir("/sys/class/infiniband");
+    struct dirent *entry;
+    bool any = false;
+    while (directory && (entry = readdir(directory)))
+        any = any || entry->d_name[0] != '.';
+    if (directory)
+        closedir(directory);
+    return any;
+}
+
+/* ---- addresses --------------------------------------------------------------------------------
+ */
+
+static bool is_zero(const uint8_t raw[16])
+{
+    static const uint8_t zero[16];
+    return memcmp(raw, zero, sizeof zero) == 0;
+}
+
+/* An interface's address in the form of a GID; false: neither IPv4 nor IPv6. */
+static bool address_as_gid(const struct sockaddr *address, uint8_t raw[16])
+{
+    memset(raw, 0, 16);
+    if (address && address->sa_family == AF_INET) {
+        raw[10] = raw[11] = 0xff;
+        memcpy(raw + 12, &((const struct sockaddr_in *)address)->sin_addr, 4);
+        return true;
+    }
+    if (address && address->sa_family == AF_INET6) {
+        memcpy(raw, &((const struct sockaddr_in6 *)address)->sin6_addr, 16);
+        return true;
+    }
+    return false;
+}
+
+static uint8_t prefix_of(const struct ifaddrs *entry)
+{
+    uint8_t raw[16], bits = 0;
+    if (!entry->ifa_netmask)
+        return 0;
+    /* Some systems leave the family of a mask out. */
+    struct sockaddr_storage mask;
+    bool v4 = entry->ifa_addr->sa_family == AF_INET;
+    memcpy(&mask, entry->ifa_netmask,
+           v4 ? sizeof(struct sockaddr_in) : sizeof(struct sockaddr_in6));
+    mask.ss_family = entry->ifa_addr->sa_family;
+    address_as_gid((struct sockaddr *)&mask, raw);
+    for (int i = v4 ? 96 : 0; i < 128 && (raw[i / 8] >> (7 - i % 8) & 1); i++)
+        bits++;
+    return (uint8_t)(bits + (v4 ? 96 : 0));
+}
+
+/* Does this host have the address of the GID? *prefix gets the bits of its subnet. */
+static bool on_this_host(const struct ifaddrs *list, const uint8_t gid[16], uint8_t *prefix)
+{
+    uint8_t raw[16];
+    for (; list; list = list->ifa_next) {
+        if (!(list->ifa_flags & IFF_UP) || !address_as_gid(list->ifa_addr, raw) ||
+            memcmp(raw, gid, 16) != 0)
+            continue;
+        *prefix = prefix_of(list);
+        return true;
+    }
+    return false;
+}
+
+/* iWARP: the GID is the hardware address of the interface, whose IP addresses are what counts. */
+static uint32_t addresses_of_mac(const struct ifaddrs *list, const uint8_t mac[6],
+                                 struct choose_gid *gids, uint32_t max)
+{
+    const char *name = NULL;
+    uint32_t count = 0;
+    for (const struct ifaddrs *at = list; at && !name; at = at->ifa_next) {
+        const struct sockaddr_ll *link = (const struct sockaddr_ll *)at->ifa_addr;
+        if (link && link->sll_family == AF_PACKET && link->sll_halen == 6 &&
+            memcmp(link->sll_addr, mac, 6) == 0)
+            name = at->ifa_name;
+    }
+    for (const struct ifaddrs *at = list; at && name && count < max; at = at->ifa_next) {
+        struct choose_gid *gid = &gids[count];
+        if (strcmp(at->ifa_name, name) == 0 && address_as_gid(at->ifa_addr, gid->raw) &&
+            !(gid->raw[0] == 0xfe && (gid->raw[1] & 0xc0) == 0x80)) { /* has no meaning elsewhere */
+            gid->type = CHOOSE_GID_ROCE_V2;
+            gid->prefix = prefix_of(at);
+            gid->index = 0;
+            count++;
+        }
+    }
+    return count;
+}
+
+/* ---- one port ---------------------------------------------------------------------------------
+ */
+
+static uint32_t read_gids(const struct scan *scan, struct ibv_context *context, uint8_t port,
+                          const struct ibv_port_attr *attr, struct choose_gid *gids, uint32_t max)
+{
+    uint32_t count = 0;
+    int len = attr->gid_tbl_len < GIDS_LOOKED ? attr->gid_tbl_len : GIDS_LOOKED;
+    for (int i = 0; i < len && count < max; i++) {
+        struct ibv_gid_entry entry;
+        if (scan->library->ibv.query_gid_ex(context, port, (uint32_t)i, &entry, 0, sizeof entry) !=
+                0 ||
+            is_zero(entry.gid.raw))
+            continue;
+        if (scan->layer == CHOOSE_LAYER_IWARP)
+            return addresses_of_mac(scan->interfaces, entry.gid.raw, gids, max);
+        struct choose_gid *gid = &gids[count];
+        *gid = (struct choose_gid){.index = (uint16_t)i, .prefix = 64};
+        memcpy(gid->raw, entry.gid.raw, sizeof gid->raw);
+        gid->type = entry.gid_type == IBV_GID_TYPE_ROCE_V2   ? CHOOSE_GID_ROCE_V2
+                    : entry.gid_type == IBV_GID_TYPE_ROCE_V1 ? CHOOSE_GID_ROCE_V1
+                                                             : CHOOSE_GID_IB;
+        if (scan->layer == CHOOSE_LAYER_ETHERNET &&
+            !on_this_host(scan->interfaces, gid->raw, &gid->prefix))
+            continue;
+        count++;
+    }
+    return count;
+}
+
+/* The manual choice: that GID alone, or an error that lists the usable ones. */
+static tutti_status pick_gid(const struct scan *scan, const char *name, struct choose_gid *gids,
+                             uint32_t *count)
+{
+    char list[300] = "", text[96];
+    uint64_t wanted = scan->settings->verbs_gid_index;
+    if (wanted == GID_AUTO || scan->layer != CHOOSE_LAYER_ETHERNET)
+        return TUTTI_OK;
+    for (uint32_t i = 0; i < *count; i++) {
+        if (gids[i].index == wanted) {
+            gids[0] = gids[i];
+            *count = 1;
+            return TUTTI_OK;
+        }
+        snprintf(list + strlen(list), sizeof list - strlen(list), "%s%s", i ? "; " : "",
+                 choose_gid_text(&gids[i], text, sizeof text));
+    }
+    return fail(
+        TUTTI_ERR_SETTING,
+        "TUTTI_VERBS_GID_INDEX=%llu is no usable GID of %s: it has %s; set one of these, or "
+        "leave it unset",
+        (unsigned long long)wanted, name, list[0] ? list : "none that this host owns");
+}
+
+static uint32_t speed_of(const struct ibv_port_attr *attr)
+{
+    static const uint32_t lanes[] = {1, 4, 8, 12, 2};
+    uint32_t width = 1, lane_mbps;
+    for (unsigned i = 0; i < sizeof lanes / sizeof *lanes; i++)
+        width = attr->active_width == 1u << i ? lanes[i] : width;
+    switch (attr->active_speed) {
+    case 1:
+        lane_mbps = 2500;
+        break;
+    case 2:
+        lane_mbps = 5000;
+        break;
+    case 4:
+    case 8:
+        lane_mbps = 10000;
+        break;
+    case 16:
+        lane_mbps = 14000;
+        break;
+    case 32:
+        lane_mbps = 25000;
+        break;
+    case 64:
+        lane_mbps = 50000;
+        break;
+    default:
+        lane_mbps = 100000;
+        break;
+    }
+    return width * lane_mbps;
+}
+
+static enum choose_layer layer_of(const struct ibv_context *context,
+                                  const struct ibv_port_attr *attr)
+{
+    if (context->device->transport_type == IBV_TRANSPORT_IWARP)
+        return CHOOSE_LAYER_IWARP;
+    return attr->link_layer == IBV_LINK_LAYER_ETHERNET ? CHOOSE_LAYER_ETHERNET : CHOOSE_LAYER_IB;
+}
+
+/* Is "device" or "device:port" in the list of TUTTI_VERBS_DEVICE (empty: all)? */
+static bool allowed(const struct settings *settings, const char *device, unsigned port)
+{
+    const char *at = settings->verbs_device;
+    size_t len = strlen(device);
+    if (!at[0])
+        return true;
+    for (; *at; at += strspn(at, ",")) {
+        size_t word = strcspn(at, ",");
+        if (word >= len && strncmp(at, device, len) == 0 &&
+            (word == len || (at[len] == ':' && strtoul(at + len + 1, NULL, 10) == port)))
+            return true;
+        at += word;
+    }
+    return false;
+}
+
+/* Looks at one port. TUTTI_OK: it serves. TUTTI_IN_PROGRESS: it does not, scan->why says why. */
+static tutti_status look_at_port(struct scan *scan, struct ibv_context *context, uint8_t port,
+                                 struct choose_rail *rail)
+{
+    struct ibv_port_attr attr;
+    struct choose_gid gids[GIDS_LOOKED];
+    char name[72];
+    const char *device = scan->library->ibv.get_device_name(context->device);
+    snprintf(name, sizeof name, "%.60s port %u", device, port);
+    memset(&attr, 0, sizeof attr);
+    if (scan->library->ibv.query_port(context, port, (void *)&attr) != 0)
+        return TUTTI_IN_PROGRESS;
+    snprintf(scan->seen + strlen(scan->seen), sizeof scan->seen - strlen(scan->seen), "%s%s",
+             scan->seen[0] ? ", " : "", name);
+    if (!allowed(scan->settings, device, port))
+        return TUTTI_IN_PROGRESS;
+    scan->named++;
+    if (layer_of(context, &attr) != scan->layer)
+        return TUTTI_IN_PROGRESS;
+    if (attr.state != IBV_PORT_ACTIVE) {
+        snprintf(scan->why, sizeof scan->why,
+                 "%s is not active but %s: check the cable, the switch port and `ip link`", name,
+                 scan->library->ibv.port_state_str(attr.state));
+        return TUTTI_IN_PROGRESS;
+    }
+    scan->of_layer++;
+    uint32_t count = choose_gids(gids, read_gids(scan, context, port, &attr, gids, GIDS_LOOKED));
+    if (count == 0) {
+        snprintf(scan->why, sizeof scan->why,
+                 "%s has no GID that belongs to an address of this host: give its interface an "
+                 "address",
+                 name);
+        return TUTTI_IN_PROGRESS;
+    }
+    tutti_status status = pick_gid(scan, name, gids, &count);
+    if (status != TUTTI_OK)
+        return status;
+    *rail = (struct choose_rail){.layer = (uint8_t)scan->layer,
+                                 .mtu = (uint8_t)attr.active_mtu,
+                                 .lid = attr.lid,
+                                 .speed_mbps = speed_of(&attr),
+                                 .gid_count = (uint8_t)count};
+    memcpy(rail->gids, gids, count * sizeof *gids);
+    return TUTTI_OK;
+}
+
+/* ---- all ports --------------------------------------------------------------------------------
+ */
+
+static const char *layer_text(enum choose_layer layer)
+{
+    static const char *const names[] = {"", "InfiniBand", "RoCE", "iWARP"};
+    return names[layer];
+}
+
+/* Why no port serves; TUTTI_ERR_SETTING when the settings exclude what there is. */
+static tutti_status none_found(const struct scan *scan)
+{
+    const char *wanted = scan->settings->verbs_device;
+    if (scan->devices > 0 && wanted[0] && scan->named == 0)
+        return fail(TUTTI_ERR_SETTING,
+                    "TUTTI_VERBS_DEVICE=%.80s names no port of this host: there is %s (set "
+                    "device or device:port, several with commas)",
+                    wanted, scan->seen);
+    if (scan->why[0])
+        return fail(TUTTI_ERR_UNSUPPORTED, "no usable %s port: %s", layer_text(scan->layer),
+                    scan->why);
+    if (scan->devices > 0)
+        return fail(TUTTI_ERR_UNSUPPORTED, "no %s port here: there is %s", layer_text(scan->layer),
+                    scan->seen);
+    return fail(TUTTI_ERR_UNSUPPORTED, "this host has no RDMA device");
+}
+
+static tutti_status open_rail(struct verbs *verbs, struct ibv_context *context, uint8_t port,
+                              const struct choose_rail *found);
+
+/* Looks at every port; verbs may be NULL: only the answer counts. */
+static tutti_status scan_devices(struct scan *scan, struct verbs *verbs)
+{
+    tutti_status status = TUTTI_OK;
+    uint32_t found = 0;
+    int count = 0;
+    struct ibv_device **list = scan->library->ibv.get_device_list(&count);
+    for (int i = 0; list && i < count && status == TUTTI_OK; i++) {
+        struct ibv_context *context = scan->library->ibv.open_device(list[i]);
+        struct ibv_device_attr attr;
+        if (!context)
+            continue;
+        scan->devices++;
+        bool kept = false;
+        if (scan->library->ibv.query_device(context, &attr) != 0)
+            attr.phys_port_cnt = 0;
+        for (uint8_t port = 1; port <= attr.phys_port_cnt && status == TUTTI_OK; port++) {
+            struct choose_rail rail;
+            status = look_at_port(scan, context, port, &rail);
+            found += status == TUTTI_OK;
+            if (status == TUTTI_OK && verbs) {
+                status = open_rail(verbs, context, port, &rail);
+                kept = kept || status == TUTTI_OK;
+            }
+            if (status == TUTTI_IN_PROGRESS)
+                status = TUTTI_OK;
+        }
+        if (!kept)
+            scan->library->ibv.close_device(context);
+    }
+    if (list)
+        scan->library->ibv.free_device_list(list);
+    return status == TUTTI_OK && found == 0 ? none_found(scan) : status;
+}
+
+static tutti_status scan_ports(const struct settings *settings, enum choose_layer layer,
+                               struct verbs *verbs)
+{
+    struct scan scan = {.settings = settings, .layer = layer};
+    if (!have_devices())
+        return fail(TUTTI_ERR_UNSUPPORTED,
+                    "this host has no RDMA device (/sys/class/infiniband is empty)");
+    scan.library = library_get();
+    if (!scan.library->have_ibv)
+        return fail(TUTTI_ERR_UNSUPPORTED, "%s", scan.library->why);
+    if (getifaddrs(&scan.interfaces) != 0)
+        return fail_errno(TUTTI_ERR_SYSTEM, "list the network interfaces");
+    tutti_status status = scan_devices(&scan, verbs);
+    freeifaddrs(scan.interfaces);
+    return status;
+}
+
+bool device_probe(const struct settings *settings, enum choose_layer layer, char *why, size_t len)
+{
+    if (scan_ports(settings, layer, NULL) == TUTTI_OK)
+        return true;
+    snprintf(why, len, "%s", status_sentence());
+    return false;
+}
+
+/* ---- rails ------------------------------------------------------------------------------------
+ */
+
+static void close_rail(struct verbs_rail *rail)
+{
+    const struct library *library = rail->verbs->library;
+    if (rail->cq)
+        library->ibv.destroy_cq(rail->cq);
+    if (rail->channel)
+        library->ibv.destroy_comp_channel(rail->channel);
+    if (rail->pd)
+        library->ibv.dealloc_pd(rail->pd);
+    rail->cq = NULL;
+    rail->channel = NULL;
+    rail->pd = NULL;
+}
+
+tutti_status device_nonblocking(int fd)
+{
+    int flags = fcntl(fd, F_GETFL);
+    if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) != 0)
+        return fail_errno(TUTTI_ERR_SYSTEM, "make a descriptor of an RDMA device non-blocking");
+    return TUTTI_OK;
+}
+
+/* Enough for a link to every peer, since not every device can resize a queue. */
+static uint32_t first_cq_len(const struct verbs *verbs, uint32_t max_cqe)
+{
+    const struct transport_config *config = verbs->config;
+    uint64_t each = config->settings->verbs_depth + config->lanes * verbs->window + VERBS_SPARE;
+    uint64_t len = each * config->settings->verbs_qps * config->size;
+    len = len < CQ_LEN_LEAST ? CQ_LEN_LEAST : len > CQ_LEN_MOST ? CQ_LEN_MOST : len;
+    return len < max_cqe ? (uint32_t)len : max_cqe;
+}
+
+static tutti_status fill_rail(struct verbs_rail *rail)
+{
+    const struct library *library = rail->verbs->library;
+    struct ibv_device_attr attr;
+    if (library->ibv.query_device(rail->context, &attr) != 0)
+        return fail_errno(TUTTI_ERR_SYSTEM, "ask %s for its limits", rail->name);
+    rail->max_cqe = (uint32_t)attr.max_cqe;
+    rail->max_qp_rd_atom = (uint32_t)attr.max_qp_rd_atom;
+    rail->cq_len = first_cq_len(rail->verbs, rail->max_cqe);
+    rail->pd = library->ibv.alloc_pd(rail->context);
+    rail->channel = rail->pd ? library->ibv.create_comp_channel(rail->context) : NULL;
+    rail->cq = rail->channel ? library->ibv.create_cq(rail->context, (int)rail->cq_len, NULL,
+                                                      rail->channel, 0)
+                             : NULL;
+    if (!rail->cq)
+        return fail_errno(TUTTI_ERR_NOMEM, "make a completion queue of %u entries on %s",
+                          rail->cq_len, rail->name);
+    tutti_status status = device_nonblocking(rail->channel->fd);
+    return status == TUTTI_OK ? device_nonblocking(rail->context->async_fd) : status;
+}
+
+static tutti_status open_rail(struct verbs *verbs, struct ibv_context *context, uint8_t port,
+                              const struct choose_rail *found)
+{
+    char text[96];
+    const char *device = verbs->library->ibv.get_device_name(context->device);
+    if (verbs->rail_count == CHOOSE_RAILS_MAX ||
+        verbs->rail_count == verbs->config->settings->verbs_rails) {
+        log_at(LOG_LEVEL_INFO, (int)verbs->config->rank,
+               "verbs: %s port %u is left out: TUTTI_VERBS_RAILS allows %u", device, port,
+               verbs->rail_count);
+        return TUTTI_IN_PROGRESS;
+    }
+    struct verbs_rail *rail = &verbs->rails[verbs->rail_count];
+    *rail = (struct verbs_rail){
+        .verbs = verbs, .index = verbs->rail_count, .port = port, .context = context};
+    snprintf(rail->name, sizeof rail->name, "%.60s port %u", device, port);
+    tutti_status status = fill_rail(rail);
+    if (status != TUTTI_OK) {
+        close_rail(rail);
+        return status;
+    }
+    verbs->ports.rails[verbs->rail_count++] = *found;
+    verbs->ports.rail_count = (uint8_t)verbs->rail_count;
+    log_at(LOG_LEVEL_INFO, (int)verbs->config->rank, "verbs: uses %s, %u Mbit/s, MTU %u, GID %s",
+           rail->name, found->speed_mbps, 128u << found->mtu,
+           choose_gid_text(&found->gids[0], text, sizeof text));
+    return TUTTI_OK;
+}
+
+tutti_status device_open(struct verbs *verbs)
+{
+    verbs->library = library_get();
+    return scan_ports(verbs->config->settings, verbs->layer, verbs);
+}
+
+void device_close(struct verbs *verbs)
+{
+    for (uint32_t i = verbs->rail_count; i-- > 0;) {
+        struct verbs_rail *rail = &verbs->rails[i];
+        close_rail(rail);
+        /* Two ports of one device share its context. */
+        if (i == 0 || verbs->rails[i - 1].context != rail->context)
+            verbs->library->ibv.close_device(rail->context);
+    }
+    verbs->rail_count = 0;
+}
+
+tutti_status device_grow(struct verbs_rail *rail, uint32_t completions)
+{
+    uint32_t len = rail->cq_len;
+    while (len < rail->cq_used + completions)
+        len *= 2;
+    if (len > rail->max_cqe)
+        len = rail->max_cqe;
+    if (rail->cq_used + completions > len)
+        return fail(TUTTI_ERR_NOMEM,
+                    "%s has completion queues of at most %u entries, too few for one more link: "
+                    "set TUTTI_VERBS_DEPTH or TUTTI_VERBS_QPS lower",
+                    rail->name, rail->max_cqe);
+    if (len != rail->cq_len) {
+        int error = rail->verbs->library->ibv.resize_cq(rail->cq, (int)len);
+        if (error != 0) {
+            errno = error;
+            return fail_errno(TUTTI_ERR_NOMEM, "grow the completion queue of %s to %u entries",
+                              rail->name, len);
+        }
+        rail->cq_len = len;
+    }
+    rail->cq_used += completions;
+    return TUTTI_OK;
+}
+
+/* ---- asynchronous events ----------------------------------------------------------------------
+ */
+
+static void fail_paths(struct verbs_rail *rail, const struct ibv_qp *qp, const char *why)
+{
+    for (struct verbs_link *link = rail->verbs->all; link; link = link->next) {
+        for (uint32_t i = 0; i < link->path_count; i++) {
+            struct verbs_path *path = &link->paths[i];
+            if (path->rail == rail && (!qp || path->qp == qp))
+                link_path_failed(path, "%s of %s", why, rail->name);
+        }
+    }
+}
+
+static bool rail_of_event(const struct verbs_rail *rail, const struct ibv_async_event *event)
+{
+    return event->event_type == IBV_EVENT_DEVICE_FATAL || event->element.port_num == rail->port;
+}
+
+static void take_event(struct verbs *verbs, struct ibv_context *context,
+                       const struct ibv_async_event *event)
+{
+    const char *what = verbs->library->ibv.event_type_str(event->event_type);
+    for (uint32_t i = 0; i < verbs->rail_count; i++) {
+        struct verbs_rail *rail = &verbs->rails[i];
+        if (rail->context != context)
+            continue;
+        switch (event->event_type) {
+        case IBV_EVENT_QP_FATAL:
+        case IBV_EVENT_QP_REQ_ERR:
+        case IBV_EVENT_QP_ACCESS_ERR:
+            fail_paths(rail, event->element.qp, what);
+            break;
+        case IBV_EVENT_DEVICE_FATAL:
+        case IBV_EVENT_PORT_ERR:
+            if (rail_of_event(rail, event)) {
+                rail->down = true;
+                fail_paths(rail, NULL, what);
+            }
+            break;
+        case IBV_EVENT_PORT_ACTIVE:
+            rail->down = rail->down && !rail_of_event(rail, event);
+            break;
+        default:
+            break;
+        }
+    }
+    log_at(LOG_LEVEL_DEBUG, (int)verbs->config->rank, "verbs: event of %s: %s",
+           verbs->library->ibv.get_device_name(context->device), what);
+}
+
+void device_events(struct verbs *verbs)
+{
+    for (uint32_t i = 0; i < verbs->rail_count; i++) {
+        struct ibv_async_event event;
+        struct ibv_context *context = verbs->rails[i].context;
+        if (i > 0 && verbs->rails[i - 1].context == context)
+            continue;
+        while (verbs->library->ibv.get_async_event(context, &event) == 0) {
+            take_event(verbs, context, &event);
+            verbs->library->ibv.ack_async_event(&event);
+        }
+    }
+}

@@ -1,0 +1,56 @@
+/* library.c: see library.h. A library that lacks a name counts as missing; neither is ever closed,
+ * because its providers keep state. */
+#include "transports/verbs/library.h"
+
+#include <dlfcn.h>
+#include <pthread.h>
+#include <stdio.h>
+
+static struct library library;
+static pthread_once_t library_once = PTHREAD_ONCE_INIT;
+
+static bool resolve(void *handle, const char *file, const char *name, void *place)
+{
+    void *symbol = dlsym(handle, name);
+    if (!symbol) {
+        snprintf(library.why, sizeof library.why, "%s has no %s: it is too old", file, name);
+        return false;
+    }
+    *(void **)place = symbol;
+    return true;
+}
+
+static void *load(const char *file)
+{
+    void *handle = dlopen(file, RTLD_NOW | RTLD_LOCAL);
+    if (!handle)
+        snprintf(library.why, sizeof library.why, "%s cannot be loaded: install rdma-core's %s",
+                 file, file);
+    return handle;
+}
+
+static void load_all(void)
+{
+    static const char verbs_file[] = "libibverbs.so.1", cm_file[] = "librdmacm.so.1";
+    void *handle = load(verbs_file);
+    if (!handle)
+        return;
+    bool good = resolve(handle, verbs_file, "_ibv_query_gid_ex", &library.ibv.query_gid_ex);
+#define X(name) good = good && resolve(handle, verbs_file, "ibv_" #name, &library.ibv.name);
+    LIBRARY_IBV_LIST(X)
+#undef X
+    library.have_ibv = good;
+    handle = good ? load(cm_file) : NULL;
+    if (!handle)
+        return;
+#define X(name) good = good && resolve(handle, cm_file, "rdma_" #name, &library.rdma.name);
+    LIBRARY_RDMA_LIST(X)
+#undef X
+    library.have_rdma = good;
+}
+
+const struct library *library_get(void)
+{
+    pthread_once(&library_once, load_all);
+    return &library;
+}

@@ -1,0 +1,737 @@
+/* link.c: how the queue pairs of a link come up, what happens when one fails, and how links end.
+ *
+ *   lower and higher rank alike, over the side transport (proved peers, sealed messages):
+ *     OFFER   number, address and window of each queue pair      both send it at once
+ *     READY   "mine can receive"                                 once the other's offer is here
+ *   and then over each queue pair:
+ *     HELLO   its way works                                      a path is up when it went both
+ * ways
+ *
+ *   a path fails (a completion, an event, or the peer's word for it):
+ *     each side stops its queue pair, so that nothing more can come in, takes what has come in,
+ *     and says DEAD with that number; with the other's number it knows what to send again, over
+ *     another path, before anything new of those lanes. Nothing is lost, nothing comes twice.
+ *
+ * Reliable connections notice a dead peer only while they send; the side transport's socket
+ * notices it always, and usually first, so its sentence is preferred.
+ * Invariant: a link ends once; its queue pairs are gone before its transfers end. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "transports/verbs/verbs.h"
+
+#define HELLO_MS 5000 /* for a path to carry its first message both ways */
+#define DRAIN_MS 2000 /* for a stopped queue pair to give its receives back */
+#define DOOM_MS                                                                                    \
+    500 /* from the end of the last path to that of the link: the socket may know why              \
+         */
+
+/* ---- control messages -------------------------------------------------------------------------
+ */
+
+static const struct tag control_tag = {{WIRE_MAGIC, WIRE_VERSION, 0}};
+
+/* What the side transport knows about the end of its link. */
+static void side_failed(struct verbs_link *link, tutti_status status)
+{
+    const char *name = verbs_peer_name(link->verbs, link->peer);
+    if (link->bye)
+        link_end(link, TUTTI_ERR_PEER,
+                 "%s has left: it closed the communicator before this transfer", name);
+    else
+        link_end(link, status, "%s", status_sentence());
+}
+
+void link_sent_control(struct verbs_link *link, struct verbs_control *out, uint32_t parts)
+{
+    out->busy -= parts;
+    link->work = link->work || out->acks;
+}
+
+void link_take_acks(struct verbs_link *link)
+{
+    for (uint32_t i = 0; i < VERBS_CONTROLS; i++) {
+        struct verbs_control *out = &link->out[i];
+        if (!out->acks || out->busy > 0)
+            continue;
+        out->acks = false;
+        flow_chunk_acked(&link->flows[out->lane], out->seq);
+        transfer_retire(link, out->lane);
+    }
+}
+
+static void send_part(struct verbs_link *link, struct verbs_control *out, struct xfer *xfer)
+{
+    struct verbs *verbs = link->verbs;
+    tutti_status status = verbs->side->ops->send(verbs->side, xfer);
+    if (status == TUTTI_IN_PROGRESS)
+        out->busy++;
+    else if (status != TUTTI_OK)
+        side_failed(link, status);
+}
+
+struct verbs_control *link_send_control(struct verbs_link *link, struct wire_control *control)
+{
+    struct verbs *verbs = link->verbs;
+    struct verbs_control *out = NULL;
+    for (uint32_t i = 0; i < VERBS_CONTROLS && !out; i++)
+        out = link->out[i].busy || link->out[i].acks ? NULL : &link->out[i];
+    if (!out || link->state == VERBS_LINK_ENDED)
+        return NULL; /* a peer that does not read its socket for so long is about to be given up */
+    control->magic = WIRE_MAGIC;
+    control->version = WIRE_VERSION;
+    out->acks = false;
+    tutti_status status = seal_close(verbs->seal, control, sizeof *control, out->bytes);
+    if (status != TUTTI_OK) {
+        link_end(link, status, "%s", status_sentence());
+        return NULL;
+    }
+    out->xfer = (struct xfer){
+        .data = out->bytes, .len = sizeof out->bytes, .peer = link->peer, .tag = &control_tag};
+    send_part(link, out, &out->xfer);
+    return out;
+}
+
+void link_send_body(struct verbs_link *link, struct verbs_control *out, const void *body,
+                    size_t len)
+{
+    if (link->state == VERBS_LINK_ENDED)
+        return;
+    out->body =
+        (struct xfer){.data = (void *)body, .len = len, .peer = link->peer, .tag = &control_tag};
+    send_part(link, out, &out->body);
+    link_sent_control(link, out, 0);
+}
+
+static void send_control(struct verbs_link *link, struct wire_control *control)
+{
+    link_send_control(link, control);
+}
+
+static void receive_control(struct verbs_link *link);
+
+/* ---- paths ------------------------------------------------------------------------------------
+ */
+
+static bool any_path(const struct verbs_link *link, enum verbs_path_state low,
+                     enum verbs_path_state high)
+{
+    for (uint32_t i = 0; i < link->path_count; i++) {
+        if (link->paths[i].state >= low && link->paths[i].state <= high)
+            return true;
+    }
+    return false;
+}
+
+static struct verbs_path *first_up(struct verbs_link *link)
+{
+    for (uint32_t i = 0; i < link->path_count; i++) {
+        if (link->paths[i].state == VERBS_PATH_UP)
+            return &link->paths[i];
+    }
+    return NULL;
+}
+
+/* Lanes whose home is no path any more, or not yet, get one: the first that is up. */
+static void give_homes(struct verbs_link *link)
+{
+    const struct verbs_path *up = first_up(link);
+    for (uint32_t lane = 0; lane < link->verbs->config->lanes && up; lane++) {
+        enum verbs_path_state state = link->paths[link->home[lane]].state;
+        if (state == VERBS_PATH_NONE || state == VERBS_PATH_MAKING || state == VERBS_PATH_TRYING)
+            link->home[lane] = (uint8_t)up->index;
+    }
+}
+
+/* No path is up, and none will be: the link is about to end. */
+static void look_for_doom(struct verbs_link *link)
+{
+    if (link->state != VERBS_LINK_ENDED && link->doomed_ms == 0 &&
+        !any_path(link, VERBS_PATH_MAKING, VERBS_PATH_UP) && !link->stopped)
+        link->doomed_ms = clock_ms() + DOOM_MS;
+}
+
+/* Up, once every path has shown whether it works. */
+static void look_for_up(struct verbs_link *link)
+{
+    if (link->state != VERBS_LINK_MAKING || !link->offered ||
+        any_path(link, VERBS_PATH_MAKING, VERBS_PATH_TRYING) || !first_up(link))
+        return;
+    link->state = VERBS_LINK_UP;
+    link->verbs->making--;
+    link->since_ms = clock_ms();
+    for (uint32_t lane = 0; lane < link->verbs->config->lanes; lane++)
+        link->home[lane] = (uint8_t)(lane % link->path_count);
+    give_homes(link);
+    link->work = true;
+    for (uint32_t i = 0; i < link->path_count; i++) {
+        const struct verbs_path *path = &link->paths[i];
+        log_at(LOG_LEVEL_DEBUG, (int)link->verbs->config->rank, "verbs: path %u to %s over %s: %s",
+               i, verbs_peer_name(link->verbs, link->peer), path->rail->name,
+               path->state == VERBS_PATH_UP ? "up" : path->why);
+    }
+}
+
+void link_path_up(struct verbs_path *path)
+{
+    struct verbs_link *link = path->link;
+    if (path->state != VERBS_PATH_TRYING)
+        return;
+    path_hello(path); /* the peer's came first */
+    if (!path->hello_came || !path->hello_acked)
+        return;
+    path->state = VERBS_PATH_UP;
+    path->since_ms = clock_ms();
+    look_for_up(link);
+    give_homes(link);
+}
+
+void link_path_connected(struct verbs_path *path)
+{
+    if (path->state != VERBS_PATH_MAKING)
+        return;
+    path->state = VERBS_PATH_TRYING;
+    path->since_ms = clock_ms();
+}
+
+/* Goes on over the socket, when no queue pair can do it. */
+static void fall_back(struct verbs_link *link, const char *why)
+{
+    if (link->relay || relay_open(link) != TUTTI_OK)
+        return;
+    log_at(LOG_LEVEL_WARN, (int)link->verbs->config->rank,
+           "verbs: the link to %s goes over TCP, which is slower: %s (TUTTI_VERBS_FALLBACK=0 makes "
+           "this an error)",
+           verbs_peer_name(link->verbs, link->peer), why);
+    link->doomed_ms = 0;
+    look_for_up(link);
+    give_homes(link);
+    link->work = true;
+}
+
+static void gone(struct verbs_path *path)
+{
+    path_drop(path);
+    give_homes(path->link);
+    look_for_up(path->link);
+    look_for_doom(path->link);
+}
+
+static void start_resending(struct verbs_path *path)
+{
+    /* Every record used up one receive of the peer, in order. */
+    while (path->first != path->last && path->first < path->peer_received)
+        path_pop(path, true);
+    path->state = VERBS_PATH_RESENDING;
+    path->link->work = true;
+    look_for_doom(path->link);
+}
+
+void link_path_drained(struct verbs_path *path)
+{
+    struct wire_control control = {
+        .kind = WIRE_DEAD, .path = path->index, .received = path->received};
+    path->state = VERBS_PATH_DRAINED;
+    snprintf(control.text, sizeof control.text, "%.127s", path->why);
+    if (path->peer_dead)
+        start_resending(path);
+    send_control(path->link, &control);
+}
+
+void link_path_failed(struct verbs_path *path, const char *format, ...)
+{
+    struct verbs_link *link = path->link;
+    va_list args;
+    if (path->relayed || path->state == VERBS_PATH_NONE || path->state >= VERBS_PATH_DRAINING)
+        return;
+    va_start(args, format);
+    vsnprintf(path->why, sizeof path->why, format, args);
+    va_end(args);
+    path->failure = ++link->failures;
+    path->since_ms = clock_ms();
+    /* With other rails the loss is news by itself; without, it will be the link's sentence. */
+    log_at(link->path_count > 1 ? LOG_LEVEL_WARN : LOG_LEVEL_INFO, (int)link->verbs->config->rank,
+           "verbs: path %u to %s over %s failed: %s", path->index,
+           verbs_peer_name(link->verbs, link->peer), path->rail->name, path->why);
+    if (path->state == VERBS_PATH_MAKING) {
+        gone(path);
+        return;
+    }
+    path_stop(path);
+    path->state = VERBS_PATH_DRAINING;
+    if (path->posted == 0)
+        link_path_drained(path);
+    look_for_doom(link);
+    look_for_up(link);
+}
+
+/* The dead path that may send again now: none while another's losses are unknown, and of several
+ * the one that failed last, since it may have carried what an earlier one lost. */
+static struct verbs_path *next_to_resend(struct verbs_link *link)
+{
+    struct verbs_path *next = NULL;
+    if (any_path(link, VERBS_PATH_DRAINING, VERBS_PATH_DRAINED))
+        return NULL;
+    for (uint32_t i = 0; i < link->path_count; i++) {
+        struct verbs_path *path = &link->paths[i];
+        if (path->state == VERBS_PATH_RESENDING && (!next || path->failure > next->failure))
+            next = path;
+    }
+    return next;
+}
+
+void link_resend(struct verbs_link *link)
+{
+    struct verbs_path *path;
+    while ((path = next_to_resend(link)) && first_up(link)) {
+        while (path->first != path->last &&
+               transfer_resend(path, &path->records[path->first % path->depth]))
+            path_pop(path, false);
+        for (uint32_t i = 0; i < link->path_count; i++)
+            path_flush(&link->paths[i]);
+        if (path->first != path->last)
+            return; /* no room: again with the next poll */
+        log_at(LOG_LEVEL_WARN, (int)link->verbs->config->rank,
+               "verbs: the link to %s goes on without %s, over %s",
+               verbs_peer_name(link->verbs, link->peer), path->rail->name,
+               first_up(link) ? first_up(link)->rail->name : "nothing");
+        gone(path);
+    }
+}
+
+/* ---- taking control messages ------------------------------------------------------------------
+ */
+
+static void make_offer(struct verbs_link *link)
+{
+    struct verbs *verbs = link->verbs;
+    struct wire_control control = {.kind = WIRE_OFFER,
+                                   .path = WIRE_ALL_PATHS,
+                                   .slot_len = link->slot_len,
+                                   .window = link->window,
+                                   .chunk = verbs->chunk,
+                                   .path_count = link->path_count,
+                                   .cm = verbs->cm,
+                                   .lanes = verbs->config->lanes};
+    for (uint32_t i = 0; i < link->path_count; i++)
+        path_describe(&link->paths[i], &control.paths[i]);
+    send_control(link, &control);
+}
+
+static bool offer_fits(const struct verbs_link *link, const struct wire_control *offer)
+{
+    uint32_t count = link->path_count - (link->relay != NULL);
+    return offer->path_count == count && offer->cm == link->verbs->cm &&
+           offer->lanes == link->verbs->config->lanes && offer->slot_len >= WIRE_MESSAGE_MIN &&
+           offer->window >= 1 && offer->window <= FLOW_WINDOW_MAX &&
+           offer->chunk >= VERBS_CHUNK_MIN && (offer->chunk & (offer->chunk - 1)) == 0 &&
+           !link->offered;
+}
+
+/* Brings one path to where it can send and receive. */
+static void accept_path(struct verbs_path *path, const struct wire_path *offer)
+{
+    bool connected = path->state == VERBS_PATH_TRYING; /* by the connection manager, before this */
+    if (path->state != VERBS_PATH_MAKING && !connected)
+        return;
+    if (offer->qpn == 0 || offer->mtu < 1 || offer->mtu > 5 || offer->window < VERBS_SPARE ||
+        offer->window > CREDIT_WINDOW_MAX) {
+        link_path_failed(path, "the other side could not make its queue pair");
+        return;
+    }
+    if (path_connect(path, offer) != TUTTI_OK)
+        link_path_failed(path, "%s", status_sentence());
+    else if (!path->link->verbs->cm)
+        link_path_connected(path);
+    else if (path->link->verbs->config->rank < path->link->peer && connect_dial(path) != TUTTI_OK)
+        link_path_failed(path, "%s", status_sentence());
+    else if (path->hello_came)
+        path_hello(path);
+}
+
+static void take_offer(struct verbs_link *link, const struct wire_control *offer)
+{
+    struct verbs *verbs = link->verbs;
+    if (!offer_fits(link, offer)) {
+        link_end(link, TUTTI_ERR_PROTOCOL,
+                 "%s offers RDMA queue pairs that do not fit (%u paths, %u lanes; here %u and %u): "
+                 "TUTTI_VERBS_* settings and versions must agree",
+                 verbs_peer_name(verbs, link->peer), offer->path_count, offer->lanes,
+                 link->path_count, verbs->config->lanes);
+        return;
+    }
+    link->offered = true;
+    link->peer_window = offer->window;
+    uint32_t slot_len = offer->slot_len < link->slot_len ? offer->slot_len : link->slot_len;
+    uint32_t chunk = offer->chunk < verbs->chunk ? offer->chunk : verbs->chunk;
+    for (uint32_t lane = 0; lane < verbs->config->lanes; lane++)
+        flow_limit(&link->flows[lane], slot_len - 64, chunk, (uint16_t)offer->window);
+    struct wire_control ready = {.kind = WIRE_READY, .path = WIRE_ALL_PATHS};
+    for (uint32_t i = 0; i < link->path_count; i++) {
+        accept_path(&link->paths[i], &offer->paths[i]);
+        ready.alive |= (uint32_t)(link->paths[i].state != VERBS_PATH_NONE) << i;
+    }
+    send_control(link, &ready);
+    look_for_doom(link);
+}
+
+static void take_ready(struct verbs_link *link, const struct wire_control *ready)
+{
+    for (uint32_t i = 0; i < link->path_count; i++) {
+        struct verbs_path *path = &link->paths[i];
+        if (!(ready->alive >> i & 1))
+            link_path_failed(path, "the other side could not connect it");
+        else if (!link->verbs->cm)
+            path_hello(path);
+    }
+}
+
+static void take_dead(struct verbs_link *link, const struct wire_control *dead)
+{
+    char text[sizeof dead->text];
+    if (dead->path >= link->path_count)
+        return;
+    struct verbs_path *path = &link->paths[dead->path];
+    snprintf(text, sizeof text, "%.127s", dead->text);
+    path->peer_dead = true;
+    path->peer_received = dead->received;
+    link_path_failed(path, "the other side says: %s", text);
+    if (path->state == VERBS_PATH_DRAINED)
+        start_resending(path);
+}
+
+/* The peer was cancelled: nothing moves any more, until one of the two closes. */
+static void take_stopped(struct verbs_link *link)
+{
+    link->stopped = true;
+    for (uint32_t i = 0; i < link->path_count; i++)
+        path_drop(&link->paths[i]);
+}
+
+static void take_control(struct verbs_link *link)
+{
+    struct wire_control control;
+    tutti_status status =
+        seal_open(link->verbs->seal, link->in.bytes, sizeof link->in.bytes, &control);
+    if (status == TUTTI_OK && (control.magic != WIRE_MAGIC || control.version != WIRE_VERSION))
+        status = fail(TUTTI_ERR_PROTOCOL, "its message is of version %u, this side's of %u",
+                      control.version, WIRE_VERSION);
+    if (status != TUTTI_OK) {
+        link_end(link, status, "RDMA link to %s: %s", verbs_peer_name(link->verbs, link->peer),
+                 status_sentence());
+        return;
+    }
+    if (link->verbs->cancelled && control.kind != WIRE_BYE)
+        return;
+    switch (control.kind) {
+    case WIRE_OFFER:
+        take_offer(link, &control);
+        break;
+    case WIRE_READY:
+        take_ready(link, &control);
+        break;
+    case WIRE_DEAD:
+        take_dead(link, &control);
+        break;
+    case WIRE_STOPPED:
+        take_stopped(link);
+        break;
+    case WIRE_BYE:
+        link->bye = true;
+        break;
+    case WIRE_DATA:
+        if (link->offered && link->fallback)
+            fall_back(link, "the other side does");
+        if (!link->relay || !relay_arrived(link, &control))
+            link_end(link, TUTTI_ERR_PROTOCOL,
+                     "%s sent a message over TCP that makes no sense here",
+                     verbs_peer_name(link->verbs, link->peer));
+        break;
+    default:
+        break;
+    }
+}
+
+static void receive_control(struct verbs_link *link)
+{
+    struct verbs *verbs = link->verbs;
+    tutti_status status = TUTTI_OK;
+    while (status == TUTTI_OK && link->state != VERBS_LINK_ENDED && !link->awaits_body) {
+        link->in.xfer = (struct xfer){.data = link->in.bytes,
+                                      .len = sizeof link->in.bytes,
+                                      .peer = link->peer,
+                                      .tag = &control_tag};
+        status = verbs->side->ops->recv(verbs->side, &link->in.xfer);
+        if (status == TUTTI_OK)
+            take_control(link);
+        else if (status != TUTTI_IN_PROGRESS)
+            side_failed(link, status);
+    }
+}
+
+void link_receive_body(struct verbs_link *link, struct xfer *xfer, void *place, size_t len)
+{
+    struct verbs *verbs = link->verbs;
+    *xfer = (struct xfer){.data = place, .len = len, .peer = link->peer, .tag = &control_tag};
+    tutti_status status = verbs->side->ops->recv(verbs->side, xfer);
+    link->awaits_body = status == TUTTI_IN_PROGRESS;
+    if (status == TUTTI_OK)
+        relay_body(link);
+    else if (status != TUTTI_IN_PROGRESS)
+        side_failed(link, status);
+}
+
+/* Transfers of the side transport that ended. */
+static void side_finished(struct verbs *verbs, struct xfer *list)
+{
+    while (list) {
+        struct xfer *xfer = list;
+        struct verbs_link *link = verbs->links[xfer->peer];
+        list = list->next;
+        if (!link)
+            continue;
+        if (relay_awaits(link, xfer)) {
+            link->awaits_body = false;
+            if (xfer->status == TUTTI_OK && !link->stopped)
+                relay_body(link);
+            receive_control(link);
+        } else if (xfer != &link->in.xfer) {
+            for (uint32_t i = 0; i < VERBS_CONTROLS; i++) {
+                struct verbs_control *out = &link->out[i];
+                if (xfer == &out->xfer || xfer == &out->body)
+                    link_sent_control(link, out, 1);
+            }
+        } else if (xfer->status == TUTTI_OK) {
+            take_control(link);
+            receive_control(link);
+        } else {
+            receive_control(link); /* refused, with the sentence */
+        }
+    }
+}
+
+/* ---- time -------------------------------------------------------------------------------------
+ */
+
+static void service_path(struct verbs_path *path, uint64_t now)
+{
+    if (path->state == VERBS_PATH_DRAINING && now >= path->since_ms + DRAIN_MS)
+        link_path_drained(path); /* a device that is gone gives nothing back */
+    if (path->state == VERBS_PATH_TRYING && now >= path->since_ms + HELLO_MS)
+        link_path_failed(path,
+                         "no message came through over %s: check that its address reaches "
+                         "the other side's, or set TUTTI_VERBS_GID_INDEX",
+                         path->rail->name);
+}
+
+/* Why the path that failed last did. */
+static const char *last_failure(const struct verbs_link *link)
+{
+    const struct verbs_path *last = &link->paths[0];
+    for (uint32_t i = 1; i < link->path_count; i++)
+        last = link->paths[i].failure > last->failure ? &link->paths[i] : last;
+    return last->why;
+}
+
+static void service_link(struct verbs_link *link, uint64_t now)
+{
+    for (uint32_t i = 0; i < link->path_count && link->state != VERBS_LINK_ENDED; i++)
+        service_path(&link->paths[i], now);
+    if (link->state == VERBS_LINK_ENDED || link->doomed_ms == 0)
+        return;
+    if (link->fallback && link->offered && !any_path(link, VERBS_PATH_MAKING, VERBS_PATH_UP))
+        fall_back(link, last_failure(link));
+    if (any_path(link, VERBS_PATH_MAKING, VERBS_PATH_UP)) {
+        link->doomed_ms = 0;
+    } else if (now >= link->doomed_ms) {
+        link_end(link, TUTTI_ERR_PEER, "the RDMA link to %s is lost: %s",
+                 verbs_peer_name(link->verbs, link->peer), last_failure(link));
+    }
+}
+
+void link_service(struct verbs *verbs)
+{
+    side_finished(verbs, verbs->side->ops->poll(verbs->side));
+    if (verbs->cm)
+        connect_events(verbs);
+    uint64_t now = clock_ms();
+    for (struct verbs_link *link = verbs->all; link; link = link->next)
+        service_link(link, now);
+}
+
+/* ---- life -------------------------------------------------------------------------------------
+ */
+
+bool link_busy(const struct verbs_link *link)
+{
+    for (uint32_t lane = 0; lane < link->verbs->config->lanes; lane++) {
+        const struct flow *flow = &link->flows[lane];
+        if (flow->send_done != flow->send_next || flow->recv_done != flow->recv_next)
+            return true;
+    }
+    return false;
+}
+
+static void make_paths(struct verbs_link *link, const struct choose_ports *ports)
+{
+    struct verbs *verbs = link->verbs;
+    struct choose_path choices[CHOOSE_PATHS_MAX];
+    uint32_t count = choose_paths(&verbs->ports, ports, verbs->config->rank < link->peer, choices);
+    link->path_count = count;
+    link->fallback = verbs->ports.fallback && ports->fallback;
+    if (count == 0)
+        choose_why(&verbs->ports, ports, link->paths[0].why, sizeof link->paths[0].why);
+    for (uint32_t i = 0; i < count; i++) {
+        struct verbs_path *path = &link->paths[i];
+        path->link = link;
+        path->index = i;
+        path->choice = choices[i];
+        path->rail = &verbs->rails[choices[i].rail[0]];
+        path->since_ms = clock_ms();
+        if (path_make(path) != TUTTI_OK) {
+            snprintf(path->why, sizeof path->why, "%s", status_sentence());
+            path->failure = ++link->failures;
+        }
+    }
+    link->slot_len = verbs->slot_len;
+    link->window = verbs->window;
+}
+
+tutti_status link_begin(struct verbs *verbs, uint32_t peer, const struct choose_ports *ports)
+{
+    uint32_t lanes = verbs->config->lanes;
+    struct verbs_link *link = calloc(1, sizeof *link + lanes * sizeof *link->flows);
+    if (!link)
+        return fail(TUTTI_ERR_NOMEM, "no memory for the link to %s", verbs_peer_name(verbs, peer));
+    link->verbs = verbs;
+    link->peer = peer;
+    link->since_ms = clock_ms();
+    link->next = verbs->all;
+    link->prev = &verbs->all;
+    if (link->next)
+        link->next->prev = &link->next;
+    verbs->all = link;
+    verbs->links[peer] = link;
+    verbs->making++;
+    make_paths(link, ports);
+    make_offer(link);
+    receive_control(link);
+    return TUTTI_OK;
+}
+
+/* What came in before the end is still delivered. */
+static void take_what_came(struct verbs *verbs)
+{
+    for (uint32_t i = 0; i < verbs->rail_count && !verbs->polling; i++) {
+        verbs->polling = true;
+        while (path_poll(&verbs->rails[i])) {
+        }
+        verbs->polling = false;
+    }
+}
+
+void link_end(struct verbs_link *link, tutti_status status, const char *format, ...)
+{
+    va_list args;
+    if (link->state == VERBS_LINK_ENDED)
+        return;
+    va_start(args, format);
+    vsnprintf(link->sentence, sizeof link->sentence, format, args);
+    va_end(args);
+    take_what_came(link->verbs);
+    if (link->state == VERBS_LINK_ENDED)
+        return; /* what came was nonsense */
+    bool was_up = link->state == VERBS_LINK_UP;
+    link->verbs->making -= !was_up;
+    link->state = VERBS_LINK_ENDED;
+    link->status = status;
+    link->work = false;
+    for (uint32_t i = 0; i < link->path_count; i++)
+        path_drop(&link->paths[i]);
+    for (uint32_t lane = 0; lane < link->verbs->config->lanes; lane++)
+        transfer_retire(link, lane);
+    link->down = (was_up && !link->bye) || link_busy(link);
+    transfer_fail_all(link, status);
+}
+
+tutti_status link_refuse(struct verbs_link *link)
+{
+    link->down = true;
+    return fail(link->status, "%s", link->sentence);
+}
+
+void link_cancel(struct verbs_link *link)
+{
+    struct wire_control control = {.kind = WIRE_STOPPED};
+    link->stopped = true;
+    link->work = false;
+    for (uint32_t i = 0; i < link->path_count; i++)
+        path_drop(&link->paths[i]);
+    for (uint32_t lane = 0; lane < link->verbs->config->lanes; lane++) {
+        struct flow *flow = &link->flows[lane];
+        for (uint16_t s = flow->send_done; s != flow->send_next; s++)
+            memory_release(
+                link->verbs,
+                (struct verbs_region *)flow->sends[s % FLOW_POSTED_MAX]->work[FLOW_WORK_REGION]);
+        for (uint16_t r = flow->recv_done; r != flow->recv_next; r++)
+            memory_release(
+                link->verbs,
+                (struct verbs_region *)flow->recvs[r % FLOW_POSTED_MAX]->work[FLOW_WORK_REGION]);
+        flow->send_done = flow->send_at = flow->send_next;
+        flow->recv_done = flow->recv_granted = flow->recv_next;
+    }
+    send_control(link, &control);
+}
+
+void link_free(struct verbs_link *link)
+{
+    struct verbs *verbs = link->verbs;
+    verbs->making -= link->state == VERBS_LINK_MAKING;
+    for (uint32_t i = 0; i < link->path_count; i++)
+        path_free(&link->paths[i]);
+    relay_close(link);
+    verbs->links[link->peer] = NULL;
+    *link->prev = link->next;
+    if (link->next)
+        link->next->prev = link->prev;
+    free(link);
+}
+
+static bool settled(struct verbs_link *link)
+{
+    bool good = true;
+    for (uint32_t i = 0; i < link->path_count; i++)
+        good = path_settled(&link->paths[i]) && good;
+    for (uint32_t i = 0; i < VERBS_CONTROLS; i++)
+        good = good && !link->out[i].busy;
+    return good && !any_path(link, VERBS_PATH_DRAINING, VERBS_PATH_RESENDING);
+}
+
+void link_farewell(struct verbs *verbs, struct verbs_link *only, uint64_t deadline_ms)
+{
+    bool waiting = true;
+    while (waiting && clock_ms() < deadline_ms) {
+        waiting = false;
+        for (struct verbs_link *link = verbs->all; link; link = link->next) {
+            if ((!only || link == only) && link->state == VERBS_LINK_UP && !link->stopped)
+                waiting = !settled(link) || waiting;
+        }
+        if (!waiting)
+            break;
+        take_what_came(verbs);
+        link_service(verbs);
+        for (struct verbs_link *link = verbs->all; link; link = link->next)
+            link_resend(link);
+        clock_sleep_us(50);
+    }
+    for (struct verbs_link *link = verbs->all; link; link = link->next) {
+        struct wire_control control = {.kind = WIRE_BYE};
+        if ((!only || link == only) && link->state != VERBS_LINK_ENDED)
+            send_control(link, &control);
+    }
+}

@@ -1,0 +1,244 @@
+/* memory.c: registered memory.
+ * The idea: what a device may read or write must be pinned, and pinning costs too much to do twice.
+ * Three kinds of regions, by how long their pages are known to stay where they are:
+ *
+ *   LIBRARY    an allocation of mem_alloc: registered whole, once, until it is freed; mem's
+ *              generation counter tells when to look, the allocation's id whether it is still there
+ *   EXPLICIT   what the user registered: until he deregisters it, by his promise
+ *   ONCE       anything else: exactly the bytes of one transfer, while it is open (shared by
+ *              transfers of the same bytes that are open together)
+ *
+ * Memory of the last kind is not kept for the next call: it may be freed and its address used
+ * again, with other pages, and only interposing malloc (which we refuse) or the device's own
+ * on-demand paging would tell. Sends are registered without remote access, receives with remote
+ * write; never both in one registration.
+ * Invariant: a region in use is not released. */
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+
+#include "base/log.h"
+#include "mem/mem.h"
+#include "transports/verbs/verbs.h"
+
+static int access_flags(enum verbs_access access)
+{
+    return access == VERBS_ACCESS_SEND ? 0 : IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE;
+}
+
+tutti_status memory_fail(const struct verbs_rail *rail, size_t len)
+{
+    struct rlimit limit;
+    int error = errno;
+    if ((error == ENOMEM || error == EAGAIN || error == EPERM) &&
+        getrlimit(RLIMIT_MEMLOCK, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY)
+        return fail(
+            TUTTI_ERR_NOMEM,
+            "%s cannot register %zu bytes: the limit of locked memory is %llu KiB: raise it "
+            "(`ulimit -l unlimited`, or memlock in /etc/security/limits.conf, or "
+            "LimitMEMLOCK of the service that starts the job)",
+            rail->name, len, (unsigned long long)limit.rlim_cur / 1024);
+    errno = error;
+    return fail_errno(TUTTI_ERR_NOMEM, "%s cannot register %zu bytes", rail->name, len);
+}
+
+/* ---- regions ----------------------------------------------------------------------------------
+ */
+
+static void release(struct verbs *verbs, struct verbs_region *region)
+{
+    for (uint32_t r = 0; r < CHOOSE_RAILS_MAX; r++) {
+        for (int access = 0; access < VERBS_ACCESSES; access++) {
+            if (region->mr[r][access])
+                verbs->library->ibv.dereg_mr(region->mr[r][access]);
+        }
+    }
+    *region->prev = region->next;
+    if (region->next)
+        region->next->prev = region->prev;
+    verbs->region_count--;
+    free(region);
+}
+
+static tutti_status add(struct verbs *verbs, enum verbs_region_kind kind, const void *data,
+                        size_t len, uint64_t id, struct verbs_region **out)
+{
+    if (verbs->region_count == VERBS_REGIONS_MAX)
+        return fail(TUTTI_ERR_NOMEM, "%d pieces of memory are registered already",
+                    VERBS_REGIONS_MAX);
+    struct verbs_region *region = calloc(1, sizeof *region);
+    if (!region)
+        return fail(TUTTI_ERR_NOMEM, "no memory to note a registration");
+    region->kind = kind;
+    region->id = id;
+    region->begin = (uintptr_t)data;
+    region->end = region->begin + len;
+    region->next = verbs->regions;
+    region->prev = &verbs->regions;
+    if (region->next)
+        region->next->prev = &region->next;
+    verbs->regions = region;
+    verbs->region_count++;
+    *out = region;
+    return TUTTI_OK;
+}
+
+/* Registers on every rail; nothing is left when one fails. */
+static tutti_status pin(struct verbs *verbs, struct verbs_region *region, enum verbs_access access)
+{
+    size_t len = region->end - region->begin;
+    for (uint32_t r = 0; r < verbs->rail_count; r++) {
+        struct ibv_mr **mr = &region->mr[r][access];
+        if (*mr)
+            continue;
+        *mr = verbs->library->ibv.reg_mr(verbs->rails[r].pd, (void *)region->begin, len,
+                                         access_flags(access));
+        verbs->stats.registrations++;
+        if (*mr)
+            continue;
+        tutti_status status = memory_fail(&verbs->rails[r], len);
+        while (r-- > 0) {
+            verbs->library->ibv.dereg_mr(region->mr[r][access]);
+            region->mr[r][access] = NULL;
+        }
+        return status;
+    }
+    return TUTTI_OK;
+}
+
+/* Library allocations that are gone need their registrations no more. */
+static void sweep(struct verbs *verbs)
+{
+    struct verbs_region *next;
+    verbs->memory_generation = mem_generation();
+    for (struct verbs_region *region = verbs->regions; region; region = next) {
+        struct mem_export found;
+        next = region->next;
+        if (region->kind != VERBS_REGION_LIBRARY ||
+            (mem_find((void *)region->begin, 1, &found) && found.id == region->id))
+            continue;
+        region->stale = true;
+        if (region->uses == 0)
+            release(verbs, region);
+    }
+}
+
+static struct verbs_region *find(struct verbs *verbs, uintptr_t begin, uintptr_t end,
+                                 enum verbs_access access)
+{
+    for (struct verbs_region *region = verbs->regions; region; region = region->next) {
+        if (region->begin > begin || region->end < end || region->stale)
+            continue;
+        if (region->kind != VERBS_REGION_ONCE || region->mr[0][access])
+            return region;
+    }
+    return NULL;
+}
+
+/* Registrations of allocations that no transfer uses make room. True if there were any. */
+static bool make_room(struct verbs *verbs)
+{
+    struct verbs_region *next;
+    bool any = false;
+    for (struct verbs_region *region = verbs->regions; region; region = next) {
+        next = region->next;
+        if (region->kind == VERBS_REGION_LIBRARY && region->uses == 0) {
+            release(verbs, region);
+            any = true;
+        }
+    }
+    return any;
+}
+
+static tutti_status find_or_add(struct verbs *verbs, const void *data, size_t len,
+                                enum verbs_access access, struct verbs_region **region)
+{
+    struct mem_export found;
+    uintptr_t begin = (uintptr_t)data;
+    if (verbs->memory_generation != mem_generation())
+        sweep(verbs);
+    *region = find(verbs, begin, begin + len, access);
+    if (*region)
+        return TUTTI_OK;
+    if (mem_find(data, len, &found))
+        return add(verbs, VERBS_REGION_LIBRARY, found.base, found.bytes, found.id, region);
+    return add(verbs, VERBS_REGION_ONCE, data, len, 0, region);
+}
+
+/* Says once, in the log, that transfers are copied, and why. */
+static void tell_short(struct verbs *verbs)
+{
+    if (verbs->short_told)
+        return;
+    verbs->short_told = true;
+    log_at(LOG_LEVEL_WARN, (int)verbs->config->rank,
+           "verbs: %s; until then such transfers are copied through registered slots, which is "
+           "slower",
+           status_sentence());
+}
+
+tutti_status memory_use(struct verbs *verbs, const void *data, size_t len, enum verbs_access access,
+                        struct verbs_region **out)
+{
+    struct verbs_region *region;
+    tutti_status status = find_or_add(verbs, data, len, access, &region);
+    if (status != TUTTI_OK)
+        return status;
+    region->uses++;
+    status = pin(verbs, region, access);
+    if (status != TUTTI_OK && make_room(verbs))
+        status = pin(verbs, region, access);
+    if (status != TUTTI_OK) {
+        tell_short(verbs);
+        memory_release(verbs, region);
+        return status;
+    }
+    *out = region;
+    return TUTTI_OK;
+}
+
+void memory_release(struct verbs *verbs, struct verbs_region *region)
+{
+    if (!region)
+        return;
+    region->uses--;
+    if (region->uses == 0 && (region->kind == VERBS_REGION_ONCE || region->stale))
+        release(verbs, region);
+}
+
+tutti_status memory_add(struct verbs *verbs, void *data, size_t len, struct verbs_region **region)
+{
+    struct verbs_region *made;
+    *region = NULL;
+    if (len == 0)
+        return TUTTI_OK;
+    tutti_status status = add(verbs, VERBS_REGION_EXPLICIT, data, len, 0, &made);
+    if (status != TUTTI_OK)
+        return status;
+    for (int access = 0; access < VERBS_ACCESSES && status == TUTTI_OK; access++)
+        status = pin(verbs, made, (enum verbs_access)access);
+    if (status != TUTTI_OK) {
+        release(verbs, made);
+        return status;
+    }
+    *region = made;
+    return TUTTI_OK;
+}
+
+void memory_remove(struct verbs *verbs, struct verbs_region *region)
+{
+    if (!region)
+        return;
+    region->stale = true;
+    if (region->uses == 0)
+        release(verbs, region);
+}
+
+void memory_free_all(struct verbs *verbs)
+{
+    while (verbs->regions)
+        release(verbs, verbs->regions);
+}

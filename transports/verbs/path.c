@@ -1,0 +1,669 @@
+/* path.c: one queue pair: its memory, posting, completions.
+ *
+ *   memory   | slot 0 | slot 1 | ... | slot n-1 |  send ring                                   |
+ *
+ * Sending: every message is written into the ring and stays there until its completion, so that a
+ * send is done once its bytes are copied and a lost message can be sent again over another path.
+ * Requests are staged in a chain and posted with one doorbell; a completion is asked for with
+ * every VERBS_SIGNAL_EACH-th request, or with the last of a doorbell when a chunk waits for one
+ * and none is under way. Completions come in order, so one frees all requests before it.
+ * Receiving: each receive is one slot; immediate words use one up too. The peer never sends more
+ * than it has credit for, so no request ever meets an empty queue.
+ * Invariant: records [first, last) are the requests whose completion is not known, oldest first. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "base/auth.h"
+#include "base/check.h"
+#include "base/log.h"
+#include "transports/verbs/verbs.h"
+
+#define RING_ALIGN      64u
+#define IDLE_FLUSHES    2 /* polls without news before a completion is asked for by a message */
+#define POLL_MAX        32
+#define IWARP_PAGES_MIN 4096 /* siw's limit: shorter ones are copied */
+
+/* wr_id: | slot in the table 24 | generation 7 | receive 1 | receive slot or record 32 | */
+static uint64_t make_id(const struct verbs_path *path, bool receive, uint32_t what)
+{
+    return (uint64_t)path->slot_in_table << 40 | (uint64_t)(path->generation & 0x7f) << 33 |
+           (uint64_t)receive << 32 | what;
+}
+
+bool path_alive(const struct verbs_path *path)
+{
+    return path->state == VERBS_PATH_TRYING || path->state == VERBS_PATH_UP;
+}
+
+const struct wire_header *path_slot(const struct verbs_path *path, uint32_t slot)
+{
+    return (const struct wire_header *)(path->memory + (size_t)slot * path->slot_len);
+}
+
+/* ---- making -----------------------------------------------------------------------------------
+ */
+
+/* A place in the table by which completions find their path. */
+static tutti_status take_place(struct verbs_path *path)
+{
+    struct verbs *verbs = path->link->verbs;
+    uint32_t at = 0;
+    while (at < verbs->path_slots && verbs->paths[at])
+        at++;
+    if (at == verbs->path_slots) {
+        uint32_t slots = at ? 2 * at : 64;
+        struct verbs_path **paths = realloc(verbs->paths, slots * sizeof(struct verbs_path *));
+        if (!paths)
+            return fail(TUTTI_ERR_NOMEM, "no memory for a table of %u queue pairs", slots);
+        memset(paths + at, 0, (slots - at) * sizeof(struct verbs_path *));
+        verbs->paths = paths;
+        verbs->path_slots = slots;
+    }
+    path->slot_in_table = at;
+    path->generation = ++verbs->generation;
+    verbs->paths[at] = path;
+    return TUTTI_OK;
+}
+
+/* Registers memory for slots and ring; halves the slots' number and length while the limit of
+ * locked memory does not allow more. */
+static tutti_status make_memory(struct verbs_path *path)
+{
+    struct verbs *verbs = path->link->verbs;
+    const struct library *library = verbs->library;
+    if (path->memory)
+        return TUTTI_OK;
+    uint32_t lanes = verbs->config->lanes;
+    for (;;) {
+        path->slot_len = verbs->slot_len;
+        path->slot_count = lanes * verbs->window + VERBS_SPARE;
+        path->ring_len = VERBS_RING_SLOTS * path->slot_len;
+        path->memory_len = (size_t)path->slot_count * path->slot_len + path->ring_len;
+        void *memory = mmap(NULL, path->memory_len, PROT_READ | PROT_WRITE,
+                            MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (memory == MAP_FAILED)
+            return fail_errno(TUTTI_ERR_NOMEM, "%zu bytes for slots", path->memory_len);
+        /* A forked child must not share, and so move, pages that the device writes to. */
+        madvise(memory, path->memory_len, MADV_DONTFORK);
+        path->mr =
+            library->ibv.reg_mr(path->rail->pd, memory, path->memory_len, IBV_ACCESS_LOCAL_WRITE);
+        if (path->mr) {
+            path->memory = memory;
+            return TUTTI_OK;
+        }
+        tutti_status status = memory_fail(path->rail, path->memory_len);
+        munmap(memory, path->memory_len);
+        if (verbs->slot_len > 512)
+            verbs->slot_len /= 2;
+        else if (verbs->window > 2)
+            verbs->window /= 2;
+        else
+            return status;
+    }
+}
+
+static void post_receive(struct verbs_path *path, uint32_t slot)
+{
+    struct ibv_sge sge = {
+        .addr = (uintptr_t)path_slot(path, slot), .length = path->slot_len, .lkey = path->mr->lkey};
+    struct ibv_recv_wr wr = {.wr_id = make_id(path, true, slot), .sg_list = &sge, .num_sge = 1},
+                       *bad;
+    if (ibv_post_recv(path->qp, &wr, &bad) == 0)
+        path->posted++;
+}
+
+static tutti_status make_queue_pair(struct verbs_path *path)
+{
+    struct verbs *verbs = path->link->verbs;
+    const struct settings *settings = verbs->config->settings;
+    struct ibv_qp_init_attr init = {
+        .send_cq = path->rail->cq,
+        .recv_cq = path->rail->cq,
+        .cap = {.max_send_wr = path->depth,
+                .max_recv_wr = path->slot_count,
+                .max_send_sge = 1,
+                .max_recv_sge = 1,
+                .max_inline_data = (uint32_t)settings->verbs_inline},
+        .qp_type = IBV_QPT_RC,
+    };
+    tutti_status status = device_grow(path->rail, path->depth + path->slot_count);
+    if (status != TUTTI_OK)
+        return status;
+    path->qp = verbs->library->ibv.create_qp(path->rail->pd, &init);
+    while (!path->qp && init.cap.max_inline_data > 0) {
+        /* Devices refuse more than they have, and do not say how much that is. */
+        init.cap.max_inline_data /= 2;
+        path->qp = verbs->library->ibv.create_qp(path->rail->pd, &init);
+    }
+    if (!path->qp) {
+        path->rail->cq_used -= path->depth + path->slot_count;
+        return fail_errno(TUTTI_ERR_NOMEM, "make a queue pair on %s", path->rail->name);
+    }
+    path->inline_max = init.cap.max_inline_data;
+    return TUTTI_OK;
+}
+
+static tutti_status to_init(struct verbs_path *path)
+{
+    struct ibv_qp_attr attr = {.qp_state = IBV_QPS_INIT,
+                               .port_num = path->rail->port,
+                               .qp_access_flags = IBV_ACCESS_REMOTE_WRITE};
+    int mask = IBV_QP_STATE | IBV_QP_PKEY_INDEX | IBV_QP_PORT | IBV_QP_ACCESS_FLAGS;
+    int error = path->link->verbs->library->ibv.modify_qp(path->qp, &attr, mask);
+    if (error == 0)
+        return TUTTI_OK;
+    errno = error;
+    return fail_errno(TUTTI_ERR_SYSTEM, "initialise a queue pair on %s", path->rail->name);
+}
+
+static void reset_counts(struct verbs_path *path)
+{
+    path->posted = 0;
+    path->received = path->peer_received = 0;
+    path->freed = (struct credit_receiver){0};
+    path->credit = (struct credit_sender){0};
+    path->first = path->last = path->requests = 0;
+    path->since_signal = path->signals = path->open_chunks = path->idle_flushes = 0;
+    path->ring_begin = path->ring_end = path->staged = 0;
+    path->hello_sent = path->hello_came = path->hello_acked = path->peer_dead = false;
+}
+
+tutti_status path_make(struct verbs_path *path)
+{
+    struct verbs *verbs = path->link->verbs;
+    path->depth = (uint32_t)verbs->config->settings->verbs_depth;
+    reset_counts(path);
+    tutti_status status = take_place(path);
+    if (status != TUTTI_OK)
+        return status;
+    status = make_memory(path);
+    if (status == TUTTI_OK && !path->records) {
+        path->records = calloc(path->depth, sizeof *path->records);
+        if (!path->records)
+            status = fail(TUTTI_ERR_NOMEM, "no memory for %u work requests", path->depth);
+    }
+    if (status == TUTTI_OK)
+        status = make_queue_pair(path);
+    /* The connection manager knows the port only later. */
+    if (status == TUTTI_OK && !verbs->cm)
+        status = to_init(path);
+    if (status == TUTTI_OK)
+        status = auth_random(&path->psn, sizeof path->psn);
+    if (status == TUTTI_OK)
+        status = auth_random(path->token, sizeof path->token);
+    path->psn &= 0xffffff;
+    if (status != TUTTI_OK) {
+        path_free(path);
+        return status;
+    }
+    path->state = VERBS_PATH_MAKING;
+    if (!verbs->cm)
+        path_receive(path);
+    return TUTTI_OK;
+}
+
+void path_receive(struct verbs_path *path)
+{
+    for (uint32_t i = 0; i < path->slot_count; i++)
+        post_receive(path, i);
+}
+
+void path_drop(struct verbs_path *path)
+{
+    struct verbs *verbs = path->link->verbs;
+    if (path->id)
+        connect_drop(path);
+    if (path->qp) {
+        verbs->library->ibv.destroy_qp(path->qp);
+        path->rail->cq_used -= path->depth + path->slot_count;
+        path->qp = NULL;
+    }
+    if (verbs->paths && !path->relayed && verbs->paths[path->slot_in_table] == path)
+        verbs->paths[path->slot_in_table] = NULL;
+    path->state = VERBS_PATH_NONE;
+    path->staged = 0;
+}
+
+void path_free(struct verbs_path *path)
+{
+    path_drop(path);
+    if (path->mr)
+        path->link->verbs->library->ibv.dereg_mr(path->mr);
+    if (path->memory && !path->relayed)
+        munmap(path->memory, path->memory_len);
+    free(path->records);
+    path->mr = NULL;
+    path->memory = NULL;
+    path->records = NULL;
+}
+
+void path_describe(const struct verbs_path *path, struct wire_path *wire)
+{
+    const struct verbs *verbs = path->link->verbs;
+    *wire = (struct wire_path){0};
+    if (!path->qp)
+        return;
+    const struct choose_rail *rail = &verbs->ports.rails[path->choice.rail[0]];
+    wire->qpn = path->qp->qp_num;
+    wire->psn = path->psn;
+    wire->lid = rail->lid;
+    wire->mtu = rail->mtu;
+    wire->window = (uint16_t)path->slot_count;
+    memcpy(wire->gid, rail->gids[path->choice.gid[0]].raw, sizeof wire->gid);
+    if (verbs->cm)
+        connect_describe(path, wire);
+}
+
+/* ---- connecting -------------------------------------------------------------------------------
+ */
+
+static int to_receive(struct verbs_path *path, const struct wire_path *peer)
+{
+    const struct verbs *verbs = path->link->verbs;
+    const struct settings *settings = verbs->config->settings;
+    const struct choose_rail *rail = &verbs->ports.rails[path->choice.rail[0]];
+    uint8_t mtu = rail->mtu < peer->mtu ? rail->mtu : peer->mtu;
+    struct ibv_qp_attr attr = {
+        .qp_state = IBV_QPS_RTR,
+        .path_mtu = (enum ibv_mtu)mtu,
+        .dest_qp_num = peer->qpn,
+        .rq_psn = peer->psn & 0xffffff,
+        .max_dest_rd_atomic = 1,
+        .min_rnr_timer = 12,
+        .ah_attr = {.dlid = peer->lid,
+                    .sl = (uint8_t)settings->verbs_service_level,
+                    .port_num = path->rail->port,
+                    .is_global = rail->layer == CHOOSE_LAYER_ETHERNET,
+                    .grh = {.sgid_index = (uint8_t)rail->gids[path->choice.gid[0]].index,
+                            .hop_limit = 64,
+                            .traffic_class = (uint8_t)settings->verbs_traffic_class}},
+    };
+    memcpy(attr.ah_attr.grh.dgid.raw, peer->gid, 16);
+    if (rail->mtu != peer->mtu)
+        log_at(LOG_LEVEL_INFO, (int)verbs->config->rank,
+               "verbs: %s has MTU %u and %s has %u: %u is used", path->rail->name,
+               128u << rail->mtu, verbs_peer_name(verbs, path->link->peer), 128u << peer->mtu,
+               128u << mtu);
+    return verbs->library->ibv.modify_qp(path->qp, &attr,
+                                         IBV_QP_STATE | IBV_QP_AV | IBV_QP_PATH_MTU |
+                                             IBV_QP_DEST_QPN | IBV_QP_RQ_PSN |
+                                             IBV_QP_MAX_DEST_RD_ATOMIC | IBV_QP_MIN_RNR_TIMER);
+}
+
+static int to_send(struct verbs_path *path)
+{
+    const struct verbs *verbs = path->link->verbs;
+    const struct settings *settings = verbs->config->settings;
+    struct ibv_qp_attr attr = {.qp_state = IBV_QPS_RTS,
+                               .timeout = (uint8_t)settings->verbs_timeout,
+                               .retry_cnt = (uint8_t)settings->verbs_retry,
+                               .rnr_retry = 6,
+                               .sq_psn = path->psn,
+                               .max_rd_atomic = 1};
+    return verbs->library->ibv.modify_qp(path->qp, &attr,
+                                         IBV_QP_STATE | IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT |
+                                             IBV_QP_RNR_RETRY | IBV_QP_SQ_PSN |
+                                             IBV_QP_MAX_QP_RD_ATOMIC);
+}
+
+tutti_status path_connect(struct verbs_path *path, const struct wire_path *peer)
+{
+    int error;
+    path->peer = *peer;
+    path->credit.window = peer->window; /* the connection manager may have been faster */
+    if (path->link->verbs->cm)
+        return TUTTI_OK;
+    error = to_receive(path, peer);
+    if (error == 0)
+        error = to_send(path);
+    if (error == 0)
+        return TUTTI_OK;
+    char text[96];
+    const struct verbs *verbs = path->link->verbs;
+    errno = error;
+    return fail_errno(
+        TUTTI_ERR_CONNECT, "connect a queue pair on %s with GID %s to %s", path->rail->name,
+        choose_gid_text(&verbs->ports.rails[path->choice.rail[0]].gids[path->choice.gid[0]], text,
+                        sizeof text),
+        verbs_peer_name(verbs, path->link->peer));
+}
+
+void path_stop(struct verbs_path *path)
+{
+    struct ibv_qp_attr attr = {.qp_state = IBV_QPS_ERR};
+    if (path->qp)
+        path->link->verbs->library->ibv.modify_qp(path->qp, &attr, IBV_QP_STATE);
+}
+
+/* ---- sending ----------------------------------------------------------------------------------
+ */
+
+static uint32_t ring_room(const struct verbs_path *path, uint32_t need, uint32_t *pad)
+{
+    uint32_t at = path->ring_end % path->ring_len, rest = path->ring_len - at;
+    *pad = need > rest ? rest : 0;
+    uint32_t free_bytes = path->ring_len - (path->ring_end - path->ring_begin);
+    return free_bytes >= need + *pad;
+}
+
+static uint32_t ring_need(size_t len)
+{
+    return ((uint32_t)len + RING_ALIGN - 1) / RING_ALIGN * RING_ALIGN;
+}
+
+bool path_room(const struct verbs_path *path, size_t len, uint32_t spare)
+{
+    if (path->relayed)
+        return relay_room(path, spare);
+    uint32_t pad;
+    bool imm = path->rail->verbs->layer != CHOOSE_LAYER_IWARP;
+    size_t message = len == 0 && !imm ? sizeof(struct wire_header) : len;
+    return path->last - path->first < path->depth && path->requests + 2 <= path->depth &&
+           credit_room(&path->credit) > spare && path->staged + 2 <= VERBS_BATCH &&
+           ring_room(path, ring_need(message), &pad);
+}
+
+static struct verbs_record *new_record(struct verbs_path *path, enum wire_kind kind, uint32_t lane,
+                                       uint16_t seq)
+{
+    struct verbs_record *record = &path->records[path->last++ % path->depth];
+    *record = (struct verbs_record){
+        .kind = (uint8_t)kind, .lane = (uint8_t)lane, .seq = seq, .requests = 1};
+    return record;
+}
+
+static struct ibv_send_wr *stage(struct verbs_path *path, uint64_t address, uint32_t len,
+                                 uint32_t key)
+{
+    uint32_t at = path->staged++;
+    path->sge[at] = (struct ibv_sge){.addr = address, .length = len, .lkey = key};
+    path->wr[at] = (struct ibv_send_wr){.sg_list = &path->sge[at], .num_sge = 1};
+    if (at > 0)
+        path->wr[at - 1].next = &path->wr[at];
+    /* Of requests without a completion of their own siw hands the pages, not the bytes, to TCP: a
+     * later completion does not mean that they have been sent. This one says that all before it is
+     * done. */
+    if (path->link->verbs->layer == CHOOSE_LAYER_IWARP && len >= IWARP_PAGES_MIN) {
+        path->wr[at].send_flags = IBV_SEND_SIGNALED;
+        path->wr[at].wr_id = make_id(path, false, path->last - 2);
+    }
+    path->requests++;
+    path->link->verbs->stats.work_requests++;
+    return &path->wr[at];
+}
+
+/* Asks for the completion of the newest record with the newest request. */
+static void sign(struct verbs_path *path, struct verbs_record *record)
+{
+    struct ibv_send_wr *wr = &path->wr[path->staged - 1];
+    record->signalled = true;
+    wr->send_flags |= IBV_SEND_SIGNALED;
+    wr->wr_id = make_id(path, false, path->last - 1);
+    path->since_signal = 0;
+    path->signals++;
+    path->open_chunks = 0;
+}
+
+static void account(struct verbs_path *path, struct verbs_record *record)
+{
+    path->since_signal += record->requests;
+    path->credit.sent++;
+    if (path->since_signal >= VERBS_SIGNAL_EACH)
+        sign(path, record);
+}
+
+/* Writes a message into the ring and stages its send. */
+static void stage_message(struct verbs_path *path, struct verbs_record *record,
+                          struct wire_header *header, const void *body, size_t body_len)
+{
+    uint32_t pad, len = (uint32_t)(sizeof *header + body_len), need = ring_need(len);
+    must(ring_room(path, need, &pad));
+    uint32_t at = (path->ring_end + pad) % path->ring_len;
+    uint8_t *place = path->memory + (size_t)path->slot_count * path->slot_len + at;
+    header->freed = credit_tell(&path->freed);
+    header->taken = credit_tell(&path->link->flows[header->lane].taken);
+    memcpy(place, header, sizeof *header);
+    if (body_len > 0)
+        memcpy(place + sizeof *header, body, body_len);
+    record->ring_at = at;
+    record->ring_len = need + pad;
+    record->len = len;
+    path->ring_end += need + pad;
+    struct ibv_send_wr *wr = stage(path, (uintptr_t)place, len, path->mr->lkey);
+    wr->opcode = IBV_WR_SEND;
+    wr->send_flags = len <= path->inline_max ? IBV_SEND_INLINE : 0;
+}
+
+void path_message(struct verbs_path *path, struct wire_header *header, const void *body,
+                  size_t body_len)
+{
+    if (path->relayed) {
+        relay_message(path, header, body, body_len);
+        return;
+    }
+    struct verbs_record *record =
+        new_record(path, (enum wire_kind)header->kind, header->lane, header->seq);
+    stage_message(path, record, header, body, body_len);
+    account(path, record);
+}
+
+void path_hello(struct verbs_path *path)
+{
+    struct wire_header header = {.kind = WIRE_HELLO};
+    if (path->hello_sent || !path_alive(path) || !path->link->offered)
+        return;
+    path->hello_sent = true;
+    path_message(path, &header, NULL, 0);
+    sign(path, &path->records[(path->last - 1) % path->depth]);
+    path_flush(path);
+}
+
+void path_chunk(struct verbs_path *path, uint32_t lane, const struct flow_step *step)
+{
+    if (path->relayed) {
+        struct wire_header header = {.kind = WIRE_WRITTEN,
+                                     .lane = (uint8_t)lane,
+                                     .seq = step->seq,
+                                     .len = wire_word(lane, step->seq, step->chunk)};
+        relay_message(path, &header, (char *)step->xfer->data + step->offset, step->len);
+        return;
+    }
+    const struct flow_grant *grant = step->grant;
+    struct verbs_region *region = (struct verbs_region *)step->xfer->work[FLOW_WORK_REGION];
+    struct verbs_record *record = new_record(path, WIRE_WRITTEN, lane, step->seq);
+    uint32_t word = wire_word(lane, step->seq, step->chunk);
+    struct ibv_send_wr *wr =
+        stage(path, (uintptr_t)step->xfer->data + step->offset, (uint32_t)step->len,
+              region->mr[path->rail->index][VERBS_ACCESS_SEND]->lkey);
+    wr->wr.rdma.remote_addr = grant->address + step->offset;
+    wr->wr.rdma.rkey = grant->key[path->choice.rail[1]];
+    record->chunk = step->chunk;
+    path->open_chunks++;
+    if (path->link->verbs->layer == CHOOSE_LAYER_IWARP) {
+        struct wire_header header = {
+            .kind = WIRE_WRITTEN, .lane = (uint8_t)lane, .seq = step->seq, .len = word};
+        wr->opcode = IBV_WR_RDMA_WRITE;
+        record->requests = 2;
+        stage_message(path, record, &header, NULL, 0);
+    } else {
+        wr->opcode = IBV_WR_RDMA_WRITE_WITH_IMM;
+        wr->imm_data = htobe32(word);
+    }
+    account(path, record);
+}
+
+/* Chunks are out and no completion is: a message asks for one, if nothing else comes first. */
+static void ask_for_completion(struct verbs_path *path)
+{
+    if (path->open_chunks == 0 || path->signals > 0 || ++path->idle_flushes < IDLE_FLUSHES ||
+        !path_room(path, sizeof(struct wire_header) + sizeof(struct wire_credit), 0))
+        return;
+    struct wire_credit credit;
+    for (uint32_t i = 0; i < TRANSPORT_LANES_MAX; i++)
+        credit.taken[i] =
+            i < path->link->verbs->config->lanes ? credit_tell(&path->link->flows[i].taken) : 0;
+    struct wire_header header = {.kind = WIRE_CREDIT};
+    path_message(path, &header, &credit, sizeof credit);
+}
+
+void path_flush(struct verbs_path *path)
+{
+    struct ibv_send_wr *bad = NULL;
+    if (path->relayed)
+        return;
+    if (!path_alive(path)) {
+        path->staged = 0; /* the records say what was lost */
+        return;
+    }
+    if (path->staged == 0)
+        ask_for_completion(path);
+    if (path->staged == 0)
+        return;
+    path->idle_flushes = 0;
+    struct verbs_record *newest = &path->records[(path->last - 1) % path->depth];
+    if (path->open_chunks > 0 && path->signals == 0 && !newest->signalled)
+        sign(path, newest);
+    path->wr[path->staged - 1].next = NULL;
+    path->staged = 0;
+    path->link->verbs->stats.doorbells++;
+    int error = ibv_post_send(path->qp, path->wr, &bad);
+    if (error != 0) {
+        errno = error;
+        link_path_failed(path, "posting to %s failed: %m", path->rail->name);
+    }
+}
+
+bool path_settled(struct verbs_path *path)
+{
+    if (path->relayed || path->first == path->last || !path_alive(path))
+        return true;
+    if (path->signals == 0 && path->open_chunks == 0)
+        path->open_chunks = 1; /* so that one is asked for */
+    path_flush(path);
+    return false;
+}
+
+/* ---- completions ------------------------------------------------------------------------------
+ */
+
+void path_pop(struct verbs_path *path, bool delivered)
+{
+    struct verbs_record *record = &path->records[path->first++ % path->depth];
+    path->requests -= record->requests;
+    path->ring_begin += record->ring_len;
+    if (record->signalled)
+        path->signals--;
+    if (!delivered)
+        return;
+    if (record->kind == WIRE_HELLO) {
+        path->hello_acked = true;
+        link_path_up(path);
+    } else if (record->kind == WIRE_WRITTEN && !path->link->stopped) {
+        flow_chunk_acked(&path->link->flows[record->lane], record->seq);
+        transfer_retire(path->link, record->lane);
+    }
+    path->link->work = true;
+}
+
+void path_repost(struct verbs_path *path, uint32_t slot)
+{
+    if (path->relayed) {
+        relay_free_slot(path, slot);
+        return;
+    }
+    if (!path->qp || path->state == VERBS_PATH_DRAINING || path->state == VERBS_PATH_DRAINED ||
+        path->state == VERBS_PATH_RESENDING)
+        return;
+    post_receive(path, slot);
+    path->freed.freed++;
+}
+
+/* What to look at when a completion says this. */
+static const char *remedy(enum ibv_wc_status status)
+{
+    switch (status) {
+    case IBV_WC_RETRY_EXC_ERR:
+        return "the peer, or the way to it, did not answer: check that its process lives, the port "
+               "and the cable, and that both ends have one MTU and the switch is set up for RoCE; "
+               "TUTTI_VERBS_TIMEOUT and TUTTI_VERBS_RETRY wait longer";
+    case IBV_WC_RNR_RETRY_EXC_ERR:
+        return "the peer had no receive posted: this is an error of this library";
+    case IBV_WC_LOC_PROT_ERR:
+    case IBV_WC_REM_ACCESS_ERR:
+        return "memory was released while the transfer ran: buffers must stay valid until it ends";
+    case IBV_WC_LOC_QP_OP_ERR:
+    case IBV_WC_REM_INV_REQ_ERR:
+        return "the device refused the request";
+    default:
+        return "see the kernel's log for the device";
+    }
+}
+
+static void failed_completion(struct verbs_path *path, const struct ibv_wc *wc, bool receive)
+{
+    const struct library *library = path->link->verbs->library;
+    if (receive)
+        path->posted--;
+    if (path_alive(path) && wc->status != IBV_WC_WR_FLUSH_ERR)
+        link_path_failed(path, "%s over %s: %s", library->ibv.wc_status_str(wc->status),
+                         path->rail->name, remedy(wc->status));
+    else if (path_alive(path))
+        link_path_failed(path,
+                         "the queue pair on %s was closed by the device: its port went down, "
+                         "or the other side closed",
+                         path->rail->name);
+    if (path->state == VERBS_PATH_DRAINING && path->posted == 0)
+        link_path_drained(path);
+}
+
+static void received(struct verbs_path *path, const struct ibv_wc *wc)
+{
+    uint32_t slot = (uint32_t)wc->wr_id;
+    path->posted--;
+    path->received++;
+    bool kept = false;
+    link_path_connected(path); /* the connection manager's word may come later */
+    if (wc->wc_flags & IBV_WC_WITH_IMM)
+        transfer_written(path, be32toh(wc->imm_data));
+    else
+        kept = transfer_arrived(path, slot, wc->byte_len);
+    if (path->state == VERBS_PATH_DRAINING && path->posted == 0)
+        link_path_drained(path);
+    else if (!kept)
+        path_repost(path, slot);
+}
+
+static void completed(struct verbs_path *path, const struct ibv_wc *wc)
+{
+    uint32_t record = (uint32_t)wc->wr_id;
+    /* One that was found delivered otherwise is gone already. */
+    while (path->first != path->last && (int32_t)(record - path->first) >= 0)
+        path_pop(path, true);
+}
+
+bool path_poll(struct verbs_rail *rail)
+{
+    struct verbs *verbs = rail->verbs;
+    struct ibv_wc list[POLL_MAX];
+    int count = ibv_poll_cq(rail->cq, POLL_MAX, list);
+    for (int i = 0; i < count; i++) {
+        const struct ibv_wc *wc = &list[i];
+        uint32_t place = (uint32_t)(wc->wr_id >> 40);
+        struct verbs_path *path = place < verbs->path_slots ? verbs->paths[place] : NULL;
+        bool receive = wc->wr_id >> 32 & 1;
+        verbs->stats.completions++;
+        /* A queue pair that is no more may have left completions behind. */
+        if (!path || (path->generation & 0x7f) != (wc->wr_id >> 33 & 0x7f))
+            continue;
+        if (wc->status != IBV_WC_SUCCESS)
+            failed_completion(path, wc, receive);
+        else if (receive)
+            received(path, wc);
+        else
+            completed(path, wc);
+    }
+    return count > 0;
+}

@@ -1,0 +1,352 @@
+/* verbs.h: the parts of the verbs transport, as its files see them.
+ *
+ *   verbs.c     the three tables, the operations of the contract, progress, events
+ *   device.c    finding ports; a port in use (a rail): context, protection domain, queues
+ *   memory.c    registered memory
+ *   path.c      one queue pair: slots, posting, completions
+ *   link.c      links: how they come up, fail over to other paths, and end
+ *   transfer.c  carries out what flow.c decides: messages, grants, chunks, credits
+ *   choose.c, flow.c, credit.h   the pure parts
+ *   connect.c   queue pairs connected by the connection manager
+ *   relay.c     the path of last resort: the side transport's socket
+ *
+ *   struct verbs -- rails[] ---> verbs_rail    one port: completion queue, protection domain
+ *        |-- links[peer] ------> verbs_link -- paths[] --> verbs_path   one queue pair on one rail
+ *        |                           '-------- flows[lane]
+ *        '-- side -------------> a TCP transport of one lane: beside the data it carries what
+ *                                makes and ends queue pairs, notices, and the sign of life of the
+ *                                peer, which a reliable connection gives only while it sends
+ *
+ * All lanes of a link share its paths. A lane's messages take one path, its home, in order; chunks
+ * of long messages take all paths in turn. Every message and chunk uses up one receive of the
+ * peer's queue pair, in order; so when a path fails, one number says what had arrived, and the
+ * rest is sent again over another path. */
+#ifndef TRANSPORTS_VERBS_VERBS_H
+#define TRANSPORTS_VERBS_VERBS_H
+
+#include "transports/verbs/flow.h"
+#include "transports/verbs/library.h"
+#include "transports/verbs/wire.h"
+
+#define VERBS_BATCH       32 /* work requests per doorbell */
+#define VERBS_SIGNAL_EACH 16 /* at most one completion per so many work requests in a stream */
+#define VERBS_RESERVE     2  /* receives of the peer kept for CREDIT messages */
+#define VERBS_SPARE       32 /* receives beyond those that may be held */
+#define VERBS_RING_SLOTS  36 /* of the send ring: more than two batches of the longest messages */
+#define VERBS_CONTROLS    24 /* control messages of a link on their way */
+#define VERBS_REGIONS_MAX 4096
+#define VERBS_CHUNK_MIN   4096
+
+struct verbs;
+struct verbs_link;
+
+/* One port in use. */
+struct verbs_rail {
+    struct verbs *verbs;
+    uint32_t index;
+    char name[72]; /* "rxe0 port 1" */
+    uint8_t port;
+    bool down; /* no new path is made over it */
+    struct ibv_context *context;
+    struct ibv_pd *pd;
+    struct ibv_cq *cq;
+    struct ibv_comp_channel *channel;
+    uint32_t cq_len, cq_used, max_cqe, max_sge, max_qp_rd_atom;
+    struct rdma_cm_id *listeners[CHOOSE_GIDS_MAX]; /* on each of its addresses */
+};
+
+/* Registered memory. */
+enum verbs_region_kind { VERBS_REGION_LIBRARY, VERBS_REGION_EXPLICIT, VERBS_REGION_ONCE };
+enum verbs_access { VERBS_ACCESS_SEND, VERBS_ACCESS_RECEIVE, VERBS_ACCESSES };
+struct verbs_region {
+    struct verbs_region *next, **prev;
+    enum verbs_region_kind kind;
+    uint64_t id; /* LIBRARY: of the allocation */
+    uintptr_t begin, end;
+    uint32_t uses;
+    bool stale; /* to be released after the last use */
+    struct ibv_mr *mr[CHOOSE_RAILS_MAX][VERBS_ACCESSES];
+};
+
+enum verbs_path_state {
+    VERBS_PATH_NONE,   /* no queue pair */
+    VERBS_PATH_MAKING, /* waits for the peer's offer, or for the connection manager */
+    VERBS_PATH_TRYING, /* connected on this side: HELLOs are under way */
+    VERBS_PATH_UP,
+    VERBS_PATH_DRAINING, /* failed: until every receive came back */
+    VERBS_PATH_DRAINED,  /* waits to hear what arrived at the peer */
+    VERBS_PATH_RESENDING
+};
+
+/* A message or chunk that may not have arrived. */
+struct verbs_record {
+    uint8_t kind; /* enum wire_kind; WIRE_WRITTEN: a chunk */
+    uint8_t lane;
+    uint8_t requests; /* work requests */
+    bool signalled;
+    uint16_t seq;
+    uint32_t chunk;
+    uint32_t ring_at, ring_len, len; /* in the send ring; len: of the message */
+};
+
+struct verbs_path {
+    struct verbs_link *link;
+    struct verbs_rail *rail;
+    uint32_t index, slot_in_table, generation;
+    bool relayed; /* over the socket, see relay.c */
+    struct choose_path choice;
+    enum verbs_path_state state;
+    struct ibv_qp *qp;
+    uint32_t psn;
+    struct wire_path peer;
+    bool hello_sent, hello_came, hello_acked, peer_dead;
+    uint64_t peer_received;
+    uint64_t since_ms; /* of the state, where time matters */
+    uint32_t failure;  /* the how manieth of the link it was */
+    char why[SENTENCE_MAX];
+    /* Memory: receive slots, then the send ring. */
+    uint8_t *memory, *plain;
+    size_t memory_len;
+    struct ibv_mr *mr;
+    uint32_t slot_len, slot_count, ring_len;
+    /* Receiving. */
+    uint32_t posted; /* receives at the device */
+    uint64_t received;
+    struct credit_receiver freed;
+    /* Sending. */
+    struct credit_sender credit;
+    struct verbs_record *records; /* [depth] */
+    uint32_t depth, first, last;  /* counts: records [first, last) are open */
+    uint32_t requests;            /* open work requests */
+    uint32_t since_signal, signals, open_chunks, idle_flushes;
+    uint32_t ring_begin, ring_end; /* counts of bytes */
+    uint32_t inline_max;
+    /* The chain of the next doorbell. */
+    uint32_t staged;
+    struct ibv_send_wr wr[VERBS_BATCH + 1];
+    struct ibv_sge sge[VERBS_BATCH + 1];
+    /* By the connection manager. */
+    struct rdma_cm_id *id;
+    uint32_t redials;
+    uint8_t token[16]; /* of this side's offer */
+};
+
+enum verbs_link_state { VERBS_LINK_MAKING, VERBS_LINK_UP, VERBS_LINK_ENDED };
+
+struct verbs_control {
+    struct xfer xfer, body;
+    uint32_t busy; /* of the two, those under way */
+    /* When both are sent, a chunk has arrived. */
+    bool acks;
+    uint8_t lane;
+    uint16_t seq;
+    uint8_t bytes[WIRE_CONTROL_LEN];
+};
+
+struct verbs_link {
+    struct verbs *verbs;
+    struct verbs_link *next, **prev;
+    uint32_t peer;
+    enum verbs_link_state state;
+    bool work; /* pump has something to do */
+    bool bye, stopped, offered, awaits_body;
+    bool fallback; /* both sides allow TCP where no rail works */
+    bool down, down_told;
+    tutti_status status; /* once ended, with the sentence */
+    char sentence[SENTENCE_MAX];
+    uint64_t since_ms;         /* of the state */
+    uint64_t doomed_ms;        /* no path is left: the end, unless the socket says why before */
+    uint32_t slot_len, window; /* offered to the peer */
+    uint32_t failures;
+    uint64_t grants; /* counter of masks */
+    uint8_t home[TRANSPORT_LANES_MAX];
+    uint16_t asks[TRANSPORT_LANES_MAX]; /* pumps that a long send waited for its grant */
+    struct verbs_control in, out[VERBS_CONTROLS];
+    struct relay *relay;
+    uint32_t peer_window;
+    uint32_t path_count;
+    struct verbs_path paths[CHOOSE_PATHS_MAX + 1]; /* the last: relayed */
+    struct flow flows[];                           /* [lanes] */
+};
+
+struct verbs {
+    struct transport base;
+    const struct transport_config *config;
+    enum choose_layer layer;
+    bool cm;   /* connect by the connection manager */
+    int owner; /* the process that opened it */
+    int epoll;
+    struct seal *seal;
+    const struct library *library;
+    struct transport *side;
+    struct transport_config side_config;
+    uint32_t quiet_polls;
+    bool cancelled, polling;
+    struct xfer *instant; /* the transfer being posted: it may end at once */
+    uint32_t making;      /* links not yet up */
+    struct choose_ports ports;
+    uint32_t rail_count;
+    struct verbs_rail rails[CHOOSE_RAILS_MAX];
+    struct rdma_event_channel *cm_channel;
+    uint32_t slot_len, window, chunk;
+    struct verbs_link **links; /* [size] */
+    struct verbs_link *all;
+    struct verbs_path **paths; /* by slot_in_table */
+    uint32_t path_slots, generation;
+    struct verbs_region *regions;
+    uint32_t region_count;
+    uint64_t memory_generation;
+    bool short_told; /* that memory cannot be locked */
+    struct xfer *done, **done_tail;
+    uint64_t cursor; /* of the round of unexpected arrivals */
+    struct transport_stats stats;
+};
+
+const char *verbs_peer_name(const struct verbs *verbs, uint32_t peer);
+/* The end of a transfer: the next poll returns it. */
+void verbs_finish(struct verbs *verbs, struct xfer *xfer, tutti_status status);
+
+/* ---- device.c ---- */
+/* Opens the ports that the settings and the layer allow; verbs->ports describes them to peers.
+ * TUTTI_ERR_UNSUPPORTED when there is none, TUTTI_ERR_SETTING when the settings ask for what is
+ * not there; the sentence says what was found. */
+tutti_status device_open(struct verbs *verbs);
+void device_close(struct verbs *verbs);
+/* Is there a port of the layer? why gets the reason if not. */
+bool device_probe(const struct settings *settings, enum choose_layer layer, char *why, size_t len);
+/* Room for so many completions more. */
+tutti_status device_grow(struct verbs_rail *rail, uint32_t completions);
+/* Reads asynchronous events; a port that went down or vanished ends its paths. */
+void device_events(struct verbs *verbs);
+tutti_status device_nonblocking(int fd);
+
+/* ---- memory.c ---- */
+/* The region that covers the bytes, registered on every rail, in use until memory_release.
+ * TUTTI_ERR_NOMEM when it cannot be registered: the caller copies through slots. */
+tutti_status memory_use(struct verbs *verbs, const void *data, size_t len, enum verbs_access access,
+                        struct verbs_region **region);
+void memory_release(struct verbs *verbs, struct verbs_region *region);
+tutti_status memory_add(struct verbs *verbs, void *data, size_t len, struct verbs_region **region);
+void memory_remove(struct verbs *verbs, struct verbs_region *region);
+void memory_free_all(struct verbs *verbs);
+/* The sentence for a registration that failed, from errno. */
+tutti_status memory_fail(const struct verbs_rail *rail, size_t len);
+
+/* ---- path.c ---- */
+/* A queue pair with its memory, receives posted. */
+tutti_status path_make(struct verbs_path *path);
+void path_free(struct verbs_path *path);
+void path_describe(const struct verbs_path *path, struct wire_path *wire);
+/* To ready-to-send, with what the peer offered. */
+tutti_status path_connect(struct verbs_path *path, const struct wire_path *peer);
+/* Receives posted: what the peer may send. */
+void path_receive(struct verbs_path *path);
+/* The first message, with a completion of its own. */
+void path_hello(struct verbs_path *path);
+/* Releases the queue pair; memory stays, because slots may still be held. */
+void path_drop(struct verbs_path *path);
+/* Is there room for a message of len bytes (0: a chunk)? spare: of the peer's receives left. */
+bool path_room(const struct verbs_path *path, size_t len, uint32_t spare);
+/* Stages a message: header, then body_len bytes of body (copied). Needs room. */
+void path_message(struct verbs_path *path, struct wire_header *header, const void *body,
+                  size_t body_len);
+/* Stages an RDMA write of a chunk. */
+void path_chunk(struct verbs_path *path, uint32_t lane, const struct flow_step *step);
+/* Rings the doorbell for what is staged. */
+void path_flush(struct verbs_path *path);
+/* A receive slot is free again. */
+void path_repost(struct verbs_path *path, uint32_t slot);
+const struct wire_header *path_slot(const struct verbs_path *path, uint32_t slot);
+/* Looks at the completions of a rail; true if there were any. */
+bool path_poll(struct verbs_rail *rail);
+/* The oldest open record, as delivered or not. */
+void path_pop(struct verbs_path *path, bool delivered);
+/* Moves the queue pair to the error state, so that nothing more comes in. */
+void path_stop(struct verbs_path *path);
+bool path_alive(const struct verbs_path *path);
+/* True when nothing sent is unacknowledged. Asks for a completion if need be. */
+bool path_settled(struct verbs_path *path);
+
+/* ---- link.c ---- */
+/* Makes the link and its queue pairs, and offers them to the peer. */
+tutti_status link_begin(struct verbs *verbs, uint32_t peer, const struct choose_ports *ports);
+void link_free(struct verbs_link *link);
+bool link_busy(const struct verbs_link *link);
+/* Ends the link, once: every transfer ends with the status. */
+void link_end(struct verbs_link *link, tutti_status status, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+tutti_status link_refuse(struct verbs_link *link);
+/* A path is of no more use, for the reason given. */
+void link_path_failed(struct verbs_path *path, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+void link_path_up(struct verbs_path *path);
+/* A path's queue pair is connected on this side (by the connection manager). */
+void link_path_connected(struct verbs_path *path);
+void link_path_drained(struct verbs_path *path);
+/* Control messages, the side transport's news, time. */
+void link_service(struct verbs *verbs);
+/* What dead paths carried goes over others. */
+void link_resend(struct verbs_link *link);
+/* Waits, at most to the deadline, until what was sent has arrived; then says goodbye. only: one
+ * link, NULL: all. */
+void link_farewell(struct verbs *verbs, struct verbs_link *only, uint64_t deadline_ms);
+/* Forgets every transfer and stops the queue pairs; notices still go. */
+void link_cancel(struct verbs_link *link);
+
+/* Sends a control message; NULL: there is no place. A relayed one's body follows at once. */
+struct verbs_control *link_send_control(struct verbs_link *link, struct wire_control *control);
+void link_send_body(struct verbs_link *link, struct verbs_control *out, const void *body,
+                    size_t len);
+/* So many of its parts are sent now. */
+void link_sent_control(struct verbs_link *link, struct verbs_control *out, uint32_t parts);
+/* Chunks that were relayed and are sent count as arrived. */
+void link_take_acks(struct verbs_link *link);
+void link_receive_body(struct verbs_link *link, struct xfer *xfer, void *place, size_t len);
+
+/* ---- relay.c ---- */
+/* One more path for the link, which is up at once. */
+tutti_status relay_open(struct verbs_link *link);
+void relay_close(struct verbs_link *link);
+bool relay_room(const struct verbs_path *path, uint32_t spare);
+void relay_message(struct verbs_path *path, struct wire_header *header, const void *body,
+                   size_t len);
+void relay_free_slot(struct verbs_path *path, uint32_t slot);
+/* A DATA message came; false when it makes no sense. */
+bool relay_arrived(struct verbs_link *link, const struct wire_control *control);
+/* Its body came. */
+void relay_body(struct verbs_link *link);
+/* Is that the receive of a body? */
+bool relay_awaits(const struct verbs_link *link, const struct xfer *xfer);
+
+/* ---- transfer.c ---- */
+/* The counts of a header; false when they make no sense. */
+bool transfer_reports(struct verbs_path *path, const struct wire_header *header);
+/* A chunk lies at its place. */
+void transfer_landed(struct verbs_link *link, uint32_t lane, struct xfer *xfer, uint64_t offset,
+                     size_t len);
+/* Sends what can be sent on all lanes. */
+void transfer_pump(struct verbs_link *link, bool may_ask);
+void transfer_pump_lane(struct verbs_link *link, uint32_t lane, bool may_ask);
+/* A message came in; true when its slot stays in use. */
+bool transfer_arrived(struct verbs_path *path, uint32_t slot, size_t len);
+/* A chunk is written. */
+void transfer_written(struct verbs_path *path, uint32_t word);
+/* A receive was posted: takes what is held for it. */
+void transfer_recall(struct verbs_link *link, uint32_t lane);
+/* Hands over what has ended on a lane. */
+void transfer_retire(struct verbs_link *link, uint32_t lane);
+/* Ends every transfer of the link with a status. */
+void transfer_fail_all(struct verbs_link *link, tutti_status status);
+/* Sends the record again, on another path; false: no room now. */
+bool transfer_resend(struct verbs_path *dead, const struct verbs_record *record);
+
+/* ---- connect.c ---- */
+tutti_status connect_open(struct verbs *verbs);
+void connect_close(struct verbs *verbs);
+void connect_describe(const struct verbs_path *path, struct wire_path *wire);
+/* The lower rank dials. */
+tutti_status connect_dial(struct verbs_path *path);
+void connect_drop(struct verbs_path *path);
+void connect_events(struct verbs *verbs);
+
+#endif
