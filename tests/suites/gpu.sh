@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# The GPU's own suite where this machine has a GPU (tests/gpu/run), and what of it runs over the
+# stand-in driver everywhere: the NCCL face call by call, and coll_perf on GPU memory.
+#   BUILD: build directory (default build)
+#   FAST=1: fewer ranks
+set -u
+cd "$(dirname "$0")/../.."
+build=${BUILD:-build}
+passed=0 failed=0 skipped=0
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+standin=$PWD/$build/tests/libcuda_standin.so
+
+run() { # name text command...
+    local name=$1 text=$2 status
+    shift 2
+    timeout -k 2 120 env TUTTI_CUDA_DRIVER="$standin" TUTTI_CUDA_DIRECT_MIN=4096 \
+        TUTTI_TEST_STANDIN_CHANNELS=64 "$@" >"$work/out" 2>&1
+    status=$?
+    if [ $status -eq 0 ] && grep -qF -- "$text" "$work/out"; then
+        passed=$((passed + 1)); echo "  ok      $name"
+    else
+        failed=$((failed + 1)); echo "  FAILED  $name (status $status)"
+        tail -n 15 "$work/out" | sed 's/^/    /'
+    fi
+}
+
+every=("$build/perf/coll_perf" all -b 64 -e 8K -f 128 -n 1 -w 0 --memory cuda)
+types="float32,bfloat16,int8" ops="sum,avg,max,premulsum"
+[ -n "${FAST:-}" ] && types=float32 ops=sum,avg
+run "coll_perf, 2 processes, GPU memory" "memory cuda" \
+    "${every[@]}" --ranks 2 -d $types -o $ops
+run "coll_perf, 3 threads, GPU memory" "memory cuda" \
+    "${every[@]}" --threads 3 -d $types -o $ops
+if [ -x "$build/tests/gpu_nccl" ]; then
+    run "nccl, every call, 2 processes" "0 wrong" "$build/tests/gpu_nccl" processes 2
+    [ -n "${FAST:-}" ] || run "nccl, every call, 4 threads" "0 wrong" "$build/tests/gpu_nccl" threads 4
+else
+    echo "    SKIPPED: this build has no NCCL face"
+    skipped=$((skipped + 1))
+fi
+
+# The whole of tests/gpu/run takes minutes where there is a GPU: not in fast runs.
+if [ -z "${FAST:-}" ]; then
+    tests/gpu/run >"$work/gpu" 2>&1
+    cat "$work/gpu"
+    read -r p f s < <(sed -nE 's/^suite gpu: ([0-9]+) passed, ([0-9]+) failed, ([0-9]+) skipped/\1 \2 \3/p' "$work/gpu")
+    passed=$((passed + ${p:-0})) failed=$((failed + ${f:-1})) skipped=$((skipped + ${s:-0}))
+fi
+echo "suite gpu: $passed passed, $failed failed, $skipped skipped"
+[ $failed -eq 0 ]
