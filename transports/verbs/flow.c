@@ -59,7 +59,7 @@ static struct flow_step next_part(struct flow *flow, struct flow_step step)
     step.offset = moved;
     if (step.grant->pieces || (xfer->work[FLOW_WORK_FLAGS] & FLOW_FLAG_PIECES)) {
         if (credit_room(&flow->window) == 0)
-            return (struct flow_step){FLOW_NOTHING};
+            return (struct flow_step){.kind = FLOW_NOTHING};
         step.kind = FLOW_PIECE;
         step.len = left < flow->eager_max ? left : flow->eager_max;
         return step;
@@ -73,7 +73,7 @@ static struct flow_step next_part(struct flow *flow, struct flow_step step)
 
 struct flow_step flow_next(struct flow *flow, bool may_ask)
 {
-    const struct flow_step nothing = {FLOW_NOTHING};
+    const struct flow_step nothing = {.kind = FLOW_NOTHING};
     if (flow->send_at == flow->send_next || flow->disagrees)
         return nothing;
     uint16_t seq = flow->send_at;

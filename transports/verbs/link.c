@@ -11,6 +11,7 @@
  *     each side stops its queue pair, so that nothing more can come in, takes what has come in,
  *     and says DEAD with that number; with the other's number it knows what to send again, over
  *     another path, before anything new of those lanes. Nothing is lost, nothing comes twice.
+ *   later the lower rank offers the path again, in a new round, and chunks take it again.
  *
  * Reliable connections notice a dead peer only while they send; the side transport's socket
  * notices it always, and usually first, so its sentence is preferred.
@@ -25,13 +26,14 @@
 #include "base/log.h"
 #include "transports/verbs/verbs.h"
 
-#define HELLO_MS 5000 /* for a path to carry its first message both ways */
-#define DRAIN_MS 2000 /* for a stopped queue pair to give its receives back */
-#define DOOM_MS                                                                                    \
-    500 /* from the end of the last path to that of the link: the socket may know why              \
-         */
+#define HELLO_MS  5000 /* for a path to carry its first message both ways */
+#define DRAIN_MS  500  /* for a stopped queue pair to give its receives back */
+#define DOOM_MS   500  /* from the end of the last path to the link's: the socket may know why */
+#define REVIVE_MS 1000 /* between attempts to make a failed path again */
+#define EVENTS_MS 50   /* between looks at the devices' events */
 
-/* ---- control messages -------------------------------------------------------------------------
+/* ---- control messages
+ * -------------------------------------------------------------------------
  */
 
 static const struct tag control_tag = {{WIRE_MAGIC, WIRE_VERSION, 0}};
@@ -187,6 +189,10 @@ void link_path_up(struct verbs_path *path)
         return;
     path->state = VERBS_PATH_UP;
     path->since_ms = clock_ms();
+    if (path->round > 0)
+        log_at(LOG_LEVEL_WARN, (int)link->verbs->config->rank,
+               "verbs: path %u to %s over %s is up again", path->index,
+               verbs_peer_name(link->verbs, link->peer), path->rail->name);
     look_for_up(link);
     give_homes(link);
 }
@@ -217,6 +223,7 @@ static void fall_back(struct verbs_link *link, const char *why)
 static void gone(struct verbs_path *path)
 {
     path_drop(path);
+    path->since_ms = clock_ms();
     give_homes(path->link);
     look_for_up(path->link);
     look_for_doom(path->link);
@@ -235,7 +242,7 @@ static void start_resending(struct verbs_path *path)
 void link_path_drained(struct verbs_path *path)
 {
     struct wire_control control = {
-        .kind = WIRE_DEAD, .path = path->index, .received = path->received};
+        .kind = WIRE_DEAD, .path = path->index, .round = path->round, .received = path->received};
     path->state = VERBS_PATH_DRAINED;
     snprintf(control.text, sizeof control.text, "%.127s", path->why);
     if (path->peer_dead)
@@ -307,18 +314,20 @@ void link_resend(struct verbs_link *link)
 /* ---- taking control messages ------------------------------------------------------------------
  */
 
-static void make_offer(struct verbs_link *link)
+/* Of one path, or of all. */
+static void make_offer(struct verbs_link *link, uint32_t path)
 {
     struct verbs *verbs = link->verbs;
     struct wire_control control = {.kind = WIRE_OFFER,
-                                   .path = WIRE_ALL_PATHS,
+                                   .path = path,
+                                   .round = path == WIRE_ALL_PATHS ? 0 : link->paths[path].round,
                                    .slot_len = link->slot_len,
                                    .window = link->window,
                                    .chunk = verbs->chunk,
                                    .path_count = link->path_count,
                                    .cm = verbs->cm,
                                    .lanes = verbs->config->lanes};
-    for (uint32_t i = 0; i < link->path_count; i++)
+    for (uint32_t i = 0; i < link->path_count && !link->paths[i].relayed; i++)
         path_describe(&link->paths[i], &control.paths[i]);
     send_control(link, &control);
 }
@@ -380,6 +389,68 @@ static void take_offer(struct verbs_link *link, const struct wire_control *offer
     look_for_doom(link);
 }
 
+/* ---- making a path again ----------------------------------------------------------------------
+ */
+
+static bool may_revive(const struct verbs_link *link, const struct verbs_path *path)
+{
+    return path->state == VERBS_PATH_NONE && !path->relayed && path->kept == 0 &&
+           !path->rail->down && path->memory && !link->relay && !link->stopped;
+}
+
+/* The lower rank: offers paths that failed a while ago. */
+static void revive(struct verbs_link *link, uint64_t now)
+{
+    if (link->state != VERBS_LINK_UP || now < link->revive_ms ||
+        link->verbs->config->rank > link->peer)
+        return;
+    link->revive_ms = now + REVIVE_MS;
+    for (uint32_t i = 0; i < link->path_count; i++) {
+        struct verbs_path *path = &link->paths[i];
+        if (!may_revive(link, path) || now < path->since_ms + REVIVE_MS ||
+            path_make(path) != TUTTI_OK)
+            continue;
+        path->since_ms = now;
+        path->round++;
+        path->redials = 0;
+        make_offer(link, i);
+    }
+}
+
+/* An offer of one path: the lower rank's, or the higher's answer. */
+static void take_offer_again(struct verbs_link *link, const struct wire_control *offer)
+{
+    if (offer->path >= link->path_count || link->paths[offer->path].relayed)
+        return;
+    struct verbs_path *path = &link->paths[offer->path];
+    struct wire_control ready = {.kind = WIRE_READY, .path = path->index, .round = offer->round};
+    if (link->verbs->config->rank > link->peer) {
+        /* What is left of an earlier attempt carried nothing but its first message. */
+        if (path->state == VERBS_PATH_MAKING || path->state == VERBS_PATH_TRYING)
+            path_drop(path);
+        if (may_revive(link, path) && path_make(path) == TUTTI_OK) {
+            path->round = offer->round;
+            path->since_ms = clock_ms();
+            make_offer(link, path->index);
+        }
+    }
+    if (path->round == offer->round)
+        accept_path(path, &offer->paths[path->index]);
+    ready.alive = path->round == offer->round && path->state != VERBS_PATH_NONE;
+    send_control(link, &ready);
+}
+
+static void take_ready_again(struct verbs_link *link, const struct wire_control *ready)
+{
+    if (ready->path >= link->path_count || link->paths[ready->path].round != ready->round)
+        return;
+    struct verbs_path *path = &link->paths[ready->path];
+    if (!ready->alive)
+        link_path_failed(path, "the other side could not connect it");
+    else if (!link->verbs->cm)
+        path_hello(path);
+}
+
 static void take_ready(struct verbs_link *link, const struct wire_control *ready)
 {
     for (uint32_t i = 0; i < link->path_count; i++) {
@@ -394,9 +465,19 @@ static void take_ready(struct verbs_link *link, const struct wire_control *ready
 static void take_dead(struct verbs_link *link, const struct wire_control *dead)
 {
     char text[sizeof dead->text];
-    if (dead->path >= link->path_count)
+    if (dead->path >= link->path_count || link->paths[dead->path].round != dead->round)
         return;
     struct verbs_path *path = &link->paths[dead->path];
+    if (path->state == VERBS_PATH_NONE && !dead->alive) {
+        /* It failed here before it was made: the other side waits for this word. */
+        struct wire_control answer = {.kind = WIRE_DEAD,
+                                      .path = dead->path,
+                                      .round = dead->round,
+                                      .received = path->received,
+                                      .alive = 1};
+        send_control(link, &answer);
+        return;
+    }
     snprintf(text, sizeof text, "%.127s", dead->text);
     path->peer_dead = true;
     path->peer_received = dead->received;
@@ -430,10 +511,10 @@ static void take_control(struct verbs_link *link)
         return;
     switch (control.kind) {
     case WIRE_OFFER:
-        take_offer(link, &control);
+        (control.path == WIRE_ALL_PATHS ? take_offer : take_offer_again)(link, &control);
         break;
     case WIRE_READY:
-        take_ready(link, &control);
+        (control.path == WIRE_ALL_PATHS ? take_ready : take_ready_again)(link, &control);
         break;
     case WIRE_DEAD:
         take_dead(link, &control);
@@ -520,8 +601,14 @@ static void side_finished(struct verbs *verbs, struct xfer *list)
 
 static void service_path(struct verbs_path *path, uint64_t now)
 {
-    if (path->state == VERBS_PATH_DRAINING && now >= path->since_ms + DRAIN_MS)
-        link_path_drained(path); /* a device that is gone gives nothing back */
+    if (path->state == VERBS_PATH_DRAINING && now >= path->since_ms + DRAIN_MS) {
+        /* A device that is gone gives nothing back. Without a queue pair nothing more can come, and
+         * what was not looked at yet counts as lost, and is sent again. */
+        path_drop(path);
+        link_path_drained(path);
+    }
+    if (path->state == VERBS_PATH_MAKING && path->round > 0 && now >= path->since_ms + HELLO_MS)
+        link_path_failed(path, "the other side did not answer");
     if (path->state == VERBS_PATH_TRYING && now >= path->since_ms + HELLO_MS)
         link_path_failed(path,
                          "no message came through over %s: check that its address reaches "
@@ -542,6 +629,7 @@ static void service_link(struct verbs_link *link, uint64_t now)
 {
     for (uint32_t i = 0; i < link->path_count && link->state != VERBS_LINK_ENDED; i++)
         service_path(&link->paths[i], now);
+    revive(link, now);
     if (link->state == VERBS_LINK_ENDED || link->doomed_ms == 0)
         return;
     if (link->fallback && link->offered && !any_path(link, VERBS_PATH_MAKING, VERBS_PATH_UP))
@@ -560,6 +648,10 @@ void link_service(struct verbs *verbs)
     if (verbs->cm)
         connect_events(verbs);
     uint64_t now = clock_ms();
+    if (now >= verbs->events_ms) {
+        verbs->events_ms = now + EVENTS_MS;
+        device_events(verbs);
+    }
     for (struct verbs_link *link = verbs->all; link; link = link->next)
         service_link(link, now);
 }
@@ -619,7 +711,7 @@ tutti_status link_begin(struct verbs *verbs, uint32_t peer, const struct choose_
     verbs->links[peer] = link;
     verbs->making++;
     make_paths(link, ports);
-    make_offer(link);
+    make_offer(link, WIRE_ALL_PATHS);
     receive_control(link);
     return TUTTI_OK;
 }

@@ -582,6 +582,12 @@ void path_repost(struct verbs_path *path, uint32_t slot)
     path->freed.freed++;
 }
 
+void path_release(struct verbs_path *path, uint32_t slot)
+{
+    path->kept -= !path->relayed;
+    path_repost(path, slot);
+}
+
 /* What to look at when a completion says this. */
 static const char *remedy(enum ibv_wc_status status)
 {
@@ -631,6 +637,7 @@ static void received(struct verbs_path *path, const struct ibv_wc *wc)
         transfer_written(path, be32toh(wc->imm_data));
     else
         kept = transfer_arrived(path, slot, wc->byte_len);
+    path->kept += kept;
     if (path->state == VERBS_PATH_DRAINING && path->posted == 0)
         link_path_drained(path);
     else if (!kept)

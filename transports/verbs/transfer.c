@@ -290,7 +290,7 @@ void transfer_recall(struct verbs_link *link, uint32_t lane)
         if (verdict == FLOW_TAKE)
             land(link, lane, xfer, path_slot(path, slot) + 1, held.len);
         if (!held.ask)
-            path_repost(path, slot);
+            path_release(path, slot);
         if (verdict == FLOW_MISMATCH) {
             break_lane(link, lane, xfer);
             return;

@@ -439,7 +439,6 @@ static bool verbs_event(struct transport *transport, bool restart, struct transp
     struct verbs *verbs = verbs_of(transport);
     if (restart) {
         verbs->cursor = 0;
-        device_events(verbs);
         link_service(verbs);
     }
     if (side_event(verbs, restart, event))

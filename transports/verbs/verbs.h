@@ -94,7 +94,9 @@ struct verbs_path {
     struct verbs_link *link;
     struct verbs_rail *rail;
     uint32_t index, slot_in_table, generation;
-    bool relayed; /* over the socket, see relay.c */
+    uint32_t round; /* counted up each time the path is made again */
+    uint32_t kept;  /* slots that hold messages without a receive */
+    bool relayed;   /* over the socket, see relay.c */
     struct choose_path choice;
     enum verbs_path_state state;
     struct ibv_qp *qp;
@@ -156,6 +158,7 @@ struct verbs_link {
     tutti_status status; /* once ended, with the sentence */
     char sentence[SENTENCE_MAX];
     uint64_t since_ms;         /* of the state */
+    uint64_t revive_ms;        /* the next look at paths that failed */
     uint64_t doomed_ms;        /* no path is left: the end, unless the socket says why before */
     uint32_t slot_len, window; /* offered to the peer */
     uint32_t failures;
@@ -199,7 +202,8 @@ struct verbs {
     uint64_t memory_generation;
     bool short_told; /* that memory cannot be locked */
     struct xfer *done, **done_tail;
-    uint64_t cursor; /* of the round of unexpected arrivals */
+    uint64_t events_ms; /* the next look at the devices' events */
+    uint64_t cursor;    /* of the round of unexpected arrivals */
     struct transport_stats stats;
 };
 
@@ -259,6 +263,8 @@ void path_chunk(struct verbs_path *path, uint32_t lane, const struct flow_step *
 void path_flush(struct verbs_path *path);
 /* A receive slot is free again. */
 void path_repost(struct verbs_path *path, uint32_t slot);
+/* One that was kept is. */
+void path_release(struct verbs_path *path, uint32_t slot);
 const struct wire_header *path_slot(const struct verbs_path *path, uint32_t slot);
 /* Looks at the completions of a rail; true if there were any. */
 bool path_poll(struct verbs_rail *rail);
