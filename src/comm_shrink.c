@@ -40,6 +40,8 @@ struct shrink {
 void comm_shrink_notice(tutti_comm *comm, uint32_t peer, const struct notice *notice)
 {
     struct comm_peer *from = &comm->peers[peer];
+    if (notice->tag.word[0] == 0)
+        return; /* is_gone asked */
     struct notice **kept = notice->kind == NOTICE_MEET ? &from->meet : &from->coming;
     if (!*kept)
         *kept = malloc(sizeof **kept);
@@ -73,6 +75,21 @@ static bool is_member(const struct shrink *shrink, uint32_t rank)
     return false;
 }
 
+/* A link goes down for transfers when one of them is cut off, too: only a peer that cannot be told
+ * anything any more is gone. */
+static bool is_gone(tutti_comm *comm, uint32_t p)
+{
+    const struct comm_peer *peer = &comm->peers[p];
+    struct notice notice = {.kind = NOTICE_COMING, .culprit = comm->rank};
+    if (comm->down_peer != p)
+        return false;
+    tutti_status status = peer->transport->ops->notify(peer->transport, p, &notice);
+    if (status != TUTTI_OK && status != TUTTI_ERR_NOMEM)
+        return true;
+    comm->down_peer = NO_RANK;
+    return false;
+}
+
 /* One look at what arrives; an error when a survivor is gone or names other survivors. */
 static tutti_status look(const struct shrink *shrink)
 {
@@ -92,7 +109,7 @@ static tutti_status look(const struct shrink *shrink)
                         "tutti_comm_shrink: %s destroyed the communicator: survivors keep it until "
                         "it is shrunk",
                         comm->names[p]);
-        if (comm->down_peer == p)
+        if (is_gone(comm, p))
             return fail(TUTTI_ERR_PEER, "tutti_comm_shrink: %.300s: exclude that rank too",
                         comm->down_sentence);
     }

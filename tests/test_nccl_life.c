@@ -93,6 +93,7 @@ static int shrinking(tutti_comm *native, int rank, int size, void *context)
     wrong += TAKEN(ncclCommShrink(comm, NULL, 1, &child, NULL, 0), ncclInvalidArgument);
     wrong += TAKEN(ncclCommShrink(comm, excluded, -1, &child, NULL, 0), ncclInvalidArgument);
     wrong += works(comm, rank, rank, size);
+    wrong += tutti_barrier(native) != TUTTI_OK; /* until all have their results */
     if (rank == 1)
         return wrong + OK(ncclCommAbort(comm));
     if (rank == 0) { /* the others wait for it, the abort is theirs */
@@ -158,6 +159,7 @@ static int revoking(tutti_comm *native, int rank, int size, void *context)
     (void)context;
     wrong += TAKEN(ncclCommRevoke(comm, 3), ncclInvalidArgument);
     wrong += works(comm, rank, rank, size);
+    wrong += tutti_barrier(native) != TUTTI_OK; /* until all have their results */
     wrong += OK(ncclCommRevoke(comm, NCCL_REVOKE_DEFAULT));
     wrong += state_is(comm, rank, ncclSuccess);
     wrong += TAKEN(ncclAllReduce(&rank, &sum, 1, ncclInt32, ncclSum, comm, NULL), ncclInvalidUsage);
