@@ -642,8 +642,27 @@ static void service_link(struct verbs_link *link, uint64_t now)
     }
 }
 
+void link_look_aside(struct verbs *verbs, bool restart)
+{
+    struct transport_event event;
+    while (!verbs->noticed && verbs->side->ops->event(verbs->side, restart, &event)) {
+        restart = false;
+        struct verbs_link *link = verbs->links[event.peer];
+        if (event.kind == TRANSPORT_EVENT_NOTICE) {
+            verbs->notice = event;
+            verbs->noticed = true;
+        } else if (event.kind == TRANSPORT_EVENT_LINK_DOWN) {
+            if (link && !link->bye)
+                link_end(link, event.status, "%s", event.sentence);
+        } else {
+            return; /* the last kind that it tells */
+        }
+    }
+}
+
 void link_service(struct verbs *verbs)
 {
+    link_look_aside(verbs, true);
     side_finished(verbs, verbs->side->ops->poll(verbs->side));
     if (verbs->cm)
         connect_events(verbs);

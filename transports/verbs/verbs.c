@@ -396,22 +396,6 @@ static tutti_status verbs_notify(struct transport *transport, uint32_t peer,
     return verbs->side->ops->notify(verbs->side, peer, notice);
 }
 
-/* The next notice of the side transport; its other events are this transport's to tell. */
-static bool side_event(struct verbs *verbs, bool restart, struct transport_event *event)
-{
-    while (verbs->side->ops->event(verbs->side, restart, event)) {
-        restart = false;
-        if (event->kind == TRANSPORT_EVENT_NOTICE)
-            return true;
-        struct verbs_link *link = verbs->links[event->peer];
-        if (event->kind == TRANSPORT_EVENT_LINK_DOWN && link && !link->bye)
-            link_end(link, event->status, "%s", event->sentence);
-        if (event->kind == TRANSPORT_EVENT_UNEXPECTED)
-            return false; /* the last kind that it tells */
-    }
-    return false;
-}
-
 static bool next_unexpected(struct verbs *verbs, struct transport_event *event)
 {
     uint32_t lanes = verbs->config->lanes;
@@ -441,8 +425,12 @@ static bool verbs_event(struct transport *transport, bool restart, struct transp
         verbs->cursor = 0;
         link_service(verbs);
     }
-    if (side_event(verbs, restart, event))
+    link_look_aside(verbs, false);
+    if (verbs->noticed) {
+        *event = verbs->notice;
+        verbs->noticed = false;
         return true;
+    }
     for (struct verbs_link *link = verbs->all; link; link = link->next) {
         if (!link->down || link->down_told)
             continue;

@@ -185,9 +185,10 @@ struct verbs {
     struct transport *side;
     struct transport_config side_config;
     uint32_t quiet_polls;
-    bool cancelled, polling;
-    struct xfer *instant; /* the transfer being posted: it may end at once */
-    uint32_t making;      /* links not yet up */
+    bool cancelled, polling, noticed;
+    struct transport_event notice; /* noticed: the side transport's, to be told */
+    struct xfer *instant;          /* the transfer being posted: it may end at once */
+    uint32_t making;               /* links not yet up */
     struct choose_ports ports;
     uint32_t rail_count;
     struct verbs_rail rails[CHOOSE_RAILS_MAX];
@@ -294,6 +295,8 @@ void link_path_connected(struct verbs_path *path);
 void link_path_drained(struct verbs_path *path);
 /* Control messages, the side transport's news, time. */
 void link_service(struct verbs *verbs);
+/* Takes the side transport's events until one is a notice; restart as for event(). */
+void link_look_aside(struct verbs *verbs, bool restart);
 /* What dead paths carried goes over others. */
 void link_resend(struct verbs_link *link);
 /* Waits, at most to the deadline, until what was sent has arrived; then says goodbye. only: one
