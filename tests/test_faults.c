@@ -263,7 +263,8 @@ static void reordered(struct links_rank *rank)
     static _Thread_local struct xfer xfers[LANES * EACH];
     static _Thread_local uint32_t words[LANES * EACH];
     uint32_t next[LANES] = {0}, done = 0, swaps = 0, last = 0;
-    links_connect_all(rank);
+    send_words(rank,
+               1); /* the delays begin when a transfer is posted: not before there is a link */
     for (uint32_t i = 0; i < LANES * EACH; i++) {
         words[i] = rank->rank == 0 ? i : 0;
         xfers[i] = links_xfer(1 - rank->rank, &words[i], 4);

@@ -7,15 +7,11 @@
 /* A line each: */
 /* clang-format off */
 const struct transport_ops *const transport_table[] = {
-    &inproc_ops,
-    &shm_ops,
+    &inproc_ops, &shm_ops,
 #ifdef TUTTI_WITH_VERBS
-    &ib_ops,
-    &roce_ops,
-    &iwarp_ops,
+    &ib_ops,     &roce_ops, &iwarp_ops,
 #endif
-    &tcp_ops,
-    NULL,
+    &tcp_ops,    NULL,
 };
 /* clang-format on */
 
