@@ -136,6 +136,30 @@ void test_cuda_works_beside_waiting_streams(void)
     }
 }
 
+/* A stream may still wait for a word that was given back, so no new queue starts from zero there.
+ */
+void test_cuda_words_given_back_keep_their_values(void)
+{
+    enum { WORDS = 40, QUEUES = 40 };
+    struct mem_words *words[WORDS];
+    struct mem_queue *queues[QUEUES];
+    for (int i = 0; i < WORDS; i++) {
+        words[i] = take_words();
+        for (unsigned w = 0; w < MEM_WORDS; w++)
+            answer(words[i], w, 77);
+    }
+    for (int i = 0; i < WORDS; i++)
+        mem_words_give(device, words[i]);
+    for (int i = 0; i < QUEUES; i++)
+        queues[i] = take_queue();
+    for (int i = 0; i < WORDS; i++) {
+        for (unsigned w = 0; w < MEM_WORDS; w++)
+            CU_ASSERT_EQUAL(atomic_load(&words[i]->word[w]), 77);
+    }
+    for (int i = 0; i < QUEUES; i++)
+        mem_queue_give(queues[i]);
+}
+
 /* A default stream belongs to the context of the memory; what is no stream is refused. */
 void test_cuda_opens_streams(void)
 {

@@ -337,8 +337,8 @@ static void test_programs(void)
     }
     setenv("TUTTI_TEST_STANDIN_DELAY_US", "30", 1);
     /* Programs keep many streams waiting; the README says what that needs. */
-    setenv("TUTTI_TEST_STANDIN_CHANNELS", "32", 1);
-    setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 1);
+    setenv("TUTTI_TEST_STANDIN_CHANNELS", "32", 0);
+    setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
     for (int w = 0; w < WORLDS; w++) {
         int share = programs == 1 ? 1 : programs / WORLDS + (w < programs % WORLDS);
         struct batch batch = {.seed = suite_seed() + (programs == 1 ? 0 : (uint64_t)w * 1000000u),

@@ -43,7 +43,8 @@ struct mem_device {
 
     pthread_mutex_t lock;
     struct mem_queue *queues; /* kept */
-    struct kept_words *words; /* kept */
+    struct kept_words *words; /* given back; a stream may not have passed them */
+    struct kept_words *fresh; /* never used */
 };
 
 /* Makes the device's context current, and forbidden calls possible while the program captures a
@@ -67,6 +68,9 @@ tutti_status mem_cuda_probe_stream_ops(struct mem_device *device);
 /* Finds out whether queues run beside streams that wait; not locked by anybody, not entered. */
 tutti_status mem_cuda_probe_beside(struct mem_device *device);
 
+/* Words that nobody had before, zero. Words that were given back are for values that only grow: a
+ * stream may still wait for what they hold, so who starts from zero must not take those. */
+tutti_status mem_cuda_words_fresh(struct mem_device *device, struct mem_words **words);
 /* The device of a block that mem_device_take gave and that is not given back; else NULL. */
 struct mem_device *mem_cuda_block_device(const void *block);
 /* As mem_queue_copy: len bytes become 0. */

@@ -249,22 +249,37 @@ free_made:
     return status;
 }
 
-tutti_status mem_words_take(struct mem_device *device, struct mem_words **words)
+static struct kept_words *pop_words(struct mem_device *device, struct kept_words **list)
 {
     pthread_mutex_lock(&device->lock);
-    struct kept_words *found = device->words;
+    struct kept_words *found = *list;
     if (found)
-        device->words = found->next;
+        *list = found->next;
     pthread_mutex_unlock(&device->lock);
+    return found;
+}
+
+tutti_status mem_cuda_words_fresh(struct mem_device *device, struct mem_words **words)
+{
+    struct kept_words *found = pop_words(device, &device->fresh);
     if (!found) {
         tutti_status status = make_words(device, &found);
         if (status != TUTTI_OK)
             return status;
         pthread_mutex_lock(&device->lock);
-        found[WORDS_PER_PAGE - 1].next = device->words;
-        device->words = found->next;
+        found[WORDS_PER_PAGE - 1].next = device->fresh;
+        device->fresh = found->next;
         pthread_mutex_unlock(&device->lock);
     }
+    *words = &found->words;
+    return TUTTI_OK;
+}
+
+tutti_status mem_words_take(struct mem_device *device, struct mem_words **words)
+{
+    struct kept_words *found = pop_words(device, &device->words);
+    if (!found)
+        return mem_cuda_words_fresh(device, words);
     *words = &found->words;
     return TUTTI_OK;
 }

@@ -140,7 +140,7 @@ static tutti_status make_queue(struct mem_device *device, struct mem_queue **mad
     cuda_result result =
         device->driver->stream_create(&queue->stream, CUDA_STREAM_NON_BLOCKING, device->priority);
     tutti_status status = result == CUDA_DRIVER_OK
-                              ? mem_words_take(device, &queue->words)
+                              ? mem_cuda_words_fresh(device, &queue->words)
                               : mem_cuda_fail(result, "make a stream on %s", device->name);
     if (status == TUTTI_OK && !device->memory_ops)
         status = make_events(queue);
@@ -151,8 +151,6 @@ static tutti_status make_queue(struct mem_device *device, struct mem_queue **mad
         return status;
     }
     queue->streams[0] = queue->stream;
-    for (unsigned i = 0; i < MEM_WORDS; i++)
-        atomic_store_explicit(&queue->words->word[i], 0, memory_order_relaxed);
     *made = queue;
     return TUTTI_OK;
 }
