@@ -30,6 +30,8 @@ choose() { # transport
     roce_cm) export TUTTI_VERBS_CONNECT=cm ;;
     esac
     export TUTTI_TRANSPORTS=shm,$name
+    # otherwise what RDMA cannot do would be done by TCP, and no test would notice
+    [ "$kind" = none ] || export TUTTI_VERBS_FALLBACK=0
 }
 
 start_network() { # rails
@@ -214,6 +216,27 @@ part_rail() {
     result "a warning names the rail" $good "$work/log"
 }
 
+# With no rail left a link goes over TCP, in the middle of an allreduce, with the same bits; and only then:
+# a peer that closes in order is no reason.
+part_fallback() {
+    local good=no
+    export TUTTI_VERBS_FALLBACK=1
+    start_network 2 || return
+    touch "$work/comms.go"
+    start_ranks 3 timeout -k 1 60 "$build/tests/endure" comms 20 "$work/comms"
+    end_ranks && ! grep -q 'goes over TCP' "$work/log" && good=yes
+    result "20 communicators that end in order" $good "$work/log"
+    good=no
+    start_ranks 4 sh -c "TUTTI_VERBS_DEVICE=${device_kind}_\$(hostname)1 exec timeout -k 1 60 $build/tests/endure run 6 50000"
+    sleep 2
+    rail 1 down
+    end_ranks && good=yes
+    result "the last rail goes down: the results have the same bits" $good "$work/log"
+    good=no
+    grep -q 'goes over TCP' "$work/log" && good=yes
+    result "a warning says that TCP is used" $good "$work/log"
+}
+
 # Ranks that die, stop or disagree across hosts: each other rank is told within 5 s (misbehave checks).
 part_killed() {
     local how
@@ -322,7 +345,8 @@ part_mpi() {
         --mca plm_rsh_agent $PWD/tests/vm/guest/enter --mca pml ob1 --mca btl tcp,self
         --mca mpi_yield_when_idle 1
         --mca btl_tcp_if_include 10.0.0.0/24 --mca oob_tcp_if_include 10.0.0.0/24
-        -x TUTTI_TRANSPORTS ${TUTTI_VERBS_CONNECT:+-x TUTTI_VERBS_CONNECT}"
+        -x TUTTI_TRANSPORTS ${TUTTI_VERBS_CONNECT:+-x TUTTI_VERBS_CONNECT}
+        ${TUTTI_VERBS_FALLBACK:+-x TUTTI_VERBS_FALLBACK}"
     for ranks in 2 3; do # 4 take most of a minute: MPI's own calls over TCP on two processors
         b=$((ranks / 2))
         # shellcheck disable=SC2086
