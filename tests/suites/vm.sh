@@ -10,7 +10,7 @@ cd "$(dirname "$0")/../.." || exit 1
 
 # What each part needs at most, in seconds of an idle machine with 2 cores, boot and all.
 parts_uml="conformance:roce conformance:roce_cm conformance:iwarp sweep:roce sweep:roce_cm sweep:iwarp
-    perf:roce perf:iwarp mpi:roce mpi:iwarp netem:tcp netem:roce netem:iwarp rail:roce killed:tcp
+    perf:roce perf:iwarp mpi:roce mpi:iwarp netem:tcp netem:roce netem:iwarp rail:roce fallback:roce fallback:roce_cm killed:tcp
     killed:roce killed:iwarp input:roce input:iwarp memlock:roce memlock:iwarp comms:roce comms:roce_cm comms:iwarp"
 # Debian's stock kernel has no siw; its rxe knows one network namespace.
 parts_qemu="sweep:roce sweep:roce_cm netem:roce killed:roce comms:roce"

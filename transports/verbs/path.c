@@ -21,9 +21,10 @@
 #include "base/log.h"
 #include "transports/verbs/verbs.h"
 
-#define RING_ALIGN   64u
-#define IDLE_FLUSHES 2 /* polls without news before a completion is asked for by a message */
-#define POLL_MAX     32
+#define RING_ALIGN      64u
+#define IDLE_FLUSHES    2 /* polls without news before a completion is asked for by a message */
+#define POLL_MAX        32
+#define IWARP_PAGES_MIN 4096 /* siw's limit: shorter ones are copied */
 
 /* wr_id: | slot in the table 24 | generation 7 | receive 1 | receive slot or record 32 | */
 static uint64_t make_id(const struct verbs_path *path, bool receive, uint32_t what)
@@ -382,6 +383,13 @@ static struct ibv_send_wr *stage(struct verbs_path *path, uint64_t address, uint
     path->wr[at] = (struct ibv_send_wr){.sg_list = &path->sge[at], .num_sge = 1};
     if (at > 0)
         path->wr[at - 1].next = &path->wr[at];
+    /* Of requests without a completion of their own siw hands the pages, not the bytes, to TCP: a
+     * later completion does not mean that they have been sent. This one says that all before it is
+     * done. */
+    if (path->link->verbs->layer == CHOOSE_LAYER_IWARP && len >= IWARP_PAGES_MIN) {
+        path->wr[at].send_flags = IBV_SEND_SIGNALED;
+        path->wr[at].wr_id = make_id(path, false, path->last - 2);
+    }
     path->requests++;
     path->link->verbs->stats.work_requests++;
     return &path->wr[at];

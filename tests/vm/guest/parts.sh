@@ -30,6 +30,8 @@ choose() { # transport
     roce_cm) export TUTTI_VERBS_CONNECT=cm ;;
     esac
     export TUTTI_TRANSPORTS=shm,$name
+    # otherwise what RDMA cannot do would be done by TCP, and no test would notice
+    [ "$kind" = none ] || export TUTTI_VERBS_FALLBACK=0
 }
 
 start_network() { # rails
@@ -98,6 +100,7 @@ start_ranks() { # ranks command...
         [ $((rank * 2)) -lt "$size" ] || host=b
         # a host of one wire looped back is divided by name
         [ "$network" = pair ] && export TUTTI_HOST_ID=$host
+        [ "$network" = pair ] && [ "$kind" != none ] && export TUTTI_VERBS_DEVICE=$(device $host 0)
         on $host env TUTTI_RENDEZVOUS=10.0.0.1:$port TUTTI_RANK=$rank TUTTI_SIZE="$size" \
             "$@" >"$work/rank$rank" 2>&1 </dev/null &
         pids+=($!)
@@ -160,6 +163,18 @@ part_perf() {
     done
     job "coll_perf, all types, 3 ranks" 3 200 none \
         "$build/perf/coll_perf" allreduce alltoall -d all -b 4K -e 4K -n 2 -w 1
+    [ "$name" = roce ] || return
+    job "a stream of 4 MiB messages" 2 60 none "$build/perf/coll_perf" sendrecv -b 4M -e 4M -n 10 -v
+    counters "at most one completion is asked for per 16 requests" \
+        's/.*signalled \(1 in ([0-9.]+)\).*/\1/p' '$1 >= 16'
+    counters "no receiver was not ready" 's/.* ([0-9]+) receiver-not-ready.*/\1/p' '$1 == 0'
+}
+
+counters() { # name sed-expression awk-condition: of what coll_perf -v printed
+    local good=no number
+    number=$(sed -nE "$2" "$work/log" | head -n 1)
+    [ -n "$number" ] && awk "{exit !($3)}" <<<"$number" && good=yes
+    result "$1 (${number:-not printed})" $good "$work/log"
 }
 
 # Loss and delay on the wire: slower, never wrong.
@@ -199,6 +214,27 @@ part_rail() {
     good=no
     grep -q "warn.*\($(device a 1)\|$(device b 1)\)" "$work/log" && good=yes
     result "a warning names the rail" $good "$work/log"
+}
+
+# With no rail left a link goes over TCP, in the middle of an allreduce, with the same bits; and only then:
+# a peer that closes in order is no reason.
+part_fallback() {
+    local good=no
+    export TUTTI_VERBS_FALLBACK=1
+    start_network 2 || return
+    touch "$work/comms.go"
+    start_ranks 3 timeout -k 1 60 "$build/tests/endure" comms 20 "$work/comms"
+    end_ranks && ! grep -q 'goes over TCP' "$work/log" && good=yes
+    result "20 communicators that end in order" $good "$work/log"
+    good=no
+    start_ranks 4 sh -c "TUTTI_VERBS_DEVICE=${device_kind}_\$(hostname)1 exec timeout -k 1 60 $build/tests/endure run 6 50000"
+    sleep 2
+    rail 1 down
+    end_ranks && good=yes
+    result "the last rail goes down: the results have the same bits" $good "$work/log"
+    good=no
+    grep -q 'goes over TCP' "$work/log" && good=yes
+    result "a warning says that TCP is used" $good "$work/log"
 }
 
 # Ranks that die, stop or disagree across hosts: each other rank is told within 5 s (misbehave checks).
@@ -297,7 +333,7 @@ part_comms() {
     result "rdma resource show: after as before" $good "$work/log"
 }
 
-# Programs that Open MPI starts on both hosts; its daemons and its own traffic go over the wire.
+# Programs that Open MPI starts on both hosts; its daemons and its own traffic go over the wire, too.
 part_mpi() {
     local start ranks b
     start_network 1 || return
@@ -307,9 +343,11 @@ part_mpi() {
     export ASAN_OPTIONS=detect_leaks=0${ASAN_OPTIONS:+:$ASAN_OPTIONS}
     start="mpirun.openmpi --allow-run-as-root --oversubscribe --bind-to none
         --mca plm_rsh_agent $PWD/tests/vm/guest/enter --mca pml ob1 --mca btl tcp,self
+        --mca mpi_yield_when_idle 1
         --mca btl_tcp_if_include 10.0.0.0/24 --mca oob_tcp_if_include 10.0.0.0/24
-        -x TUTTI_TRANSPORTS ${TUTTI_VERBS_CONNECT:+-x TUTTI_VERBS_CONNECT}"
-    for ranks in 2 3 4; do
+        -x TUTTI_TRANSPORTS ${TUTTI_VERBS_CONNECT:+-x TUTTI_VERBS_CONNECT}
+        ${TUTTI_VERBS_FALLBACK:+-x TUTTI_VERBS_FALLBACK}"
+    for ranks in 2 3; do # 4 take most of a minute: MPI's own calls over TCP on two processors
         b=$((ranks / 2))
         # shellcheck disable=SC2086
         launched "$ranks ranks: each collective against MPI's own" tests/vm/guest/enter a $start \
