@@ -15,6 +15,7 @@
 #define RESOLVE_MS  2000
 #define BACKLOG     128
 #define REDIALS_MAX 5
+#define LISTENS_MAX 16
 
 /* ---- addresses --------------------------------------------------------------------------------
  */
@@ -46,8 +47,9 @@ static const uint8_t *own_address(const struct verbs_path *path)
 /* ---- listening --------------------------------------------------------------------------------
  */
 
-/* On one address of a rail; an address that has just gone is none to be reached by. */
-static tutti_status listen_on(struct verbs_rail *rail, uint32_t gid)
+/* On one address of a rail. The port that the manager gives may be one that a socket has (the two
+ * are counted apart), and listening then fails: TUTTI_IN_PROGRESS, another port may do. */
+static tutti_status listen_once(struct verbs_rail *rail, uint32_t gid)
 {
     struct verbs *verbs = rail->verbs;
     const struct library *library = verbs->library;
@@ -63,9 +65,18 @@ static tutti_status listen_on(struct verbs_rail *rail, uint32_t gid)
         return TUTTI_OK;
     tutti_status status =
         fail_errno(TUTTI_ERR_CONNECT, "listen on %s with the RDMA connection manager", rail->name);
+    bool taken = errno == EADDRINUSE;
     library->rdma.destroy_id(*id);
     *id = NULL;
-    return status;
+    return taken ? TUTTI_IN_PROGRESS : status;
+}
+
+static tutti_status listen_on(struct verbs_rail *rail, uint32_t gid)
+{
+    tutti_status status = TUTTI_IN_PROGRESS;
+    for (int i = 0; i < LISTENS_MAX && status == TUTTI_IN_PROGRESS; i++)
+        status = listen_once(rail, gid);
+    return status == TUTTI_IN_PROGRESS ? TUTTI_ERR_CONNECT : status; /* its sentence is kept */
 }
 
 static tutti_status listen_everywhere(struct verbs *verbs)

@@ -29,6 +29,7 @@
 #define HELLO_MS  5000 /* for a path to carry its first message both ways */
 #define DRAIN_MS  500  /* for a stopped queue pair to give its receives back */
 #define DOOM_MS   500  /* from the end of the last path to the link's: the socket may know why */
+#define GRACE_MS  100  /* from the end of the last path to going over TCP */
 #define REVIVE_MS 1000 /* between attempts to make a failed path again */
 #define EVENTS_MS 50   /* between looks at the devices' events */
 
@@ -266,6 +267,12 @@ void link_path_failed(struct verbs_path *path, const char *format, ...)
            "verbs: path %u to %s over %s failed: %s", path->index,
            verbs_peer_name(link->verbs, link->peer), path->rail->name, path->why);
     if (path->state == VERBS_PATH_MAKING) {
+        /* The other side may wait for a connection that does not come. */
+        struct wire_control control = {
+            .kind = WIRE_DEAD, .path = path->index, .round = path->round};
+        snprintf(control.text, sizeof control.text, "%.127s", path->why);
+        if (link->offered)
+            send_control(link, &control);
         gone(path);
         return;
     }
@@ -632,7 +639,10 @@ static void service_link(struct verbs_link *link, uint64_t now)
     revive(link, now);
     if (link->state == VERBS_LINK_ENDED || link->doomed_ms == 0)
         return;
-    if (link->fallback && link->offered && !any_path(link, VERBS_PATH_MAKING, VERBS_PATH_UP))
+    /* A peer that closes says so on the socket, which may take a moment longer to tell. */
+    if (link->fallback && link->offered && !link->bye &&
+        now + DOOM_MS >= link->doomed_ms + GRACE_MS &&
+        !any_path(link, VERBS_PATH_MAKING, VERBS_PATH_UP))
         fall_back(link, last_failure(link));
     if (any_path(link, VERBS_PATH_MAKING, VERBS_PATH_UP)) {
         link->doomed_ms = 0;

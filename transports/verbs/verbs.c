@@ -19,8 +19,9 @@
 #include "transports/tcp.h"
 
 #define QUIET_POLLS  4096 /* polls between looks at what is not data; they cost system calls */
-#define MAKING_POLLS 4    /* the same while links are being made */
-#define FAREWELL_MS  100  /* the contract's bound for flushing on close */
+#define QUIET_TICKS  (1ull << 24) /* or when so many ticks have passed: some milliseconds */
+#define MAKING_POLLS 4            /* the same while links are being made */
+#define FAREWELL_MS  100          /* the contract's bound for flushing on close */
 #define POLL_ROUNDS  8
 
 /* A rank's address: this, then the side transport's. */
@@ -359,6 +360,30 @@ static tutti_status verbs_recv(struct transport *transport, struct xfer *xfer)
     return posted(verbs, xfer);
 }
 
+/* The processor's counter, for "long ago": the clock may be a system call, in a guest a dear one.
+ * 0 where there is none to read so cheaply. */
+static uint64_t ticks(void)
+{
+#if defined(__x86_64__)
+    return __builtin_ia32_rdtsc();
+#else
+    return 0;
+#endif
+}
+
+/* Is it time to look at what is not data? */
+static bool quiet_is_over(struct verbs *verbs)
+{
+    uint32_t polls = ++verbs->quiet_polls;
+    bool over = polls >= (verbs->making > 0 ? MAKING_POLLS : QUIET_POLLS) ||
+                (polls % 16 == 0 && ticks() - verbs->quiet_ticks > QUIET_TICKS);
+    if (over) {
+        verbs->quiet_polls = 0;
+        verbs->quiet_ticks = ticks();
+    }
+    return over;
+}
+
 static struct xfer *verbs_poll(struct transport *transport)
 {
     struct verbs *verbs = verbs_of(transport);
@@ -368,10 +393,8 @@ static struct xfer *verbs_poll(struct transport *transport)
         }
     }
     verbs->polling = false;
-    if (++verbs->quiet_polls >= (verbs->making > 0 ? MAKING_POLLS : QUIET_POLLS)) {
-        verbs->quiet_polls = 0;
+    if (quiet_is_over(verbs))
         link_service(verbs);
-    }
     for (struct verbs_link *link = verbs->all; link; link = link->next) {
         if (!link->work || link->state != VERBS_LINK_UP)
             continue;

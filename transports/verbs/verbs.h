@@ -184,7 +184,8 @@ struct verbs {
     const struct library *library;
     struct transport *side;
     struct transport_config side_config;
-    uint32_t quiet_polls;
+    uint32_t quiet_polls; /* since the last look at what is not data */
+    uint64_t quiet_ticks;
     bool cancelled, polling, noticed;
     struct transport_event notice; /* noticed: the side transport's, to be told */
     struct xfer *instant;          /* the transfer being posted: it may end at once */
