@@ -30,16 +30,15 @@ static void emit(const struct shape *shape, const struct knobs *knobs, struct bu
 {
     uint32_t n = shape->size, me = shape->rank;
     struct grain grain =
-        grain_make(shape, knobs, messages(shape) * shape->count * shape->elem_size, 3 * n);
+        exchange_grain(shape, knobs, messages(shape) * shape->count * shape->elem_size, 3 * n);
 
     for (uint32_t d = 1; d < n; d++)
         exchange_send(builder, shape, &grain, (me + d) % n);
     exchange_own(builder, shape);
     for (uint32_t d = 1; d < n; d++) {
-        struct exchange exchange = exchange_prepare(builder, shape, (me + n - d) % n);
+        struct exchange exchange = exchange_prepare(builder, shape, &grain, (me + n - d) % n);
 
         exchange_recv(builder, &grain, &exchange);
-        exchange_settle(builder, &exchange);
     }
 }
 

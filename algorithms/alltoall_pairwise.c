@@ -47,7 +47,7 @@ static void emit(const struct shape *shape, const struct knobs *knobs, struct bu
 {
     uint32_t n = shape->size, me = shape->rank;
     struct grain grain =
-        grain_make(shape, knobs, 2 * n * shape->count * shape->elem_size, messages(shape));
+        exchange_grain(shape, knobs, 2 * n * shape->count * shape->elem_size, messages(shape));
     struct span before = {0};
 
     for (uint32_t d = 1; d <= n; d++) {
@@ -63,13 +63,12 @@ static void emit(const struct shape *shape, const struct knobs *knobs, struct bu
 
         if (peer == me)
             continue;
-        exchange = exchange_prepare(builder, shape, peer);
+        exchange = exchange_prepare(builder, shape, &grain, peer);
         if (before.len && exchange.land.len)
             gate(builder, shape, exchange.land, before);
         exchange_recv(builder, &grain, &exchange);
         if (exchange.land.len)
             before = exchange.land;
-        exchange_settle(builder, &exchange);
     }
 }
 
