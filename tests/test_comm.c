@@ -2,9 +2,11 @@
  * happens when ranks disagree, die, stop, fork or abort. */
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -484,7 +486,7 @@ static int stop(tutti_comm *comm, int rank, int size, void *context)
     (void)size;
     (void)context;
     if (rank == 1) {
-        usleep(1500000);
+        usleep(1000000);
         return wrong;
     }
     tutti_status status = tutti_allreduce(&value, &total, 1, TUTTI_INT32, TUTTI_SUM, comm);
@@ -501,7 +503,7 @@ static int stop_while_testing(tutti_comm *comm, int rank, int size, void *contex
     (void)size;
     (void)context;
     if (rank == 1) {
-        usleep(1500000);
+        usleep(1000000);
         return wrong;
     }
     wrong += OK(tutti_allreduce_start(&value, &total, 1, TUTTI_INT32, TUTTI_SUM, comm, &request));
@@ -563,15 +565,22 @@ static void test_comm_abort_ends_every_wait(void)
     run(WORLD_PROCESSES, 4, tcp, aborting, NULL);
 }
 
+/* Shared by the processes of a world. */
+struct abort_first {
+    int aborts;
+    atomic_int learned;
+};
+
 /* An abort before anyone has a link to anyone: the others learn of it while that rank still holds
  * its communicator. */
 static int abort_first(tutti_comm *comm, int rank, int size, void *context)
 {
+    struct abort_first *shared = context;
     int value = rank, total, wrong = 0;
-    (void)size;
-    if (rank == *(int *)context) {
+    if (rank == shared->aborts) {
         wrong += OK(tutti_comm_abort(comm));
-        usleep(4000000);
+        for (double end = seconds() + 4; shared->learned < size - 1 && seconds() < end;)
+            usleep(1000);
         return wrong;
     }
     double start = seconds();
@@ -579,19 +588,23 @@ static int abort_first(tutti_comm *comm, int rank, int size, void *context)
     wrong += world_check(rank, status == TUTTI_ERR_PEER, "%s: %s", tutti_status_string(status),
                          tutti_last_error());
     char name[32];
-    snprintf(name, sizeof name, "rank %d (host ", *(int *)context);
+    snprintf(name, sizeof name, "rank %d (host ", shared->aborts);
     wrong += says(rank, name);
     wrong += world_check(rank, seconds() - start < 3.5, "took %.1f s", seconds() - start);
+    atomic_fetch_add(&shared->learned, 1);
     return wrong;
 }
 
 static void test_comm_abort_before_the_first_operation(void)
 {
-    for (int aborts = 0; aborts < 3; aborts += 2) {
-        run(WORLD_THREADS, 3, NULL, abort_first, &aborts);
-        run(WORLD_PROCESSES, 3, shm, abort_first, &aborts);
-        run(WORLD_PROCESSES, 3, tcp, abort_first, &aborts);
+    static const char *const *const worlds[] = {NULL, shm, tcp};
+    struct abort_first *shared =
+        mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    for (int i = 0; i < 6; i++) {
+        *shared = (struct abort_first){.aborts = i % 2 * 2};
+        run(i < 2 ? WORLD_THREADS : WORLD_PROCESSES, 3, worlds[i / 2], abort_first, shared);
     }
+    munmap(shared, sizeof *shared);
 }
 
 static int forking(tutti_comm *comm, int rank, int size, void *context)
