@@ -374,7 +374,9 @@ static struct ibv_send_wr *stage(struct verbs_path *path, uint64_t address, uint
 {
     uint32_t at = path->staged++;
     path->sge[at] = (struct ibv_sge){.addr = address, .length = len, .lkey = key};
-    path->wr[at] = (struct ibv_send_wr){.sg_list = &path->sge[at], .num_sge = 1};
+    /* Until sign() it names the path and no open record: an error comes back even unasked. */
+    path->wr[at] = (struct ibv_send_wr){
+        .wr_id = make_id(path, false, path->first - 1), .sg_list = &path->sge[at], .num_sge = 1};
     if (at > 0)
         path->wr[at - 1].next = &path->wr[at];
     /* Of requests without a completion of their own siw hands the pages, not the bytes, to TCP: a
