@@ -802,13 +802,14 @@ cuda_result cuIpcCloseMemHandle(cuda_address address)
 
 struct standin_kernel {
     const char *name;
-    enum { REDUCE, SCALE, DIVIDE } what;
+    enum { REDUCE, SCALE, DIVIDE, DUPLICATE } what;
     tutti_op op;
     tutti_dtype dtype;
     size_t size;
 };
 
 static const struct standin_kernel kernels[] = {
+    {CUDA_KERNEL_PREFIX "copy_uint8", DUPLICATE, TUTTI_SUM, TUTTI_UINT8, 1},
 #define SCALED(NAME, name, bytes)                                                                  \
     {CUDA_KERNEL_PREFIX "scale_" #name, SCALE, TUTTI_PROD, TUTTI_##NAME, bytes},                   \
         {CUDA_KERNEL_PREFIX "divide_" #name, DIVIDE, TUTTI_AVG, TUTTI_##NAME, bytes},
@@ -879,6 +880,29 @@ static void *kernel_alias(const void *pointer, size_t bytes)
                                           : standin_alias(address, bytes);
 }
 
+/* As the kernels' begin and end. */
+static bool begin(const struct cuda_work *work)
+{
+    if (!work->claim)
+        return true;
+    struct cuda_claim *claim = standin_alias(cuda_address_of_host(work->claim), sizeof *claim);
+    uint64_t seen = __atomic_load_n(&claim->attempt, __ATOMIC_SEQ_CST);
+    while (seen < work->first) {
+        if (!__atomic_compare_exchange_n(&claim->attempt, &seen, work->attempt, false,
+                                         __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+            continue;
+        __atomic_store_n(work->begun, work->ticket, __ATOMIC_RELEASE);
+        return true;
+    }
+    return false;
+}
+
+static void end(const struct cuda_work *work)
+{
+    if (work->claim)
+        __atomic_store_n(work->done, work->ticket, __ATOMIC_RELEASE);
+}
+
 void standin_play_kernel(const struct standin_op *op)
 {
     const struct standin_kernel *kernel = op->kernel;
@@ -887,11 +911,15 @@ void standin_play_kernel(const struct standin_op *op)
     void *dst = kernel_alias(work->dst, bytes);
     const void *a = kernel_alias(work->a, bytes);
     const void *b = kernel->what == REDUCE ? kernel_alias(work->b, bytes) : a;
+    if (!begin(work))
+        return;
     if (!dst || !a || !b) {
         atomic_store(&op->context->error, CUDA_DRIVER_ILLEGAL_ADDRESS);
         return;
     }
-    if (kernel->what == REDUCE) {
+    if (kernel->what == DUPLICATE) {
+        memmove(dst, a, bytes);
+    } else if (kernel->what == REDUCE) {
         struct reducer reducer = {.kernel = reduce_kernel(kernel->op, kernel->dtype),
                                   .dtype = kernel->dtype,
                                   .elem_size = (uint32_t)kernel->size};
@@ -901,4 +929,5 @@ void standin_play_kernel(const struct standin_op *op)
     } else {
         reduce_divide(kernel->dtype, dst, work->ranks, work->count);
     }
+    end(work);
 }

@@ -2,6 +2,7 @@
 #include <sched.h>
 #include <sys/socket.h>
 
+#include "mem/mem_cuda.h"
 #include "tests/cuda_suite.h"
 
 /* ---- streams -------------------------------------------------------------------------------- */
@@ -134,6 +135,58 @@ void test_cuda_works_beside_waiting_streams(void)
             CU_ASSERT_EQUAL(gpu->stream_destroy(handles[i]), CUDA_DRIVER_OK);
         mem_words_give(device, words[i]);
     }
+}
+
+/* Streams begin to wait between pieces of a queue's work, that of the queue's own channel too. Each
+ * piece is done, once: also when all launches of it that were held up have come. */
+void test_cuda_work_gets_past_streams_that_wait(void)
+{
+    enum { STREAMS = 6, PIECES = 4 };
+    struct mem_words *words[STREAMS];
+    cuda_stream handles[STREAMS];
+    struct reducer reducer = {.kernel = reduce_kernel(TUTTI_SUM, TUTTI_INT32),
+                              .dtype = TUTTI_INT32,
+                              .elem_size = sizeof(int32_t)};
+    if (!device->claims) {
+        suite_skip("without kernels or memory operations work stays where it was put");
+        return;
+    }
+    struct buffer sum = make_buffer(DEVICE, 4000), one = make_buffer(DEVICE, 4000);
+    int32_t numbers[1000];
+    struct mem_queue *queue = take_queue();
+    uint64_t ticket = 0;
+    for (int i = 0; i < STREAMS; i++) {
+        handles[i] = make_stream(CUDA_STREAM_NON_BLOCKING);
+        words[i] = take_words();
+        answer(words[i], 0, 0);
+    }
+    for (int i = 0; i < 1000; i++)
+        numbers[i] = i;
+    upload(one.at, numbers, 4000);
+    memset(numbers, 0, sizeof numbers);
+    upload(sum.at, numbers, 4000);
+    for (int i = 0; i < STREAMS; i++) {
+        struct mem_stream stream = open_stream(handles[i]);
+        CU_ASSERT_EQUAL(mem_stream_wait(&stream, words[i], 0, 1), TUTTI_OK);
+        for (int piece = 0; piece < PIECES; piece++)
+            CU_ASSERT_EQUAL_FATAL(
+                mem_queue_reduce(queue, &reducer, TUTTI_SUM, sum.at, sum.at, one.at, 4000, &ticket),
+                TUTTI_OK);
+        await(queue, ticket);
+    }
+    for (int i = 0; i < STREAMS; i++)
+        answer(words[i], 0, 1);
+    CU_ASSERT_EQUAL(gpu->context_synchronize(), CUDA_DRIVER_OK);
+    download(numbers, sum.at, 4000);
+    for (int i = 0; i < 1000; i++)
+        CU_ASSERT_EQUAL(numbers[i], i * STREAMS * PIECES);
+    for (int i = 0; i < STREAMS; i++) {
+        CU_ASSERT_EQUAL(gpu->stream_destroy(handles[i]), CUDA_DRIVER_OK);
+        mem_words_give(device, words[i]);
+    }
+    mem_queue_give(queue);
+    drop_buffer(sum);
+    drop_buffer(one);
 }
 
 /* A stream may still wait for a word that was given back, so no new queue starts from zero there.
