@@ -137,55 +137,63 @@ void test_cuda_works_beside_waiting_streams(void)
     }
 }
 
-/* Streams begin to wait between pieces of a queue's work, that of the queue's own channel too. Each
+/* Streams begin to wait between pieces of queues' work, those of the queues' own channels too. Each
  * piece is done, once: also when all launches of it that were held up have come. */
 void test_cuda_work_gets_past_streams_that_wait(void)
 {
-    enum { STREAMS = 6, PIECES = 4 };
+    enum { STREAMS = 7, QUEUES = 3, PIECES = 4, COUNT = 1000 };
     struct mem_words *words[STREAMS];
     cuda_stream handles[STREAMS];
+    struct mem_queue *queues[QUEUES];
+    struct buffer sums[QUEUES], one;
     struct reducer reducer = {.kernel = reduce_kernel(TUTTI_SUM, TUTTI_INT32),
                               .dtype = TUTTI_INT32,
                               .elem_size = sizeof(int32_t)};
+    int32_t numbers[COUNT] = {0}, ones[COUNT];
+    uint64_t ticket = 0;
     if (!device->claims) {
         suite_skip("without kernels or memory operations work stays where it was put");
         return;
     }
-    struct buffer sum = make_buffer(DEVICE, 4000), one = make_buffer(DEVICE, 4000);
-    int32_t numbers[1000];
-    struct mem_queue *queue = take_queue();
-    uint64_t ticket = 0;
+    for (int i = 0; i < COUNT; i++)
+        ones[i] = i;
+    one = make_buffer(DEVICE, sizeof ones);
+    upload(one.at, ones, sizeof ones);
+    for (int q = 0; q < QUEUES; q++) {
+        queues[q] = take_queue();
+        sums[q] = make_buffer(DEVICE, sizeof numbers);
+        upload(sums[q].at, numbers, sizeof numbers);
+    }
     for (int i = 0; i < STREAMS; i++) {
         handles[i] = make_stream(CUDA_STREAM_NON_BLOCKING);
+        struct mem_stream stream = open_stream(handles[i]);
         words[i] = take_words();
         answer(words[i], 0, 0);
-    }
-    for (int i = 0; i < 1000; i++)
-        numbers[i] = i;
-    upload(one.at, numbers, 4000);
-    memset(numbers, 0, sizeof numbers);
-    upload(sum.at, numbers, 4000);
-    for (int i = 0; i < STREAMS; i++) {
-        struct mem_stream stream = open_stream(handles[i]);
         CU_ASSERT_EQUAL(mem_stream_wait(&stream, words[i], 0, 1), TUTTI_OK);
-        for (int piece = 0; piece < PIECES; piece++)
-            CU_ASSERT_EQUAL_FATAL(
-                mem_queue_reduce(queue, &reducer, TUTTI_SUM, sum.at, sum.at, one.at, 4000, &ticket),
-                TUTTI_OK);
-        await(queue, ticket);
+        for (int q = 0; q < QUEUES; q++) {
+            for (int piece = 0; piece < PIECES; piece++)
+                CU_ASSERT_EQUAL_FATAL(mem_queue_reduce(queues[q], &reducer, TUTTI_SUM, sums[q].at,
+                                                       sums[q].at, one.at, sizeof ones, &ticket),
+                                      TUTTI_OK);
+            await(queues[q], ticket);
+        }
     }
     for (int i = 0; i < STREAMS; i++)
         answer(words[i], 0, 1);
     CU_ASSERT_EQUAL(gpu->context_synchronize(), CUDA_DRIVER_OK);
-    download(numbers, sum.at, 4000);
-    for (int i = 0; i < 1000; i++)
-        CU_ASSERT_EQUAL(numbers[i], i * STREAMS * PIECES);
+    for (int q = 0; q < QUEUES; q++) {
+        bool good = true;
+        download(numbers, sums[q].at, sizeof numbers);
+        for (int i = 0; i < COUNT; i++)
+            good &= numbers[i] == i * STREAMS * PIECES;
+        CU_ASSERT(good);
+        mem_queue_give(queues[q]);
+        drop_buffer(sums[q]);
+    }
     for (int i = 0; i < STREAMS; i++) {
         CU_ASSERT_EQUAL(gpu->stream_destroy(handles[i]), CUDA_DRIVER_OK);
         mem_words_give(device, words[i]);
     }
-    mem_queue_give(queue);
-    drop_buffer(sum);
     drop_buffer(one);
 }
 
