@@ -409,12 +409,19 @@ static uint32_t first_cq_len(const struct verbs *verbs, uint32_t max_cqe)
     return len < max_cqe ? (uint32_t)len : max_cqe;
 }
 
+/* rdma_rxe, in older kernels without a number, and siw. */
+static bool is_software(const struct ibv_device_attr *attr)
+{
+    return attr->vendor_id == 0xffffff || attr->vendor_id == 0 || attr->vendor_id == 0x626d74;
+}
+
 static tutti_status fill_rail(struct verbs_rail *rail)
 {
     const struct library *library = rail->verbs->library;
     struct ibv_device_attr attr;
     if (library->ibv.query_device(rail->context, &attr) != 0)
         return fail_errno(TUTTI_ERR_SYSTEM, "ask %s for its limits", rail->name);
+    rail->verbs->software = rail->verbs->software || is_software(&attr);
     rail->max_cqe = (uint32_t)attr.max_cqe;
     rail->max_qp_rd_atom = (uint32_t)attr.max_qp_rd_atom;
     rail->cq_len = first_cq_len(rail->verbs, rail->max_cqe);

@@ -184,6 +184,8 @@ struct verbs {
     const struct library *library;
     struct transport *side;
     struct transport_config side_config;
+    bool software;        /* a rail's device is: it needs the processors that wait for it */
+    uint32_t idle_polls;  /* since it brought something */
     uint32_t quiet_polls; /* since the last look at what is not data */
     uint64_t quiet_ticks;
     bool cancelled, polling, noticed;
