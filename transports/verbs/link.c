@@ -26,12 +26,14 @@
 #include "base/log.h"
 #include "transports/verbs/verbs.h"
 
-#define HELLO_MS  5000 /* for a path to carry its first message both ways */
-#define DRAIN_MS  500  /* for a stopped queue pair to give its receives back */
-#define DOOM_MS   500  /* from the end of the last path to the link's: the socket may know why */
-#define GRACE_MS  100  /* from the end of the last path to going over TCP */
-#define REVIVE_MS 1000 /* between attempts to make a failed path again */
-#define EVENTS_MS 50   /* between looks at the devices' events */
+#define HELLO_MS 5000 /* for a path to carry its first message both ways */
+#define DRAIN_MS 500  /* for a stopped queue pair to give its receives back */
+#define DOOM_MS  500  /* from the end of the last path to the link's: the socket may know why */
+#define GRACE_MS 100  /* from the end of the last path to going over TCP */
+#define REVIVE_MS                                                                                  \
+    250 /* before an attempt to make a failed path again; the next waits twice as long */
+#define REVIVE_MOST_MS 4000
+#define EVENTS_MS      50 /* between looks at the devices' events */
 
 /* ---- control messages
  * -------------------------------------------------------------------------
@@ -190,6 +192,7 @@ void link_path_up(struct verbs_path *path)
         return;
     path->state = VERBS_PATH_UP;
     path->since_ms = clock_ms();
+    link->revive_wait_ms = REVIVE_MS;
     if (path->round > 0)
         log_at(LOG_LEVEL_WARN, (int)link->verbs->config->rank,
                "verbs: path %u to %s over %s is up again", path->index,
@@ -313,7 +316,9 @@ void link_resend(struct verbs_link *link)
         log_at(LOG_LEVEL_WARN, (int)link->verbs->config->rank,
                "verbs: the link to %s goes on without %s, over %s",
                verbs_peer_name(link->verbs, link->peer), path->rail->name,
-               first_up(link) ? first_up(link)->rail->name : "nothing");
+               !first_up(link)           ? "nothing"
+               : first_up(link)->relayed ? "TCP"
+                                         : first_up(link)->rail->name);
         gone(path);
     }
 }
@@ -411,17 +416,21 @@ static void revive(struct verbs_link *link, uint64_t now)
     if (link->state != VERBS_LINK_UP || now < link->revive_ms ||
         link->verbs->config->rank > link->peer)
         return;
-    link->revive_ms = now + REVIVE_MS;
+    bool tried = false;
+    link->revive_ms = now + link->revive_wait_ms;
     for (uint32_t i = 0; i < link->path_count; i++) {
         struct verbs_path *path = &link->paths[i];
-        if (!may_revive(link, path) || now < path->since_ms + REVIVE_MS ||
+        if (!may_revive(link, path) || now < path->since_ms + link->revive_wait_ms ||
             path_make(path) != TUTTI_OK)
             continue;
         path->since_ms = now;
         path->round++;
         path->redials = 0;
+        tried = true;
         make_offer(link, i);
     }
+    if (tried && link->revive_wait_ms < REVIVE_MOST_MS)
+        link->revive_wait_ms *= 2;
 }
 
 /* An offer of one path: the lower rank's, or the higher's answer. */

@@ -159,6 +159,7 @@ struct verbs_link {
     char sentence[SENTENCE_MAX];
     uint64_t since_ms;         /* of the state */
     uint64_t revive_ms;        /* the next look at paths that failed */
+    uint64_t revive_wait_ms;   /* between looks: longer after each attempt, until one succeeds */
     uint64_t doomed_ms;        /* no path is left: the end, unless the socket says why before */
     uint32_t slot_len, window; /* offered to the peer */
     uint32_t failures;
