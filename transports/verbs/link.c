@@ -243,6 +243,20 @@ static void start_resending(struct verbs_path *path)
     look_for_doom(path->link);
 }
 
+/* The same word as DEAD over a path that is up: the socket may use the very wire that was cut. It
+ * may come twice, in any order. */
+static void tell_dead(struct verbs_path *dead)
+{
+    struct verbs_path *up = first_up(dead->link);
+    struct wire_header header = {.kind = WIRE_PATH_DEAD, .len = dead->received};
+    struct wire_path_dead word = {.path = dead->index, .round = dead->round};
+    if (!up || up->relayed || !path_room(up, sizeof header + sizeof word, 0))
+        return;
+    snprintf(word.text, sizeof word.text, "%.71s", dead->why);
+    path_message(up, &header, &word, sizeof word);
+    path_flush(up);
+}
+
 void link_path_drained(struct verbs_path *path)
 {
     struct wire_control control = {
@@ -252,6 +266,7 @@ void link_path_drained(struct verbs_path *path)
     if (path->peer_dead)
         start_resending(path);
     send_control(path->link, &control);
+    tell_dead(path);
 }
 
 void link_path_failed(struct verbs_path *path, const char *format, ...)
@@ -500,6 +515,14 @@ static void take_dead(struct verbs_link *link, const struct wire_control *dead)
     link_path_failed(path, "the other side says: %s", text);
     if (path->state == VERBS_PATH_DRAINED)
         start_resending(path);
+}
+
+void link_path_dead(struct verbs_link *link, const struct wire_path_dead *word, uint64_t received)
+{
+    struct wire_control dead = {
+        .kind = WIRE_DEAD, .path = word->path, .round = word->round, .received = received};
+    memcpy(dead.text, word->text, sizeof word->text);
+    take_dead(link, &dead);
 }
 
 /* The peer was cancelled: nothing moves any more, until one of the two closes. */

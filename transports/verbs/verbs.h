@@ -297,6 +297,8 @@ void link_path_up(struct verbs_path *path);
 /* A path's queue pair is connected on this side (by the connection manager). */
 void link_path_connected(struct verbs_path *path);
 void link_path_drained(struct verbs_path *path);
+/* The peer says so, over another path. */
+void link_path_dead(struct verbs_link *link, const struct wire_path_dead *word, uint64_t received);
 /* Control messages, the side transport's news, time. */
 void link_service(struct verbs *verbs);
 /* Takes the side transport's events until one is a notice; restart as for event(). */
