@@ -26,12 +26,11 @@
 #include "base/log.h"
 #include "transports/verbs/verbs.h"
 
-#define HELLO_MS 5000 /* for a path to carry its first message both ways */
-#define DRAIN_MS 500  /* for a stopped queue pair to give its receives back */
-#define DOOM_MS  500  /* from the end of the last path to the link's: the socket may know why */
-#define GRACE_MS 100  /* from the end of the last path to going over TCP */
-#define REVIVE_MS                                                                                  \
-    250 /* before an attempt to make a failed path again; the next waits twice as long */
+#define HELLO_MS       5000 /* for a path to carry its first message both ways */
+#define DRAIN_MS       500  /* for a stopped queue pair to give its receives back */
+#define DOOM_MS        500 /* from the end of the last path to the link's: the socket may know why */
+#define GRACE_MS       100 /* from the end of the last path to going over TCP */
+#define REVIVE_MS      250 /* before a failed path is made again; the next wait is twice as long */
 #define REVIVE_MOST_MS 4000
 #define EVENTS_MS      50 /* between looks at the devices' events */
 
