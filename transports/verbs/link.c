@@ -26,13 +26,14 @@
 #include "base/log.h"
 #include "transports/verbs/verbs.h"
 
-#define HELLO_MS       5000 /* for a path to carry its first message both ways */
-#define DRAIN_MS       500  /* for a stopped queue pair to give its receives back */
-#define DOOM_MS        500 /* from the end of the last path to the link's: the socket may know why */
-#define GRACE_MS       100 /* from the end of the last path to going over TCP */
-#define REVIVE_MS      250 /* before a failed path is made again; the next wait is twice as long */
-#define REVIVE_MOST_MS 4000
-#define EVENTS_MS      50 /* between looks at the devices' events */
+#define HELLO_MS  5000 /* for a path to carry its first message both ways */
+#define DRAIN_MS  500  /* for a stopped queue pair to give its receives back */
+#define DOOM_MS   500  /* from the end of the last path to the link's: the socket may know why */
+#define GRACE_MS  100  /* from the end of the last path to going over TCP */
+#define REVIVE_MS 250  /* before a failed path is made again; the next wait is twice as long */
+#define EVENTS_MS 50   /* between looks at the devices' events */
+
+#define REVIVE_MOST_MS 4000 /* but no longer */
 
 /* ---- control messages
  * -------------------------------------------------------------------------
@@ -516,20 +517,20 @@ static void take_dead(struct verbs_link *link, const struct wire_control *dead)
         start_resending(path);
 }
 
-void link_path_dead(struct verbs_link *link, const struct wire_path_dead *word, uint64_t received)
-{
-    struct wire_control dead = {
-        .kind = WIRE_DEAD, .path = word->path, .round = word->round, .received = received};
-    memcpy(dead.text, word->text, sizeof word->text);
-    take_dead(link, &dead);
-}
-
 /* The peer was cancelled: nothing moves any more, until one of the two closes. */
 static void take_stopped(struct verbs_link *link)
 {
     link->stopped = true;
     for (uint32_t i = 0; i < link->path_count; i++)
         path_drop(&link->paths[i]);
+}
+
+void link_path_dead(struct verbs_link *link, const struct wire_path_dead *word, uint64_t received)
+{
+    struct wire_control dead = {
+        .kind = WIRE_DEAD, .path = word->path, .round = word->round, .received = received};
+    memcpy(dead.text, word->text, sizeof word->text);
+    take_dead(link, &dead);
 }
 
 static void take_control(struct verbs_link *link)
