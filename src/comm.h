@@ -127,7 +127,7 @@ struct tutti_comm {
     size_t scaled_bytes;
     struct comm_op *ops; /* [COMM_OPS_MAX], made at first use */
 
-    uint64_t idle_polls, idle_since_ns, last_event_ns, spin_until_ns;
+    uint64_t idle_polls, idle_since_ns, last_event_ns, spin_until_ns, clock_at_ticks;
 
     struct settings settings;
     struct topology topology;

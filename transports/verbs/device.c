@@ -483,6 +483,12 @@ static bool can_page(struct ibv_context *context)
            (attr.odp_caps.per_transport_caps.rc_odp_caps & IBV_ODP_SUPPORT_WRITE);
 }
 
+/* rdma_rxe, in older kernels without a number, and siw. */
+static bool is_software(const struct ibv_device_attr *attr)
+{
+    return attr->vendor_id == 0xffffff || attr->vendor_id == 0 || attr->vendor_id == 0x626d74;
+}
+
 static tutti_status fill_rail(struct verbs_rail *rail)
 {
     const struct library *library = rail->verbs->library;
@@ -492,6 +498,7 @@ static tutti_status fill_rail(struct verbs_rail *rail)
     const struct settings *settings = rail->verbs->config->settings;
     rail->relaxed = settings->verbs_relaxed && library->ibv.reg_mr_iova2;
     rail->paging = settings->verbs_odp && can_page(rail->context);
+    rail->verbs->software = rail->verbs->software || is_software(&attr);
     rail->max_cqe = (uint32_t)attr.max_cqe;
     rail->max_qp_rd_atom = (uint32_t)attr.max_qp_rd_atom;
     rail->cq_len = first_cq_len(rail->verbs, rail->max_cqe);

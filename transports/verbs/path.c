@@ -389,6 +389,7 @@ static struct ibv_send_wr *stage(struct verbs_path *path, uint64_t address, uint
     if (path->link->verbs->layer == CHOOSE_LAYER_IWARP && len >= IWARP_PAGES_MIN) {
         path->wr[at].send_flags = IBV_SEND_SIGNALED;
         path->wr[at].wr_id = make_id(path, false, path->last - 2);
+        path->link->verbs->stats.signalled++;
     }
     path->requests++;
     path->link->verbs->stats.work_requests++;
@@ -400,11 +401,11 @@ static void sign(struct verbs_path *path, struct verbs_record *record)
 {
     struct ibv_send_wr *wr = &path->wr[path->staged - 1];
     record->signalled = true;
+    path->link->verbs->stats.signalled += !(wr->send_flags & IBV_SEND_SIGNALED);
     wr->send_flags |= IBV_SEND_SIGNALED;
     wr->wr_id = make_id(path, false, path->last - 1);
     path->since_signal = 0;
     path->signals++;
-    path->link->verbs->stats.signalled++;
     path->open_chunks = 0;
 }
 
@@ -435,7 +436,7 @@ static void stage_message(struct verbs_path *path, struct verbs_record *record,
     path->ring_end += need + pad;
     struct ibv_send_wr *wr = stage(path, (uintptr_t)place, len, path->mr->lkey);
     wr->opcode = IBV_WR_SEND;
-    wr->send_flags = len <= path->inline_max ? IBV_SEND_INLINE : 0;
+    wr->send_flags |= len <= path->inline_max ? IBV_SEND_INLINE : 0;
 }
 
 void path_message(struct verbs_path *path, struct wire_header *header, const void *body,

@@ -161,6 +161,7 @@ struct verbs_link {
     char sentence[SENTENCE_MAX];
     uint64_t since_ms;         /* of the state */
     uint64_t revive_ms;        /* the next look at paths that failed */
+    uint64_t revive_wait_ms;   /* between looks: longer after each attempt, until one succeeds */
     uint64_t doomed_ms;        /* no path is left: the end, unless the socket says why before */
     uint32_t slot_len, window; /* offered to the peer */
     uint32_t failures;
@@ -186,6 +187,8 @@ struct verbs {
     const struct library *library;
     struct transport *side;
     struct transport_config side_config;
+    bool software;        /* a rail's device is: it needs the processors that wait for it */
+    uint32_t idle_polls;  /* since it brought something */
     uint32_t quiet_polls; /* since the last look at what is not data */
     uint64_t quiet_ticks;
     bool cancelled, polling, noticed;
@@ -296,6 +299,8 @@ void link_path_up(struct verbs_path *path);
 /* A path's queue pair is connected on this side (by the connection manager). */
 void link_path_connected(struct verbs_path *path);
 void link_path_drained(struct verbs_path *path);
+/* The peer says so, over another path. */
+void link_path_dead(struct verbs_link *link, const struct wire_path_dead *word, uint64_t received);
 /* Control messages, the side transport's news, time. */
 void link_service(struct verbs *verbs);
 /* Takes the side transport's events until one is a notice; restart as for event(). */
