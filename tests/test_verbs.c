@@ -9,6 +9,7 @@
 #include "transports/verbs/choose.h"
 #include "transports/verbs/distance.h"
 #include "transports/verbs/flow.h"
+#include "transports/verbs/ring.h"
 
 /* ---- choosing ---------------------------------------------------------------------------------
  */
@@ -85,6 +86,20 @@ static void test_choose_sorts_the_gids_of_a_port(void)
     CU_ASSERT_EQUAL(gids[2].index, 1);
     CU_ASSERT_EQUAL(choose_gids(gids, 1), 1);
     CU_ASSERT_EQUAL(choose_gids(gids, 0), 0);
+}
+
+static void test_choose_keeps_what_the_connection_manager_can_dial(void)
+{
+    struct choose_rail rail = {.layer = CHOOSE_LAYER_ETHERNET, .gid_count = 3};
+    rail.gids[0] = local6(V2, 1); /* says nothing without its interface */
+    rail.gids[1] = ipv4(V2, 10, 0, 0, 1);
+    rail.gids[2] = ipv4(V1, 10, 0, 0, 1); /* the same address */
+    CU_ASSERT_EQUAL_FATAL(choose_dialable(&rail), 1);
+    CU_ASSERT_EQUAL(rail.gid_count, 1);
+    CU_ASSERT_TRUE(rail.gids[0].type == V2 && rail.gids[0].raw[15] == 1 &&
+                   rail.gids[0].raw[0] == 0);
+    rail.gids[0] = local6(V2, 1);
+    CU_ASSERT_EQUAL(choose_dialable(&rail), 0);
 }
 
 static struct choose_ports random_ports(uint64_t *state)
@@ -286,6 +301,43 @@ static void test_credit_takes_old_reports_and_refuses_false_ones(void)
     CU_ASSERT_EQUAL(credit_room(&sender), 6);
     CU_ASSERT_TRUE(credit_report(&sender, 6));
     CU_ASSERT_EQUAL(credit_room(&sender), 8);
+}
+
+/* ---- a send ring ------------------------------------------------------------------------------
+ */
+
+/* Places never overlap though the length is no power of two, and what is given back is whole. */
+static void test_ring_places_never_overlap(void)
+{
+    enum { LEN = 52 * 64, OPEN = 64 };
+    static uint8_t owner[LEN];
+    struct {
+        uint32_t place, need, taken;
+    } open[OPEN];
+    struct ring ring = {.len = LEN};
+    uint64_t state = suite_seed(), passed = 0;
+    uint32_t first = 0, last = 0;
+    memset(owner, 0, sizeof owner);
+    for (int i = 0; i < 200000; i++) {
+        uint32_t need = (1 + (uint32_t)(suite_random(&state) % 16)) * 64;
+        if (suite_random(&state) % 2 && last - first < OPEN && ring_room(&ring, need)) {
+            uint32_t at = last++ % OPEN;
+            open[at].need = need;
+            open[at].place = ring_take(&ring, need, &open[at].taken);
+            CU_ASSERT_TRUE_FATAL(open[at].place + need <= LEN);
+            for (uint32_t b = 0; b < need; b++)
+                CU_ASSERT_TRUE_FATAL(owner[open[at].place + b]++ == 0);
+            passed += open[at].taken;
+        } else if (first != last) {
+            uint32_t at = first++ % OPEN;
+            ring_give(&ring, open[at].taken);
+            memset(owner + open[at].place, 0, open[at].need);
+        }
+        CU_ASSERT_TRUE_FATAL(first != last || ring.used == 0);
+    }
+    CU_ASSERT_TRUE(passed > LEN);
+    ring = (struct ring){.len = LEN};
+    CU_ASSERT_TRUE(ring_room(&ring, LEN)); /* the whole of it */
 }
 
 /* ---- a lane -----------------------------------------------------------------------------------
@@ -704,6 +756,8 @@ int main(int argc, char **argv)
         TEST(test_choose_says_why_nothing_fits),
         TEST(test_choose_refuses_what_is_out_of_bounds),
         TEST(test_choose_writes_gids),
+        TEST(test_choose_keeps_what_the_connection_manager_can_dial),
+        TEST(test_ring_places_never_overlap),
         TEST(test_credit_counts_across_the_wrap),
         TEST(test_credit_takes_old_reports_and_refuses_false_ones),
         TEST(test_flow_carries_everything_in_order),

@@ -3,6 +3,8 @@
 #   tests/suites/vm.sh [--qemu] [PART:TRANSPORT...]   the parts given, or all
 #   tests/suites/vm.sh [--qemu] --list                their names, one a line
 # --qemu: Debian's unmodified kernel under qemu's emulation, and the smaller list.
+# --short: without the parts that repeat others over another kind of connection; a full tests/run takes
+# these, `tests/run vm` takes all.
 #   BUILD: build directory (default build);  FAST=1: smaller sizes
 # The parts themselves are in tests/vm/guest/parts.sh.
 set -u
@@ -12,14 +14,18 @@ cd "$(dirname "$0")/../.." || exit 1
 parts_uml="conformance:roce conformance:roce_cm conformance:iwarp sweep:roce sweep:roce_cm sweep:iwarp
     perf:roce perf:iwarp mpi:roce mpi:iwarp netem:tcp netem:roce netem:iwarp rail:roce fallback:roce fallback:roce_cm killed:tcp
     killed:roce killed:iwarp input:roce input:iwarp memlock:roce memlock:iwarp comms:roce comms:roce_cm comms:iwarp"
+# Left out by --short: each is over another transport in the list, and what is particular to its own is
+# in the conformance and sweep parts. Two minutes of eight.
+repeats="perf:iwarp mpi:iwarp netem:tcp killed:tcp fallback:roce_cm comms:roce"
 # Debian's stock kernel has no siw; its rxe knows one network namespace.
 parts_qemu="sweep:roce sweep:roce_cm netem:roce killed:roce comms:roce"
 
-guest=any list=no parts=()
+guest=any list=no short=no parts=()
 for argument in "$@"; do
     case $argument in
     --qemu) guest=qemu ;;
     --list) list=yes ;;
+    --short) short=yes ;;
     *:*) parts+=("$argument") ;;
     *) echo "vm.sh: '$argument' is no PART:TRANSPORT (see --list)" >&2; exit 2 ;;
     esac
@@ -27,6 +33,11 @@ done
 if [ ${#parts[@]} -eq 0 ]; then
     # shellcheck disable=SC2206
     [ $guest = qemu ] && parts=($parts_qemu) || parts=($parts_uml)
+    if [ $short = yes ] && [ $guest != qemu ]; then
+        for i in "${!parts[@]}"; do
+            case " $repeats " in *" ${parts[i]} "*) unset "parts[i]" ;; esac
+        done
+    fi
 fi
 [ $list = yes ] && { printf '%s\n' "${parts[@]}"; exit 0; }
 

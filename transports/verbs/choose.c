@@ -146,6 +146,21 @@ uint32_t choose_gids(struct choose_gid *gids, uint32_t count)
     return count < CHOOSE_GIDS_MAX ? count : CHOOSE_GIDS_MAX;
 }
 
+uint32_t choose_dialable(struct choose_rail *rail)
+{
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < rail->gid_count; i++) {
+        const struct choose_gid *gid = &rail->gids[i];
+        bool keep = rail->layer == CHOOSE_LAYER_IB || !is_link_local(gid);
+        for (uint32_t j = 0; j < count; j++)
+            keep = keep && memcmp(rail->gids[j].raw, gid->raw, sizeof gid->raw) != 0;
+        if (keep)
+            rail->gids[count++] = *gid;
+    }
+    rail->gid_count = (uint8_t)count;
+    return count;
+}
+
 const char *choose_gid_text(const struct choose_gid *gid, char *text, size_t len)
 {
     static const char *const types[] = {"InfiniBand", "RoCE v1", "RoCE v2"};

@@ -56,6 +56,9 @@ uint32_t choose_paths(const struct choose_ports *ports, const struct choose_port
                       bool lower, struct choose_path paths[CHOOSE_PATHS_MAX]);
 /* Sorts the usable GIDs of a port, best for an unknown peer first, and keeps CHOOSE_GIDS_MAX. */
 uint32_t choose_gids(struct choose_gid *gids, uint32_t count);
+/* Keeps the GIDs that the connection manager can dial: addresses that mean something without their
+ * interface, each once (a GID of RoCE v1 and one of v2 are one address). Returns their number. */
+uint32_t choose_dialable(struct choose_rail *rail);
 /* "::ffff:10.0.0.1 (RoCE v2, index 1)" */
 const char *choose_gid_text(const struct choose_gid *gid, char *text, size_t len);
 /* Which of two ports of a rank to use first, as qsort wants it: the faster; of two equal ones the

@@ -6,6 +6,7 @@
  * Invariant: path->id is the connection of the path's queue pair, and is destroyed before it. */
 #include <errno.h>
 #include <netinet/in.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/auth.h"
@@ -47,25 +48,29 @@ static const uint8_t *own_address(const struct verbs_path *path)
 /* ---- listening --------------------------------------------------------------------------------
  */
 
-/* On one address of a rail. The port that the manager gives may be one that a socket has (the two
- * are counted apart), and listening then fails: TUTTI_IN_PROGRESS, another port may do. */
+/* On one address of a rail. The port that the manager gives may be one that a socket has (iWARP;
+ * the two are counted apart), or that the kernel's IB manager gave to somebody else (EINVAL), and
+ * listening then fails: TUTTI_IN_PROGRESS, another port may do. */
 static tutti_status listen_once(struct verbs_rail *rail, uint32_t gid)
 {
     struct verbs *verbs = rail->verbs;
     const struct library *library = verbs->library;
+    const struct choose_gid *at = &verbs->ports.rails[rail->index].gids[gid];
     struct rdma_cm_id **id = &rail->listeners[gid];
     struct sockaddr_storage address;
-    socket_address(verbs->ports.rails[rail->index].gids[gid].raw, 0, &address);
+    char text[96];
+    socket_address(at->raw, 0, &address);
     if (library->rdma.create_id(verbs->cm_channel, id, NULL, RDMA_PS_TCP) != 0) {
         *id = NULL;
         return fail_errno(TUTTI_ERR_SYSTEM, "make an RDMA connection manager's id");
     }
-    if (library->rdma.bind_addr(*id, (struct sockaddr *)&address) == 0 &&
-        library->rdma.listen(*id, BACKLOG) == 0)
+    bool bound = library->rdma.bind_addr(*id, (struct sockaddr *)&address) == 0;
+    if (bound && library->rdma.listen(*id, BACKLOG) == 0)
         return TUTTI_OK;
-    tutti_status status =
-        fail_errno(TUTTI_ERR_CONNECT, "listen on %s with the RDMA connection manager", rail->name);
-    bool taken = errno == EADDRINUSE;
+    bool taken = errno == EADDRINUSE || errno == EADDRNOTAVAIL || (bound && errno == EINVAL);
+    tutti_status status = fail_errno(
+        TUTTI_ERR_CONNECT, "%s %s of %s with the RDMA connection manager",
+        bound ? "listen at" : "bind", choose_gid_text(at, text, sizeof text), rail->name);
     library->rdma.destroy_id(*id);
     *id = NULL;
     return taken ? TUTTI_IN_PROGRESS : status;
@@ -76,20 +81,45 @@ static tutti_status listen_on(struct verbs_rail *rail, uint32_t gid)
     tutti_status status = TUTTI_IN_PROGRESS;
     for (int i = 0; i < LISTENS_MAX && status == TUTTI_IN_PROGRESS; i++)
         status = listen_once(rail, gid);
-    return status == TUTTI_IN_PROGRESS ? TUTTI_ERR_CONNECT : status; /* its sentence is kept */
+    if (status == TUTTI_OK)
+        return status;
+    log_at(LOG_LEVEL_INFO, (int)rail->verbs->config->rank, "verbs: an address is left out: %s",
+           status_sentence());
+    return TUTTI_ERR_CONNECT; /* its sentence is kept */
+}
+
+/* On every address of a rail; those where nobody listens are not offered to peers. */
+static uint32_t listen_on_rail(struct verbs_rail *rail, char *why, size_t len)
+{
+    struct choose_rail *offer = &rail->verbs->ports.rails[rail->index];
+    uint32_t count = choose_dialable(offer);
+    for (uint32_t g = 0; g < count;) {
+        if (listen_on(rail, g) == TUTTI_OK) {
+            g++;
+            continue;
+        }
+        if (!why[0])
+            snprintf(why, len, "%s", status_sentence());
+        memmove(&offer->gids[g], &offer->gids[g + 1], (--count - g) * sizeof *offer->gids);
+    }
+    offer->gid_count = (uint8_t)count;
+    return count;
 }
 
 static tutti_status listen_everywhere(struct verbs *verbs)
 {
-    tutti_status status = TUTTI_OK;
-    bool any = false;
-    for (uint32_t r = 0; r < verbs->rail_count; r++) {
-        for (uint32_t g = 0; g < verbs->ports.rails[r].gid_count; g++) {
-            status = listen_on(&verbs->rails[r], g);
-            any = any || status == TUTTI_OK;
-        }
-    }
-    return any ? TUTTI_OK : status;
+    char why[SENTENCE_MAX] = "";
+    uint32_t count = 0;
+    for (uint32_t r = 0; r < verbs->rail_count; r++)
+        count += listen_on_rail(&verbs->rails[r], why, sizeof why);
+    if (count > 0)
+        return TUTTI_OK;
+    return why[0] ? fail(TUTTI_ERR_CONNECT, "%s", why)
+                  : fail(TUTTI_ERR_UNSUPPORTED,
+                         "the RDMA connection manager needs an IP address on the interface of %s, "
+                         "and not a link-local one: give it one, or set "
+                         "TUTTI_VERBS_CONNECT=bootstrap",
+                         verbs->rails[0].name);
 }
 
 tutti_status connect_open(struct verbs *verbs)
@@ -201,6 +231,21 @@ static struct rdma_conn_param parameters(const struct verbs_path *path)
                                     .qp_num = path->qp->qp_num};
 }
 
+/* A new queue pair in place of one whose connection was given up; what both sides offered stays. */
+static bool make_again(struct verbs_path *path)
+{
+    const struct wire_path peer = path->peer;
+    uint8_t token[sizeof path->token];
+    memcpy(token, path->token, sizeof token);
+    path_drop(path);
+    if (path_make(path) != TUTTI_OK || path_connect(path, &peer) != TUTTI_OK) {
+        path->state = VERBS_PATH_MAKING; /* so that its failure is told */
+        return false;
+    }
+    memcpy(path->token, token, sizeof token);
+    return true;
+}
+
 static void failed(struct verbs_path *path, const char *what)
 {
     /* Its port may be one that a socket has (the two are counted apart), its request lost in a
@@ -209,12 +254,8 @@ static void failed(struct verbs_path *path, const char *what)
     bool dialer = path->link->verbs->config->rank < path->link->peer;
     int error = errno;
     if (dialer && path->state == VERBS_PATH_MAKING && path->redials++ < REDIALS_MAX) {
-        const struct wire_path peer = path->peer;
-        path_drop(path);
-        if (path_make(path) == TUTTI_OK && path_connect(path, &peer) == TUTTI_OK &&
-            connect_dial(path) == TUTTI_OK)
+        if (make_again(path) && connect_dial(path) == TUTTI_OK)
             return;
-        path->state = VERBS_PATH_MAKING;
     }
     errno = error;
     link_path_failed(path, "connection by the RDMA connection manager over %s failed: %s: %m",
@@ -229,7 +270,7 @@ static void established(struct verbs_path *path)
         path_hello(path);
 }
 
-static void dialer_event(struct verbs_path *path, const struct rdma_cm_event *event)
+static void connection_event(struct verbs_path *path, const struct rdma_cm_event *event)
 {
     const struct library *library = path->link->verbs->library;
     struct rdma_conn_param param = parameters(path);
@@ -253,27 +294,29 @@ static void dialer_event(struct verbs_path *path, const struct rdma_cm_event *ev
         established(path);
         break;
     case RDMA_CM_EVENT_DISCONNECTED:
-        if (path_alive(path))
-            link_path_failed(path, "the other side closed the connection over %s",
-                             path->rail->name);
-        break;
+        /* No news: before it disconnects the other side says over the socket that the path failed
+         * or that it leaves, with what had arrived; and this may overtake that. */
     case RDMA_CM_EVENT_TIMEWAIT_EXIT:
         break;
     default:
+        if (path->hello_came && event->event != RDMA_CM_EVENT_DEVICE_REMOVAL)
+            break; /* messages pass: the manager's own handshake may have lost its last word */
         errno = event->status < 0 ? -event->status : event->status;
         failed(path, library->rdma.event_str(event->event));
         break;
     }
 }
 
-/* The path whose token a request carries. */
+/* The path whose token a request carries. One that has a connection already may be dialed again
+ * until a message has come: the dialer gave the first connection up, with its queue pair. */
 static struct verbs_path *wanted(struct verbs *verbs, const struct rdma_cm_event *event)
 {
     const struct rdma_conn_param *param = &event->param.conn;
     for (struct verbs_link *link = verbs->all; link; link = link->next) {
         for (uint32_t i = 0; i < link->path_count; i++) {
             struct verbs_path *path = &link->paths[i];
-            if (path->state == VERBS_PATH_MAKING && !path->id && param->private_data &&
+            if ((path->state == VERBS_PATH_MAKING || path->state == VERBS_PATH_TRYING) &&
+                !path->hello_came && param->private_data && verbs->config->rank > link->peer &&
                 param->private_data_len >= sizeof path->token &&
                 memcmp(param->private_data, path->token, sizeof path->token) == 0)
                 return path;
@@ -290,6 +333,11 @@ static bool accept_request(struct verbs *verbs, const struct rdma_cm_event *even
     if (!path) {
         log_at(LOG_LEVEL_INFO, (int)verbs->config->rank,
                "verbs: refused an RDMA connection without a token of ours");
+        library->rdma.reject(event->id, NULL, 0);
+        return false;
+    }
+    if (path->id && !make_again(path)) {
+        failed(path, "make a queue pair again");
         library->rdma.reject(event->id, NULL, 0);
         return false;
     }
@@ -323,6 +371,6 @@ void connect_events(struct verbs *verbs)
         if (refused)
             library->rdma.destroy_id(refused);
         if (path && path->id == copy.id)
-            dialer_event(path, &copy);
+            connection_event(path, &copy);
     }
 }

@@ -28,7 +28,7 @@
 
 #define HELLO_MS  5000 /* for a path to carry its first message both ways */
 #define DRAIN_MS  500  /* for a stopped queue pair to give its receives back */
-#define DOOM_MS   500  /* from the end of the last path to the link's: the socket may know why */
+#define DOOM_MS   1000 /* from the end of the last path to the link's: the socket may know why */
 #define GRACE_MS  100  /* from the end of the last path to going over TCP */
 #define REVIVE_MS 250  /* before a failed path is made again; the next wait is twice as long */
 #define EVENTS_MS 50   /* between looks at the devices' events */
@@ -70,14 +70,15 @@ void link_take_acks(struct verbs_link *link)
     }
 }
 
-static void send_part(struct verbs_link *link, struct verbs_control *out, struct xfer *xfer)
+/* False when the side transport refuses it. That says nothing by itself: what the peer said before
+ * it left may not be read yet, and the receive of the next control message ends after all that,
+ * with the reason. */
+static bool send_part(struct verbs_link *link, struct verbs_control *out, struct xfer *xfer)
 {
     struct verbs *verbs = link->verbs;
     tutti_status status = verbs->side->ops->send(verbs->side, xfer);
-    if (status == TUTTI_IN_PROGRESS)
-        out->busy++;
-    else if (status != TUTTI_OK)
-        side_failed(link, status);
+    out->busy += status == TUTTI_IN_PROGRESS;
+    return status == TUTTI_OK || status == TUTTI_IN_PROGRESS;
 }
 
 struct verbs_control *link_send_control(struct verbs_link *link, struct wire_control *control)
@@ -98,8 +99,7 @@ struct verbs_control *link_send_control(struct verbs_link *link, struct wire_con
     }
     out->xfer = (struct xfer){
         .data = out->bytes, .len = sizeof out->bytes, .peer = link->peer, .tag = &control_tag};
-    send_part(link, out, &out->xfer);
-    return out;
+    return send_part(link, out, &out->xfer) ? out : NULL;
 }
 
 void link_send_body(struct verbs_link *link, struct verbs_control *out, const void *body,
@@ -109,7 +109,8 @@ void link_send_body(struct verbs_link *link, struct verbs_control *out, const vo
         return;
     out->body =
         (struct xfer){.data = (void *)body, .len = len, .peer = link->peer, .tag = &control_tag};
-    send_part(link, out, &out->body);
+    if (!send_part(link, out, &out->body))
+        out->acks = false; /* it will not arrive */
     link_sent_control(link, out, 0);
 }
 
@@ -233,11 +234,21 @@ static void gone(struct verbs_path *path)
     look_for_doom(path->link);
 }
 
+static void take_count(struct verbs_path *path, uint32_t received)
+{
+    if (!path_arrived(path, received))
+        link_end(path->link, TUTTI_ERR_PROTOCOL,
+                 "%s counts %u messages over %s, of which only %u were sent: versions differ, or "
+                 "its memory is damaged",
+                 verbs_peer_name(path->link->verbs, path->link->peer), received, path->rail->name,
+                 path->last);
+}
+
 static void start_resending(struct verbs_path *path)
 {
-    /* Every record used up one receive of the peer, in order. */
-    while (path->first != path->last && path->first < path->peer_received)
-        path_pop(path, true);
+    take_count(path, path->peer_received);
+    if (path->link->state == VERBS_LINK_ENDED)
+        return;
     path->state = VERBS_PATH_RESENDING;
     path->link->work = true;
     look_for_doom(path->link);
@@ -517,6 +528,19 @@ static void take_dead(struct verbs_link *link, const struct wire_control *dead)
         start_resending(path);
 }
 
+/* The peer closes in order. What it took in is delivered, whether or not its queue pairs lived long
+ * enough for the completions to say so; the rest never will be. */
+static void take_bye(struct verbs_link *link, const struct wire_control *bye)
+{
+    link->bye = true;
+    for (uint32_t i = 0; i < link->path_count && i < CHOOSE_PATHS_MAX; i++) {
+        struct verbs_path *path = &link->paths[i];
+        if (!path->relayed && path->round == bye->counts[i].round && !link->stopped &&
+            link->state != VERBS_LINK_ENDED)
+            take_count(path, bye->counts[i].received);
+    }
+}
+
 /* The peer was cancelled: nothing moves any more, until one of the two closes. */
 static void take_stopped(struct verbs_link *link)
 {
@@ -562,7 +586,7 @@ static void take_control(struct verbs_link *link)
         take_stopped(link);
         break;
     case WIRE_BYE:
-        link->bye = true;
+        take_bye(link, &control);
         break;
     case WIRE_DATA:
         if (link->offered && link->fallback)
@@ -694,7 +718,8 @@ void link_look_aside(struct verbs *verbs, bool restart)
             verbs->notice = event;
             verbs->noticed = true;
         } else if (event.kind == TRANSPORT_EVENT_LINK_DOWN) {
-            if (link && !link->bye)
+            /* Else the receive of the next control message tells, after what came before. */
+            if (link && !link->bye && verbs->cancelled)
                 link_end(link, event.status, "%s", event.sentence);
         } else {
             return; /* the last kind that it tells */
@@ -865,6 +890,14 @@ static bool settled(struct verbs_link *link)
     return good && !any_path(link, VERBS_PATH_DRAINING, VERBS_PATH_RESENDING);
 }
 
+static void say_bye(struct verbs_link *link)
+{
+    struct wire_control control = {.kind = WIRE_BYE};
+    for (uint32_t i = 0; i < link->path_count && i < CHOOSE_PATHS_MAX; i++)
+        control.counts[i] = (struct wire_count){link->paths[i].round, link->paths[i].received};
+    send_control(link, &control);
+}
+
 void link_farewell(struct verbs *verbs, struct verbs_link *only, uint64_t deadline_ms)
 {
     bool waiting = true;
@@ -883,8 +916,7 @@ void link_farewell(struct verbs *verbs, struct verbs_link *only, uint64_t deadli
         clock_sleep_us(50);
     }
     for (struct verbs_link *link = verbs->all; link; link = link->next) {
-        struct wire_control control = {.kind = WIRE_BYE};
         if ((!only || link == only) && link->state != VERBS_LINK_ENDED)
-            send_control(link, &control);
+            say_bye(link);
     }
 }

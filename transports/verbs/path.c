@@ -80,8 +80,8 @@ static tutti_status make_memory(struct verbs_path *path)
     for (;;) {
         path->slot_len = verbs->slot_len;
         path->slot_count = lanes * verbs->window + VERBS_SPARE;
-        path->ring_len = VERBS_RING_SLOTS * path->slot_len;
-        path->memory_len = (size_t)path->slot_count * path->slot_len + path->ring_len;
+        path->ring.len = VERBS_RING_SLOTS * path->slot_len;
+        path->memory_len = (size_t)path->slot_count * path->slot_len + path->ring.len;
         void *memory = mmap(NULL, path->memory_len, PROT_READ | PROT_WRITE,
                             MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (memory == MAP_FAILED)
@@ -167,7 +167,8 @@ static void reset_counts(struct verbs_path *path)
     path->credit = (struct credit_sender){0};
     path->first = path->last = path->requests = 0;
     path->since_signal = path->signals = path->open_chunks = path->idle_flushes = 0;
-    path->ring_begin = path->ring_end = path->staged = 0;
+    path->ring = (struct ring){.len = path->ring.len};
+    path->staged = 0;
     path->hello_sent = path->hello_came = path->hello_acked = path->peer_dead = false;
 }
 
@@ -175,6 +176,8 @@ tutti_status path_make(struct verbs_path *path)
 {
     struct verbs *verbs = path->link->verbs;
     path->depth = (uint32_t)verbs->config->settings->verbs_depth;
+    while (path->depth & (path->depth - 1)) /* a power of two: counts of records wrap around */
+        path->depth &= path->depth - 1;
     reset_counts(path);
     tutti_status status = take_place(path);
     if (status != TUTTI_OK)
@@ -341,15 +344,7 @@ void path_stop(struct verbs_path *path)
 /* ---- sending ----------------------------------------------------------------------------------
  */
 
-static uint32_t ring_room(const struct verbs_path *path, uint32_t need, uint32_t *pad)
-{
-    uint32_t at = path->ring_end % path->ring_len, rest = path->ring_len - at;
-    *pad = need > rest ? rest : 0;
-    uint32_t free_bytes = path->ring_len - (path->ring_end - path->ring_begin);
-    return free_bytes >= need + *pad;
-}
-
-static uint32_t ring_need(size_t len)
+static uint32_t round_up(size_t len)
 {
     return ((uint32_t)len + RING_ALIGN - 1) / RING_ALIGN * RING_ALIGN;
 }
@@ -358,12 +353,11 @@ bool path_room(const struct verbs_path *path, size_t len, uint32_t spare)
 {
     if (path->relayed)
         return relay_room(path, spare);
-    uint32_t pad;
     bool imm = path->rail->verbs->layer != CHOOSE_LAYER_IWARP;
     size_t message = len == 0 && !imm ? sizeof(struct wire_header) : len;
     return path->last - path->first < path->depth && path->requests + 2 <= path->depth &&
            credit_room(&path->credit) > spare && path->staged + 2 <= VERBS_BATCH &&
-           ring_room(path, ring_need(message), &pad);
+           ring_room(&path->ring, round_up(message));
 }
 
 static struct verbs_record *new_record(struct verbs_path *path, enum wire_kind kind, uint32_t lane,
@@ -380,7 +374,9 @@ static struct ibv_send_wr *stage(struct verbs_path *path, uint64_t address, uint
 {
     uint32_t at = path->staged++;
     path->sge[at] = (struct ibv_sge){.addr = address, .length = len, .lkey = key};
-    path->wr[at] = (struct ibv_send_wr){.sg_list = &path->sge[at], .num_sge = 1};
+    /* Until sign() it names the path and no open record: an error comes back even unasked. */
+    path->wr[at] = (struct ibv_send_wr){
+        .wr_id = make_id(path, false, path->first - 1), .sg_list = &path->sge[at], .num_sge = 1};
     if (at > 0)
         path->wr[at - 1].next = &path->wr[at];
     /* Of requests without a completion of their own siw hands the pages, not the bytes, to TCP: a
@@ -421,9 +417,9 @@ static void account(struct verbs_path *path, struct verbs_record *record)
 static void stage_message(struct verbs_path *path, struct verbs_record *record,
                           struct wire_header *header, const void *body, size_t body_len)
 {
-    uint32_t pad, len = (uint32_t)(sizeof *header + body_len), need = ring_need(len);
-    must(ring_room(path, need, &pad));
-    uint32_t at = (path->ring_end + pad) % path->ring_len;
+    uint32_t len = (uint32_t)(sizeof *header + body_len), need = round_up(len);
+    must(ring_room(&path->ring, need));
+    uint32_t at = ring_take(&path->ring, need, &record->ring_len);
     uint8_t *place = path->memory + (size_t)path->slot_count * path->slot_len + at;
     header->freed = credit_tell(&path->freed);
     header->taken = credit_tell(&path->link->flows[header->lane].taken);
@@ -431,9 +427,7 @@ static void stage_message(struct verbs_path *path, struct verbs_record *record,
     if (body_len > 0)
         memcpy(place + sizeof *header, body, body_len);
     record->ring_at = at;
-    record->ring_len = need + pad;
     record->len = len;
-    path->ring_end += need + pad;
     struct ibv_send_wr *wr = stage(path, (uintptr_t)place, len, path->mr->lkey);
     wr->opcode = IBV_WR_SEND;
     wr->send_flags |= len <= path->inline_max ? IBV_SEND_INLINE : 0;
@@ -555,7 +549,7 @@ void path_pop(struct verbs_path *path, bool delivered)
 {
     struct verbs_record *record = &path->records[path->first++ % path->depth];
     path->requests -= record->requests;
-    path->ring_begin += record->ring_len;
+    ring_give(&path->ring, record->ring_len);
     if (record->signalled)
         path->signals--;
     if (!delivered)
@@ -568,6 +562,18 @@ void path_pop(struct verbs_path *path, bool delivered)
         transfer_retire(path->link, record->lane);
     }
     path->link->work = true;
+}
+
+bool path_arrived(struct verbs_path *path, uint32_t received)
+{
+    /* Every record uses up one receive of the peer, in order; counts wrap around together. */
+    if (received - path->first > path->last - path->first)
+        return (int32_t)(received - path->first) < 0; /* older than what is known */
+    while (path->first != received)
+        path_pop(path, true);
+    if (path->first == path->last)
+        path->open_chunks = 0; /* no completion is needed any more */
+    return true;
 }
 
 void path_repost(struct verbs_path *path, uint32_t slot)

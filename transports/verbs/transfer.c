@@ -2,6 +2,8 @@
  * long messages over every path that has room, beginning with another path for each chunk.
  * Invariant: a transfer is in its lane's flow or finished, and its memory region is in use while
  * the device may read or write its bytes. */
+#include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/check.h"
@@ -91,6 +93,22 @@ static void nonsense(struct verbs_link *link, const char *what)
              verbs_peer_name(link->verbs, link->peer), what);
 }
 
+/* A chunk that nobody waits for; the numbers tell which of the two sides is wrong. */
+static void nonsense_chunk(struct verbs_link *link, uint32_t lane, uint32_t word)
+{
+    const struct flow *flow = &link->flows[lane];
+    const struct xfer *oldest =
+        flow->recv_done == flow->recv_next ? NULL : flow->recvs[flow->recv_done % FLOW_POSTED_MAX];
+    char what[160];
+    snprintf(what, sizeof what,
+             "chunk %u of message %u on lane %u (receives %u to %u are open, %u granted; the "
+             "oldest has %" PRIu64 " of %zu bytes)",
+             word & 0xffff, word >> 16 & 0x1fff, lane, flow->recv_done, flow->recv_next,
+             flow->recv_granted, oldest ? oldest->work[FLOW_WORK_MOVED] : 0,
+             oldest ? oldest->len : (size_t)0);
+    nonsense(link, what);
+}
+
 /* ---- landing ----------------------------------------------------------------------------------
  */
 
@@ -153,7 +171,7 @@ void transfer_written(struct verbs_path *path, uint32_t word)
         transfer_landed(link, lane, xfer, offset, len);
         break;
     case FLOW_NONSENSE:
-        nonsense(link, "a chunk");
+        nonsense_chunk(link, lane, word);
         break;
     default:
         break;

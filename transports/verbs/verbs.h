@@ -6,7 +6,7 @@
  *   path.c      one queue pair: slots, posting, completions
  *   link.c      links: how they come up, fail over to other paths, and end
  *   transfer.c  carries out what flow.c decides: messages, grants, chunks, credits
- *   choose.c, flow.c, credit.h   the pure parts
+ *   choose.c, flow.c, credit.h, ring.h   the pure parts
  *   connect.c   queue pairs connected by the connection manager
  *   relay.c     the path of last resort: the side transport's socket
  *
@@ -26,6 +26,7 @@
 
 #include "transports/verbs/flow.h"
 #include "transports/verbs/library.h"
+#include "transports/verbs/ring.h"
 #include "transports/verbs/wire.h"
 
 #define VERBS_BATCH       32 /* work requests per doorbell */
@@ -105,7 +106,7 @@ struct verbs_path {
     uint32_t psn;
     struct wire_path peer;
     bool hello_sent, hello_came, hello_acked, peer_dead;
-    uint64_t peer_received;
+    uint32_t peer_received;
     uint64_t since_ms; /* of the state, where time matters */
     uint32_t failure;  /* the how manieth of the link it was */
     char why[SENTENCE_MAX];
@@ -113,10 +114,10 @@ struct verbs_path {
     uint8_t *memory, *plain;
     size_t memory_len;
     struct ibv_mr *mr;
-    uint32_t slot_len, slot_count, ring_len;
+    uint32_t slot_len, slot_count;
     /* Receiving. */
-    uint32_t posted; /* receives at the device */
-    uint64_t received;
+    uint32_t posted;   /* receives at the device */
+    uint32_t received; /* count of messages and chunks, modulo 2^32 */
     struct credit_receiver freed;
     /* Sending. */
     struct credit_sender credit;
@@ -124,7 +125,7 @@ struct verbs_path {
     uint32_t depth, first, last;  /* counts: records [first, last) are open */
     uint32_t requests;            /* open work requests */
     uint32_t since_signal, signals, open_chunks, idle_flushes;
-    uint32_t ring_begin, ring_end; /* counts of bytes */
+    struct ring ring;
     uint32_t inline_max;
     /* The chain of the next doorbell. */
     uint32_t staged;
@@ -277,6 +278,8 @@ const struct wire_header *path_slot(const struct verbs_path *path, uint32_t slot
 bool path_poll(struct verbs_rail *rail);
 /* The oldest open record, as delivered or not. */
 void path_pop(struct verbs_path *path, bool delivered);
+/* So many arrived at the peer, by its count. False when it counts what was never sent. */
+bool path_arrived(struct verbs_path *path, uint32_t received);
 /* Moves the queue pair to the error state, so that nothing more comes in. */
 void path_stop(struct verbs_path *path);
 bool path_alive(const struct verbs_path *path);

@@ -14,7 +14,7 @@
 #include "transports/verbs/choose.h"
 
 #define WIRE_MAGIC   0x53425654u /* "TVBS" */
-#define WIRE_VERSION 1u
+#define WIRE_VERSION 2u
 
 enum wire_kind {
     WIRE_HELLO = 1, /* the first message of a queue pair: its way works */
@@ -70,7 +70,7 @@ enum wire_control_kind {
     WIRE_READY,     /* the sender's queue pairs can receive */
     WIRE_DEAD,    /* a path failed; `received`: what came in on it, after which nothing more will */
     WIRE_STOPPED, /* the sender was cancelled: nothing more moves */
-    WIRE_BYE,     /* the sender closes, all it sent is sent */
+    WIRE_BYE,     /* the sender closes: all it sent is sent; `counts`: what it took in */
     WIRE_DATA     /* a message over the socket, in place of a queue pair's; its body follows */
 };
 
@@ -89,10 +89,15 @@ struct wire_path {
     uint8_t cm_token[16];
 };
 
+/* What came in on one queue pair, modulo 2^32, of the path's round: all before it is delivered. */
+struct wire_count {
+    uint32_t round, received;
+};
+
 struct wire_control {
     uint32_t magic, version, kind;
-    uint32_t path;     /* DEAD, and of paths made again OFFER and READY; WIRE_ALL_PATHS: all */
-    uint64_t received; /* DEAD */
+    uint32_t path; /* DEAD, and of paths made again OFFER and READY; WIRE_ALL_PATHS: all */
+    uint32_t received, reserved; /* DEAD: as a wire_count's */
     uint32_t slot_len, window, chunk, path_count, cm, lanes;
     uint32_t alive;             /* READY: bit per path */
     uint32_t round;             /* of the path, counted up each time it is made again */
@@ -100,6 +105,7 @@ struct wire_control {
     struct wire_header message; /* DATA */
     uint64_t body_len;          /* DATA: bytes that follow */
     struct wire_path paths[CHOOSE_PATHS_MAX];
+    struct wire_count counts[CHOOSE_PATHS_MAX]; /* BYE */
 };
 #define WIRE_ALL_PATHS   0xffffffffu
 #define WIRE_CONTROL_LEN (sizeof(struct wire_control) + SEAL_OVERHEAD)
