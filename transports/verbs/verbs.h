@@ -47,7 +47,7 @@ struct verbs_rail {
     uint32_t index;
     char name[72]; /* "rxe0 port 1" */
     uint8_t port;
-    bool down; /* no new path is made over it */
+    bool down;            /* no new path is made over it */
     bool relaxed, paging; /* the device can: relaxed ordering; paging on demand of data it sends,
                              and of data written to it */
     struct ibv_context *context;
