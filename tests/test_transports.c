@@ -152,6 +152,36 @@ static void exchange_sizes(struct links_rank *rank)
     links_meet(rank, 1, 2);
 }
 
+/* The short rest of a long message lies across two pages, at each place. */
+static void exchange_across_pages(struct links_rank *rank)
+{
+    enum { CHUNK = 131072, REST = 25, PAGE = 4096 };
+    size_t room = CHUNK + 3 * PAGE;
+    uint8_t *out = aligned_alloc(PAGE, room), *in = aligned_alloc(PAGE, room);
+    uint32_t peer = 1 - rank->rank;
+    links_connect_all(rank);
+    for (uint32_t before = 1; before < REST; before++) {
+        size_t len = CHUNK + REST;
+        uint8_t *from = out + PAGE - before, *to = in + PAGE - before;
+        fill(from, len, before + rank->rank);
+        memset(in, 99, room);
+        struct xfer send = links_xfer(peer, from, len), recv = links_xfer(peer, to, len);
+        tutti_status status = rank->ops->recv(rank->transport, &recv);
+        links_expect(rank, status == TUTTI_IN_PROGRESS || status == TUTTI_OK);
+        links_expect(rank, links_send(rank, &send) == TUTTI_OK);
+        links_expect(rank, links_finish(rank, &recv, LINKS_LIMIT_MS) == TUTTI_OK);
+        links_expect(rank, count_wrong(to, len, before + peer) == 0 && to[len] == 99);
+    }
+    links_meet(rank, 1, 2);
+    free(out);
+    free(in);
+}
+
+static void test_transports_carry_what_lies_across_pages(void)
+{
+    run_variants(exchange_across_pages, 2, 1, PLAIN, 0);
+}
+
 static void test_transports_carry_every_size(void)
 {
     run_variants(exchange_sizes, 2, 1, ALL, 0);
@@ -970,6 +1000,7 @@ int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
         TEST(test_transports_carry_every_size),
+        TEST(test_transports_carry_what_lies_across_pages),
         TEST(test_transports_keep_order_on_all_lanes),
         TEST(test_transports_join_many_in_a_full_mesh),
         TEST(test_transports_exchange_large_messages),

@@ -474,6 +474,11 @@ void path_chunk(struct verbs_path *path, uint32_t lane, const struct flow_step *
     struct ibv_send_wr *wr =
         stage(path, (uintptr_t)step->xfer->data + step->offset, (uint32_t)step->len,
               region->mr[path->rail->index][VERBS_ACCESS_SEND]->lkey);
+    /* The rest of a message after whole chunks. siw, besides, sends the wrong bytes of one so short
+     * that lies across two pages (siw_try_1seg copies the wrong part of the first), unless inline.
+     */
+    if (step->len <= path->inline_max)
+        wr->send_flags |= IBV_SEND_INLINE;
     wr->wr.rdma.remote_addr = grant->address + step->offset;
     wr->wr.rdma.rkey = grant->key[path->choice.rail[1]];
     record->chunk = step->chunk;
