@@ -2,11 +2,12 @@
  * else: no plan, no collective, only transport.h.
  *
  * Two ends (processes; threads for inproc) exchange addresses over a socket pair, then measure for
- * each size a ping-pong (half of the median round trip) and a stream (a window of transfers in
- * flight one way). The ends may lie in network namespaces of their own, like two hosts. The last
- * lines fit t(s) = alpha + beta s to the ping-pong by least squares of the relative error, so that
- * small and large sizes count alike, and show the transport's own prior beside it: what the planner
- * believes until it is told better. */
+ * each size a ping-pong (half of the median round trip, and of the mean one) and a stream (a window
+ * of transfers in flight one way; the mean). perftest calls its median "typical". The ends may lie
+ * in network namespaces of their own, like two hosts. The last lines fit t(s) = alpha + beta s to
+ * the ping-pong by least squares of the relative error, so that small and large sizes count alike,
+ * and show the transport's own prior beside it: what the planner believes until it is told better.
+ */
 #include "base/clock.h"
 #include "transports/transport.h"
 
@@ -29,11 +30,12 @@ enum {
     WINDOW = 16,
     WINDOW_MAX = TRANSPORT_POST_MAX,
     SIZES_MAX = 40,
-    REPS_MOST = 2000,
+    REPS_MOST = 4000,
     REPS_LEAST = 5,
     STALL_MS = 10000
 };
-#define BUDGET_US 20000.0 /* one measurement */
+#define BUDGET_US  40000.0 /* one measurement */
+#define WARM_UP_MS 100
 
 struct job {
     const struct transport_ops *ops;
@@ -51,15 +53,11 @@ struct end {
     struct transport *transport;
     struct xfer sends[WINDOW_MAX], recvs[WINDOW_MAX];
     unsigned open; /* posted and not yet returned */
+    unsigned yield_polls;
     struct tag tag;
     unsigned char *out, *in;
     bool failed;
 };
-
-static double now_us(void)
-{
-    return (double)clock_ns() / 1e3;
-}
 
 _Noreturn static void die(const char *what, const char *why)
 {
@@ -119,7 +117,7 @@ static void drain(struct end *end)
         }
         if (idle > 0 && end->open > 0 && end->job->sleeps)
             wait_for_event(end);
-        else if (idle % 64 == 63)
+        else if (idle % end->yield_polls == end->yield_polls - 1)
             sched_yield(); /* the two ends may share a core */
         if (idle % 65536 != 65535)
             continue;
@@ -159,31 +157,70 @@ static int compare(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Runs `once` twice to learn its cost, then as often as fits; the median of samples of so many runs
- * that reading the clock costs little. */
-static double measure(struct end *end, void (*once)(struct end *end, size_t len), size_t len)
+/* The time where it costs nothing, in units of its own; else the clock. */
+static uint64_t stamp(void)
+{
+    uint64_t ticks = clock_ticks();
+    return ticks != 0 ? ticks : clock_ns();
+}
+
+struct cost {
+    double median_us, mean_us;
+};
+
+/* Runs `once` so often as fits into the time, when one takes so long; both ends agree. Each run is
+ * a sample, as perftest has it, where it can be timed without the clock: else one of 16 runs. */
+static struct cost measure_for(struct end *end, void (*once)(struct end *end, size_t len),
+                               size_t len, double budget_us, double once_us)
 {
     static const uint64_t least = REPS_LEAST, most = REPS_MOST;
-    double samples[REPS_MOST] = {0};
-    once(end, len);
-    double start = now_us();
-    once(end, len);
-    double fit = BUDGET_US / (now_us() - start);
+    double samples[REPS_MOST] = {0}, fit = budget_us / once_us;
     uint64_t reps = fit < (double)least ? least : fit > (double)most ? most : (uint64_t)fit;
-    uint64_t each = reps >= 16 * REPS_LEAST ? 16 : 1, number[2] = {reps / each, each};
+    uint64_t each = reps >= 16 * REPS_LEAST && clock_ticks() == 0 ? 16 : 1;
+    uint64_t number[2] = {reps / each, each};
     if (end->rank == 0)
         tell(end, number, sizeof number);
     else
         hear(end, number, sizeof number);
     reps = number[0];
+    uint64_t begin_ns = clock_ns(), begin = stamp(), last = begin;
     for (uint64_t i = 0; i < reps; i++) {
-        start = now_us();
         for (uint64_t k = 0; k < number[1]; k++)
             once(end, len);
-        samples[i] = (now_us() - start) / (double)number[1];
+        uint64_t now = stamp();
+        samples[i] = (double)(now - last) / (double)number[1];
+        last = now;
     }
+    double total_us = (double)(clock_ns() - begin_ns) / 1e3;
     qsort(samples, reps, sizeof *samples, compare);
-    return samples[reps / 2];
+    return (struct cost){.median_us = samples[reps / 2] * total_us / (double)(last - begin),
+                         .mean_us = total_us / (double)(reps * number[1])};
+}
+
+/* Runs it twice to learn its cost, then for a moment to learn it better, then in earnest. */
+static struct cost measure(struct end *end, void (*once)(struct end *end, size_t len), size_t len)
+{
+    once(end, len);
+    uint64_t begin_ns = clock_ns();
+    once(end, len);
+    double once_us = (double)(clock_ns() - begin_ns) / 1e3;
+    once_us = measure_for(end, once, len, BUDGET_US / 4, once_us).median_us;
+    return measure_for(end, once, len, BUDGET_US, once_us);
+}
+
+/* The scheduler takes a moment until the ends and the kernel's threads have found their places. */
+static void warm_up(struct end *end)
+{
+    char more = 1;
+    for (uint64_t until = clock_ms() + WARM_UP_MS; more;) {
+        for (int i = 0; i < 16; i++)
+            ping_pong(end, end->job->min_bytes);
+        more = clock_ms() < until;
+        if (end->rank == 0)
+            tell(end, &more, 1);
+        else
+            hear(end, &more, 1);
+    }
 }
 
 /* Least squares of sum(((alpha + beta s - t) / t)^2): two linear equations. */
@@ -207,16 +244,17 @@ static void measure_sizes(struct end *end)
 {
     double bytes[SIZES_MAX], us[SIZES_MAX];
     size_t count = 0;
+    warm_up(end);
     for (uint64_t len = end->job->min_bytes; len <= end->job->max_bytes && count < SIZES_MAX;
          len *= end->job->factor) {
-        double half = measure(end, ping_pong, (size_t)len) / 2;
-        double round = measure(end, stream, (size_t)len);
+        struct cost trip = measure(end, ping_pong, (size_t)len);
+        double half = trip.median_us / 2, round = measure(end, stream, (size_t)len).mean_us;
         bytes[count] = (double)len;
         us[count++] = half;
         if (end->rank == 0) {
-            printf("%-8s %12llu %12.2f %12.4g %12.4g\n", end->job->ops->name,
+            printf("%-8s %12llu %12.2f %12.4g %12.4g %12.2f\n", end->job->ops->name,
                    (unsigned long long)len, half, (double)len / half / 1e3,
-                   (double)len * end->job->window / round / 1e3);
+                   (double)len * end->job->window / round / 1e3, trip.mean_us / 2);
             fflush(stdout);
         }
     }
@@ -260,6 +298,8 @@ static void run_end(struct end *end)
     size_t bytes = (size_t)end->job->max_bytes;
     if (settings_load(&settings) != TUTTI_OK)
         die("settings", status_sentence());
+    bool crowded = sysconf(_SC_NPROCESSORS_ONLN) < 2;
+    end->yield_polls = crowded ? 64 : 1024;
     struct transport_config config = {.rank = end->rank,
                                       .size = 2,
                                       .lanes = 1,
@@ -267,7 +307,7 @@ static void run_end(struct end *end)
                                       .secret = secret,
                                       .settings = &settings,
                                       .peer_names = names,
-                                      .crowded = sysconf(_SC_NPROCESSORS_ONLN) < 2};
+                                      .crowded = crowded};
     void *in = NULL, *out = NULL;
     if (end->job->ordinary) {
         in = calloc(1, bytes);
@@ -435,8 +475,8 @@ int main(int argc, char **argv)
         return fputs(help, stdout), 0;
     if (!read_options(argc, argv, &job))
         return 2;
-    printf("# %-6s %12s %12s %12s %12s\n# %-6s %12s %12s %12s %12s\n", "link", "size", "latency",
-           "ping-pong", "stream", "", "(B)", "(us)", "(GB/s)", "(GB/s)");
+    printf("# %-6s %12s %12s %12s %12s %12s\n# %-6s %12s %12s %12s %12s %12s\n", "link", "size",
+           "latency", "ping-pong", "stream", "mean", "", "bytes", "us", "GB/s", "GB/s", "us");
     bool good = true;
     struct settings settings;
     if (settings_load(&settings) != TUTTI_OK)

@@ -1,5 +1,6 @@
 /* api.c: the public calls. Each collective fills a struct call; its blocking and its started form
  * then share everything. The fast path of a blocking call is: enter, check, run, leave. */
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,7 +20,8 @@ static inline bool same_call(const struct call *a, const struct call *b)
 static tutti_status launch(tutti_comm *comm, const struct call *call, bool on_stream, void *stream,
                            struct operation **result)
 {
-    struct group_call one = {.comm = comm, .call = *call, .on_stream = on_stream, .stream = stream};
+    struct group_call one = {
+        .comm = comm, .call = *call, .on_stream = on_stream, .stream = stream, .alone = true};
     struct operation *op = NULL;
     tutti_status status = call_keep(comm, &one.call, &one.counts);
     if (status == TUTTI_OK)
@@ -27,10 +29,43 @@ static tutti_status launch(tutti_comm *comm, const struct call *call, bool on_st
     return op ? stream_result(op) : status;
 }
 
+static tutti_status refuse_self(const tutti_comm *comm)
+{
+    return fail(TUTTI_ERR_ARG,
+                "rank %u: a blocking transfer to oneself would wait for ever: use a group or the "
+                "started form",
+                comm->rank);
+}
+
+static bool is_to_self(const tutti_comm *comm, const struct call *call)
+{
+    return call->coll == TUTTI_COLL_SENDRECV && call->root == (int)comm->rank;
+}
+
+/* A call queues behind units that are under way, of host memory too: a started one does not wait
+ * for them, and transfers progress together. False: nothing is under way. */
+static bool queues_behind(tutti_comm *comm, struct call *call, tutti_request **request,
+                          tutti_status *status)
+{
+    *status = comm_look_in(comm);
+    if (*status != TUTTI_OK || !comm_has_units(comm))
+        return false;
+    *status = call_check(comm, call);
+    if (*status == TUTTI_OK)
+        *status = !request && is_to_self(comm, call)
+                      ? refuse_self(comm)
+                      : launch(comm, call, false, NULL, (struct operation **)request);
+    return true;
+}
+
 /* Runs, starts or records a call. request is NULL for the blocking form. */
 static tutti_status issue(tutti_comm *comm, struct call call, tutti_request **request)
 {
-    tutti_status status = comm_enter(comm);
+    tutti_status status;
+    if (__builtin_expect(mem_device_present(), 0) && !group_open() &&
+        queues_behind(comm, &call, request, &status))
+        return status;
+    status = comm_enter(comm);
     if (__builtin_expect(status != TUTTI_OK, 0))
         return status;
     if (comm->last_program && !request && !comm->head && !group_open() &&
@@ -48,15 +83,11 @@ static tutti_status issue(tutti_comm *comm, struct call call, tutti_request **re
                              : group_record(comm, &call, false, NULL);
         } else if (__builtin_expect(stream_needs(comm, &call), 0)) {
             comm_leave(comm);
-            return launch(comm, &call, false, NULL, (struct operation **)request);
+            return !request && is_to_self(comm, &call)
+                       ? refuse_self(comm)
+                       : launch(comm, &call, false, NULL, (struct operation **)request);
         } else if (!request) {
-            if (call.coll == TUTTI_COLL_SENDRECV && call.root == (int)comm->rank)
-                status = fail(TUTTI_ERR_ARG,
-                              "rank %u: a blocking transfer to oneself would wait for ever: use a "
-                              "group or the started form",
-                              comm->rank);
-            else
-                status = comm_run(comm, &call);
+            status = is_to_self(comm, &call) ? refuse_self(comm) : comm_run(comm, &call);
         } else {
             struct operation *operation;
             status = comm_submit(comm, &call, &operation);
@@ -151,6 +182,22 @@ static tutti_status take_result(tutti_request **request)
     return status;
 }
 
+/* Units that came after an operation end when they will; the proxy, while inside, moves it too. */
+static void advance_beside_units(struct operation *operation, bool wait)
+{
+    tutti_comm *comm = operation->comm;
+    while (operation->status == TUTTI_IN_PROGRESS && comm_has_units(comm)) {
+        if (comm_seize(comm)) {
+            comm_progress(comm);
+            comm_look(comm);
+            comm_leave(comm);
+        }
+        if (!wait)
+            return;
+        sched_yield();
+    }
+}
+
 /* Makes progress for a request from outside: enters its communicator if nobody else is inside. */
 static tutti_status advance(struct operation *operation, bool wait)
 {
@@ -159,7 +206,13 @@ static tutti_status advance(struct operation *operation, bool wait)
         stream_wait(operation);
     if (operation->status != TUTTI_IN_PROGRESS || operation->of_unit)
         return TUTTI_OK;
-    tutti_status status = comm_enter(comm);
+    tutti_status status = comm_look_in(comm);
+    if (status == TUTTI_OK && comm_has_units(comm)) {
+        advance_beside_units(operation, wait);
+        if (!wait || operation->status != TUTTI_IN_PROGRESS)
+            return TUTTI_OK;
+    }
+    status = comm_enter(comm);
     if (status != TUTTI_OK)
         return operation->status == TUTTI_IN_PROGRESS ? status : TUTTI_OK;
     if (wait)

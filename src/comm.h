@@ -104,6 +104,10 @@ struct tutti_comm {
     struct operation *works, **works_tail; /* sends and receives whose copy is under way */
     _Atomic uint64_t units_issued, units_retired;
     atomic_uint replays; /* captured units under way */
+    /* The proxy's: units begun, in their order, and started transfers under way together. */
+    uint64_t units_begun, units_submitted;
+    unsigned transfers_inside;
+    bool transfers_clear; /* the queue was found clear for them */
 
     struct operation *self_sends, *self_recvs; /* transfers to this rank itself, not yet paired */
     struct operation *p2p_list;                /* point-to-point transfers with the transports */
@@ -123,7 +127,7 @@ struct tutti_comm {
     size_t scaled_bytes;
     struct comm_op *ops; /* [COMM_OPS_MAX], made at first use */
 
-    uint64_t idle_polls, idle_since_ns, last_event_ns, spin_until_ns;
+    uint64_t idle_polls, idle_since_ns, last_event_ns, spin_until_ns, clock_at_ticks;
 
     struct settings settings;
     struct topology topology;

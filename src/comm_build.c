@@ -52,7 +52,7 @@ static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
 
 static pthread_mutex_t handles_lock = PTHREAD_MUTEX_INITIALIZER;
 static tutti_comm *handles[HANDLES_KEPT];
-static unsigned handles_next;
+static unsigned handles_next, handles_alive;
 
 static void child_of_fork(void)
 {
@@ -68,7 +68,11 @@ static void watch_forks(void)
 
 static tutti_comm *handle_new(void)
 {
-    return calloc(1, sizeof(tutti_comm));
+    tutti_comm *comm = calloc(1, sizeof(tutti_comm));
+    pthread_mutex_lock(&handles_lock);
+    handles_alive += comm != NULL;
+    pthread_mutex_unlock(&handles_lock);
+    return comm;
 }
 
 static void handle_retire(tutti_comm *comm)
@@ -78,6 +82,9 @@ static void handle_retire(tutti_comm *comm)
     tutti_comm *oldest = handles[handles_next];
     handles[handles_next] = comm;
     handles_next = (handles_next + 1) % HANDLES_KEPT;
+    /* Without a communicator no stream waits for the library, and none is made meanwhile. */
+    if (--handles_alive == 0 && comm->fork_generation == atomic_load(&comm_forks))
+        mem_detach_dropped();
     pthread_mutex_unlock(&handles_lock);
     free(oldest);
 }

@@ -17,6 +17,7 @@
 
 #define SPIN_POLLS      64       /* polls before the first look at the clock: about 2 us */
 #define CROWDED_POLLS   2        /* the same when ranks share cores */
+#define CLOCK_TICKS     32768u   /* between looks at the clock: about 12 us */
 #define EVENT_PERIOD_NS 1000000u /* between looks at the transports' events while waiting */
 #define YIELD_NS        5000000u /* yielding turns into sleeping after this */
 #define NAP_US          50u      /* sleep where no descriptor can wake us */
@@ -62,10 +63,19 @@ static void look_around(tutti_comm *comm, uint64_t now)
 
 void comm_idle(tutti_comm *comm)
 {
-    if (++comm->idle_polls < (comm->crowded ? CROWDED_POLLS : SPIN_POLLS)) {
+    uint64_t least = comm->crowded ? CROWDED_POLLS : SPIN_POLLS;
+    if (++comm->idle_polls < least) {
         relax();
         return;
     }
+    uint64_t ticks = clock_ticks();
+    if (comm->idle_polls == least)
+        comm->clock_at_ticks = ticks;
+    if (ticks - comm->clock_at_ticks < CLOCK_TICKS && ticks != 0 && !comm->crowded) {
+        relax();
+        return;
+    }
+    comm->clock_at_ticks = ticks;
     if (atomic_load_explicit(&comm->aborted, memory_order_relaxed)) {
         comm_fail(comm, TUTTI_ERR_ABORTED, comm->rank, "");
         return;

@@ -14,6 +14,7 @@ struct group_call {
     struct operation *operation;
     bool on_stream; /* issued by the stream form: */
     void *stream;
+    bool alone; /* outside of any group */
 };
 
 /* Is this thread inside a group? */

@@ -291,6 +291,8 @@ static tutti_status fill(struct unit *unit, const struct group_call *calls, size
         unit->has_blocks |= stage->block != NULL;
         unit->ends |= stage->block && stage->in_bytes + stage->out_bytes >= UNIT_BLOCK_LARGE;
     }
+    unit->transfer =
+        calls[0].alone && !calls[0].on_stream && calls[0].call.coll == TUTTI_COLL_SENDRECV;
     if (status == TUTTI_OK)
         status = choose_carriers(unit);
     if (status == TUTTI_OK && wants_result)

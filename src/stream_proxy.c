@@ -70,9 +70,11 @@ static const tutti_comm *lost_comm(const struct unit *unit)
 static void leave_comms(struct unit *unit, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
-        comm_leave(unit->comms[i].comm);
+        tutti_comm *comm = unit->comms[i].comm;
+        if (!unit->transfer || --comm->transfers_inside == 0)
+            comm_leave(comm);
         if (unit->captured)
-            atomic_fetch_sub(&unit->comms[i].comm->replays, 1);
+            atomic_fetch_sub(&comm->replays, 1);
     }
 }
 
@@ -82,8 +84,12 @@ static bool seize_comms(struct unit *unit)
         tutti_comm *comm = unit->comms[i].comm;
         if (unit->captured)
             atomic_fetch_add(&comm->replays, 1);
-        if (comm_seize(comm))
+        /* Transfers share the place that the first of them took. */
+        if (comm->transfers_inside > 0 ? unit->transfer : comm_seize(comm)) {
+            comm->transfers_clear &= comm->transfers_inside > 0;
+            comm->transfers_inside += unit->transfer;
             continue;
+        }
         if (unit->captured)
             atomic_fetch_sub(&comm->replays, 1);
         leave_comms(unit, i);
@@ -104,6 +110,10 @@ static void give_orders(struct unit *unit)
  * communicators are all it needs. */
 static bool is_next(const struct unit *unit)
 {
+    /* Started transfers progress together, whatever the order they were started in: one begins
+     * beside others, when all before it have begun. */
+    if (unit->transfer && unit->comms[0].comm->transfers_inside > 0)
+        return unit->comms[0].comm->units_begun == unit->comms[0].order;
     for (size_t i = 0; i < unit->comm_count && !unit->captured; i++) {
         if (atomic_load(&unit->comms[i].comm->units_retired) != unit->comms[i].order)
             return false;
@@ -148,7 +158,10 @@ static bool queues_are_clear(struct unit *unit)
     }
     for (size_t i = 0; i < unit->comm_count; i++) {
         struct unit_comm *at = &unit->comms[i];
-        at->is_clear = at->is_clear || is_clear(unit, at->comm, at->comm->queue);
+        /* Nobody asks again while other transfers work in the queue. */
+        at->is_clear = at->is_clear || (unit->transfer && at->comm->transfers_clear) ||
+                       is_clear(unit, at->comm, at->comm->queue);
+        at->comm->transfers_clear |= unit->transfer && at->on_device && at->is_clear;
         all &= at->is_clear;
     }
     return all;
@@ -203,8 +216,16 @@ static bool bytes_are_there(struct unit *unit)
     return true;
 }
 
+/* Transfers match in the order they were issued, however long their bytes took. */
+static bool may_submit(const struct unit *unit)
+{
+    return !unit->transfer || unit->comms[0].comm->units_submitted == unit->comms[0].order;
+}
+
 static void submit(struct unit *unit)
 {
+    for (size_t i = 0; i < unit->comm_count && !unit->captured; i++)
+        unit->comms[i].comm->units_submitted = unit->comms[i].order + 1;
     unit->ended = 0;
     for (size_t i = 0; i < unit->call_count; i++) {
         struct unit_call *call = &unit->calls[i];
@@ -232,7 +253,7 @@ static bool run(struct unit *unit, bool *moved)
     while (unit->ended < unit->call_count) {
         struct operation *op = unit->calls[unit->ended].operation;
         if (op && op->status == TUTTI_IN_PROGRESS) {
-            if (*moved || !group_refuse_unpaired(op))
+            if (*moved || unit->transfer || !group_refuse_unpaired(op))
                 return false;
             unit_failed(unit, op->comm, op->status);
         } else if (op && op->status != TUTTI_OK) {
@@ -333,6 +354,8 @@ static bool start(struct unit *unit)
     await_replay(unit);
     if (here && !unit->captured)
         mark_passed(unit);
+    for (size_t i = 0; i < unit->comm_count && !unit->captured; i++)
+        unit->comms[i].comm->units_begun = unit->comms[i].order + 1;
     for (size_t i = 0; i < unit->call_count; i++)
         unit->calls[i].is_clear = !unit->calls[i].owns_queue;
     for (size_t i = 0; i < unit->comm_count; i++)
@@ -354,7 +377,7 @@ static bool advance(struct unit *unit, bool *over)
         unit->state = UNIT_ENTERING;
         moved = true;
     }
-    if (unit->state == UNIT_ENTERING && bytes_are_there(unit)) {
+    if (unit->state == UNIT_ENTERING && bytes_are_there(unit) && may_submit(unit)) {
         submit(unit);
         unit->state = UNIT_RUNNING;
         moved = true;

@@ -64,6 +64,7 @@ struct unit {
     bool captured, has_blocks;
     bool ends;        /* its streams signal UNIT_END */
     bool put;         /* something of it is in a stream */
+    bool transfer;    /* a send or receive outside of groups and streams: not alone inside */
     bool inside;      /* its comms are seized */
     bool broken;      /* a communicator failed under it: its blocks may be in use still */
     atomic_bool gone; /* the graph that holds it is */

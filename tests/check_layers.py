@@ -117,6 +117,7 @@ GLOBALS = {
     "handles": "src/comm: destroyed communicators are told from live ones by this table",
     "handles_lock": "src/comm: guards it",
     "handles_next": "src/comm: where its next entry goes",
+    "handles_alive": "src/comm: without a communicator no stream waits for the library",
     "proxy": "src/stream_proxy: one thread of the process serves all its streams",
     "fork_once": "src/comm: a fork is a fact of the process",
     "comm_forks": "src/comm: a fork is a fact of the process",

@@ -1,4 +1,4 @@
-/* cuda_standin.c: the stand-in's devices, contexts, memory, processes and kernels.
+/* cuda_standin.c: the stand-in's devices, contexts, memory and processes.
  *
  * The memory of a device is one sparse memory file, the arena. It is mapped twice, once without
  * access: those are the device addresses. An allocation is a piece of it, at multiples of 512 bytes
@@ -12,8 +12,6 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
-
-#include "mem/reduce.h"
 
 #define DEVICES_MAX 8
 #define GRAIN       512
@@ -482,7 +480,7 @@ cuda_result cuMemAllocAsync(cuda_address *memory, size_t bytes, cuda_stream stre
 }
 
 /* What waits for everything that the context was given. */
-static cuda_result block(struct standin_context **context)
+cuda_result standin_block(struct standin_context **context)
 {
     cuda_result result = standin_enter(context);
     if (result == CUDA_DRIVER_OK)
@@ -497,7 +495,7 @@ static cuda_result block(struct standin_context **context)
 static cuda_result release(cuda_address address, unsigned kinds, struct memory *was)
 {
     struct standin_context *context;
-    cuda_result result = block(&context);
+    cuda_result result = standin_block(&context);
     if (result != CUDA_DRIVER_OK)
         return result;
     pthread_mutex_lock(&standin_lock);
@@ -782,7 +780,7 @@ cuda_result cuIpcOpenMemHandle_v2(cuda_address *address, struct cuda_ipc_handle 
 cuda_result cuIpcCloseMemHandle(cuda_address address)
 {
     struct standin_context *context;
-    cuda_result result = block(&context);
+    cuda_result result = standin_block(&context);
     if (result != CUDA_DRIVER_OK)
         return result;
     pthread_mutex_lock(&standin_lock);
@@ -796,109 +794,4 @@ cuda_result cuIpcCloseMemHandle(cuda_address address)
     }
     pthread_mutex_unlock(&standin_lock);
     return result;
-}
-
-/* ---- kernels -------------------------------------------------------------------------------- */
-
-struct standin_kernel {
-    const char *name;
-    enum { REDUCE, SCALE, DIVIDE } what;
-    tutti_op op;
-    tutti_dtype dtype;
-    size_t size;
-};
-
-static const struct standin_kernel kernels[] = {
-#define SCALED(NAME, name, bytes)                                                                  \
-    {CUDA_KERNEL_PREFIX "scale_" #name, SCALE, TUTTI_PROD, TUTTI_##NAME, bytes},                   \
-        {CUDA_KERNEL_PREFIX "divide_" #name, DIVIDE, TUTTI_AVG, TUTTI_##NAME, bytes},
-#define REDUCED(op, OP, NAME, name, bytes)                                                         \
-    {CUDA_KERNEL_PREFIX #op "_" #name, REDUCE, TUTTI_##OP, TUTTI_##NAME, bytes},
-#define X(NAME, name, bytes, class)                                                                \
-    SCALED(NAME, name, bytes)                                                                      \
-    REDUCED(sum, SUM, NAME, name, bytes)                                                           \
-    REDUCED(prod, PROD, NAME, name, bytes)                                                         \
-    REDUCED(min, MIN, NAME, name, bytes)                                                           \
-    REDUCED(max, MAX, NAME, name, bytes)                                                           \
-    REDUCED(band, BAND, NAME, name, bytes)                                                         \
-    REDUCED(bor, BOR, NAME, name, bytes) REDUCED(bxor, BXOR, NAME, name, bytes)
-    TUTTI_DTYPE_LIST(X)
-#undef X
-};
-
-cuda_result cuModuleLoadData(cuda_module *module, const void *image)
-{
-    struct standin_context *context;
-    cuda_result result = block(&context);
-    if (result == CUDA_DRIVER_OK && !standin_settings()->kernels)
-        result = 200; /* no valid image */
-    *module = &devices;
-    return result;
-}
-
-cuda_result cuModuleGetFunction(cuda_function *function, cuda_module module, const char *name)
-{
-    for (size_t i = 0; i < sizeof kernels / sizeof *kernels; i++) {
-        if (strcmp(kernels[i].name, name) == 0) {
-            *function = (void *)&kernels[i];
-            return CUDA_DRIVER_OK;
-        }
-    }
-    return CUDA_DRIVER_NOT_FOUND;
-}
-
-cuda_result cuFuncGetAttribute(int *value, int attribute, cuda_function function)
-{
-    *value = 1;
-    return CUDA_DRIVER_OK;
-}
-
-cuda_result cuFuncLoad(cuda_function function)
-{
-    return CUDA_DRIVER_OK;
-}
-
-cuda_result cuLaunchKernel(cuda_function function, unsigned grid_x, unsigned grid_y,
-                           unsigned grid_z, unsigned block_x, unsigned block_y, unsigned block_z,
-                           unsigned shared_bytes, cuda_stream stream, void **parameters,
-                           void **extra)
-{
-    if (grid_x == 0 || grid_y == 0 || grid_z == 0 || block_x == 0 || block_x > 1024)
-        return CUDA_DRIVER_INVALID_VALUE;
-    struct standin_op op = {.kind = OP_KERNEL, .kernel = function};
-    memcpy(&op.work, parameters[0], sizeof op.work);
-    return standin_issue(stream, &op, false);
-}
-
-/* What a kernel reaches must be device memory or pinned. */
-static void *kernel_alias(const void *pointer, size_t bytes)
-{
-    cuda_address address = cuda_address_of_host(pointer);
-    return bytes == 0                     ? (void *)pointer
-           : standin_is_pageable(address) ? NULL
-                                          : standin_alias(address, bytes);
-}
-
-void standin_play_kernel(const struct standin_op *op)
-{
-    const struct standin_kernel *kernel = op->kernel;
-    const struct cuda_work *work = &op->work;
-    size_t bytes = work->count * kernel->size;
-    void *dst = kernel_alias(work->dst, bytes);
-    const void *a = kernel_alias(work->a, bytes);
-    const void *b = kernel->what == REDUCE ? kernel_alias(work->b, bytes) : a;
-    if (!dst || !a || !b) {
-        atomic_store(&op->context->error, CUDA_DRIVER_ILLEGAL_ADDRESS);
-        return;
-    }
-    if (kernel->what == REDUCE) {
-        struct reducer reducer = {.kernel = reduce_kernel(kernel->op, kernel->dtype),
-                                  .dtype = kernel->dtype,
-                                  .elem_size = (uint32_t)kernel->size};
-        reduce_apply(&reducer, dst, a, b, bytes);
-    } else if (kernel->what == SCALE) {
-        reduce_scale(kernel->dtype, dst, a, &work->scalar, work->count);
-    } else {
-        reduce_divide(kernel->dtype, dst, work->ranks, work->count);
-    }
 }

@@ -108,6 +108,10 @@ cuda_result standin_enter(struct standin_context **context);
 void *standin_alias(cuda_address address, size_t bytes);
 /* True: neither device memory nor pinned. */
 bool standin_is_pageable(cuda_address address);
+/* As standin_enter, for calls that wait for all that the context was given: they have waited. */
+cuda_result standin_block(struct standin_context **context);
+
+/* cuda_standin_kernel.c */
 void standin_play_kernel(const struct standin_op *op);
 
 /* cuda_standin_stream.c */

@@ -2,6 +2,7 @@
 #include <sched.h>
 #include <sys/socket.h>
 
+#include "mem/mem_cuda.h"
 #include "tests/cuda_suite.h"
 
 /* ---- streams -------------------------------------------------------------------------------- */
@@ -134,6 +135,66 @@ void test_cuda_works_beside_waiting_streams(void)
             CU_ASSERT_EQUAL(gpu->stream_destroy(handles[i]), CUDA_DRIVER_OK);
         mem_words_give(device, words[i]);
     }
+}
+
+/* Streams begin to wait between pieces of queues' work, those of the queues' own channels too. Each
+ * piece is done, once: also when all launches of it that were held up have come. */
+void test_cuda_work_gets_past_streams_that_wait(void)
+{
+    enum { STREAMS = 7, QUEUES = 3, PIECES = 4, COUNT = 1000 };
+    struct mem_words *words[STREAMS];
+    cuda_stream handles[STREAMS];
+    struct mem_queue *queues[QUEUES];
+    struct buffer sums[QUEUES], one;
+    struct reducer reducer = {.kernel = reduce_kernel(TUTTI_SUM, TUTTI_INT32),
+                              .dtype = TUTTI_INT32,
+                              .elem_size = sizeof(int32_t)};
+    int32_t numbers[COUNT] = {0}, ones[COUNT];
+    uint64_t ticket = 0;
+    if (!device->claims) {
+        suite_skip("without kernels or memory operations work stays where it was put");
+        return;
+    }
+    for (int i = 0; i < COUNT; i++)
+        ones[i] = i;
+    one = make_buffer(DEVICE, sizeof ones);
+    upload(one.at, ones, sizeof ones);
+    for (int q = 0; q < QUEUES; q++) {
+        queues[q] = take_queue();
+        sums[q] = make_buffer(DEVICE, sizeof numbers);
+        upload(sums[q].at, numbers, sizeof numbers);
+    }
+    for (int i = 0; i < STREAMS; i++) {
+        handles[i] = make_stream(CUDA_STREAM_NON_BLOCKING);
+        struct mem_stream stream = open_stream(handles[i]);
+        words[i] = take_words();
+        answer(words[i], 0, 0);
+        CU_ASSERT_EQUAL(mem_stream_wait(&stream, words[i], 0, 1), TUTTI_OK);
+        for (int q = 0; q < QUEUES; q++) {
+            for (int piece = 0; piece < PIECES; piece++)
+                CU_ASSERT_EQUAL_FATAL(mem_queue_reduce(queues[q], &reducer, TUTTI_SUM, sums[q].at,
+                                                       sums[q].at, one.at, sizeof ones, &ticket),
+                                      TUTTI_OK);
+            await(queues[q], ticket);
+        }
+    }
+    for (int i = 0; i < STREAMS; i++)
+        answer(words[i], 0, 1);
+    CU_ASSERT_EQUAL(gpu->context_synchronize(), CUDA_DRIVER_OK);
+    for (int q = 0; q < QUEUES; q++) {
+        bool good = true;
+        download(numbers, sums[q].at, sizeof numbers);
+        for (int i = 0; i < COUNT; i++)
+            good &= numbers[i] == i * STREAMS * PIECES;
+        CU_ASSERT(good);
+        mem_queue_give(queues[q]);
+        drop_buffer(sums[q]);
+    }
+    for (int i = 0; i < STREAMS; i++) {
+        CU_ASSERT_EQUAL(gpu->stream_destroy(handles[i]), CUDA_DRIVER_OK);
+        mem_words_give(device, words[i]);
+    }
+    drop_buffer(one);
 }
 
 /* A stream may still wait for a word that was given back, so no new queue starts from zero there.

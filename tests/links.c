@@ -24,9 +24,19 @@ void links_complain(struct links_rank *rank, const char *file, int line, const c
         printf("    rank %u %s:%d: %s (%s)\n", rank->rank, file, line, what, status_sentence());
 }
 
+/* Between fruitless looks: what takes long leaves the core to others. */
+static void relax(unsigned *looks)
+{
+    if (++*looks < 2000)
+        sched_yield();
+    else
+        clock_sleep_us(100);
+}
+
 void links_meet(struct links_rank *rank, int place, uint32_t ranks)
 {
     uint64_t deadline = clock_ms() + LINKS_LIMIT_MS;
+    unsigned looks = 0;
     atomic_fetch_add(&rank->world->arrived[place], 1);
     while (atomic_load(&rank->world->arrived[place]) < ranks) {
         if (clock_ms() > deadline) {
@@ -35,7 +45,7 @@ void links_meet(struct links_rank *rank, int place, uint32_t ranks)
         }
         if (rank->transport)
             rank->ops->poll(rank->transport);
-        sched_yield();
+        relax(&looks);
     }
 }
 
@@ -175,9 +185,10 @@ void links_run(struct links_world *world, links_fn *function)
 tutti_status links_finish(struct links_rank *rank, struct xfer *xfer, uint64_t limit_ms)
 {
     uint64_t deadline = clock_ms() + limit_ms;
+    unsigned looks = 0;
     while (xfer->status == TUTTI_IN_PROGRESS && clock_ms() < deadline) {
         if (!rank->ops->poll(rank->transport))
-            sched_yield();
+            relax(&looks);
     }
     return xfer->status;
 }
@@ -203,6 +214,7 @@ bool links_event(struct links_rank *rank, enum transport_event_kind kind, uint64
                  struct transport_event *event)
 {
     uint64_t deadline = clock_ms() + limit_ms;
+    unsigned looks = 0;
     while (clock_ms() < deadline) {
         bool restart = true;
         while (rank->ops->event(rank->transport, restart, event)) {
@@ -211,7 +223,7 @@ bool links_event(struct links_rank *rank, enum transport_event_kind kind, uint64
             restart = false;
         }
         rank->ops->poll(rank->transport);
-        sched_yield();
+        relax(&looks);
     }
     return false;
 }

@@ -492,6 +492,8 @@ static int memory(tutti_comm *native, int rank, int size, void *context)
     wrong += OK(ncclCommWindowDeregister(comm, window));
     /* What is still registered when its communicator fails can be given back all the same. */
     wrong += OK(ncclCommRegister(comm, buffer, BYTES, &handle));
+    wrong +=
+        world_check(rank, tutti_barrier(native) == TUTTI_OK, "barrier: %s", tutti_last_error());
     wrong += OK(ncclCommRevoke(comm, NCCL_REVOKE_DEFAULT));
     wrong += OK(ncclCommDeregister(comm, handle));
     wrong += OK(ncclMemFree(buffer));

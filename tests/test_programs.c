@@ -6,8 +6,9 @@
  * order on all ranks, and whatever a call waits for (its communicator, its streams, events recorded
  * in them) was issued before it. The first call that is not over waits for nothing.
  *
- * TUTTI_TEST_PROGRAMS sets how many there are (30). A failure names the seed of its program:
- * TUTTI_TEST_SEED=that TUTTI_TEST_PROGRAMS=1 runs it in every world. */
+ * TUTTI_TEST_PROGRAMS sets how many there are (30), TUTTI_TEST_STANDIN_CHANNELS how many
+ * channels a process has, on a GPU too (as each world says). A failure names the seed of its
+ * program: TUTTI_TEST_SEED=that TUTTI_TEST_PROGRAMS=1 runs it in every world. */
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -311,19 +312,25 @@ static const char *const mixed[] = {"TUTTI_CUDA_DIRECT_MIN=4096", NULL};
 static const char *const staged[] = {"TUTTI_CUDA_DIRECT=0", NULL};
 static const char *const tcp[] = {"TUTTI_TRANSPORTS=tcp", NULL};
 
+/* Of the hardware's channels, processes have 8 where nobody asks for more, and few enough here that
+ * a program's streams can hold all but one; threads have enough for each of their streams (rig.c).
+ */
 static const struct {
     const char *name;
     enum world_kind kind;
     int size;
     const char *const *settings;
+    const char *channels;
 } worlds[] = {
-    {"2 threads, large calls direct", WORLD_THREADS, 2, mixed},
-    {"2 processes, large calls direct", WORLD_PROCESSES, 2, mixed},
-    {"4 processes, all calls direct", WORLD_PROCESSES, 4, direct},
-    {"3 threads, all calls direct", WORLD_THREADS, 3, direct},
-    {"4 threads, staged", WORLD_THREADS, 4, staged},
-    {"3 processes, as set by default", WORLD_PROCESSES, 3, NULL},
-    {"2 processes over tcp", WORLD_PROCESSES, 2, tcp},
+    {"2 threads, large calls direct", WORLD_THREADS, 2, mixed, "8"},
+    {"2 processes, large calls direct", WORLD_PROCESSES, 2, mixed, "8"},
+    {"4 processes, all calls direct", WORLD_PROCESSES, 4, direct, "8"},
+    {"3 processes, all calls direct, 4 channels", WORLD_PROCESSES, 3, direct, "4"},
+    {"3 threads, all calls direct", WORLD_THREADS, 3, direct, "8"},
+    {"4 threads, staged", WORLD_THREADS, 4, staged, "8"},
+    {"3 processes, as set by default, 4 channels", WORLD_PROCESSES, 3, NULL, "4"},
+    {"2 processes over tcp, 4 channels", WORLD_PROCESSES, 2, tcp, "4"},
+    {"2 processes, staged, 4 channels", WORLD_PROCESSES, 2, staged, "4"},
 };
 #define WORLDS ((int)(sizeof worlds / sizeof *worlds))
 
@@ -331,16 +338,17 @@ static void test_programs(void)
 {
     const char *text = getenv("TUTTI_TEST_PROGRAMS");
     int programs = text ? atoi(text) : 30;
+    const char *given = getenv("TUTTI_TEST_STANDIN_CHANNELS");
+    given = given ? strdup(given) : NULL;
     if (!rig_is_there()) {
         suite_skip("no GPU");
         return;
     }
     setenv("TUTTI_TEST_STANDIN_DELAY_US", "30", 1);
-    /* Programs keep many streams waiting; the README says what that needs. */
-    setenv("TUTTI_TEST_STANDIN_CHANNELS", "32", 0);
-    setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
     for (int w = 0; w < WORLDS; w++) {
         int share = programs == 1 ? 1 : programs / WORLDS + (w < programs % WORLDS);
+        setenv("TUTTI_TEST_STANDIN_CHANNELS", given ? given : worlds[w].channels, 1);
+        setenv("CUDA_DEVICE_MAX_CONNECTIONS", given ? given : worlds[w].channels, 1);
         struct batch batch = {.seed = suite_seed() + (programs == 1 ? 0 : (uint64_t)w * 1000000u),
                               .programs = share,
                               .processes = worlds[w].kind == WORLD_PROCESSES};
@@ -356,6 +364,7 @@ static void test_programs(void)
             printf("    %s: %d programs\n", worlds[w].name, share);
         CU_ASSERT_EQUAL(wrong, 0);
     }
+    free((void *)given);
 }
 
 int main(int argc, char **argv)

@@ -11,8 +11,9 @@
 #include "tests/rig.h"
 #include "tests/suite.h"
 
-#define AWAIT_S 30
-#define STREAMS 3
+#define AWAIT_S   30
+#define STREAMS   3
+#define TRANSFERS 8
 
 #define TAKEN(call, want)                                                                          \
     world_check(rank, (call) == (want), "%s: expected %s, last error: %s", #call,                  \
@@ -227,6 +228,76 @@ static void test_stream_sends_and_receives(void)
     run(WORLD_THREADS, 2, staged, rings, NULL);
     run(WORLD_PROCESSES, 3, mixed, rings, NULL);
     run(WORLD_PROCESSES, 2, tcp, rings, NULL);
+}
+
+/* Transfers of one pair match in the order issued, though some are staged and some direct; a
+ * collective is behind them. */
+static int many_transfers(tutti_comm *comm, int rank, int size, size_t count)
+{
+    int next = (rank + 1) % size, last = (rank + size - 1) % size, wrong = 0;
+    void *in[TRANSFERS], *out[TRANSFERS], *sum = rig_take((count + 1) * sizeof(int32_t));
+    size_t counts[TRANSFERS];
+    tutti_request *requests[2 * TRANSFERS];
+    for (int i = 0; i < TRANSFERS; i++) {
+        counts[i] = i % 3 == 0 ? count : i % 3 == 1 ? 5 : 2000;
+        in[i] = ints(counts[i], rank * 1000 + i);
+        out[i] = rig_take((counts[i] + 1) * sizeof(int32_t));
+        rig_fill(out[i], 0x77, (counts[i] + 1) * sizeof(int32_t));
+    }
+    for (int i = 0; i < TRANSFERS; i++)
+        wrong += OK(tutti_recv_start(out[i], counts[i], TUTTI_INT32, last, comm, &requests[i]));
+    for (int i = 0; i < TRANSFERS; i++)
+        wrong += OK(
+            tutti_send_start(in[i], counts[i], TUTTI_INT32, next, comm, &requests[TRANSFERS + i]));
+    wrong += OK(tutti_allreduce(in[0], sum, count, TUTTI_INT32, TUTTI_MAX, comm));
+    wrong += OK(tutti_wait_all(2 * TRANSFERS, requests));
+    wrong += wrong_ints(rank, sum, count, (size - 1) * 1000, "after many transfers");
+    for (int i = 0; i < TRANSFERS; i++) {
+        wrong += wrong_ints(rank, out[i], counts[i], last * 1000 + i, "many transfers");
+        rig_give(in[i]);
+        rig_give(out[i]);
+    }
+    rig_give(sum);
+    return wrong + OK(tutti_comm_status(comm));
+}
+
+/* Started transfers progress together, whatever the order they were started in. */
+static int started_transfers(tutti_comm *comm, int rank, int size, void *context)
+{
+    size_t count = *(size_t *)context, bytes = (count + 1) * sizeof(int32_t);
+    int next = (rank + 1) % size, last = (rank + size - 1) % size, wrong = 0;
+    void *in = ints(count, rank * 1000), *out = rig_take(bytes);
+    tutti_request *requests[2];
+    rig_fill(out, 0x77, bytes);
+    wrong += OK(tutti_recv_start(out, count, TUTTI_INT32, last, comm, &requests[0]));
+    wrong += OK(tutti_send_start(in, count, TUTTI_INT32, next, comm, &requests[1]));
+    wrong += OK(tutti_wait_all(2, requests));
+    wrong += wrong_ints(rank, out, count, last * 1000, "started");
+    rig_fill(out, 0x77, bytes);
+    wrong += OK(tutti_recv_start(out, count, TUTTI_INT32, next, comm, &requests[0]));
+    wrong += OK(tutti_send(in, count, TUTTI_INT32, last, comm));
+    wrong += OK(tutti_wait(&requests[0]));
+    wrong += wrong_ints(rank, out, count, next * 1000, "started before a blocking one");
+    rig_fill(out, 0x77, bytes);
+    wrong += OK(tutti_send_start(in, count, TUTTI_INT32, rank, comm, &requests[0]));
+    wrong += OK(tutti_recv_start(out, count, TUTTI_INT32, rank, comm, &requests[1]));
+    wrong += OK(tutti_wait_all(2, requests));
+    wrong += wrong_ints(rank, out, count, rank * 1000, "started to oneself");
+    if (count > 0)
+        wrong += TAKEN(tutti_send(in, count, TUTTI_INT32, rank, comm), TUTTI_ERR_ARG);
+    rig_give(in);
+    rig_give(out);
+    return wrong + many_transfers(comm, rank, size, count);
+}
+
+static void test_stream_started_transfers(void)
+{
+    for (size_t count = 0; count < 300000; count = count * 500 + 1) {
+        run(WORLD_THREADS, 3, mixed, started_transfers, &count);
+        run(WORLD_THREADS, 2, staged, started_transfers, &count);
+        run(WORLD_PROCESSES, 2, mixed, started_transfers, &count);
+        run(WORLD_PROCESSES, 3, tcp, started_transfers, &count);
+    }
 }
 
 /* A group of collectives and transfers of two communicators in three streams. */
@@ -499,6 +570,7 @@ int main(int argc, char **argv)
         {"processes_over_tcp", test_stream_processes_over_tcp},
         {"through_host_functions", test_stream_through_host_functions},
         {"sends_and_receives", test_stream_sends_and_receives},
+        {"started_transfers", test_stream_started_transfers},
         {"groups", test_stream_groups},
         {"nothing_runs_early", test_stream_nothing_runs_early},
         {"blocking_calls_wait", test_stream_blocking_calls_wait},

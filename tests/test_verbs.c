@@ -7,6 +7,7 @@
 #include "base/seal.h"
 #include "tests/suite.h"
 #include "transports/verbs/choose.h"
+#include "transports/verbs/distance.h"
 #include "transports/verbs/flow.h"
 #include "transports/verbs/ring.h"
 
@@ -216,6 +217,57 @@ static void test_choose_writes_gids(void)
                            "::ffff:10.1.2.3 (RoCE v2, index 5)");
     CU_ASSERT_STRING_EQUAL(choose_gid_text(&six, text, sizeof text),
                            "fd00:0100:0000:0000:0000:0000:0000:0007 (RoCE v1, index 0)");
+}
+
+/* ---- distance --------------------------------------------------------------------------------
+ */
+
+static void put(const char *root, const char *path, const char *text)
+{
+    char command[600];
+    snprintf(command, sizeof command, "mkdir -p \"$(dirname %s/%s)\" && printf '%s' > %s/%s", root,
+             path, text, root, path);
+    CU_ASSERT_EQUAL(system(command), 0);
+}
+
+/* Two nodes of two and three cores; a device on each, and one of software. */
+static void test_verbs_measures_distances(void)
+{
+    char root[] = "/tmp/tutti-test-XXXXXX", command[64];
+    CU_ASSERT_PTR_NOT_NULL_FATAL(mkdtemp(root));
+    put(root, "devices/system/node/node0/cpulist", "0,4\\n");
+    put(root, "devices/system/node/node1/cpulist", "1-3\\n");
+    put(root, "devices/system/node/node0/distance", "10 21\\n");
+    put(root, "devices/system/node/node1/distance", "21 10\\n");
+    put(root, "class/infiniband/mlx5_0/device/numa_node", "0\\n");
+    put(root, "class/infiniband/mlx5_1/device/numa_node", "1\\n");
+    put(root, "class/infiniband/rxe0/unlike", "");
+    CU_ASSERT_EQUAL(distance_node(root, "mlx5_0"), 0);
+    CU_ASSERT_EQUAL(distance_node(root, "mlx5_1"), 1);
+    CU_ASSERT_EQUAL(distance_node(root, "rxe0"), -1);
+    cpu_set_t cores;
+    CPU_ZERO(&cores);
+    CPU_SET(4, &cores);
+    CU_ASSERT_EQUAL(distance_from(root, &cores, 0), 10);
+    CU_ASSERT_EQUAL(distance_from(root, &cores, 1), 21);
+    CU_ASSERT_EQUAL(distance_from(root, &cores, -1), DISTANCE_LOCAL);
+    CU_ASSERT_EQUAL(distance_from(root, &cores, 7), DISTANCE_LOCAL);
+    CPU_SET(2, &cores);
+    CU_ASSERT_EQUAL(distance_from(root, &cores, 0), 16); /* the mean of 10 and 21, rounded */
+    CU_ASSERT_EQUAL(distance_from("/nowhere", &cores, 0), DISTANCE_LOCAL);
+    snprintf(command, sizeof command, "rm -r %s", root);
+    CU_ASSERT_EQUAL(system(command), 0);
+}
+
+/* The fastest first, of those the nearest, of those the first found. */
+static void test_verbs_orders_ports(void)
+{
+    struct choose_order ports[] = {
+        {100000, 21, 0}, {100000, 10, 1}, {400000, 21, 2}, {100000, 10, 3}, {25000, 10, 4}};
+    static const uint32_t expected[] = {2, 1, 3, 0, 4};
+    qsort(ports, 5, sizeof *ports, choose_first);
+    for (int i = 0; i < 5; i++)
+        CU_ASSERT_EQUAL(ports[i].found, expected[i]);
 }
 
 /* ---- credit -----------------------------------------------------------------------------------
@@ -698,6 +750,8 @@ int main(int argc, char **argv)
         TEST(test_choose_looks_at_the_bits_of_a_subnet),
         TEST(test_choose_sorts_the_gids_of_a_port),
         TEST(test_choose_agrees_with_the_other_end),
+        TEST(test_verbs_measures_distances),
+        TEST(test_verbs_orders_ports),
         TEST(test_choose_pairs_rails_by_subnet),
         TEST(test_choose_says_why_nothing_fits),
         TEST(test_choose_refuses_what_is_out_of_bounds),

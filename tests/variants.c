@@ -1,5 +1,4 @@
-/* variants.c: see variants.h. Shared memory runs also with its ways of reading a peer's bytes
- * switched off one after the other. */
+/* variants.c: see variants.h. */
 #include "tests/variants.h"
 
 #include <stdio.h>
@@ -25,7 +24,7 @@ static const struct variant {
     {"iwarp", NULL, false, true, true, true},    {"iwarp", NULL, true, true, true, true},
     {"iwarp", DELAYS, false, true, true, true},
 };
-#define VARIANTS (sizeof variants / sizeof *variants)
+#define COUNT (sizeof variants / sizeof *variants)
 
 /* The thread sanitizer looks at threads; it mistakes a lock that a forked child makes anew for one
  * that is still held. */
@@ -35,12 +34,12 @@ static const struct variant {
 #define UNDER_TSAN false
 #endif
 
-void run_variants(links_fn *function, uint32_t size, uint32_t lanes, int which, int number)
+void variants_run(links_fn *function, uint32_t size, uint32_t lanes, int which, int number)
 {
-    for (size_t i = 0; i < VARIANTS; i++) {
+    for (size_t i = 0; i < COUNT; i++) {
         const struct variant *v = &variants[i];
-        if (((which & PROCESSES) && v->threads) || ((which & THREADS) && !v->threads) ||
-            ((which & PLAIN) && v->fault))
+        if (((which & VARIANTS_PROCESSES) && v->threads) ||
+            ((which & VARIANTS_THREADS) && !v->threads) || ((which & VARIANTS_PLAIN) && v->fault))
             continue;
         if (!transport_find(v->transport) || !hosts_transport_wanted(v->transport))
             continue; /* RDMA may be left out of the build */
@@ -70,4 +69,18 @@ void run_variants(links_fn *function, uint32_t size, uint32_t lanes, int which, 
                    v->threads ? "threads" : "processes", v->fault ? v->fault : "-", v->inplace,
                    v->cma);
     }
+}
+
+void variants_fill(uint8_t *at, size_t len, uint32_t key)
+{
+    for (size_t i = 0; i < len; i++)
+        at[i] = (uint8_t)(i * 7 + (i >> 8) + key * 31);
+}
+
+size_t variants_wrong(const uint8_t *at, size_t len, uint32_t key)
+{
+    size_t wrong = 0;
+    for (size_t i = 0; i < len; i++)
+        wrong += at[i] != (uint8_t)(i * 7 + (i >> 8) + key * 31);
+    return wrong;
 }

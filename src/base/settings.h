@@ -54,7 +54,7 @@
     X(TEXT, verbs_device, "VERBS_DEVICE", "", 0, 255,                                              \
       "RDMA ports to use, device or device:port, with commas; empty: all that are active")         \
     X(U64, verbs_rails, "VERBS_RAILS", 4, 1, 4,                                                    \
-      "RDMA ports used at most, each a rail of the link")                                          \
+      "RDMA ports used at most, each a rail of the link: the fastest, and of those the nearest")   \
     X(CHOICE, verbs_connect, "VERBS_CONNECT", "bootstrap", "bootstrap|cm", 0,                      \
       "how queue pairs are connected; iWARP always uses cm, the RDMA connection manager")          \
     X(U64, verbs_gid_index, "VERBS_GID_INDEX", 256, 0, 256,                                        \
@@ -73,6 +73,10 @@
     X(U64, verbs_service_level, "VERBS_SERVICE_LEVEL", 0, 0, 15, "InfiniBand: service level")      \
     X(U64, verbs_traffic_class, "VERBS_TRAFFIC_CLASS", 0, 0, 255,                                  \
       "RoCE: traffic class (DSCP, ECN)")                                                           \
+    X(BOOL, verbs_relaxed, "VERBS_RELAXED", true, 0, 1,                                            \
+      "data may pass other data on the way to memory, where the device can do it")                 \
+    X(BOOL, verbs_odp, "VERBS_ODP", true, 0, 1,                                                    \
+      "memory that the limit keeps from being locked is paged on demand, where the device can")    \
     X(BOOL, verbs_fallback, "VERBS_FALLBACK", true, 0, 1,                                          \
       "links whose rails are all lost, or have none that works, go over TCP")                      \
     X(TEXT, fault, "FAULT", "", 0, 255, "faults to inject, for tests; see transports/fault.c")

@@ -84,18 +84,25 @@ tutti_status mem_queue_take(struct mem_device *device, struct mem_queue **queue)
 void mem_queue_give(struct mem_queue *queue);
 struct mem_device *mem_queue_device(const struct mem_queue *queue);
 
-/* Whether work that is started next will run. Streams share a few channels of the hardware (8
- * unless CUDA_DEVICE_MAX_CONNECTIONS says otherwise), and a stream of the program that waits holds
- * up whatever shares its channel, this queue too, which may be just what should end its wait. To be
- * asked while nothing is under way in the queue: looks whether it runs, and moves on to another
- * stream if it does not. TUTTI_IN_PROGRESS: ask again. TUTTI_ERR_TIMEOUT, with what to do: streams
- * that wait held every channel for QUEUE_CLEAR_MS. Costs about 5 us on the device. */
+/* Streams share a few channels of the hardware (8 unless CUDA_DEVICE_MAX_CONNECTIONS says
+ * otherwise), and a stream that waits holds up whatever its channel is given later, the library's
+ * work too, which may be just what should end the wait. Waits come at any time, also where nobody
+ * sees them (graphs; streams behind others that wait). So work that does not begin is given to
+ * other streams as well, and done once (mem_cuda_lane.c): a queue's work ends as long as some
+ * channel is not held, whatever waits when. Its owner polls, or nothing moves. Where all channels
+ * are held, mem_queue_poll says TUTTI_ERR_TIMEOUT with what to do after QUEUE_CLEAR_MS.
+ *
+ * Without kernels or memory operations work stays in one stream. mem_queue_clear then says whether
+ * work that is started next will run, but not what comes after; it is to be asked while nothing is
+ * under way in the queue: looks whether the stream runs, and moves on to another if it does not.
+ * TUTTI_IN_PROGRESS: ask again. TUTTI_ERR_TIMEOUT as above. Where work can be given again it is
+ * always TUTTI_OK. */
 #define QUEUE_CLEAR_MS 10000
 tutti_status mem_queue_clear(struct mem_queue *queue);
 
 /* Each starts one piece of work and gives its ticket; tickets of a queue grow by one.
- * copy: any mix of device memory (this device's, another's, a peer's that is attached) and host
- * memory; pageable host memory may make the call wait for the copy.
+ * copy: any mix of device memory (this device's, another's, a peer's that is attached) and pinned
+ * host memory.
  * reduce: dst[i] = a[i] op b[i], all device memory; dst may be a or b exactly. A user's function is
  * TUTTI_ERR_UNSUPPORTED (it runs on the CPU only). The same bits as reduce_apply.
  * scale, divide: as reduce_scale and reduce_divide; scalar is host memory, read before return. */

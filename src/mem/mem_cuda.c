@@ -103,6 +103,8 @@ static struct mem_device *open_device(const struct cuda_driver *driver, cuda_con
         mem_cuda_leave(&scope);
     }
     if (status == TUTTI_OK)
+        status = mem_cuda_make_claims(device);
+    if (status == TUTTI_OK)
         status = mem_cuda_probe_beside(device);
     device->unusable = status;
     if (status != TUTTI_OK)
@@ -371,7 +373,7 @@ static tutti_status copy_any(void *dst, const void *src, size_t len, struct mem_
     tutti_status status = mem_queue_take(device, &queue);
     if (status != TUTTI_OK)
         return status;
-    status = mem_queue_copy(queue, dst, src, len, &ticket);
+    status = mem_cuda_copy(queue, dst, src, len, &ticket);
     if (status == TUTTI_OK)
         status = mem_cuda_await(queue, ticket);
     mem_queue_give(queue);

@@ -3,7 +3,9 @@
  *   mem_cuda.c          contexts, where a pointer lies, the row of the table of kinds
  *   mem_cuda_driver.c   the driver's library
  *   mem_cuda_pool.c     blocks of device and pinned memory that are kept; words
- *   mem_cuda_queue.c    queues and kernels
+ *   mem_cuda_queue.c    queues
+ *   mem_cuda_lane.c     their streams, and how work gets past streams that wait
+ *   mem_cuda_kernels.c  finding the kernels
  *   mem_cuda_stream.c   the program's streams
  *   mem_cuda_share.c    memory of peers, dma-buf */
 #ifndef MEM_MEM_CUDA_H
@@ -38,13 +40,16 @@ struct mem_device {
     cuda_function kernels[TUTTI_OP_COUNT][TUTTI_DTYPE_COUNT]; /* NULL: does not fit */
     cuda_function scale[TUTTI_DTYPE_COUNT];
     cuda_function divide[TUTTI_DTYPE_COUNT];
+    cuda_function copy; /* of bytes */
     bool has_kernels;
     char no_kernels[SENTENCE_MAX]; /* the reason, when there are none */
 
     pthread_mutex_t lock;
-    struct mem_queue *queues; /* kept */
-    struct kept_words *words; /* given back; a stream may not have passed them */
-    struct kept_words *fresh; /* never used */
+    struct mem_queue *queues;  /* kept */
+    struct kept_words *words;  /* given back; a stream may not have passed them */
+    struct kept_words *fresh;  /* never used */
+    struct cuda_claim *claims; /* [QUEUES_MAX], zero; NULL: work stays in the stream it was given */
+    unsigned claims_taken;
 };
 
 /* Makes the device's context current, and forbidden calls possible while the program captures a
@@ -65,6 +70,9 @@ void mem_cuda_load_kernels(struct mem_device *device);
 /* Finds out how streams signal and wait, with the context entered. */
 tutti_status mem_cuda_probe_stream_ops(struct mem_device *device);
 
+/* Makes the claims of queues whose work can be put elsewhere, where streams and kernels allow it.
+ */
+tutti_status mem_cuda_make_claims(struct mem_device *device);
 /* Finds out whether queues run beside streams that wait; not locked by anybody, not entered. */
 tutti_status mem_cuda_probe_beside(struct mem_device *device);
 
@@ -73,6 +81,10 @@ tutti_status mem_cuda_probe_beside(struct mem_device *device);
 tutti_status mem_cuda_words_fresh(struct mem_device *device, struct mem_words **words);
 /* The device of a block that mem_device_take gave and that is not given back; else NULL. */
 struct mem_device *mem_cuda_block_device(const void *block);
+/* As mem_queue_copy, of host memory of any kind: pageable memory may make the call wait. Not beside
+ * streams that wait. */
+tutti_status mem_cuda_copy(struct mem_queue *queue, void *dst, const void *src, size_t len,
+                           uint64_t *ticket);
 /* As mem_queue_copy: len bytes become 0. */
 tutti_status mem_cuda_zero(struct mem_queue *queue, void *dst, size_t len, uint64_t *ticket);
 /* Waits until a queue has done a ticket. */

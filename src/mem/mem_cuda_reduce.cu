@@ -140,10 +140,49 @@ static __device__ __forceinline__ void apply_shifted(uint4 *dst, const void *a, 
     }
 }
 
+/* Whether this launch does the work: every block of it comes to the same answer, since the claim
+ * changes only once per piece, from an earlier piece's attempt to one of this. */
+static __device__ __forceinline__ bool begin(const struct cuda_work &work)
+{
+    __shared__ bool ours;
+    if (!work.claim)
+        return true;
+    if (threadIdx.x == 0) {
+        unsigned long long *attempt = (unsigned long long *)&work.claim->attempt;
+        unsigned long long seen = atomicAdd(attempt, 0ull);
+        while (seen < work.first) {
+            unsigned long long before = atomicCAS(attempt, seen, (unsigned long long)work.attempt);
+            if (before == seen)
+                *(volatile uint32_t *)work.begun = work.ticket;
+            seen = before == seen ? work.attempt : before;
+        }
+        ours = seen == work.attempt;
+    }
+    __syncthreads();
+    return ours;
+}
+
+/* The last block tells the CPU, by a word of its own: one that the stream writes behind the kernel
+ * could be held up by a stream that began to wait in between. */
+static __device__ __forceinline__ void end(const struct cuda_work &work)
+{
+    if (!work.claim)
+        return;
+    __threadfence_system();
+    __syncthreads();
+    if (threadIdx.x == 0 && atomicAdd(&work.claim->blocks, 1u) == gridDim.x - 1) {
+        work.claim->blocks = 0;
+        __threadfence_system();
+        *(volatile uint32_t *)work.done = work.ticket;
+    }
+}
+
 /* dst[i] = two(a[i], b[i]) for every element; with ONE_SOURCE b is not read. */
 template <typename T, bool ONE_SOURCE, typename F>
 static __device__ __forceinline__ void apply(const struct cuda_work &work, F two)
 {
+    if (!begin(work))
+        return;
     T *dst = (T *)work.dst;
     const T *a = (const T *)work.a, *b = (const T *)(ONE_SOURCE ? work.a : work.b);
     const size_t lanes = CUDA_VECTOR / sizeof(T);
@@ -169,6 +208,7 @@ static __device__ __forceinline__ void apply(const struct cuda_work &work, F two
                                      vectors, thread, threads, two);
     else
         apply_shifted<T, ONE_SOURCE>(to, a + head, b + head, vectors, thread, threads, two);
+    end(work);
 }
 
 /* ---- every operation and type of the lists -------------------------------------------------- */
@@ -270,3 +310,8 @@ SMALL_INLINE uint16_t quotient_half_float16(uint16_t x, float n)
 #define X(NAME, name, bytes, class) KERNELS_##class(name)
 TUTTI_DTYPE_LIST(X)
 #undef X
+
+KERNEL tutti_copy_uint8(struct cuda_work work)
+{
+    apply<unsigned char, true>(work, [](unsigned char x, unsigned char) { return x; });
+}

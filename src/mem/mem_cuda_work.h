@@ -5,7 +5,16 @@
 
 #include <stdint.h>
 
-/* dst[i] = a[i] op b[i]; dst[i] = a[i] * scalar; dst[i] = a[i] / ranks. */
+/* Which of several launches of one piece of work does it: the first whose blocks come. In device
+ * memory; one piece of a queue is under way at a time, and its attempts are numbers from `first`
+ * on. */
+struct cuda_claim {
+    uint64_t attempt;    /* that has the piece; less than first: none yet */
+    uint32_t blocks;     /* of it that are done */
+    uint32_t unused[13]; /* to 64 bytes: queues do not share lines */
+};
+
+/* dst[i] = a[i] op b[i]; dst[i] = a[i] * scalar; dst[i] = a[i] / ranks; dst[i] = a[i]. */
 struct cuda_work {
     void *dst;
     const void *a;
@@ -13,9 +22,14 @@ struct cuda_work {
     uint64_t count;  /* elements */
     uint64_t scalar; /* the element in its lowest bytes */
     uint32_t ranks;
+    uint32_t ticket;          /* written to *begun and, after all else is visible, to *done */
+    struct cuda_claim *claim; /* NULL: the launch is the only one, and tells nobody */
+    uint64_t attempt, first;
+    uint32_t *begun, *done; /* as the device sees them */
 };
 
-#define CUDA_KERNEL_PREFIX "tutti_" /* then operation, "scale" or "divide", "_", and type */
+/* Then operation, "scale", "divide" or "copy", "_", and type. */
+#define CUDA_KERNEL_PREFIX "tutti_"
 
 #define CUDA_THREADS 512 /* of a block; four of them fill a multiprocessor */
 #define CUDA_VECTOR  16  /* bytes that a thread moves at once */

@@ -177,6 +177,16 @@ const char *choose_gid_text(const struct choose_gid *gid, char *text, size_t len
     return text;
 }
 
+int choose_first(const void *a, const void *b)
+{
+    const struct choose_order *left = a, *right = b;
+    if (left->speed_mbps != right->speed_mbps)
+        return left->speed_mbps > right->speed_mbps ? -1 : 1;
+    if (left->distance != right->distance)
+        return left->distance < right->distance ? -1 : 1;
+    return left->found < right->found ? -1 : left->found > right->found;
+}
+
 void choose_why(const struct choose_ports *a, const struct choose_ports *b, char *why, size_t len)
 {
     if (a->cm != b->cm) {

@@ -61,6 +61,12 @@ uint32_t choose_gids(struct choose_gid *gids, uint32_t count);
 uint32_t choose_dialable(struct choose_rail *rail);
 /* "::ffff:10.0.0.1 (RoCE v2, index 1)" */
 const char *choose_gid_text(const struct choose_gid *gid, char *text, size_t len);
+/* Which of two ports of a rank to use first, as qsort wants it: the faster; of two equal ones the
+ * nearer (see distance.h); then the one that was found first. */
+struct choose_order {
+    uint32_t speed_mbps, distance, found;
+};
+int choose_first(const void *a, const void *b);
 /* Why two ranks have no path, in words. */
 void choose_why(const struct choose_ports *a, const struct choose_ports *b, char *why, size_t len);
 

@@ -11,17 +11,28 @@
 #include <linux/if_packet.h>
 #include <net/if.h>
 #include <netinet/in.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/log.h"
+#include "transports/verbs/distance.h"
 #include "transports/verbs/verbs.h"
 
 #define GID_AUTO     256u
 #define GIDS_LOOKED  64 /* entries of a port's table that are looked at */
+#define FOUND_MAX    32 /* ports among which the best are chosen */
 #define CQ_LEN_LEAST 1024
 #define CQ_LEN_MOST  65536 /* made at once; more grows with the links, where the device can */
+
+/* A port that serves. */
+struct found {
+    struct choose_order order; /* the first member: what is sorted by */
+    struct ibv_context *context;
+    uint8_t port;
+    struct choose_rail rail;
+};
 
 struct scan {
     const struct settings *settings;
@@ -31,6 +42,8 @@ struct scan {
     uint32_t devices, named, of_layer; /* seen; allowed by name; active and of the layer */
     char seen[160];                    /* what there is, for sentences */
     char why[160];                     /* the last reason to leave a port out */
+    struct found found[FOUND_MAX];
+    uint32_t found_count;
 };
 
 static bool have_devices(void)
@@ -311,43 +324,88 @@ static tutti_status none_found(const struct scan *scan)
     return fail(TUTTI_ERR_UNSUPPORTED, "this host has no RDMA device");
 }
 
-static tutti_status open_rail(struct verbs *verbs, struct ibv_context *context, uint8_t port,
-                              const struct choose_rail *found);
+/* Notes every port that serves; the devices of these stay open. */
+static tutti_status look_at_device(struct scan *scan, struct ibv_context *context)
+{
+    struct ibv_device_attr attr;
+    tutti_status status = TUTTI_OK;
+    if (scan->library->ibv.query_device(context, &attr) != 0)
+        return TUTTI_OK;
+    for (uint8_t port = 1; port <= attr.phys_port_cnt && status == TUTTI_OK; port++) {
+        struct found *found = &scan->found[scan->found_count];
+        if (scan->found_count == FOUND_MAX)
+            break;
+        status = look_at_port(scan, context, port, &found->rail);
+        if (status == TUTTI_OK) {
+            found->context = context;
+            found->port = port;
+            found->order.speed_mbps = found->rail.speed_mbps;
+            found->order.found = scan->found_count++;
+        } else if (status == TUTTI_IN_PROGRESS) {
+            status = TUTTI_OK;
+        }
+    }
+    return status;
+}
 
-/* Looks at every port; verbs may be NULL: only the answer counts. */
-static tutti_status scan_devices(struct scan *scan, struct verbs *verbs)
+static tutti_status look_at_devices(struct scan *scan)
 {
     tutti_status status = TUTTI_OK;
-    uint32_t found = 0;
     int count = 0;
     struct ibv_device **list = scan->library->ibv.get_device_list(&count);
     for (int i = 0; list && i < count && status == TUTTI_OK; i++) {
         struct ibv_context *context = scan->library->ibv.open_device(list[i]);
-        struct ibv_device_attr attr;
+        uint32_t before = scan->found_count;
         if (!context)
             continue;
         scan->devices++;
-        bool kept = false;
-        if (scan->library->ibv.query_device(context, &attr) != 0)
-            attr.phys_port_cnt = 0;
-        for (uint8_t port = 1; port <= attr.phys_port_cnt && status == TUTTI_OK; port++) {
-            struct choose_rail rail;
-            status = look_at_port(scan, context, port, &rail);
-            found += status == TUTTI_OK;
-            if (status == TUTTI_OK && verbs) {
-                status = open_rail(verbs, context, port, &rail);
-                kept = kept || status == TUTTI_OK;
-            }
-            if (status == TUTTI_IN_PROGRESS)
-                status = TUTTI_OK;
-        }
-        if (!kept)
+        status = look_at_device(scan, context);
+        if (scan->found_count == before)
             scan->library->ibv.close_device(context);
     }
     if (list)
         scan->library->ibv.free_device_list(list);
-    return status == TUTTI_OK && found == 0 ? none_found(scan) : status;
+    return status == TUTTI_OK && scan->found_count == 0 ? none_found(scan) : status;
 }
+
+/* The best first. */
+static void sort_ports(struct scan *scan)
+{
+    cpu_set_t cores;
+    bool known = sched_getaffinity(0, sizeof cores, &cores) == 0;
+    for (uint32_t i = 0; i < scan->found_count; i++) {
+        struct found *found = &scan->found[i];
+        const char *device = scan->library->ibv.get_device_name(found->context->device);
+        found->order.distance =
+            known ? distance_from("/sys", &cores, distance_node("/sys", device)) : DISTANCE_LOCAL;
+    }
+    qsort(scan->found, scan->found_count, sizeof *scan->found, choose_first);
+}
+
+/* Does an earlier rail hold the device of this one? Two ports of one device share its context. */
+static bool shares_context(const struct verbs *verbs, uint32_t rail)
+{
+    for (uint32_t i = 0; i < rail; i++) {
+        if (verbs->rails[i].context == verbs->rails[rail].context)
+            return true;
+    }
+    return false;
+}
+
+static void close_unused(const struct scan *scan, const struct verbs *verbs)
+{
+    for (uint32_t i = 0; i < scan->found_count; i++) {
+        bool used = false;
+        for (uint32_t r = 0; verbs && r < verbs->rail_count; r++)
+            used = used || verbs->rails[r].context == scan->found[i].context;
+        for (uint32_t later = i + 1; later < scan->found_count; later++)
+            used = used || scan->found[later].context == scan->found[i].context;
+        if (!used)
+            scan->library->ibv.close_device(scan->found[i].context);
+    }
+}
+
+static tutti_status open_rail(struct verbs *verbs, const struct found *found);
 
 static tutti_status scan_ports(const struct settings *settings, enum choose_layer layer,
                                struct verbs *verbs)
@@ -361,7 +419,12 @@ static tutti_status scan_ports(const struct settings *settings, enum choose_laye
         return fail(TUTTI_ERR_UNSUPPORTED, "%s", scan.library->why);
     if (getifaddrs(&scan.interfaces) != 0)
         return fail_errno(TUTTI_ERR_SYSTEM, "list the network interfaces");
-    tutti_status status = scan_devices(&scan, verbs);
+    tutti_status status = look_at_devices(&scan);
+    if (verbs && status == TUTTI_OK)
+        sort_ports(&scan);
+    for (uint32_t i = 0; verbs && i < scan.found_count && status == TUTTI_OK; i++)
+        status = open_rail(verbs, &scan.found[i]);
+    close_unused(&scan, verbs);
     freeifaddrs(scan.interfaces);
     return status;
 }
@@ -409,12 +472,33 @@ static uint32_t first_cq_len(const struct verbs *verbs, uint32_t max_cqe)
     return len < max_cqe ? (uint32_t)len : max_cqe;
 }
 
+/* Can the device page in what it sends and what is written to it? */
+static bool can_page(struct ibv_context *context)
+{
+    struct ibv_device_attr_ex attr;
+    const struct verbs_context *more = verbs_get_ctx_op(context, query_device_ex);
+    memset(&attr, 0, sizeof attr);
+    return more && more->query_device_ex(context, NULL, &attr, sizeof attr) == 0 &&
+           (attr.odp_caps.general_caps & IBV_ODP_SUPPORT) &&
+           (attr.odp_caps.per_transport_caps.rc_odp_caps & IBV_ODP_SUPPORT_WRITE);
+}
+
+/* rdma_rxe, in older kernels without a number, and siw. */
+static bool is_software(const struct ibv_device_attr *attr)
+{
+    return attr->vendor_id == 0xffffff || attr->vendor_id == 0 || attr->vendor_id == 0x626d74;
+}
+
 static tutti_status fill_rail(struct verbs_rail *rail)
 {
     const struct library *library = rail->verbs->library;
     struct ibv_device_attr attr;
     if (library->ibv.query_device(rail->context, &attr) != 0)
         return fail_errno(TUTTI_ERR_SYSTEM, "ask %s for its limits", rail->name);
+    const struct settings *settings = rail->verbs->config->settings;
+    rail->relaxed = settings->verbs_relaxed && library->ibv.reg_mr_iova2;
+    rail->paging = settings->verbs_odp && can_page(rail->context);
+    rail->verbs->software = rail->verbs->software || is_software(&attr);
     rail->max_cqe = (uint32_t)attr.max_cqe;
     rail->max_qp_rd_atom = (uint32_t)attr.max_qp_rd_atom;
     rail->cq_len = first_cq_len(rail->verbs, rail->max_cqe);
@@ -449,33 +533,34 @@ uint64_t device_rnr_retries(const struct verbs_rail *rail)
     return count;
 }
 
-static tutti_status open_rail(struct verbs *verbs, struct ibv_context *context, uint8_t port,
-                              const struct choose_rail *found)
+static tutti_status open_rail(struct verbs *verbs, const struct found *found)
 {
     char text[96];
-    const char *device = verbs->library->ibv.get_device_name(context->device);
+    const char *device = verbs->library->ibv.get_device_name(found->context->device);
     if (verbs->rail_count == CHOOSE_RAILS_MAX ||
         verbs->rail_count == verbs->config->settings->verbs_rails) {
         log_at(LOG_LEVEL_INFO, (int)verbs->config->rank,
-               "verbs: %s port %u is left out: TUTTI_VERBS_RAILS allows %u", device, port,
+               "verbs: %s port %u is left out: TUTTI_VERBS_RAILS allows %u", device, found->port,
                verbs->rail_count);
-        return TUTTI_IN_PROGRESS;
+        return TUTTI_OK;
     }
     struct verbs_rail *rail = &verbs->rails[verbs->rail_count];
     *rail = (struct verbs_rail){
-        .verbs = verbs, .index = verbs->rail_count, .port = port, .context = context};
-    snprintf(rail->name, sizeof rail->name, "%.60s port %u", device, port);
+        .verbs = verbs, .index = verbs->rail_count, .port = found->port, .context = found->context};
+    snprintf(rail->name, sizeof rail->name, "%.60s port %u", device, found->port);
     tutti_status status = fill_rail(rail);
     if (status != TUTTI_OK) {
         close_rail(rail);
         return status;
     }
     rail->rnr_retries = device_rnr_retries(rail);
-    verbs->ports.rails[verbs->rail_count++] = *found;
+    verbs->ports.rails[verbs->rail_count++] = found->rail;
     verbs->ports.rail_count = (uint8_t)verbs->rail_count;
-    log_at(LOG_LEVEL_INFO, (int)verbs->config->rank, "verbs: uses %s, %u Mbit/s, MTU %u, GID %s",
-           rail->name, found->speed_mbps, 128u << found->mtu,
-           choose_gid_text(&found->gids[0], text, sizeof text));
+    log_at(LOG_LEVEL_INFO, (int)verbs->config->rank,
+           "verbs: uses %s, %u Mbit/s, MTU %u, NUMA distance %u, GID %s%s", rail->name,
+           found->rail.speed_mbps, 128u << found->rail.mtu, found->order.distance,
+           choose_gid_text(&found->rail.gids[0], text, sizeof text),
+           rail->paging ? ", pages on demand" : "");
     return TUTTI_OK;
 }
 
@@ -490,8 +575,7 @@ void device_close(struct verbs *verbs)
     for (uint32_t i = verbs->rail_count; i-- > 0;) {
         struct verbs_rail *rail = &verbs->rails[i];
         close_rail(rail);
-        /* Two ports of one device share its context. */
-        if (i == 0 || verbs->rails[i - 1].context != rail->context)
+        if (!shares_context(verbs, i))
             verbs->library->ibv.close_device(rail->context);
     }
     verbs->rail_count = 0;
@@ -578,7 +662,7 @@ void device_events(struct verbs *verbs)
     for (uint32_t i = 0; i < verbs->rail_count; i++) {
         struct ibv_async_event event;
         struct ibv_context *context = verbs->rails[i].context;
-        if (i > 0 && verbs->rails[i - 1].context == context)
+        if (shares_context(verbs, i))
             continue;
         while (verbs->library->ibv.get_async_event(context, &event) == 0) {
             take_event(verbs, context, &event);

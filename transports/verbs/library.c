@@ -39,6 +39,7 @@ static void load_all(void)
 #define X(name) good = good && resolve(handle, verbs_file, "ibv_" #name, &library.ibv.name);
     LIBRARY_IBV_LIST(X)
 #undef X
+    *(void **)&library.ibv.reg_mr_iova2 = dlsym(handle, "ibv_reg_mr_iova2");
     library.have_ibv = good;
     handle = good ? load(cm_file) : NULL;
     if (!handle)

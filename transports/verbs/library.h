@@ -66,6 +66,8 @@ struct library {
 #undef X
         /* The header's ibv_query_gid_ex is an inline function around this. */
         __typeof__(_ibv_query_gid_ex) *query_gid_ex;
+        /* NULL in old libraries. */
+        __typeof__(ibv_reg_mr_iova2) *reg_mr_iova2;
     } ibv;
     struct {
 #define X(name) __typeof__(rdma_##name) *name;

@@ -30,8 +30,10 @@
 #define DRAIN_MS  500  /* for a stopped queue pair to give its receives back */
 #define DOOM_MS   1000 /* from the end of the last path to the link's: the socket may know why */
 #define GRACE_MS  100  /* from the end of the last path to going over TCP */
-#define REVIVE_MS 1000 /* between attempts to make a failed path again */
+#define REVIVE_MS 250  /* before a failed path is made again; the next wait is twice as long */
 #define EVENTS_MS 50   /* between looks at the devices' events */
+
+#define REVIVE_MOST_MS 4000 /* but no longer */
 
 /* ---- control messages
  * -------------------------------------------------------------------------
@@ -191,6 +193,7 @@ void link_path_up(struct verbs_path *path)
         return;
     path->state = VERBS_PATH_UP;
     path->since_ms = clock_ms();
+    link->revive_wait_ms = REVIVE_MS;
     if (path->round > 0)
         log_at(LOG_LEVEL_WARN, (int)link->verbs->config->rank,
                "verbs: path %u to %s over %s is up again", path->index,
@@ -251,6 +254,20 @@ static void start_resending(struct verbs_path *path)
     look_for_doom(path->link);
 }
 
+/* The same word as DEAD over a path that is up: the socket may use the very wire that was cut. It
+ * may come twice, in any order. */
+static void tell_dead(struct verbs_path *dead)
+{
+    struct verbs_path *up = first_up(dead->link);
+    struct wire_header header = {.kind = WIRE_PATH_DEAD, .len = dead->received};
+    struct wire_path_dead word = {.path = dead->index, .round = dead->round};
+    if (!up || up->relayed || !path_room(up, sizeof header + sizeof word, 0))
+        return;
+    snprintf(word.text, sizeof word.text, "%.71s", dead->why);
+    path_message(up, &header, &word, sizeof word);
+    path_flush(up);
+}
+
 void link_path_drained(struct verbs_path *path)
 {
     struct wire_control control = {
@@ -260,6 +277,7 @@ void link_path_drained(struct verbs_path *path)
     if (path->peer_dead)
         start_resending(path);
     send_control(path->link, &control);
+    tell_dead(path);
 }
 
 void link_path_failed(struct verbs_path *path, const char *format, ...)
@@ -324,7 +342,9 @@ void link_resend(struct verbs_link *link)
         log_at(LOG_LEVEL_WARN, (int)link->verbs->config->rank,
                "verbs: the link to %s goes on without %s, over %s",
                verbs_peer_name(link->verbs, link->peer), path->rail->name,
-               first_up(link) ? first_up(link)->rail->name : "nothing");
+               !first_up(link)           ? "nothing"
+               : first_up(link)->relayed ? "TCP"
+                                         : first_up(link)->rail->name);
         gone(path);
     }
 }
@@ -422,17 +442,21 @@ static void revive(struct verbs_link *link, uint64_t now)
     if (link->state != VERBS_LINK_UP || now < link->revive_ms ||
         link->verbs->config->rank > link->peer)
         return;
-    link->revive_ms = now + REVIVE_MS;
+    bool tried = false;
+    link->revive_ms = now + link->revive_wait_ms;
     for (uint32_t i = 0; i < link->path_count; i++) {
         struct verbs_path *path = &link->paths[i];
-        if (!may_revive(link, path) || now < path->since_ms + REVIVE_MS ||
+        if (!may_revive(link, path) || now < path->since_ms + link->revive_wait_ms ||
             path_make(path) != TUTTI_OK)
             continue;
         path->since_ms = now;
         path->round++;
         path->redials = 0;
+        tried = true;
         make_offer(link, i);
     }
+    if (tried && link->revive_wait_ms < REVIVE_MOST_MS)
+        link->revive_wait_ms *= 2;
 }
 
 /* An offer of one path: the lower rank's, or the higher's answer. */
@@ -523,6 +547,14 @@ static void take_stopped(struct verbs_link *link)
     link->stopped = true;
     for (uint32_t i = 0; i < link->path_count; i++)
         path_drop(&link->paths[i]);
+}
+
+void link_path_dead(struct verbs_link *link, const struct wire_path_dead *word, uint64_t received)
+{
+    struct wire_control dead = {
+        .kind = WIRE_DEAD, .path = word->path, .round = word->round, .received = received};
+    memcpy(dead.text, word->text, sizeof word->text);
+    take_dead(link, &dead);
 }
 
 static void take_control(struct verbs_link *link)

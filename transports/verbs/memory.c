@@ -10,8 +10,10 @@
  *
  * Memory of the last kind is not kept for the next call: it may be freed and its address used
  * again, with other pages, and only interposing malloc (which we refuse) or the device's own
- * on-demand paging would tell. Sends are registered without remote access, receives with remote
- * write; never both in one registration.
+ * on-demand paging would tell. Paging is slower than locked memory, so it serves where the limit of
+ * locked memory is reached, before copying does. Sends are registered without remote access,
+ * receives with remote write; never both in one registration. Data may be written to memory in
+ * relaxed order: nobody looks at it before its completion, which the device orders behind it.
  * Invariant: a region in use is not released. */
 
 #include <errno.h>
@@ -86,6 +88,26 @@ static tutti_status add(struct verbs *verbs, enum verbs_region_kind kind, const 
     return TUTTI_OK;
 }
 
+/* As ibv_reg_mr, with what the device can do besides. */
+static struct ibv_mr *register_on(struct verbs_rail *rail, void *data, size_t len, int flags)
+{
+    const struct library *library = rail->verbs->library;
+    struct ibv_mr *mr = NULL;
+    if (rail->relaxed) {
+        mr = library->ibv.reg_mr_iova2(rail->pd, data, len, (uintptr_t)data,
+                                       (unsigned)flags | IBV_ACCESS_RELAXED_ORDERING);
+        rail->relaxed = mr || (errno != EINVAL && errno != EOPNOTSUPP);
+    }
+    if (!mr)
+        mr = library->ibv.reg_mr(rail->pd, data, len, flags);
+    if (!mr && rail->paging) {
+        int error = errno;
+        mr = library->ibv.reg_mr(rail->pd, data, len, flags | IBV_ACCESS_ON_DEMAND);
+        errno = error;
+    }
+    return mr;
+}
+
 /* Registers on every rail; nothing is left when one fails. */
 static tutti_status pin(struct verbs *verbs, struct verbs_region *region, enum verbs_access access)
 {
@@ -94,8 +116,7 @@ static tutti_status pin(struct verbs *verbs, struct verbs_region *region, enum v
         struct ibv_mr **mr = &region->mr[r][access];
         if (*mr)
             continue;
-        *mr = verbs->library->ibv.reg_mr(verbs->rails[r].pd, (void *)region->begin, len,
-                                         access_flags(access));
+        *mr = register_on(&verbs->rails[r], (void *)region->begin, len, access_flags(access));
         verbs->stats.registrations++;
         if (*mr)
             continue;

@@ -385,6 +385,7 @@ static struct ibv_send_wr *stage(struct verbs_path *path, uint64_t address, uint
     if (path->link->verbs->layer == CHOOSE_LAYER_IWARP && len >= IWARP_PAGES_MIN) {
         path->wr[at].send_flags = IBV_SEND_SIGNALED;
         path->wr[at].wr_id = make_id(path, false, path->last - 2);
+        path->link->verbs->stats.signalled++;
     }
     path->requests++;
     path->link->verbs->stats.work_requests++;
@@ -396,11 +397,11 @@ static void sign(struct verbs_path *path, struct verbs_record *record)
 {
     struct ibv_send_wr *wr = &path->wr[path->staged - 1];
     record->signalled = true;
+    path->link->verbs->stats.signalled += !(wr->send_flags & IBV_SEND_SIGNALED);
     wr->send_flags |= IBV_SEND_SIGNALED;
     wr->wr_id = make_id(path, false, path->last - 1);
     path->since_signal = 0;
     path->signals++;
-    path->link->verbs->stats.signalled++;
     path->open_chunks = 0;
 }
 

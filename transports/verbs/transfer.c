@@ -228,6 +228,18 @@ static void take_credit(struct verbs_link *link, const struct wire_header *heade
         nonsense(link, "a count");
 }
 
+static void take_path_dead(struct verbs_link *link, const struct wire_header *header, size_t len)
+{
+    struct wire_path_dead word;
+    if (len < sizeof *header + sizeof word) {
+        nonsense(link, "a word about a path");
+        return;
+    }
+    memcpy(&word, header + 1, sizeof word);
+    word.text[sizeof word.text - 1] = '\0';
+    link_path_dead(link, &word, header->len);
+}
+
 /* An EAGER, PIECE or ASK. True: its slot is kept. */
 static bool take_data(struct verbs_path *path, const struct wire_header *header, uint32_t slot,
                       size_t len)
@@ -289,6 +301,9 @@ bool transfer_arrived(struct verbs_path *path, uint32_t slot, size_t len)
         return false;
     case WIRE_WRITTEN:
         transfer_written(path, (uint32_t)header->len);
+        return false;
+    case WIRE_PATH_DEAD:
+        take_path_dead(link, header, len);
         return false;
     default:
         nonsense(link, "a message");
@@ -537,7 +552,7 @@ static bool resend_chunk(struct verbs_link *link, const struct verbs_record *rec
 bool transfer_resend(struct verbs_path *dead, const struct verbs_record *record)
 {
     struct verbs_link *link = dead->link;
-    if (record->kind == WIRE_HELLO || record->kind == WIRE_CREDIT)
+    if (record->kind == WIRE_HELLO || record->kind == WIRE_CREDIT || record->kind == WIRE_PATH_DEAD)
         return true;
     if (record->kind == WIRE_WRITTEN)
         return resend_chunk(link, record);

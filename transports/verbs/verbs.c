@@ -8,6 +8,7 @@
 #include "transports/verbs/verbs.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,6 +24,7 @@
 #define MAKING_POLLS 4            /* the same while links are being made */
 #define FAREWELL_MS  100          /* the contract's bound for flushing on close */
 #define POLL_ROUNDS  8
+#define YIELD_POLLS  64 /* of a software device without news: about 3 us */
 
 /* A rank's address: this, then the side transport's. */
 struct address {
@@ -368,39 +370,41 @@ static tutti_status verbs_recv(struct transport *transport, struct xfer *xfer)
     return posted(verbs, xfer);
 }
 
-/* The processor's counter, for "long ago": the clock may be a system call, in a guest a dear one.
- * 0 where there is none to read so cheaply. */
-static uint64_t ticks(void)
-{
-#if defined(__x86_64__)
-    return __builtin_ia32_rdtsc();
-#else
-    return 0;
-#endif
-}
-
 /* Is it time to look at what is not data? */
 static bool quiet_is_over(struct verbs *verbs)
 {
     uint32_t polls = ++verbs->quiet_polls;
     bool over = polls >= (verbs->making > 0 ? MAKING_POLLS : QUIET_POLLS) ||
-                (polls % 16 == 0 && ticks() - verbs->quiet_ticks > QUIET_TICKS);
+                (polls % 16 == 0 && clock_ticks() - verbs->quiet_ticks > QUIET_TICKS);
     if (over) {
         verbs->quiet_polls = 0;
-        verbs->quiet_ticks = ticks();
+        verbs->quiet_ticks = clock_ticks();
     }
     return over;
+}
+
+/* A device in software works in the kernel's threads on these very processors. Whoever polls for it
+ * must let them run, else they wait for the next tick: at once, because what was just posted is
+ * with them, and then now and then. */
+static void let_device_work(struct verbs *verbs, bool moved)
+{
+    verbs->idle_polls = moved ? 0 : verbs->idle_polls + 1;
+    if (verbs->idle_polls % YIELD_POLLS == 1)
+        sched_yield();
 }
 
 static struct xfer *verbs_poll(struct transport *transport)
 {
     struct verbs *verbs = verbs_of(transport);
+    bool moved = false;
     verbs->polling = true;
     for (uint32_t i = 0; i < verbs->rail_count; i++) {
-        for (int round = 0; round < POLL_ROUNDS && path_poll(&verbs->rails[i]); round++) {
-        }
+        for (int round = 0; round < POLL_ROUNDS && path_poll(&verbs->rails[i]); round++)
+            moved = true;
     }
     verbs->polling = false;
+    if (verbs->software && verbs->all)
+        let_device_work(verbs, moved);
     if (quiet_is_over(verbs))
         link_service(verbs);
     for (struct verbs_link *link = verbs->all; link; link = link->next) {

@@ -47,7 +47,9 @@ struct verbs_rail {
     uint32_t index;
     char name[72]; /* "rxe0 port 1" */
     uint8_t port;
-    bool down; /* no new path is made over it */
+    bool down;            /* no new path is made over it */
+    bool relaxed, paging; /* the device can: relaxed ordering; paging on demand of data it sends,
+                             and of data written to it */
     struct ibv_context *context;
     struct ibv_pd *pd;
     struct ibv_cq *cq;
@@ -160,6 +162,7 @@ struct verbs_link {
     char sentence[SENTENCE_MAX];
     uint64_t since_ms;         /* of the state */
     uint64_t revive_ms;        /* the next look at paths that failed */
+    uint64_t revive_wait_ms;   /* between looks: longer after each attempt, until one succeeds */
     uint64_t doomed_ms;        /* no path is left: the end, unless the socket says why before */
     uint32_t slot_len, window; /* offered to the peer */
     uint32_t failures;
@@ -185,6 +188,8 @@ struct verbs {
     const struct library *library;
     struct transport *side;
     struct transport_config side_config;
+    bool software;        /* a rail's device is: it needs the processors that wait for it */
+    uint32_t idle_polls;  /* since it brought something */
     uint32_t quiet_polls; /* since the last look at what is not data */
     uint64_t quiet_ticks;
     bool cancelled, polling, noticed;
@@ -297,6 +302,8 @@ void link_path_up(struct verbs_path *path);
 /* A path's queue pair is connected on this side (by the connection manager). */
 void link_path_connected(struct verbs_path *path);
 void link_path_drained(struct verbs_path *path);
+/* The peer says so, over another path. */
+void link_path_dead(struct verbs_link *link, const struct wire_path_dead *word, uint64_t received);
 /* Control messages, the side transport's news, time. */
 void link_service(struct verbs *verbs);
 /* Takes the side transport's events until one is a notice; restart as for event(). */

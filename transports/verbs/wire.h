@@ -23,7 +23,8 @@ enum wire_kind {
     WIRE_ASK,
     WIRE_GRANT,
     WIRE_CREDIT,
-    WIRE_WRITTEN
+    WIRE_WRITTEN,
+    WIRE_PATH_DEAD /* the control message DEAD, over a path that is alive: the socket may be cut */
 };
 
 struct wire_header {
@@ -45,6 +46,12 @@ struct wire_grant {
 
 struct wire_credit {
     uint16_t taken[TRANSPORT_LANES_MAX];
+};
+
+/* PATH_DEAD: header.len is what was received. */
+struct wire_path_dead {
+    uint32_t path, round;
+    char text[72]; /* why, in words */
 };
 
 #define WIRE_MESSAGE_MIN 128 /* a slot holds any message without data */

@@ -139,6 +139,7 @@ part_conformance() {
     start_network 1 || return
     export TUTTI_TEST_TRANSPORT=$name TUTTI_TEST_HOSTS=$hosts
     unit "conformance" 300 "$build/tests/test_transports"
+    unit "how links end" 300 "$build/tests/test_leaving"
     unit "faults" 200 "$build/tests/test_faults"
 }
 

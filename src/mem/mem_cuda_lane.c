@@ -1,0 +1,276 @@
+/* mem_cuda_lane.c: how a queue's work gets past streams that wait.
+ *
+ * Streams share a few channels of the hardware. A channel does what it was given in the order it
+ * was given, so a stream that waits holds up all that other streams of its channel are given later,
+ * the library's work too, which may be what is to end the wait. Waits come at any time, some of
+ * them unseen (graphs, events behind a wait), so no look before the work is given can exclude that.
+ *
+ * The idea: work that has not begun in time is given to another stream as well, and to the next,
+ * until one takes it. Each launch of a piece is an attempt; the first whose blocks come claims the
+ * piece in device memory, and all others find it taken and do nothing, however late they come. The
+ * kernel itself tells the CPU that it has begun and that it has ended: a word that the stream
+ * writes behind it could be held up alone.
+ *
+ *     stream 0 | wait of the program ... | attempt 7: taken, nothing
+ *     stream 1 | attempt 8: claims, works, tells
+ *
+ * Why no work waits for ever: a launch is one entry of its channel. If the channel is not held it
+ * comes, claims and ends, since kernels wait for nothing. So a piece ends if any of QUEUE_STREAMS
+ * streams is in a channel that is not held at some time, and nothing that is put anywhere later can
+ * hold it up. Where every channel is held, the queue says so after QUEUE_CLEAR_MS.
+ *
+ * Why none is done twice or out of order: one piece of a queue is under way at a time. The claim
+ * goes from an attempt at an earlier piece to one at this piece once, by compare and swap, and an
+ * attempt that comes later finds a number that is not its own and not less than its piece's first.
+ *
+ * Only kernels can be given twice, so copies are kernels here, and stay out of the copy engines'
+ * channels, which are fewer still. Without kernels or memory operations work stays where it was
+ * put, and mem_queue_clear looks before it begins. */
+#include <stdatomic.h>
+#include <stdlib.h>
+
+#include "base/check.h"
+#include "base/clock.h"
+#include "mem/mem_cuda_queue.h"
+
+/* Queues of a device: communicators have one each, calls that stage their bytes in groups too. The
+ * claims take 256 KiB. */
+#define QUEUES_MAX 4096
+
+static tutti_status fail_held(const struct mem_queue *queue)
+{
+    return fail(TUTTI_ERR_TIMEOUT,
+                "%s: every hardware channel of this process is held by a stream that waits: "
+                "set CUDA_DEVICE_MAX_CONNECTIONS (8 if unset) above the number of streams that "
+                "wait at once, or TUTTI_CUDA_DIRECT=0",
+                queue->device->name);
+}
+
+/* Makes the queue's stream the one at `at`. With the context entered. */
+static cuda_result use_stream(struct mem_queue *queue)
+{
+    const struct mem_device *device = queue->device;
+    cuda_stream *stream = &queue->streams[queue->at];
+    cuda_result result = CUDA_DRIVER_OK;
+    if (!*stream)
+        result = device->driver->stream_create(stream, CUDA_STREAM_NON_BLOCKING, device->priority);
+    queue->stream = *stream;
+    return result;
+}
+
+/* ---- work that can be put elsewhere ---------------------------------------------------------- */
+
+tutti_status mem_cuda_make_movable(struct mem_queue *queue)
+{
+    struct mem_device *device = queue->device;
+    pthread_mutex_lock(&device->lock);
+    unsigned number = device->claims_taken < QUEUES_MAX ? device->claims_taken++ : QUEUES_MAX;
+    pthread_mutex_unlock(&device->lock);
+    if (number == QUEUES_MAX)
+        return fail(TUTTI_ERR_NOMEM, "make a queue on %s: there are %d", device->name, QUEUES_MAX);
+    queue->claim = &device->claims[number];
+    queue->submitted = queue->done = queue->started;
+    queue->pieces = calloc(QUEUE_TICKETS_MAX, sizeof *queue->pieces);
+    return queue->pieces
+               ? TUTTI_OK
+               : fail(TUTTI_ERR_NOMEM, "make a queue on %s: out of host memory", device->name);
+}
+
+tutti_status mem_cuda_make_claims(struct mem_device *device)
+{
+    struct mem_queue *queue;
+    void *block;
+    uint64_t ticket;
+    if (!device->memory_ops || !device->has_kernels)
+        return TUTTI_OK;
+    tutti_status status = mem_queue_take(device, &queue);
+    if (status != TUTTI_OK)
+        return status;
+    status = mem_device_take(device, QUEUES_MAX * sizeof *device->claims, &block);
+    if (status == TUTTI_OK)
+        status = mem_cuda_zero(queue, block, QUEUES_MAX * sizeof *device->claims, &ticket);
+    if (status == TUTTI_OK)
+        status = mem_cuda_await(queue, ticket);
+    if (status == TUTTI_OK) {
+        device->claims = block;
+        status = mem_cuda_make_movable(queue);
+    }
+    mem_queue_give(queue);
+    return status;
+}
+
+/* Gives the stream in use the piece under way. */
+static tutti_status attempt(struct mem_queue *queue)
+{
+    struct piece *piece = &queue->pieces[queue->submitted % QUEUE_TICKETS_MAX];
+    cuda_address words = queue->words->address;
+    struct cuda_scope scope;
+    tutti_status status = mem_cuda_enter(queue->device, &scope);
+    if (status != TUTTI_OK)
+        return status;
+    queue->tried_ns = clock_ns();
+    queue->tries++;
+    piece->work.ticket = (uint32_t)queue->submitted;
+    piece->work.claim = queue->claim;
+    piece->work.attempt = ++queue->attempt;
+    piece->work.first = queue->first;
+    piece->work.begun = (uint32_t *)(uintptr_t)(words + LANE_BEGUN * sizeof(uint32_t));
+    piece->work.done = (uint32_t *)(uintptr_t)(words + LANE_DONE * sizeof(uint32_t));
+    cuda_result result = use_stream(queue);
+    if (result == CUDA_DRIVER_OK)
+        result = mem_cuda_start_piece(queue, piece);
+    if (result == CUDA_DRIVER_OK && piece->kind != KERNEL)
+        result =
+            queue->device->driver->write_word(queue->stream, words + LANE_DONE * sizeof(uint32_t),
+                                              piece->work.ticket, CUDA_WRITE_ORDERED);
+    mem_cuda_leave(&scope);
+    return result == CUDA_DRIVER_OK ? TUTTI_OK : mem_cuda_queue_failed(queue, result, piece->what);
+}
+
+static bool has_reached(const struct mem_queue *queue, enum lane_word word)
+{
+    return atomic_load_explicit(&queue->words->word[word], memory_order_acquire) ==
+           (uint32_t)queue->submitted;
+}
+
+/* The piece under way is not done: tries the next stream if it has not begun in time. Later rounds
+ * over the streams are slower, so that a stream that is held does not fill up. */
+static tutti_status try_elsewhere(struct mem_queue *queue)
+{
+    uint64_t now = clock_ns();
+    uint64_t patience_ns = (uint64_t)STREAM_ANSWERS_NS << queue->tries / QUEUE_STREAMS;
+    if (now - queue->tried_ns < patience_ns || has_reached(queue, LANE_BEGUN) ||
+        queue->pieces[queue->submitted % QUEUE_TICKETS_MAX].kind != KERNEL)
+        return TUTTI_OK;
+    if (now - queue->submitted_ns > QUEUE_CLEAR_MS * 1000000ull)
+        return fail_held(queue);
+    queue->at = (queue->at + 1) % QUEUE_STREAMS;
+    return attempt(queue);
+}
+
+tutti_status mem_cuda_tend(struct mem_queue *queue)
+{
+    tutti_status status = TUTTI_OK;
+    for (;;) {
+        if (queue->done < queue->submitted && !has_reached(queue, LANE_DONE))
+            return try_elsewhere(queue);
+        queue->done = queue->submitted;
+        if (queue->done == queue->started)
+            return TUTTI_OK;
+        queue->submitted++;
+        if (queue->pieces[queue->submitted % QUEUE_TICKETS_MAX].kind == NOTHING) {
+            queue->done = queue->submitted;
+            continue;
+        }
+        queue->first = queue->attempt + 1;
+        queue->tries = 0;
+        status = attempt(queue);
+        queue->submitted_ns = queue->tried_ns;
+        if (status != TUTTI_OK)
+            return status;
+    }
+}
+
+/* ---- work that stays where it was put -------------------------------------------------------- */
+
+/* Makes the queue's stream the one at `at`, and has it write its word. */
+static tutti_status ask_stream(struct mem_queue *queue)
+{
+    const struct mem_device *device = queue->device;
+    const struct cuda_driver *driver = device->driver;
+    struct cuda_scope scope;
+    tutti_status status = mem_cuda_enter(queue->device, &scope);
+    if (status != TUTTI_OK)
+        return status;
+    cuda_result result = use_stream(queue);
+    cuda_address word = queue->words->address + (1 + queue->at) * sizeof(uint32_t);
+    queue->asked_ns = clock_ns();
+    uint32_t number = ++queue->asked[queue->at];
+    if (result == CUDA_DRIVER_OK)
+        result = device->memory_ops
+                     ? driver->write_word(queue->stream, word, number, CUDA_WRITE_ORDERED)
+                     : driver->fill_word(word, number, 1, queue->stream);
+    mem_cuda_leave(&scope);
+    return result == CUDA_DRIVER_OK ? TUTTI_OK
+                                    : mem_cuda_fail(result, "ask a stream of %s", device->name);
+}
+
+tutti_status mem_queue_clear(struct mem_queue *queue)
+{
+    tutti_status status = TUTTI_OK;
+    if (queue->pieces)
+        return TUTTI_OK;
+    must(queue->done == queue->started);
+    if (!queue->asking) {
+        status = ask_stream(queue);
+        queue->asked_first = queue->asked_ns;
+        queue->asking = status == TUTTI_OK;
+        return queue->asking ? TUTTI_IN_PROGRESS : status;
+    }
+    uint32_t answer =
+        atomic_load_explicit(&queue->words->word[1 + queue->at], memory_order_acquire);
+    uint64_t now = clock_ns();
+    queue->asking = answer != queue->asked[queue->at];
+    if (!queue->asking)
+        return TUTTI_OK;
+    if (now - queue->asked_first > QUEUE_CLEAR_MS * 1000000ull) {
+        queue->asking = false;
+        return fail_held(queue);
+    }
+    if (now - queue->asked_ns > STREAM_ANSWERS_NS) {
+        queue->at = (queue->at + 1) % QUEUE_STREAMS;
+        status = ask_stream(queue);
+    }
+    return status == TUTTI_OK ? TUTTI_IN_PROGRESS : status;
+}
+
+/* ---- what a device can ----------------------------------------------------------------------- */
+
+/* Whether the queue does something within the time that all its streams have twice. */
+static tutti_status try_beside(struct mem_queue *queue, bool *beside, uint64_t *ticket)
+{
+    const struct mem_device *device = queue->device;
+    uint64_t start = clock_ns(), done = 0;
+    tutti_status status = TUTTI_OK;
+    if (queue->pieces) {
+        uint32_t *bytes = device->claims[QUEUES_MAX - 1].unused;
+        status = mem_queue_copy(queue, bytes, bytes + 4, 16, ticket);
+    }
+    while (status == TUTTI_OK && clock_ns() - start < 2 * QUEUE_STREAMS * STREAM_ANSWERS_NS) {
+        if (queue->pieces)
+            status = mem_queue_poll(queue, &done);
+        else
+            status = mem_queue_clear(queue);
+        *beside = queue->pieces ? done == *ticket : status == TUTTI_OK;
+        if (*beside)
+            return status;
+        status = status == TUTTI_IN_PROGRESS ? TUTTI_OK : status;
+    }
+    return status;
+}
+
+/* A stream waits, as the program's will, and a queue looks for a way past it. */
+tutti_status mem_cuda_probe_beside(struct mem_device *device)
+{
+    struct mem_queue *queue, *holder;
+    uint64_t ticket = 0;
+    tutti_status status = mem_queue_take(device, &holder);
+    if (status == TUTTI_OK)
+        status = mem_queue_take(device, &queue);
+    if (status != TUTTI_OK)
+        return status;
+    struct mem_words *words = holder->words;
+    unsigned index = queue->pieces ? LANE_PROBE : 1;
+    uint32_t value = ++holder->asked[0];
+    struct mem_stream stream = {.device = device, .handle = holder->stream};
+    status = mem_stream_wait(&stream, words, index, value);
+    if (status == TUTTI_OK)
+        status = try_beside(queue, &device->beside, &ticket);
+    atomic_store_explicit(&words->word[index], value, memory_order_release);
+    if (status == TUTTI_OK && queue->pieces)
+        status = mem_cuda_await(queue, ticket);
+    queue->asking = false;
+    mem_queue_give(queue);
+    mem_queue_give(holder);
+    return status;
+}

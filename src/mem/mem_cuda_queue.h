@@ -1,0 +1,70 @@
+/* mem_cuda_queue.h: a queue, for mem_cuda_queue.c and mem_cuda_lane.c. */
+#ifndef MEM_MEM_CUDA_QUEUE_H
+#define MEM_MEM_CUDA_QUEUE_H
+
+#include <assert.h>
+
+#include "mem/mem_cuda.h"
+
+/* Streams that a queue tries: they take the hardware's channels in turn as they are made, more or
+ * less, so twice as many as channels meet all of them. */
+#define QUEUE_STREAMS 15
+/* A stream that has not answered for so long is held up. The time slices of other processes on the
+ * device are shorter. */
+#define STREAM_ANSWERS_NS 3000000u
+static_assert(QUEUE_STREAMS < MEM_WORDS, "word 0 is the tickets', then one for each stream");
+
+/* Words of a queue whose work can be put elsewhere. */
+enum lane_word { LANE_DONE, LANE_BEGUN, LANE_PROBE };
+
+/* What a piece of work is. Only kernels can be put elsewhere. */
+struct piece {
+    enum { NOTHING, COPY, FILL, KERNEL } kind;
+    cuda_function function;
+    struct cuda_work work; /* its dst and a are those of COPY and FILL, too */
+    size_t bytes;
+    const char *what;
+};
+
+struct mem_queue {
+    struct mem_device *device;
+    cuda_stream stream; /* in use: streams[at] */
+    cuda_stream streams[QUEUE_STREAMS];
+    unsigned at;
+    struct mem_words *words;
+    cuda_event *events; /* [QUEUE_TICKETS_MAX], where streams cannot write words */
+    uint64_t started;   /* the last ticket */
+    uint64_t done;
+    unsigned polls; /* without success */
+    cuda_result error;
+    struct mem_queue *next;
+
+    /* Where work can be put elsewhere (mem_cuda_lane.c). */
+    struct piece *pieces; /* [QUEUE_TICKETS_MAX], by ticket; NULL: it cannot */
+    struct cuda_claim *claim;
+    uint64_t submitted; /* the last ticket that a stream was given: done or the one after */
+    uint64_t attempt;   /* the last */
+    uint64_t first;     /* of the piece under way */
+    uint64_t submitted_ns, tried_ns;
+    unsigned tries; /* streams tried for it */
+
+    /* Where it cannot. */
+    bool asking;                   /* mem_queue_clear waits for an answer */
+    uint32_t asked[QUEUE_STREAMS]; /* the question's number; the stream's word answers with it */
+    uint64_t asked_ns, asked_first;
+};
+
+/* mem_cuda_queue.c */
+/* Starts a piece in the stream in use, with the context entered. */
+cuda_result mem_cuda_start_piece(struct mem_queue *queue, const struct piece *piece);
+
+/* The device failed the queue, which is of no use from now on. */
+tutti_status mem_cuda_queue_failed(struct mem_queue *queue, cuda_result result, const char *what);
+
+/* mem_cuda_lane.c */
+/* Lets a new queue's work be put elsewhere. */
+tutti_status mem_cuda_make_movable(struct mem_queue *queue);
+/* Gives the stream the next piece if it has none, looks how far it is, puts it elsewhere. */
+tutti_status mem_cuda_tend(struct mem_queue *queue);
+
+#endif
