@@ -88,6 +88,16 @@ static tutti_status add(struct verbs *verbs, enum verbs_region_kind kind, const 
     return TUTTI_OK;
 }
 
+/* Says once, in the log, what the limit of locked memory leads to. */
+static void tell_short(struct verbs *verbs, const char *what)
+{
+    if (verbs->short_told)
+        return;
+    verbs->short_told = true;
+    log_at(LOG_LEVEL_WARN, (int)verbs->config->rank, "verbs: %s; until then %s, which is slower",
+           status_sentence(), what);
+}
+
 /* As ibv_reg_mr, with what the device can do besides. */
 static struct ibv_mr *register_on(struct verbs_rail *rail, void *data, size_t len, int flags)
 {
@@ -104,6 +114,8 @@ static struct ibv_mr *register_on(struct verbs_rail *rail, void *data, size_t le
         int error = errno;
         mr = library->ibv.reg_mr(rail->pd, data, len, flags | IBV_ACCESS_ON_DEMAND);
         errno = error;
+        if (mr && memory_fail(rail, len) != TUTTI_OK)
+            tell_short(rail->verbs, "such memory is paged on demand");
     }
     return mr;
 }
@@ -189,18 +201,6 @@ static tutti_status find_or_add(struct verbs *verbs, const void *data, size_t le
     return add(verbs, VERBS_REGION_ONCE, data, len, 0, region);
 }
 
-/* Says once, in the log, that transfers are copied, and why. */
-static void tell_short(struct verbs *verbs)
-{
-    if (verbs->short_told)
-        return;
-    verbs->short_told = true;
-    log_at(LOG_LEVEL_WARN, (int)verbs->config->rank,
-           "verbs: %s; until then such transfers are copied through registered slots, which is "
-           "slower",
-           status_sentence());
-}
-
 tutti_status memory_use(struct verbs *verbs, const void *data, size_t len, enum verbs_access access,
                         struct verbs_region **out)
 {
@@ -213,7 +213,7 @@ tutti_status memory_use(struct verbs *verbs, const void *data, size_t len, enum 
     if (status != TUTTI_OK && make_room(verbs))
         status = pin(verbs, region, access);
     if (status != TUTTI_OK) {
-        tell_short(verbs);
+        tell_short(verbs, "such transfers are copied through registered slots");
         memory_release(verbs, region);
         return status;
     }

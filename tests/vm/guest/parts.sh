@@ -302,6 +302,14 @@ part_memlock() {
     [ "$kind" = none ] && return
     grep -q 'limit of locked memory is 64 KiB.*ulimit -l' "$work/log" && good=yes
     result "a line says so, and what to do" $good "$work/log"
+    if grep -q 'paged on demand' "$work/log"; then
+        good=no
+        # shellcheck disable=SC2086
+        job "the same without paging on demand" 2 120 none env TUTTI_VERBS_ODP=0 $limited \
+            "$build/perf/coll_perf" allreduce alltoall -b 8 -e 4M -f 32 -n 2 -w 1 --memory malloc
+        grep -q 'limit of locked memory is 64 KiB.*copied through' "$work/log" && good=yes
+        result "a line says that bytes are copied" $good "$work/log"
+    fi
     good=no
     # shellcheck disable=SC2086
     start_ranks 4 $limited "$build/perf/coll_perf" allreduce alltoall -b 8 -e 256K -f 32 -n 2 -w 1
