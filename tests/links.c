@@ -24,10 +24,13 @@ void links_complain(struct links_rank *rank, const char *file, int line, const c
         printf("    rank %u %s:%d: %s (%s)\n", rank->rank, file, line, what, status_sentence());
 }
 
-/* Between fruitless looks: what takes long leaves the core to others. */
+/* Between fruitless looks: many in a row, as the library has it, since transports look for peers
+ * that left only with every few thousandth; then the core is for others. */
 static void relax(unsigned *looks)
 {
-    if (++*looks < 2000)
+    if (++*looks % 64 != 0)
+        return;
+    if (*looks < 64 * 100)
         sched_yield();
     else
         clock_sleep_us(100);
