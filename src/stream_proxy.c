@@ -29,7 +29,6 @@ static struct {
     pthread_cond_t more;
     pthread_t thread;
     bool registered, running;
-    bool found; /* with the lock: units that another thread took out of the inbox */
     atomic_bool ready, stop, asleep; /* ready: running, for who looks without the lock */
     _Atomic(struct unit *) inbox;    /* the last that came first */
     struct unit *units, **tail;
@@ -404,7 +403,7 @@ static bool advance(struct unit *unit, bool *over)
 /* ---- the thread -------------------------------------------------------------------------------
  */
 
-/* Takes what has come, in the order it came. */
+/* Takes what has come, in the order it came. With the lock, and the proxy's alone. */
 static bool take_inbox(void)
 {
     struct unit *came = NULL;
@@ -474,9 +473,8 @@ static void rest(uint64_t idle_ns, enum waiting waiting)
 static void sleep_until_more(void)
 {
     atomic_store(&proxy.asleep, true);
-    while (!atomic_load(&proxy.inbox) && !proxy.found && !atomic_load(&proxy.stop))
+    while (!atomic_load(&proxy.inbox) && !atomic_load(&proxy.stop))
         pthread_cond_wait(&proxy.more, &proxy.lock);
-    proxy.found = false;
     atomic_store(&proxy.asleep, false);
 }
 
@@ -524,7 +522,6 @@ static void child_of_fork(void)
     pthread_cond_init(&proxy.more, NULL);
     proxy.running = false;
     atomic_store(&proxy.ready, false);
-    proxy.found = false;
     proxy.units = NULL;
     proxy.tail = &proxy.units;
     atomic_store(&proxy.inbox, NULL);
@@ -593,18 +590,21 @@ static void lock_when_idle(struct tutti_comm *comm)
     }
 }
 
-void stream_forget(struct tutti_comm *comm)
+static void forget_in(struct unit *list, const struct tutti_comm *comm)
 {
-    lock_when_idle(comm);
-    if (take_inbox()) { /* another communicator's, perhaps, and the proxy may be asleep */
-        proxy.found = true;
-        pthread_cond_signal(&proxy.more);
-    }
-    for (struct unit *unit = proxy.units; unit; unit = unit->next) {
+    for (struct unit *unit = list; unit; unit = unit->next) {
         for (size_t i = 0; i < unit->comm_count; i++) {
             if (unit->comms[i].comm == comm)
                 unit->comms[0].comm = NULL;
         }
     }
+}
+
+/* The inbox is left for the proxy: it sleeps until it finds something there. */
+void stream_forget(struct tutti_comm *comm)
+{
+    lock_when_idle(comm);
+    forget_in(atomic_load(&proxy.inbox), comm);
+    forget_in(proxy.units, comm);
     pthread_mutex_unlock(&proxy.lock);
 }
