@@ -29,17 +29,17 @@ static tutti_status launch(tutti_comm *comm, const struct call *call, bool on_st
     return op ? stream_result(op) : status;
 }
 
-static tutti_status refuse_self(const tutti_comm *comm)
+/* Also what only a blocking call outside of groups must not be. */
+static tutti_status check(tutti_comm *comm, struct call *call, bool blocks)
 {
-    return fail(TUTTI_ERR_ARG,
-                "rank %u: a blocking transfer to oneself would wait for ever: use a group or the "
-                "started form",
-                comm->rank);
-}
-
-static bool is_to_self(const tutti_comm *comm, const struct call *call)
-{
-    return call->coll == TUTTI_COLL_SENDRECV && call->root == (int)comm->rank;
+    tutti_status status = call_check(comm, call);
+    if (status == TUTTI_OK && blocks && call->coll == TUTTI_COLL_SENDRECV &&
+        call->root == (int)comm->rank && !group_open())
+        return fail(TUTTI_ERR_ARG,
+                    "rank %u: a blocking transfer to oneself would wait for ever: use a group or "
+                    "the started form",
+                    comm->rank);
+    return status;
 }
 
 /* A call queues behind units that are under way, of host memory too: a started one does not wait
@@ -50,11 +50,9 @@ static bool queues_behind(tutti_comm *comm, struct call *call, tutti_request **r
     *status = comm_look_in(comm);
     if (*status != TUTTI_OK || !comm_has_units(comm))
         return false;
-    *status = call_check(comm, call);
+    *status = check(comm, call, !request);
     if (*status == TUTTI_OK)
-        *status = !request && is_to_self(comm, call)
-                      ? refuse_self(comm)
-                      : launch(comm, call, false, NULL, (struct operation **)request);
+        *status = launch(comm, call, false, NULL, (struct operation **)request);
     return true;
 }
 
@@ -74,7 +72,7 @@ static tutti_status issue(tutti_comm *comm, struct call call, tutti_request **re
         comm_leave(comm);
         return status;
     }
-    status = call_check(comm, &call);
+    status = check(comm, &call, !request);
     if (status == TUTTI_OK) {
         if (__builtin_expect(group_open(), 0)) {
             status = request ? fail(TUTTI_ERR_STATE,
@@ -83,11 +81,9 @@ static tutti_status issue(tutti_comm *comm, struct call call, tutti_request **re
                              : group_record(comm, &call, false, NULL);
         } else if (__builtin_expect(stream_needs(comm, &call), 0)) {
             comm_leave(comm);
-            return !request && is_to_self(comm, &call)
-                       ? refuse_self(comm)
-                       : launch(comm, &call, false, NULL, (struct operation **)request);
+            return launch(comm, &call, false, NULL, (struct operation **)request);
         } else if (!request) {
-            status = is_to_self(comm, &call) ? refuse_self(comm) : comm_run(comm, &call);
+            status = comm_run(comm, &call);
         } else {
             struct operation *operation;
             status = comm_submit(comm, &call, &operation);
