@@ -18,6 +18,12 @@ struct suite_test {
     void (*run)(void);
 };
 
+/* An entry of a suite's list: the function test_name. */
+#define TEST(name)                                                                                 \
+    {                                                                                              \
+#name, test_##name                                                                         \
+    }
+
 /* The seed of this run: TUTTI_TEST_SEED or the clock; printed by suite_run. */
 uint64_t suite_seed(void);
 /* A small generator: state in, number out (splitmix64). */

@@ -138,15 +138,11 @@ static void test_coll_trees_are_trees(void)
 
 int main(int argc, char **argv)
 {
-#define TEST(name)                                                                                 \
-    {                                                                                              \
-#name, name                                                                                \
-    }
     static const struct suite_test tests[] = {
-        TEST(test_coll_blocks_tile_their_buffer),
-        TEST(test_coll_sizes_are_those_of_the_public_header),
-        TEST(test_coll_groups_number_nodes_by_first_appearance),
-        TEST(test_coll_trees_are_trees),
+        TEST(coll_blocks_tile_their_buffer),
+        TEST(coll_sizes_are_those_of_the_public_header),
+        TEST(coll_groups_number_nodes_by_first_appearance),
+        TEST(coll_trees_are_trees),
     };
     if (groups_make_uniform(1, 4, &four) != TUTTI_OK)
         return 1;

@@ -511,10 +511,6 @@ static void set_delays(void)
 
 int main(int argc, char **argv)
 {
-#define TEST(name)                                                                                 \
-    {                                                                                              \
-#name, test_##name                                                                         \
-    }
     static const struct suite_test tests[] = {
         TEST(cuda_tells_where_pointers_lie),
         TEST(cuda_knows_memory_of_pools),

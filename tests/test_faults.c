@@ -325,24 +325,19 @@ static void test_faults_forget_on_cancel(void)
     run("delay:2ms", 2, 1, cancelled);
 }
 
-#define TEST(name)                                                                                 \
-    {                                                                                              \
-#name, name                                                                                \
-    }
-
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
-        TEST(test_faults_understand_texts),
-        TEST(test_faults_refuse_other_texts),
-        TEST(test_faults_delay),
-        TEST(test_faults_fail_one_operation),
-        TEST(test_faults_drop_a_link),
-        TEST(test_faults_stall_a_lane),
-        TEST(test_faults_shorten_a_send),
-        TEST(test_faults_refuse_to_connect),
-        TEST(test_faults_reorder_completions),
-        TEST(test_faults_forget_on_cancel),
+        TEST(faults_understand_texts),
+        TEST(faults_refuse_other_texts),
+        TEST(faults_delay),
+        TEST(faults_fail_one_operation),
+        TEST(faults_drop_a_link),
+        TEST(faults_stall_a_lane),
+        TEST(faults_shorten_a_send),
+        TEST(faults_refuse_to_connect),
+        TEST(faults_reorder_completions),
+        TEST(faults_forget_on_cancel),
     };
     return suite_run("faults", tests, sizeof tests / sizeof *tests, argc, argv);
 }

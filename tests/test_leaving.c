@@ -424,29 +424,24 @@ static void test_leaving_leaves_no_files(void)
     CU_ASSERT_EQUAL(count_entries("/dev/shm"), before);
 }
 
-#define TEST(name)                                                                                 \
-    {                                                                                              \
-#name, name                                                                                \
-    }
-
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
-        TEST(test_leaving_receive_what_was_sent_before_leaving),
-        TEST(test_leaving_have_sent_what_was_taken_before_leaving),
-        TEST(test_leaving_report_who_left_too_soon),
-        TEST(test_leaving_do_not_report_who_was_done),
-        TEST(test_leaving_notice_a_death),
-        TEST(test_leaving_notice_an_idle_death),
-        TEST(test_leaving_notice_a_death_before_the_link),
-        TEST(test_leaving_notice_a_close_before_the_link),
-        TEST(test_leaving_shm_notices_a_death_before_the_link_though_a_child_lives),
-        TEST(test_leaving_notice_who_leaves_before_the_link),
-        TEST(test_leaving_forget_on_cancel),
-        TEST(test_leaving_wait_for_a_late_peer),
-        TEST(test_leaving_disconnect_one_peer),
-        TEST(test_leaving_leaks_no_descriptors),
-        TEST(test_leaving_leaves_no_files),
+        TEST(leaving_receive_what_was_sent_before_leaving),
+        TEST(leaving_have_sent_what_was_taken_before_leaving),
+        TEST(leaving_report_who_left_too_soon),
+        TEST(leaving_do_not_report_who_was_done),
+        TEST(leaving_notice_a_death),
+        TEST(leaving_notice_an_idle_death),
+        TEST(leaving_notice_a_death_before_the_link),
+        TEST(leaving_notice_a_close_before_the_link),
+        TEST(leaving_shm_notices_a_death_before_the_link_though_a_child_lives),
+        TEST(leaving_notice_who_leaves_before_the_link),
+        TEST(leaving_forget_on_cancel),
+        TEST(leaving_wait_for_a_late_peer),
+        TEST(leaving_disconnect_one_peer),
+        TEST(leaving_leaks_no_descriptors),
+        TEST(leaving_leaves_no_files),
     };
     return suite_run("leaving", tests, sizeof tests / sizeof *tests, argc, argv);
 }

@@ -268,10 +268,6 @@ static void test_mem_copy_copies_exactly(void)
 
 int main(int argc, char **argv)
 {
-#define TEST(name)                                                                                 \
-    {                                                                                              \
-#name, test_##name                                                                         \
-    }
     static const struct suite_test tests[] = {
         TEST(mem_alloc_gives_zeroed_aligned_memory),
         TEST(mem_alloc_refuses_what_does_not_exist),

@@ -611,10 +611,6 @@ static void test_reduce_takes_large_counts(void)
 
 int main(int argc, char **argv)
 {
-#define TEST(name)                                                                                 \
-    {                                                                                              \
-#name, test_##name                                                                         \
-    }
     static const struct suite_test tests[] = {
         TEST(small_float_round_trips_every_value),
         TEST(small_float_rounds_to_nearest_even),

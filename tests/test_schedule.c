@@ -539,26 +539,22 @@ static void test_schedule_dump_reads_well(void)
 
 int main(int argc, char **argv)
 {
-#define TEST(name)                                                                                 \
-    {                                                                                              \
-#name, name                                                                                \
-    }
     static const struct suite_test tests[] = {
-        TEST(test_schedule_orders_read_after_write),
-        TEST(test_schedule_orders_write_after_read_and_write),
-        TEST(test_schedule_leaves_reads_unordered),
-        TEST(test_schedule_sees_that_in_place_is_one_memory),
-        TEST(test_schedule_drops_empty_steps),
-        TEST(test_schedule_fuses_a_receive_with_its_reduction),
-        TEST(test_schedule_fuses_in_turn_when_landings_are_reused),
-        TEST(test_schedule_does_not_fuse_what_it_must_not),
-        TEST(test_schedule_refuses_mistakes_of_emitters),
-        TEST(test_schedule_has_a_most_of_steps),
-        TEST(test_schedule_ends_without_memory),
-        TEST(test_schedule_agrees_with_a_horrible_builder),
-        TEST(test_schedule_builds_ten_thousand_steps_in_milliseconds),
-        TEST(test_schedule_check_finds_what_is_wrong),
-        TEST(test_schedule_dump_reads_well),
+        TEST(schedule_orders_read_after_write),
+        TEST(schedule_orders_write_after_read_and_write),
+        TEST(schedule_leaves_reads_unordered),
+        TEST(schedule_sees_that_in_place_is_one_memory),
+        TEST(schedule_drops_empty_steps),
+        TEST(schedule_fuses_a_receive_with_its_reduction),
+        TEST(schedule_fuses_in_turn_when_landings_are_reused),
+        TEST(schedule_does_not_fuse_what_it_must_not),
+        TEST(schedule_refuses_mistakes_of_emitters),
+        TEST(schedule_has_a_most_of_steps),
+        TEST(schedule_ends_without_memory),
+        TEST(schedule_agrees_with_a_horrible_builder),
+        TEST(schedule_builds_ten_thousand_steps_in_milliseconds),
+        TEST(schedule_check_finds_what_is_wrong),
+        TEST(schedule_dump_reads_well),
     };
     if (groups_make_uniform(1, 4, &four) != TUTTI_OK)
         return 1;

@@ -210,17 +210,12 @@ static void test_tcp_speaks_over_one_interface(void)
     }
 }
 
-#define TEST(name)                                                                                 \
-    {                                                                                              \
-#name, name                                                                                \
-    }
-
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
-        TEST(test_tcp_bears_strangers),         TEST(test_tcp_passes_over_bad_addresses),
-        TEST(test_tcp_waits_for_a_slow_reader), TEST(test_tcp_carries_more_than_4_gib),
-        TEST(test_tcp_refuses_a_wrong_secret),  TEST(test_tcp_speaks_over_one_interface),
+        TEST(tcp_bears_strangers),         TEST(tcp_passes_over_bad_addresses),
+        TEST(tcp_waits_for_a_slow_reader), TEST(tcp_carries_more_than_4_gib),
+        TEST(tcp_refuses_a_wrong_secret),  TEST(tcp_speaks_over_one_interface),
     };
     return suite_run("tcp", tests, sizeof tests / sizeof *tests, argc, argv);
 }

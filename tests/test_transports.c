@@ -44,22 +44,28 @@ static void free_buffer(uint8_t *memory, bool allocated)
         free(memory);
 }
 
-static void exchange_sizes(struct links_rank *rank)
+/* Sends len bytes to the other of two ranks and receives as many, with a byte to spare. */
+static void exchange(struct links_rank *rank, uint8_t *out, uint8_t *in, size_t len, uint32_t key)
 {
     uint32_t peer = 1 - rank->rank;
+    variants_fill(out, len, key + rank->rank);
+    in[len] = 99;
+    struct xfer send = links_xfer(peer, out, len), recv = links_xfer(peer, in, len);
+    tutti_status status = rank->ops->recv(rank->transport, &recv);
+    links_expect(rank, status == TUTTI_IN_PROGRESS || status == TUTTI_OK);
+    links_expect(rank, links_send(rank, &send) == TUTTI_OK);
+    links_expect(rank, links_finish(rank, &recv, LINKS_LIMIT_MS) == TUTTI_OK);
+    links_expect(rank, variants_wrong(in, len, key + peer) == 0 && in[len] == 99);
+}
+
+static void exchange_sizes(struct links_rank *rank)
+{
     links_connect_all(rank);
     for (uint32_t k = 0; size_at(k) != SIZE_MAX; k++) {
         size_t len = size_at(k);
         bool allocated = k % 3 == 0;
         uint8_t *out = new_buffer(rank, len, allocated), *in = new_buffer(rank, len, k % 2);
-        variants_fill(out, len, k + rank->rank);
-        in[len] = 99;
-        struct xfer send = links_xfer(peer, out, len), recv = links_xfer(peer, in, len);
-        tutti_status status = rank->ops->recv(rank->transport, &recv);
-        links_expect(rank, status == TUTTI_IN_PROGRESS || status == TUTTI_OK);
-        links_expect(rank, links_send(rank, &send) == TUTTI_OK);
-        links_expect(rank, links_finish(rank, &recv, LINKS_LIMIT_MS) == TUTTI_OK);
-        links_expect(rank, variants_wrong(in, len, k + peer) == 0 && in[len] == 99);
+        exchange(rank, out, in, len, k);
         free_buffer(out, allocated);
         free_buffer(in, k % 2);
     }
@@ -72,19 +78,12 @@ static void exchange_across_pages(struct links_rank *rank)
     enum { CHUNK = 131072, REST = 25, PAGE = 4096 };
     size_t room = CHUNK + 3 * PAGE;
     uint8_t *out = aligned_alloc(PAGE, room), *in = aligned_alloc(PAGE, room);
-    uint32_t peer = 1 - rank->rank;
     links_connect_all(rank);
     for (uint32_t before = 1; before < REST; before++) {
         size_t len = CHUNK + REST;
         uint8_t *from = out + PAGE - before, *to = in + PAGE - before;
-        variants_fill(from, len, before + rank->rank);
         memset(in, 99, room);
-        struct xfer send = links_xfer(peer, from, len), recv = links_xfer(peer, to, len);
-        tutti_status status = rank->ops->recv(rank->transport, &recv);
-        links_expect(rank, status == TUTTI_IN_PROGRESS || status == TUTTI_OK);
-        links_expect(rank, links_send(rank, &send) == TUTTI_OK);
-        links_expect(rank, links_finish(rank, &recv, LINKS_LIMIT_MS) == TUTTI_OK);
-        links_expect(rank, variants_wrong(to, len, before + peer) == 0 && to[len] == 99);
+        exchange(rank, from, to, len, before);
     }
     links_meet(rank, 1, 2);
     free(out);
@@ -497,25 +496,20 @@ static void test_transports_survive_a_fork(void)
     variants_run(fork_children, 2, 1, VARIANTS_PROCESSES | VARIANTS_PLAIN, 0);
 }
 
-#define TEST(name)                                                                                 \
-    {                                                                                              \
-#name, name                                                                                \
-    }
-
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
-        TEST(test_transports_carry_every_size),
-        TEST(test_transports_carry_what_lies_across_pages),
-        TEST(test_transports_keep_order_on_all_lanes),
-        TEST(test_transports_join_many_in_a_full_mesh),
-        TEST(test_transports_exchange_large_messages),
-        TEST(test_transports_reduce_what_they_receive),
-        TEST(test_transports_name_a_mismatch),
-        TEST(test_transports_tell_notices_and_arrivals),
-        TEST(test_transports_bring_notices_past_full_lanes),
-        TEST(test_transports_wake_who_sleeps),
-        TEST(test_transports_survive_a_fork),
+        TEST(transports_carry_every_size),
+        TEST(transports_carry_what_lies_across_pages),
+        TEST(transports_keep_order_on_all_lanes),
+        TEST(transports_join_many_in_a_full_mesh),
+        TEST(transports_exchange_large_messages),
+        TEST(transports_reduce_what_they_receive),
+        TEST(transports_name_a_mismatch),
+        TEST(transports_tell_notices_and_arrivals),
+        TEST(transports_bring_notices_past_full_lanes),
+        TEST(transports_wake_who_sleeps),
+        TEST(transports_survive_a_fork),
     };
     return suite_run("transports", tests, sizeof tests / sizeof *tests, argc, argv);
 }

@@ -738,35 +738,30 @@ static void test_seal_masks_never_repeat(void)
     seal_free(b);
 }
 
-#define TEST(name)                                                                                 \
-    {                                                                                              \
-#name, name                                                                                \
-    }
-
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
-        TEST(test_choose_ranks_pairs_of_gids),
-        TEST(test_choose_looks_at_the_bits_of_a_subnet),
-        TEST(test_choose_sorts_the_gids_of_a_port),
-        TEST(test_choose_agrees_with_the_other_end),
-        TEST(test_verbs_measures_distances),
-        TEST(test_verbs_orders_ports),
-        TEST(test_choose_pairs_rails_by_subnet),
-        TEST(test_choose_says_why_nothing_fits),
-        TEST(test_choose_refuses_what_is_out_of_bounds),
-        TEST(test_choose_writes_gids),
-        TEST(test_choose_keeps_what_the_connection_manager_can_dial),
-        TEST(test_ring_places_never_overlap),
-        TEST(test_credit_counts_across_the_wrap),
-        TEST(test_credit_takes_old_reports_and_refuses_false_ones),
-        TEST(test_flow_carries_everything_in_order),
-        TEST(test_flow_carries_what_cannot_be_registered),
-        TEST(test_flow_names_a_disagreement),
-        TEST(test_flow_refuses_nonsense),
-        TEST(test_flow_bounds_the_number_of_chunks),
-        TEST(test_seal_opens_only_what_was_sealed),
-        TEST(test_seal_masks_never_repeat),
+        TEST(choose_ranks_pairs_of_gids),
+        TEST(choose_looks_at_the_bits_of_a_subnet),
+        TEST(choose_sorts_the_gids_of_a_port),
+        TEST(choose_agrees_with_the_other_end),
+        TEST(verbs_measures_distances),
+        TEST(verbs_orders_ports),
+        TEST(choose_pairs_rails_by_subnet),
+        TEST(choose_says_why_nothing_fits),
+        TEST(choose_refuses_what_is_out_of_bounds),
+        TEST(choose_writes_gids),
+        TEST(choose_keeps_what_the_connection_manager_can_dial),
+        TEST(ring_places_never_overlap),
+        TEST(credit_counts_across_the_wrap),
+        TEST(credit_takes_old_reports_and_refuses_false_ones),
+        TEST(flow_carries_everything_in_order),
+        TEST(flow_carries_what_cannot_be_registered),
+        TEST(flow_names_a_disagreement),
+        TEST(flow_refuses_nonsense),
+        TEST(flow_bounds_the_number_of_chunks),
+        TEST(seal_opens_only_what_was_sealed),
+        TEST(seal_masks_never_repeat),
     };
     return suite_run("verbs", tests, sizeof tests / sizeof *tests, argc, argv);
 }
