@@ -16,7 +16,6 @@
  * Reliable connections notice a dead peer only while they send; the side transport's socket
  * notices it always, and usually first, so its sentence is preferred.
  * Invariant: a link ends once; its queue pairs are gone before its transfers end. */
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,92 +33,6 @@
 #define EVENTS_MS 50   /* between looks at the devices' events */
 
 #define REVIVE_MOST_MS 4000 /* but no longer */
-
-/* ---- control messages
- * -------------------------------------------------------------------------
- */
-
-static const struct tag control_tag = {{WIRE_MAGIC, WIRE_VERSION, 0}};
-
-/* What the side transport knows about the end of its link. */
-static void side_failed(struct verbs_link *link, tutti_status status)
-{
-    const char *name = verbs_peer_name(link->verbs, link->peer);
-    if (link->bye)
-        link_end(link, TUTTI_ERR_PEER,
-                 "%s has left: it closed the communicator before this transfer", name);
-    else
-        link_end(link, status, "%s", status_sentence());
-}
-
-void link_sent_control(struct verbs_link *link, struct verbs_control *out, uint32_t parts)
-{
-    out->busy -= parts;
-    link->work = link->work || out->acks;
-}
-
-void link_take_acks(struct verbs_link *link)
-{
-    for (uint32_t i = 0; i < VERBS_CONTROLS; i++) {
-        struct verbs_control *out = &link->out[i];
-        if (!out->acks || out->busy > 0)
-            continue;
-        out->acks = false;
-        flow_chunk_acked(&link->flows[out->lane], out->seq);
-        transfer_retire(link, out->lane);
-    }
-}
-
-/* False when the side transport refuses it. That says nothing by itself: what the peer said before
- * it left may not be read yet, and the receive of the next control message ends after all that,
- * with the reason. */
-static bool send_part(struct verbs_link *link, struct verbs_control *out, struct xfer *xfer)
-{
-    struct verbs *verbs = link->verbs;
-    tutti_status status = verbs->side->ops->send(verbs->side, xfer);
-    out->busy += status == TUTTI_IN_PROGRESS;
-    return status == TUTTI_OK || status == TUTTI_IN_PROGRESS;
-}
-
-struct verbs_control *link_send_control(struct verbs_link *link, struct wire_control *control)
-{
-    struct verbs *verbs = link->verbs;
-    struct verbs_control *out = NULL;
-    for (uint32_t i = 0; i < VERBS_CONTROLS && !out; i++)
-        out = link->out[i].busy || link->out[i].acks ? NULL : &link->out[i];
-    if (!out || link->state == VERBS_LINK_ENDED)
-        return NULL; /* a peer that does not read its socket for so long is about to be given up */
-    control->magic = WIRE_MAGIC;
-    control->version = WIRE_VERSION;
-    out->acks = false;
-    tutti_status status = seal_close(verbs->seal, control, sizeof *control, out->bytes);
-    if (status != TUTTI_OK) {
-        link_end(link, status, "%s", status_sentence());
-        return NULL;
-    }
-    out->xfer = (struct xfer){
-        .data = out->bytes, .len = sizeof out->bytes, .peer = link->peer, .tag = &control_tag};
-    return send_part(link, out, &out->xfer) ? out : NULL;
-}
-
-void link_send_body(struct verbs_link *link, struct verbs_control *out, const void *body,
-                    size_t len)
-{
-    if (link->state == VERBS_LINK_ENDED)
-        return;
-    out->body =
-        (struct xfer){.data = (void *)body, .len = len, .peer = link->peer, .tag = &control_tag};
-    if (!send_part(link, out, &out->body))
-        out->acks = false; /* it will not arrive */
-    link_sent_control(link, out, 0);
-}
-
-static void send_control(struct verbs_link *link, struct wire_control *control)
-{
-    link_send_control(link, control);
-}
-
-static void receive_control(struct verbs_link *link);
 
 /* ---- paths ------------------------------------------------------------------------------------
  */
@@ -276,7 +189,7 @@ void link_path_drained(struct verbs_path *path)
     snprintf(control.text, sizeof control.text, "%.127s", path->why);
     if (path->peer_dead)
         start_resending(path);
-    send_control(path->link, &control);
+    control_send(path->link, &control);
     tell_dead(path);
 }
 
@@ -301,7 +214,7 @@ void link_path_failed(struct verbs_path *path, const char *format, ...)
             .kind = WIRE_DEAD, .path = path->index, .round = path->round};
         snprintf(control.text, sizeof control.text, "%.127s", path->why);
         if (link->offered)
-            send_control(link, &control);
+            control_send(link, &control);
         gone(path);
         return;
     }
@@ -349,7 +262,7 @@ void link_resend(struct verbs_link *link)
     }
 }
 
-/* ---- taking control messages ------------------------------------------------------------------
+/* ---- what the peer says -----------------------------------------------------------------------
  */
 
 /* Of one path, or of all. */
@@ -367,7 +280,7 @@ static void make_offer(struct verbs_link *link, uint32_t path)
                                    .lanes = verbs->config->lanes};
     for (uint32_t i = 0; i < link->path_count && !link->paths[i].relayed; i++)
         path_describe(&link->paths[i], &control.paths[i]);
-    send_control(link, &control);
+    control_send(link, &control);
 }
 
 static bool offer_fits(const struct verbs_link *link, const struct wire_control *offer)
@@ -423,7 +336,7 @@ static void take_offer(struct verbs_link *link, const struct wire_control *offer
         accept_path(&link->paths[i], &offer->paths[i]);
         ready.alive |= (uint32_t)(link->paths[i].state != VERBS_PATH_NONE) << i;
     }
-    send_control(link, &ready);
+    control_send(link, &ready);
     look_for_doom(link);
 }
 
@@ -479,7 +392,7 @@ static void take_offer_again(struct verbs_link *link, const struct wire_control 
     if (path->round == offer->round)
         accept_path(path, &offer->paths[path->index]);
     ready.alive = path->round == offer->round && path->state != VERBS_PATH_NONE;
-    send_control(link, &ready);
+    control_send(link, &ready);
 }
 
 static void take_ready_again(struct verbs_link *link, const struct wire_control *ready)
@@ -517,7 +430,7 @@ static void take_dead(struct verbs_link *link, const struct wire_control *dead)
                                       .round = dead->round,
                                       .received = path->received,
                                       .alive = 1};
-        send_control(link, &answer);
+        control_send(link, &answer);
         return;
     }
     snprintf(text, sizeof text, "%.127s", dead->text);
@@ -557,105 +470,34 @@ void link_path_dead(struct verbs_link *link, const struct wire_path_dead *word, 
     take_dead(link, &dead);
 }
 
-static void take_control(struct verbs_link *link)
+void link_take(struct verbs_link *link, const struct wire_control *control)
 {
-    struct wire_control control;
-    tutti_status status =
-        seal_open(link->verbs->seal, link->in.bytes, sizeof link->in.bytes, &control);
-    if (status == TUTTI_OK && (control.magic != WIRE_MAGIC || control.version != WIRE_VERSION))
-        status = fail(TUTTI_ERR_PROTOCOL, "its message is of version %u, this side's of %u",
-                      control.version, WIRE_VERSION);
-    if (status != TUTTI_OK) {
-        link_end(link, status, "RDMA link to %s: %s", verbs_peer_name(link->verbs, link->peer),
-                 status_sentence());
-        return;
-    }
-    if (link->verbs->cancelled && control.kind != WIRE_BYE)
-        return;
-    switch (control.kind) {
+    switch (control->kind) {
     case WIRE_OFFER:
-        (control.path == WIRE_ALL_PATHS ? take_offer : take_offer_again)(link, &control);
+        (control->path == WIRE_ALL_PATHS ? take_offer : take_offer_again)(link, control);
         break;
     case WIRE_READY:
-        (control.path == WIRE_ALL_PATHS ? take_ready : take_ready_again)(link, &control);
+        (control->path == WIRE_ALL_PATHS ? take_ready : take_ready_again)(link, control);
         break;
     case WIRE_DEAD:
-        take_dead(link, &control);
+        take_dead(link, control);
         break;
     case WIRE_STOPPED:
         take_stopped(link);
         break;
     case WIRE_BYE:
-        take_bye(link, &control);
+        take_bye(link, control);
         break;
     case WIRE_DATA:
         if (link->offered && link->fallback)
             fall_back(link, "the other side does");
-        if (!link->relay || !relay_arrived(link, &control))
+        if (!link->relay || !relay_arrived(link, control))
             link_end(link, TUTTI_ERR_PROTOCOL,
                      "%s sent a message over TCP that makes no sense here",
                      verbs_peer_name(link->verbs, link->peer));
         break;
     default:
         break;
-    }
-}
-
-static void receive_control(struct verbs_link *link)
-{
-    struct verbs *verbs = link->verbs;
-    tutti_status status = TUTTI_OK;
-    while (status == TUTTI_OK && link->state != VERBS_LINK_ENDED && !link->awaits_body) {
-        link->in.xfer = (struct xfer){.data = link->in.bytes,
-                                      .len = sizeof link->in.bytes,
-                                      .peer = link->peer,
-                                      .tag = &control_tag};
-        status = verbs->side->ops->recv(verbs->side, &link->in.xfer);
-        if (status == TUTTI_OK)
-            take_control(link);
-        else if (status != TUTTI_IN_PROGRESS)
-            side_failed(link, status);
-    }
-}
-
-void link_receive_body(struct verbs_link *link, struct xfer *xfer, void *place, size_t len)
-{
-    struct verbs *verbs = link->verbs;
-    *xfer = (struct xfer){.data = place, .len = len, .peer = link->peer, .tag = &control_tag};
-    tutti_status status = verbs->side->ops->recv(verbs->side, xfer);
-    link->awaits_body = status == TUTTI_IN_PROGRESS;
-    if (status == TUTTI_OK)
-        relay_body(link);
-    else if (status != TUTTI_IN_PROGRESS)
-        side_failed(link, status);
-}
-
-/* Transfers of the side transport that ended. */
-static void side_finished(struct verbs *verbs, struct xfer *list)
-{
-    while (list) {
-        struct xfer *xfer = list;
-        struct verbs_link *link = verbs->links[xfer->peer];
-        list = list->next;
-        if (!link)
-            continue;
-        if (relay_awaits(link, xfer)) {
-            link->awaits_body = false;
-            if (xfer->status == TUTTI_OK && !link->stopped)
-                relay_body(link);
-            receive_control(link);
-        } else if (xfer != &link->in.xfer) {
-            for (uint32_t i = 0; i < VERBS_CONTROLS; i++) {
-                struct verbs_control *out = &link->out[i];
-                if (xfer == &out->xfer || xfer == &out->body)
-                    link_sent_control(link, out, 1);
-            }
-        } else if (xfer->status == TUTTI_OK) {
-            take_control(link);
-            receive_control(link);
-        } else {
-            receive_control(link); /* refused, with the sentence */
-        }
     }
 }
 
@@ -708,29 +550,10 @@ static void service_link(struct verbs_link *link, uint64_t now)
     }
 }
 
-void link_look_aside(struct verbs *verbs, bool restart)
-{
-    struct transport_event event;
-    while (!verbs->noticed && verbs->side->ops->event(verbs->side, restart, &event)) {
-        restart = false;
-        struct verbs_link *link = verbs->links[event.peer];
-        if (event.kind == TRANSPORT_EVENT_NOTICE) {
-            verbs->notice = event;
-            verbs->noticed = true;
-        } else if (event.kind == TRANSPORT_EVENT_LINK_DOWN) {
-            /* Else the receive of the next control message tells, after what came before. */
-            if (link && !link->bye && verbs->cancelled)
-                link_end(link, event.status, "%s", event.sentence);
-        } else {
-            return; /* the last kind that it tells */
-        }
-    }
-}
-
 void link_service(struct verbs *verbs)
 {
-    link_look_aside(verbs, true);
-    side_finished(verbs, verbs->side->ops->poll(verbs->side));
+    control_look_aside(verbs, true);
+    control_poll(verbs);
     if (verbs->cm)
         connect_events(verbs);
     uint64_t now = clock_ms();
@@ -798,7 +621,7 @@ tutti_status link_begin(struct verbs *verbs, uint32_t peer, const struct choose_
     verbs->making++;
     make_paths(link, ports);
     make_offer(link, WIRE_ALL_PATHS);
-    receive_control(link);
+    control_receive(link);
     return TUTTI_OK;
 }
 
@@ -863,7 +686,7 @@ void link_cancel(struct verbs_link *link)
         flow->send_done = flow->send_at = flow->send_next;
         flow->recv_done = flow->recv_granted = flow->recv_next;
     }
-    send_control(link, &control);
+    control_send(link, &control);
 }
 
 void link_free(struct verbs_link *link)
@@ -895,7 +718,7 @@ static void say_bye(struct verbs_link *link)
     struct wire_control control = {.kind = WIRE_BYE};
     for (uint32_t i = 0; i < link->path_count && i < CHOOSE_PATHS_MAX; i++)
         control.counts[i] = (struct wire_count){link->paths[i].round, link->paths[i].received};
-    send_control(link, &control);
+    control_send(link, &control);
 }
 
 void link_farewell(struct verbs *verbs, struct verbs_link *only, uint64_t deadline_ms)

@@ -100,7 +100,7 @@ void relay_message(struct verbs_path *path, struct wire_header *header, const vo
     header->taken = credit_tell(&link->flows[header->lane].taken);
     control.message = *header;
     path->credit.sent++;
-    struct verbs_control *out = link_send_control(link, &control);
+    struct verbs_control *out = control_send(link, &control);
     if (!out)
         return;
     if (chunk) {
@@ -113,9 +113,9 @@ void relay_message(struct verbs_path *path, struct wire_header *header, const vo
         body = copy;
     }
     if (len > 0)
-        link_send_body(link, out, body, len);
+        control_send_body(link, out, body, len);
     else
-        link_sent_control(link, out, 0);
+        control_sent(link, out, 0);
 }
 
 /* ---- receiving --------------------------------------------------------------------------------
@@ -168,7 +168,7 @@ bool relay_arrived(struct verbs_link *link, const struct wire_control *control)
     if (control->body_len == 0)
         body_came(link);
     else
-        link_receive_body(link, &relay->body, place, control->body_len);
+        control_receive_body(link, &relay->body, place, control->body_len);
     return true;
 }
 

@@ -503,7 +503,7 @@ static bool unfinished(const struct verbs_link *link)
 void transfer_pump(struct verbs_link *link, bool may_ask)
 {
     if (link->relay)
-        link_take_acks(link);
+        control_take_acks(link);
     for (uint32_t lane = 0; lane < link->verbs->config->lanes; lane++) {
         pump_grants(link, lane);
         if (link->state != VERBS_LINK_UP)

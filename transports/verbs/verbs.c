@@ -460,7 +460,7 @@ static bool verbs_event(struct transport *transport, bool restart, struct transp
         verbs->cursor = 0;
         link_service(verbs);
     }
-    link_look_aside(verbs, false);
+    control_look_aside(verbs, false);
     if (verbs->noticed) {
         *event = verbs->notice;
         verbs->noticed = false;

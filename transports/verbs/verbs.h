@@ -5,8 +5,9 @@
  *   memory.c    registered memory
  *   path.c      one queue pair: slots, posting, completions
  *   link.c      links: how they come up, fail over to other paths, and end
+ *   control.c   what the ends of a link say to each other over the side transport
  *   transfer.c  carries out what flow.c decides: messages, grants, chunks, credits
- *   choose.c, flow.c, credit.h, ring.h   the pure parts
+ *   choose.c, distance.c, flow.c, credit.h, ring.h   the pure parts
  *   connect.c   queue pairs connected by the connection manager
  *   relay.c     the path of last resort: the side transport's socket
  *
@@ -306,8 +307,6 @@ void link_path_drained(struct verbs_path *path);
 void link_path_dead(struct verbs_link *link, const struct wire_path_dead *word, uint64_t received);
 /* Control messages, the side transport's news, time. */
 void link_service(struct verbs *verbs);
-/* Takes the side transport's events until one is a notice; restart as for event(). */
-void link_look_aside(struct verbs *verbs, bool restart);
 /* What dead paths carried goes over others. */
 void link_resend(struct verbs_link *link);
 /* Waits, at most to the deadline, until what was sent has arrived; then says goodbye. only: one
@@ -315,16 +314,26 @@ void link_resend(struct verbs_link *link);
 void link_farewell(struct verbs *verbs, struct verbs_link *only, uint64_t deadline_ms);
 /* Forgets every transfer and stops the queue pairs; notices still go. */
 void link_cancel(struct verbs_link *link);
+/* A control message came. */
+void link_take(struct verbs_link *link, const struct wire_control *control);
 
-/* Sends a control message; NULL: there is no place. A relayed one's body follows at once. */
-struct verbs_control *link_send_control(struct verbs_link *link, struct wire_control *control);
-void link_send_body(struct verbs_link *link, struct verbs_control *out, const void *body,
-                    size_t len);
+/* ---- control.c ---- */
+/* Sends a control message; NULL: there is no place, or the side transport refuses it, and what came
+ * before tells why. A relayed one's body follows at once. */
+struct verbs_control *control_send(struct verbs_link *link, struct wire_control *control);
+void control_send_body(struct verbs_link *link, struct verbs_control *out, const void *body,
+                       size_t len);
 /* So many of its parts are sent now. */
-void link_sent_control(struct verbs_link *link, struct verbs_control *out, uint32_t parts);
+void control_sent(struct verbs_link *link, struct verbs_control *out, uint32_t parts);
 /* Chunks that were relayed and are sent count as arrived. */
-void link_take_acks(struct verbs_link *link);
-void link_receive_body(struct verbs_link *link, struct xfer *xfer, void *place, size_t len);
+void control_take_acks(struct verbs_link *link);
+/* Takes what is there, and waits for the next. */
+void control_receive(struct verbs_link *link);
+void control_receive_body(struct verbs_link *link, struct xfer *xfer, void *place, size_t len);
+/* Transfers of the side transport that ended. */
+void control_poll(struct verbs *verbs);
+/* Takes the side transport's events until one is a notice; restart as for event(). */
+void control_look_aside(struct verbs *verbs, bool restart);
 
 /* ---- relay.c ---- */
 /* One more path for the link, which is up at once. */
