@@ -3,6 +3,7 @@
  * the sentences of bad input. */
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -497,6 +498,43 @@ static void test_stream_ends_without_a_driver(void)
     CU_ASSERT_EQUAL(world_run(&world, no_driver, NULL), 0);
 }
 
+/* One rank of a process leaves at the very moment when another hands over its next operation, and
+ * the thread that serves them both sleeps: it wakes for that all the same. */
+static int leaves_at_once(tutti_comm *comm, int rank, int size, void *context)
+{
+    atomic_int *arrived = context;
+    uint64_t state = suite_seed() + (uint64_t)rank;
+    cuda_stream stream = rig_stream_take(true);
+    int32_t *value = rig_take(sizeof *value), wrong = 0;
+    for (int i = 0; i < 600 && !wrong; i++) {
+        tutti_comm *pair = NULL;
+        wrong += OK(tutti_comm_dup(comm, &pair));
+        if (rank == 0) {
+            wrong += OK(tutti_broadcast_on(value, value, 1, TUTTI_INT32, 0, pair, stream));
+            wrong += rig_await(rank, stream, AWAIT_S);
+            usleep(1000); /* nothing is left to do for that thread */
+        }
+        atomic_fetch_add(arrived, 1);
+        while (atomic_load(arrived) < size * (i + 1)) {
+        }
+        for (uint64_t spin = rank ? 0 : suite_random(&state) % 300000; spin > 0; spin--)
+            atomic_load(arrived);
+        if (rank > 0) {
+            wrong += OK(tutti_broadcast_on(value, value, 1, TUTTI_INT32, 0, pair, stream));
+            wrong += rig_await(rank, stream, 5);
+        }
+        wrong += OK(tutti_comm_destroy(pair));
+    }
+    rig_give(value);
+    return wrong + OK(tutti_comm_status(comm));
+}
+
+static void test_stream_ends_a_rank_leaves_at_once(void)
+{
+    atomic_int arrived = 0;
+    run(WORLD_THREADS, 2, staged, leaves_at_once, &arrived);
+}
+
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
@@ -506,6 +544,7 @@ int main(int argc, char **argv)
         {"abort_releases_streams", test_stream_ends_abort_releases_streams},
         {"death_of_a_rank", test_stream_ends_death_of_a_rank},
         {"destroyed_while_queued", test_stream_ends_destroyed_while_queued},
+        {"a_rank_leaves_at_once", test_stream_ends_a_rank_leaves_at_once},
         {"process_exits", test_stream_ends_process_exits},
         {"two_devices_are_refused", test_stream_ends_two_devices_are_refused},
         {"what_is_no_stream_is_refused", test_stream_ends_what_is_no_stream_is_refused},
