@@ -24,13 +24,16 @@ void links_complain(struct links_rank *rank, const char *file, int line, const c
         printf("    rank %u %s:%d: %s (%s)\n", rank->rank, file, line, what, status_sentence());
 }
 
+#define LOOKS_AWAKE 6400 /* then naps */
+
 /* Between fruitless looks: many in a row, as the library has it, since transports look for peers
- * that left only with every few thousandth; then the core is for others. */
-static void relax(unsigned *looks)
+ * that left only with every few thousandth; then the core is for others. Ranks that outnumber the
+ * cores yield at once, as the library's do. */
+static void relax(const struct links_rank *rank, unsigned *looks)
 {
-    if (++*looks % 64 != 0)
+    if (++*looks % (rank->world->crowded ? 1 : 64) != 0)
         return;
-    if (*looks < 64 * 100)
+    if (*looks < LOOKS_AWAKE)
         sched_yield();
     else
         clock_sleep_us(100);
@@ -48,7 +51,7 @@ void links_meet(struct links_rank *rank, int place, uint32_t ranks)
         }
         if (rank->transport)
             rank->ops->poll(rank->transport);
-        relax(&looks);
+        relax(rank, &looks);
     }
 }
 
@@ -163,6 +166,7 @@ struct links_world *links_world_new(const char *transport, uint32_t size, uint32
     }
     world->settings.connect_timeout_ms = LINKS_LIMIT_MS / 2;
     world->size = size;
+    world->crowded = size > sysconf(_SC_NPROCESSORS_ONLN);
     world->lanes = lanes;
     world->ops = transport_find(transport);
     world->processes = strcmp(transport, "inproc") != 0;
@@ -191,7 +195,7 @@ tutti_status links_finish(struct links_rank *rank, struct xfer *xfer, uint64_t l
     unsigned looks = 0;
     while (xfer->status == TUTTI_IN_PROGRESS && clock_ms() < deadline) {
         if (!rank->ops->poll(rank->transport))
-            relax(&looks);
+            relax(rank, &looks);
     }
     return xfer->status;
 }
@@ -226,7 +230,7 @@ bool links_event(struct links_rank *rank, enum transport_event_kind kind, uint64
             restart = false;
         }
         rank->ops->poll(rank->transport);
-        relax(&looks);
+        relax(rank, &looks);
     }
     return false;
 }

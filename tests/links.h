@@ -16,7 +16,7 @@
 struct links_world {
     const struct transport_ops *ops;
     uint32_t size, lanes;
-    bool processes;
+    bool processes, crowded; /* crowded: more ranks than cores */
     struct settings settings;
     const char *fault; /* NULL: not wrapped; "" wraps without a fault */
     uint64_t seed;
