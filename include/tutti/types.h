@@ -128,7 +128,8 @@ typedef struct tutti_request tutti_request;
 typedef struct tutti_registration tutti_registration;
 
 /* A user's reduction: inout[i] = f(in[i], inout[i]) for count elements of dtype.
- * Must be associative and commutative; in belongs to a rank or ranks lower than inout's.
+ * Must be associative and commutative: which rank's part comes as in and which as inout is not
+ * specified. The plan fixes it, so the same plan gives the same bits, run after run.
  * Called from whichever thread makes progress on the communicator; must not call the library. */
 typedef void tutti_reduce_fn(const void *in, void *inout, size_t count, tutti_dtype dtype,
                              void *context);

@@ -1,8 +1,7 @@
 /* reduce.h: dst[i] = a[i] op b[i], for every operation and type, vectorised, chosen once by CPU.
  *
  * dst may be a or b exactly; other overlaps are not allowed. Operand order matters for bits (NaN
- * payloads) and for users' functions: a belongs to lower ranks than b wherever a plan can say so.
- */
+ * payloads) and shows in users' functions; the plan fixes it, and promises nothing about ranks. */
 #ifndef MEM_REDUCE_H
 #define MEM_REDUCE_H
 
