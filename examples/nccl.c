@@ -1,8 +1,9 @@
 /* nccl.c: an NCCL program without a GPU: four ranks of one process, driven by one thread, on host
  * memory. The stream is NULL: each call, or group of calls, is done when it returns.
  *
- *     cc nccl.c -I PREFIX/include/tutti-nccl -L PREFIX/lib/tutti-nccl -lnccl -o nccl
- *     LD_LIBRARY_PATH=PREFIX/lib/tutti-nccl ./nccl */
+ *     nccl=$(pkg-config --variable=nccldir tutti)
+ *     cc nccl.c -I $(pkg-config --variable=ncclincludedir tutti) -L $nccl -lnccl -o nccl
+ *     LD_LIBRARY_PATH=$nccl ./nccl */
 #include <nccl.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What a user does: installs, compiles the README's program with pkg-config, as C and as C++, against
-# the shared and the static library, and runs it as the README says.
+# the shared and the static library, and runs it as the README says. The static library has no names
+# but tutti_*.
 #   BUILD: build directory (default build)
 set -u
 cd "$(dirname "$0")/../.." || exit 1
@@ -55,9 +56,32 @@ flags() { pkg-config --cflags --libs "$@" tutti; }
 try "the README's program, C" cc -std=c11 -Wall -Wextra -Werror "$work/hello.c" $(flags) -o "$work/hello"
 # shellcheck disable=SC2046
 try "the README's program, C++" c++ -Wall -Wextra -Werror -x c++ "$work/hello.c" -x none $(flags) -o "$work/hello++"
+
+# Where only the archive is, what pkg-config says must be enough, and a program may have names of its
+# own that the library uses inside.
+cp -r "$work/root" "$work/archive"
+find "$work/archive" -name 'libtutti.so*' -delete
+sed '/^int main/i const char *fail(void);\nconst char *fail(void) { return "mine"; }\n' "$work/hello.c" >"$work/own.c"
+static_flags() {
+    PKG_CONFIG_PATH=${libdir/"$work/root"/"$work/archive"} PKG_CONFIG_SYSROOT_DIR=$work/archive \
+        pkg-config --static --cflags --libs tutti
+}
 # shellcheck disable=SC2046
-try "the README's program, static" cc "$work/hello.c" $(pkg-config --cflags tutti) \
-    "${libdir%/pkgconfig}/libtutti.a" -lhwloc -lcrypto -lpthread -lm -o "$work/hello-static"
+try "the README's program, static, with a fail() of its own" \
+    cc "$work/own.c" $(static_flags) -o "$work/hello-static"
+only_ours() {
+    local names
+    names=$(nm -g --defined-only "$work"/archive/"${libdir#"$work/root"}"/../libtutti.a |
+        awk 'NF == 3 && $3 !~ /^tutti_/ { print $3 }') || return 1
+    [ -z "$names" ] || { echo "names without the prefix: $names"; return 1; }
+    ! ldd "$work/hello-static" | grep tutti
+}
+try "the archive has no names but tutti_*" only_ours
+nccl_dir() { # where pkg-config says, there it is
+    [ ! -f "$build/src/compat/libnccl.so.2" ] ||
+        [ -f "$work/root$(PKG_CONFIG_SYSROOT_DIR= pkg-config --variable=nccldir tutti)/libnccl.so.2" ]
+}
+try "pkg-config knows where the NCCL face is" nccl_dir
 try "four ranks by hand" four_ranks "$work/hello"
 try "four ranks by hand, C++" four_ranks "$work/hello++"
 try "four ranks by hand, static" four_ranks "$work/hello-static"
