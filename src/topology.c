@@ -2,19 +2,32 @@
  * them. Pure arithmetic over the records that all ranks exchanged, so every rank computes the same.
  *
  * The model is a prior, for ranking plans before anything was measured: T(message) = alpha +
- * bytes * us_per_byte (Hockney 1994), one pair for links inside a host, one for links between
- * hosts. What matters is its ratios: a round inside a host is some thirty times cheaper than one
- * between hosts, unless ranks outnumber cores, when each round costs a hand-over by the scheduler.
+ * bytes * us_per_byte (Hockney 1994), one pair for links inside a host (by what its ranks share: a
+ * cache, a NUMA node, a package), one for links between hosts. What matters is its ratios: a round
+ * inside a host is some thirty times cheaper than one between hosts, unless ranks outnumber cores,
+ * when each round costs a hand-over by the scheduler.
  */
 #include "src/topology.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* Inside a host: a line that goes from one core's cache to another's and is seen by a spinning
- * reader, and one core copying. */
-#define NODE_ALPHA_US 0.3
-#define NODE_GBPS     8.0
+/* Inside a host: some lines that go from one core's cache to another's and are seen by a spinning
+ * reader, and one core copying. Below one L3 cache a message costs 0.3 us (measured); a line takes
+ * about twice as long between L3 caches of a package and four times as long between packages, where
+ * it also shares the link with all others (from published core-to-core tables; no such machine was
+ * at hand). A message is two or three lines beside the library's own work. */
+#define NODE_ALPHA_US near_model[NEAR_L3].alpha_us
+static const struct near_model {
+    const char *shared;
+    double alpha_us, gigabytes_per_s;
+} near_model[NEAR_COUNT] = {
+    [NEAR_L3] = {"an L3 cache", 0.3, 8.0},
+    [NEAR_NUMA] = {"a NUMA node but no L3 cache", 0.4, 7.0},
+    [NEAR_PACKAGE] = {"a package but no NUMA node", 0.45, 6.0},
+    [NEAR_HOST] = {"no package for certain", 0.6, 4.0},
+};
 /* A further message of the same round only costs its sender's and receiver's own work. */
 #define NODE_OVERHEAD_US 0.1
 /* More ranks than cores: the peer must be scheduled before it can answer. A voluntary yield costs
@@ -95,21 +108,53 @@ static uint32_t slowest_nic(uint32_t size, const struct host_record *records)
     return slowest;
 }
 
+static bool same(uint32_t a, uint32_t b)
+{
+    return a == b && a != UINT32_MAX;
+}
+
+static enum near near_of(const struct host_record *a, const struct host_record *b)
+{
+    return same(a->l3_id, b->l3_id)           ? NEAR_L3
+           : same(a->numa_node, b->numa_node) ? NEAR_NUMA
+           : same(a->package, b->package)     ? NEAR_PACKAGE
+                                              : NEAR_HOST;
+}
+
+/* A plan waits for its slowest link: the farthest pair of any host counts. Each rank is compared
+ * with the first of its host, which is enough: what two share with a third they share. */
+static enum near farthest(const struct topology *topology)
+{
+    const struct groups *groups = &topology->groups;
+    enum near far = NEAR_L3;
+    for (uint32_t node = 0; node < groups->nodes; node++) {
+        const struct host_record *first = &topology->records[groups->members[groups->first[node]]];
+        for (uint32_t i = groups->first[node] + 1; i < groups->first[node + 1]; i++) {
+            enum near here = near_of(first, &topology->records[groups->members[i]]);
+            if (here > far)
+                far = here;
+        }
+    }
+    return far;
+}
+
 static void make_model(uint32_t size, struct topology *topology)
 {
     double share = topology->max_ranks_per_core;
-    double alpha = NODE_ALPHA_US;
+    const struct near_model *near = &near_model[topology->near];
+    double alpha = near->alpha_us;
     if (topology->max_ranks_per_core > 1) {
         alpha = NODE_CROWDED_ALPHA_US + 0.5 * (share - 2);
         if (alpha > NODE_CROWDED_MAX_ALPHA_US)
             alpha = NODE_CROWDED_MAX_ALPHA_US;
     }
     topology->model[LEVEL_NODE].alpha_us = alpha;
-    topology->model[LEVEL_NODE].us_per_byte = us_per_byte(NODE_GBPS) * share;
+    topology->model[LEVEL_NODE].us_per_byte = us_per_byte(near->gigabytes_per_s) * share;
     topology->model[LEVEL_NODE].overhead_us = NODE_OVERHEAD_US * share;
     topology->model[LEVEL_NET].overhead_us = NET_OVERHEAD_US * share;
     /* the scheduler's hand-over is paid on top of the network's latency */
-    topology->model[LEVEL_NET].alpha_us = NET_ALPHA_US + (alpha - NODE_ALPHA_US);
+    topology->model[LEVEL_NET].alpha_us =
+        NET_ALPHA_US + (topology->max_ranks_per_core > 1 ? alpha - NODE_ALPHA_US : 0);
     topology->model[LEVEL_NET].us_per_byte =
         us_per_byte(slowest_nic(size, topology->records) / 8000.0);
     topology->reduce_us_per_byte =
@@ -180,6 +225,7 @@ tutti_status topology_make(uint32_t size, const struct host_record *records,
         return status;
     }
     made.max_ranks_per_core = crowding(&made);
+    made.near = farthest(&made);
     make_model(size, &made);
     *topology = made;
     return TUTTI_OK;
@@ -192,4 +238,23 @@ void topology_free(struct topology *topology)
     groups_free(&topology->groups);
     free(topology->records);
     topology->records = NULL;
+}
+
+void topology_explain(const struct topology *topology, char *text, size_t len)
+{
+    uint32_t size = topology->groups.size, nodes = topology->groups.nodes;
+    const struct link_model *model = topology->model;
+    char inside[192] = "", between[128] = "", crowd[64] = "";
+    if (size > nodes)
+        snprintf(inside, sizeof inside, ", sharing %s: about %.2f us and %.1f GB/s inside a host",
+                 near_model[topology->near].shared, model[LEVEL_NODE].alpha_us,
+                 1e-3 / model[LEVEL_NODE].us_per_byte);
+    if (nodes > 1)
+        snprintf(between, sizeof between, "%s about %.1f us and %.2f GB/s between hosts",
+                 size > nodes ? ";" : ":", model[LEVEL_NET].alpha_us,
+                 1e-3 / model[LEVEL_NET].us_per_byte);
+    if (topology->max_ranks_per_core > 1)
+        snprintf(crowd, sizeof crowd, "; up to %u ranks a core", topology->max_ranks_per_core);
+    snprintf(text, len, "%u rank%s on %u host%s%s%s%s\n", size, size == 1 ? "" : "s", nodes,
+             nodes == 1 ? "" : "s", inside, between, crowd);
 }

@@ -7,7 +7,7 @@
 #include "algorithms/coll.h"
 #include "base/settings.h"
 
-#define TOPOLOGY_VERSION 1
+#define TOPOLOGY_VERSION 2
 
 /* Fixed size, little endian, exchanged as bytes. */
 struct host_record {
@@ -18,18 +18,21 @@ struct host_record {
     uint64_t process_id; /* equal exactly for ranks of one process (random, drawn once) */
     uint64_t start_time; /* of the process, against pid reuse */
     uint32_t cores;      /* this process may run on */
-    uint32_t numa_node;  /* of the current binding, UINT32_MAX if several */
+    /* Logical indices on the host of what the binding lies in; UINT32_MAX if in several, or if the
+     * machine does not tell. */
+    uint32_t l3_id; /* last-level cache */
+    uint32_t numa_node;
     uint32_t package;
-    uint32_t l3_id;        /* logical index of the shared last-level cache, UINT32_MAX if several */
-    uint64_t memory_bytes; /* of the host */
-    uint32_t nic_count;    /* active interfaces, loopback apart */
-    uint32_t nic_mbps;     /* of the fastest, 0 unknown */
-    uint32_t cpu_features; /* bit 0 avx2, bit 1 avx512: for explanations only */
-    uint32_t cpuset_hash;  /* equal for ranks bound to the same cores */
+    uint32_t nic_mbps;    /* of the fastest active interface, 0 unknown */
+    uint32_t cpuset_hash; /* equal for ranks bound to the same cores */
+    uint32_t reserved;    /* 0 */
     char host[64];
 };
 
 tutti_status topology_probe(const struct settings *settings, struct host_record *record);
+
+/* What the ranks of one host share, nearest first. */
+enum near { NEAR_L3, NEAR_NUMA, NEAR_PACKAGE, NEAR_HOST, NEAR_COUNT };
 
 struct topology {
     struct host_record *records; /* [size] */
@@ -37,6 +40,7 @@ struct topology {
     struct link_model model[LEVEL_COUNT];
     double reduce_us_per_byte, copy_us_per_byte;
     uint32_t max_ranks_per_core; /* over all hosts, rounded up */
+    enum near near;              /* what the ranks of every host share at least */
     bool one_process;            /* all ranks are threads of one process */
 };
 
@@ -44,5 +48,8 @@ struct topology {
 tutti_status topology_make(uint32_t size, const struct host_record *records,
                            struct topology *topology);
 void topology_free(struct topology *topology);
+
+/* Who shares what, and the links that follow: a line of at most len - 1 characters. */
+void topology_explain(const struct topology *topology, char *text, size_t len);
 
 #endif

@@ -165,7 +165,6 @@ static tutti_status probe_cores(hwloc_topology_t machine, struct host_record *re
         hash = hash_bytes(hash, &word, sizeof word);
     }
     record->cpuset_hash = (uint32_t)(hash ^ hash >> 32);
-    record->memory_bytes = hwloc_get_root_obj(machine)->total_memory;
     hwloc_bitmap_free(set);
     return TUTTI_OK;
 }
@@ -179,23 +178,10 @@ static tutti_status probe_nics(const struct settings *settings, struct host_reco
     if (status == TUTTI_ERR_SETTING || status == TUTTI_ERR_NOMEM)
         return status;
     for (size_t i = 0; status == TUTTI_OK && i < count; i++) {
-        if (list[i].loopback)
-            continue;
-        record->nic_count++;
-        if (list[i].speed_mbps > record->nic_mbps)
+        if (!list[i].loopback && list[i].speed_mbps > record->nic_mbps)
             record->nic_mbps = list[i].speed_mbps;
     }
     return TUTTI_OK;
-}
-
-static uint32_t probe_cpu_features(void)
-{
-#if defined(__x86_64__) || defined(__i386__)
-    return (__builtin_cpu_supports("avx2") ? 1u : 0u) |
-           (__builtin_cpu_supports("avx512f") ? 2u : 0u);
-#else
-    return 0;
-#endif
 }
 
 tutti_status topology_probe(const struct settings *settings, struct host_record *record)
@@ -213,7 +199,6 @@ tutti_status topology_probe(const struct settings *settings, struct host_record 
         return status;
     found.host_id = host_identity(settings);
     found.start_time = process_start_time();
-    found.cpu_features = probe_cpu_features();
     if (gethostname(found.host, sizeof found.host - 1) != 0 || found.host[0] == 0)
         snprintf(found.host, sizeof found.host, "unnamed");
     found.host[sizeof found.host - 1] = 0;
