@@ -309,27 +309,27 @@ static tutti_status run_barrier(const struct call *c, tutti_comm *comm)
     return tutti_barrier(comm);
 }
 
-/* CASE(name, COLL, has_root, reduces, has_data, can_in_place, explained) */
+/* CASE(name, COLL, has_root, reduces, has_data, can_in_place) */
 #define CASE(name, COLL, ...)                                                                      \
     {                                                                                              \
         TUTTI_COLL_##COLL, #name, __VA_ARGS__, shape_##name, run_##name                            \
     }
 const struct perf_case perf_cases[] = {
-    CASE(allreduce, ALLREDUCE, false, true, true, true, true),
-    CASE(allgather, ALLGATHER, false, false, true, true, true),
-    CASE(allgatherv, ALLGATHERV, false, false, true, true, false),
-    CASE(reduce_scatter, REDUCE_SCATTER, false, true, true, true, true),
-    CASE(reduce_scatterv, REDUCE_SCATTERV, false, true, true, true, false),
-    CASE(broadcast, BROADCAST, true, false, true, true, true),
-    CASE(reduce, REDUCE, true, true, true, true, true),
-    CASE(gather, GATHER, true, false, true, true, true),
-    CASE(gatherv, GATHERV, true, false, true, true, false),
-    CASE(scatter, SCATTER, true, false, true, true, true),
-    CASE(scatterv, SCATTERV, true, false, true, true, false),
-    CASE(alltoall, ALLTOALL, false, false, true, true, true),
-    CASE(alltoallv, ALLTOALLV, false, false, true, true, false),
-    CASE(sendrecv, SENDRECV, false, false, true, false, false),
-    CASE(barrier, BARRIER, false, false, false, false, true),
+    CASE(allreduce, ALLREDUCE, false, true, true, true),
+    CASE(allgather, ALLGATHER, false, false, true, true),
+    CASE(allgatherv, ALLGATHERV, false, false, true, true),
+    CASE(reduce_scatter, REDUCE_SCATTER, false, true, true, true),
+    CASE(reduce_scatterv, REDUCE_SCATTERV, false, true, true, true),
+    CASE(broadcast, BROADCAST, true, false, true, true),
+    CASE(reduce, REDUCE, true, true, true, true),
+    CASE(gather, GATHER, true, false, true, true),
+    CASE(gatherv, GATHERV, true, false, true, true),
+    CASE(scatter, SCATTER, true, false, true, true),
+    CASE(scatterv, SCATTERV, true, false, true, true),
+    CASE(alltoall, ALLTOALL, false, false, true, true),
+    CASE(alltoallv, ALLTOALLV, false, false, true, true),
+    CASE(sendrecv, SENDRECV, false, false, true, false),
+    CASE(barrier, BARRIER, false, false, false, false),
 };
 const size_t perf_case_count = sizeof perf_cases / sizeof perf_cases[0];
 _Static_assert(sizeof perf_cases / sizeof perf_cases[0] <= CASES_MAX, "options.cases is too small");

@@ -2,6 +2,7 @@
  *
  * Every rank walks the same loop; rank 0 prints. Who the ranks are is decided first: local ones
  * (launch.c), the launcher's (tutti_comm_create_from_env), or those of MPI (peer_mpi.c). */
+#include "algorithms/coll.h"
 #include "perf/bench.h"
 #include "perf/launch.h"
 #include "perf/report.h"
@@ -23,14 +24,35 @@ struct run {
     char *explain;
 };
 
+/* A transfer has a price but no plan. */
+static void explain_transfer(struct run *run, const struct call *call, struct row *row)
+{
+    int peer = (call->rank + 1) % call->size;
+    snprintf(row->plan, sizeof row->plan, "link");
+    row->lanes = 1;
+    if (tutti_comm_predict(run->bench.comm, call->row->coll, call->count, call->dtype, peer,
+                           &row->predicted_us) != TUTTI_OK)
+        row->plan[0] = '\0';
+    snprintf(run->explain, EXPLAIN_MAX,
+             "sendrecv, %llu bytes: a transfer has no plan to choose, it takes the pair's link; "
+             "predicted %.2f us\n",
+             (unsigned long long)call->bytes, row->predicted_us);
+    if (run->options->verbose)
+        report_note(&run->report, run->explain);
+}
+
 /* The planner's explanation is shown by -v; its line of the choice ("* ring 65536 1 12.3": name,
- * chunk, lanes, predicted microseconds) goes into the row. The v forms have none: their counts are
- * not part of the question. */
+ * chunk, lanes, predicted microseconds) goes into the row. */
 static void explain(struct run *run, const struct call *call, struct row *row)
 {
     unsigned long long chunk = 0;
-    if (!call->row->explained ||
-        tutti_comm_explain(run->bench.comm, call->row->coll, call->count, call->dtype, call->op,
+    if (call->row->coll == TUTTI_COLL_SENDRECV) {
+        explain_transfer(run, call, row);
+        return;
+    }
+    bool is_v = coll_info(call->row->coll)->is_v; /* all blocks together */
+    size_t count = is_v ? call->bytes / call->elem_size : call->count;
+    if (tutti_comm_explain(run->bench.comm, call->row->coll, count, call->dtype, call->op,
                            call->root, run->explain, EXPLAIN_MAX) != TUTTI_OK)
         return;
     if (run->options->verbose)

@@ -97,7 +97,6 @@ struct perf_case {
     tutti_coll coll;
     const char *name; /* also a word of the command line; underscores there are optional */
     bool has_root, reduces, has_data, can_in_place;
-    bool explained; /* tutti_comm_explain answers for it */
     /* Lays the call out for about `bytes` of the larger buffer: at least one element per block
      * unless bytes is 0. Reads rank, size, root, elem_size, in_place; sets the rest up to
      * segment_count. */

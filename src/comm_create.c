@@ -241,6 +241,28 @@ tutti_status tutti_comm_status(const tutti_comm *comm)
     return comm->failed != TUTTI_OK ? comm_error(comm) : TUTTI_OK;
 }
 
+/* A v form is explained with equal blocks: *counts, four arrays of size elements, the caller frees.
+ */
+static tutti_status equal_blocks(const struct tutti_comm *comm, size_t total, struct shape *shape,
+                                 uint64_t **counts)
+{
+    size_t n = comm->size;
+    uint64_t *all = calloc(4 * n, sizeof *all), at = 0;
+    if (!all)
+        return fail(TUTTI_ERR_NOMEM, "no memory for the counts of %s", coll_name(shape->coll));
+    for (size_t r = 0; r < n; r++) {
+        all[r] = all[2 * n + r] = total / n + (r < total % n);
+        all[n + r] = all[3 * n + r] = at;
+        at += all[r];
+    }
+    shape->counts = all;
+    shape->displs = all + n;
+    shape->recv_counts = all + 2 * n;
+    shape->recv_displs = all + 3 * n;
+    *counts = all;
+    return TUTTI_OK;
+}
+
 tutti_status tutti_comm_explain(tutti_comm *comm, tutti_coll coll, size_t count, tutti_dtype dtype,
                                 tutti_op op, int root, char *text, size_t len)
 {
@@ -248,9 +270,9 @@ tutti_status tutti_comm_explain(tutti_comm *comm, tutti_coll coll, size_t count,
     if (status != TUTTI_OK)
         return status;
     const struct coll_info *info = (unsigned)coll < TUTTI_COLL_COUNT ? coll_info(coll) : NULL;
-    if (!info || coll == TUTTI_COLL_SENDRECV || info->is_v || len == 0 || !dtype_size(dtype))
-        return fail(TUTTI_ERR_ARG, "tutti_comm_explain: expected a collective with one count, a "
-                                   "known type and room for text");
+    if (!info || coll == TUTTI_COLL_SENDRECV || len == 0 || !dtype_size(dtype))
+        return fail(TUTTI_ERR_ARG, "tutti_comm_explain: expected a collective, a known type and "
+                                   "room for text");
     if (info->has_root && (root < 0 || (uint32_t)root >= comm->size))
         return fail(TUTTI_ERR_ARG, "tutti_comm_explain: root %d is out of range: expected 0 to %u",
                     root, comm->size - 1);
@@ -261,7 +283,15 @@ tutti_status tutti_comm_explain(tutti_comm *comm, tutti_coll coll, size_t count,
                         .count = count,
                         .elem_size = (uint32_t)dtype_size(dtype)};
     struct shape shape = comm_shape(comm, &call, false);
+    uint64_t *counts = NULL;
+    if (info->is_v)
+        status = equal_blocks(comm, count, &shape, &counts);
+    if (status != TUTTI_OK)
+        return status;
     planner_explain(&comm->settings, &shape, text, len);
+    free(counts);
+    size_t used = strlen(text);
+    topology_explain(&comm->topology, text + used, len - used);
     return TUTTI_OK;
 }
 

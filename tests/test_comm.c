@@ -73,6 +73,16 @@ static int bad_arguments(tutti_comm *comm, int rank, int size, void *context)
     wrong += TAKEN(tutti_comm_explain(comm, TUTTI_COLL_REDUCE, 4, TUTTI_FLOAT32, TUTTI_SUM, size,
                                       text, sizeof text),
                    TUTTI_ERR_ARG);
+    wrong += TAKEN(tutti_comm_explain(comm, TUTTI_COLL_SENDRECV, 4, TUTTI_FLOAT32, TUTTI_SUM, 0,
+                                      text, sizeof text),
+                   TUTTI_ERR_ARG);
+    /* the v forms have plans too; where counts are local none has a say */
+    wrong += OK(tutti_comm_explain(comm, TUTTI_COLL_ALLGATHERV, 10, TUTTI_FLOAT32, TUTTI_SUM, 0,
+                                   text, sizeof text));
+    wrong += strstr(text, "40 bytes\n") == NULL;
+    wrong += OK(tutti_comm_explain(comm, TUTTI_COLL_ALLTOALLV, 10, TUTTI_FLOAT32, TUTTI_SUM, 0,
+                                   text, sizeof text));
+    wrong += strstr(text, "known only locally\n") == NULL || strstr(text, "\n* ") == NULL;
     wrong += TAKEN(tutti_group_end(), TUTTI_ERR_STATE);
     wrong += OK(tutti_group_start());
     wrong += OK(tutti_send(in, 1, TUTTI_FLOAT32, rank, comm));

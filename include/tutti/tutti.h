@@ -133,7 +133,11 @@ TUTTI_API tutti_status tutti_comm_abort(tutti_comm *comm);
 TUTTI_API tutti_status tutti_comm_revoke(tutti_comm *comm);
 
 /* tutti_comm_explain: writes what the planner would choose for this call and why (candidates with
- * their predicted microseconds) as text of at most len - 1 characters, always terminated. */
+ * their predicted microseconds), and what the ranks share, as text of at most len - 1 characters,
+ * always terminated.
+ * count  as in the call; of a v form all blocks together, which are then taken to be equal
+ *        (alltoallv, gatherv and scatterv: no count has a say, no rank knows them all).
+ * Errors TUTTI_ERR_ARG, also for TUTTI_COLL_SENDRECV: a transfer has no plan. */
 TUTTI_API tutti_status tutti_comm_explain(tutti_comm *comm, tutti_coll coll, size_t count,
                                           tutti_dtype dtype, tutti_op op, int root, char *text,
                                           size_t len);

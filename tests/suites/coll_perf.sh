@@ -46,6 +46,14 @@ run "ordinary memory" 0 "$ok" $perf all --ranks 3 --memory malloc -b 100 -e 1M -
 run "counts of zero and sizes by increment" 0 "$ok" $perf all --ranks 3 -b 0 -e 60 -i 20 -n 2
 run "one rank, no launcher" 0 "1 rank on 1 host" $perf all -b 8 -e 4K -f 16 -n 2
 run "no check" 0 "N/A" $perf allreduce --ranks 2 -c 0 -b 8 -e 8 -n 2
+for coll in alltoallv allgatherv reduce_scatterv gatherv scatterv; do
+    run "the plan and why, $coll" 0 "* " $perf $coll --ranks 2 -v -b 4K -e 4K -n 2 --csv "$work/c"
+    good=no
+    awk -F, 'NR > 1 && ($23 == "" || $24 == "") { exit 1 }' "$work/c" && good=yes
+    result "the plan and its price in the CSV, $coll" $good
+done
+run "a transfer has a price" 0 "has no plan to choose" $perf sendrecv --ranks 2 -v -b 4K -e 4K -n 2
+run "who shares what" 0 "2 ranks on 1 host, sharing " $perf allreduce --ranks 2 -v -b 8 -e 8 -n 2
 run "the plan and why" 0 "* " $perf allreduce --ranks 2 -v -b 8 -e 8 -n 2
 run "the summary" 0 "best busbw" $perf allreduce --ranks 2 -b 64K -e 64K -n 2
 run "settings" 0 "TUTTI_TRANSPORTS" $perf --settings
