@@ -1,6 +1,7 @@
 /* options.c: the command line of coll_perf. The letters are those of nccl-tests; words added here
  * are long. Every mistake is answered with one sentence that names the option, its value and what
  * would be accepted. */
+#include "perf/check.h"
 #include "perf/perf.h"
 
 #include <errno.h>
@@ -394,6 +395,27 @@ static bool read_text_option(struct options *options, int letter, const char *te
     return good;
 }
 
+/* Is there a type and an operation of those chosen that go together? */
+static bool reductions_fit(const struct options *options)
+{
+    for (unsigned d = 0; d < TUTTI_DTYPE_COUNT; d++) {
+        for (unsigned op = 0; op < OP_CHOICES; op++) {
+            if (options->dtypes[d] && options->ops[op] && data_fits((tutti_dtype)d, op))
+                return true;
+        }
+    }
+    return false;
+}
+
+static bool any_reduces(const struct options *options)
+{
+    for (size_t i = 0; i < options->case_count; i++) {
+        if (options->cases[i]->reduces)
+            return true;
+    }
+    return false;
+}
+
 /* Fills what was not given and refuses combinations that cannot run. */
 static bool complete(struct options *options)
 {
@@ -413,6 +435,9 @@ static bool complete(struct options *options)
         mistake = "name a collective, or all; coll_perf --help lists them";
     else if (options->max_bytes < options->min_bytes)
         mistake = "the last size (-e) is below the first (-b)";
+    else if (any_reduces(options) && !reductions_fit(options))
+        mistake = "no operation (-o) goes with a type (-d): nothing to reduce; band, bor and bxor "
+                  "want integers";
     else if (options->peer_mpi && options->threads > 0)
         mistake = "--peer mpi runs ranks as processes: use --ranks, not --threads";
     else if (options->peer_mpi && options->memory == MEMORY_CUDA)

@@ -87,6 +87,7 @@ fi
 run "a collective that is none" 2 'no collective is called "allfoo"' $perf allfoo
 run "a type that is none" 2 '-d does not know "float13"' $perf allreduce -d float13
 run "a size that is none" 2 'not "4Q"' $perf allreduce -b 4Q
+run "an operation that goes with no type" 2 "nothing to reduce" $perf allreduce -d float32 -o band
 run "a root that is no rank" 2 "is not one of the" $perf broadcast --ranks 2 -r 2
 run "sizes upside down" 2 "below the first" $perf allreduce -b 2M -e 1M
 run "a file that cannot be written" 3 "cannot write /nonexistent/file" $perf allreduce --ranks 2 --json /nonexistent/file
