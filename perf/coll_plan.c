@@ -14,6 +14,7 @@
 
 #define RANKS_MAX      256 /* rank counts that one command may name */
 #define COLUMNS_MAX    16  /* algorithms of one collective */
+#define OPTIONS_MAX    64  /* options that one command line may give */
 #define DEFAULT_EFFORT 4000
 #define VERIFY_RANKS_MAX                                                                           \
     1024 /* all ranks' programs are held at once; alltoall's are ranks^2 steps */
@@ -30,6 +31,7 @@ struct options {
     struct link_model model[LEVEL_COUNT];
     char **names; /* what is left of the command line */
     int name_count;
+    int given[OPTIONS_MAX], given_count; /* options, in the order given */
 };
 
 static const char usage[] =
@@ -180,6 +182,32 @@ static const struct option long_options[] = {
     {NULL, 0, NULL, 0},
 };
 
+/* The commands that an option belongs to. */
+static const char *commands_of(int option)
+{
+    switch (option) {
+    case OPT_RANKS:
+    case OPT_NODES:
+        return "verify show cost";
+    case OPT_EFFORT:
+    case OPT_FULL:
+    case OPT_SEED:
+        return "verify";
+    case OPT_RANK:
+    case OPT_ROOT:
+    case OPT_COUNT:
+    case OPT_ELEM:
+    case OPT_IN_PLACE:
+        return "show";
+    case 'b':
+    case 'e':
+    case 'f':
+        return "cost";
+    default: /* knobs and models */
+        return "show cost";
+    }
+}
+
 static bool parse_one(int option, const char *text, struct options *o)
 {
     switch (option) {
@@ -226,6 +254,32 @@ static bool parse_one(int option, const char *text, struct options *o)
     }
 }
 
+static const char *option_name(int option)
+{
+    static char letter[2];
+    for (const struct option *o = long_options; o->name; o++) {
+        if (o->val == option && option >= OPT_RANKS)
+            return o->name;
+    }
+    letter[0] = (char)option;
+    return letter;
+}
+
+/* An option without effect would be taken for one that has it. */
+static bool options_belong(const struct options *options, const char *command)
+{
+    for (int i = 0; i < options->given_count; i++) {
+        int option = options->given[i];
+        if (strstr(commands_of(option), command) == NULL) {
+            fprintf(stderr, "coll_plan: %s%s does not belong to %s, but to: %s\n",
+                    option < OPT_RANKS ? "-" : "--", option_name(option), command,
+                    commands_of(option));
+            return false;
+        }
+    }
+    return true;
+}
+
 /* -1, or the status to exit with. */
 static int parse(int argc, char **argv, struct options *options)
 {
@@ -239,8 +293,8 @@ static int parse(int argc, char **argv, struct options *options)
                                 .knobs = {.chunk_bytes = 128u << 10, .lanes = 1},
                                 .model[LEVEL_NODE] = {.alpha_us = 0.5, .us_per_byte = 1e-4},
                                 .model[LEVEL_NET] = {.alpha_us = 10, .us_per_byte = 8e-4}};
-    int option, index = 0;
-    while ((option = getopt_long(argc, argv, "hb:e:f:", long_options, &index)) != -1) {
+    int option;
+    while ((option = getopt_long(argc, argv, "hb:e:f:", long_options, NULL)) != -1) {
         if (option == 'h') {
             fputs(usage, stdout);
             return 0;
@@ -249,10 +303,11 @@ static int parse(int argc, char **argv, struct options *options)
             return EXIT_USAGE; /* getopt has said why */
         if (!parse_one(option, optarg, options)) {
             fprintf(stderr, "coll_plan: '%s' is no good value for %s%s\n", optarg ? optarg : "",
-                    option < 256 ? "-" : "--",
-                    option < 256 ? (char[]){(char)option, 0} : long_options[index].name);
+                    option < 256 ? "-" : "--", option_name(option));
             return EXIT_USAGE;
         }
+        if (options->given_count < OPTIONS_MAX)
+            options->given[options->given_count++] = option;
     }
     options->name_count = argc > optind ? argc - optind - 1 : 0;
     options->names = argv + argc - options->name_count;
@@ -537,7 +592,9 @@ int main(int argc, char **argv)
     const char *name = argc > optind ? argv[optind] : "";
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
         if (strcmp(name, commands[i].name) == 0)
-            return names_exist(&options) ? commands[i].run(&options) : EXIT_USAGE;
+            return options_belong(&options, name) && names_exist(&options)
+                       ? commands[i].run(&options)
+                       : EXIT_USAGE;
     }
     if (*name)
         fprintf(stderr, "coll_plan: no command '%s'\n", name);

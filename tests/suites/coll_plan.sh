@@ -39,6 +39,8 @@ run "an unknown command" 2 "no command 'prove'" $plan prove
 run "an unknown algorithm" 2 "no algorithm 'allreduce:rign'" $plan verify allreduce:rign
 run "a bad number of ranks" 2 "no good value for --ranks" $plan verify --ranks 0
 run "a bad size" 2 "no good value for -b" $plan cost -b 12X
+run "an option of another command" 2 "-b does not belong to show, but to: cost" $plan show allreduce:ring -b 16M
+run "a long option of another command" 2 "--effort does not belong to cost" $plan cost --effort 5 allreduce
 run "a rank that is not there" 2 "must be below 4" $plan show allreduce:ring --ranks 4 --rank 4
 run "an algorithm that does not fit" 1 "does not fit" $plan show allreduce:hier --ranks 4
 
