@@ -31,6 +31,8 @@ struct algorithm {
     const char *source; /* paper and section */
     /* Can it emit for this shape? Must give the same answer on every rank. */
     bool (*fits)(const struct shape *shape);
+    /* What `fits` asks of the hosts, for sentences: "it needs ..."; NULL: nothing. */
+    const char *needs;
     /* Must give the same answer on every rank: depends on nothing that is local to one. */
     void (*cost)(const struct shape *shape, const struct knobs *knobs, struct cost *cost);
     /* Emits shape->rank's own program, in time proportional to its own steps. */

@@ -99,6 +99,7 @@ const struct algorithm allgather_hier = {
     .name = "hier",
     .source = "Traeff and Hunold 2020, section III",
     .fits = fits,
+    .needs = "several hosts, each with the same number of ranks, 2 or more",
     .cost = cost,
     .emit = emit,
 };
@@ -107,6 +108,7 @@ const struct algorithm allgatherv_hier = {
     .name = "hier",
     .source = "Traeff and Hunold 2020, section III",
     .fits = fits,
+    .needs = "several hosts, each with the same number of ranks, 2 or more",
     .cost = cost,
     .emit = emit,
 };

@@ -109,6 +109,7 @@ const struct algorithm allreduce_hier = {
     .name = "hier",
     .source = "Jia et al. 2018, section 3.3; Cho et al. 2019, section 4",
     .fits = fits,
+    .needs = "several hosts, each with the same number of ranks, 2 or more",
     .cost = cost,
     .emit = emit,
 };

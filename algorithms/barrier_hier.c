@@ -83,6 +83,7 @@ const struct algorithm barrier_hier = {
     .name = "hier",
     .source = "Hensgen, Finkel and Manber 1988, section 3",
     .fits = fits,
+    .needs = "several hosts and more ranks than hosts",
     .cost = cost,
     .emit = emit,
 };

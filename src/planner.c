@@ -212,6 +212,11 @@ static void insert(struct plan_choice *list, uint32_t *count, struct plan_choice
     (*count)++;
 }
 
+static const char *plural(uint32_t count)
+{
+    return count == 1 ? "" : "s";
+}
+
 tutti_status planner_candidates(const struct settings *settings, const struct shape *shape,
                                 struct plan_choice list[PLAN_CANDIDATES_MAX], uint32_t *count)
 {
@@ -222,10 +227,12 @@ tutti_status planner_candidates(const struct settings *settings, const struct sh
     uint32_t found = 0;
     if (forced && !forced->fits(shape))
         return fail(TUTTI_ERR_SETTING,
-                    "TUTTI_ALGO=%s: %s %s does not fit %u ranks on %u hosts with %llu elements of "
-                    "%u bytes",
+                    "TUTTI_ALGO=%s: %s %s does not fit %u rank%s on %u host%s with %llu elements "
+                    "of %u bytes%s%s",
                     settings->algo, coll_name(shape->coll), forced->name, shape->size,
-                    shape->groups->nodes, (unsigned long long)shape->count, shape->elem_size);
+                    plural(shape->size), shape->groups->nodes, plural(shape->groups->nodes),
+                    (unsigned long long)shape->count, shape->elem_size,
+                    forced->needs ? ": it needs " : "", forced->needs ? forced->needs : "");
     for (const struct algorithm *const *a = algorithm_table; *a; a++) {
         if ((*a)->coll == shape->coll && (*a)->fits(shape)) {
             must(found < PLAN_CANDIDATES_MAX);
@@ -233,8 +240,9 @@ tutti_status planner_candidates(const struct settings *settings, const struct sh
         }
     }
     if (found == 0)
-        return fail(TUTTI_ERR_UNSUPPORTED, "no algorithm for %s fits %u ranks on %u hosts",
-                    coll_name(shape->coll), shape->size, shape->groups->nodes);
+        return fail(TUTTI_ERR_UNSUPPORTED, "no algorithm for %s fits %u rank%s on %u host%s",
+                    coll_name(shape->coll), shape->size, plural(shape->size), shape->groups->nodes,
+                    plural(shape->groups->nodes));
     *count = found;
     return TUTTI_OK;
 }
@@ -431,7 +439,7 @@ void planner_explain(const struct settings *settings, const struct shape *shape,
         return;
     }
     append(&out, "%s, %u rank%s on %u host%s, ", coll_name(shape->coll), shape->size,
-           shape->size == 1 ? "" : "s", shape->groups->nodes, shape->groups->nodes == 1 ? "" : "s");
+           plural(shape->size), shape->groups->nodes, plural(shape->groups->nodes));
     if (shape->local_counts)
         append(&out, "sizes known only locally\n");
     else

@@ -263,7 +263,7 @@ static void test_planner_obeys_the_setting(void)
     plan_free(&plan);
     snprintf(settings.algo, SETTING_TEXT_MAX, "allreduce:hosts");
     CU_ASSERT_EQUAL(plan_make(&settings, &shape, &plan), TUTTI_ERR_SETTING);
-    CU_ASSERT_PTR_NOT_NULL(strstr(status_sentence(), "does not fit 8 ranks on 1 hosts"));
+    CU_ASSERT_PTR_NOT_NULL(strstr(status_sentence(), "does not fit 8 ranks on 1 host "));
     groups_free(&groups);
 }
 
