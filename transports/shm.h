@@ -28,8 +28,8 @@
 #define SHM_NOTICES_MAX   4     /* waiting for room in the socket, per peer */
 /* Foreign bytes on their way into a reduction: fits a core's L2; a call for fewer costs more. */
 #define SHM_BOUNCE_BYTES (256u << 10)
-#define SHM_INPLACE_MIN  1024 /* bytes from which a message is offered in place */
-#define SHM_FRESH_MAX    4096 /* bytes up to which the ring beats it if the sender overwrites them */
+#define SHM_INPLACE_MIN  1024  /* bytes from which a message is offered in place */
+#define SHM_FRESH_MAX    4096  /* bytes up to which the ring wins if the sender overwrites them */
 #define SHM_FOREIGN_MIN  16385 /* bytes from which cross-memory attach beats the ring */
 
 /* Packets on the socket, one per message (SOCK_SEQPACKET). */

@@ -12,7 +12,7 @@
  * Invariant: dst may be a or b exactly; a thread reads a vector of both before it writes it, and
  * nothing that another thread writes is used.
  *
- * Flags matter: no fused multiply-add, no flushing of denormals, exact division (nvcc's defaults but
+ * Flags matter: no fused multiply-add, no flushing of denormals, exact division (nvcc defaults but
  * for -fmad=false). */
 #include <stddef.h>
 #include <stdint.h>
