@@ -28,7 +28,8 @@
  *   rounds once to nearest even (float8_e4m3 saturates to +-448, float8_e5m2 overflows to
  *   infinity). The order of steps is fixed by the plan, so the same plan gives the same bits, on
  *   every rank and in every run. TUTTI_AVG divides the finished sum by the number of ranks
- *   (integers: truncating toward zero). min and max: NaN if either is NaN, and -0 < +0. */
+ *   (integers: truncating toward zero; the sum has wrapped before, so the
+ *   average of uint8 200 and 200 is 72). min and max: NaN if either is NaN, and -0 < +0. */
 #ifndef TUTTI_H
 #define TUTTI_H
 
@@ -200,7 +201,8 @@ TUTTI_API tutti_status tutti_op_destroy(tutti_comm *comm, tutti_op op);
  * allgather        every rank receives every rank's block: in count, out count * size, block r
  *                  from rank r.
  * allgatherv       block r has counts[r] elements at out + displs[r] (displs NULL: packed);
- *                  in has counts[rank].
+ *                  in has counts[rank]. Blocks of out must not overlap: it is not checked, and
+ *                  makes its bytes unspecified (so too in gatherv and alltoallv).
  * reduce_scatter   in count * size, out count: block `rank` of the reduction.
  * reduce_scatterv  block r has counts[r] elements, packed in `in`; out has counts[rank].
  * broadcast        root's in, count elements, to every rank's out; in is read at root only.

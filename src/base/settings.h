@@ -28,7 +28,7 @@
     X(CHOICE, family, "FAMILY", "any", "any|ipv4|ipv6", 0, "address family of sockets")            \
     X(TEXT, ports, "PORTS", "", 0, 255, "lowest-highest port for every listening socket")          \
     X(TEXT, host_id, "HOST_ID", "", 0, 63,                                                         \
-      "name that ranks on one host share; empty: boot id and IPC namespace")                       \
+      "name that ranks on one host share; empty: boot id and IPC, PID, network namespace")         \
     X(TEXT, transports, "TRANSPORTS", "auto", 0, 255,                                              \
       "transports allowed (inproc,shm,ib,roce,iwarp,tcp), or auto")                                \
     X(TEXT, algo, "ALGO", "", 0, 255,                                                              \
