@@ -136,6 +136,8 @@ static void bind(struct program *p, const void *in, void *out, void *scratch)
         }
         /* A send writes nothing: who waits for it overwrites what it reads. */
         xfer->overwritten_next = step->kind == STEP_SEND && step->succ_count > 0;
+        xfer->past_caches = p->outgrows_caches && step->kind == STEP_RECV &&
+                            step->succ_count == 0 && span->buffer == BUFFER_OUT;
         if (step->kind != STEP_RECV || step->fused == STEP_NONE)
             continue;
         const struct step *reduce = &schedule->steps[step->fused];

@@ -121,6 +121,34 @@ struct shape comm_shape(const struct tutti_comm *comm, const struct call *call, 
     return shape;
 }
 
+/* Of the buffers' bytes that a local step touches: those of `other` that are not dst's own. Scratch
+ * is small, or a landing place that fused receives never touch. */
+static uint64_t touched_beside(const struct span *dst, const struct span *other)
+{
+    bool same = other->buffer == dst->buffer && other->off == dst->off;
+    return same || other->buffer == BUFFER_SCRATCH ? 0 : other->len;
+}
+
+/* Whether one run touches more bytes than this rank's share of the last-level cache: its own and
+ * those of peers that it reads in place. What two ranks of a cache both touch is counted by both,
+ * hence half a share more. */
+static bool outgrows_caches(const struct tutti_comm *comm, const struct schedule *schedule)
+{
+    uint64_t touched = 0;
+    for (uint32_t s = 0; s < schedule->step_count; s++) {
+        const struct step *step = &schedule->steps[s];
+        if (step->kind == STEP_RECV)
+            touched += step->dst.len;
+        if (step->kind != STEP_SEND)
+            touched += step->dst.buffer == BUFFER_SCRATCH ? 0 : step->dst.len;
+        if (step->kind == STEP_COPY || step->kind == STEP_REDUCE)
+            touched += touched_beside(&step->dst, &step->a);
+        if (step->kind == STEP_REDUCE)
+            touched += touched_beside(&step->dst, &step->b);
+    }
+    return touched / 3 * 2 >= topology_cache_share(&comm->topology, comm->rank);
+}
+
 /* Run state beside the plan: one block per array, all freed with the program. */
 static tutti_status allocate_state(struct program *p)
 {
@@ -168,6 +196,7 @@ static tutti_status prepare(struct tutti_comm *comm, struct program *p)
         if (local && step->waits == 0)
             p->first_locals[p->first_local_count++] = s;
     }
+    p->outgrows_caches = outgrows_caches(comm, schedule);
     return status;
 }
 

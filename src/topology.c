@@ -240,6 +240,19 @@ void topology_free(struct topology *topology)
     topology->records = NULL;
 }
 
+uint64_t topology_cache_share(const struct topology *topology, uint32_t rank)
+{
+    const struct groups *groups = &topology->groups;
+    const struct host_record *mine = &topology->records[rank];
+    uint32_t node = groups->node_of[rank], sharing = 0;
+    if (mine->cache_kib == 0)
+        return UINT64_MAX;
+    /* a rank that may run below several caches may run below all of the host's */
+    for (uint32_t i = groups->first[node]; i < groups->first[node + 1]; i++)
+        sharing += topology->records[groups->members[i]].l3_id == mine->l3_id;
+    return ((uint64_t)mine->cache_kib << 10) / sharing;
+}
+
 void topology_explain(const struct topology *topology, char *text, size_t len)
 {
     uint32_t size = topology->groups.size, nodes = topology->groups.nodes;

@@ -25,7 +25,7 @@ struct host_record {
     uint32_t package;
     uint32_t nic_mbps;    /* of the fastest active interface, 0 unknown */
     uint32_t cpuset_hash; /* equal for ranks bound to the same cores */
-    uint32_t reserved;    /* 0 */
+    uint32_t cache_kib;   /* of the last-level caches that the binding touches, 0 unknown */
     char host[64];
 };
 
@@ -48,6 +48,10 @@ struct topology {
 tutti_status topology_make(uint32_t size, const struct host_record *records,
                            struct topology *topology);
 void topology_free(struct topology *topology);
+
+/* Bytes of last-level cache that rank has for itself when all ranks below it compute; UINT64_MAX if
+ * the machine does not tell. */
+uint64_t topology_cache_share(const struct topology *topology, uint32_t rank);
 
 /* Who shares what, and the links that follow: a line of at most len - 1 characters. */
 void topology_explain(const struct topology *topology, char *text, size_t len);

@@ -143,6 +143,16 @@ static uint32_t only_object(hwloc_topology_t machine, hwloc_const_cpuset_t set,
     return first->logical_index;
 }
 
+static uint32_t cache_kib(hwloc_topology_t machine, hwloc_const_cpuset_t set)
+{
+    uint64_t bytes = 0;
+    hwloc_obj_t object = NULL;
+    while ((object = hwloc_get_next_obj_covering_cpuset_by_type(machine, set, HWLOC_OBJ_L3CACHE,
+                                                                object)) != NULL)
+        bytes += object->attr->cache.size;
+    return bytes >> 10 > UINT32_MAX ? UINT32_MAX : (uint32_t)(bytes >> 10);
+}
+
 static tutti_status probe_cores(hwloc_topology_t machine, struct host_record *record)
 {
     hwloc_cpuset_t set = hwloc_bitmap_alloc();
@@ -158,6 +168,7 @@ static tutti_status probe_cores(hwloc_topology_t machine, struct host_record *re
     record->numa_node = only_object(machine, set, HWLOC_OBJ_NUMANODE);
     record->package = only_object(machine, set, HWLOC_OBJ_PACKAGE);
     record->l3_id = only_object(machine, set, HWLOC_OBJ_L3CACHE);
+    record->cache_kib = cache_kib(machine, set);
     uint64_t hash = 0xcbf29ce484222325u;
     int words = hwloc_bitmap_nr_ulongs(set);
     for (int i = 0; i < words; i++) {

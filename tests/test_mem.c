@@ -238,7 +238,7 @@ static void test_mem_child_does_no_harm(void)
 }
 
 /* Around every threshold of the copy, at every alignment that could matter. */
-static void test_mem_copy_copies_exactly(void)
+static void copies_exactly(void (*copy)(void *dst, const void *src, size_t len))
 {
     static const size_t sizes[] = {0,    1,    63,    64,       65,       2047,         2048,
                                    2049, 4097, 70001, HUGE - 1, 2 * HUGE, 2 * HUGE + 77};
@@ -256,7 +256,7 @@ static void test_mem_copy_copies_exactly(void)
                 continue;
             unsigned char *dst = to + 64 + offsets[o / 8], *src = from + offsets[o % 8];
             memset(to, 0xee, sizes[s] + 256);
-            mem_copy(dst, src, sizes[s]);
+            copy(dst, src, sizes[s]);
             good &= memcmp(dst, src, sizes[s]) == 0 && all_are(to, 0xee, (size_t)(dst - to)) &&
                     all_are(dst + sizes[s], 0xee, 100);
         }
@@ -264,6 +264,16 @@ static void test_mem_copy_copies_exactly(void)
     }
     free(from);
     free(to);
+}
+
+static void test_mem_copy_copies_exactly(void)
+{
+    copies_exactly(mem_copy);
+}
+
+static void test_mem_stream_copies_exactly(void)
+{
+    copies_exactly(mem_stream);
 }
 
 int main(int argc, char **argv)
@@ -280,6 +290,7 @@ int main(int argc, char **argv)
         TEST(mem_alloc_survives_a_full_heap),
         TEST(mem_child_does_no_harm),
         TEST(mem_copy_copies_exactly),
+        TEST(mem_stream_copies_exactly),
     };
     return suite_run("mem", tests, sizeof tests / sizeof *tests, argc, argv);
 }

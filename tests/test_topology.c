@@ -288,6 +288,32 @@ static void test_topology_prices_distance(void)
     free(records);
 }
 
+/* A cache is shared by the ranks below it; by all of the host where they are not bound. */
+static void test_topology_shares_caches(void)
+{
+    static const struct {
+        uint32_t l3_ranks, cache_kib; /* so many ranks below one cache of so many KiB */
+        uint64_t share;
+    } cases[] = {{1, 4096, 4 << 20}, {2, 4096, 2 << 20}, {4, 32768, 8 << 20}, {4, 0, UINT64_MAX}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct topology topology;
+        uint32_t size;
+        struct host_record *records = play_back(&recorded[3], &size);
+        for (uint32_t r = 0; r < size; r++) {
+            uint32_t local = 0; /* ranks of r's host before it */
+            for (uint32_t q = 0; q < r; q++)
+                local += records[q].host_id == records[r].host_id;
+            records[r].l3_id = local / cases[i].l3_ranks;
+            records[r].cache_kib = cases[i].cache_kib;
+        }
+        CU_ASSERT_EQUAL_FATAL(topology_make(size, records, &topology), TUTTI_OK);
+        for (uint32_t r = 0; r < size; r++)
+            CU_ASSERT_EQUAL(topology_cache_share(&topology, r), cases[i].share);
+        topology_free(&topology);
+        free(records);
+    }
+}
+
 static void test_topology_takes_the_slowest_network(void)
 {
     struct topology topology;
@@ -469,6 +495,7 @@ static const struct suite_test tests[] = {
     {"topology_plans_agree_between_ranks", test_topology_plans_agree_between_ranks},
     {"topology_prices_crowding", test_topology_prices_crowding},
     {"topology_prices_distance", test_topology_prices_distance},
+    {"topology_shares_caches", test_topology_shares_caches},
     {"topology_takes_the_slowest_network", test_topology_takes_the_slowest_network},
     {"topology_refuses_another_version", test_topology_refuses_another_version},
     {"topology_ends_texts_of_peers", test_topology_ends_texts_of_peers},

@@ -273,6 +273,8 @@ void local_apply(struct xfer *xfer, size_t off, const void *bytes, size_t n)
             copy_inline((uint8_t *)xfer->data + off, bytes, n);
         else if (n <= SHORT_COPY)
             memcpy((uint8_t *)xfer->data + off, bytes, n);
+        else if (xfer->past_caches)
+            mem_stream((uint8_t *)xfer->data + off, bytes, n);
         else
             mem_copy((uint8_t *)xfer->data + off, bytes, n);
     } else if (n > 0) {

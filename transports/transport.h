@@ -58,6 +58,10 @@ struct xfer {
      * result: a transport that can take the bytes along cheaply does so, where it would otherwise
      * leave them in place until the peer has read them. */
     bool overwritten_next;
+    /* receive: the operation moves more than the caches hold, and no step of it reads these bytes
+     * again. A hint, without effect on any result: a CPU that writes them may do so past its
+     * caches, which spares reading the lines first and lets a peer fetch them from memory. */
+    bool past_caches;
     /* set by the transport */
     tutti_status status; /* TUTTI_IN_PROGRESS until done */
     struct tag seen;     /* on TUTTI_ERR_MISMATCH */

@@ -47,6 +47,8 @@ uint64_t mem_generation(void);
 tutti_memory mem_detect(const void *pointer);
 /* memcpy, with non-temporal stores where the size makes them pay. dst and src do not overlap. */
 void mem_copy(void *dst, const void *src, size_t len);
+/* mem_copy for a part of a whole that outgrows the caches: its stores go past them at any size. */
+void mem_stream(void *dst, const void *src, size_t len);
 /* Memory of any kinds (host memory may overlap); waits for the bytes, but for no stream of the
  * program. Errors TUTTI_ERR_SYSTEM: the device failed. */
 tutti_status mem_copy_any(void *dst, const void *src, size_t len);

@@ -178,8 +178,21 @@ static void copy(void *dst, const void *src, size_t len)
     else
         memcpy(dst, src, len);
 }
+
+void mem_host_stream(void *dst, const void *src, size_t len)
+{
+    if (len >= ALIAS_MIN)
+        copy_lines(dst, src, len, true);
+    else
+        memcpy(dst, src, len);
+}
 #else
 static void copy(void *dst, const void *src, size_t len)
+{
+    memcpy(dst, src, len);
+}
+
+void mem_host_stream(void *dst, const void *src, size_t len)
 {
     memcpy(dst, src, len);
 }

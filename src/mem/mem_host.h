@@ -5,5 +5,6 @@
 #include "mem/mem.h"
 
 extern const struct mem_kind mem_host;
+void mem_host_stream(void *dst, const void *src, size_t len);
 
 #endif
