@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/owned.h"
 #include "base/sock.h"
 #include "src/bootstrap.h"
 #include "src/bootstrap_meet.h"
@@ -505,7 +506,7 @@ static uint16_t free_port(void)
     sock_parse("127.0.0.1:1", &address);
     address_set_port(&address, 0);
     CU_ASSERT_EQUAL_FATAL(sock_listen(&settings, &address, 1, &fd, &bound), TUTTI_OK);
-    close(fd);
+    owned_close(fd);
     return address_port(&bound);
 }
 
@@ -582,7 +583,7 @@ static void test_bootstrap_joins_under_torchrun_beside_strangers(void)
         snprintf(players[r].settings.ports, SETTING_TEXT_MAX, "21990-21999");
     CU_ASSERT_TRUE(play_processes(players, 4, be_torchrun));
     while (count > 0)
-        close(taken[--count]);
+        owned_close(taken[--count]);
     free(players);
 }
 

@@ -463,6 +463,59 @@ static int die(tutti_comm *comm, int rank, int size, void *context)
     return wrong;
 }
 
+/* The child holds copies of whatever the library did not give up for it. */
+static void leave_a_child(void)
+{
+    fflush(NULL);
+    if (fork() != 0)
+        return;
+    for (int fd = 0; fd < 3; fd++)
+        close(fd);
+    sleep(9);
+    _exit(0);
+}
+
+static int die_leaving_a_child(tutti_comm *comm, int rank, int size, void *context)
+{
+    int value = rank, total, blocks[4] = {0}, received[4], wrong = OK(tutti_barrier(comm));
+    if (*(int *)context) /* every link exists before the fork */
+        wrong += OK(tutti_alltoall(blocks, received, 1, TUTTI_INT32, comm));
+    if (rank == size - 1) {
+        leave_a_child();
+        raise(SIGKILL);
+    }
+    double start = seconds();
+    tutti_status status = TUTTI_OK;
+    while (status == TUTTI_OK)
+        status = tutti_allreduce(&value, &total, 1, TUTTI_INT32, TUTTI_SUM, comm);
+    wrong += world_check(rank, status == TUTTI_ERR_PEER, "%s: %s", tutti_status_string(status),
+                         tutti_last_error());
+    wrong += says(rank, "rank 3 (host ");
+    wrong += world_check(rank, seconds() - start < 5, "took %.1f s", seconds() - start);
+    return wrong;
+}
+
+static void be_on_one_of_two_hosts(int rank)
+{
+    setenv("TUTTI_HOST_ID", rank < 2 ? "one" : "two", 1);
+}
+
+static void test_comm_notices_a_death_though_a_child_lives(void)
+{
+    static const char *const mixed[] = {"TUTTI_TRANSPORTS=shm,tcp", NULL};
+    static const char *const *const worlds[] = {shm, tcp, mixed};
+    for (int i = 0; i < 6; i++) {
+        int all_links = i / 3;
+        struct world world = {.kind = WORLD_PROCESSES,
+                              .size = 4,
+                              .settings = worlds[i % 3],
+                              .limit_s = 8,
+                              .doomed = 4,
+                              .prepare = i % 3 == 2 ? be_on_one_of_two_hosts : NULL};
+        CU_ASSERT_EQUAL(world_run(&world, die_leaving_a_child, &all_links), 0);
+    }
+}
+
 static void deaths(const char *const *settings)
 {
     for (size_t count = 2; count < 3000000; count *= 1000) {
@@ -647,6 +700,7 @@ int main(int argc, char **argv)
         {"split_and_dup", test_comm_split_and_dup},
         {"names_both_sides_of_a_mismatch", test_comm_names_both_sides_of_a_mismatch},
         {"names_the_rank_that_died", test_comm_names_the_rank_that_died},
+        {"notices_a_death_though_a_child_lives", test_comm_notices_a_death_though_a_child_lives},
         {"bounds_every_wait", test_comm_bounds_every_wait},
         {"abort_ends_every_wait", test_comm_abort_ends_every_wait},
         {"abort_before_the_first_operation", test_comm_abort_before_the_first_operation},

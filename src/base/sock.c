@@ -20,6 +20,7 @@
 
 #include "base/check.h"
 #include "base/clock.h"
+#include "base/owned.h"
 
 /* A peer that says nothing is asked after a second, thrice; data that stays unacknowledged for
  * five seconds ends the connection. That bounds how late a lost host is noticed. */
@@ -133,7 +134,7 @@ static tutti_status limit_or(tutti_status otherwise)
 static tutti_status new_socket(const struct sock_address *address, int *fd)
 {
     int family = address->storage.ss_family;
-    int made = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    int made = owned_add(socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
     if (made < 0) {
         char text[SOCK_TEXT_MAX];
         return fail_errno(limit_or(TUTTI_ERR_SYSTEM), "socket for %s", sock_text(address, text));
@@ -165,7 +166,7 @@ static tutti_status listen_once(const struct sock_address *address, int backlog,
     char text[SOCK_TEXT_MAX];
     status = fail_errno(TUTTI_ERR_CONNECT, "listen on %s", sock_text(address, text));
     bool taken = errno == EADDRINUSE;
-    close(made);
+    owned_close(made);
     return taken ? TUTTI_IN_PROGRESS : status;
 }
 
@@ -222,7 +223,7 @@ tutti_status sock_listen(const struct settings *settings, const struct sock_addr
     if (getsockname(made, (struct sockaddr *)&real.storage, &len) != 0) {
         status = fail_errno(TUTTI_ERR_SYSTEM, "name of the socket that listens on %s",
                             sock_text(&wanted, text));
-        close(made);
+        owned_close(made);
         return status;
     }
     real.len = len;
@@ -243,7 +244,7 @@ tutti_status sock_connect_start(const struct sock_address *address, int *fd)
         errno != EINPROGRESS && errno != EINTR) {
         char text[SOCK_TEXT_MAX];
         status = fail_errno(limit_or(TUTTI_ERR_CONNECT), "connect to %s", sock_text(address, text));
-        close(made);
+        owned_close(made);
         return status;
     }
     *fd = made;
@@ -287,7 +288,7 @@ tutti_status sock_accept(int listener, int *fd, struct sock_address *from)
             accept4(listener, (struct sockaddr *)&peer.storage, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (made >= 0) {
             peer.len = len;
-            *fd = made;
+            *fd = owned_add(made);
             if (from)
                 *from = peer;
             return TUTTI_OK;
