@@ -305,8 +305,22 @@ void call_unkeep(struct tutti_comm *comm, const struct call *call, size_t *count
     free(counts);
 }
 
-const char *call_text(const struct call *call, char *text, size_t len)
+/* One made by the caller goes by the number of its handle. */
+static const char *op_text(const struct tutti_comm *comm, tutti_op op, char text[32])
 {
+    unsigned index = (unsigned)op - TUTTI_OP_DYNAMIC;
+    bool premulsum = index < COMM_OPS_MAX && comm->ops && comm->ops[index].premulsum;
+    if (index < COMM_OPS_MAX)
+        snprintf(text, 32, "%s %u", premulsum ? "premulsum" : "user operation", (unsigned)op);
+    else
+        snprintf(text, 32, "%s", op_name(op));
+    return text;
+}
+
+const char *call_text(const struct tutti_comm *comm, const struct call *call, char *text,
+                      size_t len)
+{
+    char op[32];
     const struct coll_info *info = coll_info(call->coll);
     int at = snprintf(text, len, "%s(", info->name);
     if (call->coll != TUTTI_COLL_BARRIER) {
@@ -314,7 +328,7 @@ const char *call_text(const struct call *call, char *text, size_t len)
             at += snprintf(text + at, len - (size_t)at, "count %zu, ", call->count);
         at += snprintf(text + at, len - (size_t)at, "%s", dtype_name(call->dtype));
         if (info->reduces)
-            at += snprintf(text + at, len - (size_t)at, ", %s", op_name(call->op));
+            at += snprintf(text + at, len - (size_t)at, ", %s", op_text(comm, call->op, op));
         if (info->has_root)
             at += snprintf(text + at, len - (size_t)at, ", root %d", call->root);
     }
@@ -322,11 +336,11 @@ const char *call_text(const struct call *call, char *text, size_t len)
     return text;
 }
 
-const char *tag_text(const struct tag *tag, char *text, size_t len)
+const char *tag_text(const struct tutti_comm *comm, const struct tag *tag, char *text, size_t len)
 {
     char inner[128];
     struct call call = {.coll = tag_coll(tag),
-                        .dtype = (tutti_dtype)(tag->word[0] >> 16 & 0x7f),
+                        .dtype = tag_dtype(tag),
                         .on_device = tag->word[0] >> 23 & 1,
                         .op = (tutti_op)(tag->word[0] & 0xffff),
                         .root = (int)(uint32_t)(tag->word[2] >> 32),
@@ -334,7 +348,7 @@ const char *tag_text(const struct tag *tag, char *text, size_t len)
     if ((unsigned)call.coll >= TUTTI_COLL_COUNT)
         snprintf(text, len, "an unreadable operation");
     else
-        snprintf(text, len, "%s as operation %u", call_text(&call, inner, sizeof inner),
+        snprintf(text, len, "%s as operation %u", call_text(comm, &call, inner, sizeof inner),
                  tag_sequence(tag));
     return text;
 }

@@ -374,16 +374,59 @@ static void test_comm_keeps_what_started_operations_need(void)
 /* ---- disagreement, death, stop, abort, fork ---------------------------------------------------
  */
 
-enum difference { DIFFERENT_COUNT, DIFFERENT_TYPE, DIFFERENT_OP, DIFFERENT_COLL, DIFFERENT_ROOT };
+enum difference {
+    DIFFERENT_COUNT,
+    DIFFERENT_TYPE,
+    DIFFERENT_OP,
+    DIFFERENT_COLL,
+    DIFFERENT_COUNTS, /* of a v form: the text of the call does not show them */
+    DIFFERENT_SUMS_OF_BLOCKS,
+    DIFFERENT_USER_OP,
+    DIFFERENT_PREMULSUM,
+    DIFFERENT_ROOT
+};
+
+/* What the sentence must say; a root that only sends is in its next call already. */
+static const char *const differences[] = {
+    [DIFFERENT_COUNT] = "(count ",
+    [DIFFERENT_TYPE] = "int32, sum)",
+    [DIFFERENT_OP] = ", max)",
+    [DIFFERENT_COLL] = "(count ",
+    [DIFFERENT_COUNTS] = " with different counts: every rank",
+    [DIFFERENT_SUMS_OF_BLOCKS] = " with different counts: every rank",
+    [DIFFERENT_USER_OP] = ", user operation 1",
+    [DIFFERENT_PREMULSUM] = ", premulsum 1",
+    [DIFFERENT_ROOT] = "(count ",
+};
 
 struct mismatch {
     enum difference what;
     size_t count;
 };
 
+static void keep(const void *in, void *inout, size_t count, tutti_dtype dtype, void *context)
+{
+    (void)in, (void)inout, (void)count, (void)dtype, (void)context;
+}
+
+static tutti_status deviate_in_op(const struct mismatch *m, int odd, void *in, void *out,
+                                  tutti_comm *comm)
+{
+    float two = 2;
+    tutti_op ops[2];
+    tutti_status status = tutti_op_create(comm, keep, NULL, &ops[0]);
+    if (status == TUTTI_OK && m->what == DIFFERENT_USER_OP)
+        status = tutti_op_create(comm, keep, NULL, &ops[1]);
+    else if (status == TUTTI_OK)
+        status = tutti_op_create_premulsum(comm, &two, TUTTI_FLOAT32, &ops[1]);
+    return status == TUTTI_OK ? tutti_allreduce(in, out, m->count, TUTTI_FLOAT32, ops[odd], comm)
+                              : status;
+}
+
 static tutti_status deviate(const struct mismatch *m, int odd, void *in, void *out,
                             tutti_comm *comm)
 {
+    size_t q = m->count / 4, counts[4] = {q - 1, q + (odd ? 1 : 0), q, q - 2};
     size_t n = m->count;
     switch (m->what) {
     case DIFFERENT_COUNT:
@@ -395,6 +438,13 @@ static tutti_status deviate(const struct mismatch *m, int odd, void *in, void *o
     case DIFFERENT_COLL:
         return odd ? tutti_broadcast(in, out, n, TUTTI_FLOAT32, 1, comm)
                    : tutti_allreduce(in, out, n, TUTTI_FLOAT32, TUTTI_SUM, comm);
+    case DIFFERENT_COUNTS:
+        return tutti_allgatherv(in, out, counts, NULL, TUTTI_FLOAT32, comm);
+    case DIFFERENT_SUMS_OF_BLOCKS:
+        return tutti_reduce_scatterv(in, out, counts, TUTTI_FLOAT32, TUTTI_SUM, comm);
+    case DIFFERENT_USER_OP:
+    case DIFFERENT_PREMULSUM:
+        return deviate_in_op(m, odd, in, out, comm);
     default:
         return tutti_broadcast(in, out, n, TUTTI_FLOAT32, odd ? 1 : 0, comm);
     }
@@ -416,6 +466,7 @@ static int disagree(tutti_comm *comm, int rank, int size, void *context)
     wrong += world_check(rank, status == TUTTI_ERR_MISMATCH, "difference %d: %s: %s", m->what,
                          tutti_status_string(status), tutti_last_error());
     wrong += says(rank, "ranks disagree");
+    wrong += says(rank, differences[m->what]);
     wrong += says(rank, "rank 1 (host ");
     wrong += world_check(rank, seconds() - start < 5, "took %.1f s", seconds() - start);
     wrong += TAKEN(tutti_barrier(comm), TUTTI_ERR_MISMATCH);
@@ -423,6 +474,36 @@ static int disagree(tutti_comm *comm, int rank, int size, void *context)
     free(in);
     free(out);
     return wrong;
+}
+
+/* Rank 1 sends int32; what rank 0 receives is of another type, or more. */
+static int transfers_disagree(tutti_comm *comm, int rank, int size, void *context)
+{
+    int more = *(int *)context, values[8] = {0};
+    int wrong = OK(tutti_barrier(comm));
+    tutti_status status = TUTTI_OK;
+    if (rank == 1)
+        status = tutti_send(values, 4, TUTTI_INT32, 0, comm);
+    else if (rank == 0)
+        status = tutti_recv(values, more ? 6 : 4, more ? TUTTI_INT32 : TUTTI_FLOAT32, 1, comm);
+    if (status == TUTTI_OK)
+        status = tutti_barrier(comm);
+    wrong += world_check(rank, status == TUTTI_ERR_MISMATCH, "%s: %s", tutti_status_string(status),
+                         tutti_last_error());
+    wrong += says(rank, "ranks disagree: rank 1 (host ");
+    wrong += says(rank, ") sends 4 int32 where rank 0 (host ");
+    wrong += says(rank, more ? ") receives 6 int32: " : ") receives 4 float32: ");
+    (void)size;
+    return wrong;
+}
+
+static void test_comm_names_what_a_send_and_its_receive_differ_in(void)
+{
+    for (int more = 0; more < 2; more++) {
+        run(WORLD_THREADS, 2, NULL, transfers_disagree, &more);
+        run(WORLD_PROCESSES, 3, shm, transfers_disagree, &more);
+        run(WORLD_PROCESSES, 2, tcp, transfers_disagree, &more);
+    }
 }
 
 static void mismatches(enum world_kind kind, int size, const char *const *settings)
@@ -699,6 +780,8 @@ int main(int argc, char **argv)
         {"own_operations", test_comm_own_operations},
         {"split_and_dup", test_comm_split_and_dup},
         {"names_both_sides_of_a_mismatch", test_comm_names_both_sides_of_a_mismatch},
+        {"names_what_a_send_and_its_receive_differ_in",
+         test_comm_names_what_a_send_and_its_receive_differ_in},
         {"names_the_rank_that_died", test_comm_names_the_rank_that_died},
         {"notices_a_death_though_a_child_lives", test_comm_notices_a_death_though_a_child_lives},
         {"bounds_every_wait", test_comm_bounds_every_wait},

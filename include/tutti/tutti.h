@@ -266,7 +266,8 @@ TUTTI_COLLECTIVES(X)
 #undef X
 
 /* send, recv: transfers between two ranks match in the order issued for that pair; they do not
- * match collectives. Sizes must agree. Zero bytes and a transfer to oneself (inside a group or
+ * match collectives. The counts and types of a send and of its receive must agree
+ * (TUTTI_ERR_MISMATCH). Zero bytes and a transfer to oneself (inside a group or
  * started) are allowed. */
 
 /* ---- groups ---------------------------------------------------------------------------------- */
