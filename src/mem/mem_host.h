@@ -6,4 +6,7 @@
 
 extern const struct mem_kind mem_host;
 
+/* TUTTI_ERR_NOMEM, with how much there is, when this machine could not give so many bytes. */
+tutti_status mem_host_limit(size_t bytes);
+
 #endif
