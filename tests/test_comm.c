@@ -46,6 +46,29 @@ static const char *const tcp[] = {"TUTTI_TRANSPORTS=tcp", NULL};
 /* ---- arguments --------------------------------------------------------------------------------
  */
 
+/* What a count of -1 becomes. No product overflows where an element has one byte. */
+static int negative_counts(tutti_comm *comm, int rank, int size)
+{
+    int8_t in[64] = {0}, out[64] = {0};
+    size_t minus_one = (size_t)-1, half = minus_one / (size_t)size;
+    size_t counts[8] = {1, 1, 1, 1, 1, 1, 1, 1}, displs[8] = {0, minus_one, 2, 3, 4, 5, 6, 7};
+    int wrong = 0;
+    wrong += TAKEN(tutti_allreduce(in, out, minus_one, TUTTI_INT8, TUTTI_SUM, comm), TUTTI_ERR_ARG);
+    wrong += says(rank, "allreduce: count 18446744073709551615 of int8 overflows");
+    wrong += TAKEN(tutti_allgather(in, out, half, TUTTI_INT8, comm), TUTTI_ERR_ARG);
+    wrong +=
+        TAKEN(tutti_send(in, minus_one - 7, TUTTI_INT8, (rank + 1) % size, comm), TUTTI_ERR_ARG);
+    wrong += TAKEN(tutti_allgatherv(in, out, counts, displs, TUTTI_INT8, comm), TUTTI_ERR_ARG);
+    wrong += says(rank, "allgatherv: the block of rank 1, count 1 at displacement "
+                        "18446744073709551615 of int8, overflows");
+    displs[1] = 1;
+    counts[2] = minus_one;
+    wrong += TAKEN(tutti_alltoallv(in, counts, displs, out, counts, displs, TUTTI_INT8, comm),
+                   TUTTI_ERR_ARG);
+    wrong += says(rank, "the block of rank 2, count 18446744073709551615 at displacement 2 ");
+    return wrong;
+}
+
 static int bad_arguments(tutti_comm *comm, int rank, int size, void *context)
 {
     float in[64] = {0}, out[64] = {0};
@@ -68,6 +91,7 @@ static int bad_arguments(tutti_comm *comm, int rank, int size, void *context)
     wrong += TAKEN(tutti_allreduce(in, out, SIZE_MAX / 2, TUTTI_FLOAT64, TUTTI_SUM, comm),
                    TUTTI_ERR_ARG);
     wrong += says(rank, "overflows");
+    wrong += negative_counts(comm, rank, size);
     wrong += TAKEN(tutti_send(in, 1, TUTTI_FLOAT32, rank, comm), TUTTI_ERR_ARG);
     char text[256];
     wrong += TAKEN(tutti_comm_explain(comm, TUTTI_COLL_REDUCE, 4, TUTTI_FLOAT32, TUTTI_SUM, size,
