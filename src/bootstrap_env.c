@@ -408,12 +408,54 @@ static tutti_status meet_by_launcher(const struct settings *settings, share_fn *
     return bootstrap_from_id(settings, &id, rank, size, bootstrap);
 }
 
+/* TUTTI_RENDEZVOUS, TUTTI_RANK and TUTTI_SIZE belong together: a process that was given some of
+ * them would be a world of its own without a word. A job of one rank may be told so by its size. */
+static tutti_status check_all_given(const struct settings *settings)
+{
+    static const char *const names[] = {"TUTTI_RENDEZVOUS", "TUTTI_RANK", "TUTTI_SIZE"};
+    const char *given = NULL, *missing = NULL;
+    for (int i = 0; i < 3; i++) {
+        if (has(names[i]))
+            given = given ? given : names[i];
+        else
+            missing = missing ? missing : names[i];
+    }
+    if (!given || !missing || (has("TUTTI_SIZE") && settings->size == 1 && settings->rank == 0))
+        return TUTTI_OK;
+    return fail(TUTTI_ERR_SETTING,
+                "%s is set but %s is not: TUTTI_RENDEZVOUS=host:port, TUTTI_RANK and TUTTI_SIZE go "
+                "together, at every rank",
+                given, missing);
+}
+
+/* No launcher was found: alone, unless the environment speaks of other ranks. A RANK or a
+ * WORLD_SIZE of 1 may be another tool's. */
+static tutti_status be_alone(const struct settings *settings, struct bootstrap **bootstrap)
+{
+    static const char *const names[] = {"RANK", "MASTER_ADDR"};
+    struct meeting alone = {0};
+    tutti_status status = check_all_given(settings);
+    if (status != TUTTI_OK)
+        return status;
+    for (int i = 0; i < 2; i++) {
+        if (has("WORLD_SIZE") && atoi(settings_launcher_variable("WORLD_SIZE")) > 1 &&
+            !has(names[i]))
+            return fail(TUTTI_ERR_SETTING,
+                        "WORLD_SIZE is %.20s but %s is not set: RANK, WORLD_SIZE and MASTER_ADDR "
+                        "go together, as torchrun sets them",
+                        settings_launcher_variable("WORLD_SIZE"), names[i]);
+    }
+    return bootstrap_meet(settings, &alone, 0, 1, bootstrap);
+}
+
 tutti_status bootstrap_from_env(const struct settings *settings, struct bootstrap **bootstrap)
 {
     struct meeting alone = {0};
     uint32_t rank = 0, size = 1;
-    if (settings->rendezvous[0])
-        return from_rendezvous(settings, bootstrap);
+    if (settings->rendezvous[0]) {
+        tutti_status given = check_all_given(settings);
+        return given == TUTTI_OK ? from_rendezvous(settings, bootstrap) : given;
+    }
     if (has("RANK") && has("WORLD_SIZE") && has("MASTER_ADDR"))
         return from_torchrun(settings, bootstrap);
     tutti_status status = bootstrap_pmix_open(&rank, &size);
@@ -440,5 +482,5 @@ tutti_status bootstrap_from_env(const struct settings *settings, struct bootstra
     /* A batch script has the task's variables too, but no step: it is a job of one. */
     if (has("SLURM_PROCID") && has("SLURM_NTASKS") && has("SLURM_STEP_ID"))
         return from_slurm(settings, bootstrap);
-    return bootstrap_meet(settings, &alone, 0, 1, bootstrap);
+    return be_alone(settings, bootstrap);
 }

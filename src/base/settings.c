@@ -430,11 +430,12 @@ size_t settings_print(const struct settings *settings, char *text, size_t len)
 const char *settings_launcher_variable(const char *name)
 {
     static const char *const names[] = {
-        "RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID",
-        "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMIX_NAMESPACE",
-        "PMIX_SERVER_URI2", "PMIX_SERVER_URI21", "PMIX_SERVER_URI3", "PMIX_SERVER_URI4", "PMI_RANK",
-        "PMI_SIZE", "PMI_PORT", "PMI_FD", "MPI_LOCALRANKID", "SLURM_PROCID", "SLURM_NTASKS",
-        "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST",
+        PREFIX "RENDEZVOUS", PREFIX "RANK", PREFIX "SIZE", "RANK", "WORLD_SIZE", "LOCAL_RANK",
+        "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "OMPI_COMM_WORLD_RANK",
+        "OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMIX_NAMESPACE", "PMIX_SERVER_URI2",
+        "PMIX_SERVER_URI21", "PMIX_SERVER_URI3", "PMIX_SERVER_URI4", "PMI_RANK", "PMI_SIZE",
+        "PMI_PORT", "PMI_FD", "MPI_LOCALRANKID", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_JOB_ID",
+        "SLURM_STEP_ID", "SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST",
         /* where files that outlive a process may be put */
         "HOME", "TMPDIR"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
