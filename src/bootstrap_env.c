@@ -26,7 +26,6 @@
 #define PORTS_TRIED   MEETING_PLACES_MAX
 #define PORT_LOW      20000u /* Linux hands out 32768 and up by itself */
 #define PORT_HIGH     32767u
-#define RANKS_MAX     65536u
 #define ENV_BACKLOG   4096
 #define HOST_TEXT_MAX 256
 
@@ -140,20 +139,15 @@ static uint64_t hash_text(const char *text)
     return hash;
 }
 
+/* Where ranks look for each other: TUTTI_PORTS, else what Linux does not hand out by itself. */
 static tutti_status port_window(const struct settings *settings, unsigned *low, unsigned *high)
 {
-    char rest;
-    *low = PORT_LOW;
-    *high = PORT_HIGH;
-    if (settings->ports[0] == 0)
-        return TUTTI_OK;
-    if (sscanf(settings->ports, "%u-%u%c", low, high, &rest) != 2 || *low < 1 || *low > *high ||
-        *high > 65535)
-        return fail(TUTTI_ERR_SETTING,
-                    "TUTTI_PORTS=%s is no range of ports: expected lowest-highest, such as "
-                    "20000-20999",
-                    settings->ports);
-    return TUTTI_OK;
+    tutti_status status = settings_port_range(settings, low, high);
+    if (status == TUTTI_OK && *low == 0) {
+        *low = PORT_LOW;
+        *high = PORT_HIGH;
+    }
+    return status;
 }
 
 /* Fills the meeting's places with successive ports of the host, `avoid` left out. */
@@ -248,7 +242,7 @@ static bool has(const char *name)
 static tutti_status rank_and_size(const char *rank_name, const char *size_name, uint32_t *rank,
                                   uint32_t *size)
 {
-    tutti_status status = launcher_number(size_name, 1, RANKS_MAX, size);
+    tutti_status status = launcher_number(size_name, 1, BOOTSTRAP_RANKS_MAX, size);
     return status == TUTTI_OK ? launcher_number(rank_name, 0, *size - 1, rank) : status;
 }
 
@@ -265,8 +259,7 @@ static tutti_status from_rendezvous(const struct settings *settings, struct boot
     tutti_status status = sock_parse(settings->rendezvous, &meeting.places[0]);
     if (status != TUTTI_OK)
         return status == TUTTI_ERR_ARG
-                   ? fail(TUTTI_ERR_SETTING, "TUTTI_RENDEZVOUS=%s: expected host:port",
-                          settings->rendezvous)
+                   ? fail(TUTTI_ERR_SETTING, "TUTTI_RENDEZVOUS: %s", status_sentence())
                    : status;
     unsigned port = address_port(&meeting.places[0]);
     if (port == 0 || address_is_any(&meeting.places[0]))

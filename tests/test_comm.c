@@ -133,6 +133,9 @@ static void test_comm_refuses_stale_handles(void)
     setenv("TUTTI_ALGO", "allreduce:nonsense", 1);
     CU_ASSERT_EQUAL(tutti_comm_create_from_env(&comm), TUTTI_ERR_SETTING);
     unsetenv("TUTTI_ALGO");
+    tutti_unique_id id = {{0}};
+    CU_ASSERT_EQUAL(tutti_comm_create(100000, &id, 0, &comm), TUTTI_ERR_ARG);
+    CU_ASSERT_PTR_NOT_NULL(strstr(tutti_last_error(), "100000 ranks: expected at most 65536"));
 }
 
 /* ---- requests, groups, operations -------------------------------------------------------------

@@ -98,6 +98,10 @@ static void test_sock_parse_refuses_garbage(void)
         CU_ASSERT_EQUAL(sock_parse(texts[i], &address), TUTTI_ERR_ARG);
         CU_ASSERT_PTR_NOT_NULL(strstr(status_sentence(), "expected host:port or [ipv6]:port"));
     }
+    CU_ASSERT_EQUAL(sock_parse("localhost:99999", &address), TUTTI_ERR_ARG);
+    CU_ASSERT_PTR_NOT_NULL(strstr(status_sentence(), "a port of at most 65535"));
+    CU_ASSERT_EQUAL(sock_parse("::1:5555", &address), TUTTI_ERR_ARG);
+    CU_ASSERT_PTR_NOT_NULL(strstr(status_sentence(), "here [::1]:5555"));
     char text[5000];
     memset(text, 'h', sizeof text);
     memcpy(text + 4990, ":80", 4);

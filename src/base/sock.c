@@ -71,7 +71,7 @@ const char *sock_text(const struct sock_address *address, char text[SOCK_TEXT_MA
     return text;
 }
 
-/* Cuts "host:port" or "[v6]:port" in two; false when it is neither. */
+/* Cuts "host:port" or "[v6]:port" in two; false when it is neither. *port may be too large. */
 static bool split_host_port(const char *text, char host[NI_MAXHOST], unsigned *port)
 {
     const char *begin = text, *end;
@@ -88,20 +88,37 @@ static bool split_host_port(const char *text, char host[NI_MAXHOST], unsigned *p
         text = end + 1;
     }
     size_t len = (size_t)(end - begin), digits = strspn(text, "0123456789");
-    if (len == 0 || len >= NI_MAXHOST || digits == 0 || digits > 5 || text[digits] != '\0')
+    if (len == 0 || len >= NI_MAXHOST || digits == 0 || digits > 9 || text[digits] != '\0')
         return false;
     memcpy(host, begin, len);
     host[len] = '\0';
     *port = (unsigned)strtoul(text, NULL, 10);
-    return *port <= UINT16_MAX;
+    return true;
+}
+
+/* "::1:5555": an IPv6 address and a port, but which colon is between them? */
+static bool lacks_brackets(const char *text)
+{
+    const char *first = strchr(text, ':'), *last = strrchr(text, ':');
+    return *text != '[' && first != last && strlen(text) < SOCK_TEXT_MAX &&
+           strspn(text, "0123456789abcdefABCDEF:.%") == strlen(text);
 }
 
 tutti_status sock_parse(const char *text, struct sock_address *address)
 {
     char host[NI_MAXHOST];
     unsigned port;
+    if (lacks_brackets(text))
+        return fail(TUTTI_ERR_ARG,
+                    "\"%s\" is no address: expected host:port or [ipv6]:port, here [%.*s]%s", text,
+                    (int)(strrchr(text, ':') - text), text, strrchr(text, ':'));
     if (!split_host_port(text, host, &port))
         return fail(TUTTI_ERR_ARG, "\"%.*s\" is no address: expected host:port or [ipv6]:port",
+                    SOCK_TEXT_MAX, text);
+    if (port > UINT16_MAX)
+        return fail(TUTTI_ERR_ARG,
+                    "\"%.*s\" is no address: expected host:port or [ipv6]:port, and a port of at "
+                    "most 65535",
                     SOCK_TEXT_MAX, text);
     struct addrinfo hints = {.ai_family = *text == '[' ? AF_INET6 : AF_UNSPEC,
                              .ai_socktype = SOCK_STREAM};
@@ -170,36 +187,12 @@ static tutti_status listen_once(const struct sock_address *address, int backlog,
     return taken ? TUTTI_IN_PROGRESS : status;
 }
 
-/* TUTTI_PORTS: "low-high" or one port; empty means any (0-0). */
-static tutti_status port_range(const struct settings *settings, unsigned *low, unsigned *high)
-{
-    const char *text = settings->ports;
-    *low = *high = 0;
-    if (*text == '\0')
-        return TUTTI_OK;
-    char *end;
-    unsigned long first = strtoul(text, &end, 10), last = first;
-    bool good = *text >= '0' && *text <= '9';
-    if (good && *end == '-') {
-        const char *second = end + 1;
-        good = *second >= '0' && *second <= '9';
-        last = strtoul(second, &end, 10);
-    }
-    if (!good || *end != '\0' || first < 1 || last > UINT16_MAX || first > last)
-        return fail(TUTTI_ERR_SETTING,
-                    "TUTTI_PORTS=%s is no port range: expected lowest-highest, within 1 to 65535",
-                    text);
-    *low = (unsigned)first;
-    *high = (unsigned)last;
-    return TUTTI_OK;
-}
-
 tutti_status sock_listen(const struct settings *settings, const struct sock_address *address,
                          int backlog, int *fd, struct sock_address *bound)
 {
     unsigned low, high;
     char text[SOCK_TEXT_MAX];
-    tutti_status status = port_range(settings, &low, &high);
+    tutti_status status = settings_port_range(settings, &low, &high);
     if (status != TUTTI_OK)
         return status;
     if (port_of(address) != 0)
