@@ -15,6 +15,7 @@
 #include "base/auth.h"
 #include "base/check.h"
 #include "base/clock.h"
+#include "base/owned.h"
 #include "src/bootstrap_meet.h"
 
 /* ---- meetings -------------------------------------------------------------------------------- */
@@ -34,7 +35,7 @@ void meeting_set_job(struct meeting *meeting, const char *text)
 void meeting_close_listeners(struct meeting *meeting)
 {
     for (uint32_t i = 0; i < meeting->listener_count; i++)
-        close(meeting->listeners[i]);
+        owned_close(meeting->listeners[i]);
     meeting->listener_count = 0;
 }
 
@@ -132,11 +133,11 @@ void bootstrap_free(struct bootstrap *bootstrap)
         return;
     for (uint32_t r = 0; bootstrap->seats && r < bootstrap->size; r++) {
         if (bootstrap->seats[r].fd >= 0)
-            close(bootstrap->seats[r].fd);
+            owned_close(bootstrap->seats[r].fd);
     }
     free(bootstrap->seats);
     if (bootstrap->fd >= 0)
-        close(bootstrap->fd);
+        owned_close(bootstrap->fd);
     free(bootstrap);
 }
 

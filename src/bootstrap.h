@@ -13,6 +13,7 @@
 #include "tutti/types.h"
 
 #define BOOTSTRAP_BLOCK_MAX  (64u << 10) /* bytes one rank may give to one allgather */
+#define BOOTSTRAP_RANKS_MAX  65536u      /* as TUTTI_SIZE allows */
 #define BOOTSTRAP_UNAUTH_MAX 64          /* connections not yet authenticated, at a time */
 
 struct bootstrap;

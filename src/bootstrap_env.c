@@ -26,7 +26,6 @@
 #define PORTS_TRIED   MEETING_PLACES_MAX
 #define PORT_LOW      20000u /* Linux hands out 32768 and up by itself */
 #define PORT_HIGH     32767u
-#define RANKS_MAX     65536u
 #define ENV_BACKLOG   4096
 #define HOST_TEXT_MAX 256
 
@@ -140,20 +139,15 @@ static uint64_t hash_text(const char *text)
     return hash;
 }
 
+/* Where ranks look for each other: TUTTI_PORTS, else what Linux does not hand out by itself. */
 static tutti_status port_window(const struct settings *settings, unsigned *low, unsigned *high)
 {
-    char rest;
-    *low = PORT_LOW;
-    *high = PORT_HIGH;
-    if (settings->ports[0] == 0)
-        return TUTTI_OK;
-    if (sscanf(settings->ports, "%u-%u%c", low, high, &rest) != 2 || *low < 1 || *low > *high ||
-        *high > 65535)
-        return fail(TUTTI_ERR_SETTING,
-                    "TUTTI_PORTS=%s is no range of ports: expected lowest-highest, such as "
-                    "20000-20999",
-                    settings->ports);
-    return TUTTI_OK;
+    tutti_status status = settings_port_range(settings, low, high);
+    if (status == TUTTI_OK && *low == 0) {
+        *low = PORT_LOW;
+        *high = PORT_HIGH;
+    }
+    return status;
 }
 
 /* Fills the meeting's places with successive ports of the host, `avoid` left out. */
@@ -248,7 +242,7 @@ static bool has(const char *name)
 static tutti_status rank_and_size(const char *rank_name, const char *size_name, uint32_t *rank,
                                   uint32_t *size)
 {
-    tutti_status status = launcher_number(size_name, 1, RANKS_MAX, size);
+    tutti_status status = launcher_number(size_name, 1, BOOTSTRAP_RANKS_MAX, size);
     return status == TUTTI_OK ? launcher_number(rank_name, 0, *size - 1, rank) : status;
 }
 
@@ -265,8 +259,7 @@ static tutti_status from_rendezvous(const struct settings *settings, struct boot
     tutti_status status = sock_parse(settings->rendezvous, &meeting.places[0]);
     if (status != TUTTI_OK)
         return status == TUTTI_ERR_ARG
-                   ? fail(TUTTI_ERR_SETTING, "TUTTI_RENDEZVOUS=%s: expected host:port",
-                          settings->rendezvous)
+                   ? fail(TUTTI_ERR_SETTING, "TUTTI_RENDEZVOUS: %s", status_sentence())
                    : status;
     unsigned port = address_port(&meeting.places[0]);
     if (port == 0 || address_is_any(&meeting.places[0]))
@@ -408,12 +401,54 @@ static tutti_status meet_by_launcher(const struct settings *settings, share_fn *
     return bootstrap_from_id(settings, &id, rank, size, bootstrap);
 }
 
+/* TUTTI_RENDEZVOUS, TUTTI_RANK and TUTTI_SIZE belong together: a process that was given some of
+ * them would be a world of its own without a word. A job of one rank may be told so by its size. */
+static tutti_status check_all_given(const struct settings *settings)
+{
+    static const char *const names[] = {"TUTTI_RENDEZVOUS", "TUTTI_RANK", "TUTTI_SIZE"};
+    const char *given = NULL, *missing = NULL;
+    for (int i = 0; i < 3; i++) {
+        if (has(names[i]))
+            given = given ? given : names[i];
+        else
+            missing = missing ? missing : names[i];
+    }
+    if (!given || !missing || (has("TUTTI_SIZE") && settings->size == 1 && settings->rank == 0))
+        return TUTTI_OK;
+    return fail(TUTTI_ERR_SETTING,
+                "%s is set but %s is not: TUTTI_RENDEZVOUS=host:port, TUTTI_RANK and TUTTI_SIZE go "
+                "together, at every rank",
+                given, missing);
+}
+
+/* No launcher was found: alone, unless the environment speaks of other ranks. A RANK or a
+ * WORLD_SIZE of 1 may be another tool's. */
+static tutti_status be_alone(const struct settings *settings, struct bootstrap **bootstrap)
+{
+    static const char *const names[] = {"RANK", "MASTER_ADDR"};
+    struct meeting alone = {0};
+    tutti_status status = check_all_given(settings);
+    if (status != TUTTI_OK)
+        return status;
+    for (int i = 0; i < 2; i++) {
+        if (has("WORLD_SIZE") && atoi(settings_launcher_variable("WORLD_SIZE")) > 1 &&
+            !has(names[i]))
+            return fail(TUTTI_ERR_SETTING,
+                        "WORLD_SIZE is %.20s but %s is not set: RANK, WORLD_SIZE and MASTER_ADDR "
+                        "go together, as torchrun sets them",
+                        settings_launcher_variable("WORLD_SIZE"), names[i]);
+    }
+    return bootstrap_meet(settings, &alone, 0, 1, bootstrap);
+}
+
 tutti_status bootstrap_from_env(const struct settings *settings, struct bootstrap **bootstrap)
 {
     struct meeting alone = {0};
     uint32_t rank = 0, size = 1;
-    if (settings->rendezvous[0])
-        return from_rendezvous(settings, bootstrap);
+    if (settings->rendezvous[0]) {
+        tutti_status given = check_all_given(settings);
+        return given == TUTTI_OK ? from_rendezvous(settings, bootstrap) : given;
+    }
     if (has("RANK") && has("WORLD_SIZE") && has("MASTER_ADDR"))
         return from_torchrun(settings, bootstrap);
     tutti_status status = bootstrap_pmix_open(&rank, &size);
@@ -440,5 +475,5 @@ tutti_status bootstrap_from_env(const struct settings *settings, struct bootstra
     /* A batch script has the task's variables too, but no step: it is a job of one. */
     if (has("SLURM_PROCID") && has("SLURM_NTASKS") && has("SLURM_STEP_ID"))
         return from_slurm(settings, bootstrap);
-    return bootstrap_meet(settings, &alone, 0, 1, bootstrap);
+    return be_alone(settings, bootstrap);
 }

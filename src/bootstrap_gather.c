@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/owned.h"
 #include "src/bootstrap_meet.h"
 
 #define EVENTS_MAX 64
@@ -175,7 +176,7 @@ tutti_status bootstrap_root_allgather(struct bootstrap *bootstrap, const void *i
         .bootstrap = bootstrap, .out = out, .len = len, .left = bootstrap->size - 1};
     collection.intakes = calloc(bootstrap->size, sizeof *collection.intakes);
     collection.done = calloc(bootstrap->size, sizeof *collection.done);
-    int epoll = epoll_create1(EPOLL_CLOEXEC);
+    int epoll = owned_add(epoll_create1(EPOLL_CLOEXEC));
     if (collection.intakes == NULL || collection.done == NULL)
         status = fail(TUTTI_ERR_NOMEM, "no memory for the allgather of %u ranks", bootstrap->size);
     else if (epoll < 0)
@@ -189,7 +190,7 @@ tutti_status bootstrap_root_allgather(struct bootstrap *bootstrap, const void *i
     if (status != TUTTI_OK)
         hand_out_failure(bootstrap, status);
     if (epoll >= 0)
-        close(epoll);
+        owned_close(epoll);
     free(collection.done);
     free(collection.intakes);
     return status;

@@ -12,7 +12,7 @@
  * The sockets must outlive the call that made them and are found again by the same process: they
  * wait in one small table behind a mutex, the one exception to "no globals" in this room. An entry
  * leaves when rank 0 joins with its id. Descriptors are close-on-exec; a forked child that plays
- * rank 0 finds the table of its parent, as it must. */
+ * rank 0 finds the table of its parent, as it must, and keeps the sockets in it. */
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
@@ -23,6 +23,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/owned.h"
 #include "src/bootstrap_meet.h"
 
 #define ID_PLACES_MAX 4
@@ -69,6 +70,8 @@ static tutti_status table_put(const struct meeting *meeting)
         memcpy(entry->job, meeting->job, sizeof entry->job);
         memcpy(entry->listeners, meeting->listeners, sizeof entry->listeners);
         entry->listener_count = meeting->listener_count;
+        for (uint32_t l = 0; l < entry->listener_count; l++)
+            owned_forget(entry->listeners[l]);
         status = TUTTI_OK;
     }
     pthread_mutex_unlock(&waiting_lock);
@@ -90,6 +93,8 @@ static bool table_take(struct meeting *meeting)
             continue;
         memcpy(meeting->listeners, entry->listeners, sizeof entry->listeners);
         meeting->listener_count = entry->listener_count;
+        for (uint32_t l = 0; l < entry->listener_count; l++)
+            owned_add(entry->listeners[l]);
         entry->used = false;
         found = true;
     }

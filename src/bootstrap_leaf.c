@@ -14,6 +14,7 @@
 
 #include "base/check.h"
 #include "base/clock.h"
+#include "base/owned.h"
 #include "src/bootstrap_meet.h"
 
 #define STAGGER_MS   250
@@ -43,7 +44,7 @@ static void attempt_failed(struct search *search, uint32_t index, const char *wh
     struct attempt *attempt = &search->attempts[index];
     uint64_t now = clock_ms();
     if (attempt->fd >= 0)
-        close(attempt->fd);
+        owned_close(attempt->fd);
     attempt->fd = -1;
     snprintf(attempt->state, sizeof attempt->state, "%s", why);
     attempt->pause_ms = attempt->pause_ms ? attempt->pause_ms * 2 : PAUSE_MIN_MS;
@@ -295,7 +296,7 @@ tutti_status bootstrap_leaf_join(struct bootstrap *bootstrap, const struct meeti
     }
     for (uint32_t i = 0; i < meeting->place_count; i++) {
         if (search.attempts[i].fd >= 0)
-            close(search.attempts[i].fd);
+            owned_close(search.attempts[i].fd);
         auth_end(&search.attempts[i].auth);
     }
     return status == TUTTI_OK ? await_all(bootstrap, deadline_ms) : status;

@@ -50,7 +50,7 @@ tutti_status bootstrap_pmi1_open(uint32_t *rank, uint32_t *size)
         settings_launcher_variable("PMI_SIZE") == NULL)
         return TUTTI_ERR_UNSUPPORTED;
     uint32_t found_size, found_rank;
-    tutti_status status = launcher_number("PMI_SIZE", 1, 65536, &found_size);
+    tutti_status status = launcher_number("PMI_SIZE", 1, BOOTSTRAP_RANKS_MAX, &found_size);
     if (status == TUTTI_OK)
         status = launcher_number("PMI_RANK", 0, found_size - 1, &found_rank);
     if (status != TUTTI_OK)

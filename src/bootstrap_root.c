@@ -20,6 +20,7 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/owned.h"
 #include "src/bootstrap_meet.h"
 
 #define SLOT_MS    2000 /* from connection to proof */
@@ -78,7 +79,7 @@ static void arm_listeners(struct lobby *lobby, bool listening)
 
 static void drop_slot(struct lobby *lobby, struct slot *slot)
 {
-    close(slot->fd);
+    owned_close(slot->fd);
     slot->fd = -1;
     auth_end(&slot->auth);
     lobby->slots_used--;
@@ -195,7 +196,7 @@ static void seat_event(struct lobby *lobby, uint32_t rank)
              "own timeout is shorter",
              seat_text(lobby->bootstrap->seats, rank, who), missing, missing == 1 ? "" : "s");
     watch(lobby, EPOLL_CTL_DEL, seat->fd, 0, TOKEN_SEAT, rank);
-    close(seat->fd);
+    owned_close(seat->fd);
     seat->fd = -1;
     doom(lobby, status);
 }
@@ -406,7 +407,7 @@ tutti_status bootstrap_root_join(struct bootstrap *bootstrap, const struct meeti
     bootstrap->seats[0].pid = (uint32_t)getpid();
     gethostname(bootstrap->seats[0].host, sizeof bootstrap->seats[0].host - 1);
     tutti_status status;
-    lobby->epoll = epoll_create1(EPOLL_CLOEXEC);
+    lobby->epoll = owned_add(epoll_create1(EPOLL_CLOEXEC));
     if (lobby->epoll < 0) {
         status = fail_errno(TUTTI_ERR_SYSTEM, "rendezvous: epoll_create1");
         free(lobby);
@@ -423,7 +424,7 @@ tutti_status bootstrap_root_join(struct bootstrap *bootstrap, const struct meeti
         if (lobby->slots[i].fd >= 0)
             drop_slot(lobby, &lobby->slots[i]);
     }
-    close(lobby->epoll);
+    owned_close(lobby->epoll);
     free(lobby);
     return status;
 }

@@ -54,27 +54,34 @@ static tutti_status check_root(const struct tutti_comm *comm, const struct call 
     return TUTTI_OK;
 }
 
-/* Bytes from the pointer to the end of the furthest block. */
-static bool vector_extent(const size_t *counts, const size_t *displs, uint32_t size,
-                          uint32_t elem_size, uint64_t *bytes)
-{
-    uint64_t end = 0, packed = 0;
-    for (uint32_t r = 0; r < size; r++) {
-        uint64_t last, at = displs ? displs[r] : packed;
-        if (__builtin_add_overflow(at, counts[r], &last) ||
-            __builtin_add_overflow(packed, counts[r], &packed))
-            return false;
-        if (counts[r] > 0 && last > end)
-            end = last;
-    }
-    return !__builtin_mul_overflow(end, (uint64_t)elem_size, bytes);
-}
-
+/* No buffer is longer: a count beyond is a negative number, or a product that overflowed. */
 static bool scaled(uint64_t count, uint64_t times, uint64_t elem_size, uint64_t *bytes)
 {
     uint64_t all;
     return !__builtin_mul_overflow(count, times, &all) &&
-           !__builtin_mul_overflow(all, elem_size, bytes);
+           !__builtin_mul_overflow(all, elem_size, bytes) && *bytes <= PTRDIFF_MAX;
+}
+
+/* Bytes from the pointer to the end of the furthest block. */
+static tutti_status vector_extent(const struct tutti_comm *comm, const struct call *call,
+                                  const size_t *counts, const size_t *displs, uint64_t *bytes)
+{
+    uint64_t end = 0, packed = 0;
+    for (uint32_t r = 0; r < comm->size; r++) {
+        uint64_t last, block, at = displs ? displs[r] : packed;
+        if (__builtin_add_overflow(at, counts[r], &last) ||
+            __builtin_add_overflow(packed, counts[r], &packed) ||
+            !scaled(counts[r] > 0 ? last : 0, 1, call->elem_size, &block) ||
+            !scaled(packed, 1, call->elem_size, &block))
+            return fail(TUTTI_ERR_ARG,
+                        "%s: the block of rank %u, count %zu at displacement %" PRIu64
+                        " of %s, overflows the address space",
+                        coll_name(call->coll), r, counts[r], at, dtype_name(call->dtype));
+        if (counts[r] > 0 && last > end)
+            end = last;
+    }
+    *bytes = end * call->elem_size;
+    return TUTTI_OK;
 }
 
 static tutti_status too_large(const struct call *call)
@@ -86,33 +93,37 @@ static tutti_status too_large(const struct call *call)
 static tutti_status vector_sizes(const struct tutti_comm *comm, const struct call *call,
                                  struct extent *in, struct extent *out)
 {
-    uint32_t n = comm->size, e = call->elem_size;
+    uint32_t e = call->elem_size;
     bool root = call->root == (int)comm->rank;
-    bool fits = true;
+    tutti_status status = TUTTI_OK;
     bool needs = (call->coll != TUTTI_COLL_GATHERV && call->coll != TUTTI_COLL_SCATTERV) || root;
     if (needs && !call->counts)
         return fail(TUTTI_ERR_ARG, "%s: counts is NULL at rank %u", coll_name(call->coll),
                     comm->rank);
     switch (call->coll) {
     case TUTTI_COLL_ALLGATHERV:
-        fits = vector_extent(call->counts, call->displs, n, e, &out->bytes) &&
-               scaled(call->counts[comm->rank], 1, e, &in->bytes);
+        status = vector_extent(comm, call, call->counts, call->displs, &out->bytes);
+        in->bytes = call->counts[comm->rank] * (uint64_t)e;
         break;
     case TUTTI_COLL_REDUCE_SCATTERV:
-        fits = vector_extent(call->counts, NULL, n, e, &in->bytes) &&
-               scaled(call->counts[comm->rank], 1, e, &out->bytes);
+        status = vector_extent(comm, call, call->counts, NULL, &in->bytes);
+        out->bytes = call->counts[comm->rank] * (uint64_t)e;
         break;
     case TUTTI_COLL_GATHERV:
-        fits = scaled(call->count, 1, e, &in->bytes) &&
-               (!root || vector_extent(call->counts, call->displs, n, e, &out->bytes));
+        if (!scaled(call->count, 1, e, &in->bytes))
+            return too_large(call);
+        if (root)
+            status = vector_extent(comm, call, call->counts, call->displs, &out->bytes);
         if (root && call->counts[comm->rank] != call->count)
             return fail(TUTTI_ERR_ARG,
                         "gatherv: in_count %zu and counts[%u] %zu differ at the root", call->count,
                         comm->rank, call->counts[comm->rank]);
         break;
     case TUTTI_COLL_SCATTERV:
-        fits = scaled(call->count, 1, e, &out->bytes) &&
-               (!root || vector_extent(call->counts, call->displs, n, e, &in->bytes));
+        if (!scaled(call->count, 1, e, &out->bytes))
+            return too_large(call);
+        if (root)
+            status = vector_extent(comm, call, call->counts, call->displs, &in->bytes);
         if (root && call->counts[comm->rank] != call->count)
             return fail(TUTTI_ERR_ARG,
                         "scatterv: out_count %zu and counts[%u] %zu differ at the root",
@@ -125,10 +136,11 @@ static tutti_status vector_sizes(const struct tutti_comm *comm, const struct cal
             return fail(TUTTI_ERR_ARG,
                         "alltoallv: rank %u sends itself %zu elements but receives %zu from itself",
                         comm->rank, call->counts[comm->rank], call->recv_counts[comm->rank]);
-        fits = vector_extent(call->counts, call->displs, n, e, &in->bytes) &&
-               vector_extent(call->recv_counts, call->recv_displs, n, e, &out->bytes);
+        status = vector_extent(comm, call, call->counts, call->displs, &in->bytes);
+        if (status == TUTTI_OK)
+            status = vector_extent(comm, call, call->recv_counts, call->recv_displs, &out->bytes);
     }
-    return fits ? TUTTI_OK : too_large(call);
+    return status;
 }
 
 tutti_status call_extents(const struct tutti_comm *comm, const struct call *call, struct extent *in,
@@ -235,6 +247,11 @@ static tutti_status check_buffers(const struct tutti_comm *comm, struct call *ca
         if (both[i]->used && both[i]->bytes > 0 && !both[i]->begin)
             return fail(TUTTI_ERR_ARG, "%s: %s is NULL at rank %u, expected %" PRIu64 " bytes",
                         coll_name(call->coll), both[i]->name, comm->rank, both[i]->bytes);
+        if (both[i]->used && both[i]->bytes > UINTPTR_MAX - (uintptr_t)both[i]->begin)
+            return fail(TUTTI_ERR_ARG,
+                        "%s: %s, %" PRIu64 " bytes at %p, overflows the address space at rank %u",
+                        coll_name(call->coll), both[i]->name, both[i]->bytes,
+                        (const void *)both[i]->begin, comm->rank);
     }
     call->in_place = false;
     if (!in.used || !out.used || in.bytes == 0 || out.bytes == 0)
@@ -305,8 +322,22 @@ void call_unkeep(struct tutti_comm *comm, const struct call *call, size_t *count
     free(counts);
 }
 
-const char *call_text(const struct call *call, char *text, size_t len)
+/* One made by the caller goes by the number of its handle. */
+static const char *op_text(const struct tutti_comm *comm, tutti_op op, char text[32])
 {
+    unsigned index = (unsigned)op - TUTTI_OP_DYNAMIC;
+    bool premulsum = index < COMM_OPS_MAX && comm->ops && comm->ops[index].premulsum;
+    if (index < COMM_OPS_MAX)
+        snprintf(text, 32, "%s %u", premulsum ? "premulsum" : "user operation", (unsigned)op);
+    else
+        snprintf(text, 32, "%s", op_name(op));
+    return text;
+}
+
+const char *call_text(const struct tutti_comm *comm, const struct call *call, char *text,
+                      size_t len)
+{
+    char op[32];
     const struct coll_info *info = coll_info(call->coll);
     int at = snprintf(text, len, "%s(", info->name);
     if (call->coll != TUTTI_COLL_BARRIER) {
@@ -314,7 +345,7 @@ const char *call_text(const struct call *call, char *text, size_t len)
             at += snprintf(text + at, len - (size_t)at, "count %zu, ", call->count);
         at += snprintf(text + at, len - (size_t)at, "%s", dtype_name(call->dtype));
         if (info->reduces)
-            at += snprintf(text + at, len - (size_t)at, ", %s", op_name(call->op));
+            at += snprintf(text + at, len - (size_t)at, ", %s", op_text(comm, call->op, op));
         if (info->has_root)
             at += snprintf(text + at, len - (size_t)at, ", root %d", call->root);
     }
@@ -322,11 +353,11 @@ const char *call_text(const struct call *call, char *text, size_t len)
     return text;
 }
 
-const char *tag_text(const struct tag *tag, char *text, size_t len)
+const char *tag_text(const struct tutti_comm *comm, const struct tag *tag, char *text, size_t len)
 {
     char inner[128];
     struct call call = {.coll = tag_coll(tag),
-                        .dtype = (tutti_dtype)(tag->word[0] >> 16 & 0x7f),
+                        .dtype = tag_dtype(tag),
                         .on_device = tag->word[0] >> 23 & 1,
                         .op = (tutti_op)(tag->word[0] & 0xffff),
                         .root = (int)(uint32_t)(tag->word[2] >> 32),
@@ -334,7 +365,7 @@ const char *tag_text(const struct tag *tag, char *text, size_t len)
     if ((unsigned)call.coll >= TUTTI_COLL_COUNT)
         snprintf(text, len, "an unreadable operation");
     else
-        snprintf(text, len, "%s as operation %u", call_text(&call, inner, sizeof inner),
+        snprintf(text, len, "%s as operation %u", call_text(comm, &call, inner, sizeof inner),
                  tag_sequence(tag));
     return text;
 }

@@ -52,9 +52,10 @@ tutti_status call_keep(struct tutti_comm *comm, struct call *call, size_t **coun
 void call_unkeep(struct tutti_comm *comm, const struct call *call, size_t *counts);
 
 /* "allreduce(count 100, float32, sum)", for sentences. */
-const char *call_text(const struct call *call, char *text, size_t len);
+const char *call_text(const struct tutti_comm *comm, const struct call *call, char *text,
+                      size_t len);
 /* The same from a tag that came from a peer; operation number included. */
-const char *tag_text(const struct tag *tag, char *text, size_t len);
+const char *tag_text(const struct tutti_comm *comm, const struct tag *tag, char *text, size_t len);
 
 static inline uint32_t tag_sequence(const struct tag *tag)
 {
@@ -63,6 +64,10 @@ static inline uint32_t tag_sequence(const struct tag *tag)
 static inline tutti_coll tag_coll(const struct tag *tag)
 {
     return (tutti_coll)(tag->word[0] >> 24 & 0xff);
+}
+static inline tutti_dtype tag_dtype(const struct tag *tag)
+{
+    return (tutti_dtype)(tag->word[0] >> 16 & 0x7f);
 }
 static inline struct tag tag_make(uint32_t sequence, const struct call *call, uint64_t count,
                                   uint32_t plan_hash)

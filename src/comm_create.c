@@ -19,6 +19,9 @@ static tutti_status check_rank(int size, int rank, const void *comm)
                     "rank %d of %d: expected a size of at least 1 and a rank from 0 to "
                     "size - 1",
                     rank, size);
+    if ((unsigned)size > BOOTSTRAP_RANKS_MAX)
+        return fail(TUTTI_ERR_ARG, "a communicator of %d ranks: expected at most %u", size,
+                    BOOTSTRAP_RANKS_MAX);
     return TUTTI_OK;
 }
 

@@ -106,18 +106,44 @@ tutti_status comm_error(const tutti_comm *comm)
     return comm->failed;
 }
 
+/* What differs though the texts of two tags do not show it. */
+static const char *hidden_difference(const struct tag *mine, const struct tag *theirs)
+{
+    if (mine->word[1] != theirs->word[1])
+        return " with different counts";
+    return mine->word[2] != theirs->word[2] ? " by a different plan" : " otherwise";
+}
+
+/* A send that met a receive; the receiver compares, so theirs is the send. */
+static void transfers_differ(tutti_comm *comm, uint32_t peer, const struct tag *mine,
+                             const struct tag *theirs, size_t my_len, size_t their_len, char *text)
+{
+    tutti_dtype expected = tag_dtype(mine), sent = tag_dtype(theirs);
+    size_t expected_size = dtype_size(expected), sent_size = dtype_size(sent);
+    snprintf(text, SENTENCE_MAX,
+             "ranks disagree: %s sends %zu %s where %s receives %zu %s: sends and receives of two "
+             "ranks meet in the order issued, and the count and type of both must agree",
+             comm->names[peer], their_len / (sent_size ? sent_size : 1), dtype_name(sent),
+             comm->names[comm->rank], my_len / (expected_size ? expected_size : 1),
+             dtype_name(expected));
+}
+
 /* Both sides of a disagreement, in one sentence. */
 static void fail_mismatch(tutti_comm *comm, uint32_t peer, const struct tag *mine,
                           const struct tag *theirs, size_t my_len, size_t their_len)
 {
     char a[160], b[160], text[SENTENCE_MAX];
-    if (!tag_equal(mine, theirs))
+    tag_text(comm, mine, a, sizeof a);
+    tag_text(comm, theirs, b, sizeof b);
+    if (tag_coll(mine) == TUTTI_COLL_SENDRECV && tag_coll(theirs) == TUTTI_COLL_SENDRECV)
+        transfers_differ(comm, peer, mine, theirs, my_len, their_len, text);
+    else if (!tag_equal(mine, theirs))
         snprintf(
             text, sizeof text,
-            "ranks disagree: %s calls %s, but %s calls %s: every rank must make the same calls "
+            "ranks disagree: %s calls %s, but %s calls %s%s: every rank must make the same calls "
             "in the same order with the same arguments (and the same TUTTI_ALGO settings)",
-            comm->names[comm->rank], tag_text(mine, a, sizeof a), comm->names[peer],
-            tag_text(theirs, b, sizeof b));
+            comm->names[comm->rank], a, comm->names[peer], b,
+            strcmp(a, b) == 0 ? hidden_difference(mine, theirs) : "");
     else
         snprintf(
             text, sizeof text,
@@ -184,7 +210,7 @@ static const char *doing(const tutti_comm *comm, char *text, size_t len)
     char inner[128];
     if (comm->running_call)
         snprintf(text, len, "in %s, operation %u",
-                 call_text(comm->running_call, inner, sizeof inner), comm->sequence - 1);
+                 call_text(comm, comm->running_call, inner, sizeof inner), comm->sequence - 1);
     else
         snprintf(text, len, "in a send or receive");
     return text;

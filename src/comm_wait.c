@@ -225,10 +225,11 @@ static void pair_self(tutti_comm *comm, struct operation *op)
     struct operation *send = is_send ? op : other, *recv = is_send ? other : op;
     size_t sent = send->call.count * send->call.elem_size;
     size_t expected = recv->call.count * recv->call.elem_size;
-    if (sent != expected) {
+    if (sent != expected || send->call.dtype != recv->call.dtype) {
         char text[SENTENCE_MAX];
-        snprintf(text, sizeof text, "rank %u sends itself %zu bytes but receives %zu from itself",
-                 comm->rank, sent, expected);
+        snprintf(text, sizeof text, "rank %u sends itself %zu %s but receives %zu %s from itself",
+                 comm->rank, send->call.count, dtype_name(send->call.dtype), recv->call.count,
+                 dtype_name(recv->call.dtype));
         comm_fail(comm, TUTTI_ERR_MISMATCH, comm->rank, text);
         send->status = TUTTI_ERR_MISMATCH;
         recv->status = TUTTI_ERR_MISMATCH;

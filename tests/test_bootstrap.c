@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/owned.h"
 #include "base/sock.h"
 #include "src/bootstrap.h"
 #include "src/bootstrap_meet.h"
@@ -505,7 +506,7 @@ static uint16_t free_port(void)
     sock_parse("127.0.0.1:1", &address);
     address_set_port(&address, 0);
     CU_ASSERT_EQUAL_FATAL(sock_listen(&settings, &address, 1, &fd, &bound), TUTTI_OK);
-    close(fd);
+    owned_close(fd);
     return address_port(&bound);
 }
 
@@ -582,7 +583,7 @@ static void test_bootstrap_joins_under_torchrun_beside_strangers(void)
         snprintf(players[r].settings.ports, SETTING_TEXT_MAX, "21990-21999");
     CU_ASSERT_TRUE(play_processes(players, 4, be_torchrun));
     while (count > 0)
-        close(taken[--count]);
+        owned_close(taken[--count]);
     free(players);
 }
 
@@ -619,6 +620,50 @@ static void test_bootstrap_checks_the_launchers_numbers(void)
 {
     struct player *players = cast(2, NULL, 1000);
     CU_ASSERT_TRUE(play_processes(players, 1, be_wrong_torchrun));
+    free(players);
+}
+
+/* What a process finds in its environment, and the sentence; NULL: it is alone, and well. */
+static const char *const partly[][4] = {
+    {"TUTTI_RANK=2", "TUTTI_SIZE=4", "", "TUTTI_RANK is set but TUTTI_RENDEZVOUS is not: "},
+    {"TUTTI_RENDEZVOUS=localhost:5999", "TUTTI_RANK=0", "",
+     "TUTTI_RENDEZVOUS is set but TUTTI_SIZE is not: "},
+    {"TUTTI_RENDEZVOUS=localhost:5999", "TUTTI_SIZE=2", "",
+     "TUTTI_RENDEZVOUS is set but TUTTI_RANK is not: "},
+    {"TUTTI_RENDEZVOUS=localhost:5999", "", "", "TUTTI_RENDEZVOUS is set but TUTTI_RANK is not: "},
+    {"RANK=0", "WORLD_SIZE=2", "", "WORLD_SIZE is 2 but MASTER_ADDR is not set: "},
+    {"MASTER_ADDR=localhost", "WORLD_SIZE=2", "", "WORLD_SIZE is 2 but RANK is not set: "},
+    {"TUTTI_SIZE=1", "", "", NULL},
+    {"TUTTI_SIZE=1", "TUTTI_RANK=0", "", NULL},
+    {"RANK=0", "WORLD_SIZE=1", "", NULL},
+    {"RANK=3", "", "", NULL},
+};
+
+static void be_partly_told(struct player *player)
+{
+    const char *const *row = partly[player->len];
+    for (int i = 0; i < 3; i++)
+        putenv((char *)(row[i][0] ? row[i] : "TUTTI_TEST_NOTHING="));
+    player->len = 8;
+    player->rank = 0;
+    player->size = 1;
+    if (settings_load(&player->settings) != TUTTI_OK)
+        _exit(2);
+    play(player);
+    bool right = row[3] ? player->status == TUTTI_ERR_SETTING && strstr(player->sentence, row[3])
+                        : player->status == TUTTI_OK && !player->wrong;
+    if (!right)
+        fprintf(stderr, "    %s %s: %s\n", row[0], row[1], player->sentence);
+    _exit(right ? 0 : 1);
+}
+
+static void test_bootstrap_refuses_half_an_environment(void)
+{
+    enum { ROWS = sizeof partly / sizeof *partly };
+    struct player *players = cast(ROWS, NULL, 1000);
+    for (size_t i = 0; i < ROWS; i++)
+        players[i].len = i;
+    CU_ASSERT_TRUE(play_processes(players, ROWS, be_partly_told));
     free(players);
 }
 
@@ -759,6 +804,7 @@ static const struct suite_test tests[] = {
      test_bootstrap_joins_under_torchrun_beside_strangers},
     {"bootstrap_joins_under_slurm", test_bootstrap_joins_under_slurm},
     {"bootstrap_checks_the_launchers_numbers", test_bootstrap_checks_the_launchers_numbers},
+    {"bootstrap_refuses_half_an_environment", test_bootstrap_refuses_half_an_environment},
     {"bootstrap_is_alone_without_a_launcher", test_bootstrap_is_alone_without_a_launcher},
     {"bootstrap_joins_under_open_mpi", test_bootstrap_joins_under_open_mpi},
     {"bootstrap_joins_under_mpich", test_bootstrap_joins_under_mpich},

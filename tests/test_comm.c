@@ -46,6 +46,29 @@ static const char *const tcp[] = {"TUTTI_TRANSPORTS=tcp", NULL};
 /* ---- arguments --------------------------------------------------------------------------------
  */
 
+/* What a count of -1 becomes. No product overflows where an element has one byte. */
+static int negative_counts(tutti_comm *comm, int rank, int size)
+{
+    int8_t in[64] = {0}, out[64] = {0};
+    size_t minus_one = (size_t)-1, half = minus_one / (size_t)size;
+    size_t counts[8] = {1, 1, 1, 1, 1, 1, 1, 1}, displs[8] = {0, minus_one, 2, 3, 4, 5, 6, 7};
+    int wrong = 0;
+    wrong += TAKEN(tutti_allreduce(in, out, minus_one, TUTTI_INT8, TUTTI_SUM, comm), TUTTI_ERR_ARG);
+    wrong += says(rank, "allreduce: count 18446744073709551615 of int8 overflows");
+    wrong += TAKEN(tutti_allgather(in, out, half, TUTTI_INT8, comm), TUTTI_ERR_ARG);
+    wrong +=
+        TAKEN(tutti_send(in, minus_one - 7, TUTTI_INT8, (rank + 1) % size, comm), TUTTI_ERR_ARG);
+    wrong += TAKEN(tutti_allgatherv(in, out, counts, displs, TUTTI_INT8, comm), TUTTI_ERR_ARG);
+    wrong += says(rank, "allgatherv: the block of rank 1, count 1 at displacement "
+                        "18446744073709551615 of int8, overflows");
+    displs[1] = 1;
+    counts[2] = minus_one;
+    wrong += TAKEN(tutti_alltoallv(in, counts, displs, out, counts, displs, TUTTI_INT8, comm),
+                   TUTTI_ERR_ARG);
+    wrong += says(rank, "the block of rank 2, count 18446744073709551615 at displacement 2 ");
+    return wrong;
+}
+
 static int bad_arguments(tutti_comm *comm, int rank, int size, void *context)
 {
     float in[64] = {0}, out[64] = {0};
@@ -68,6 +91,7 @@ static int bad_arguments(tutti_comm *comm, int rank, int size, void *context)
     wrong += TAKEN(tutti_allreduce(in, out, SIZE_MAX / 2, TUTTI_FLOAT64, TUTTI_SUM, comm),
                    TUTTI_ERR_ARG);
     wrong += says(rank, "overflows");
+    wrong += negative_counts(comm, rank, size);
     wrong += TAKEN(tutti_send(in, 1, TUTTI_FLOAT32, rank, comm), TUTTI_ERR_ARG);
     char text[256];
     wrong += TAKEN(tutti_comm_explain(comm, TUTTI_COLL_REDUCE, 4, TUTTI_FLOAT32, TUTTI_SUM, size,
@@ -105,6 +129,7 @@ static void test_comm_refuses_stale_handles(void)
 {
     tutti_comm *comm;
     CU_ASSERT_EQUAL(tutti_comm_create_from_env(&comm), TUTTI_OK);
+    CU_ASSERT_STRING_EQUAL(tutti_last_error(), ""); /* whatever the transports said in private */
     CU_ASSERT_EQUAL(tutti_barrier(comm), TUTTI_OK);
     CU_ASSERT_EQUAL(tutti_comm_destroy(comm), TUTTI_OK);
     CU_ASSERT_EQUAL(tutti_barrier(comm), TUTTI_ERR_STATE);
@@ -118,6 +143,9 @@ static void test_comm_refuses_stale_handles(void)
     setenv("TUTTI_ALGO", "allreduce:nonsense", 1);
     CU_ASSERT_EQUAL(tutti_comm_create_from_env(&comm), TUTTI_ERR_SETTING);
     unsetenv("TUTTI_ALGO");
+    tutti_unique_id id = {{0}};
+    CU_ASSERT_EQUAL(tutti_comm_create(100000, &id, 0, &comm), TUTTI_ERR_ARG);
+    CU_ASSERT_PTR_NOT_NULL(strstr(tutti_last_error(), "100000 ranks: expected at most 65536"));
 }
 
 /* ---- requests, groups, operations -------------------------------------------------------------
@@ -384,16 +412,59 @@ static void test_comm_keeps_what_started_operations_need(void)
 /* ---- disagreement, death, stop, abort, fork ---------------------------------------------------
  */
 
-enum difference { DIFFERENT_COUNT, DIFFERENT_TYPE, DIFFERENT_OP, DIFFERENT_COLL, DIFFERENT_ROOT };
+enum difference {
+    DIFFERENT_COUNT,
+    DIFFERENT_TYPE,
+    DIFFERENT_OP,
+    DIFFERENT_COLL,
+    DIFFERENT_COUNTS, /* of a v form: the text of the call does not show them */
+    DIFFERENT_SUMS_OF_BLOCKS,
+    DIFFERENT_USER_OP,
+    DIFFERENT_PREMULSUM,
+    DIFFERENT_ROOT
+};
+
+/* What the sentence must say; a root that only sends is in its next call already. */
+static const char *const differences[] = {
+    [DIFFERENT_COUNT] = "(count ",
+    [DIFFERENT_TYPE] = "int32, sum)",
+    [DIFFERENT_OP] = ", max)",
+    [DIFFERENT_COLL] = "(count ",
+    [DIFFERENT_COUNTS] = " with different counts: every rank",
+    [DIFFERENT_SUMS_OF_BLOCKS] = " with different counts: every rank",
+    [DIFFERENT_USER_OP] = ", user operation 1",
+    [DIFFERENT_PREMULSUM] = ", premulsum 1",
+    [DIFFERENT_ROOT] = "(count ",
+};
 
 struct mismatch {
     enum difference what;
     size_t count;
 };
 
+static void keep(const void *in, void *inout, size_t count, tutti_dtype dtype, void *context)
+{
+    (void)in, (void)inout, (void)count, (void)dtype, (void)context;
+}
+
+static tutti_status deviate_in_op(const struct mismatch *m, int odd, void *in, void *out,
+                                  tutti_comm *comm)
+{
+    float two = 2;
+    tutti_op ops[2];
+    tutti_status status = tutti_op_create(comm, keep, NULL, &ops[0]);
+    if (status == TUTTI_OK && m->what == DIFFERENT_USER_OP)
+        status = tutti_op_create(comm, keep, NULL, &ops[1]);
+    else if (status == TUTTI_OK)
+        status = tutti_op_create_premulsum(comm, &two, TUTTI_FLOAT32, &ops[1]);
+    return status == TUTTI_OK ? tutti_allreduce(in, out, m->count, TUTTI_FLOAT32, ops[odd], comm)
+                              : status;
+}
+
 static tutti_status deviate(const struct mismatch *m, int odd, void *in, void *out,
                             tutti_comm *comm)
 {
+    size_t q = m->count / 4, counts[4] = {q - 1, q + (odd ? 1 : 0), q, q - 2};
     size_t n = m->count;
     switch (m->what) {
     case DIFFERENT_COUNT:
@@ -405,6 +476,13 @@ static tutti_status deviate(const struct mismatch *m, int odd, void *in, void *o
     case DIFFERENT_COLL:
         return odd ? tutti_broadcast(in, out, n, TUTTI_FLOAT32, 1, comm)
                    : tutti_allreduce(in, out, n, TUTTI_FLOAT32, TUTTI_SUM, comm);
+    case DIFFERENT_COUNTS:
+        return tutti_allgatherv(in, out, counts, NULL, TUTTI_FLOAT32, comm);
+    case DIFFERENT_SUMS_OF_BLOCKS:
+        return tutti_reduce_scatterv(in, out, counts, TUTTI_FLOAT32, TUTTI_SUM, comm);
+    case DIFFERENT_USER_OP:
+    case DIFFERENT_PREMULSUM:
+        return deviate_in_op(m, odd, in, out, comm);
     default:
         return tutti_broadcast(in, out, n, TUTTI_FLOAT32, odd ? 1 : 0, comm);
     }
@@ -426,6 +504,7 @@ static int disagree(tutti_comm *comm, int rank, int size, void *context)
     wrong += world_check(rank, status == TUTTI_ERR_MISMATCH, "difference %d: %s: %s", m->what,
                          tutti_status_string(status), tutti_last_error());
     wrong += says(rank, "ranks disagree");
+    wrong += says(rank, differences[m->what]);
     wrong += says(rank, "rank 1 (host ");
     wrong += world_check(rank, seconds() - start < 5, "took %.1f s", seconds() - start);
     wrong += TAKEN(tutti_barrier(comm), TUTTI_ERR_MISMATCH);
@@ -433,6 +512,36 @@ static int disagree(tutti_comm *comm, int rank, int size, void *context)
     free(in);
     free(out);
     return wrong;
+}
+
+/* Rank 1 sends int32; what rank 0 receives is of another type, or more. */
+static int transfers_disagree(tutti_comm *comm, int rank, int size, void *context)
+{
+    int more = *(int *)context, values[8] = {0};
+    int wrong = OK(tutti_barrier(comm));
+    tutti_status status = TUTTI_OK;
+    if (rank == 1)
+        status = tutti_send(values, 4, TUTTI_INT32, 0, comm);
+    else if (rank == 0)
+        status = tutti_recv(values, more ? 6 : 4, more ? TUTTI_INT32 : TUTTI_FLOAT32, 1, comm);
+    if (status == TUTTI_OK)
+        status = tutti_barrier(comm);
+    wrong += world_check(rank, status == TUTTI_ERR_MISMATCH, "%s: %s", tutti_status_string(status),
+                         tutti_last_error());
+    wrong += says(rank, "ranks disagree: rank 1 (host ");
+    wrong += says(rank, ") sends 4 int32 where rank 0 (host ");
+    wrong += says(rank, more ? ") receives 6 int32: " : ") receives 4 float32: ");
+    (void)size;
+    return wrong;
+}
+
+static void test_comm_names_what_a_send_and_its_receive_differ_in(void)
+{
+    for (int more = 0; more < 2; more++) {
+        run(WORLD_THREADS, 2, NULL, transfers_disagree, &more);
+        run(WORLD_PROCESSES, 3, shm, transfers_disagree, &more);
+        run(WORLD_PROCESSES, 2, tcp, transfers_disagree, &more);
+    }
 }
 
 static void mismatches(enum world_kind kind, int size, const char *const *settings)
@@ -471,6 +580,59 @@ static int die(tutti_comm *comm, int rank, int size, void *context)
     free(in);
     free(out);
     return wrong;
+}
+
+/* The child holds copies of whatever the library did not give up for it. */
+static void leave_a_child(void)
+{
+    fflush(NULL);
+    if (fork() != 0)
+        return;
+    for (int fd = 0; fd < 3; fd++)
+        close(fd);
+    sleep(9);
+    _exit(0);
+}
+
+static int die_leaving_a_child(tutti_comm *comm, int rank, int size, void *context)
+{
+    int value = rank, total, blocks[4] = {0}, received[4], wrong = OK(tutti_barrier(comm));
+    if (*(int *)context) /* every link exists before the fork */
+        wrong += OK(tutti_alltoall(blocks, received, 1, TUTTI_INT32, comm));
+    if (rank == size - 1) {
+        leave_a_child();
+        raise(SIGKILL);
+    }
+    double start = seconds();
+    tutti_status status = TUTTI_OK;
+    while (status == TUTTI_OK)
+        status = tutti_allreduce(&value, &total, 1, TUTTI_INT32, TUTTI_SUM, comm);
+    wrong += world_check(rank, status == TUTTI_ERR_PEER, "%s: %s", tutti_status_string(status),
+                         tutti_last_error());
+    wrong += says(rank, "rank 3 (host ");
+    wrong += world_check(rank, seconds() - start < 5, "took %.1f s", seconds() - start);
+    return wrong;
+}
+
+static void be_on_one_of_two_hosts(int rank)
+{
+    setenv("TUTTI_HOST_ID", rank < 2 ? "one" : "two", 1);
+}
+
+static void test_comm_notices_a_death_though_a_child_lives(void)
+{
+    static const char *const mixed[] = {"TUTTI_TRANSPORTS=shm,tcp", NULL};
+    static const char *const *const worlds[] = {shm, tcp, mixed};
+    for (int i = 0; i < 6; i++) {
+        int all_links = i / 3;
+        struct world world = {.kind = WORLD_PROCESSES,
+                              .size = 4,
+                              .settings = worlds[i % 3],
+                              .limit_s = 8,
+                              .doomed = 4,
+                              .prepare = i % 3 == 2 ? be_on_one_of_two_hosts : NULL};
+        CU_ASSERT_EQUAL(world_run(&world, die_leaving_a_child, &all_links), 0);
+    }
 }
 
 static void deaths(const char *const *settings)
@@ -656,7 +818,10 @@ int main(int argc, char **argv)
         {"own_operations", test_comm_own_operations},
         {"split_and_dup", test_comm_split_and_dup},
         {"names_both_sides_of_a_mismatch", test_comm_names_both_sides_of_a_mismatch},
+        {"names_what_a_send_and_its_receive_differ_in",
+         test_comm_names_what_a_send_and_its_receive_differ_in},
         {"names_the_rank_that_died", test_comm_names_the_rank_that_died},
+        {"notices_a_death_though_a_child_lives", test_comm_notices_a_death_though_a_child_lives},
         {"bounds_every_wait", test_comm_bounds_every_wait},
         {"abort_ends_every_wait", test_comm_abort_ends_every_wait},
         {"abort_before_the_first_operation", test_comm_abort_before_the_first_operation},

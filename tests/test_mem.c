@@ -48,6 +48,10 @@ static void test_mem_alloc_refuses_what_does_not_exist(void)
     CU_ASSERT_EQUAL(mem_alloc(SIZE_MAX, &memory), TUTTI_ERR_NOMEM);
     CU_ASSERT_EQUAL(mem_alloc((size_t)1 << 62, &memory), TUTTI_ERR_NOMEM);
     CU_ASSERT_PTR_NOT_NULL(strstr(status_sentence(), "allocate 4611686018427387904 bytes"));
+    /* An address space holds it, but no machine: refused before the machine is filled. */
+    CU_ASSERT_EQUAL(mem_alloc((size_t)1 << 45, &memory), TUTTI_ERR_NOMEM);
+    CU_ASSERT_PTR_NOT_NULL(strstr(status_sentence(), "allocate 35184372088832 bytes: th"));
+    CU_ASSERT(strstr(status_sentence(), " available (") || strstr(status_sentence(), " allows "));
     CU_ASSERT_PTR_EQUAL(memory, &memory); /* written only on success */
 }
 

@@ -70,13 +70,15 @@ static void test_settings_numbers_take_suffixes(void)
 static void test_settings_refuse_numbers_with_one_sentence(void)
 {
     expect_refused("LANES", "99", "TUTTI_LANES=99 is out of range: expected 0 to 7");
+    expect_refused("SPIN_US", "-1", "TUTTI_SPIN_US=-1 is out of range: expected 0 to 1000000");
     expect_refused("SIZE", "0", "TUTTI_SIZE=0 is out of range: expected 1 to 65536");
     expect_refused("SIZE", "65K", "TUTTI_SIZE=65K is out of range: expected 1 to 65536");
     expect_refused("CHUNK", "99999999999999999999",
                    "TUTTI_CHUNK=99999999999999999999 is out of range: expected 0 to 1073741824");
     expect_refused("CHUNK", "18446744073709551615G",
                    "TUTTI_CHUNK=18446744073709551615G is out of range: expected 0 to 1073741824");
-    static const char *const words[] = {"many", "", "-1", "+1", " 1", "1 ", "1.5", "0x10", "4KB"};
+    static const char *const words[] = {"many", "",   "-",   "-x",   "+1",
+                                        " 1",   "1 ", "1.5", "0x10", "4KB"};
     for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
         char sentence[256];
         snprintf(sentence, sizeof sentence,
@@ -167,6 +169,10 @@ static void test_settings_load_reads_the_environment(void)
     setenv("TUTTI_TEST_ANYTHING", "left alone", 1);
     setenv("TUTTILANES", "not ours", 1);
     CU_ASSERT_EQUAL(settings_load(&settings), TUTTI_OK);
+    setenv("TUTTI_PORTS", "5-1", 1);
+    CU_ASSERT_EQUAL(settings_load(&settings), TUTTI_ERR_SETTING);
+    CU_ASSERT_PTR_NOT_NULL(strstr(status_sentence(), "TUTTI_PORTS=5-1 is no port range"));
+    unsetenv("TUTTI_PORTS");
     CU_ASSERT_EQUAL(settings.lanes, 4);
     CU_ASSERT_EQUAL(settings.size, 1);
     setenv("TUTTI_LANES", "9", 1);

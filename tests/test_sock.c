@@ -11,9 +11,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/owned.h"
 #include "base/sock.h"
 #include "tests/suite.h"
 
@@ -38,7 +40,7 @@ static bool have_ipv6(void)
     int fd;
     if (sock_listen(&settings, &any, 1, &fd, NULL) != TUTTI_OK)
         return false;
-    close(fd);
+    owned_close(fd);
     return true;
 }
 
@@ -96,6 +98,10 @@ static void test_sock_parse_refuses_garbage(void)
         CU_ASSERT_EQUAL(sock_parse(texts[i], &address), TUTTI_ERR_ARG);
         CU_ASSERT_PTR_NOT_NULL(strstr(status_sentence(), "expected host:port or [ipv6]:port"));
     }
+    CU_ASSERT_EQUAL(sock_parse("localhost:99999", &address), TUTTI_ERR_ARG);
+    CU_ASSERT_PTR_NOT_NULL(strstr(status_sentence(), "a port of at most 65535"));
+    CU_ASSERT_EQUAL(sock_parse("::1:5555", &address), TUTTI_ERR_ARG);
+    CU_ASSERT_PTR_NOT_NULL(strstr(status_sentence(), "here [::1]:5555"));
     char text[5000];
     memset(text, 'h', sizeof text);
     memcpy(text + 4990, ":80", 4);
@@ -133,7 +139,7 @@ static void test_sock_interfaces_can_be_bound(void)
         CU_ASSERT_EQUAL(port_of(&list[i].address), 0);
         CU_ASSERT_TRUE(sock_same_subnet(&list[i], &list[i].address));
         if (sock_listen(&settings, &list[i].address, 1, &fd, NULL) == TUTTI_OK)
-            close(fd);
+            owned_close(fd);
         else
             CU_FAIL(sock_listen);
     }
@@ -218,7 +224,7 @@ static void test_sock_listen_takes_the_next_free_port(void)
     for (int i = 0; i < 50 && base < 0; i++) {
         CU_ASSERT_EQUAL_FATAL(sock_listen(&settings, &any, 1, &fd[0], &bound[0]), TUTTI_OK);
         int port = (int)port_of(&bound[0]);
-        close(fd[0]);
+        owned_close(fd[0]);
         if (port > 65530)
             continue;
         snprintf(settings.ports, sizeof settings.ports, "%d-%d", port, port + 2);
@@ -229,7 +235,7 @@ static void test_sock_listen_takes_the_next_free_port(void)
             base = port;
         else
             while (taken > 0)
-                close(fd[--taken]);
+                owned_close(fd[--taken]);
         if (base < 0)
             settings.ports[0] = '\0';
     }
@@ -246,11 +252,11 @@ static void test_sock_listen_takes_the_next_free_port(void)
     /* A port asked for by name is that port or nothing. */
     CU_ASSERT_EQUAL(sock_listen(&settings, &bound[1], 1, &last, NULL), TUTTI_ERR_CONNECT);
     CU_ASSERT_PTR_NOT_NULL(strstr(status_sentence(), "Address already in use"));
-    close(fd[1]);
+    owned_close(fd[1]);
     CU_ASSERT_EQUAL(sock_listen(&settings, &any, 1, &fd[1], &bound[3]), TUTTI_OK);
     CU_ASSERT_EQUAL((int)port_of(&bound[3]), base + 1);
     for (int i = 0; i < 3; i++)
-        close(fd[i]);
+        owned_close(fd[i]);
 }
 
 static void test_sock_listen_refuses_bad_ranges(void)
@@ -329,9 +335,9 @@ static void link_open(struct link *link, const char *text)
 
 static void link_close(struct link *link)
 {
-    close(link->client);
-    close(link->server);
-    close(link->listener);
+    owned_close(link->client);
+    owned_close(link->server);
+    owned_close(link->listener);
 }
 
 struct sender {
@@ -402,8 +408,8 @@ static void test_sock_families_share_a_port(void)
     snprintf(text, sizeof text, "0.0.0.0:%u", port_of(&bound));
     same = parsed(text);
     CU_ASSERT_EQUAL_FATAL(sock_listen(&settings, &same, 1, &four, NULL), TUTTI_OK);
-    close(six);
-    close(four);
+    owned_close(six);
+    owned_close(four);
 }
 
 static void test_sock_receive_stops_at_its_deadline(void)
@@ -432,7 +438,7 @@ static void test_sock_peer_that_closes_is_told_apart(void)
     char data[64] = "abc";
     link_open(&link, "127.0.0.1:0");
     CU_ASSERT_EQUAL(sock_send_all(link.client, data, 3, clock_ms() + 1000), TUTTI_OK);
-    close(link.client);
+    owned_close(link.client);
     CU_ASSERT_EQUAL(sock_recv_all(link.server, data, 8, clock_ms() + 5000), TUTTI_ERR_PEER);
     CU_ASSERT_PTR_NOT_NULL(strstr(status_sentence(), "closed after 3 of 8 bytes"));
     /* Writing to it ends with an error, not with a signal. */
@@ -442,8 +448,8 @@ static void test_sock_peer_that_closes_is_told_apart(void)
         clock_sleep_us(100);
     }
     CU_ASSERT_EQUAL(status, TUTTI_ERR_PEER);
-    close(link.server);
-    close(link.listener);
+    owned_close(link.server);
+    owned_close(link.listener);
     CU_ASSERT_EQUAL(sock_send_all(-1, data, 1, 0), TUTTI_ERR_SYSTEM);
     CU_ASSERT_EQUAL(sock_recv_all(-1, data, 1, 0), TUTTI_ERR_SYSTEM);
 }
@@ -454,12 +460,12 @@ static void test_sock_connect_to_nobody_is_refused(void)
     struct sock_address any = parsed("127.0.0.1:0"), bound;
     int fd;
     CU_ASSERT_EQUAL_FATAL(sock_listen(&settings, &any, 1, &fd, &bound), TUTTI_OK);
-    close(fd);
+    owned_close(fd);
     tutti_status status = sock_connect_start(&bound, &fd);
     if (status == TUTTI_OK) {
         wait_for(fd, POLLOUT);
         status = sock_connect_finish(fd, &bound);
-        close(fd);
+        owned_close(fd);
     }
     CU_ASSERT_EQUAL(status, TUTTI_ERR_CONNECT);
     CU_ASSERT_PTR_NOT_NULL(strstr(status_sentence(), "connect to 127.0.0.1:"));
@@ -472,22 +478,59 @@ static void test_sock_connection_to_itself_is_refused(void)
     struct sock_address any = parsed("127.0.0.1:0"), bound;
     int fd;
     CU_ASSERT_EQUAL_FATAL(sock_listen(&settings, &any, 1, &fd, &bound), TUTTI_OK);
-    close(fd);
+    owned_close(fd);
     /* Bound to the port it connects to: TCP's simultaneous open with itself. */
     fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     CU_ASSERT_FATAL(fd >= 0);
     if (bind(fd, (struct sockaddr *)&bound.storage, bound.len) != 0 ||
         connect(fd, (struct sockaddr *)&bound.storage, bound.len) != 0) {
-        close(fd);
+        owned_close(fd);
         suite_skip("this kernel does not connect a socket to itself");
         return;
     }
     CU_ASSERT_EQUAL(sock_connect_finish(fd, &bound), TUTTI_ERR_CONNECT);
     CU_ASSERT_PTR_NOT_NULL(strstr(status_sentence(), "nobody listens there"));
-    close(fd);
+    owned_close(fd);
+}
+
+/* ---- forks ------------------------------------------------------------------------------------
+ */
+
+/* The number is free in the child, and what it then names there is not closed for the socket. */
+static bool child_gave_up(int owned, int kept)
+{
+    if (fcntl(owned, F_GETFD) >= 0 || fcntl(kept, F_GETFD) < 0 || dup2(kept, owned) != owned)
+        return false;
+    owned_close(owned);
+    if (fcntl(owned, F_GETFD) < 0)
+        return false;
+    owned_add(owned);
+    owned_close(owned);
+    return fcntl(owned, F_GETFD) < 0;
+}
+
+static void test_sock_child_of_fork_gives_up_sockets(void)
+{
+    struct settings settings = defaults();
+    struct sock_address any = parsed("127.0.0.1:0"), bound;
+    int owned = -1, kept = -1, status = -1;
+    CU_ASSERT_EQUAL_FATAL(sock_listen(&settings, &any, 1, &owned, &bound), TUTTI_OK);
+    CU_ASSERT_EQUAL_FATAL(sock_listen(&settings, &any, 1, &kept, NULL), TUTTI_OK);
+    owned_forget(kept);
+    fflush(NULL);
+    pid_t child = fork();
+    if (child == 0)
+        _exit(child_gave_up(owned, kept) ? 0 : 1);
+    waitpid(child, &status, 0);
+    CU_ASSERT(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    CU_ASSERT(fcntl(owned, F_GETFD) >= 0); /* the parent keeps its own */
+    owned_close(owned);
+    owned_close(kept); /* not ours any more */
+    CU_ASSERT(close(kept) == 0);
 }
 
 static const struct suite_test tests[] = {
+    {"sock_child_of_fork_gives_up_sockets", test_sock_child_of_fork_gives_up_sockets},
     {"sock_parse_and_text_are_inverse", test_sock_parse_and_text_are_inverse},
     {"sock_text_shows_the_scope", test_sock_text_shows_the_scope},
     {"sock_parse_refuses_garbage", test_sock_parse_refuses_garbage},

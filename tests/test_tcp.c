@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/owned.h"
 #include "base/sock.h"
 #include "tests/links.h"
 #include "transports/tcp.h"
@@ -72,7 +73,7 @@ static void strangers(struct links_rank *rank)
     exchange(rank);
     links_expect(rank, clock_ms() - begun < 15000);
     for (int i = 0; rank->rank == 0 && i < STRANGERS; i++)
-        close(fds[i]);
+        owned_close(fds[i]);
 }
 
 static void test_tcp_bears_strangers(void)

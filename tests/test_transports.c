@@ -468,8 +468,8 @@ static void test_transports_wake_who_sleeps(void)
 /* ---- forks ------------------------------------------------------------------------------------
  */
 
-/* A forked child that lives on, or closes its copy, does the parent no harm and does not hide the
- * parent's death. */
+/* A forked child that closes its copy does the parent no harm. (That one which lives on does not
+ * hide the parent's death: test_comm.) */
 static void fork_children(struct links_rank *rank)
 {
     uint32_t word = 0;

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/check.h"
+#include "base/owned.h"
 
 #define POLLS_PER_SERVICE         4096 /* ~50 us of polling for 0.3 us of looking */
 #define POLLS_PER_PENDING_SERVICE 16   /* while links are still to be made */
@@ -111,12 +112,12 @@ static void leave_peers(struct shm *shm)
 static void shm_close(struct transport *transport)
 {
     struct shm *shm = (struct shm *)transport;
-    /* A forked child has copies of the sockets and rings; a word from it would reach our peers. */
+    /* A forked child has a copy of the rings; a word from it would reach our peers. */
     if (!shm || shm->owner != getpid())
         return;
     leave_peers(shm);
     if (shm->epoll >= 0)
-        close(shm->epoll);
+        owned_close(shm->epoll);
     auth_end(&shm->auth);
     local_free(&shm->local);
     free(shm);

@@ -29,6 +29,7 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/owned.h"
 #include "transports/shm.h"
 
 #ifndef SO_PEERPIDFD
@@ -62,8 +63,8 @@ tutti_status shm_listen(struct shm *shm)
 {
     struct sockaddr_un name;
     socklen_t len = socket_name(&shm->address, &name);
-    shm->epoll = epoll_create1(EPOLL_CLOEXEC);
-    shm->listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    shm->epoll = owned_add(epoll_create1(EPOLL_CLOEXEC));
+    shm->listener = owned_add(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
     if (shm->epoll < 0 || shm->listener < 0)
         return fail_errno(TUTTI_ERR_SYSTEM, "shm: a socket to listen on");
     if (bind(shm->listener, (struct sockaddr *)&name, len) < 0 ||
@@ -108,7 +109,7 @@ static void unwatch_close(struct shm *shm, int *fd)
 {
     if (*fd >= 0) {
         epoll_ctl(shm->epoll, EPOLL_CTL_DEL, *fd, NULL);
-        close(*fd);
+        owned_close(*fd);
     }
     *fd = -1;
 }
@@ -151,8 +152,9 @@ static void watch_exit(struct shm *shm, struct shm_link *link, int fd)
     unwatch_close(shm, &link->exit_fd);
     if (getsockopt(fd, SOL_SOCKET, SO_PEERPIDFD, &link->exit_fd, &len) < 0)
         link->exit_fd = link->pid > 0 ? (int)syscall(SYS_pidfd_open, link->pid, 0) : -1;
+    owned_add(link->exit_fd);
     if (link->exit_fd >= 0 && !watch(shm, link->exit_fd, WATCH_EXIT, link->base.peer)) {
-        close(link->exit_fd);
+        owned_close(link->exit_fd);
         link->exit_fd = -1;
     }
 }
@@ -179,10 +181,10 @@ static int reach(const struct shm_address *address)
 {
     struct sockaddr_un name;
     socklen_t len = socket_name(address, &name);
-    int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    int fd = owned_add(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
     if (fd >= 0 && connect(fd, (struct sockaddr *)&name, len) < 0) {
         int error = errno;
-        close(fd);
+        owned_close(fd);
         fd = -1;
         errno = error;
     }
@@ -340,7 +342,7 @@ static void accept_strangers(struct shm *shm)
 {
     while (shm->stranger_count < SHM_STRANGERS_MAX) {
         shm->local.stats.syscalls++;
-        int fd = accept4(shm->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        int fd = owned_add(accept4(shm->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC));
         if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM))
             no_descriptors(shm);
         if (fd < 0)
@@ -406,10 +408,9 @@ static bool name_is_free(const struct shm_address *address)
 {
     struct sockaddr_un name;
     socklen_t len = socket_name(address, &name);
-    int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    int fd = owned_add(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
     bool is_free = fd >= 0 && bind(fd, (struct sockaddr *)&name, len) == 0;
-    if (fd >= 0)
-        close(fd);
+    owned_close(fd);
     return is_free;
 }
 
@@ -423,8 +424,7 @@ static bool watch_dialer(struct shm *shm, struct shm_link *link)
         watch_exit(shm, link, fd);
         lives = link->exit_fd >= 0 || link->pid <= 0 || kill(link->pid, 0) == 0 || errno != ESRCH;
     }
-    if (fd >= 0)
-        close(fd);
+    owned_close(fd);
     return lives;
 }
 

@@ -17,6 +17,7 @@
 
 #include "base/check.h"
 #include "base/clock.h"
+#include "base/owned.h"
 
 #define EVENTS_MAX 64 /* per gathering; the rest comes with the next */
 
@@ -52,9 +53,9 @@ void tcp_close_fd(struct tcp *tcp, int *fd)
 {
     if (*fd < 0)
         return;
-    if (tcp->owner == getpid()) /* a child shares the epoll instance with its parent */
+    if (tcp->owner == getpid()) /* a child has given up its copies */
         epoll_ctl(tcp->epoll, EPOLL_CTL_DEL, *fd, NULL);
-    close(*fd);
+    owned_close(*fd);
     *fd = -1;
 }
 
@@ -150,7 +151,7 @@ static void tcp_close(struct transport *transport)
     leave_peers(tcp);
     tcp_close_fd(tcp, &tcp->timer);
     if (tcp->epoll >= 0)
-        close(tcp->epoll);
+        owned_close(tcp->epoll);
     memset(tcp->secret, 0, sizeof tcp->secret);
     free(tcp->incoming);
     free(tcp->links);
@@ -159,8 +160,8 @@ static void tcp_close(struct transport *transport)
 
 static tutti_status open_descriptors(struct tcp *tcp)
 {
-    tcp->epoll = epoll_create1(EPOLL_CLOEXEC);
-    tcp->timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+    tcp->epoll = owned_add(epoll_create1(EPOLL_CLOEXEC));
+    tcp->timer = owned_add(timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC));
     if (tcp->epoll < 0 || tcp->timer < 0)
         return fail_errno(TUTTI_ERR_NOMEM, "descriptors of the TCP transport");
     tcp->timer_source.kind = TCP_TIMER;

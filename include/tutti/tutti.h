@@ -272,7 +272,8 @@ TUTTI_COLLECTIVES(X)
 #undef X
 
 /* send, recv: transfers between two ranks match in the order issued for that pair; they do not
- * match collectives. Sizes must agree. Zero bytes and a transfer to oneself (inside a group or
+ * match collectives. The counts and types of a send and of its receive must agree
+ * (TUTTI_ERR_MISMATCH). Zero bytes and a transfer to oneself (inside a group or
  * started) are allowed. */
 
 /* ---- groups ---------------------------------------------------------------------------------- */
@@ -302,7 +303,9 @@ TUTTI_COLLECTIVES(X)
 
 /* tutti_test: *done = 1 when finished (the request is then released and its status returned),
  * 0 otherwise. tutti_wait blocks. tutti_wait_all waits for all, sets every entry to NULL, returns
- * the first error; NULL entries are skipped. */
+ * the first error; NULL entries are skipped. A request that is not finished stays as it is when
+ * its communicator cannot be entered: TUTTI_ERR_FORKED in a child of fork, TUTTI_ERR_STATE while
+ * another thread is inside. */
 TUTTI_API tutti_status tutti_test(tutti_request **request, int *done);
 TUTTI_API tutti_status tutti_wait(tutti_request **request);
 TUTTI_API tutti_status tutti_wait_all(size_t count, tutti_request **requests);

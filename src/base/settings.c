@@ -132,7 +132,9 @@ static tutti_status set_u64(void *value, const struct row *row, const char *text
 {
     uint64_t number;
     bool overflow;
-    if (!parse_number(text, &number, &overflow))
+    if (*text == '-' && parse_number(text + 1, &number, &overflow))
+        overflow = true; /* a number, but below every range */
+    else if (!parse_number(text, &number, &overflow))
         return fail(TUTTI_ERR_SETTING,
                     PREFIX "%s=%.*s is not a number: expected %llu to %llu (K, M, G may follow)",
                     row->name, SHOWN_MAX, text, (unsigned long long)row->low,
@@ -313,6 +315,29 @@ static tutti_status read_secret(struct settings *settings)
     return TUTTI_OK;
 }
 
+tutti_status settings_port_range(const struct settings *settings, unsigned *low, unsigned *high)
+{
+    const char *text = settings->ports;
+    *low = *high = 0;
+    if (*text == '\0')
+        return TUTTI_OK;
+    char *end;
+    unsigned long first = strtoul(text, &end, 10), last = first;
+    bool good = *text >= '0' && *text <= '9';
+    if (good && *end == '-') {
+        const char *second = end + 1;
+        good = *second >= '0' && *second <= '9';
+        last = strtoul(second, &end, 10);
+    }
+    if (!good || *end != '\0' || first < 1 || last > UINT16_MAX || first > last)
+        return fail(TUTTI_ERR_SETTING,
+                    "TUTTI_PORTS=%s is no port range: expected lowest-highest, within 1 to 65535",
+                    text);
+    *low = (unsigned)first;
+    *high = (unsigned)last;
+    return TUTTI_OK;
+}
+
 tutti_status settings_load(struct settings *settings)
 {
     struct settings loaded;
@@ -339,8 +364,11 @@ tutti_status settings_load(struct settings *settings)
         if (status != TUTTI_OK)
             return status;
     }
-    *settings = loaded;
-    return TUTTI_OK;
+    unsigned low, high;
+    tutti_status status = settings_port_range(&loaded, &low, &high);
+    if (status == TUTTI_OK)
+        *settings = loaded;
+    return status;
 }
 
 /* The value of a row as text; the secret is never shown. */
@@ -430,11 +458,12 @@ size_t settings_print(const struct settings *settings, char *text, size_t len)
 const char *settings_launcher_variable(const char *name)
 {
     static const char *const names[] = {
-        "RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID",
-        "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMIX_NAMESPACE",
-        "PMIX_SERVER_URI2", "PMIX_SERVER_URI21", "PMIX_SERVER_URI3", "PMIX_SERVER_URI4", "PMI_RANK",
-        "PMI_SIZE", "PMI_PORT", "PMI_FD", "MPI_LOCALRANKID", "SLURM_PROCID", "SLURM_NTASKS",
-        "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST",
+        PREFIX "RENDEZVOUS", PREFIX "RANK", PREFIX "SIZE", "RANK", "WORLD_SIZE", "LOCAL_RANK",
+        "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "OMPI_COMM_WORLD_RANK",
+        "OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMIX_NAMESPACE", "PMIX_SERVER_URI2",
+        "PMIX_SERVER_URI21", "PMIX_SERVER_URI3", "PMIX_SERVER_URI4", "PMI_RANK", "PMI_SIZE",
+        "PMI_PORT", "PMI_FD", "MPI_LOCALRANKID", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_JOB_ID",
+        "SLURM_STEP_ID", "SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST",
         /* where files that outlive a process may be put */
         "HOME", "TMPDIR"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {

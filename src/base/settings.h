@@ -96,12 +96,16 @@ struct settings {
  * a TUTTI_* variable that is in no row is an error too (it is a typing mistake). */
 tutti_status settings_load(struct settings *settings);
 void settings_defaults(struct settings *settings);
+/* TUTTI_PORTS, "low-high" or one port; 0 and 0 when any will do. TUTTI_ERR_SETTING if it is none;
+ * settings_load has looked. */
+tutti_status settings_port_range(const struct settings *settings, unsigned *low, unsigned *high);
 /* Sets one row by name from text, as the environment would. */
 tutti_status settings_set(struct settings *settings, const char *name, const char *text);
 /* See tutti_settings_print. */
 size_t settings_print(const struct settings *settings, char *text, size_t len);
 /* A launcher's own variable (RANK, OMPI_COMM_WORLD_SIZE, ...): NULL when unset. The names that
- * may be asked for are listed in settings.c; any other name stops the program. */
+ * may be asked for are listed in settings.c; any other name stops the program. (TUTTI_RENDEZVOUS,
+ * _RANK and _SIZE are among them: whether they are set at all.) */
 const char *settings_launcher_variable(const char *name);
 
 #endif

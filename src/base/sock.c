@@ -20,6 +20,7 @@
 
 #include "base/check.h"
 #include "base/clock.h"
+#include "base/owned.h"
 
 /* A peer that says nothing is asked after a second, thrice; data that stays unacknowledged for
  * five seconds ends the connection. That bounds how late a lost host is noticed. */
@@ -70,7 +71,7 @@ const char *sock_text(const struct sock_address *address, char text[SOCK_TEXT_MA
     return text;
 }
 
-/* Cuts "host:port" or "[v6]:port" in two; false when it is neither. */
+/* Cuts "host:port" or "[v6]:port" in two; false when it is neither. *port may be too large. */
 static bool split_host_port(const char *text, char host[NI_MAXHOST], unsigned *port)
 {
     const char *begin = text, *end;
@@ -87,20 +88,37 @@ static bool split_host_port(const char *text, char host[NI_MAXHOST], unsigned *p
         text = end + 1;
     }
     size_t len = (size_t)(end - begin), digits = strspn(text, "0123456789");
-    if (len == 0 || len >= NI_MAXHOST || digits == 0 || digits > 5 || text[digits] != '\0')
+    if (len == 0 || len >= NI_MAXHOST || digits == 0 || digits > 9 || text[digits] != '\0')
         return false;
     memcpy(host, begin, len);
     host[len] = '\0';
     *port = (unsigned)strtoul(text, NULL, 10);
-    return *port <= UINT16_MAX;
+    return true;
+}
+
+/* "::1:5555": an IPv6 address and a port, but which colon is between them? */
+static bool lacks_brackets(const char *text)
+{
+    const char *first = strchr(text, ':'), *last = strrchr(text, ':');
+    return *text != '[' && first != last && strlen(text) < SOCK_TEXT_MAX &&
+           strspn(text, "0123456789abcdefABCDEF:.%") == strlen(text);
 }
 
 tutti_status sock_parse(const char *text, struct sock_address *address)
 {
     char host[NI_MAXHOST];
     unsigned port;
+    if (lacks_brackets(text))
+        return fail(TUTTI_ERR_ARG,
+                    "\"%s\" is no address: expected host:port or [ipv6]:port, here [%.*s]%s", text,
+                    (int)(strrchr(text, ':') - text), text, strrchr(text, ':'));
     if (!split_host_port(text, host, &port))
         return fail(TUTTI_ERR_ARG, "\"%.*s\" is no address: expected host:port or [ipv6]:port",
+                    SOCK_TEXT_MAX, text);
+    if (port > UINT16_MAX)
+        return fail(TUTTI_ERR_ARG,
+                    "\"%.*s\" is no address: expected host:port or [ipv6]:port, and a port of at "
+                    "most 65535",
                     SOCK_TEXT_MAX, text);
     struct addrinfo hints = {.ai_family = *text == '[' ? AF_INET6 : AF_UNSPEC,
                              .ai_socktype = SOCK_STREAM};
@@ -133,7 +151,7 @@ static tutti_status limit_or(tutti_status otherwise)
 static tutti_status new_socket(const struct sock_address *address, int *fd)
 {
     int family = address->storage.ss_family;
-    int made = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    int made = owned_add(socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
     if (made < 0) {
         char text[SOCK_TEXT_MAX];
         return fail_errno(limit_or(TUTTI_ERR_SYSTEM), "socket for %s", sock_text(address, text));
@@ -165,32 +183,8 @@ static tutti_status listen_once(const struct sock_address *address, int backlog,
     char text[SOCK_TEXT_MAX];
     status = fail_errno(TUTTI_ERR_CONNECT, "listen on %s", sock_text(address, text));
     bool taken = errno == EADDRINUSE;
-    close(made);
+    owned_close(made);
     return taken ? TUTTI_IN_PROGRESS : status;
-}
-
-/* TUTTI_PORTS: "low-high" or one port; empty means any (0-0). */
-static tutti_status port_range(const struct settings *settings, unsigned *low, unsigned *high)
-{
-    const char *text = settings->ports;
-    *low = *high = 0;
-    if (*text == '\0')
-        return TUTTI_OK;
-    char *end;
-    unsigned long first = strtoul(text, &end, 10), last = first;
-    bool good = *text >= '0' && *text <= '9';
-    if (good && *end == '-') {
-        const char *second = end + 1;
-        good = *second >= '0' && *second <= '9';
-        last = strtoul(second, &end, 10);
-    }
-    if (!good || *end != '\0' || first < 1 || last > UINT16_MAX || first > last)
-        return fail(TUTTI_ERR_SETTING,
-                    "TUTTI_PORTS=%s is no port range: expected lowest-highest, within 1 to 65535",
-                    text);
-    *low = (unsigned)first;
-    *high = (unsigned)last;
-    return TUTTI_OK;
 }
 
 tutti_status sock_listen(const struct settings *settings, const struct sock_address *address,
@@ -198,7 +192,7 @@ tutti_status sock_listen(const struct settings *settings, const struct sock_addr
 {
     unsigned low, high;
     char text[SOCK_TEXT_MAX];
-    tutti_status status = port_range(settings, &low, &high);
+    tutti_status status = settings_port_range(settings, &low, &high);
     if (status != TUTTI_OK)
         return status;
     if (port_of(address) != 0)
@@ -222,7 +216,7 @@ tutti_status sock_listen(const struct settings *settings, const struct sock_addr
     if (getsockname(made, (struct sockaddr *)&real.storage, &len) != 0) {
         status = fail_errno(TUTTI_ERR_SYSTEM, "name of the socket that listens on %s",
                             sock_text(&wanted, text));
-        close(made);
+        owned_close(made);
         return status;
     }
     real.len = len;
@@ -243,7 +237,7 @@ tutti_status sock_connect_start(const struct sock_address *address, int *fd)
         errno != EINPROGRESS && errno != EINTR) {
         char text[SOCK_TEXT_MAX];
         status = fail_errno(limit_or(TUTTI_ERR_CONNECT), "connect to %s", sock_text(address, text));
-        close(made);
+        owned_close(made);
         return status;
     }
     *fd = made;
@@ -287,7 +281,7 @@ tutti_status sock_accept(int listener, int *fd, struct sock_address *from)
             accept4(listener, (struct sockaddr *)&peer.storage, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (made >= 0) {
             peer.len = len;
-            *fd = made;
+            *fd = owned_add(made);
             if (from)
                 *from = peer;
             return TUTTI_OK;

@@ -1,6 +1,7 @@
 /* sock.h: the socket work that the rendezvous and the TCP transport share: addresses, interfaces,
  * port ranges, non-blocking connect and accept, whole-message I/O with a deadline. All sockets are
- * close-on-exec, non-blocking, and never raise SIGPIPE. */
+ * close-on-exec, non-blocking, never raise SIGPIPE, and are owned (owned.h): owned_close ends them.
+ */
 #ifndef BASE_SOCK_H
 #define BASE_SOCK_H
 

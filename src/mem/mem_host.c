@@ -109,11 +109,14 @@ static tutti_status alloc(size_t bytes, struct mem_export *out)
     size_t page = (size_t)sysconf(_SC_PAGESIZE), size;
     if (!round_up(bytes, page, &size))
         return fail(TUTTI_ERR_NOMEM, "allocate %zu bytes: more than an address space holds", bytes);
+    tutti_status status = mem_host_limit(size);
+    if (status != TUTTI_OK)
+        return status;
     int fd = memfd_create("tutti", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (fd < 0)
         return fail_errno(TUTTI_ERR_NOMEM, "allocate %zu bytes: make a memory file", bytes);
     void *base;
-    tutti_status status = populate(fd, bytes, size, size >= HUGE_PAGE ? HUGE_PAGE : page, &base);
+    status = populate(fd, bytes, size, size >= HUGE_PAGE ? HUGE_PAGE : page, &base);
     if (status != TUTTI_OK) {
         close(fd);
         return status;

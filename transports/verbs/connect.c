@@ -11,6 +11,7 @@
 
 #include "base/auth.h"
 #include "base/log.h"
+#include "base/owned.h"
 #include "transports/verbs/verbs.h"
 
 #define RESOLVE_MS  2000
@@ -146,8 +147,10 @@ void connect_close(struct verbs *verbs)
                 verbs->library->rdma.destroy_id(verbs->rails[r].listeners[g]);
         }
     }
-    if (verbs->cm_channel)
+    if (verbs->cm_channel) {
+        owned_forget(verbs->cm_channel->fd);
         verbs->library->rdma.destroy_event_channel(verbs->cm_channel);
+    }
     verbs->cm_channel = NULL;
 }
 

@@ -17,6 +17,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "base/owned.h"
 #include "transports/verbs/distance.h"
 #include "transports/verbs/verbs.h"
 
@@ -443,10 +444,13 @@ bool device_probe(const struct settings *settings, enum choose_layer layer, char
 static void close_rail(struct verbs_rail *rail)
 {
     const struct library *library = rail->verbs->library;
+    owned_forget(rail->context->async_fd);
     if (rail->cq)
         library->ibv.destroy_cq(rail->cq);
-    if (rail->channel)
+    if (rail->channel) {
+        owned_forget(rail->channel->fd);
         library->ibv.destroy_comp_channel(rail->channel);
+    }
     if (rail->pd)
         library->ibv.dealloc_pd(rail->pd);
     rail->cq = NULL;
@@ -456,6 +460,7 @@ static void close_rail(struct verbs_rail *rail)
 
 tutti_status device_nonblocking(int fd)
 {
+    owned_add(fd);
     int flags = fcntl(fd, F_GETFL);
     if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) != 0)
         return fail_errno(TUTTI_ERR_SYSTEM, "make a descriptor of an RDMA device non-blocking");

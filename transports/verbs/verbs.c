@@ -17,6 +17,7 @@
 
 #include "base/check.h"
 #include "base/clock.h"
+#include "base/owned.h"
 #include "transports/tcp.h"
 
 #define QUIET_POLLS  4096 /* polls between looks at what is not data; they cost system calls */
@@ -72,7 +73,7 @@ static void verbs_close(struct transport *transport)
     struct verbs *verbs = verbs_of(transport);
     if (!verbs)
         return;
-    /* A forked child holds copies of the descriptors, not of what the device knows them by. */
+    /* A forked child has given up the descriptors, and the device does not know it. */
     bool owner = verbs->owner == getpid();
     if (owner)
         leave_peers(verbs);
@@ -84,7 +85,7 @@ static void verbs_close(struct transport *transport)
         device_close(verbs);
     }
     if (verbs->epoll >= 0)
-        close(verbs->epoll);
+        owned_close(verbs->epoll);
     seal_free(verbs->seal);
     free(verbs->paths);
     free(verbs->links);
@@ -127,7 +128,7 @@ static tutti_status watch(struct verbs *verbs, int fd)
 static tutti_status open_parts(struct verbs *verbs)
 {
     const struct transport_config *config = verbs->config;
-    verbs->epoll = epoll_create1(EPOLL_CLOEXEC);
+    verbs->epoll = owned_add(epoll_create1(EPOLL_CLOEXEC));
     verbs->links = calloc(config->size, sizeof(struct verbs_link *));
     if (verbs->epoll < 0 || !verbs->links)
         return fail(TUTTI_ERR_NOMEM, "no memory or descriptors for the verbs transport");

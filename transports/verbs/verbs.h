@@ -234,7 +234,7 @@ tutti_status device_grow(struct verbs_rail *rail, uint32_t completions);
 void device_events(struct verbs *verbs);
 /* The port's count of answers "receiver not ready"; 0 where the device has none. */
 uint64_t device_rnr_retries(const struct verbs_rail *rail);
-tutti_status device_nonblocking(int fd);
+tutti_status device_nonblocking(int fd); /* and marks it (base/owned.h) */
 
 /* ---- memory.c ---- */
 /* The region that covers the bytes, registered on every rail, in use until memory_release.
