@@ -78,9 +78,16 @@ static void rank_begin(struct links_rank *rank)
     rank->ops = rank->transport->ops;
     links_expect(rank, rank->ops->address(rank->transport, world->address[rank->rank],
                                           &world->address_len[rank->rank]) == TUTTI_OK);
+    /* A rank that could not open its transport, or died at it, does not come. */
+    uint64_t deadline = clock_ms() + LINKS_LIMIT_MS;
     atomic_fetch_add(&world->arrived[0], 1);
-    while (atomic_load(&world->arrived[0]) < world->size)
+    while (atomic_load(&world->arrived[0]) < world->size && clock_ms() < deadline)
         sched_yield();
+    if (atomic_load(&world->arrived[0]) == world->size)
+        return;
+    links_complain(rank, __FILE__, __LINE__, "the others did not open their transports");
+    rank->ops->close(rank->transport);
+    rank->transport = NULL;
 }
 
 void links_connect(struct links_rank *rank, uint32_t peer)
