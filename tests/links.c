@@ -20,8 +20,17 @@ const struct tag links_tags[2] = {{{1, 2, 3}}, {{1, 2, 4}}};
 
 void links_complain(struct links_rank *rank, const char *file, int line, const char *what)
 {
-    if (atomic_fetch_add(&rank->world->wrong, 1) < COMPLAINTS_MAX)
-        printf("    rank %u %s:%d: %s (%s)\n", rank->rank, file, line, what, status_sentence());
+    struct transport_event event;
+    if (atomic_fetch_add(&rank->world->wrong, 1) >= COMPLAINTS_MAX)
+        return;
+    printf("    rank %u %s:%d: %s (%s)\n", rank->rank, file, line, what, status_sentence());
+    /* A transfer that poll returned has no sentence of its own; its link has. */
+    for (bool restart = true; rank->transport && rank->ops->event(rank->transport, restart, &event);
+         restart = false) {
+        if (event.kind == TRANSPORT_EVENT_LINK_DOWN)
+            printf("    rank %u: the link to rank %u is down: %s\n", rank->rank, event.peer,
+                   event.sentence);
+    }
 }
 
 #define LOOKS_AWAKE 6400 /* then naps */
