@@ -20,8 +20,17 @@ const struct tag links_tags[2] = {{{1, 2, 3}}, {{1, 2, 4}}};
 
 void links_complain(struct links_rank *rank, const char *file, int line, const char *what)
 {
-    if (atomic_fetch_add(&rank->world->wrong, 1) < COMPLAINTS_MAX)
-        printf("    rank %u %s:%d: %s (%s)\n", rank->rank, file, line, what, status_sentence());
+    struct transport_event event;
+    if (atomic_fetch_add(&rank->world->wrong, 1) >= COMPLAINTS_MAX)
+        return;
+    printf("    rank %u %s:%d: %s (%s)\n", rank->rank, file, line, what, status_sentence());
+    /* A transfer that poll returned has no sentence of its own; its link has. */
+    for (bool restart = true; rank->transport && rank->ops->event(rank->transport, restart, &event);
+         restart = false) {
+        if (event.kind == TRANSPORT_EVENT_LINK_DOWN)
+            printf("    rank %u: the link to rank %u is down: %s\n", rank->rank, event.peer,
+                   event.sentence);
+    }
 }
 
 #define LOOKS_AWAKE 6400 /* then naps */
@@ -78,9 +87,16 @@ static void rank_begin(struct links_rank *rank)
     rank->ops = rank->transport->ops;
     links_expect(rank, rank->ops->address(rank->transport, world->address[rank->rank],
                                           &world->address_len[rank->rank]) == TUTTI_OK);
+    /* A rank that could not open its transport, or died at it, does not come. */
+    uint64_t deadline = clock_ms() + LINKS_LIMIT_MS;
     atomic_fetch_add(&world->arrived[0], 1);
-    while (atomic_load(&world->arrived[0]) < world->size)
+    while (atomic_load(&world->arrived[0]) < world->size && clock_ms() < deadline)
         sched_yield();
+    if (atomic_load(&world->arrived[0]) == world->size)
+        return;
+    links_complain(rank, __FILE__, __LINE__, "the others did not open their transports");
+    rank->ops->close(rank->transport);
+    rank->transport = NULL;
 }
 
 void links_connect(struct links_rank *rank, uint32_t peer)

@@ -255,8 +255,11 @@ static void gone_unconnected(struct links_rank *rank)
     }
     links_meet(rank, 1, 2);
     int how = rank->world->number & GONE_HOW;
-    while ((how == GONE_CLOSES || how == GONE_LEAVES) && rank->world->flags[0] == 0)
+    uint64_t deadline = clock_ms() + LINKS_LIMIT_MS;
+    bool waits = how == GONE_CLOSES || how == GONE_LEAVES;
+    while (waits && rank->world->flags[0] == 0 && clock_ms() < deadline)
         clock_sleep_us(1000);
+    links_expect(rank, !waits || rank->world->flags[0] == 1);
     clock_sleep_us(20000);
     uint64_t begun = clock_ms();
     tutti_status status = TUTTI_IN_PROGRESS;

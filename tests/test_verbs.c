@@ -666,6 +666,53 @@ static void test_flow_refuses_nonsense(void)
     CU_ASSERT_EQUAL(flow_granted(&a.flow, &grant), FLOW_NOTED);
 }
 
+/* One transfer from a to b, start to end; the receive is posted `late`, once a could send no more.
+ */
+static void carry(struct end *a, struct end *b, struct xfer *send, struct xfer *recv, bool late)
+{
+    struct xfer *xfer;
+    bool sent = false, received = false;
+    flow_send(&a->flow, send);
+    if (!late)
+        end_recv(b, recv);
+    for (int round = 0; round < 8 && !(sent && received); round++) {
+        end_pump(a, round > 0);
+        if (late && round == 1)
+            end_recv(b, recv);
+        end_pump(b, true);
+        while (a->first != a->last)
+            CU_ASSERT_NOT_EQUAL_FATAL(deliver(a, b, &xfer), FLOW_NONSENSE);
+        while (b->first != b->last)
+            CU_ASSERT_NOT_EQUAL_FATAL(deliver(b, a, &xfer), FLOW_NONSENSE);
+        while (a->chunk_count > 0)
+            deliver_chunk(a, b, 0);
+        while (a->ack_count > 0)
+            flow_chunk_acked(&a->flow, a->acked[--a->ack_count]);
+        CU_ASSERT_TRUE(credit_report(&a->flow.window, credit_tell(&b->flow.taken)));
+        sent = flow_sent(&a->flow) == send || sent;
+        received = flow_received(&b->flow) == recv || received;
+    }
+    CU_ASSERT_TRUE_FATAL(sent && received);
+}
+
+/* The numbers of transfers come again after 65,536; what was granted the first time is over. */
+static void test_flow_takes_no_grant_for_a_later_transfer(void)
+{
+    static struct end a, b;
+    static uint8_t out[2 * CHUNK], in[2 * CHUNK];
+    end_init(&a);
+    end_init(&b);
+    for (uint32_t i = 0; i <= 2 * 65536; i++) {
+        bool again = i > 0 && i % 65536 == 0; /* of another operation, then of the same kind */
+        size_t len = i % 65536 == 0 ? sizeof out : i % 9;
+        struct xfer send = {.data = out, .len = len, .tag = &tags[i == 65536]};
+        struct xfer recv = {.data = in, .len = len, .tag = send.tag};
+        memset(out, (int)i + 1 + (int)(i >> 16), len);
+        carry(&a, &b, &send, &recv, again);
+        CU_ASSERT_EQUAL_FATAL(memcmp(out, in, len), 0);
+    }
+}
+
 static void test_flow_bounds_the_number_of_chunks(void)
 {
     static const uint64_t lens[] = {1, 4096, 1u << 20, 1ull << 32, 1ull << 45, (1ull << 45) + 1};
@@ -759,6 +806,7 @@ int main(int argc, char **argv)
         TEST(flow_carries_what_cannot_be_registered),
         TEST(flow_names_a_disagreement),
         TEST(flow_refuses_nonsense),
+        TEST(flow_takes_no_grant_for_a_later_transfer),
         TEST(flow_bounds_the_number_of_chunks),
         TEST(seal_opens_only_what_was_sealed),
         TEST(seal_masks_never_repeat),

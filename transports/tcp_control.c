@@ -13,9 +13,11 @@
 #include "base/clock.h"
 #include "transports/tcp.h"
 
-/* Lanes of a lost link that do not end by themselves (a cut cable) are given this long. */
-#define LINGER_MS   200
-#define FAREWELL_MS 100 /* the contract's bound for flushing on close */
+/* Lanes of a lost link that do not end by themselves (a cut cable) are given this long; those of a
+ * peer that said goodbye longer: what it sent may have been lost on the way, and come again. */
+#define LINGER_MS     200
+#define BYE_LINGER_MS 3000
+#define FAREWELL_MS   100 /* the contract's bound for flushing on close */
 
 bool tcp_link_busy(const struct tcp_link *link)
 {
@@ -41,7 +43,7 @@ void tcp_link_end(struct tcp_link *link, tutti_status status, const char *format
     link->down = was_up ? !link->bye : tcp_link_busy(link);
     link->state = TCP_LINK_ENDED;
     link->status = status;
-    link->linger_ms = clock_ms() + LINGER_MS;
+    link->linger_ms = clock_ms() + (link->bye ? BYE_LINGER_MS : LINGER_MS);
     for (uint32_t i = 0; i < tcp->config->lanes; i++) {
         struct tcp_lane *lane = &link->lanes[i];
         link->down = link->down || lane->sends.head;

@@ -143,6 +143,9 @@ struct xfer *flow_sent(struct flow *flow)
     struct xfer *xfer = *send_slot(flow, flow->send_done);
     if (!(xfer->work[FLOW_WORK_FLAGS] & FLOW_FLAG_DONE) || xfer->work[FLOW_WORK_OPEN] > 0)
         return NULL;
+    /* Its number comes again after 65,536 transfers; the grant is for this one. */
+    struct flow_grant *grant = &flow->grants[flow->send_done % FLOW_POSTED_MAX];
+    grant->valid = grant->valid && grant->seq != flow->send_done;
     flow->send_done++;
     return xfer;
 }
