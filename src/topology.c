@@ -14,10 +14,10 @@
 #include <string.h>
 
 /* Inside a host: some lines that go from one core's cache to another's and are seen by a spinning
- * reader, and one core copying. Below one L3 cache a message costs 0.3 us (measured); a line takes
- * about twice as long between L3 caches of a package and four times as long between packages, where
- * it also shares the link with all others (from published core-to-core tables; no such machine was
- * at hand). A message is two or three lines beside the library's own work. */
+ * reader, and one core copying. Below one L3 cache a message costs 0.3 us (measured). The others
+ * are estimates, measured nowhere: a message is two or three lines beside the library's own work, a
+ * line takes perhaps twice as long between L3 caches of a package and four times as long between
+ * packages, where it also shares the link with all others. Only their order is sure. */
 #define NODE_ALPHA_US near_model[NEAR_L3].alpha_us
 static const struct near_model {
     const char *shared;
