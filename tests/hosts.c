@@ -51,3 +51,15 @@ bool hosts_transport_wanted(const char *transport)
     const char *only = getenv("TUTTI_TEST_TRANSPORT");
     return !only || !*only || strcmp(only, transport) == 0;
 }
+
+bool hosts_can_cut(void)
+{
+    return getenv("TUTTI_TEST_CUT") != NULL;
+}
+
+bool hosts_cut(unsigned ms)
+{
+    char line[300];
+    snprintf(line, sizeof line, "%s %u", getenv("TUTTI_TEST_CUT"), ms);
+    return system(line) == 0;
+}

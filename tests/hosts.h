@@ -17,4 +17,9 @@ bool hosts_here(void);
 /* Is a test over this transport wanted? TUTTI_TEST_TRANSPORT names the only one; unset: all are. */
 bool hosts_transport_wanted(const char *transport);
 
+/* Is there a wire between the hosts that can be cut? TUTTI_TEST_CUT names the program that does. */
+bool hosts_can_cut(void);
+/* It loses everything for so many milliseconds from now on. False: it could not be cut. */
+bool hosts_cut(unsigned ms);
+
 #endif

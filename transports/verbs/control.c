@@ -12,10 +12,8 @@ static const struct tag control_tag = {{WIRE_MAGIC, WIRE_VERSION, 0}};
 /* What the side transport knows about the end of its link. */
 static void side_failed(struct verbs_link *link, tutti_status status)
 {
-    const char *name = verbs_peer_name(link->verbs, link->peer);
     if (link->bye)
-        link_end(link, TUTTI_ERR_PEER,
-                 "%s has left: it closed the communicator before this transfer", name);
+        link_left(link);
     else
         link_end(link, status, "%s", status_sentence());
 }

@@ -670,8 +670,10 @@ void device_events(struct verbs *verbs)
         if (shares_context(verbs, i))
             continue;
         while (verbs->library->ibv.get_async_event(context, &event) == 0) {
-            take_event(verbs, context, &event);
+            /* A queue pair is not destroyed before its events are acknowledged, and what is done
+             * about this one may destroy it. */
             verbs->library->ibv.ack_async_event(&event);
+            take_event(verbs, context, &event);
         }
     }
 }

@@ -32,6 +32,9 @@
 #define REVIVE_MS 250  /* before a failed path is made again; the next wait is twice as long */
 #define EVENTS_MS 50   /* between looks at the devices' events */
 
+#define FAREWELL_MS 100  /* the contract's bound for flushing notices on close */
+#define DELIVER_MS  3000 /* for what was sent to arrive: a queue pair gives up before, see below */
+
 #define REVIVE_MOST_MS 4000 /* but no longer */
 
 /* ---- paths ------------------------------------------------------------------------------------
@@ -442,16 +445,45 @@ static void take_dead(struct verbs_link *link, const struct wire_control *dead)
 }
 
 /* The peer closes in order. What it took in is delivered, whether or not its queue pairs lived long
- * enough for the completions to say so; the rest never will be. */
+ * enough for the completions to say so; the rest never will be. What it sent may still be on its
+ * way here. */
 static void take_bye(struct verbs_link *link, const struct wire_control *bye)
 {
     link->bye = true;
     for (uint32_t i = 0; i < link->path_count && i < CHOOSE_PATHS_MAX; i++) {
         struct verbs_path *path = &link->paths[i];
-        if (!path->relayed && path->round == bye->counts[i].round && !link->stopped &&
-            link->state != VERBS_LINK_ENDED)
-            take_count(path, bye->counts[i].received);
+        if (path->relayed || path->round != bye->counts[i].round || link->stopped ||
+            link->state == VERBS_LINK_ENDED)
+            continue;
+        path->peer_sent = bye->counts[i].sent;
+        take_count(path, bye->counts[i].received);
     }
+}
+
+/* Does more come in of what the peer sent before it left? Not over a path that has failed. */
+static bool more_comes(const struct verbs_link *link)
+{
+    bool more = false;
+    for (uint32_t i = 0; i < link->path_count; i++) {
+        const struct verbs_path *path = &link->paths[i];
+        more = more || (path_alive(path) && !path->relayed &&
+                        (int32_t)(path->peer_sent - path->received) > 0);
+    }
+    return more;
+}
+
+static void look_for_left(struct verbs_link *link, uint64_t now)
+{
+    if (link->left_ms != 0 && (!more_comes(link) || now >= link->left_ms + DELIVER_MS))
+        link_end(link, TUTTI_ERR_PEER,
+                 "%s has left: it closed the communicator before this transfer",
+                 verbs_peer_name(link->verbs, link->peer));
+}
+
+void link_left(struct verbs_link *link)
+{
+    link->left_ms = clock_ms();
+    look_for_left(link, link->left_ms);
 }
 
 /* The peer was cancelled: nothing moves any more, until one of the two closes. */
@@ -535,6 +567,7 @@ static void service_link(struct verbs_link *link, uint64_t now)
     for (uint32_t i = 0; i < link->path_count && link->state != VERBS_LINK_ENDED; i++)
         service_path(&link->paths[i], now);
     revive(link, now);
+    look_for_left(link, now);
     if (link->state == VERBS_LINK_ENDED || link->doomed_ms == 0)
         return;
     /* A peer that closes says so on the socket, which may take a moment longer to tell. */
@@ -703,34 +736,51 @@ void link_free(struct verbs_link *link)
     free(link);
 }
 
-static bool settled(struct verbs_link *link)
+/* Nothing that was sent is on its way any more. What did not reach a peer that has left never will.
+ * This ends: the peer's device answers without its process, and where there is none left a queue
+ * pair fails after TUTTI_VERBS_RETRY waits, or the socket says that the process is gone. */
+static bool delivered(struct verbs_link *link)
+{
+    bool good = !any_path(link, VERBS_PATH_DRAINING, VERBS_PATH_RESENDING);
+    for (uint32_t i = 0; i < link->path_count && !link->bye; i++)
+        good = path_settled(&link->paths[i]) && good;
+    return good || link->bye;
+}
+
+static bool all_said(const struct verbs_link *link)
 {
     bool good = true;
-    for (uint32_t i = 0; i < link->path_count; i++)
-        good = path_settled(&link->paths[i]) && good;
     for (uint32_t i = 0; i < VERBS_CONTROLS; i++)
         good = good && !link->out[i].busy;
-    return good && !any_path(link, VERBS_PATH_DRAINING, VERBS_PATH_RESENDING);
+    return good;
+}
+
+static bool may_leave(struct verbs_link *link, uint64_t waited_ms)
+{
+    return link->state != VERBS_LINK_UP || link->stopped ||
+           ((waited_ms >= DELIVER_MS || delivered(link)) &&
+            (waited_ms >= (link->relay ? DELIVER_MS : FAREWELL_MS) || all_said(link)));
 }
 
 static void say_bye(struct verbs_link *link)
 {
     struct wire_control control = {.kind = WIRE_BYE};
     for (uint32_t i = 0; i < link->path_count && i < CHOOSE_PATHS_MAX; i++)
-        control.counts[i] = (struct wire_count){link->paths[i].round, link->paths[i].received};
+        control.counts[i] =
+            (struct wire_count){link->paths[i].round, link->paths[i].received, link->paths[i].last};
     control_send(link, &control);
 }
 
-void link_farewell(struct verbs *verbs, struct verbs_link *only, uint64_t deadline_ms)
+void link_farewell(struct verbs *verbs, struct verbs_link *only)
 {
-    bool waiting = true;
-    while (waiting && clock_ms() < deadline_ms) {
-        waiting = false;
+    uint64_t begun = clock_ms();
+    for (;;) {
+        bool leave = true;
         for (struct verbs_link *link = verbs->all; link; link = link->next) {
-            if ((!only || link == only) && link->state == VERBS_LINK_UP && !link->stopped)
-                waiting = !settled(link) || waiting;
+            if (!only || link == only)
+                leave = may_leave(link, clock_ms() - begun) && leave;
         }
-        if (!waiting)
+        if (leave)
             break;
         take_what_came(verbs);
         link_service(verbs);

@@ -162,7 +162,7 @@ static tutti_status to_init(struct verbs_path *path)
 static void reset_counts(struct verbs_path *path)
 {
     path->posted = 0;
-    path->received = path->peer_received = 0;
+    path->received = path->peer_received = path->peer_sent = 0;
     path->freed = (struct credit_receiver){0};
     path->credit = (struct credit_sender){0};
     path->first = path->last = path->requests = 0;
@@ -539,7 +539,7 @@ void path_flush(struct verbs_path *path)
 
 bool path_settled(struct verbs_path *path)
 {
-    if (path->relayed || path->first == path->last || !path_alive(path))
+    if (path->state != VERBS_PATH_UP || path->relayed || path->first == path->last)
         return true;
     if (path->signals == 0 && path->open_chunks == 0)
         path->open_chunks = 1; /* so that one is asked for */

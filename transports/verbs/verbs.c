@@ -23,7 +23,6 @@
 #define QUIET_POLLS  4096 /* polls between looks at what is not data; they cost system calls */
 #define QUIET_TICKS  (1ull << 24) /* or when so many ticks have passed: some milliseconds */
 #define MAKING_POLLS 4            /* the same while links are being made */
-#define FAREWELL_MS  100          /* the contract's bound for flushing on close */
 #define POLL_ROUNDS  8
 #define YIELD_POLLS  64 /* of a software device without news: about 3 us */
 
@@ -63,7 +62,7 @@ void verbs_finish(struct verbs *verbs, struct xfer *xfer, tutti_status status)
 /* Ends every link, with a farewell. */
 static void leave_peers(struct verbs *verbs)
 {
-    link_farewell(verbs, NULL, clock_ms() + FAREWELL_MS);
+    link_farewell(verbs, NULL);
     while (verbs->all)
         link_free(verbs->all);
 }
@@ -266,7 +265,7 @@ static void verbs_disconnect(struct transport *transport, uint32_t peer)
     struct verbs_link *link = verbs->links[peer];
     if (!link)
         return;
-    link_farewell(verbs, link, clock_ms() + FAREWELL_MS);
+    link_farewell(verbs, link);
     for (uint32_t i = 0; i < link->path_count; i++)
         path_drop(&link->paths[i]);
     transfer_fail_all(link, TUTTI_ERR_ABORTED);

@@ -107,9 +107,9 @@ struct verbs_path {
     uint32_t psn;
     struct wire_path peer;
     bool hello_sent, hello_came, hello_acked, peer_dead;
-    uint32_t peer_received;
-    uint64_t since_ms; /* of the state, where time matters */
-    uint32_t failure;  /* the how manieth of the link it was */
+    uint32_t peer_received, peer_sent; /* by its word when the path failed; when it left */
+    uint64_t since_ms;                 /* of the state, where time matters */
+    uint32_t failure;                  /* the how manieth of the link it was */
     char why[SENTENCE_MAX];
     /* Memory: receive slots, then the send ring. */
     uint8_t *memory, *plain;
@@ -164,6 +164,7 @@ struct verbs_link {
     uint64_t since_ms;         /* of the state */
     uint64_t revive_ms;        /* the next look at paths that failed */
     uint64_t revive_wait_ms;   /* between looks: longer after each attempt, until one succeeds */
+    uint64_t left_ms;          /* the peer closed: the end, once what it sent has come in */
     uint64_t doomed_ms;        /* no path is left: the end, unless the socket says why before */
     uint32_t slot_len, window; /* offered to the peer */
     uint32_t failures;
@@ -309,11 +310,13 @@ void link_path_dead(struct verbs_link *link, const struct wire_path_dead *word, 
 void link_service(struct verbs *verbs);
 /* What dead paths carried goes over others. */
 void link_resend(struct verbs_link *link);
-/* Waits, at most to the deadline, until what was sent has arrived; then says goodbye. only: one
- * link, NULL: all. */
-void link_farewell(struct verbs *verbs, struct verbs_link *only, uint64_t deadline_ms);
+/* Waits until what was sent has arrived, at most 3 s; then says goodbye. only: one link, NULL: all.
+ */
+void link_farewell(struct verbs *verbs, struct verbs_link *only);
 /* Forgets every transfer and stops the queue pairs; notices still go. */
 void link_cancel(struct verbs_link *link);
+/* The socket ended after the peer's goodbye. */
+void link_left(struct verbs_link *link);
 /* A control message came. */
 void link_take(struct verbs_link *link, const struct wire_control *control);
 

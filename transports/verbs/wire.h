@@ -14,7 +14,7 @@
 #include "transports/verbs/choose.h"
 
 #define WIRE_MAGIC   0x53425654u /* "TVBS" */
-#define WIRE_VERSION 2u
+#define WIRE_VERSION 3u
 
 enum wire_kind {
     WIRE_HELLO = 1, /* the first message of a queue pair: its way works */
@@ -70,7 +70,7 @@ enum wire_control_kind {
     WIRE_READY,     /* the sender's queue pairs can receive */
     WIRE_DEAD,    /* a path failed; `received`: what came in on it, after which nothing more will */
     WIRE_STOPPED, /* the sender was cancelled: nothing more moves */
-    WIRE_BYE,     /* the sender closes: all it sent is sent; `counts`: what it took in */
+    WIRE_BYE,     /* the sender closes: all it sent is sent; `counts`: how much, what it took in */
     WIRE_DATA     /* a message over the socket, in place of a queue pair's; its body follows */
 };
 
@@ -89,9 +89,10 @@ struct wire_path {
     uint8_t cm_token[16];
 };
 
-/* What came in on one queue pair, modulo 2^32, of the path's round: all before it is delivered. */
+/* Of one queue pair, of the path's round, modulo 2^32: what came in (all before it is delivered),
+ * and what went out. */
 struct wire_count {
-    uint32_t round, received;
+    uint32_t round, received, sent;
 };
 
 struct wire_control {
