@@ -69,13 +69,24 @@ static tutti_status post(struct tutti_comm *comm, struct program *p, struct exec
     return TUTTI_OK;
 }
 
+/* Whether dst is bytes that the caches could not keep and that no step reads again. Who waits for a
+ * copy out of scratch waits, as a rule, for the room there, not for what it wrote. */
+static bool past_caches(const struct program *p, const struct step *step)
+{
+    bool read_again =
+        step->succ_count > 0 && !(step->kind == STEP_COPY && step->a.buffer == BUFFER_SCRATCH);
+    return p->outgrows_caches && step->dst.buffer == BUFFER_OUT && !read_again;
+}
+
 static void run_local(struct program *p, uint32_t s)
 {
     const struct step *step = &p->plan.schedule->steps[s];
     char *dst = p->bound[step->dst.buffer] + step->dst.off;
     const char *a = p->bound[step->a.buffer] + step->a.off;
     if (step->kind == STEP_COPY) {
-        if (dst != a)
+        if (dst != a && past_caches(p, step))
+            mem_stream(dst, a, step->dst.len);
+        else if (dst != a)
             mem_copy(dst, a, step->dst.len);
     } else {
         reduce_apply(&p->reducer, dst, a, p->bound[step->b.buffer] + step->b.off, step->dst.len);
@@ -136,8 +147,7 @@ static void bind(struct program *p, const void *in, void *out, void *scratch)
         }
         /* A send writes nothing: who waits for it overwrites what it reads. */
         xfer->overwritten_next = step->kind == STEP_SEND && step->succ_count > 0;
-        xfer->past_caches = p->outgrows_caches && step->kind == STEP_RECV &&
-                            step->succ_count == 0 && span->buffer == BUFFER_OUT;
+        xfer->past_caches = step->kind == STEP_RECV && past_caches(p, step);
         if (step->kind != STEP_RECV || step->fused == STEP_NONE)
             continue;
         const struct step *reduce = &schedule->steps[step->fused];
