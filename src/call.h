@@ -20,8 +20,9 @@ struct call {
     int root;     /* or the peer of SENDRECV */
     uint32_t elem_size;
     bool in_place; /* filled by call_check */
-    bool
-        on_device; /* in and out are memory of the communicator's device, worked in where it lies */
+    /* in and out are memory of a device, worked in where it lies: the communicator's, by a plan of
+     * its own; or one whose memory adapters reach, by the plan of host memory (exec_nic.c) */
+    bool on_device, by_nic;
     const void *in;
     void *out;
     size_t count; /* in_count of gatherv, out_count of scatterv */

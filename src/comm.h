@@ -37,6 +37,7 @@ struct comm_peer {
     const uint8_t *address;
     uint32_t address_len;
     bool connected;
+    bool nic;                              /* its transport may take device memory */
     bool left;                             /* it destroyed its communicator */
     uint32_t p2p_sends, p2p_recvs;         /* posted now */
     uint32_t waiting_sends, waiting_recvs; /* in comm.p2p_waiting */
@@ -69,6 +70,7 @@ struct operation {
     struct exec_xfer ack;
     uint64_t ticket;
     struct operation *next_work;
+    void *bounce; /* pinned, for what no adapter takes (exec_nic.c); NULL: none */
 };
 
 struct tutti_comm {
@@ -101,6 +103,9 @@ struct tutti_comm {
     struct mem_queue *queue;
     void *device_scratch;
     size_t device_scratch_bytes;
+    bool nic;     /* some peer's transport may take device memory (exec_nic.c) */
+    void *bounce; /* pinned memory for what it does not take */
+    uint64_t bounce_bytes;
     struct operation *works, **works_tail; /* sends and receives whose copy is under way */
     _Atomic uint64_t units_issued, units_retired;
     atomic_uint replays; /* captured units under way */

@@ -407,6 +407,8 @@ static tutti_status take_addresses(tutti_comm *comm, const struct facts *facts,
         if (!peer->transport->ops->reaches(peer->transport, p, address, len))
             return fail(TUTTI_ERR_CONNECT, "transport %s does not reach from %s to %s",
                         transport_table[row]->name, comm->names[comm->rank], comm->names[p]);
+        peer->nic = peer->transport->ops->takes(peer->transport, p, NULL, 0);
+        comm->nic = comm->nic || peer->nic;
     }
     return TUTTI_OK;
 }
@@ -522,13 +524,13 @@ void comm_free(tutti_comm *comm)
     bool forked = comm->fork_generation != atomic_load(&comm_forks);
     exec_cache_free(comm);
     /* After a failure the device may still work in the queue and in the scratch. */
-    if (comm->queue && comm->failed == TUTTI_OK)
-        mem_queue_give(comm->queue);
     if (comm->failed != TUTTI_OK)
-        comm->device_scratch = NULL;
+        comm->device_scratch = comm->bounce = NULL;
     for (uint32_t i = 0; i < comm->transport_count && !forked; i++)
         comm->transport_ops[i]->close(comm->transports[i]);
     exec_scratch_free(comm);
+    if (comm->queue && comm->failed == TUTTI_OK)
+        mem_queue_give(comm->queue);
     if (comm->scaled)
         must(mem_free(comm->scaled) == TUTTI_OK);
     topology_free(&comm->topology);

@@ -348,13 +348,15 @@ static int print_stats(const char *name, const struct transport_stats *s, char *
     return n + snprintf(text ? text + used : NULL, len - used,
                         "%s: %llu work requests (%.2f per MiB), %llu signalled (1 in %.1f), %llu "
                         "completions (%.2f per MiB), %llu doorbells (%.2f per MiB), %llu "
-                        "receiver-not-ready retries of its ports, %llu registrations\n",
+                        "receiver-not-ready retries of its ports, %llu registrations, %.3f MiB of "
+                        "GPU memory without a copy\n",
                         name, (unsigned long long)s->work_requests, (double)s->work_requests / each,
                         (unsigned long long)s->signalled,
                         (double)s->work_requests / (s->signalled ? (double)s->signalled : 1),
                         (unsigned long long)s->completions, (double)s->completions / each,
                         (unsigned long long)s->doorbells, (double)s->doorbells / each,
-                        (unsigned long long)s->rnr_retries, (unsigned long long)s->registrations);
+                        (unsigned long long)s->rnr_retries, (unsigned long long)s->registrations,
+                        (double)s->device_bytes / (1 << 20));
 }
 
 size_t tutti_comm_stats_print(tutti_comm *comm, char *text, size_t len)

@@ -154,7 +154,8 @@ static bool is_premulsum(const tutti_comm *comm, const struct call *call)
 static tutti_status start_call(tutti_comm *comm, const struct call *call, struct program **program)
 {
     const void *in = call->in;
-    bool in_place = call->in_place, scale = is_premulsum(comm, call) && !call->on_device;
+    bool in_place = call->in_place, on_device = call->on_device || call->by_nic;
+    bool scale = is_premulsum(comm, call) && !on_device;
     tutti_status status = TUTTI_OK;
     comm->last_program = NULL;
     if (scale) {
@@ -181,7 +182,8 @@ static void finish_call(tutti_comm *comm, const struct call *call)
 {
     comm->running = NULL;
     comm->running_call = NULL;
-    if (call->op != TUTTI_AVG || call->on_device || !coll_info(call->coll)->reduces ||
+    if (call->op != TUTTI_AVG || call->on_device || call->by_nic ||
+        !coll_info(call->coll)->reduces ||
         (call->coll == TUTTI_COLL_REDUCE && call->root != (int)comm->rank))
         return;
     size_t count =
@@ -278,6 +280,8 @@ static void transfer_ended(tutti_comm *comm, struct exec_xfer *xfer)
     bool over = true;
     if (xfer->owner->call.on_device && comm_device_ended(comm, xfer, &over) != TUTTI_OK)
         return;
+    if (xfer->owner->call.by_nic && exec_nic_ended(comm, xfer->owner) != TUTTI_OK)
+        return;
     if (over)
         comm_p2p_done(comm, xfer->owner);
 }
@@ -303,6 +307,8 @@ static void post_transfer(tutti_comm *comm, struct operation *op)
     comm->p2p_list = op;
     if (status == TUTTI_OK && op->call.on_device)
         status = comm_device_offer(comm, op);
+    if (status == TUTTI_OK && op->call.by_nic)
+        status = exec_nic_post(comm, op);
     if (status == TUTTI_OK) {
         const struct transport_ops *ops = peer->transport->ops;
         status =

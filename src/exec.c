@@ -47,12 +47,19 @@ static tutti_status post(struct tutti_comm *comm, struct program *p, struct exec
         uint32_t s = queue->wire[queue->next];
         if (p->waits[s] > 0)
             break;
+        if (__builtin_expect(p->device != NULL, 0) && p->device->nic) {
+            bool ready;
+            tutti_status status = exec_nic_ready(comm, p, link, queue, &ready);
+            if (status != TUTTI_OK || !ready)
+                return status;
+        }
         struct xfer *xfer = &p->xfers[s].xfer;
         queue->next++;
         xfer->status = TUTTI_IN_PROGRESS;
         tutti_status status =
             sends ? link->ops->send(link->transport, xfer) : link->ops->recv(link->transport, xfer);
-        if (status == TUTTI_OK && __builtin_expect(!p->device, 1)) {
+        if (status == TUTTI_OK &&
+            (__builtin_expect(!p->device, 1) || (p->device->nic && exec_nic_at_once(p, s)))) {
             exec_step_done(p, s);
         } else if (status == TUTTI_OK) {
             queue->posted++;
@@ -140,11 +147,12 @@ static void bind(struct program *p, const void *in, void *out, void *scratch)
         const struct span *span = step->kind == STEP_SEND ? &step->a : &step->dst;
         xfer->data = p->bound[span->buffer] + span->off;
         xfer->len = span->len;
-        if (p->device) {
+        if (p->device && !p->device->nic) {
             xfer->data = &p->device->offers[s];
             xfer->len = sizeof p->device->offers[s];
-            continue;
         }
+        if (p->device)
+            continue;
         /* A send writes nothing: who waits for it overwrites what it reads. */
         xfer->overwritten_next = step->kind == STEP_SEND && step->succ_count > 0;
         xfer->past_caches = step->kind == STEP_RECV && past_caches(p, step);
@@ -178,11 +186,12 @@ static tutti_status grow_scratch(struct tutti_comm *comm, uint64_t bytes, bool o
 {
     if (on_device && bytes > comm->device_scratch_bytes) {
         void *block;
-        tutti_status status = mem_device_take(comm->device, bytes, &block);
+        struct mem_device *device = mem_queue_device(comm->queue);
+        tutti_status status = mem_device_take(device, bytes, &block);
         if (status != TUTTI_OK)
             return status;
         if (comm->device_scratch)
-            mem_device_give(comm->device, comm->device_scratch);
+            mem_device_give(device, comm->device_scratch);
         comm->device_scratch = block;
         comm->device_scratch_bytes = bytes;
     }
@@ -211,9 +220,11 @@ static tutti_status grow_scratch(struct tutti_comm *comm, uint64_t bytes, bool o
 void exec_scratch_free(struct tutti_comm *comm)
 {
     if (comm->device_scratch)
-        mem_device_give(comm->device, comm->device_scratch);
-    comm->device_scratch = NULL;
-    comm->device_scratch_bytes = 0;
+        mem_device_give(mem_queue_device(comm->queue), comm->device_scratch);
+    if (comm->bounce)
+        mem_pinned_give(mem_queue_device(comm->queue), comm->bounce);
+    comm->device_scratch = comm->bounce = NULL;
+    comm->device_scratch_bytes = comm->bounce_bytes = 0;
     host_scratch_free(comm);
 }
 

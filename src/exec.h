@@ -28,7 +28,7 @@ struct operation;
 struct program_key {
     uint32_t coll, root;
     uint32_t elem_size, in_place;
-    uint32_t on_device;
+    uint32_t on_device, by_nic;
     uint64_t count;
     uint64_t counts_hash; /* of the count arrays of v forms, 0 without */
 };
@@ -62,15 +62,17 @@ struct exec_link {
 /* Ranks that may share plans over device memory: their receives take half of a queue's places. */
 #define EXEC_DEVICE_RANKS_MAX (QUEUE_TICKETS_MAX / 2 / EXEC_POSTED_MAX)
 
-/* The rest of a program that works in device memory. Its transfers carry offers; its local steps
- * and what its receives do are work in the communicator's queue, done in the order started. */
+/* The rest of a program that works in device memory. Its transfers carry offers, or the bytes
+ * themselves (exec_nic.c); its local steps and what its receives do are work in the communicator's
+ * queue, done in the order started. */
 struct exec_device {
+    struct exec_nic *nic;      /* NULL: offers */
     struct exec_offer *offers; /* [steps] */
     struct exec_xfer *acks;    /* [steps] */
     struct exec_work {
         uint64_t ticket;
         uint32_t step;
-    } * works; /* [steps], a ring: under way */
+    } * works; /* [steps], a ring: under way, or (nic) still to be started, EXEC_WORK_LISTED */
     uint32_t first, count;
     struct mem_share shares[BUFFER_COUNT];
     tutti_op op; /* of the reduction: what dynamic operations come to */
@@ -117,6 +119,8 @@ tutti_status exec_advance(struct tutti_comm *comm, struct program *program, stru
                           struct exec_queue *queue);
 void exec_step_done(struct program *program, uint32_t step);
 
+#define EXEC_WORK_LISTED UINT64_MAX /* a work's ticket until it is started */
+
 /* exec_device.c: the same for device memory. */
 tutti_status exec_device_new(struct program *program);
 void exec_device_free(struct program *program);
@@ -133,6 +137,14 @@ tutti_status exec_device_transfer(struct tutti_comm *comm, struct program *progr
                                   struct exec_xfer *xfer);
 /* Ends the steps whose work is done. True if any. */
 bool exec_device_poll(struct tutti_comm *comm, struct program *program);
+/* What exec_nic.c shares: a work at the end of the list, and the index-th; a local step put into
+ * the queue (ticket 0: nothing to do); the end of a transfer's last part; the device failed. */
+void exec_device_add_work(struct program *program, uint32_t step, uint64_t ticket);
+struct exec_work *exec_device_work(struct program *program, uint32_t index);
+tutti_status exec_device_start(struct tutti_comm *comm, struct program *program, uint32_t step,
+                               uint64_t *ticket);
+tutti_status exec_device_over(struct tutti_comm *comm, struct program *program, uint32_t step);
+tutti_status exec_device_failed(struct tutti_comm *comm, tutti_status status);
 /* Starts what an offer that came from a peer asks for in the communicator's queue: a copy to dst,
  * or with a reducer dst = incoming op other. */
 struct exec_arrival {
@@ -147,6 +159,24 @@ struct exec_arrival {
 };
 tutti_status exec_device_fetch(struct tutti_comm *comm, const struct exec_arrival *arrival,
                                uint64_t *ticket);
+
+/* exec_nic.c: device memory that adapters reach. */
+tutti_status exec_nic_new(struct program *program);
+void exec_nic_free(struct exec_nic *nic);
+void exec_nic_bind(struct program *program);
+/* May the transfer at the queue's head be handed to its transport now? */
+tutti_status exec_nic_ready(struct tutti_comm *comm, struct program *program,
+                            struct exec_link *link, const struct exec_queue *queue, bool *ready);
+/* The transfer was done as soon as it was posted: true when nothing follows it. */
+bool exec_nic_at_once(struct program *program, uint32_t step);
+tutti_status exec_nic_transfer(struct tutti_comm *comm, struct program *program, uint32_t step);
+tutti_status exec_nic_local(struct tutti_comm *comm, struct program *program, uint32_t step);
+tutti_status exec_nic_work_done(struct tutti_comm *comm, struct program *program, uint32_t step);
+/* Starts what is listed, as far as the queue has room. */
+tutti_status exec_nic_start_works(struct tutti_comm *comm, struct program *program);
+/* A send or receive: before it is posted, and when it has ended. */
+tutti_status exec_nic_post(struct tutti_comm *comm, struct operation *op);
+tutti_status exec_nic_ended(struct tutti_comm *comm, struct operation *op);
 
 static inline bool exec_done(const struct program *program)
 {

@@ -1,8 +1,9 @@
-/* exec_device.c: plans over device memory of one host. The plan is the same four operations; what
- * differs is who carries them out. A send posts an offer, which says where its bytes lie; the
- * receiver's device reads them there (mem_attach), in its communicator's queue, and an empty
- * transfer on a lane of its own tells the sender that they are free. Local steps are work in the
- * same queue. So transports carry 144 bytes per message and know nothing of devices.
+/* exec_device.c: plans over device memory of one host (and what exec_nic.c, for several, shares
+ * with it). The plan is the same four operations; what differs is who carries them out. A send
+ * posts an offer, which says where its bytes lie; the receiver's device reads them there
+ * (mem_attach), in its communicator's queue, and an empty transfer on a lane of its own tells the
+ * sender that they are free. Local steps are work in the same queue. So transports carry 144 bytes
+ * per message and know nothing of devices.
  *
  *     sender    offer ------ lane of the step ----->  receiver    queue: copy or reduce
  *               step done <- lane of acks ----------              work done
@@ -37,6 +38,7 @@ void exec_device_free(struct program *p)
     free(p->device->offers);
     free(p->device->acks);
     free(p->device->works);
+    exec_nic_free(p->device->nic);
     free(p->device);
 }
 
@@ -57,6 +59,10 @@ tutti_status exec_device_bind(const struct tutti_comm *comm, struct program *p)
     struct exec_device *d = p->device;
     bool shared[BUFFER_COUNT] = {false};
     d->first = d->count = 0;
+    if (d->nic) {
+        exec_nic_bind(p);
+        return TUTTI_OK;
+    }
     for (uint32_t s = 0; s < schedule->step_count; s++) {
         const struct step *step = &schedule->steps[s];
         if (step->kind != STEP_SEND)
@@ -77,7 +83,7 @@ tutti_status exec_device_bind(const struct tutti_comm *comm, struct program *p)
     return TUTTI_OK;
 }
 
-static void add_work(struct program *p, uint32_t s, uint64_t ticket)
+void exec_device_add_work(struct program *p, uint32_t s, uint64_t ticket)
 {
     struct exec_device *d = p->device;
     must(d->count < p->plan.schedule->step_count);
@@ -85,33 +91,48 @@ static void add_work(struct program *p, uint32_t s, uint64_t ticket)
         (struct exec_work){.ticket = ticket, .step = s};
 }
 
-static tutti_status device_failed(struct tutti_comm *comm, tutti_status status)
+tutti_status exec_device_failed(struct tutti_comm *comm, tutti_status status)
 {
     return comm_fail(comm, status, comm->rank, status_sentence());
+}
+
+struct exec_work *exec_device_work(struct program *p, uint32_t index)
+{
+    struct exec_device *d = p->device;
+    return &d->works[(d->first + index) % p->plan.schedule->step_count];
+}
+
+tutti_status exec_device_start(struct tutti_comm *comm, struct program *p, uint32_t s,
+                               uint64_t *ticket)
+{
+    const struct step *step = &p->plan.schedule->steps[s];
+    char *dst = p->bound[step->dst.buffer] + step->dst.off;
+    const char *a = p->bound[step->a.buffer] + step->a.off;
+    if (step->kind == STEP_REDUCE)
+        return mem_queue_reduce(comm->queue, &p->reducer, p->device->op, dst, a,
+                                p->bound[step->b.buffer] + step->b.off, step->dst.len, ticket);
+    if (dst != a)
+        return mem_queue_copy(comm->queue, dst, a, step->dst.len, ticket);
+    *ticket = 0;
+    return TUTTI_OK;
 }
 
 tutti_status exec_device_local(struct tutti_comm *comm, struct program *p, uint32_t s,
                                bool *started)
 {
-    const struct step *step = &p->plan.schedule->steps[s];
-    char *dst = p->bound[step->dst.buffer] + step->dst.off;
-    const char *a = p->bound[step->a.buffer] + step->a.off;
-    tutti_status status = TUTTI_OK;
-    uint64_t ticket = 0;
-    *started = p->device->count < QUEUE_TICKETS_MAX / 2;
+    uint64_t ticket;
+    *started = p->device->nic || p->device->count < QUEUE_TICKETS_MAX / 2;
     if (!*started)
         return TUTTI_OK;
-    if (step->kind == STEP_REDUCE)
-        status = mem_queue_reduce(comm->queue, &p->reducer, p->device->op, dst, a,
-                                  p->bound[step->b.buffer] + step->b.off, step->dst.len, &ticket);
-    else if (dst != a)
-        status = mem_queue_copy(comm->queue, dst, a, step->dst.len, &ticket);
+    if (p->device->nic)
+        return exec_nic_local(comm, p, s);
+    tutti_status status = exec_device_start(comm, p, s, &ticket);
     if (status != TUTTI_OK)
-        return device_failed(comm, status);
+        return exec_device_failed(comm, status);
     if (ticket == 0)
         exec_step_done(p, s);
     else
-        add_work(p, s, ticket);
+        exec_device_add_work(p, s, ticket);
     return TUTTI_OK;
 }
 
@@ -123,13 +144,14 @@ tutti_status exec_device_fetch(struct tutti_comm *comm, const struct exec_arriva
     void *base;
     if (offer->len != arrival->len || off > offer->share.bytes ||
         arrival->len > offer->share.bytes - off)
-        return device_failed(comm, fail(TUTTI_ERR_PROTOCOL,
-                                        "%s offers %" PRIu64 " bytes of GPU memory where %" PRIu64
-                                        " are expected, or bytes outside the allocation it shares",
-                                        comm->names[arrival->peer], offer->len, arrival->len));
+        return exec_device_failed(comm,
+                                  fail(TUTTI_ERR_PROTOCOL,
+                                       "%s offers %" PRIu64 " bytes of GPU memory where %" PRIu64
+                                       " are expected, or bytes outside the allocation it shares",
+                                       comm->names[arrival->peer], offer->len, arrival->len));
     tutti_status status = mem_attach(comm->device, &offer->share, &base);
     if (status != TUTTI_OK)
-        return device_failed(comm, status);
+        return exec_device_failed(comm, status);
     const char *bytes = (const char *)base + off;
     if (!arrival->reducer)
         status = mem_queue_copy(comm->queue, arrival->dst, bytes, arrival->len, ticket);
@@ -139,7 +161,7 @@ tutti_status exec_device_fetch(struct tutti_comm *comm, const struct exec_arriva
     else
         status = mem_queue_reduce(comm->queue, arrival->reducer, arrival->op, arrival->dst,
                                   arrival->other, bytes, arrival->len, ticket);
-    return status == TUTTI_OK ? TUTTI_OK : device_failed(comm, status);
+    return status == TUTTI_OK ? TUTTI_OK : exec_device_failed(comm, status);
 }
 
 static struct exec_queue *queue_of(struct program *p, uint32_t s)
@@ -169,7 +191,7 @@ static tutti_status acknowledge(struct tutti_comm *comm, struct program *p, uint
 }
 
 /* The last of a transfer's steps in time: it gives its place in the window to the next. */
-static tutti_status transfer_over(struct tutti_comm *comm, struct program *p, uint32_t s)
+tutti_status exec_device_over(struct tutti_comm *comm, struct program *p, uint32_t s)
 {
     struct exec_queue *queue = queue_of(p, s);
     queue->posted--;
@@ -184,11 +206,13 @@ tutti_status exec_device_transfer(struct tutti_comm *comm, struct program *p,
     uint32_t s = xfer->step;
     const struct step *step = &schedule->steps[s];
     bool over = true;
+    if (p->device->nic)
+        return exec_nic_transfer(comm, p, s);
     if (xfer->is_ack)
-        return transfer_over(comm, p, s);
+        return exec_device_over(comm, p, s);
     if (step->kind == STEP_SEND) {
         tutti_status status = acknowledge(comm, p, s, &over);
-        return status == TUTTI_OK && over ? transfer_over(comm, p, s) : status;
+        return status == TUTTI_OK && over ? exec_device_over(comm, p, s) : status;
     }
     struct exec_arrival arrival = {.offer = &p->device->offers[s],
                                    .peer = step->peer,
@@ -207,7 +231,7 @@ tutti_status exec_device_transfer(struct tutti_comm *comm, struct program *p,
     uint64_t ticket;
     tutti_status status = exec_device_fetch(comm, &arrival, &ticket);
     if (status == TUTTI_OK)
-        add_work(p, s, ticket);
+        exec_device_add_work(p, s, ticket);
     return status;
 }
 
@@ -215,12 +239,14 @@ tutti_status exec_device_transfer(struct tutti_comm *comm, struct program *p,
 static tutti_status work_done(struct tutti_comm *comm, struct program *p, uint32_t s)
 {
     bool over;
+    if (p->device->nic)
+        return exec_nic_work_done(comm, p, s);
     if (p->plan.schedule->steps[s].kind != STEP_RECV) {
         exec_step_done(p, s);
         return exec_advance(comm, p, NULL, NULL);
     }
     tutti_status status = acknowledge(comm, p, s, &over);
-    return status == TUTTI_OK && over ? transfer_over(comm, p, s) : status;
+    return status == TUTTI_OK && over ? exec_device_over(comm, p, s) : status;
 }
 
 bool exec_device_poll(struct tutti_comm *comm, struct program *p)
@@ -232,7 +258,7 @@ bool exec_device_poll(struct tutti_comm *comm, struct program *p)
         return false;
     tutti_status status = mem_queue_poll(comm->queue, &done);
     if (status != TUTTI_OK) {
-        device_failed(comm, status);
+        exec_device_failed(comm, status);
         return true;
     }
     while (d->count > 0 && d->works[d->first].ticket <= done) {
@@ -241,7 +267,9 @@ bool exec_device_poll(struct tutti_comm *comm, struct program *p)
         d->count--;
         moved = true;
         if (work_done(comm, p, s) != TUTTI_OK)
-            break;
+            return true;
     }
+    if (d->nic)
+        (void)exec_nic_start_works(comm, p);
     return moved;
 }

@@ -52,6 +52,7 @@ static struct program_key key_of(const struct tutti_comm *comm, const struct cal
                               .elem_size = call->elem_size,
                               .in_place = in_place,
                               .on_device = call->on_device,
+                              .by_nic = call->by_nic,
                               .count = call->count};
     if (coll_info(call->coll)->is_v) {
         struct arrays a = arrays_of(comm, call);
@@ -250,6 +251,10 @@ static tutti_status program_make(struct tutti_comm *comm, const struct call *cal
         status = plan_on_device(comm, &shape, p);
     else if (status == TUTTI_OK)
         status = plan_make(&comm->settings, &shape, &p->plan);
+    if (status == TUTTI_OK && call->by_nic)
+        status = exec_device_new(p);
+    if (status == TUTTI_OK && call->by_nic)
+        status = exec_nic_new(p);
     if (status == TUTTI_OK)
         status = prepare(comm, p);
     if (status != TUTTI_OK) {
@@ -277,8 +282,8 @@ static void link_newest(struct tutti_comm *comm, struct program *p)
 static uint32_t bucket_of(const struct program_key *key)
 {
     uint64_t hash = mix(mix(key->coll, key->count), key->counts_hash);
-    hash = mix(hash, (uint64_t)key->root << 32 | key->elem_size << 2 | key->on_device << 1 |
-                         key->in_place);
+    hash = mix(hash, (uint64_t)key->root << 32 | key->elem_size << 3 | key->by_nic << 2 |
+                         key->on_device << 1 | key->in_place);
     return (uint32_t)(hash >> 32) % COMM_HASH_SIZE;
 }
 
@@ -301,7 +306,8 @@ static bool key_equal(const struct program_key *a, const struct program_key *b)
 {
     return a->count == b->count && a->coll == b->coll && a->root == b->root &&
            a->elem_size == b->elem_size && a->in_place == b->in_place &&
-           a->on_device == b->on_device && a->counts_hash == b->counts_hash;
+           a->on_device == b->on_device && a->by_nic == b->by_nic &&
+           a->counts_hash == b->counts_hash;
 }
 
 tutti_status exec_program(struct tutti_comm *comm, const struct call *call, bool in_place,

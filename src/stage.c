@@ -43,11 +43,11 @@ static uint64_t replicated_bytes(const struct tutti_comm *comm, const struct cal
     }
 }
 
-/* Whether the call reduces in a way that devices do not. */
-static bool is_for_cpu(const struct tutti_comm *comm, const struct call *call)
+/* Whether the call reduces in a way that devices do not; reduces: the devices do at all. */
+static bool is_for_cpu(const struct tutti_comm *comm, const struct call *call, bool reduces)
 {
     return coll_info(call->coll)->reduces &&
-           (!comm->device_reduces || comm_plain_op(comm, call->op) >= TUTTI_OP_DYNAMIC);
+           (!reduces || comm_plain_op(comm, call->op) >= TUTTI_OP_DYNAMIC);
 }
 
 /* Whether the plan works in device memory. All ranks must come to one answer, so only the kind of
@@ -55,7 +55,7 @@ static bool is_for_cpu(const struct tutti_comm *comm, const struct call *call)
 static bool is_direct(const struct tutti_comm *comm, const struct call *call,
                       const struct buffers *b)
 {
-    if (!comm->device || is_for_cpu(comm, call))
+    if (!comm->device || is_for_cpu(comm, call, comm->device_reduces))
         return false;
     if (b->in.used && b->in.bytes > 0 && b->in_place.device != comm->device)
         return false;
@@ -64,6 +64,33 @@ static bool is_direct(const struct tutti_comm *comm, const struct call *call,
     if (call->coll == TUTTI_COLL_SENDRECV && call->root == (int)comm->rank)
         return true;
     return replicated_bytes(comm, call) >= comm->direct_min;
+}
+
+/* Is all of the call's memory the device's, and will copies of it be synchronous? */
+static bool settle(const struct extent *extent, const struct mem_place *place,
+                   const struct mem_device *device)
+{
+    if (!extent->used || extent->bytes == 0)
+        return true;
+    return place->device == device && mem_nic_settle(place) == TUTTI_OK;
+}
+
+/* Whether the plan of host memory works in device memory, and lets adapters get at it: where some
+ * transfer is likely to be longer than an eager message. What is not carried so is copied. */
+static bool is_by_nic(const struct tutti_comm *comm, const struct call *call,
+                      const struct buffers *b, struct mem_device *device)
+{
+    bool transfer = call->coll == TUTTI_COLL_SENDRECV;
+    uint64_t bytes = b->in.used ? b->in.bytes : 0;
+    if (b->out.used && b->out.bytes > bytes)
+        bytes = b->out.bytes;
+    if (!comm->nic || comm->device || (transfer && !comm->peers[call->root].nic) ||
+        bytes / (transfer ? 1 : comm->size) <= comm->settings.verbs_slot ||
+        (!transfer && bytes < comm->settings.cuda_direct_min))
+        return false;
+    return !is_for_cpu(comm, call, mem_device_reduces(device)) &&
+           (!comm->queue || mem_queue_device(comm->queue) == device) &&
+           settle(&b->in, &b->in_place, device) && settle(&b->out, &b->out_place, device);
 }
 
 static tutti_status take_block(struct stage *stage, size_t bytes)
@@ -102,8 +129,7 @@ static tutti_status use_block(struct stage *stage, struct call *call, const stru
 static tutti_status prepare_direct(struct tutti_comm *comm, struct call *call, struct stage *stage,
                                    const struct buffers *b)
 {
-    bool processes = !comm->topology.one_process;
-    call->on_device = true;
+    bool processes = call->on_device && !comm->topology.one_process;
     stage->divide = call->op == TUTTI_AVG && coll_info(call->coll)->reduces && b->out.used;
     stage->scale = coll_info(call->coll)->reduces && call->op >= TUTTI_OP_DYNAMIC;
     stage->copy_in = stage->scale || (processes && b->in_place.device && !b->in_place.shareable);
@@ -112,7 +138,7 @@ static tutti_status prepare_direct(struct tutti_comm *comm, struct call *call, s
         stage->copy_in = stage->copy_out = stage->copy_in || stage->copy_out;
     tutti_status status = TUTTI_OK;
     if (!comm->queue)
-        status = mem_queue_take(comm->device, &comm->queue);
+        status = mem_queue_take(stage->device, &comm->queue);
     if (status == TUTTI_OK && (stage->copy_in || stage->copy_out))
         status = use_block(stage, call, b);
     return status;
@@ -139,7 +165,9 @@ tutti_status stage_make(struct tutti_comm *comm, struct call *call, struct stage
         return TUTTI_OK;
     stage->in_bytes = b.in.bytes;
     stage->out_bytes = b.out.bytes;
-    if (is_direct(comm, call, &b)) {
+    call->on_device = is_direct(comm, call, &b);
+    call->by_nic = !call->on_device && is_by_nic(comm, call, &b, stage->device);
+    if (call->on_device || call->by_nic) {
         status = prepare_direct(comm, call, stage, &b);
     } else {
         stage->pinned = true;

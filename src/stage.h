@@ -1,10 +1,13 @@
-/* stage.h: where the bytes of a call on device memory are while it runs. Three ways:
+/* stage.h: where the bytes of a call on device memory are while it runs. Four ways:
  *   direct   in place: the plan works in device memory (exec_device.c)
  *   shadow   the same in a block of the library's, for memory that peers cannot map, or whose input
  *            is scaled first
+ *   nic      in place, where adapters may reach the memory: the plan of host memory, carried out in
+ *            device memory (exec_nic.c)
  *   pinned   the plan works in a block of pinned host memory, as any call does; the bytes are
- * copied there before and back after Which of direct and pinned is a function of what all ranks
- * know and of the kind of memory. */
+ *            copied there before and back after
+ * Which of direct and the others is a function of what all ranks know and of the kind of memory;
+ * nic and pinned are each rank's own choice, since on the wire they are the same. */
 #ifndef SRC_STAGE_H
 #define SRC_STAGE_H
 

@@ -125,7 +125,7 @@ static tutti_status add_call(struct unit *unit, const struct group_call *from)
     struct unit_call *call = &unit->calls[unit->call_count - 1];
     struct unit_comm *comm = add_comm(unit, from->comm);
     tutti_status status = stage_make(from->comm, &call->call, &call->stage);
-    comm->on_device |= call->call.on_device;
+    comm->on_device |= call->call.on_device || call->call.by_nic;
     if (status == TUTTI_OK && from->on_stream && (from->stream || call->stage.device))
         status = add_stream(unit, from, call);
     return status;

@@ -1,5 +1,6 @@
 /* cuda_modes.c: drivers that are missing, old, failing or different, and settings, each in a
  * process of its own, because a process has one driver; part of test_cuda. */
+#include <sys/mman.h>
 #include <sys/wait.h>
 
 #include "tests/cuda_suite.h"
@@ -250,6 +251,40 @@ static int mode_two_devices(void)
            EXPECT(memcmp(seen, data, 64) == 0);
 }
 
+/* Can the kernel get at the bytes by their device address, as it must to register them? */
+static bool is_open(const void *memory)
+{
+    int fd = memfd_create("tutti-test", MFD_CLOEXEC);
+    bool open = fd >= 0 && write(fd, memory, 1) == 1;
+    close(fd);
+    return open;
+}
+
+/* A device whose memory adapters reach in both ways, and that must be told when they have. */
+static int mode_adapters(void)
+{
+    struct mem_export found = {.fd = -1};
+    int fd = -1;
+    uint64_t offset = 0;
+    unsigned before = 0, after = 0;
+    setenv("TUTTI_TEST_STANDIN_NIC", "1", 1);
+    setenv("TUTTI_TEST_STANDIN_FLUSH", "1", 1);
+    gpu = gpu_open();
+    if (!gpu || mem_device_open(&device) != TUTTI_OK)
+        return 1;
+    unsigned char *memory = gpu_alloc(10000);
+    if (EXPECT(mem_nic_find(memory + 5000, &found)) || EXPECT(!is_open(memory)) ||
+        EXPECT(mem_nic_admit(&found) == TUTTI_OK) || EXPECT(is_open(memory)) ||
+        EXPECT(mem_nic_dmabuf(&found, &fd, &offset) == TUTTI_OK) || EXPECT(!is_open(memory)))
+        return 1;
+    gpu->count_flushes(&before);
+    tutti_status status = mem_nic_flush(memory);
+    gpu->count_flushes(&after);
+    uint64_t in_page = cuda_pointer(memory) & 4095;
+    return EXPECT(close(fd) == 0) || EXPECT(offset == in_page) || EXPECT(status == TUTTI_OK) ||
+           EXPECT(after == before + 1);
+}
+
 struct mode {
     const char *name;
     int (*run)(void);
@@ -271,6 +306,7 @@ static const struct mode modes[] = {
     {"--two-channels-host", mode_two_channels_host, true},
     {"--small", mode_small, true},
     {"--two-devices", mode_two_devices, true},
+    {"--adapters", mode_adapters, true},
 };
 
 bool run_mode(const char *mode, int *status)

@@ -55,10 +55,14 @@ static struct standin_settings settings;
 static struct device devices[DEVICES_MAX];
 static struct memory *memories;
 static uint64_t ids;
-static atomic_uint blocking_calls;
+static atomic_uint blocking_calls, flushes;
 static _Atomic bool initialised;
 static _Thread_local struct standin_context *stack[STACK_MAX];
 static _Thread_local unsigned depth;
+static _Thread_local struct view {
+    void *base;
+    size_t bytes;
+} opened; /* to adapters, by this thread */
 
 /* ---- settings and errors -------------------------------------------------------------------- */
 
@@ -76,6 +80,9 @@ static void load_settings(void)
     settings.bytes = number(getenv("TUTTI_TEST_STANDIN_BYTES"), (uint64_t)16 << 30);
     settings.kernels = number(getenv("TUTTI_TEST_STANDIN_KERNELS"), 1) != 0;
     settings.memory_ops = number(getenv("TUTTI_TEST_STANDIN_MEMORY_OPS"), 1) != 0;
+    settings.nic = number(getenv("TUTTI_TEST_STANDIN_NIC"), 0) != 0;
+    settings.dmabuf = number(getenv("TUTTI_TEST_STANDIN_DMABUF"), 1) != 0;
+    settings.flush = number(getenv("TUTTI_TEST_STANDIN_FLUSH"), 0) != 0;
     if (settings.channels < 1 || settings.channels > CHANNELS_MAX)
         settings.channels = CHANNELS_MAX;
     if (settings.devices > DEVICES_MAX)
@@ -179,7 +186,25 @@ cuda_result cuDeviceGetUuid_v2(struct cuda_uuid *uuid, int device)
 
 cuda_result cuDeviceGetAttribute(int *value, int attribute, int device)
 {
-    *value = attribute == CUDA_DEVICE_MULTIPROCESSORS ? 4 : 0;
+    switch (attribute) {
+    case CUDA_DEVICE_MULTIPROCESSORS:
+        *value = 4;
+        break;
+    case CUDA_DEVICE_RDMA:
+        *value = 1;
+        break;
+    case CUDA_DEVICE_DMABUF:
+        *value = standin_settings()->dmabuf;
+        break;
+    case CUDA_DEVICE_ORDERING:
+        *value = standin_settings()->flush ? 0 : CUDA_ORDERING_OWNER;
+        break;
+    case CUDA_DEVICE_FLUSH:
+        *value = CUDA_FLUSH_BY_HOST;
+        break;
+    default:
+        *value = 0;
+    }
     return is_device(device) ? CUDA_DRIVER_OK : CUDA_DRIVER_INVALID_DEVICE;
 }
 
@@ -349,6 +374,12 @@ cuda_result standin_fail_context(cuda_context context)
 cuda_result standin_count_blocking(unsigned *count)
 {
     *count = atomic_load(&blocking_calls);
+    return CUDA_DRIVER_OK;
+}
+
+cuda_result standin_count_flushes(unsigned *count)
+{
+    *count = atomic_load(&flushes);
     return CUDA_DRIVER_OK;
 }
 
@@ -630,6 +661,29 @@ cuda_result cuMemsetD8_v2(cuda_address dst, unsigned char value, size_t count)
     return result == CUDA_DRIVER_OK ? standin_issue(NULL, &op, true) : result;
 }
 
+static struct view pages_of(const struct memory *memory)
+{
+    cuda_address first = memory->base / 4096 * 4096;
+    return (struct view){(void *)(uintptr_t)first,
+                         (size_t)(round_up(memory->base + memory->bytes, 4096) - first)};
+}
+
+/* Lets the kernel pin the pages by their device address, for as long as the thread makes no other
+ * call. */
+static void open_view(const struct memory *memory)
+{
+    opened = pages_of(memory);
+    if (mprotect(opened.base, opened.bytes, PROT_READ | PROT_WRITE) != 0)
+        abort();
+}
+
+void standin_close_views(void)
+{
+    if (opened.base && mprotect(opened.base, opened.bytes, PROT_NONE) != 0)
+        abort();
+    opened.base = NULL;
+}
+
 /* One answer; its width is the attribute's. memory NULL: everything is 0. */
 static cuda_result answer(const struct memory *memory, int attribute, void *value)
 {
@@ -661,6 +715,11 @@ static cuda_result answer(const struct memory *memory, int attribute, void *valu
     case CUDA_POINTER_BUFFER_ID:
         *(uint64_t *)value = memory ? memory->id : 0;
         return CUDA_DRIVER_OK;
+    case CUDA_POINTER_NIC_CAPABLE:
+        *(bool *)value = memory && memory->kind == DEVICE;
+        if (settings.nic && memory && memory->kind == DEVICE)
+            open_view(memory);
+        return CUDA_DRIVER_OK;
     default:
         return CUDA_DRIVER_NOT_SUPPORTED;
     }
@@ -672,6 +731,7 @@ cuda_result cuPointerGetAttributes(unsigned count, int *attributes, void **value
     if (!atomic_load(&initialised))
         return CUDA_DRIVER_NOT_INITIALIZED;
     cuda_result result = CUDA_DRIVER_OK;
+    standin_close_views();
     pthread_mutex_lock(&standin_lock);
     const struct memory *memory = find_memory(pointer);
     for (unsigned i = 0; i < count && result == CUDA_DRIVER_OK; i++)
@@ -688,7 +748,26 @@ cuda_result cuPointerSetAttribute(const void *value, int attribute, cuda_address
 cuda_result cuMemGetHandleForAddressRange(void *handle, cuda_address memory, size_t bytes, int type,
                                           unsigned long long flags)
 {
-    return CUDA_DRIVER_NOT_SUPPORTED;
+    if (!standin_settings()->dmabuf || type != CUDA_RANGE_DMABUF)
+        return CUDA_DRIVER_NOT_SUPPORTED;
+    if (memory % 4096 != 0 || bytes % 4096 != 0)
+        return CUDA_DRIVER_INVALID_VALUE;
+    for (int i = 0; i < DEVICES_MAX; i++) {
+        if (!devices[i].alias || memory - devices[i].base >= settings.bytes)
+            continue;
+        *(int *)handle = fcntl(devices[i].fd, F_DUPFD_CLOEXEC, 0);
+        return *(int *)handle >= 0 ? CUDA_DRIVER_OK : CUDA_DRIVER_INVALID_VALUE;
+    }
+    return CUDA_DRIVER_INVALID_VALUE;
+}
+
+cuda_result cuFlushGPUDirectRDMAWrites(int target, int scope)
+{
+    struct standin_context *context;
+    cuda_result result = standin_enter(&context);
+    atomic_fetch_add(&flushes, result == CUDA_DRIVER_OK);
+    return target == CUDA_FLUSH_CURRENT && scope == CUDA_ORDERING_OWNER ? result
+                                                                        : CUDA_DRIVER_INVALID_VALUE;
 }
 
 /* ---- processes ------------------------------------------------------------------------------ */

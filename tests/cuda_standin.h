@@ -16,6 +16,11 @@
  *                   have done all they were given, as the real driver does
  *   captures        of one stream at a time, forbidding other threads' calls as the real one does
  *   IPC             processes map each other's memory file
+ *   adapters        with TUTTI_TEST_STANDIN_NIC=1 memory can be registered by its device address:
+ * the view without access is open from the question whether adapters may reach an allocation until
+ * the thread that asked calls again; pinned pages stay pinned. A descriptor of the memory file
+ * passes for a dma-buf, or nothing does with TUTTI_TEST_STANDIN_DMABUF=0.
+ *                   TUTTI_TEST_STANDIN_FLUSH=1: arrivals must be flushed, which is counted
  *
  * TUTTI_TEST_STANDIN_DEVICES (1) is the number of GPUs, TUTTI_TEST_STANDIN_MEMORY_OPS=0 takes the
  * streams' memory operations away, TUTTI_TEST_STANDIN_BYTES (16 GiB) is the memory of each GPU. */
@@ -90,7 +95,7 @@ extern pthread_cond_t standin_done;
 /* From the environment, at the first call of the process. */
 struct standin_settings {
     uint64_t channels, seed, delay_us, devices, bytes;
-    bool kernels, memory_ops;
+    bool kernels, memory_ops, nic, dmabuf, flush;
 };
 const struct standin_settings *standin_settings(void);
 extern struct standin_context *standin_contexts; /* all of them */
@@ -110,6 +115,9 @@ void *standin_alias(cuda_address address, size_t bytes);
 bool standin_is_pageable(cuda_address address);
 /* As standin_enter, for calls that wait for all that the context was given: they have waited. */
 cuda_result standin_block(struct standin_context **context);
+
+/* The thread's calls go on: what it opened to adapters is closed again. */
+void standin_close_views(void);
 
 /* cuda_standin_kernel.c */
 void standin_play_kernel(const struct standin_op *op);

@@ -367,6 +367,7 @@ cuda_result standin_issue(cuda_stream handle, const struct standin_op *op, bool 
     cuda_result result = standin_enter(&context);
     if (result != CUDA_DRIVER_OK)
         return result;
+    standin_close_views();
     pthread_mutex_lock(&standin_lock);
     result = find_stream(context, handle, &stream);
     if (result == CUDA_DRIVER_OK)

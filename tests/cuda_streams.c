@@ -525,14 +525,21 @@ void test_cuda_shares_its_own_blocks(void)
     CU_ASSERT_EQUAL(mem_free(memory), TUTTI_OK);
 }
 
+/* The whole allocation of a pointer into it, in pages; what adapters may not reach says so. */
 void test_cuda_exports_dma_bufs(void)
 {
+    struct mem_export found;
     struct mem_place place;
     int fd = -1;
     uint64_t offset = 0;
-    unsigned char *memory = gpu_alloc((size_t)1 << 20);
+    unsigned char *memory = gpu_alloc((size_t)1 << 20), *host = malloc(64);
+    CU_ASSERT_FALSE(mem_nic_find(host, &found));
+    free(host);
+    CU_ASSERT_TRUE_FATAL(mem_nic_find(memory + 12345, &found));
+    CU_ASSERT(found.fd == -1 && found.base == memory && found.bytes >= (size_t)1 << 20);
     CU_ASSERT_EQUAL(mem_device_of(memory, &place), TUTTI_OK);
-    tutti_status status = mem_dmabuf(&place, &fd, &offset);
+    CU_ASSERT_EQUAL(found.id, place.buffer);
+    tutti_status status = mem_nic_dmabuf(&found, &fd, &offset);
     if (status == TUTTI_OK) {
         CU_ASSERT(fd >= 0 && offset < 4096);
         CU_ASSERT_EQUAL(close(fd), 0);
@@ -540,5 +547,61 @@ void test_cuda_exports_dma_bufs(void)
         CU_ASSERT_EQUAL(status, TUTTI_ERR_UNSUPPORTED);
         suite_skip(status_sentence());
     }
+    gpu_free(memory);
+}
+
+#define ADAPTED ((size_t)100000)
+
+/* What a transport asks about memory that its adapters are to reach. */
+void test_cuda_admits_adapters(void)
+{
+    struct mem_export found, again;
+    struct mem_place place;
+    cuda_address pooled = 0;
+    unsigned char *memory = gpu_alloc(ADAPTED);
+    CU_ASSERT_TRUE_FATAL(mem_nic_find(memory, &found));
+    CU_ASSERT_EQUAL(mem_device_of(memory, &place), TUTTI_OK);
+    tutti_status status = mem_nic_admit(&found);
+    if (status != TUTTI_OK) {
+        CU_ASSERT_EQUAL(status, TUTTI_ERR_UNSUPPORTED);
+        suite_skip(status_sentence());
+    }
+    CU_ASSERT_EQUAL(mem_nic_settle(&place), TUTTI_OK);
+    CU_ASSERT_EQUAL(mem_nic_flush(memory), TUTTI_OK);
+    /* Other memory at the same address has another id. */
+    gpu_free(memory);
+    unsigned char *other = gpu_alloc(ADAPTED);
+    CU_ASSERT_TRUE(mem_nic_find(other, &again));
+    CU_ASSERT_NOT_EQUAL(again.id, found.id);
+    if (gpu->standin)
+        CU_ASSERT_PTR_EQUAL(other, memory);
+    CU_ASSERT_EQUAL_FATAL(gpu->pool_alloc(&pooled, ADAPTED, NULL), CUDA_DRIVER_OK);
+    CU_ASSERT_EQUAL(gpu->stream_synchronize(NULL), CUDA_DRIVER_OK);
+    if (gpu->standin && mem_nic_find(address(pooled), &found))
+        CU_ASSERT_EQUAL(mem_nic_admit(&found), TUTTI_ERR_UNSUPPORTED);
+    CU_ASSERT_EQUAL(gpu->pool_free(pooled, NULL), CUDA_DRIVER_OK);
+    gpu_free(other);
+}
+
+/* Between device memory and ordinary memory, while a stream waits. */
+void test_cuda_copies_for_transports(void)
+{
+    unsigned char *memory = gpu_alloc(ADAPTED), *content = malloc(ADAPTED),
+                  *back = calloc(1, ADAPTED);
+    struct mem_words *words = take_words();
+    cuda_stream handle = make_stream(CUDA_STREAM_NON_BLOCKING);
+    struct mem_stream stream = open_stream(handle);
+    random_state = suite_seed();
+    fill(content, ADAPTED);
+    CU_ASSERT_EQUAL(mem_stream_wait(&stream, words, 0, words->value + 1), TUTTI_OK);
+    CU_ASSERT_EQUAL(mem_nic_copy(memory + 1, content, ADAPTED - 1), TUTTI_OK);
+    CU_ASSERT_EQUAL(mem_nic_copy(back, memory + 1, ADAPTED - 1), TUTTI_OK);
+    answer(words, 0, ++words->value);
+    CU_ASSERT_EQUAL(memcmp(back, content, ADAPTED - 1), 0);
+    CU_ASSERT_EQUAL(gpu->stream_synchronize(handle), CUDA_DRIVER_OK);
+    CU_ASSERT_EQUAL(gpu->stream_destroy(handle), CUDA_DRIVER_OK);
+    mem_words_give(device, words);
+    free(content);
+    free(back);
     gpu_free(memory);
 }

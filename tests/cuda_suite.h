@@ -41,6 +41,8 @@ void test_cuda_refuses_broken_captures(void);
 void test_cuda_maps_memory_of_peers(void);
 void test_cuda_shares_its_own_blocks(void);
 void test_cuda_exports_dma_bufs(void);
+void test_cuda_admits_adapters(void);
+void test_cuda_copies_for_transports(void);
 void test_cuda_meets_other_drivers_and_settings(void);
 void test_cuda_works_with_host_functions(void);
 void test_cuda_works_with_delays(void);

@@ -47,7 +47,9 @@
     /* From now on every call in the context answers that the device failed. */                    \
     X(fail_context, standin_fail_context, (cuda_context context))                                  \
     /* Blocks of memory given back to the driver, and modules loaded, since the start. */          \
-    X(count_blocking, standin_count_blocking, (unsigned *count))
+    X(count_blocking, standin_count_blocking, (unsigned *count))                                   \
+    /* Flushes of what adapters wrote. */                                                          \
+    X(count_flushes, standin_count_flushes, (unsigned *count))
 
 struct gpu {
 #define X(member, symbol, parameters, need) cuda_result(*member) parameters;

@@ -534,6 +534,8 @@ int main(int argc, char **argv)
         TEST(cuda_work_gets_past_streams_that_wait),
         TEST(cuda_shares_its_own_blocks),
         TEST(cuda_exports_dma_bufs),
+        TEST(cuda_admits_adapters),
+        TEST(cuda_copies_for_transports),
         /* from here on in the first process only: PARENT_ONLY */
         TEST(cuda_meets_other_drivers_and_settings),
         TEST(cuda_works_with_host_functions),

@@ -303,6 +303,34 @@ static void test_credit_takes_old_reports_and_refuses_false_ones(void)
     CU_ASSERT_EQUAL(credit_room(&sender), 8);
 }
 
+/* ---- memory of GPUs ---------------------------------------------------------------------------
+ */
+
+static void test_choose_finds_a_way_into_gpu_memory(void)
+{
+    enum { AUTO, DMABUF, PEERMEM, OFF };
+    static const struct {
+        unsigned setting;
+        bool dmabuf;
+        enum choose_gpu ways[3]; /* tried one after the other */
+    } cases[] = {
+        {AUTO, true, {CHOOSE_GPU_DMABUF, CHOOSE_GPU_PEERMEM, CHOOSE_GPU_STAGED}},
+        {AUTO, false, {CHOOSE_GPU_PEERMEM, CHOOSE_GPU_STAGED, CHOOSE_GPU_STAGED}},
+        {DMABUF, true, {CHOOSE_GPU_DMABUF, CHOOSE_GPU_STAGED, CHOOSE_GPU_STAGED}},
+        {DMABUF, false, {CHOOSE_GPU_STAGED, CHOOSE_GPU_STAGED, CHOOSE_GPU_STAGED}},
+        {PEERMEM, true, {CHOOSE_GPU_PEERMEM, CHOOSE_GPU_STAGED, CHOOSE_GPU_STAGED}},
+        {OFF, true, {CHOOSE_GPU_STAGED, CHOOSE_GPU_STAGED, CHOOSE_GPU_STAGED}},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        unsigned from = CHOOSE_GPU_DMABUF;
+        for (int tried = 0; tried < 3; tried++) {
+            enum choose_gpu way = choose_gpu(cases[i].setting, from, cases[i].dmabuf);
+            CU_ASSERT_EQUAL(way, cases[i].ways[tried]);
+            from = way + 1;
+        }
+    }
+}
+
 /* ---- a send ring ------------------------------------------------------------------------------
  */
 
@@ -799,6 +827,7 @@ int main(int argc, char **argv)
         TEST(choose_refuses_what_is_out_of_bounds),
         TEST(choose_writes_gids),
         TEST(choose_keeps_what_the_connection_manager_can_dial),
+        TEST(choose_finds_a_way_into_gpu_memory),
         TEST(ring_places_never_overlap),
         TEST(credit_counts_across_the_wrap),
         TEST(credit_takes_old_reports_and_refuses_false_ones),

@@ -673,6 +673,12 @@ static void fault_dereg(struct transport *transport, void *handle)
     fault->inner->ops->dereg(fault->inner, handle);
 }
 
+static bool fault_takes(struct transport *transport, uint32_t peer, const void *memory, size_t len)
+{
+    struct fault *fault = fault_of(transport);
+    return fault->inner->ops->takes(fault->inner, peer, memory, len);
+}
+
 static void fault_stats(const struct transport *transport, struct transport_stats *stats)
 {
     const struct fault *fault = (const struct fault *)transport;
@@ -704,6 +710,7 @@ static const struct transport_ops fault_ops = {
     .arm = fault_arm,
     .reg = fault_reg,
     .dereg = fault_dereg,
+    .takes = fault_takes,
     .stats = fault_stats,
     .model = fault_model,
 };

@@ -506,6 +506,7 @@ const struct transport_ops inproc_ops = {
     .arm = local_arm,
     .reg = local_reg,
     .dereg = local_dereg,
+    .takes = local_takes,
     .stats = local_stats,
     .model = inproc_model,
 };

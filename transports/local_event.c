@@ -85,6 +85,11 @@ void local_dereg(struct transport *transport, void *handle)
 {
 }
 
+bool local_takes(struct transport *transport, uint32_t peer, const void *memory, size_t len)
+{
+    return false;
+}
+
 int local_wait_fd(struct transport *transport)
 {
     return -1;

@@ -279,6 +279,7 @@ const struct transport_ops shm_ops = {
     .arm = local_arm,
     .reg = local_reg,
     .dereg = local_dereg,
+    .takes = local_takes,
     .stats = local_stats,
     .model = shm_model,
 };

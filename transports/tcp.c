@@ -487,6 +487,11 @@ static void tcp_dereg(struct transport *transport, void *handle)
 {
 }
 
+static bool tcp_takes(struct transport *transport, uint32_t peer, const void *memory, size_t len)
+{
+    return false;
+}
+
 static void tcp_stats(const struct transport *transport, struct transport_stats *stats)
 {
     *stats = ((const struct tcp *)transport)->stats;
@@ -521,6 +526,7 @@ const struct transport_ops tcp_ops = {
     .arm = tcp_arm,
     .reg = tcp_reg,
     .dereg = tcp_dereg,
+    .takes = tcp_takes,
     .stats = tcp_stats,
     .model = tcp_model,
 };

@@ -62,6 +62,9 @@ struct xfer {
      * again. A hint, without effect on any result: a CPU that writes them may do so past its
      * caches, which spares reading the lines first and lets a peer fetch them from memory. */
     bool past_caches;
+    /* The bytes at data are a device's, which the CPU cannot touch, and `takes` was true of them
+     * just before. There is no reducer then. */
+    bool on_device;
     /* set by the transport */
     tutti_status status; /* TUTTI_IN_PROGRESS until done */
     struct tag seen;     /* on TUTTI_ERR_MISMATCH */
@@ -113,8 +116,10 @@ struct transport_stats {
         syscalls;
     /* Of devices: send requests given to them, those that asked for a completion, completions read
      * (of receives too), calls that told the device of requests, times that a peer was not ready to
-     * receive (the whole port's, from the device's counters), registrations of memory. */
-    uint64_t work_requests, signalled, completions, doorbells, rnr_retries, registrations;
+     * receive (the whole port's, from the device's counters), registrations of memory; bytes that
+     * went from or to device memory without a copy. */
+    uint64_t work_requests, signalled, completions, doorbells, rnr_retries, registrations,
+        device_bytes;
 };
 
 struct transport_ops {
@@ -141,6 +146,10 @@ struct transport_ops {
      * TUTTI_IN_PROGRESS: poll returns it later. Else: failed, not queued. */
     tutti_status (*send)(struct transport *transport, struct xfer *xfer);
     tutti_status (*recv)(struct transport *transport, struct xfer *xfer);
+    /* Whether a transfer with the peer may be posted whose bytes lie in device memory, which has to
+     * be told of each. Makes what it needs for it (a registration of the allocation, which is
+     * kept). memory NULL: whether any ever may; this is no promise. */
+    bool (*takes)(struct transport *transport, uint32_t peer, const void *memory, size_t len);
     /* Makes progress; returns transfers that ended (ok or not) since the last call as a list
      * through xfer->next, NULL if none. Cheap when idle. */
     struct xfer *(*poll)(struct transport *transport);

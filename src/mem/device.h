@@ -151,12 +151,10 @@ void mem_detach_dropped(void);
 
 /* ---- network adapters ---- */
 
-/* A dma-buf descriptor of the whole allocation, for an adapter that reads and writes device memory
- * by itself; the caller closes it. *offset: of the place's base within it. From then on the
- * driver completes its synchronous copies of this allocation before they return. The descriptor
- * is stale once the allocation is freed (place.buffer tells). TUTTI_ERR_UNSUPPORTED where device,
- * driver or kind of memory has none. Tested as far as a valid descriptor; no adapter has met it. */
-tutti_status mem_dmabuf(const struct mem_place *place, int *fd, uint64_t *offset);
+/* To be asked before adapters read or write an allocation of the program's (mem.h has the rest):
+ * from then on the driver ends its synchronous copies of it before they return. Waits for those
+ * that are under way, so not where a stream may wait for the caller. TUTTI_ERR_UNSUPPORTED. */
+tutti_status mem_nic_settle(const struct mem_place *place);
 
 /* ---- the program's streams ---- */
 

@@ -6,7 +6,10 @@
  * Library allocations (mem_alloc) are sealed memory files, so that a peer on the same host can map
  * them: mem_export says which file and which offset a pointer lies in. The list of allocations is
  * process wide, because the pointer alone must be enough; it is the one lock of this room, taken
- * by alloc, free and a lookup that misses, never per transfer of an eager message. */
+ * by alloc, free and a lookup that misses, never per transfer of an eager message.
+ *
+ * Adapters may read and write device memory by themselves: what a transport needs for that is here
+ * too, so that it needs to know nothing else of devices. */
 #ifndef MEM_MEM_H
 #define MEM_MEM_H
 
@@ -52,5 +55,26 @@ void mem_stream(void *dst, const void *src, size_t len);
 /* Memory of any kinds (host memory may overlap); waits for the bytes, but for no stream of the
  * program. Errors TUTTI_ERR_SYSTEM: the device failed. */
 tutti_status mem_copy_any(void *dst, const void *src, size_t len);
+
+/* ---- device memory as network adapters see it (mem_cuda_nic.c) ---- */
+
+/* True and *out (fd -1) if the pointer lies in device memory: the allocation that holds it. Its id
+ * is never used twice in the life of the process: who keeps something of it compares. About 0.1 us.
+ */
+bool mem_nic_find(const void *pointer, struct mem_export *out);
+/* Whether adapters may read and write what mem_nic_find gave. TUTTI_ERR_UNSUPPORTED and the reason
+ * where the device or this kind of its memory does not allow it, or where what they write could be
+ * seen too late. */
+tutti_status mem_nic_admit(const struct mem_export *memory);
+/* A dma-buf of the whole allocation; the caller closes it. *offset: of its base within. Stale once
+ * the allocation is freed. TUTTI_ERR_UNSUPPORTED where device, driver or kind of memory has none.
+ */
+tutti_status mem_nic_dmabuf(const struct mem_export *memory, int *fd, uint64_t *offset);
+/* What adapters have written at the pointer, as their completions told, is visible to the device
+ * from now on, also to work that it was given before. Free where devices need nothing. */
+tutti_status mem_nic_flush(const void *pointer);
+/* Copies len bytes, at least 1, between device memory and ordinary host memory, and waits for them
+ * (10 us and more), but for no stream of the program: for what no adapter can carry. */
+tutti_status mem_nic_copy(void *dst, const void *src, size_t len);
 
 #endif

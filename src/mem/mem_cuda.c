@@ -61,7 +61,7 @@ static tutti_status describe(struct mem_device *device)
 {
     const struct cuda_driver *driver = device->driver;
     char name[CUDA_NAME_MAX - 16] = "";
-    int least = 0, multiprocessors = 0, dmabuf = 0;
+    int least = 0, multiprocessors = 0;
     cuda_result result = driver->context_device(&device->ordinal);
     if (result == CUDA_DRIVER_OK)
         result = driver->device_name(name, (int)sizeof name, device->ordinal);
@@ -76,10 +76,7 @@ static tutti_status describe(struct mem_device *device)
         return mem_cuda_fail(result, "ask what GPU a context is on");
     snprintf(device->name, sizeof device->name, "GPU %d (%s)", device->ordinal, name);
     device->multiprocessors = multiprocessors > 0 ? (unsigned)multiprocessors : 1;
-    device->dmabuf =
-        driver->range_handle &&
-        driver->device_attribute(&dmabuf, CUDA_DEVICE_DMABUF, device->ordinal) == CUDA_DRIVER_OK &&
-        dmabuf != 0;
+    mem_cuda_look_for_nics(device);
     return TUTTI_OK;
 }
 

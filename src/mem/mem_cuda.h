@@ -7,7 +7,8 @@
  *   mem_cuda_lane.c     their streams, and how work gets past streams that wait
  *   mem_cuda_kernels.c  finding the kernels
  *   mem_cuda_stream.c   the program's streams
- *   mem_cuda_share.c    memory of peers, dma-buf */
+ *   mem_cuda_share.c    memory of peers
+ *   mem_cuda_nic.c      memory that network adapters reach */
 #ifndef MEM_MEM_CUDA_H
 #define MEM_MEM_CUDA_H
 
@@ -35,8 +36,9 @@ struct mem_device {
     int priority;             /* the highest that streams can have */
     unsigned multiprocessors; /* kernels are launched in proportion */
     bool memory_ops;          /* streams write and await words by themselves */
-    bool dmabuf;
-    bool beside; /* queues run while a stream of the program waits */
+    bool dmabuf;              /* exports dma-bufs */
+    bool nic, nic_ordered;    /* adapters reach its memory; what they write needs no flush */
+    bool beside;              /* queues run while a stream of the program waits */
     cuda_function kernels[TUTTI_OP_COUNT][TUTTI_DTYPE_COUNT]; /* NULL: does not fit */
     cuda_function scale[TUTTI_DTYPE_COUNT];
     cuda_function divide[TUTTI_DTYPE_COUNT];
@@ -69,6 +71,9 @@ tutti_status mem_cuda_device_of_context(const struct cuda_driver *driver, cuda_c
 void mem_cuda_load_kernels(struct mem_device *device);
 /* Finds out how streams signal and wait, with the context entered. */
 tutti_status mem_cuda_probe_stream_ops(struct mem_device *device);
+
+/* Finds out how adapters reach the memory, with the context entered. */
+void mem_cuda_look_for_nics(struct mem_device *device);
 
 /* Makes the claims of queues whose work can be put elsewhere, where streams and kernels allow it.
  */

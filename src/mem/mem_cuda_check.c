@@ -37,3 +37,5 @@ PARAMETERS(cuUserObjectCreate, (CUuserObject *)0, (void *)0, (CUhostFn)0, 0u, 0u
 PARAMETERS(cuGraphRetainUserObject, (CUgraph)0, (CUuserObject)0, 0u, 0u);
 PARAMETERS(cuMemGetHandleForAddressRange, (void *)0, (CUdeviceptr)0, (size_t)0,
            (CUmemRangeHandleType)0, 0ull);
+PARAMETERS(cuFlushGPUDirectRDMAWrites, (CUflushGPUDirectRDMAWritesTarget)0,
+           (CUflushGPUDirectRDMAWritesScope)0);

@@ -55,10 +55,17 @@ struct cuda_uuid {
     X(POINTER_IPC_CAPABLE, 10, CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE)                    \
     X(POINTER_RANGE_START, 11, CU_POINTER_ATTRIBUTE_RANGE_START_ADDR)                              \
     X(POINTER_RANGE_SIZE, 12, CU_POINTER_ATTRIBUTE_RANGE_SIZE)                                     \
+    X(POINTER_NIC_CAPABLE, 15, CU_POINTER_ATTRIBUTE_IS_GPU_DIRECT_RDMA_CAPABLE)                    \
     X(MEMORY_TYPE_HOST, 1, CU_MEMORYTYPE_HOST)                                                     \
     X(MEMORY_TYPE_DEVICE, 2, CU_MEMORYTYPE_DEVICE)                                                 \
     X(DEVICE_MULTIPROCESSORS, 16, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)                        \
+    X(DEVICE_RDMA, 116, CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_SUPPORTED)                             \
+    X(DEVICE_FLUSH, 117, CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_FLUSH_WRITES_OPTIONS)                 \
+    X(DEVICE_ORDERING, 118, CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_WRITES_ORDERING)                   \
     X(DEVICE_DMABUF, 124, CU_DEVICE_ATTRIBUTE_DMA_BUF_SUPPORTED)                                   \
+    X(FLUSH_BY_HOST, 1, CU_FLUSH_GPU_DIRECT_RDMA_WRITES_OPTION_HOST)                               \
+    X(FLUSH_CURRENT, 0, CU_FLUSH_GPU_DIRECT_RDMA_WRITES_TARGET_CURRENT_CTX)                        \
+    X(ORDERING_OWNER, 100, CU_FLUSH_GPU_DIRECT_RDMA_WRITES_TO_OWNER)                               \
     X(FUNCTION_REGISTERS, 4, CU_FUNC_ATTRIBUTE_NUM_REGS)                                           \
     X(REGISTER_PORTABLE, 1, CU_MEMHOSTREGISTER_PORTABLE)                                           \
     X(REGISTER_DEVICEMAP, 2, CU_MEMHOSTREGISTER_DEVICEMAP)                                         \
@@ -156,7 +163,8 @@ enum cuda_number {
     X(wait_word, cuStreamWaitValue32_v2,                                                           \
       (cuda_stream stream, cuda_address address, uint32_t value, unsigned flags), MAY)             \
     X(range_handle, cuMemGetHandleForAddressRange,                                                 \
-      (void *handle, cuda_address memory, size_t bytes, int type, unsigned long long flags), MAY)
+      (void *handle, cuda_address memory, size_t bytes, int type, unsigned long long flags), MAY)  \
+    X(nic_flush, cuFlushGPUDirectRDMAWrites, (int target, int scope), MAY)
 
 struct cuda_driver {
 #define X(member, symbol, parameters, need) cuda_result(*member) parameters;

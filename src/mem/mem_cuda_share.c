@@ -1,4 +1,4 @@
-/* mem_cuda_share.c: device memory of peers on this host, and of network adapters.
+/* mem_cuda_share.c: device memory of peers on this host.
  *
  * The idea: an allocation is named once by its owner and mapped once by each peer, whole; what
  * travels later is the name and an offset. A mapping is found again by owner and base, and is the
@@ -234,34 +234,4 @@ tutti_status mem_attach(struct mem_device *device, const struct mem_share *share
     if (status == TUTTI_OK)
         *base = (void *)(uintptr_t)mapped;
     return status;
-}
-
-/* ---- network adapters ----------------------------------------------------------------------- */
-
-tutti_status mem_dmabuf(const struct mem_place *place, int *fd, uint64_t *offset)
-{
-    struct mem_device *device = place->device;
-    must(device != NULL);
-    if (!device->dmabuf)
-        return fail(TUTTI_ERR_UNSUPPORTED, "%s exports no dma-buf", device->name);
-    /* Whole pages; the driver's own pages are larger, so that these lie in the allocation's. */
-    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), start = cuda_address_of(place->base);
-    uint64_t first = start / page * page, end = (start + place->bytes + page - 1) / page * page;
-    int made = -1, on = 1;
-    struct cuda_scope scope;
-    tutti_status status = mem_cuda_enter(device, &scope);
-    if (status != TUTTI_OK)
-        return status;
-    cuda_result result = device->driver->pointer_set(&on, CUDA_POINTER_SYNC_MEMOPS, start);
-    if (result == CUDA_DRIVER_OK)
-        result = device->driver->range_handle(&made, first, end - first, CUDA_RANGE_DMABUF, 0);
-    mem_cuda_leave(&scope);
-    if (result != CUDA_DRIVER_OK) {
-        (void)mem_cuda_fail(result, "export memory at %p of %s as a dma-buf", place->base,
-                            device->name);
-        return TUTTI_ERR_UNSUPPORTED;
-    }
-    *fd = made;
-    *offset = start - first;
-    return TUTTI_OK;
 }

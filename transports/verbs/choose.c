@@ -207,3 +207,13 @@ void choose_why(const struct choose_ports *a, const struct choose_ports *b, char
                  "IPv6): set TUTTI_VERBS_GID_INDEX, or give both ports an address of one family");
     }
 }
+
+enum choose_gpu choose_gpu(unsigned setting, unsigned from, bool dmabuf)
+{
+    enum { AUTO, DMABUF, PEERMEM };
+    if (from <= CHOOSE_GPU_DMABUF && dmabuf && (setting == AUTO || setting == DMABUF))
+        return CHOOSE_GPU_DMABUF;
+    if (from <= CHOOSE_GPU_PEERMEM && (setting == AUTO || setting == PEERMEM))
+        return CHOOSE_GPU_PEERMEM;
+    return CHOOSE_GPU_STAGED;
+}

@@ -67,6 +67,11 @@ struct choose_order {
     uint32_t speed_mbps, distance, found;
 };
 int choose_first(const void *a, const void *b);
+/* How memory of GPUs is registered with adapters, see gpu.c. The first way, of those from `from`
+ * on, that the setting allows (its index in auto|dmabuf|peermem|off); dmabuf: the library has it.
+ */
+enum choose_gpu { CHOOSE_GPU_DMABUF, CHOOSE_GPU_PEERMEM, CHOOSE_GPU_STAGED };
+enum choose_gpu choose_gpu(unsigned setting, unsigned from, bool dmabuf);
 /* Why two ranks have no path, in words. */
 void choose_why(const struct choose_ports *a, const struct choose_ports *b, char *why, size_t len);
 

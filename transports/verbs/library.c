@@ -40,6 +40,9 @@ static void load_all(void)
     LIBRARY_IBV_LIST(X)
 #undef X
     *(void **)&library.ibv.reg_mr_iova2 = dlsym(handle, "ibv_reg_mr_iova2");
+#ifdef TUTTI_WITH_DMABUF
+    *(void **)&library.ibv.reg_dmabuf_mr = dlsym(handle, "ibv_reg_dmabuf_mr");
+#endif
     library.have_ibv = good;
     handle = good ? load(cm_file) : NULL;
     if (!handle)

@@ -68,6 +68,9 @@ struct library {
         __typeof__(_ibv_query_gid_ex) *query_gid_ex;
         /* NULL in old libraries. */
         __typeof__(ibv_reg_mr_iova2) *reg_mr_iova2;
+#ifdef TUTTI_WITH_DMABUF
+        __typeof__(ibv_reg_dmabuf_mr) *reg_dmabuf_mr;
+#endif
     } ibv;
     struct {
 #define X(name) __typeof__(rdma_##name) *name;

@@ -129,6 +129,10 @@ void link_path_connected(struct verbs_path *path)
 /* Goes on over the socket, when no queue pair can do it. */
 static void fall_back(struct verbs_link *link, const char *why)
 {
+    if (gpu_is_open(link)) {
+        gpu_refuse_socket(link);
+        return;
+    }
     if (link->relay || relay_open(link) != TUTTI_OK)
         return;
     log_at(LOG_LEVEL_WARN, (int)link->verbs->config->rank,

@@ -1,6 +1,7 @@
 /* memory.c: registered memory.
  * The idea: what a device may read or write must be pinned, and pinning costs too much to do twice.
- * Three kinds of regions, by how long their pages are known to stay where they are:
+ * Three kinds of regions of host memory (gpu.c has the fourth), by how long their pages are known
+ * to stay where they are:
  *
  *   LIBRARY    an allocation of mem_alloc: registered whole, once, until it is freed; mem's
  *              generation counter tells when to look, the allocation's id whether it is still there
@@ -65,8 +66,8 @@ static void release(struct verbs *verbs, struct verbs_region *region)
     free(region);
 }
 
-static tutti_status add(struct verbs *verbs, enum verbs_region_kind kind, const void *data,
-                        size_t len, uint64_t id, struct verbs_region **out)
+tutti_status memory_note(struct verbs *verbs, enum verbs_region_kind kind, const void *data,
+                         size_t len, uint64_t id, struct verbs_region **out)
 {
     if (verbs->region_count == VERBS_REGIONS_MAX)
         return fail(TUTTI_ERR_NOMEM, "%d pieces of memory are registered already",
@@ -163,7 +164,8 @@ static struct verbs_region *find(struct verbs *verbs, uintptr_t begin, uintptr_t
                                  enum verbs_access access)
 {
     for (struct verbs_region *region = verbs->regions; region; region = region->next) {
-        if (region->begin > begin || region->end < end || region->stale)
+        if (region->begin > begin || region->end < end || region->stale ||
+            region->kind == VERBS_REGION_DEVICE)
             continue;
         if (region->kind != VERBS_REGION_ONCE || region->mr[0][access])
             return region;
@@ -197,8 +199,8 @@ static tutti_status find_or_add(struct verbs *verbs, const void *data, size_t le
     if (*region)
         return TUTTI_OK;
     if (mem_find(data, len, &found))
-        return add(verbs, VERBS_REGION_LIBRARY, found.base, found.bytes, found.id, region);
-    return add(verbs, VERBS_REGION_ONCE, data, len, 0, region);
+        return memory_note(verbs, VERBS_REGION_LIBRARY, found.base, found.bytes, found.id, region);
+    return memory_note(verbs, VERBS_REGION_ONCE, data, len, 0, region);
 }
 
 tutti_status memory_use(struct verbs *verbs, const void *data, size_t len, enum verbs_access access,
@@ -236,7 +238,7 @@ tutti_status memory_add(struct verbs *verbs, void *data, size_t len, struct verb
     *region = NULL;
     if (len == 0)
         return TUTTI_OK;
-    tutti_status status = add(verbs, VERBS_REGION_EXPLICIT, data, len, 0, &made);
+    tutti_status status = memory_note(verbs, VERBS_REGION_EXPLICIT, data, len, 0, &made);
     if (status != TUTTI_OK)
         return status;
     for (int access = 0; access < VERBS_ACCESSES && status == TUTTI_OK; access++)

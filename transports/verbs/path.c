@@ -477,7 +477,7 @@ void path_chunk(struct verbs_path *path, uint32_t lane, const struct flow_step *
     /* The rest of a message after whole chunks. siw, besides, sends the wrong bytes of one so short
      * that lies across two pages (siw_try_1seg copies the wrong part of the first), unless inline.
      */
-    if (step->len <= path->inline_max)
+    if (step->len <= path->inline_max && !step->xfer->on_device)
         wr->send_flags |= IBV_SEND_INLINE;
     wr->wr.rdma.remote_addr = grant->address + step->offset;
     wr->wr.rdma.rkey = grant->key[path->choice.rail[1]];

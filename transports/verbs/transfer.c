@@ -48,7 +48,7 @@ void transfer_retire(struct verbs_link *link, uint32_t lane)
     while ((xfer = flow_received(flow))) {
         stats->recvs++;
         stats->bytes_received += xfer->len;
-        end_transfer(link, xfer, TUTTI_OK);
+        end_transfer(link, xfer, xfer->on_device ? mem_nic_flush(xfer->data) : TUTTI_OK);
     }
 }
 
@@ -128,7 +128,13 @@ static void land(struct verbs_link *link, uint32_t lane, struct xfer *xfer, cons
 {
     uint64_t offset = xfer->work[FLOW_WORK_MOVED];
     struct flow *flow = &link->flows[lane];
-    if (xfer->reducer)
+    if (xfer->on_device) {
+        tutti_status status = mem_nic_copy((char *)xfer->data + offset, bytes, len);
+        if (status != TUTTI_OK) {
+            link_end(link, status, "%s", status_sentence());
+            return;
+        }
+    } else if (xfer->reducer)
         apply(xfer, offset, bytes, len);
     else if (len > 0)
         memcpy((char *)xfer->data + offset, bytes, len);
@@ -145,6 +151,7 @@ void transfer_landed(struct verbs_link *link, uint32_t lane, struct xfer *xfer, 
     if (xfer->reducer)
         apply(xfer, offset, (char *)xfer->data + offset, len);
     link->verbs->stats.in_place_bytes += len;
+    link->verbs->stats.device_bytes += xfer->on_device ? len : 0;
     flow_landed(&link->flows[lane], xfer, len);
     transfer_retire(link, lane);
     link->work = true;
@@ -349,7 +356,16 @@ static bool put_step(struct verbs_link *link, uint32_t lane, const struct flow_s
                                  .tag = *xfer->tag};
     if (!path_alive(path) || !path_room(path, sizeof header + len, VERBS_RESERVE))
         return false;
-    path_message(path, &header, (const char *)xfer->data + step->offset, len);
+    const char *body = (const char *)xfer->data + step->offset;
+    if (xfer->on_device && len > 0) {
+        tutti_status status = mem_nic_copy(link->verbs->staging, body, len);
+        if (status != TUTTI_OK) {
+            link_end(link, status, "%s", status_sentence());
+            return false;
+        }
+        body = (const char *)link->verbs->staging;
+    }
+    path_message(path, &header, body, len);
     link->verbs->stats.copies += len > 0;
     link->verbs->stats.copied_bytes += len;
     return true;
@@ -383,6 +399,7 @@ static bool put_chunk(struct verbs_link *link, uint32_t lane, const struct flow_
     if (!path)
         return false;
     path_chunk(path, lane, step);
+    link->verbs->stats.device_bytes += step->xfer->on_device ? step->len : 0;
     if (path->staged + 2 > VERBS_BATCH)
         path_flush(path);
     return true;

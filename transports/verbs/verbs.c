@@ -86,6 +86,7 @@ static void verbs_close(struct transport *transport)
     if (verbs->epoll >= 0)
         owned_close(verbs->epoll);
     seal_free(verbs->seal);
+    free(verbs->staging);
     free(verbs->paths);
     free(verbs->links);
     free(verbs);
@@ -326,11 +327,15 @@ static tutti_status verbs_send(struct transport *transport, struct xfer *xfer)
     tutti_status status = check_link(verbs, xfer, &link);
     if (status == TUTTI_OK && link->state == VERBS_LINK_ENDED)
         status = link_refuse(link);
+    struct verbs_region *region = NULL;
+    if (status == TUTTI_OK)
+        status = gpu_hold(verbs, xfer, &region);
     if (status != TUTTI_OK)
         return xfer->status = status;
     xfer->status = TUTTI_IN_PROGRESS;
     verbs->instant = xfer;
     flow_send(&link->flows[xfer->lane], xfer);
+    xfer->work[FLOW_WORK_REGION] = (uint64_t)region;
     if (link->state == VERBS_LINK_UP) {
         struct verbs_path *home = &link->paths[link->home[xfer->lane]];
         transfer_pump_lane(link, xfer->lane, false);
@@ -359,9 +364,14 @@ static tutti_status verbs_recv(struct transport *transport, struct xfer *xfer)
     /* After the end of a link only what has already arrived can still be received. */
     if (link->state == VERBS_LINK_ENDED && flow->held_begin == flow->held_end)
         return xfer->status = link_refuse(link);
+    struct verbs_region *region;
+    status = gpu_hold(verbs, xfer, &region);
+    if (status != TUTTI_OK)
+        return xfer->status = status;
     xfer->status = TUTTI_IN_PROGRESS;
     verbs->instant = xfer;
     flow_recv(flow, xfer);
+    xfer->work[FLOW_WORK_REGION] = (uint64_t)region;
     transfer_recall(link, xfer->lane);
     if (link->state == VERBS_LINK_UP)
         link->work = true;
@@ -537,6 +547,11 @@ static void verbs_dereg(struct transport *transport, void *handle)
     memory_remove(verbs_of(transport), handle);
 }
 
+static bool verbs_takes(struct transport *transport, uint32_t peer, const void *memory, size_t len)
+{
+    return gpu_takes(verbs_of(transport), peer, memory, len);
+}
+
 static void verbs_stats(const struct transport *transport, struct transport_stats *stats)
 {
     const struct verbs *verbs = (const struct verbs *)transport;
@@ -587,6 +602,7 @@ static void verbs_model(const struct transport *transport, double *alpha_us, dou
         .arm = verbs_arm,                                                                          \
         .reg = verbs_reg,                                                                          \
         .dereg = verbs_dereg,                                                                      \
+        .takes = verbs_takes,                                                                      \
         .stats = verbs_stats,                                                                      \
         .model = verbs_model,                                                                      \
     };

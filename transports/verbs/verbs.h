@@ -3,6 +3,7 @@
  *   verbs.c     the three tables, the operations of the contract, progress, events
  *   device.c    finding ports; a port in use (a rail): context, protection domain, queues
  *   memory.c    registered memory
+ *   gpu.c       the same of GPUs
  *   path.c      one queue pair: slots, posting, completions
  *   link.c      links: how they come up, fail over to other paths, and end
  *   control.c   what the ends of a link say to each other over the side transport
@@ -61,12 +62,17 @@ struct verbs_rail {
 };
 
 /* Registered memory. */
-enum verbs_region_kind { VERBS_REGION_LIBRARY, VERBS_REGION_EXPLICIT, VERBS_REGION_ONCE };
+enum verbs_region_kind {
+    VERBS_REGION_LIBRARY,
+    VERBS_REGION_EXPLICIT,
+    VERBS_REGION_ONCE,
+    VERBS_REGION_DEVICE /* of a GPU; without registrations: it cannot be registered */
+};
 enum verbs_access { VERBS_ACCESS_SEND, VERBS_ACCESS_RECEIVE, VERBS_ACCESSES };
 struct verbs_region {
     struct verbs_region *next, **prev;
     enum verbs_region_kind kind;
-    uint64_t id; /* LIBRARY: of the allocation */
+    uint64_t id; /* LIBRARY, DEVICE: of the allocation */
     uintptr_t begin, end;
     uint32_t uses;
     bool stale; /* to be released after the last use */
@@ -211,6 +217,8 @@ struct verbs {
     uint32_t region_count;
     uint64_t memory_generation;
     bool short_told; /* that memory cannot be locked */
+    unsigned gpu_told;
+    uint8_t *staging; /* a piece of GPU memory on its way into a slot; made when needed */
     struct xfer *done, **done_tail;
     uint64_t events_ms; /* the next look at the devices' events */
     uint64_t cursor;    /* of the round of unexpected arrivals */
@@ -246,8 +254,21 @@ void memory_release(struct verbs *verbs, struct verbs_region *region);
 tutti_status memory_add(struct verbs *verbs, void *data, size_t len, struct verbs_region **region);
 void memory_remove(struct verbs *verbs, struct verbs_region *region);
 void memory_free_all(struct verbs *verbs);
+/* A region with nothing registered yet. */
+tutti_status memory_note(struct verbs *verbs, enum verbs_region_kind kind, const void *data,
+                         size_t len, uint64_t id, struct verbs_region **region);
 /* The sentence for a registration that failed, from errno. */
 tutti_status memory_fail(const struct verbs_rail *rail, size_t len);
+
+/* ---- gpu.c ---- */
+/* As `takes` of the contract. */
+bool gpu_takes(struct verbs *verbs, uint32_t peer, const void *memory, size_t len);
+/* The region of a transfer that is about to be posted, in use from now on; NULL: host memory. */
+tutti_status gpu_hold(struct verbs *verbs, const struct xfer *xfer, struct verbs_region **held);
+/* Has the link open transfers of GPU memory? Then the socket is no way to go on: refuse_socket ends
+ * it. */
+bool gpu_is_open(const struct verbs_link *link);
+tutti_status gpu_refuse_socket(struct verbs_link *link);
 
 /* ---- path.c ---- */
 /* A queue pair with its memory, receives posted. */

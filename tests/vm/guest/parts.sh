@@ -324,6 +324,61 @@ part_memlock() {
     result "64 KiB of locked memory, 4 ranks: right, or an end that says why" $good "$work/log"
 }
 
+# GPU memory that the adapters read and write by themselves, over the stand-in driver: its device memory
+# is memory of the machine, so the kernel registers it as it would with a module of the GPU's driver (rxe
+# refuses dma-buf). tests/adapters.c says what is done.
+part_gpu() {
+    local ranks good limited
+    start_network 2 || return
+    export TUTTI_LOG=info TUTTI_TEST_STANDIN_NIC=1
+    for ranks in 2 3; do
+        adapters "$ranks ranks, without a copy" $ranks direct '(peer memory)'
+    done
+    TUTTI_TEST_STANDIN_FLUSH=1 adapters "arrivals are flushed" 2 direct '[1-9][0-9]* flushes'
+    TUTTI_VERBS_GPU=peermem adapters "peer memory only" 2 direct '(peer memory)'
+    TUTTI_VERBS_GPU=dmabuf adapters "dma-buf only: refused, so copied" 3 staged 'through host memory.*by dma-buf'
+    TUTTI_TEST_STANDIN_NIC=0 adapters "no way to register: copied" 2 staged 'through host memory.*nvidia-peermem'
+    TUTTI_VERBS_GPU=off adapters "switched off" 2 staged 'collectives'
+    adapters "one rank copies, the others do not" 3 any '(peer memory)' \
+        sh -c '[ $TUTTI_RANK = 1 ] && export TUTTI_VERBS_GPU=off; exec "$@"' sh
+    adapters "ranks with GPU memory and ranks with host memory" 3 host '(peer memory)'
+    # slots fit, buffers do not: what goes either way does so in pieces
+    chmod 777 "$work"
+    limited="prlimit --memlock=1572864:1572864 setpriv --reuid=65534 --regid=65534 --clear-groups env HOME=/tmp"
+    TUTTI_VERBS_ODP=0 adapters "and the latter cannot lock theirs" 2 host 'limit of locked memory.*copied through' \
+        sh -c "[ \$TUTTI_RANK = 0 ] || set -- $limited \"\$@\"; exec \"\$@\"" sh
+    # the only rail goes down: what is in GPU memory cannot go on over TCP
+    start_ranks 2 sh -c "TUTTI_VERBS_FALLBACK=1 TUTTI_VERBS_DEVICE=${device_kind}_\$(hostname)1 \
+        exec timeout -k 1 60 $build/tests/adapters lost"
+    sleep 3
+    rail 1 down
+    good=no
+    end_ranks && grep -q 'while GPU memory was on its way' "$work/log" && good=yes
+    result "the last rail goes down: an end that says why" $good "$work/log"
+    rail 1 up
+    sleep 1
+    TUTTI_TEST_FAST=1 TUTTI_TEST_HOSTS=$hosts TUTTI_VERBS_SLOT=512 TUTTI_VERBS_RAILS=1 \
+        unit "every collective in the order of streams" 200 "$build/tests/test_stream"
+    export TUTTI_CUDA_DRIVER=$PWD/$build/tests/libcuda_standin.so TUTTI_TEST_STANDIN_CHANNELS=64
+    for ranks in 2 3; do
+        job "coll_perf, all collectives, GPU memory, $ranks ranks" $ranks 200 none \
+            "$build/perf/coll_perf" all -b 768K -e 768K -n 1 -w 1 --memory cuda -o sum,avg,premulsum -v
+        good=no
+        grep -q 'MiB of GPU memory without a copy' "$work/log" &&
+            ! grep -q ' 0.000 MiB of GPU memory' "$work/log" && good=yes
+        result "and not all of it was copied" $good "$work/log"
+    done
+}
+
+adapters() { # name ranks kind pattern [command...]: the log must have the pattern
+    local name=$1 ranks=$2 kind_of=$3 pattern=$4 good=no
+    shift 4
+    start_ranks "$ranks" "$@" timeout -k 1 100 "$build/tests/adapters" "$kind_of"
+    end_ranks && grep -q "$pattern" "$work/log" && good=yes
+    echo "expected: $pattern" >>"$work/log"
+    result "$name" $good "$work/log"
+}
+
 # 100 communicators: what the kernel holds of queue pairs, regions and the rest is what it held before.
 part_comms() {
     local good=no before after tries
