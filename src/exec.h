@@ -98,7 +98,7 @@ struct program {
     struct exec_xfer *xfers; /* [steps] */
     char *bound[BUFFER_COUNT];
     bool is_bound;
-    bool outgrows_caches; /* one run touches more than this rank's share of the caches */
+    bool outgrows_caches;       /* one run touches more than this rank's share of the caches */
     struct exec_device *device; /* NULL: host memory */
 };
 

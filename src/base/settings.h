@@ -77,7 +77,7 @@
       "data may pass other data on the way to memory, where the device can do it")                 \
     X(BOOL, verbs_odp, "VERBS_ODP", true, 0, 1,                                                    \
       "memory that the limit keeps from being locked is paged on demand, where the device can")    \
-    X(CHOICE, verbs_gpu, "VERBS_GPU", "auto", "auto|dmabuf|peermem|off", 0,                        \
+    X(CHOICE, verbs_gpu, "VERBS_GPU", "off", "auto|dmabuf|peermem|off", 0,                         \
       "how adapters get at GPU memory: dma-buf, else peer memory; off: through host memory")       \
     X(BOOL, verbs_fallback, "VERBS_FALLBACK", true, 0, 1,                                          \
       "links whose rails are all lost, or have none that works, go over TCP")                      \

@@ -330,7 +330,7 @@ part_memlock() {
 part_gpu() {
     local ranks good limited
     start_network 2 || return
-    export TUTTI_LOG=info TUTTI_TEST_STANDIN_NIC=1
+    export TUTTI_LOG=info TUTTI_TEST_STANDIN_NIC=1 TUTTI_VERBS_GPU=auto
     for ranks in 2 3; do
         adapters "$ranks ranks, without a copy" $ranks direct '(peer memory)'
     done
