@@ -18,8 +18,8 @@ struct host_record {
     uint64_t process_id; /* equal exactly for ranks of one process (random, drawn once) */
     uint64_t start_time; /* of the process, against pid reuse */
     uint32_t cores;      /* this process may run on */
-    /* Logical indices on the host of what the binding lies in; UINT32_MAX if in several, or if the
-     * machine does not tell. */
+    /* What the binding lies in, by the number of its first processor; UINT32_MAX if in several, or
+     * if the machine does not tell. */
     uint32_t l3_id; /* last-level cache */
     uint32_t numa_node;
     uint32_t package;

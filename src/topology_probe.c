@@ -132,7 +132,9 @@ static tutti_status cache_get(hwloc_topology_t *machine, uint64_t *process_id)
     return status;
 }
 
-/* Index of the only object of this type that the binding touches, UINT32_MAX if several. */
+/* Number of the first processor of the only object of this type that the binding touches,
+ * UINT32_MAX if several. Logical indices would not do: a process in a cpuset of its own counts only
+ * what it may use. */
 static uint32_t only_object(hwloc_topology_t machine, hwloc_const_cpuset_t set,
                             hwloc_obj_type_t type)
 {
@@ -140,7 +142,7 @@ static uint32_t only_object(hwloc_topology_t machine, hwloc_const_cpuset_t set,
     if (first == NULL ||
         hwloc_get_next_obj_covering_cpuset_by_type(machine, set, type, first) != NULL)
         return UINT32_MAX;
-    return first->logical_index;
+    return (uint32_t)hwloc_bitmap_first(first->complete_cpuset);
 }
 
 static uint32_t cache_kib(hwloc_topology_t machine, hwloc_const_cpuset_t set)
