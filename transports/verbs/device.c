@@ -393,6 +393,13 @@ static bool shares_context(const struct verbs *verbs, uint32_t rail)
     return false;
 }
 
+static void close_context(const struct library *library, struct ibv_context *context)
+{
+    owned_forget(context->async_fd);
+    owned_forget(context->cmd_fd);
+    library->ibv.close_device(context);
+}
+
 static void close_unused(const struct scan *scan, const struct verbs *verbs)
 {
     for (uint32_t i = 0; i < scan->found_count; i++) {
@@ -402,7 +409,7 @@ static void close_unused(const struct scan *scan, const struct verbs *verbs)
         for (uint32_t later = i + 1; later < scan->found_count; later++)
             used = used || scan->found[later].context == scan->found[i].context;
         if (!used)
-            scan->library->ibv.close_device(scan->found[i].context);
+            close_context(scan->library, scan->found[i].context);
     }
 }
 
@@ -444,7 +451,6 @@ bool device_probe(const struct settings *settings, enum choose_layer layer, char
 static void close_rail(struct verbs_rail *rail)
 {
     const struct library *library = rail->verbs->library;
-    owned_forget(rail->context->async_fd);
     if (rail->cq)
         library->ibv.destroy_cq(rail->cq);
     if (rail->channel) {
@@ -516,6 +522,7 @@ static tutti_status fill_rail(struct verbs_rail *rail)
         return fail_errno(TUTTI_ERR_NOMEM, "make a completion queue of %u entries on %s",
                           rail->cq_len, rail->name);
     tutti_status status = device_nonblocking(rail->channel->fd);
+    owned_add(rail->context->cmd_fd);
     return status == TUTTI_OK ? device_nonblocking(rail->context->async_fd) : status;
 }
 
@@ -581,7 +588,7 @@ void device_close(struct verbs *verbs)
         struct verbs_rail *rail = &verbs->rails[i];
         close_rail(rail);
         if (!shares_context(verbs, i))
-            verbs->library->ibv.close_device(rail->context);
+            close_context(verbs->library, rail->context);
     }
     verbs->rail_count = 0;
 }

@@ -486,8 +486,10 @@ static void look_for_left(struct verbs_link *link, uint64_t now)
 
 void link_left(struct verbs_link *link)
 {
-    link->left_ms = clock_ms();
-    look_for_left(link, link->left_ms);
+    uint64_t now = clock_ms();
+    if (link->left_ms == 0)
+        link->left_ms = now;
+    look_for_left(link, now);
 }
 
 /* The peer was cancelled: nothing moves any more, until one of the two closes. */
