@@ -332,7 +332,7 @@ static tutti_status from_slurm(const struct settings *settings, struct bootstrap
     if (host[0] == 0 && size > 1)
         return fail(TUTTI_ERR_SETTING,
                     "Slurm started %u tasks but set neither SLURM_STEP_NODELIST nor "
-                    "SLURM_JOB_NODELIST: set TUTTI_RENDEZVOUS=host:port",
+                    "SLURM_JOB_NODELIST: set TUTTI_RENDEZVOUS=host:port, TUTTI_RANK and TUTTI_SIZE",
                     size);
     snprintf(job, sizeof job, "slurm %.40s.%.40s", id ? id : "",
              settings_launcher_variable("SLURM_STEP_ID"));
@@ -461,7 +461,8 @@ tutti_status bootstrap_from_env(const struct settings *settings, struct bootstra
         if (status == TUTTI_OK && size > 1)
             status = fail(TUTTI_ERR_UNSUPPORTED,
                           "Open MPI started %u ranks, but libpmix.so.2 is not on this machine: "
-                          "install it (Debian: libpmix2), or set TUTTI_RENDEZVOUS=host:port",
+                          "install it (Debian: libpmix2), or set TUTTI_RENDEZVOUS=host:port, "
+                          "TUTTI_RANK and TUTTI_SIZE",
                           size);
         if (status != TUTTI_OK)
             return status;

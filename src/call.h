@@ -70,6 +70,10 @@ static inline tutti_dtype tag_dtype(const struct tag *tag)
 {
     return (tutti_dtype)(tag->word[0] >> 16 & 0x7f);
 }
+static inline bool tag_on_device(const struct tag *tag)
+{
+    return tag->word[0] >> 23 & 1;
+}
 static inline struct tag tag_make(uint32_t sequence, const struct call *call, uint64_t count,
                                   uint32_t plan_hash)
 {

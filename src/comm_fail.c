@@ -119,6 +119,17 @@ static void transfers_differ(tutti_comm *comm, uint32_t peer, const struct tag *
                              const struct tag *theirs, size_t my_len, size_t their_len, char *text)
 {
     tutti_dtype expected = tag_dtype(mine), sent = tag_dtype(theirs);
+    if (tag_on_device(mine) || tag_on_device(theirs)) {
+        /* what travels is where the bytes lie, so the lengths say nothing */
+        snprintf(
+            text, SENTENCE_MAX,
+            "ranks disagree: %s sends %s in %s memory where %s receives %s in %s memory: sends "
+            "and receives of two ranks meet in the order issued; their types must agree, and "
+            "both buffers lie in GPU memory or neither (or set TUTTI_CUDA_DIRECT=0)",
+            comm->names[peer], dtype_name(sent), tag_on_device(theirs) ? "GPU" : "host",
+            comm->names[comm->rank], dtype_name(expected), tag_on_device(mine) ? "GPU" : "host");
+        return;
+    }
     size_t expected_size = dtype_size(expected), sent_size = dtype_size(sent);
     snprintf(text, SENTENCE_MAX,
              "ranks disagree: %s sends %zu %s where %s receives %zu %s: sends and receives of two "
