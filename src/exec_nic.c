@@ -244,6 +244,8 @@ tutti_status exec_nic_ready(struct tutti_comm *comm, struct program *p, struct e
             break;
         if (ways[s].state == UNDECIDED)
             status = decide(comm, p, link, s, sends);
+        if (i > head && p->xfers[s].xfer.on_device)
+            ways[s].state = UNDECIDED; /* what is true of it now need not be when it is posted */
     }
     *ready = ways[queue->wire[head]].state == READY;
     return status;

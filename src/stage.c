@@ -72,7 +72,9 @@ static bool settle(const struct extent *extent, const struct mem_place *place,
 {
     if (!extent->used || extent->bytes == 0)
         return true;
-    return place->device == device && mem_nic_settle(place) == TUTTI_OK;
+    size_t off = (uintptr_t)extent->begin - (uintptr_t)place->base;
+    return place->device == device && extent->bytes <= place->bytes - off &&
+           mem_nic_settle(place) == TUTTI_OK;
 }
 
 /* Whether the plan of host memory works in device memory, and lets adapters get at it: where some

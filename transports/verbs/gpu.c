@@ -174,6 +174,12 @@ static bool is_good(const struct verbs_link *link, size_t len)
     return link && link->state == VERBS_LINK_UP && !link->relay && len > link->flows[0].eager_max;
 }
 
+/* Virtual memory may be mapped of several allocations, one behind the other. */
+static bool lies_in(const struct mem_export *found, const void *memory, size_t len)
+{
+    return len <= found->bytes - ((uintptr_t)memory - (uintptr_t)found->base);
+}
+
 bool gpu_takes(struct verbs *verbs, uint32_t peer, const void *memory, size_t len)
 {
     struct mem_export found;
@@ -181,7 +187,8 @@ bool gpu_takes(struct verbs *verbs, uint32_t peer, const void *memory, size_t le
         return false;
     if (!memory)
         return true;
-    if (!is_good(verbs->links[peer], len) || !mem_nic_find(memory, &found))
+    if (!is_good(verbs->links[peer], len) || !mem_nic_find(memory, &found) ||
+        !lies_in(&found, memory, len))
         return false;
     if (!verbs->staging)
         verbs->staging = malloc(verbs->config->settings->verbs_slot);
