@@ -13,7 +13,7 @@ static const struct tag control_tag = {{WIRE_MAGIC, WIRE_VERSION, 0}};
 static void side_failed(struct verbs_link *link, tutti_status status)
 {
     if (link->bye)
-        link_left(link);
+        farewell_ended(link);
     else
         link_end(link, status, "%s", status_sentence());
 }

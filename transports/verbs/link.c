@@ -1,4 +1,5 @@
-/* link.c: how the queue pairs of a link come up, what happens when one fails, and how links end.
+/* link.c: how the queue pairs of a link come up, what happens when one fails, and how links end
+ * (farewell.c: in order).
  *
  *   lower and higher rank alike, over the side transport (proved peers, sealed messages):
  *     OFFER   number, address and window of each queue pair      both send it at once
@@ -32,16 +33,13 @@
 #define REVIVE_MS 250  /* before a failed path is made again; the next wait is twice as long */
 #define EVENTS_MS 50   /* between looks at the devices' events */
 
-#define FAREWELL_MS 100  /* the contract's bound for flushing notices on close */
-#define DELIVER_MS  3000 /* for what was sent to arrive: a queue pair gives up before, see below */
-
 #define REVIVE_MOST_MS 4000 /* but no longer */
 
 /* ---- paths ------------------------------------------------------------------------------------
  */
 
-static bool any_path(const struct verbs_link *link, enum verbs_path_state low,
-                     enum verbs_path_state high)
+bool link_any_path(const struct verbs_link *link, enum verbs_path_state low,
+                   enum verbs_path_state high)
 {
     for (uint32_t i = 0; i < link->path_count; i++) {
         if (link->paths[i].state >= low && link->paths[i].state <= high)
@@ -74,7 +72,7 @@ static void give_homes(struct verbs_link *link)
 static void look_for_doom(struct verbs_link *link)
 {
     if (link->state != VERBS_LINK_ENDED && link->doomed_ms == 0 &&
-        !any_path(link, VERBS_PATH_MAKING, VERBS_PATH_UP) && !link->stopped)
+        !link_any_path(link, VERBS_PATH_MAKING, VERBS_PATH_UP) && !link->stopped)
         link->doomed_ms = clock_ms() + DOOM_MS;
 }
 
@@ -82,7 +80,7 @@ static void look_for_doom(struct verbs_link *link)
 static void look_for_up(struct verbs_link *link)
 {
     if (link->state != VERBS_LINK_MAKING || !link->offered ||
-        any_path(link, VERBS_PATH_MAKING, VERBS_PATH_TRYING) || !first_up(link))
+        link_any_path(link, VERBS_PATH_MAKING, VERBS_PATH_TRYING) || !first_up(link))
         return;
     link->state = VERBS_LINK_UP;
     link->verbs->making--;
@@ -154,7 +152,7 @@ static void gone(struct verbs_path *path)
     look_for_doom(path->link);
 }
 
-static void take_count(struct verbs_path *path, uint32_t received)
+void link_take_count(struct verbs_path *path, uint32_t received)
 {
     if (!path_arrived(path, received))
         link_end(path->link, TUTTI_ERR_PROTOCOL,
@@ -166,7 +164,7 @@ static void take_count(struct verbs_path *path, uint32_t received)
 
 static void start_resending(struct verbs_path *path)
 {
-    take_count(path, path->peer_received);
+    link_take_count(path, path->peer_received);
     if (path->link->state == VERBS_LINK_ENDED)
         return;
     path->state = VERBS_PATH_RESENDING;
@@ -238,7 +236,7 @@ void link_path_failed(struct verbs_path *path, const char *format, ...)
 static struct verbs_path *next_to_resend(struct verbs_link *link)
 {
     struct verbs_path *next = NULL;
-    if (any_path(link, VERBS_PATH_DRAINING, VERBS_PATH_DRAINED))
+    if (link_any_path(link, VERBS_PATH_DRAINING, VERBS_PATH_DRAINED))
         return NULL;
     for (uint32_t i = 0; i < link->path_count; i++) {
         struct verbs_path *path = &link->paths[i];
@@ -448,50 +446,6 @@ static void take_dead(struct verbs_link *link, const struct wire_control *dead)
         start_resending(path);
 }
 
-/* The peer closes in order. What it took in is delivered, whether or not its queue pairs lived long
- * enough for the completions to say so; the rest never will be. What it sent may still be on its
- * way here. */
-static void take_bye(struct verbs_link *link, const struct wire_control *bye)
-{
-    link->bye = true;
-    for (uint32_t i = 0; i < link->path_count && i < CHOOSE_PATHS_MAX; i++) {
-        struct verbs_path *path = &link->paths[i];
-        if (path->relayed || path->round != bye->counts[i].round || link->stopped ||
-            link->state == VERBS_LINK_ENDED)
-            continue;
-        path->peer_sent = bye->counts[i].sent;
-        take_count(path, bye->counts[i].received);
-    }
-}
-
-/* Does more come in of what the peer sent before it left? Not over a path that has failed. */
-static bool more_comes(const struct verbs_link *link)
-{
-    bool more = false;
-    for (uint32_t i = 0; i < link->path_count; i++) {
-        const struct verbs_path *path = &link->paths[i];
-        more = more || (path_alive(path) && !path->relayed &&
-                        (int32_t)(path->peer_sent - path->received) > 0);
-    }
-    return more;
-}
-
-static void look_for_left(struct verbs_link *link, uint64_t now)
-{
-    if (link->left_ms != 0 && (!more_comes(link) || now >= link->left_ms + DELIVER_MS))
-        link_end(link, TUTTI_ERR_PEER,
-                 "%s has left: it closed the communicator before this transfer",
-                 verbs_peer_name(link->verbs, link->peer));
-}
-
-void link_left(struct verbs_link *link)
-{
-    uint64_t now = clock_ms();
-    if (link->left_ms == 0)
-        link->left_ms = now;
-    look_for_left(link, now);
-}
-
 /* The peer was cancelled: nothing moves any more, until one of the two closes. */
 static void take_stopped(struct verbs_link *link)
 {
@@ -524,7 +478,7 @@ void link_take(struct verbs_link *link, const struct wire_control *control)
         take_stopped(link);
         break;
     case WIRE_BYE:
-        take_bye(link, control);
+        farewell_taken(link, control);
         break;
     case WIRE_DATA:
         if (link->offered && link->fallback)
@@ -573,15 +527,15 @@ static void service_link(struct verbs_link *link, uint64_t now)
     for (uint32_t i = 0; i < link->path_count && link->state != VERBS_LINK_ENDED; i++)
         service_path(&link->paths[i], now);
     revive(link, now);
-    look_for_left(link, now);
+    farewell_look(link, now);
     if (link->state == VERBS_LINK_ENDED || link->doomed_ms == 0)
         return;
     /* A peer that closes says so on the socket, which may take a moment longer to tell. */
     if (link->fallback && link->offered && !link->bye &&
         now + DOOM_MS >= link->doomed_ms + GRACE_MS &&
-        !any_path(link, VERBS_PATH_MAKING, VERBS_PATH_UP))
+        !link_any_path(link, VERBS_PATH_MAKING, VERBS_PATH_UP))
         fall_back(link, last_failure(link));
-    if (any_path(link, VERBS_PATH_MAKING, VERBS_PATH_UP)) {
+    if (link_any_path(link, VERBS_PATH_MAKING, VERBS_PATH_UP)) {
         link->doomed_ms = 0;
     } else if (now >= link->doomed_ms) {
         link_end(link, TUTTI_ERR_PEER, "the RDMA link to %s is lost: %s",
@@ -664,8 +618,7 @@ tutti_status link_begin(struct verbs *verbs, uint32_t peer, const struct choose_
     return TUTTI_OK;
 }
 
-/* What came in before the end is still delivered. */
-static void take_what_came(struct verbs *verbs)
+void link_take_arrivals(struct verbs *verbs)
 {
     for (uint32_t i = 0; i < verbs->rail_count && !verbs->polling; i++) {
         verbs->polling = true;
@@ -683,7 +636,7 @@ void link_end(struct verbs_link *link, tutti_status status, const char *format, 
     va_start(args, format);
     vsnprintf(link->sentence, sizeof link->sentence, format, args);
     va_end(args);
-    take_what_came(link->verbs);
+    link_take_arrivals(link->verbs);
     if (link->state == VERBS_LINK_ENDED)
         return; /* what came was nonsense */
     bool was_up = link->state == VERBS_LINK_UP;
@@ -740,62 +693,4 @@ void link_free(struct verbs_link *link)
     if (link->next)
         link->next->prev = link->prev;
     free(link);
-}
-
-/* Nothing that was sent is on its way any more. What did not reach a peer that has left never will.
- * This ends: the peer's device answers without its process, and where there is none left a queue
- * pair fails after TUTTI_VERBS_RETRY waits, or the socket says that the process is gone. */
-static bool delivered(struct verbs_link *link)
-{
-    bool good = !any_path(link, VERBS_PATH_DRAINING, VERBS_PATH_RESENDING);
-    for (uint32_t i = 0; i < link->path_count && !link->bye; i++)
-        good = path_settled(&link->paths[i]) && good;
-    return good || link->bye;
-}
-
-static bool all_said(const struct verbs_link *link)
-{
-    bool good = true;
-    for (uint32_t i = 0; i < VERBS_CONTROLS; i++)
-        good = good && !link->out[i].busy;
-    return good;
-}
-
-static bool may_leave(struct verbs_link *link, uint64_t waited_ms)
-{
-    return link->state != VERBS_LINK_UP || link->stopped ||
-           ((waited_ms >= DELIVER_MS || delivered(link)) &&
-            (waited_ms >= (link->relay ? DELIVER_MS : FAREWELL_MS) || all_said(link)));
-}
-
-static void say_bye(struct verbs_link *link)
-{
-    struct wire_control control = {.kind = WIRE_BYE};
-    for (uint32_t i = 0; i < link->path_count && i < CHOOSE_PATHS_MAX; i++)
-        control.counts[i] =
-            (struct wire_count){link->paths[i].round, link->paths[i].received, link->paths[i].last};
-    control_send(link, &control);
-}
-
-void link_farewell(struct verbs *verbs, struct verbs_link *only)
-{
-    uint64_t begun = clock_ms();
-    for (;;) {
-        bool leave = true;
-        for (struct verbs_link *link = verbs->all; link; link = link->next) {
-            if (!only || link == only)
-                leave = may_leave(link, clock_ms() - begun) && leave;
-        }
-        if (leave)
-            break;
-        take_what_came(verbs);
-        link_service(verbs);
-        for (struct verbs_link *link = verbs->all; link; link = link->next)
-            link_resend(link);
-        clock_sleep_us(50);
-    }
-    for (struct verbs_link *link = verbs->all; link; link = link->next) {
-        if ((!only || link == only) && link->state != VERBS_LINK_ENDED)
-            say_bye(link);
-    }
 }

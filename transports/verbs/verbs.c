@@ -62,7 +62,7 @@ void verbs_finish(struct verbs *verbs, struct xfer *xfer, tutti_status status)
 /* Ends every link, with a farewell. */
 static void leave_peers(struct verbs *verbs)
 {
-    link_farewell(verbs, NULL);
+    farewell_say(verbs, NULL);
     while (verbs->all)
         link_free(verbs->all);
 }
@@ -266,7 +266,7 @@ static void verbs_disconnect(struct transport *transport, uint32_t peer)
     struct verbs_link *link = verbs->links[peer];
     if (!link)
         return;
-    link_farewell(verbs, link);
+    farewell_say(verbs, link);
     for (uint32_t i = 0; i < link->path_count; i++)
         path_drop(&link->paths[i]);
     transfer_fail_all(link, TUTTI_ERR_ABORTED);

@@ -331,15 +331,28 @@ void link_path_dead(struct verbs_link *link, const struct wire_path_dead *word, 
 void link_service(struct verbs *verbs);
 /* What dead paths carried goes over others. */
 void link_resend(struct verbs_link *link);
-/* Waits until what was sent has arrived, at most 3 s; then says goodbye. only: one link, NULL: all.
- */
-void link_farewell(struct verbs *verbs, struct verbs_link *only);
 /* Forgets every transfer and stops the queue pairs; notices still go. */
 void link_cancel(struct verbs_link *link);
-/* The socket ended after the peer's goodbye. */
-void link_left(struct verbs_link *link);
 /* A control message came. */
 void link_take(struct verbs_link *link, const struct wire_control *control);
+/* Is a path in a state from low to high? */
+bool link_any_path(const struct verbs_link *link, enum verbs_path_state low,
+                   enum verbs_path_state high);
+/* The peer has taken in so many messages of the path. */
+void link_take_count(struct verbs_path *path, uint32_t received);
+/* Delivers what has come in; before a link ends, what came before that. */
+void link_take_arrivals(struct verbs *verbs);
+
+/* ---- farewell.c ---- */
+/* The peer closes in order. */
+void farewell_taken(struct verbs_link *link, const struct wire_control *bye);
+/* The socket ended after the peer's goodbye: the link does, once what it sent has come in; look
+ * for that from time to time. */
+void farewell_ended(struct verbs_link *link);
+void farewell_look(struct verbs_link *link, uint64_t now);
+/* Waits until what was sent has arrived, at most 3 s; then says goodbye. only: one link, NULL: all.
+ */
+void farewell_say(struct verbs *verbs, struct verbs_link *only);
 
 /* ---- control.c ---- */
 /* Sends a control message; NULL: there is no place, or the side transport refuses it, and what came
