@@ -189,8 +189,3 @@ void mem_copy(void *dst, const void *src, size_t len)
 {
     mem_host.copy(dst, src, len);
 }
-
-void mem_stream(void *dst, const void *src, size_t len)
-{
-    mem_host_stream(dst, src, len);
-}

@@ -182,7 +182,7 @@ static void copy(void *dst, const void *src, size_t len)
         memcpy(dst, src, len);
 }
 
-void mem_host_stream(void *dst, const void *src, size_t len)
+void mem_stream(void *dst, const void *src, size_t len)
 {
     if (len >= ALIAS_MIN)
         copy_lines(dst, src, len, true);
@@ -195,7 +195,7 @@ static void copy(void *dst, const void *src, size_t len)
     memcpy(dst, src, len);
 }
 
-void mem_host_stream(void *dst, const void *src, size_t len)
+void mem_stream(void *dst, const void *src, size_t len)
 {
     memcpy(dst, src, len);
 }

@@ -5,7 +5,6 @@
 #include "mem/mem.h"
 
 extern const struct mem_kind mem_host;
-void mem_host_stream(void *dst, const void *src, size_t len);
 
 /* TUTTI_ERR_NOMEM, with how much there is, when this machine could not give so many bytes. */
 tutti_status mem_host_limit(size_t bytes);
