@@ -39,6 +39,8 @@ struct algorithm {
     void (*emit)(const struct shape *shape, const struct knobs *knobs, struct builder *builder);
 };
 
+#define NEEDS_EQUAL_HOSTS "several hosts, each with the same number of ranks, 2 or more"
+
 /* NULL-terminated, in table order. */
 extern const struct algorithm *const algorithm_table[];
 const struct algorithm *algorithm_find(tutti_coll coll, const char *name); /* NULL if none */

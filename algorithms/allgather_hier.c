@@ -99,7 +99,7 @@ const struct algorithm allgather_hier = {
     .name = "hier",
     .source = "Traeff and Hunold 2020, section III",
     .fits = fits,
-    .needs = "several hosts, each with the same number of ranks, 2 or more",
+    .needs = NEEDS_EQUAL_HOSTS,
     .cost = cost,
     .emit = emit,
 };
@@ -108,7 +108,7 @@ const struct algorithm allgatherv_hier = {
     .name = "hier",
     .source = "Traeff and Hunold 2020, section III",
     .fits = fits,
-    .needs = "several hosts, each with the same number of ranks, 2 or more",
+    .needs = NEEDS_EQUAL_HOSTS,
     .cost = cost,
     .emit = emit,
 };

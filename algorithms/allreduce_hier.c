@@ -109,7 +109,7 @@ const struct algorithm allreduce_hier = {
     .name = "hier",
     .source = "Jia et al. 2018, section 3.3; Cho et al. 2019, section 4",
     .fits = fits,
-    .needs = "several hosts, each with the same number of ranks, 2 or more",
+    .needs = NEEDS_EQUAL_HOSTS,
     .cost = cost,
     .emit = emit,
 };

@@ -162,7 +162,7 @@ const struct algorithm alltoall_hier = {
     .name = "hier",
     .source = "Traeff and Rougier 2014, section 3",
     .fits = fits,
-    .needs = "several hosts, each with the same number of ranks, 2 or more",
+    .needs = NEEDS_EQUAL_HOSTS,
     .cost = cost,
     .emit = emit,
 };
