@@ -26,9 +26,6 @@
 #define AWAIT_S    40
 #define WATCHDOG_S 60 /* a program, sanitized, on a loaded machine */
 
-#define OK(call)                                                                                   \
-    world_check(rank, (call) == TUTTI_OK, "%s: last error: %s", #call, tutti_last_error())
-
 struct batch {
     uint64_t seed; /* of the first program */
     int programs;
@@ -70,10 +67,11 @@ static int make_operations(struct program *p, int c)
     int rank = p->rank, scalar = testcase_scalar(p->ranks[c]);
     float scalar_float = (float)scalar;
     struct made *made = &p->made[c];
-    int wrong = OK(
+    int wrong = WORLD_OK(
         tutti_op_create_premulsum(p->comms[c], &scalar_float, TUTTI_FLOAT32, &made->scaled_floats));
-    wrong += OK(tutti_op_create_premulsum(p->comms[c], &scalar, TUTTI_INT32, &made->scaled_ints));
-    return wrong + OK(tutti_op_create(p->comms[c], add_ints, NULL, &made->user_sum));
+    wrong +=
+        WORLD_OK(tutti_op_create_premulsum(p->comms[c], &scalar, TUTTI_INT32, &made->scaled_ints));
+    return wrong + WORLD_OK(tutti_op_create(p->comms[c], add_ints, NULL, &made->user_sum));
 }
 
 static void vary(struct program *p, struct testcase *c, int comm)
@@ -156,8 +154,8 @@ static int exchange(const struct program *p, struct rig_job *job, cuda_stream st
     for (int r = 0; r < job->size; r++) {
         char *in = job->in + job->in_at + (size_t)r * block;
         char *out = job->out + job->out_at + (size_t)r * block;
-        wrong += OK(tutti_send_on(in, c->count, c->dtype, r, job->comm, stream));
-        wrong += OK(tutti_recv_on(out, c->count, c->dtype, r, job->comm, stream));
+        wrong += WORLD_OK(tutti_send_on(in, c->count, c->dtype, r, job->comm, stream));
+        wrong += WORLD_OK(tutti_recv_on(out, c->count, c->dtype, r, job->comm, stream));
     }
     return wrong;
 }
@@ -197,14 +195,14 @@ static int step_group(struct program *p)
         if (jobs[i]->c.form != FORM_ON_STREAM)
             wrong += rig_await(rank, streams[i], AWAIT_S);
     }
-    wrong += OK(tutti_group_start());
+    wrong += WORLD_OK(tutti_group_start());
     for (int i = 0; i < count; i++) {
         if (can_exchange(jobs[i]))
             wrong += exchange(p, jobs[i], streams[i]);
         else
             wrong += failed(p, jobs[i], rig_job_call(jobs[i], streams[i]));
     }
-    wrong += OK(tutti_group_end());
+    wrong += WORLD_OK(tutti_group_end());
     for (int i = 0; i < count; i++)
         after(p, jobs[i], streams[i]);
     return wrong;
@@ -267,7 +265,7 @@ static int run_program(struct program *p, const struct batch *batch, uint64_t se
     for (int i = 0; i < p->job_count; i++)
         wrong += rig_job_check(&p->jobs[i]);
     for (int c = 0; c < COMMS; c++)
-        wrong += OK(tutti_comm_status(p->comms[c]));
+        wrong += WORLD_OK(tutti_comm_status(p->comms[c]));
     /* All ranks go on or none does. */
     int sum = wrong;
     if (tutti_allreduce(&wrong, &sum, 1, TUTTI_INT32, TUTTI_SUM, p->comms[0]) != TUTTI_OK)
@@ -284,10 +282,10 @@ static int run_batch(tutti_comm *comm, int rank, int size, void *context)
     p->rank = rank;
     p->size = size;
     p->comms[0] = comm;
-    int wrong = OK(tutti_comm_dup(comm, &p->comms[1]));
-    wrong += OK(tutti_comm_split(comm, 0, -rank, &p->comms[2]));
+    int wrong = WORLD_OK(tutti_comm_dup(comm, &p->comms[1]));
+    wrong += WORLD_OK(tutti_comm_split(comm, 0, -rank, &p->comms[2]));
     for (int c = 0; c < COMMS && !wrong; c++)
-        wrong += OK(tutti_comm_rank(p->comms[c], &p->ranks[c])) + make_operations(p, c);
+        wrong += WORLD_OK(tutti_comm_rank(p->comms[c], &p->ranks[c])) + make_operations(p, c);
     /* Ranks that share a context would wait for each other in default and blocking streams. */
     p->stream_count = batch->processes ? STREAMS : STREAMS - 1;
     p->streams[0] = rig_stream_take(false);
@@ -297,8 +295,8 @@ static int run_batch(tutti_comm *comm, int rank, int size, void *context)
         wrong += run_program(p, batch, batch->seed + (uint64_t)i);
     alarm(0);
     if (wrong == 0) {
-        wrong += OK(tutti_comm_destroy(p->comms[1]));
-        wrong += OK(tutti_comm_destroy(p->comms[2]));
+        wrong += WORLD_OK(tutti_comm_destroy(p->comms[1]));
+        wrong += WORLD_OK(tutti_comm_destroy(p->comms[2]));
     }
     free(p);
     return wrong;

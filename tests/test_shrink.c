@@ -3,29 +3,10 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "tests/suite.h"
 #include "tests/world.h"
-
-#define TAKEN(call, want)                                                                          \
-    world_check(rank, (call) == (want), "%s: expected %s, last error: %s", #call,                  \
-                tutti_status_string(want), tutti_last_error())
-#define OK(call) TAKEN(call, TUTTI_OK)
-
-static double seconds(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
-
-static int says(int rank, const char *part)
-{
-    return world_check(rank, strstr(tutti_last_error(), part) != NULL, "'%s' is not in: %s", part,
-                       tutti_last_error());
-}
 
 static void run(enum world_kind kind, int size, const char *const *settings, world_fn *function,
                 void *context)
@@ -46,16 +27,16 @@ static int check_child(tutti_comm *child, int rank, int want_rank, int want_size
     int new_rank = -1, new_size = -1, value = rank, total = 0, wrong = 0;
     if (!child)
         return world_check(rank, 0, "no child");
-    wrong += OK(tutti_comm_rank(child, &new_rank));
-    wrong += OK(tutti_comm_size(child, &new_size));
+    wrong += WORLD_OK(tutti_comm_rank(child, &new_rank));
+    wrong += WORLD_OK(tutti_comm_size(child, &new_size));
     wrong +=
         world_check(rank, new_rank == want_rank && new_size == want_size,
                     "rank %d of %d, expected %d of %d", new_rank, new_size, want_rank, want_size);
     for (int i = 0; i < 100; i++)
-        wrong += OK(tutti_allreduce(&new_rank, &total, 1, TUTTI_INT32, TUTTI_SUM, child));
+        wrong += WORLD_OK(tutti_allreduce(&new_rank, &total, 1, TUTTI_INT32, TUTTI_SUM, child));
     wrong += world_check(rank, total == want_size * (want_size - 1) / 2, "sum %d", total);
-    wrong += OK(tutti_broadcast(&value, &value, 1, TUTTI_INT32, want_size - 1, child));
-    return wrong + OK(tutti_comm_destroy(child));
+    wrong += WORLD_OK(tutti_broadcast(&value, &value, 1, TUTTI_INT32, want_size - 1, child));
+    return wrong + WORLD_OK(tutti_comm_destroy(child));
 }
 
 /* Of a communicator that works: rank 0 leaves out, then the last, then all but one. */
@@ -65,24 +46,24 @@ static int shrinking(tutti_comm *comm, int rank, int size, void *context)
     int wrong = 0, first = 0, last = size - 1;
     (void)context;
     if (rank != 0) {
-        wrong += OK(tutti_comm_shrink(comm, &first, 1, &child));
+        wrong += WORLD_OK(tutti_comm_shrink(comm, &first, 1, &child));
         wrong += check_child(child, rank, rank - 1, size - 1);
     }
     if (rank != last) {
-        wrong += OK(tutti_comm_shrink(comm, &last, 1, &child));
+        wrong += WORLD_OK(tutti_comm_shrink(comm, &last, 1, &child));
         wrong += check_child(child, rank, rank, size - 1);
     }
-    wrong += OK(tutti_barrier(comm));
+    wrong += WORLD_OK(tutti_barrier(comm));
     if (rank == 1) {
         int others[16];
         for (int r = 0, n = 0; r < size; r++) {
             if (r != 1)
                 others[n++] = r;
         }
-        wrong += OK(tutti_comm_shrink(comm, others, (size_t)size - 1, &child));
+        wrong += WORLD_OK(tutti_comm_shrink(comm, others, (size_t)size - 1, &child));
         wrong += check_child(child, rank, 0, 1);
     }
-    wrong += OK(tutti_barrier(comm));
+    wrong += WORLD_OK(tutti_barrier(comm));
     return wrong;
 }
 
@@ -91,33 +72,34 @@ static int shrinking_badly(tutti_comm *comm, int rank, int size, void *context)
     tutti_comm *child = NULL;
     int twice[2] = {(rank + 1) % size, (rank + 1) % size}, wrong = 0;
     (void)context;
-    wrong += TAKEN(tutti_comm_shrink(comm, &rank, 1, &child), TUTTI_ERR_ARG);
-    wrong += says(rank, "excludes itself: only survivors call");
-    wrong += TAKEN(tutti_comm_shrink(comm, &size, 1, &child), TUTTI_ERR_ARG);
-    wrong += says(rank, "is out of range: expected 0 to");
-    wrong += TAKEN(tutti_comm_shrink(comm, twice, 2, &child), TUTTI_ERR_ARG);
-    wrong += says(rank, "is excluded 2 times");
-    wrong += TAKEN(tutti_comm_shrink(comm, NULL, 1, &child), TUTTI_ERR_ARG);
-    wrong += TAKEN(tutti_comm_shrink(comm, twice, 1, NULL), TUTTI_ERR_ARG);
-    wrong += TAKEN(tutti_comm_shrink(NULL, NULL, 0, &child), TUTTI_ERR_STATE);
-    wrong += OK(tutti_barrier(comm));
+    wrong += WORLD_TAKEN(tutti_comm_shrink(comm, &rank, 1, &child), TUTTI_ERR_ARG);
+    wrong += world_says(rank, "excludes itself: only survivors call");
+    wrong += WORLD_TAKEN(tutti_comm_shrink(comm, &size, 1, &child), TUTTI_ERR_ARG);
+    wrong += world_says(rank, "is out of range: expected 0 to");
+    wrong += WORLD_TAKEN(tutti_comm_shrink(comm, twice, 2, &child), TUTTI_ERR_ARG);
+    wrong += world_says(rank, "is excluded 2 times");
+    wrong += WORLD_TAKEN(tutti_comm_shrink(comm, NULL, 1, &child), TUTTI_ERR_ARG);
+    wrong += WORLD_TAKEN(tutti_comm_shrink(comm, twice, 1, NULL), TUTTI_ERR_ARG);
+    wrong += WORLD_TAKEN(tutti_comm_shrink(NULL, NULL, 0, &child), TUTTI_ERR_STATE);
+    wrong += WORLD_OK(tutti_barrier(comm));
     /* Rank 1 leaves out rank 3, the others rank 2. */
     int other = rank == 1 ? 3 : 2;
-    double start = seconds();
+    double start = world_seconds();
     if (rank != 2 && rank != 3) {
-        wrong += TAKEN(tutti_comm_shrink(comm, &other, 1, &child), TUTTI_ERR_MISMATCH);
-        wrong += says(rank, "exclude different ranks: every survivor must name the same");
-        wrong += world_check(rank, seconds() - start < 2, "took %.1f s", seconds() - start);
+        wrong += WORLD_TAKEN(tutti_comm_shrink(comm, &other, 1, &child), TUTTI_ERR_MISMATCH);
+        wrong += world_says(rank, "exclude different ranks: every survivor must name the same");
+        wrong +=
+            world_check(rank, world_seconds() - start < 2, "took %.1f s", world_seconds() - start);
     }
-    wrong += OK(tutti_barrier(comm));
+    wrong += WORLD_OK(tutti_barrier(comm));
     /* Rank 1 does not come. */
     other = 2;
     if (rank != 2 && rank != 1) {
         wrong += world_check(rank, tutti_comm_shrink(comm, &other, 1, &child) != TUTTI_OK,
                              "shrunk without rank 1");
-        wrong += rank == 0 ? says(rank, "rank 1 (host ") : 0;
+        wrong += rank == 0 ? world_says(rank, "rank 1 (host ") : 0;
     }
-    wrong += OK(tutti_barrier(comm));
+    wrong += WORLD_OK(tutti_barrier(comm));
     return wrong;
 }
 
@@ -138,18 +120,18 @@ static int shrinking_after_death(tutti_comm *comm, int rank, int size, void *con
     float *buffer = calloc(COUNT, sizeof *buffer);
     tutti_comm *child = NULL;
     tutti_status status = TUTTI_OK;
-    wrong += OK(tutti_allreduce(buffer, buffer, COUNT, TUTTI_FLOAT32, TUTTI_SUM, comm));
+    wrong += WORLD_OK(tutti_allreduce(buffer, buffer, COUNT, TUTTI_FLOAT32, TUTTI_SUM, comm));
     if (rank == doomed) {
         usleep(100000); /* until the others have that result too */
         raise(SIGKILL);
     }
-    double start = seconds();
-    while (status == TUTTI_OK && seconds() - start < 10)
+    double start = world_seconds();
+    while (status == TUTTI_OK && world_seconds() - start < 10)
         status = tutti_allreduce(buffer, buffer, COUNT, TUTTI_FLOAT32, TUTTI_SUM, comm);
     wrong += world_check(rank, status == TUTTI_ERR_PEER, "status %s", tutti_status_string(status));
-    wrong += OK(tutti_comm_shrink(comm, &doomed, 1, &child));
+    wrong += WORLD_OK(tutti_comm_shrink(comm, &doomed, 1, &child));
     wrong += check_child(child, rank, rank - (rank > doomed), size - 1);
-    wrong += world_check(rank, seconds() - start < 5, "took %.1f s", seconds() - start);
+    wrong += world_check(rank, world_seconds() - start < 5, "took %.1f s", world_seconds() - start);
     free(buffer);
     return wrong;
 }
@@ -158,14 +140,14 @@ static int shrinking_after_death(tutti_comm *comm, int rank, int size, void *con
 static int renewing(tutti_comm *comm, int rank, int size, void *context)
 {
     tutti_comm *child = NULL;
-    int value = 0, wrong = OK(tutti_barrier(comm));
+    int value = 0, wrong = WORLD_OK(tutti_barrier(comm));
     (void)context;
     if (rank == 0)
         usleep(100000); /* until the others have left the barrier too */
     else
         wrong += world_check(rank, tutti_recv(&value, 1, TUTTI_INT32, 0, comm) != TUTTI_OK, "recv");
-    wrong += OK(tutti_comm_revoke(comm));
-    wrong += OK(tutti_comm_shrink(comm, NULL, 0, &child));
+    wrong += WORLD_OK(tutti_comm_revoke(comm));
+    wrong += WORLD_OK(tutti_comm_shrink(comm, NULL, 0, &child));
     wrong += check_child(child, rank, rank, size);
     wrong += world_check(rank, tutti_comm_status(comm) != TUTTI_OK, "the parent works again");
     return wrong;
@@ -201,12 +183,13 @@ static int flushing(tutti_comm *comm, int rank, int size, void *context)
     (void)context;
     for (int i = 0; i < COUNT; i++)
         in[i] = 1;
-    wrong += OK(tutti_allreduce_start(in, out, COUNT, TUTTI_FLOAT32, TUTTI_SUM, comm, &request));
-    wrong += OK(tutti_comm_flush(comm));
+    wrong +=
+        WORLD_OK(tutti_allreduce_start(in, out, COUNT, TUTTI_FLOAT32, TUTTI_SUM, comm, &request));
+    wrong += WORLD_OK(tutti_comm_flush(comm));
     wrong += world_check(rank, out[COUNT - 1] == (float)size, "flushed too early");
-    wrong += OK(tutti_test(&request, &done));
+    wrong += WORLD_OK(tutti_test(&request, &done));
     wrong += world_check(rank, done, "flushed, but not done");
-    wrong += TAKEN(tutti_comm_flush(NULL), TUTTI_ERR_STATE);
+    wrong += WORLD_TAKEN(tutti_comm_flush(NULL), TUTTI_ERR_STATE);
     free(in);
     free(out);
     return wrong;
@@ -217,22 +200,24 @@ static int predicting(tutti_comm *comm, int rank, int size, void *context)
     double small = -1, large = -1, self = -1;
     int wrong = 0;
     (void)context;
-    wrong += OK(tutti_comm_predict(comm, TUTTI_COLL_ALLREDUCE, 1, TUTTI_FLOAT32, 0, &small));
-    wrong += OK(tutti_comm_predict(comm, TUTTI_COLL_ALLREDUCE, 1 << 24, TUTTI_FLOAT32, 0, &large));
-    wrong += world_check(rank, small > 0 && large > 100 * small, "%g us, %g us", small, large);
+    wrong += WORLD_OK(tutti_comm_predict(comm, TUTTI_COLL_ALLREDUCE, 1, TUTTI_FLOAT32, 0, &small));
     wrong +=
-        OK(tutti_comm_predict(comm, TUTTI_COLL_SENDRECV, 1, TUTTI_INT8, (rank + 1) % size, &small));
-    wrong += OK(tutti_comm_predict(comm, TUTTI_COLL_SENDRECV, 1 << 24, TUTTI_INT8,
-                                   (rank + 1) % size, &large));
-    wrong += OK(tutti_comm_predict(comm, TUTTI_COLL_SENDRECV, 1 << 24, TUTTI_INT8, rank, &self));
+        WORLD_OK(tutti_comm_predict(comm, TUTTI_COLL_ALLREDUCE, 1 << 24, TUTTI_FLOAT32, 0, &large));
+    wrong += world_check(rank, small > 0 && large > 100 * small, "%g us, %g us", small, large);
+    wrong += WORLD_OK(
+        tutti_comm_predict(comm, TUTTI_COLL_SENDRECV, 1, TUTTI_INT8, (rank + 1) % size, &small));
+    wrong += WORLD_OK(tutti_comm_predict(comm, TUTTI_COLL_SENDRECV, 1 << 24, TUTTI_INT8,
+                                         (rank + 1) % size, &large));
+    wrong +=
+        WORLD_OK(tutti_comm_predict(comm, TUTTI_COLL_SENDRECV, 1 << 24, TUTTI_INT8, rank, &self));
     wrong += world_check(rank, small > 0 && large > 100 * small && self > 0, "%g us, %g us, %g us",
                          small, large, self);
-    wrong += TAKEN(tutti_comm_predict(comm, TUTTI_COLL_ALLTOALLV, 1, TUTTI_INT8, 0, &self),
-                   TUTTI_ERR_ARG);
-    wrong += TAKEN(tutti_comm_predict(comm, TUTTI_COLL_REDUCE, 1, TUTTI_INT8, size, &self),
-                   TUTTI_ERR_ARG);
-    wrong += TAKEN(tutti_comm_predict(comm, TUTTI_COLL_REDUCE, 1, (tutti_dtype)99, 0, &self),
-                   TUTTI_ERR_ARG);
+    wrong += WORLD_TAKEN(tutti_comm_predict(comm, TUTTI_COLL_ALLTOALLV, 1, TUTTI_INT8, 0, &self),
+                         TUTTI_ERR_ARG);
+    wrong += WORLD_TAKEN(tutti_comm_predict(comm, TUTTI_COLL_REDUCE, 1, TUTTI_INT8, size, &self),
+                         TUTTI_ERR_ARG);
+    wrong += WORLD_TAKEN(tutti_comm_predict(comm, TUTTI_COLL_REDUCE, 1, (tutti_dtype)99, 0, &self),
+                         TUTTI_ERR_ARG);
     return wrong;
 }
 
@@ -241,16 +226,16 @@ static int cancelling(tutti_comm *comm, int rank, int size, void *context)
 {
     int value = rank, total = 0, wrong = 0;
     (void)context;
-    wrong += TAKEN(tutti_group_cancel(), TUTTI_ERR_STATE);
+    wrong += WORLD_TAKEN(tutti_group_cancel(), TUTTI_ERR_STATE);
     if (rank == 0) {
-        wrong += OK(tutti_group_start());
-        wrong += OK(tutti_group_start());
-        wrong += OK(tutti_recv(&value, 1, TUTTI_INT32, 1, comm));
-        wrong += OK(tutti_barrier(comm));
-        wrong += OK(tutti_group_cancel());
-        wrong += TAKEN(tutti_group_end(), TUTTI_ERR_STATE);
+        wrong += WORLD_OK(tutti_group_start());
+        wrong += WORLD_OK(tutti_group_start());
+        wrong += WORLD_OK(tutti_recv(&value, 1, TUTTI_INT32, 1, comm));
+        wrong += WORLD_OK(tutti_barrier(comm));
+        wrong += WORLD_OK(tutti_group_cancel());
+        wrong += WORLD_TAKEN(tutti_group_end(), TUTTI_ERR_STATE);
     }
-    wrong += OK(tutti_allreduce(&value, &total, 1, TUTTI_INT32, TUTTI_SUM, comm));
+    wrong += WORLD_OK(tutti_allreduce(&value, &total, 1, TUTTI_INT32, TUTTI_SUM, comm));
     wrong += world_check(rank, total == size * (size - 1) / 2, "sum %d", total);
     return wrong;
 }

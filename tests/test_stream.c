@@ -15,11 +15,6 @@
 #define STREAMS   3
 #define TRANSFERS 8
 
-#define TAKEN(call, want)                                                                          \
-    world_check(rank, (call) == (want), "%s: expected %s, last error: %s", #call,                  \
-                tutti_status_string(want), tutti_last_error())
-#define OK(call) TAKEN(call, TUTTI_OK)
-
 static const char *const staged[] = {"TUTTI_CUDA_DIRECT=0", NULL};
 static const char *const direct[] = {"TUTTI_CUDA_DIRECT_MIN=1", NULL};
 static const char *const mixed[] = {"TUTTI_CUDA_DIRECT_MIN=4096", NULL};
@@ -105,8 +100,8 @@ static int sweep(tutti_comm *comm, int rank, int size, void *context)
         wrong += rig_await(rank, stream, AWAIT_S);
         wrong += rig_job_check(job);
         if (made)
-            wrong += OK(tutti_op_destroy(comm, made));
-        wrong += OK(tutti_comm_status(comm));
+            wrong += WORLD_OK(tutti_op_destroy(comm, made));
+        wrong += WORLD_OK(tutti_comm_status(comm));
     }
     if (wrong)
         world_check(rank, 0, "seed %llu", (unsigned long long)s->seed);
@@ -193,16 +188,16 @@ static int ring(tutti_comm *comm, int rank, int size, size_t count)
         rig_fill(self, 0x77, bytes);
         rig_put_delay(a, 300);
         rig_put_copy(a, in, source, count * sizeof(int32_t));
-        wrong += OK(tutti_group_start());
-        wrong += OK(tutti_send_on(in, count, TUTTI_INT32, next, comm, a));
-        wrong += OK(tutti_recv_on(self, count, TUTTI_INT32, rank, comm, b));
-        wrong += OK(tutti_recv_on(out, count, TUTTI_INT32, last, comm, a));
-        wrong += OK(tutti_send_on(in, count, TUTTI_INT32, rank, comm, b));
-        wrong += OK(tutti_group_end());
+        wrong += WORLD_OK(tutti_group_start());
+        wrong += WORLD_OK(tutti_send_on(in, count, TUTTI_INT32, next, comm, a));
+        wrong += WORLD_OK(tutti_recv_on(self, count, TUTTI_INT32, rank, comm, b));
+        wrong += WORLD_OK(tutti_recv_on(out, count, TUTTI_INT32, last, comm, a));
+        wrong += WORLD_OK(tutti_send_on(in, count, TUTTI_INT32, rank, comm, b));
+        wrong += WORLD_OK(tutti_group_end());
         wrong += rig_await(rank, a, AWAIT_S) + rig_await(rank, b, AWAIT_S);
         wrong += wrong_ints(rank, out, count, last * 1000, "from the last");
         wrong += wrong_ints(rank, self, count, rank * 1000, "from itself");
-        wrong += OK(tutti_comm_status(comm));
+        wrong += WORLD_OK(tutti_comm_status(comm));
     }
     rig_stream_give(a, false);
     rig_stream_give(b, false);
@@ -245,12 +240,13 @@ static int many_transfers(tutti_comm *comm, int rank, int size, size_t count)
         rig_fill(out[i], 0x77, (counts[i] + 1) * sizeof(int32_t));
     }
     for (int i = 0; i < TRANSFERS; i++)
-        wrong += OK(tutti_recv_start(out[i], counts[i], TUTTI_INT32, last, comm, &requests[i]));
+        wrong +=
+            WORLD_OK(tutti_recv_start(out[i], counts[i], TUTTI_INT32, last, comm, &requests[i]));
     for (int i = 0; i < TRANSFERS; i++)
-        wrong += OK(
+        wrong += WORLD_OK(
             tutti_send_start(in[i], counts[i], TUTTI_INT32, next, comm, &requests[TRANSFERS + i]));
-    wrong += OK(tutti_allreduce(in[0], sum, count, TUTTI_INT32, TUTTI_MAX, comm));
-    wrong += OK(tutti_wait_all(2 * TRANSFERS, requests));
+    wrong += WORLD_OK(tutti_allreduce(in[0], sum, count, TUTTI_INT32, TUTTI_MAX, comm));
+    wrong += WORLD_OK(tutti_wait_all(2 * TRANSFERS, requests));
     wrong += wrong_ints(rank, sum, count, (size - 1) * 1000, "after many transfers");
     for (int i = 0; i < TRANSFERS; i++) {
         wrong += wrong_ints(rank, out[i], counts[i], last * 1000 + i, "many transfers");
@@ -258,7 +254,7 @@ static int many_transfers(tutti_comm *comm, int rank, int size, size_t count)
         rig_give(out[i]);
     }
     rig_give(sum);
-    return wrong + OK(tutti_comm_status(comm));
+    return wrong + WORLD_OK(tutti_comm_status(comm));
 }
 
 /* Started transfers progress together, whatever the order they were started in. */
@@ -269,22 +265,22 @@ static int started_transfers(tutti_comm *comm, int rank, int size, void *context
     void *in = ints(count, rank * 1000), *out = rig_take(bytes);
     tutti_request *requests[2];
     rig_fill(out, 0x77, bytes);
-    wrong += OK(tutti_recv_start(out, count, TUTTI_INT32, last, comm, &requests[0]));
-    wrong += OK(tutti_send_start(in, count, TUTTI_INT32, next, comm, &requests[1]));
-    wrong += OK(tutti_wait_all(2, requests));
+    wrong += WORLD_OK(tutti_recv_start(out, count, TUTTI_INT32, last, comm, &requests[0]));
+    wrong += WORLD_OK(tutti_send_start(in, count, TUTTI_INT32, next, comm, &requests[1]));
+    wrong += WORLD_OK(tutti_wait_all(2, requests));
     wrong += wrong_ints(rank, out, count, last * 1000, "started");
     rig_fill(out, 0x77, bytes);
-    wrong += OK(tutti_recv_start(out, count, TUTTI_INT32, next, comm, &requests[0]));
-    wrong += OK(tutti_send(in, count, TUTTI_INT32, last, comm));
-    wrong += OK(tutti_wait(&requests[0]));
+    wrong += WORLD_OK(tutti_recv_start(out, count, TUTTI_INT32, next, comm, &requests[0]));
+    wrong += WORLD_OK(tutti_send(in, count, TUTTI_INT32, last, comm));
+    wrong += WORLD_OK(tutti_wait(&requests[0]));
     wrong += wrong_ints(rank, out, count, next * 1000, "started before a blocking one");
     rig_fill(out, 0x77, bytes);
-    wrong += OK(tutti_send_start(in, count, TUTTI_INT32, rank, comm, &requests[0]));
-    wrong += OK(tutti_recv_start(out, count, TUTTI_INT32, rank, comm, &requests[1]));
-    wrong += OK(tutti_wait_all(2, requests));
+    wrong += WORLD_OK(tutti_send_start(in, count, TUTTI_INT32, rank, comm, &requests[0]));
+    wrong += WORLD_OK(tutti_recv_start(out, count, TUTTI_INT32, rank, comm, &requests[1]));
+    wrong += WORLD_OK(tutti_wait_all(2, requests));
     wrong += wrong_ints(rank, out, count, rank * 1000, "started to oneself");
     if (count > 0)
-        wrong += TAKEN(tutti_send(in, count, TUTTI_INT32, rank, comm), TUTTI_ERR_ARG);
+        wrong += WORLD_TAKEN(tutti_send(in, count, TUTTI_INT32, rank, comm), TUTTI_ERR_ARG);
     rig_give(in);
     rig_give(out);
     return wrong + many_transfers(comm, rank, size, count);
@@ -308,7 +304,7 @@ static int big_group(tutti_comm *comm, int rank, int size, void *context)
     struct rig_job *jobs = calloc(JOBS, sizeof *jobs);
     cuda_stream streams[STREAMS];
     tutti_comm *other;
-    int wrong = OK(tutti_comm_dup(comm, &other));
+    int wrong = WORLD_OK(tutti_comm_dup(comm, &other));
     for (int s = 0; s < STREAMS; s++)
         streams[s] = rig_stream_take(false);
     for (int i = 0; i < JOBS; i++) {
@@ -318,10 +314,10 @@ static int big_group(tutti_comm *comm, int rank, int size, void *context)
         rig_put_delay(streams[i % STREAMS], (unsigned)(rank * 100));
         rig_job_before(&jobs[i], streams[i % STREAMS]);
     }
-    wrong += OK(tutti_group_start());
+    wrong += WORLD_OK(tutti_group_start());
     for (int i = 0; i < JOBS; i++)
-        wrong += OK(rig_job_call(&jobs[i], streams[i % STREAMS]));
-    wrong += OK(tutti_group_end());
+        wrong += WORLD_OK(rig_job_call(&jobs[i], streams[i % STREAMS]));
+    wrong += WORLD_OK(tutti_group_end());
     for (int i = 0; i < JOBS; i++)
         rig_job_after(&jobs[i], streams[i % STREAMS]);
     for (int s = 0; s < STREAMS; s++) {
@@ -330,7 +326,7 @@ static int big_group(tutti_comm *comm, int rank, int size, void *context)
     }
     for (int i = 0; i < JOBS; i++)
         wrong += rig_job_check(&jobs[i]);
-    wrong += OK(tutti_comm_destroy(other));
+    wrong += WORLD_OK(tutti_comm_destroy(other));
     free(jobs);
     return wrong;
 }
@@ -366,7 +362,7 @@ static int nothing_runs_early(tutti_comm *comm, int rank, int size, void *contex
     struct rig_job *job = calloc(1, sizeof *job);
     cuda_stream stream = rig_stream_take(false);
     tutti_comm *aside;
-    int wrong = OK(tutti_comm_dup(comm, &aside));
+    int wrong = WORLD_OK(tutti_comm_dup(comm, &aside));
     for (int late = 0; late < size && !wrong; late++) {
         simple_job(job, TUTTI_COLL_ALLREDUCE, count, late, comm, rank, size);
         if (rank == late)
@@ -375,12 +371,12 @@ static int nothing_runs_early(tutti_comm *comm, int rank, int size, void *contex
         usleep(20000);
         wrong +=
             world_check(rank, !rig_is_done(stream), "done before rank %d's stream is there", late);
-        wrong += OK(tutti_barrier(aside));
+        wrong += WORLD_OK(tutti_barrier(aside));
         if (rank == late)
             rig_gate_open((unsigned)late);
         wrong += rig_await(rank, stream, AWAIT_S) + rig_job_check(job);
     }
-    wrong += OK(tutti_comm_destroy(aside));
+    wrong += WORLD_OK(tutti_comm_destroy(aside));
     rig_stream_give(stream, false);
     free(job);
     return wrong;
@@ -423,7 +419,7 @@ static int blocking_waits(tutti_comm *comm, int rank, int size, void *context)
     pthread_create(&thread, NULL, open_later, &opener);
     int wrong = rig_job_put(&jobs[0], stream) + rig_job_put(&jobs[1], stream);
     float in = 1, out = 0;
-    wrong += OK(tutti_allreduce(&in, &out, 1, TUTTI_FLOAT32, TUTTI_SUM, comm));
+    wrong += WORLD_OK(tutti_allreduce(&in, &out, 1, TUTTI_FLOAT32, TUTTI_SUM, comm));
     wrong += world_check(rank, atomic_load(&opener.opened), "a blocking call overtook a stream");
     wrong += world_check(rank, (int)out == size, "sum %g", (double)out);
     wrong += rig_await(rank, stream, AWAIT_S);
@@ -453,8 +449,8 @@ static int across_streams(tutti_comm *comm, int rank, int size, void *context)
     rig_put_copy(streams[0], buffers[0], first, COUNT * 4);
     for (int round = 0; round < ROUNDS; round++) {
         cuda_stream now = streams[round % 2], next = streams[1 - round % 2];
-        wrong += OK(tutti_allreduce_on(buffers[round % 2], buffers[1 - round % 2], COUNT,
-                                       TUTTI_INT32, TUTTI_SUM, comm, now));
+        wrong += WORLD_OK(tutti_allreduce_on(buffers[round % 2], buffers[1 - round % 2], COUNT,
+                                             TUTTI_INT32, TUTTI_SUM, comm, now));
         rig_put_order(now, next);
         if (round % 3 == rank % 3)
             rig_put_delay(next, 200);
@@ -494,7 +490,7 @@ static int many_comms(tutti_comm *comm, int rank, int size, void *context)
     uint64_t state = *(uint64_t *)context;
     int wrong = 0;
     for (int i = 0; i < COMMS; i++)
-        wrong += OK(tutti_comm_dup(comm, &comms[i]));
+        wrong += WORLD_OK(tutti_comm_dup(comm, &comms[i]));
     for (int i = 0; i < JOBS; i++) {
         testcase_generate(&jobs[i].c, &state, size, 2000);
         jobs[i].c.form = FORM_ON_STREAM;
@@ -508,7 +504,7 @@ static int many_comms(tutti_comm *comm, int rank, int size, void *context)
     for (int i = 0; i < JOBS; i++)
         wrong += rig_job_check(&jobs[i]);
     for (int i = 0; i < COMMS; i++)
-        wrong += OK(tutti_comm_destroy(comms[i]));
+        wrong += WORLD_OK(tutti_comm_destroy(comms[i]));
     rig_stream_give(streams[0], false);
     rig_stream_give(streams[1], false);
     free(jobs);
@@ -538,10 +534,10 @@ static int memory_of_a_pool(tutti_comm *comm, int rank, int size, void *context)
     char *memory = (char *)(uintptr_t)pool;
     void *in = memory + 4, *out = memory + COUNT * 4 + 20;
     rig_put_copy(stream, in, source, COUNT * 4);
-    wrong += OK(tutti_allreduce_on(in, out, COUNT, TUTTI_INT32, TUTTI_SUM, comm, stream));
-    wrong += OK(tutti_allreduce_on(in, in, COUNT, TUTTI_INT32, TUTTI_MAX, comm, stream));
+    wrong += WORLD_OK(tutti_allreduce_on(in, out, COUNT, TUTTI_INT32, TUTTI_SUM, comm, stream));
+    wrong += WORLD_OK(tutti_allreduce_on(in, in, COUNT, TUTTI_INT32, TUTTI_MAX, comm, stream));
     wrong += rig_await(rank, stream, AWAIT_S);
-    wrong += OK(tutti_comm_status(comm));
+    wrong += WORLD_OK(tutti_comm_status(comm));
     int32_t seen[COUNT];
     rig_copy(seen, out, sizeof seen);
     for (int i = 0; i < COUNT && !wrong; i++)

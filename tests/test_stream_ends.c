@@ -8,7 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "tests/rig.h"
@@ -16,11 +15,6 @@
 
 #define AWAIT_S 30
 #define COUNT   3000
-
-#define TAKEN(call, want)                                                                          \
-    world_check(rank, (call) == (want), "%s: expected %s, last error: %s", #call,                  \
-                tutti_status_string(want), tutti_last_error())
-#define OK(call) TAKEN(call, TUTTI_OK)
 
 static const char *const staged[] = {"TUTTI_CUDA_DIRECT=0", NULL};
 static const char *const direct[] = {"TUTTI_CUDA_DIRECT_MIN=1", NULL};
@@ -43,19 +37,6 @@ static void run(enum world_kind kind, int size, const char *const *settings, wor
                 void *context)
 {
     run_doomed(kind, size, settings, function, context, 0);
-}
-
-static double seconds(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
-
-static int says(int rank, const char *part)
-{
-    return world_check(rank, strstr(tutti_last_error(), part) != NULL, "'%s' is not in: %s", part,
-                       tutti_last_error());
 }
 
 static void set_ints(void *device, int first)
@@ -95,14 +76,15 @@ static int record(struct graph_rank *g)
     int rank = g->rank, next = (g->rank + 1) % g->size, last = (g->rank + g->size - 1) % g->size;
     int wrong = 0;
     rig_put_copy(g->stream, g->in, g->source, COUNT * 4);
+    wrong += WORLD_OK(
+        tutti_allreduce_on(g->in, g->sum, COUNT, TUTTI_INT32, TUTTI_SUM, g->comm, g->stream));
+    wrong += WORLD_OK(tutti_barrier_on(g->comm, g->stream));
     wrong +=
-        OK(tutti_allreduce_on(g->in, g->sum, COUNT, TUTTI_INT32, TUTTI_SUM, g->comm, g->stream));
-    wrong += OK(tutti_barrier_on(g->comm, g->stream));
-    wrong += OK(tutti_allgather_on(g->sum, g->gathered, COUNT, TUTTI_INT32, g->comm, g->stream));
-    wrong += OK(tutti_group_start());
-    wrong += OK(tutti_send_on(g->in, COUNT, TUTTI_INT32, next, g->comm, g->stream));
-    wrong += OK(tutti_recv_on(g->from_last, COUNT, TUTTI_INT32, last, g->comm, g->stream));
-    wrong += OK(tutti_group_end());
+        WORLD_OK(tutti_allgather_on(g->sum, g->gathered, COUNT, TUTTI_INT32, g->comm, g->stream));
+    wrong += WORLD_OK(tutti_group_start());
+    wrong += WORLD_OK(tutti_send_on(g->in, COUNT, TUTTI_INT32, next, g->comm, g->stream));
+    wrong += WORLD_OK(tutti_recv_on(g->from_last, COUNT, TUTTI_INT32, last, g->comm, g->stream));
+    wrong += WORLD_OK(tutti_group_end());
     return wrong;
 }
 
@@ -165,17 +147,17 @@ static int graphs(tutti_comm *comm, int rank, int size, void *context)
             if (round == 3) /* a second replay behind the first, and a call behind both */
                 rig_graph_launch(g.executable, g.stream);
             if (round >= 3)
-                wrong += OK(tutti_allreduce_on(g.sum, g.sum, COUNT, TUTTI_INT32, TUTTI_MAX, comm,
-                                               g.stream));
+                wrong += WORLD_OK(tutti_allreduce_on(g.sum, g.sum, COUNT, TUTTI_INT32, TUTTI_MAX,
+                                                     comm, g.stream));
             wrong += replayed(&g, round);
         }
         if (g.executable)
             rig_graph_destroy(g.executable);
         float one = 1, sum = 0;
-        wrong += OK(tutti_allreduce(&one, &sum, 1, TUTTI_FLOAT32, TUTTI_SUM, comm));
+        wrong += WORLD_OK(tutti_allreduce(&one, &sum, 1, TUTTI_FLOAT32, TUTTI_SUM, comm));
         wrong += world_check(rank, (int)sum == size, "after the graph: %g", (double)sum);
     }
-    wrong += OK(tutti_comm_status(comm));
+    wrong += WORLD_OK(tutti_comm_status(comm));
     graph_close(&g);
     return wrong;
 }
@@ -194,20 +176,20 @@ static int graph_outlives(tutti_comm *comm, int rank, int size, void *context)
     struct graph_rank g;
     tutti_comm *other;
     (void)context;
-    int wrong = OK(tutti_comm_dup(comm, &other));
+    int wrong = WORLD_OK(tutti_comm_dup(comm, &other));
     graph_open(&g, other, rank, size);
     set_ints(g.source, rank);
     wrong += capture(&g);
     rig_graph_launch(g.executable, g.stream);
     wrong += replayed(&g, 0);
-    wrong += OK(tutti_comm_destroy(other));
+    wrong += WORLD_OK(tutti_comm_destroy(other));
     for (int round = 0; round < 3; round++) {
         rig_graph_launch(g.executable, g.stream);
         wrong += rig_await(rank, g.stream, AWAIT_S);
     }
     rig_graph_destroy(g.executable);
     graph_close(&g);
-    return wrong + OK(tutti_barrier(comm));
+    return wrong + WORLD_OK(tutti_barrier(comm));
 }
 
 static void test_stream_ends_graph_outlives_its_communicator(void)
@@ -224,26 +206,26 @@ static int half_captured(tutti_comm *comm, int rank, int size, void *context)
     int wrong = 0;
     (void)context;
     rig_capture_begin(a);
-    wrong += OK(tutti_group_start());
-    wrong += OK(tutti_allreduce_on(x, x, COUNT, TUTTI_INT32, TUTTI_SUM, comm, a));
-    wrong += OK(tutti_allreduce_on(y, y, COUNT, TUTTI_INT32, TUTTI_SUM, comm, b));
-    wrong += TAKEN(tutti_group_end(), TUTTI_ERR_ARG);
-    wrong += says(rank, "some streams of the group are being captured and others are not");
+    wrong += WORLD_OK(tutti_group_start());
+    wrong += WORLD_OK(tutti_allreduce_on(x, x, COUNT, TUTTI_INT32, TUTTI_SUM, comm, a));
+    wrong += WORLD_OK(tutti_allreduce_on(y, y, COUNT, TUTTI_INT32, TUTTI_SUM, comm, b));
+    wrong += WORLD_TAKEN(tutti_group_end(), TUTTI_ERR_ARG);
+    wrong += world_says(rank, "some streams of the group are being captured and others are not");
     for (int captured_first = 0; captured_first < 2; captured_first++) {
-        wrong += OK(tutti_group_start());
+        wrong += WORLD_OK(tutti_group_start());
         if (captured_first)
-            wrong += OK(tutti_allreduce_on(x, x, COUNT, TUTTI_INT32, TUTTI_SUM, comm, a));
-        wrong += OK(tutti_allreduce(y, y, COUNT, TUTTI_INT32, TUTTI_SUM, comm));
+            wrong += WORLD_OK(tutti_allreduce_on(x, x, COUNT, TUTTI_INT32, TUTTI_SUM, comm, a));
+        wrong += WORLD_OK(tutti_allreduce(y, y, COUNT, TUTTI_INT32, TUTTI_SUM, comm));
         if (!captured_first)
-            wrong += OK(tutti_allreduce_on(x, x, COUNT, TUTTI_INT32, TUTTI_SUM, comm, a));
-        wrong += TAKEN(tutti_group_end(), TUTTI_ERR_ARG);
-        wrong += says(rank, "a group that is being captured holds a call without a stream");
+            wrong += WORLD_OK(tutti_allreduce_on(x, x, COUNT, TUTTI_INT32, TUTTI_SUM, comm, a));
+        wrong += WORLD_TAKEN(tutti_group_end(), TUTTI_ERR_ARG);
+        wrong += world_says(rank, "a group that is being captured holds a call without a stream");
     }
     void *executable = rig_capture_end(a);
     wrong += world_check(rank, executable != NULL, "the refusals broke the capture");
     rig_graph_destroy(executable);
     set_ints(x, rank);
-    wrong += OK(tutti_allreduce_on(x, x, COUNT, TUTTI_INT32, TUTTI_SUM, comm, a));
+    wrong += WORLD_OK(tutti_allreduce_on(x, x, COUNT, TUTTI_INT32, TUTTI_SUM, comm, a));
     wrong += rig_await(rank, a, AWAIT_S);
     wrong += wrong_ints(rank, x, size * (size - 1) / 2, size, "after the refusals");
     rig_give(x);
@@ -275,24 +257,24 @@ static int abort_releases(tutti_comm *comm, int rank, int size, void *context)
     pthread_t thread;
     void *failed = NULL, *memory = rig_take(COUNT * 4);
     cuda_stream stream = rig_stream_take(false);
-    int wrong = OK(tutti_comm_dup(comm, &other));
+    int wrong = WORLD_OK(tutti_comm_dup(comm, &other));
     (void)context;
     if (rank == 0) {
         pthread_create(&thread, NULL, abort_later, other);
         for (int i = 0; i < 3; i++)
-            wrong += OK(
+            wrong += WORLD_OK(
                 tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, other, stream));
         wrong += rig_await(rank, stream, 10);
         pthread_join(thread, &failed);
         wrong += world_check(rank, failed == NULL, "abort failed");
-        wrong += TAKEN(tutti_comm_status(other), TUTTI_ERR_ABORTED);
-        wrong +=
-            TAKEN(tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, other, stream),
-                  TUTTI_ERR_ABORTED);
+        wrong += WORLD_TAKEN(tutti_comm_status(other), TUTTI_ERR_ABORTED);
+        wrong += WORLD_TAKEN(
+            tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, other, stream),
+            TUTTI_ERR_ABORTED);
     }
-    wrong += OK(tutti_barrier(comm));
-    wrong += OK(tutti_comm_destroy(other));
-    wrong += OK(tutti_barrier(comm));
+    wrong += WORLD_OK(tutti_barrier(comm));
+    wrong += WORLD_OK(tutti_comm_destroy(other));
+    wrong += WORLD_OK(tutti_barrier(comm));
     rig_stream_give(stream, false);
     rig_give(memory);
     (void)size;
@@ -314,12 +296,13 @@ static int death(tutti_comm *comm, int rank, int size, void *context)
     int wrong = 0;
     (void)size;
     (void)context;
-    wrong += OK(tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, comm, stream));
+    wrong +=
+        WORLD_OK(tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, comm, stream));
     wrong += rig_await(rank, stream, AWAIT_S);
-    wrong += OK(tutti_barrier(comm));
+    wrong += WORLD_OK(tutti_barrier(comm));
     if (rank == 1)
         raise(SIGKILL);
-    double start = seconds();
+    double start = world_seconds();
     for (int i = 0; i < 3; i++)
         wrong +=
             world_check(rank,
@@ -328,11 +311,11 @@ static int death(tutti_comm *comm, int rank, int size, void *context)
                             i > 0,
                         "the call tells what only the communicator can: %s", tutti_last_error());
     wrong += rig_await(rank, stream, 15);
-    wrong += world_check(rank, seconds() - start < 10, "the stream was held for %g s",
-                         seconds() - start);
-    wrong += TAKEN(tutti_comm_status(comm), TUTTI_ERR_PEER);
-    wrong += TAKEN(tutti_barrier(comm), TUTTI_ERR_PEER);
-    return wrong + says(rank, "rank 1");
+    wrong += world_check(rank, world_seconds() - start < 10, "the stream was held for %g s",
+                         world_seconds() - start);
+    wrong += WORLD_TAKEN(tutti_comm_status(comm), TUTTI_ERR_PEER);
+    wrong += WORLD_TAKEN(tutti_barrier(comm), TUTTI_ERR_PEER);
+    return wrong + world_says(rank, "rank 1");
 }
 
 static void test_stream_ends_death_of_a_rank(void)
@@ -352,23 +335,25 @@ static int destroyed_while_queued(tutti_comm *comm, int rank, int size, void *co
     (void)size;
     (void)context;
     for (int held = 0; held < 2; held++) {
-        wrong += OK(tutti_comm_dup(comm, &other));
+        wrong += WORLD_OK(tutti_comm_dup(comm, &other));
         if (held)
             rig_gate_put((unsigned)rank, stream);
         for (int i = 0; i < 5; i++)
-            wrong += OK(
+            wrong += WORLD_OK(
                 tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, other, stream));
-        wrong += OK(tutti_barrier(comm)); /* a peer's end would refuse the calls of the others */
-        double start = seconds();
-        wrong += OK(tutti_comm_destroy(other));
-        wrong += world_check(rank, seconds() - start < 10, "destroy took %g s", seconds() - start);
+        wrong +=
+            WORLD_OK(tutti_barrier(comm)); /* a peer's end would refuse the calls of the others */
+        double start = world_seconds();
+        wrong += WORLD_OK(tutti_comm_destroy(other));
+        wrong += world_check(rank, world_seconds() - start < 10, "destroy took %g s",
+                             world_seconds() - start);
         if (held)
             rig_gate_open((unsigned)rank);
         wrong += rig_await(rank, stream, AWAIT_S);
     }
     rig_stream_give(stream, false);
     rig_give(memory);
-    return wrong + OK(tutti_barrier(comm));
+    return wrong + WORLD_OK(tutti_barrier(comm));
 }
 
 static void test_stream_ends_destroyed_while_queued(void)
@@ -387,12 +372,14 @@ static int exits(tutti_comm *comm, int rank, int size, void *context)
     int wrong = 0;
     (void)size;
     set_ints(memory, rank);
-    wrong += OK(tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, comm, stream));
+    wrong +=
+        WORLD_OK(tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, comm, stream));
     if (context)
         rig_gate_put(0, stream);
-    wrong += OK(tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, comm, stream));
+    wrong +=
+        WORLD_OK(tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, comm, stream));
     if (!context)
-        wrong += rig_await(rank, stream, AWAIT_S) + OK(tutti_barrier(comm));
+        wrong += rig_await(rank, stream, AWAIT_S) + WORLD_OK(tutti_barrier(comm));
     exit(wrong);
 }
 
@@ -425,20 +412,21 @@ static int two_devices(tutti_comm *comm, int rank, int size, void *context)
         return world_check(rank, 0, "no stream on the second GPU");
     rig_enter(0);
     here = rig_stream_take(false);
-    wrong +=
-        TAKEN(tutti_allreduce(first, second, COUNT, TUTTI_INT32, TUTTI_SUM, comm), TUTTI_ERR_ARG);
+    wrong += WORLD_TAKEN(tutti_allreduce(first, second, COUNT, TUTTI_INT32, TUTTI_SUM, comm),
+                         TUTTI_ERR_ARG);
     char sentence[256];
     snprintf(sentence, sizeof sentence, "allreduce: in is memory of GPU 0");
-    wrong += says(rank, sentence);
+    wrong += world_says(rank, sentence);
     snprintf(sentence, sizeof sentence, "at rank %d: both must be of one GPU", rank);
-    wrong += says(rank, sentence);
-    wrong += TAKEN(tutti_allreduce_on(first, first, COUNT, TUTTI_INT32, TUTTI_SUM, comm, there),
-                   TUTTI_ERR_ARG);
-    wrong += says(rank, "allreduce: the stream belongs to GPU 1");
-    wrong += says(rank, "but the buffers to GPU 0");
+    wrong += world_says(rank, sentence);
+    wrong +=
+        WORLD_TAKEN(tutti_allreduce_on(first, first, COUNT, TUTTI_INT32, TUTTI_SUM, comm, there),
+                    TUTTI_ERR_ARG);
+    wrong += world_says(rank, "allreduce: the stream belongs to GPU 1");
+    wrong += world_says(rank, "but the buffers to GPU 0");
     /* Nothing moved: the communicator works. */
     set_ints(first, rank);
-    wrong += OK(tutti_allreduce_on(first, first, COUNT, TUTTI_INT32, TUTTI_SUM, comm, here));
+    wrong += WORLD_OK(tutti_allreduce_on(first, first, COUNT, TUTTI_INT32, TUTTI_SUM, comm, here));
     wrong += rig_await(rank, here, AWAIT_S);
     return wrong + wrong_ints(rank, first, size * (size - 1) / 2, size, "after the refusals");
 }
@@ -460,10 +448,10 @@ static int no_stream(tutti_comm *comm, int rank, int size, void *context)
     float in = 1, out = 0;
     int wrong = 0, thing = 0;
     (void)context;
-    wrong += TAKEN(tutti_allreduce_on(&in, &out, 1, TUTTI_FLOAT32, TUTTI_SUM, comm, &thing),
-                   TUTTI_ERR_ARG);
-    wrong += says(rank, "is no stream");
-    wrong += OK(tutti_allreduce_on(&in, &out, 1, TUTTI_FLOAT32, TUTTI_SUM, comm, NULL));
+    wrong += WORLD_TAKEN(tutti_allreduce_on(&in, &out, 1, TUTTI_FLOAT32, TUTTI_SUM, comm, &thing),
+                         TUTTI_ERR_ARG);
+    wrong += world_says(rank, "is no stream");
+    wrong += WORLD_OK(tutti_allreduce_on(&in, &out, 1, TUTTI_FLOAT32, TUTTI_SUM, comm, NULL));
     return wrong + world_check(rank, (int)out == size, "NULL and host memory: %g", (double)out);
 }
 
@@ -482,14 +470,14 @@ static int no_driver(tutti_comm *comm, int rank, int size, void *context)
     float in = 1, out = 0;
     int wrong = 0, thing = 0;
     (void)context;
-    wrong += OK(tutti_allreduce_on(&in, &out, 1, TUTTI_FLOAT32, TUTTI_SUM, comm, NULL));
+    wrong += WORLD_OK(tutti_allreduce_on(&in, &out, 1, TUTTI_FLOAT32, TUTTI_SUM, comm, NULL));
     wrong += world_check(rank, (int)out == size, "NULL and host memory: %g", (double)out);
-    wrong += TAKEN(tutti_allreduce_on(&in, &out, 1, TUTTI_FLOAT32, TUTTI_SUM, comm, &thing),
-                   TUTTI_ERR_UNSUPPORTED);
-    wrong += says(rank, "TUTTI_CUDA");
+    wrong += WORLD_TAKEN(tutti_allreduce_on(&in, &out, 1, TUTTI_FLOAT32, TUTTI_SUM, comm, &thing),
+                         TUTTI_ERR_UNSUPPORTED);
+    wrong += world_says(rank, "TUTTI_CUDA");
     void *memory = NULL;
-    wrong += TAKEN(tutti_mem_alloc_in(TUTTI_MEMORY_CUDA, 64, &memory), TUTTI_ERR_UNSUPPORTED);
-    return wrong + says(rank, "no GPU memory");
+    wrong += WORLD_TAKEN(tutti_mem_alloc_in(TUTTI_MEMORY_CUDA, 64, &memory), TUTTI_ERR_UNSUPPORTED);
+    return wrong + world_says(rank, "no GPU memory");
 }
 
 static void test_stream_ends_without_a_driver(void)
@@ -508,9 +496,9 @@ static int leaves_at_once(tutti_comm *comm, int rank, int size, void *context)
     int32_t *value = rig_take(sizeof *value), wrong = 0;
     for (int i = 0; i < 600 && !wrong; i++) {
         tutti_comm *pair = NULL;
-        wrong += OK(tutti_comm_dup(comm, &pair));
+        wrong += WORLD_OK(tutti_comm_dup(comm, &pair));
         if (rank == 0) {
-            wrong += OK(tutti_broadcast_on(value, value, 1, TUTTI_INT32, 0, pair, stream));
+            wrong += WORLD_OK(tutti_broadcast_on(value, value, 1, TUTTI_INT32, 0, pair, stream));
             wrong += rig_await(rank, stream, AWAIT_S);
             usleep(1000); /* nothing is left to do for that thread */
         }
@@ -520,13 +508,13 @@ static int leaves_at_once(tutti_comm *comm, int rank, int size, void *context)
         for (uint64_t spin = rank ? 0 : suite_random(&state) % 300000; spin > 0; spin--)
             atomic_load(arrived);
         if (rank > 0) {
-            wrong += OK(tutti_broadcast_on(value, value, 1, TUTTI_INT32, 0, pair, stream));
+            wrong += WORLD_OK(tutti_broadcast_on(value, value, 1, TUTTI_INT32, 0, pair, stream));
             wrong += rig_await(rank, stream, 5);
         }
-        wrong += OK(tutti_comm_destroy(pair));
+        wrong += WORLD_OK(tutti_comm_destroy(pair));
     }
     rig_give(value);
-    return wrong + OK(tutti_comm_status(comm));
+    return wrong + WORLD_OK(tutti_comm_status(comm));
 }
 
 static void test_stream_ends_a_rank_leaves_at_once(void)

@@ -48,6 +48,12 @@ int world_check(int rank, int ok, const char *format, ...)
     return 1;
 }
 
+int world_says(int rank, const char *part)
+{
+    return world_check(rank, strstr(tutti_last_error(), part) != NULL, "'%s' is not in: %s", part,
+                       tutti_last_error());
+}
+
 static int be_rank(struct member *member)
 {
     struct meeting *meeting = member->meeting;
@@ -93,7 +99,7 @@ static void run_threads(struct member *members, int size)
     free(threads);
 }
 
-static double seconds(void)
+double world_seconds(void)
 {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
@@ -102,7 +108,7 @@ static double seconds(void)
 
 static void collect(const struct world *world, struct meeting *meeting, const pid_t *pids)
 {
-    double end = seconds() + (world->limit_s ? world->limit_s : 60);
+    double end = world_seconds() + (world->limit_s ? world->limit_s : 60);
     int left = world->size;
     char gone[RANKS_MAX] = {0};
     while (left > 0) {
@@ -119,12 +125,12 @@ static void collect(const struct world *world, struct meeting *meeting, const pi
             meeting->wrong[r] +=
                 world_check(r, 0, "process ended with status 0x%x", (unsigned)status) * WRONG_RANK;
         }
-        if (left > 0 && seconds() > end) {
+        if (left > 0 && world_seconds() > end) {
             for (int r = 0; r < world->size; r++) {
                 if (!gone[r])
                     kill(pids[r], SIGKILL);
             }
-            end = seconds() + 1e9;
+            end = world_seconds() + 1e9;
             printf("    time limit: ranks killed\n");
         }
         usleep(1000);

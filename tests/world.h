@@ -25,5 +25,13 @@ int world_run(const struct world *world, world_fn *function, void *context);
 
 /* Prints a complaint with its rank and counts 1 when ok is false: wrong += world_check(...). */
 int world_check(int rank, int ok, const char *format, ...) __attribute__((format(printf, 3, 4)));
+/* The same for a call of the library: it ends in this status; its sentence has this part. */
+#define WORLD_TAKEN(call, want)                                                                    \
+    world_check(rank, (call) == (want), "%s: expected %s, last error: %s", #call,                  \
+                tutti_status_string(want), tutti_last_error())
+#define WORLD_OK(call) WORLD_TAKEN(call, TUTTI_OK)
+int world_says(int rank, const char *part);
+
+double world_seconds(void); /* monotonic */
 
 #endif

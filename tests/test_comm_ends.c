@@ -1,0 +1,440 @@
+/* test_comm_ends.c: what happens when ranks of a communicator disagree, die, stop, abort or fork.
+ */
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "src/comm.h"
+#include "tests/suite.h"
+#include "tests/world.h"
+
+static void run(enum world_kind kind, int size, const char *const *settings, world_fn *function,
+                void *context)
+{
+    struct world world = {.kind = kind, .size = size, .settings = settings, .limit_s = 40};
+    CU_ASSERT_EQUAL(world_run(&world, function, context), 0);
+}
+
+static const char *const shm[] = {"TUTTI_TRANSPORTS=shm", NULL};
+static const char *const tcp[] = {"TUTTI_TRANSPORTS=tcp", NULL};
+
+/* ---- disagreement -----------------------------------------------------------------------------
+ */
+
+enum difference {
+    DIFFERENT_COUNT,
+    DIFFERENT_TYPE,
+    DIFFERENT_OP,
+    DIFFERENT_COLL,
+    DIFFERENT_COUNTS, /* of a v form: the text of the call does not show them */
+    DIFFERENT_SUMS_OF_BLOCKS,
+    DIFFERENT_USER_OP,
+    DIFFERENT_PREMULSUM,
+    DIFFERENT_ROOT
+};
+
+/* What the sentence must say; a root that only sends is in its next call already. */
+static const char *const differences[] = {
+    [DIFFERENT_COUNT] = "(count ",
+    [DIFFERENT_TYPE] = "int32, sum)",
+    [DIFFERENT_OP] = ", max)",
+    [DIFFERENT_COLL] = "(count ",
+    [DIFFERENT_COUNTS] = " with different counts: every rank",
+    [DIFFERENT_SUMS_OF_BLOCKS] = " with different counts: every rank",
+    [DIFFERENT_USER_OP] = ", user operation 1",
+    [DIFFERENT_PREMULSUM] = ", premulsum 1",
+    [DIFFERENT_ROOT] = "(count ",
+};
+
+struct mismatch {
+    enum difference what;
+    size_t count;
+};
+
+static void keep(const void *in, void *inout, size_t count, tutti_dtype dtype, void *context)
+{
+    (void)in, (void)inout, (void)count, (void)dtype, (void)context;
+}
+
+static tutti_status deviate_in_op(const struct mismatch *m, int odd, void *in, void *out,
+                                  tutti_comm *comm)
+{
+    float two = 2;
+    tutti_op ops[2];
+    tutti_status status = tutti_op_create(comm, keep, NULL, &ops[0]);
+    if (status == TUTTI_OK && m->what == DIFFERENT_USER_OP)
+        status = tutti_op_create(comm, keep, NULL, &ops[1]);
+    else if (status == TUTTI_OK)
+        status = tutti_op_create_premulsum(comm, &two, TUTTI_FLOAT32, &ops[1]);
+    return status == TUTTI_OK ? tutti_allreduce(in, out, m->count, TUTTI_FLOAT32, ops[odd], comm)
+                              : status;
+}
+
+static tutti_status deviate(const struct mismatch *m, int odd, void *in, void *out,
+                            tutti_comm *comm)
+{
+    size_t q = m->count / 4, counts[4] = {q - 1, q + (odd ? 1 : 0), q, q - 2};
+    size_t n = m->count;
+    switch (m->what) {
+    case DIFFERENT_COUNT:
+        return tutti_allreduce(in, out, n - (odd ? n / 3 : 0), TUTTI_FLOAT32, TUTTI_SUM, comm);
+    case DIFFERENT_TYPE:
+        return tutti_allreduce(in, out, n, odd ? TUTTI_INT32 : TUTTI_FLOAT32, TUTTI_SUM, comm);
+    case DIFFERENT_OP:
+        return tutti_allreduce(in, out, n, TUTTI_FLOAT32, odd ? TUTTI_MAX : TUTTI_SUM, comm);
+    case DIFFERENT_COLL:
+        return odd ? tutti_broadcast(in, out, n, TUTTI_FLOAT32, 1, comm)
+                   : tutti_allreduce(in, out, n, TUTTI_FLOAT32, TUTTI_SUM, comm);
+    case DIFFERENT_COUNTS:
+        return tutti_allgatherv(in, out, counts, NULL, TUTTI_FLOAT32, comm);
+    case DIFFERENT_SUMS_OF_BLOCKS:
+        return tutti_reduce_scatterv(in, out, counts, TUTTI_FLOAT32, TUTTI_SUM, comm);
+    case DIFFERENT_USER_OP:
+    case DIFFERENT_PREMULSUM:
+        return deviate_in_op(m, odd, in, out, comm);
+    default:
+        return tutti_broadcast(in, out, n, TUTTI_FLOAT32, odd ? 1 : 0, comm);
+    }
+}
+
+static int disagree(tutti_comm *comm, int rank, int size, void *context)
+{
+    const struct mismatch *m = context;
+    float *in = calloc(m->count, 4), *out = calloc(m->count, 4);
+    int wrong = 0;
+    double start = world_seconds();
+    /* Others may be done with this call, and disagree, before this rank is. */
+    tutti_status status = tutti_allreduce(in, out, 1, TUTTI_FLOAT32, TUTTI_SUM, comm);
+    if (status == TUTTI_OK)
+        status = deviate(m, rank == 1, in, out, comm);
+    /* A root that only sends may finish before it can know; it learns at its next call. */
+    if (status == TUTTI_OK)
+        status = tutti_barrier(comm);
+    wrong += world_check(rank, status == TUTTI_ERR_MISMATCH, "difference %d: %s: %s", m->what,
+                         tutti_status_string(status), tutti_last_error());
+    wrong += world_says(rank, "ranks disagree");
+    wrong += world_says(rank, differences[m->what]);
+    wrong += world_says(rank, "rank 1 (host ");
+    wrong += world_check(rank, world_seconds() - start < 5, "took %.1f s", world_seconds() - start);
+    wrong += WORLD_TAKEN(tutti_barrier(comm), TUTTI_ERR_MISMATCH);
+    (void)size;
+    free(in);
+    free(out);
+    return wrong;
+}
+
+/* Rank 1 sends int32; what rank 0 receives is of another type, or more. */
+static int transfers_disagree(tutti_comm *comm, int rank, int size, void *context)
+{
+    int more = *(int *)context, values[8] = {0};
+    int wrong = WORLD_OK(tutti_barrier(comm));
+    tutti_status status = TUTTI_OK;
+    if (rank == 1)
+        status = tutti_send(values, 4, TUTTI_INT32, 0, comm);
+    else if (rank == 0)
+        status = tutti_recv(values, more ? 6 : 4, more ? TUTTI_INT32 : TUTTI_FLOAT32, 1, comm);
+    if (status == TUTTI_OK)
+        status = tutti_barrier(comm);
+    wrong += world_check(rank, status == TUTTI_ERR_MISMATCH, "%s: %s", tutti_status_string(status),
+                         tutti_last_error());
+    wrong += world_says(rank, "ranks disagree: rank 1 (host ");
+    wrong += world_says(rank, ") sends 4 int32 where rank 0 (host ");
+    wrong += world_says(rank, more ? ") receives 6 int32: " : ") receives 4 float32: ");
+    (void)size;
+    return wrong;
+}
+
+static void test_comm_ends_names_what_a_send_and_its_receive_differ_in(void)
+{
+    for (int more = 0; more < 2; more++) {
+        run(WORLD_THREADS, 2, NULL, transfers_disagree, &more);
+        run(WORLD_PROCESSES, 3, shm, transfers_disagree, &more);
+        run(WORLD_PROCESSES, 2, tcp, transfers_disagree, &more);
+    }
+}
+
+static void mismatches(enum world_kind kind, int size, const char *const *settings)
+{
+    for (size_t count = 30; count <= 300000; count *= 10000) {
+        for (int what = DIFFERENT_COUNT; what <= DIFFERENT_ROOT; what++) {
+            struct mismatch m = {(enum difference)what, count};
+            run(kind, size, settings, disagree, &m);
+        }
+    }
+}
+
+static void test_comm_ends_names_both_sides_of_a_mismatch(void)
+{
+    mismatches(WORLD_THREADS, 4, NULL);
+    mismatches(WORLD_PROCESSES, 4, shm);
+    mismatches(WORLD_PROCESSES, 4, tcp);
+    mismatches(WORLD_PROCESSES, 2, shm);
+}
+
+static int die(tutti_comm *comm, int rank, int size, void *context)
+{
+    size_t count = *(size_t *)context;
+    float *in = calloc(count, 4), *out = calloc(count, 4);
+    tutti_status status = TUTTI_OK;
+    int wrong = WORLD_OK(tutti_allreduce(in, out, count, TUTTI_FLOAT32, TUTTI_SUM, comm));
+    (void)size;
+    for (int i = 0; i < 1000000 && status == TUTTI_OK; i++) {
+        if (rank == 2 && i == 5)
+            raise(SIGKILL);
+        status = tutti_allreduce(in, out, count, TUTTI_FLOAT32, TUTTI_SUM, comm);
+    }
+    wrong += world_check(rank, status == TUTTI_ERR_PEER, "%s: %s", tutti_status_string(status),
+                         tutti_last_error());
+    wrong += world_says(rank, "rank 2 (host ");
+    free(in);
+    free(out);
+    return wrong;
+}
+
+/* The child holds copies of whatever the library did not give up for it. */
+static void leave_a_child(void)
+{
+    fflush(NULL);
+    if (fork() != 0)
+        return;
+    for (int fd = 0; fd < 3; fd++)
+        close(fd);
+    sleep(9);
+    _exit(0);
+}
+
+static int die_leaving_a_child(tutti_comm *comm, int rank, int size, void *context)
+{
+    int value = rank, total, blocks[4] = {0}, received[4], wrong = WORLD_OK(tutti_barrier(comm));
+    if (*(int *)context) /* every link exists before the fork */
+        wrong += WORLD_OK(tutti_alltoall(blocks, received, 1, TUTTI_INT32, comm));
+    if (rank == size - 1) {
+        leave_a_child();
+        raise(SIGKILL);
+    }
+    double start = world_seconds();
+    tutti_status status = TUTTI_OK;
+    while (status == TUTTI_OK)
+        status = tutti_allreduce(&value, &total, 1, TUTTI_INT32, TUTTI_SUM, comm);
+    wrong += world_check(rank, status == TUTTI_ERR_PEER, "%s: %s", tutti_status_string(status),
+                         tutti_last_error());
+    wrong += world_says(rank, "rank 3 (host ");
+    wrong += world_check(rank, world_seconds() - start < 5, "took %.1f s", world_seconds() - start);
+    return wrong;
+}
+
+static void be_on_one_of_two_hosts(int rank)
+{
+    setenv("TUTTI_HOST_ID", rank < 2 ? "one" : "two", 1);
+}
+
+static void test_comm_ends_notices_a_death_though_a_child_lives(void)
+{
+    static const char *const mixed[] = {"TUTTI_TRANSPORTS=shm,tcp", NULL};
+    static const char *const *const worlds[] = {shm, tcp, mixed};
+    for (int i = 0; i < 6; i++) {
+        int all_links = i / 3;
+        struct world world = {.kind = WORLD_PROCESSES,
+                              .size = 4,
+                              .settings = worlds[i % 3],
+                              .limit_s = 8,
+                              .doomed = 4,
+                              .prepare = i % 3 == 2 ? be_on_one_of_two_hosts : NULL};
+        CU_ASSERT_EQUAL(world_run(&world, die_leaving_a_child, &all_links), 0);
+    }
+}
+
+static void deaths(const char *const *settings)
+{
+    for (size_t count = 2; count < 3000000; count *= 1000) {
+        struct world world = {
+            .kind = WORLD_PROCESSES, .size = 4, .settings = settings, .limit_s = 12, .doomed = 3};
+        double start = world_seconds();
+        CU_ASSERT_EQUAL(world_run(&world, die, &count), 0);
+        CU_ASSERT(world_seconds() - start < 8);
+    }
+}
+
+static void test_comm_ends_names_the_rank_that_died(void)
+{
+    deaths(shm);
+    deaths(tcp);
+}
+
+static int stop(tutti_comm *comm, int rank, int size, void *context)
+{
+    int value = rank, total, wrong = WORLD_OK(tutti_barrier(comm));
+    (void)size;
+    (void)context;
+    if (rank == 1) {
+        usleep(1000000);
+        return wrong;
+    }
+    tutti_status status = tutti_allreduce(&value, &total, 1, TUTTI_INT32, TUTTI_SUM, comm);
+    wrong += world_check(rank, status == TUTTI_ERR_TIMEOUT, "%s: %s", tutti_status_string(status),
+                         tutti_last_error());
+    wrong += world_says(rank, "waited 500 ms");
+    return wrong;
+}
+
+static int stop_while_testing(tutti_comm *comm, int rank, int size, void *context)
+{
+    int value = rank, total, done = 0, wrong = WORLD_OK(tutti_barrier(comm));
+    tutti_request *request;
+    (void)size;
+    (void)context;
+    if (rank == 1) {
+        usleep(1000000);
+        return wrong;
+    }
+    wrong +=
+        WORLD_OK(tutti_allreduce_start(&value, &total, 1, TUTTI_INT32, TUTTI_SUM, comm, &request));
+    tutti_status status = TUTTI_OK;
+    for (double end = world_seconds() + 5; !done && status == TUTTI_OK && world_seconds() < end;)
+        status = tutti_test(&request, &done);
+    wrong += world_check(rank, status == TUTTI_ERR_TIMEOUT, "%s: %s", tutti_status_string(status),
+                         tutti_last_error());
+    return wrong;
+}
+
+static void test_comm_ends_bounds_every_wait(void)
+{
+    static const char *const a[] = {"TUTTI_TIMEOUT_MS=500", "TUTTI_TRANSPORTS=shm", NULL};
+    static const char *const b[] = {"TUTTI_TIMEOUT_MS=500", "TUTTI_TRANSPORTS=tcp", NULL};
+    static const char *const c[] = {"TUTTI_TIMEOUT_MS=500", NULL};
+    run(WORLD_PROCESSES, 3, a, stop, NULL);
+    run(WORLD_PROCESSES, 3, b, stop, NULL);
+    run(WORLD_THREADS, 3, c, stop, NULL);
+    run(WORLD_THREADS, 3, c, stop_while_testing, NULL);
+    run(WORLD_PROCESSES, 3, b, stop_while_testing, NULL);
+}
+
+static void *abort_soon(void *argument)
+{
+    usleep(100000);
+    tutti_comm_abort(argument);
+    return NULL;
+}
+
+static int aborting(tutti_comm *comm, int rank, int size, void *context)
+{
+    int value = rank, total, wrong = WORLD_OK(tutti_barrier(comm));
+    pthread_t helper;
+    (void)size;
+    (void)context;
+    if (rank == 0) {
+        usleep(400000);
+        return wrong;
+    }
+    if (rank == 1)
+        pthread_create(&helper, NULL, abort_soon, comm);
+    double start = world_seconds();
+    tutti_status status = tutti_allreduce(&value, &total, 1, TUTTI_INT32, TUTTI_SUM, comm);
+    wrong += world_check(rank, status == (rank == 1 ? TUTTI_ERR_ABORTED : TUTTI_ERR_PEER), "%s: %s",
+                         tutti_status_string(status), tutti_last_error());
+    wrong += world_says(rank, "rank 1 (host ");
+    wrong += world_says(rank, "aborted");
+    wrong += world_check(rank, world_seconds() - start < 3, "took %.1f s", world_seconds() - start);
+    if (rank == 1)
+        pthread_join(helper, NULL);
+    return wrong;
+}
+
+static void test_comm_ends_abort_ends_every_wait(void)
+{
+    run(WORLD_THREADS, 4, NULL, aborting, NULL);
+    run(WORLD_PROCESSES, 4, shm, aborting, NULL);
+    run(WORLD_PROCESSES, 4, tcp, aborting, NULL);
+}
+
+/* Shared by the processes of a world. */
+struct abort_first {
+    int aborts;
+    atomic_int learned;
+};
+
+/* An abort before anyone has a link to anyone: the others learn of it while that rank still holds
+ * its communicator. */
+static int abort_first(tutti_comm *comm, int rank, int size, void *context)
+{
+    struct abort_first *shared = context;
+    int value = rank, total, wrong = 0;
+    if (rank == shared->aborts) {
+        wrong += WORLD_OK(tutti_comm_abort(comm));
+        for (double end = world_seconds() + 4; shared->learned < size - 1 && world_seconds() < end;)
+            usleep(1000);
+        return wrong;
+    }
+    double start = world_seconds();
+    tutti_status status = tutti_allreduce(&value, &total, 1, TUTTI_INT32, TUTTI_SUM, comm);
+    wrong += world_check(rank, status == TUTTI_ERR_PEER, "%s: %s", tutti_status_string(status),
+                         tutti_last_error());
+    char name[32];
+    snprintf(name, sizeof name, "rank %d (host ", shared->aborts);
+    wrong += world_says(rank, name);
+    wrong +=
+        world_check(rank, world_seconds() - start < 3.5, "took %.1f s", world_seconds() - start);
+    atomic_fetch_add(&shared->learned, 1);
+    return wrong;
+}
+
+static void test_comm_ends_abort_before_the_first_operation(void)
+{
+    static const char *const *const worlds[] = {NULL, shm, tcp};
+    struct abort_first *shared =
+        mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    for (int i = 0; i < 6; i++) {
+        *shared = (struct abort_first){.aborts = i % 2 * 2};
+        run(i < 2 ? WORLD_THREADS : WORLD_PROCESSES, 3, worlds[i / 2], abort_first, shared);
+    }
+    munmap(shared, sizeof *shared);
+}
+
+static int forking(tutti_comm *comm, int rank, int size, void *context)
+{
+    int value = rank, total = 0, wrong = WORLD_OK(tutti_barrier(comm));
+    (void)context;
+    fflush(NULL);
+    pid_t child = fork();
+    if (child == 0) {
+        int bad = tutti_barrier(comm) != TUTTI_ERR_FORKED;
+        bad += tutti_comm_destroy(comm) != TUTTI_OK;
+        _exit(bad);
+    }
+    int status;
+    waitpid(child, &status, 0);
+    wrong += world_check(rank, WIFEXITED(status) && WEXITSTATUS(status) == 0, "child: 0x%x",
+                         (unsigned)status);
+    wrong += WORLD_OK(tutti_allreduce(&value, &total, 1, TUTTI_INT32, TUTTI_SUM, comm));
+    wrong += world_check(rank, total == size * (size - 1) / 2, "sum %d", total);
+    return wrong;
+}
+
+static void test_comm_ends_survives_a_fork(void)
+{
+    run(WORLD_PROCESSES, 3, shm, forking, NULL);
+    run(WORLD_PROCESSES, 3, tcp, forking, NULL);
+}
+
+int main(int argc, char **argv)
+{
+    static const struct suite_test tests[] = {
+        {"names_both_sides_of_a_mismatch", test_comm_ends_names_both_sides_of_a_mismatch},
+        {"names_what_a_send_and_its_receive_differ_in",
+         test_comm_ends_names_what_a_send_and_its_receive_differ_in},
+        {"names_the_rank_that_died", test_comm_ends_names_the_rank_that_died},
+        {"notices_a_death_though_a_child_lives",
+         test_comm_ends_notices_a_death_though_a_child_lives},
+        {"bounds_every_wait", test_comm_ends_bounds_every_wait},
+        {"abort_ends_every_wait", test_comm_ends_abort_ends_every_wait},
+        {"abort_before_the_first_operation", test_comm_ends_abort_before_the_first_operation},
+        {"survives_a_fork", test_comm_ends_survives_a_fork},
+    };
+    return suite_run("comm_ends", tests, sizeof tests / sizeof *tests, argc, argv);
+}
