@@ -64,6 +64,14 @@ cuda_result cuFuncLoad(cuda_function function)
     return CUDA_DRIVER_OK;
 }
 
+static _Atomic unsigned launches;
+
+cuda_result standin_count_launches(unsigned *count)
+{
+    *count = atomic_load(&launches);
+    return CUDA_DRIVER_OK;
+}
+
 cuda_result cuLaunchKernel(cuda_function function, unsigned grid_x, unsigned grid_y,
                            unsigned grid_z, unsigned block_x, unsigned block_y, unsigned block_z,
                            unsigned shared_bytes, cuda_stream stream, void **parameters,
@@ -73,6 +81,7 @@ cuda_result cuLaunchKernel(cuda_function function, unsigned grid_x, unsigned gri
         return CUDA_DRIVER_INVALID_VALUE;
     struct standin_op op = {.kind = OP_KERNEL, .kernel = function};
     memcpy(&op.work, parameters[0], sizeof op.work);
+    atomic_fetch_add(&launches, 1);
     return standin_issue(stream, &op, false);
 }
 
@@ -96,7 +105,7 @@ static bool begin(const struct cuda_work *work)
         if (!__atomic_compare_exchange_n(&claim->attempt, &seen, work->attempt, false,
                                          __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
             continue;
-        __atomic_store_n(work->begun, work->ticket, __ATOMIC_RELEASE);
+        __atomic_store_n(work->begun, (uint32_t)work->attempt, __ATOMIC_RELEASE);
         return true;
     }
     return false;

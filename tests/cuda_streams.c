@@ -197,6 +197,151 @@ void test_cuda_work_gets_past_streams_that_wait(void)
     drop_buffer(one);
 }
 
+/* A queue whose pieces are either += addend or *= factor, and what its numbers must come to. */
+struct ordered {
+    struct mem_queue *queue;
+    struct buffer numbers;
+    uint64_t ticket;
+    uint32_t expected;
+};
+
+enum { ORDERED_COUNT = 500, ORDERED_FACTOR = 3, ORDERED_ADDEND = 7 };
+
+static void put_ordered(struct ordered *o, const struct buffer *factor, const struct buffer *addend)
+{
+    tutti_op op = random_bits() % 2 ? TUTTI_SUM : TUTTI_PROD;
+    struct reducer reducer = {.kernel = reduce_kernel(op, TUTTI_UINT32),
+                              .dtype = TUTTI_UINT32,
+                              .elem_size = sizeof(uint32_t)};
+    const struct buffer *other = op == TUTTI_SUM ? addend : factor;
+    size_t bytes = random_bits() % 8 ? other->bytes : 0;
+    CU_ASSERT_EQUAL_FATAL(mem_queue_reduce(o->queue, &reducer, op, o->numbers.at, o->numbers.at,
+                                           other->at, bytes, &o->ticket),
+                          TUTTI_OK);
+    if (bytes)
+        o->expected = op == TUTTI_SUM ? o->expected + ORDERED_ADDEND : o->expected * ORDERED_FACTOR;
+}
+
+static struct buffer make_numbers(uint32_t value)
+{
+    uint32_t numbers[ORDERED_COUNT];
+    for (int i = 0; i < ORDERED_COUNT; i++)
+        numbers[i] = value;
+    struct buffer buffer = make_buffer(DEVICE, sizeof numbers);
+    upload(buffer.at, numbers, sizeof numbers);
+    return buffer;
+}
+
+static void check_ordered(struct ordered *o)
+{
+    uint32_t numbers[ORDERED_COUNT];
+    int wrong = 0;
+    await(o->queue, o->ticket);
+    CU_ASSERT_EQUAL(gpu->context_synchronize(), CUDA_DRIVER_OK);
+    download(numbers, o->numbers.at, sizeof numbers);
+    for (int i = 0; i < ORDERED_COUNT; i++)
+        wrong += numbers[i] != o->expected;
+    CU_ASSERT_EQUAL(wrong, 0);
+    mem_queue_give(o->queue);
+    drop_buffer(o->numbers);
+}
+
+/* Pieces whose order shows, while streams begin to wait and go on at any time, for less and for
+ * more than the time after which work is given to another stream. */
+void test_cuda_work_keeps_its_order_past_streams_that_wait(void)
+{
+    enum { STREAMS = 7, QUEUES = 3, ROUNDS = 400 };
+    struct mem_words *words[STREAMS];
+    struct mem_stream streams[STREAMS];
+    uint32_t gates[STREAMS] = {0};
+    bool closed[STREAMS] = {false};
+    struct ordered ordered[QUEUES];
+    if (!device->claims) {
+        suite_skip("without kernels or memory operations work stays where it was put");
+        return;
+    }
+    struct buffer factor = make_numbers(ORDERED_FACTOR), addend = make_numbers(ORDERED_ADDEND);
+    for (int q = 0; q < QUEUES; q++)
+        ordered[q] = (struct ordered){
+            .queue = take_queue(), .numbers = make_numbers((uint32_t)q), .expected = (uint32_t)q};
+    for (int i = 0; i < STREAMS; i++) {
+        streams[i] = open_stream(make_stream(CUDA_STREAM_NON_BLOCKING));
+        words[i] = take_words();
+        answer(words[i], 0, 0);
+    }
+    for (int round = 0; round < ROUNDS; round++) {
+        uint64_t i = random_bits() % STREAMS, done, until;
+        if (closed[i])
+            answer(words[i], 0, gates[i]);
+        else
+            CU_ASSERT_EQUAL(mem_stream_wait(&streams[i], words[i], 0, ++gates[i]), TUTTI_OK);
+        closed[i] = !closed[i];
+        for (int q = 0; q < QUEUES; q++) {
+            if (ordered[q].ticket > 100)
+                await(ordered[q].queue, ordered[q].ticket - 100);
+            for (uint64_t pieces = random_bits() % 7; pieces > 0; pieces--)
+                put_ordered(&ordered[q], &factor, &addend);
+        }
+        until = clock_ns() + (random_bits() % 8 ? random_bits() % 200000 : random_bits() % 8000000);
+        do {
+            for (int q = 0; q < QUEUES; q++)
+                CU_ASSERT_EQUAL_FATAL(mem_queue_poll(ordered[q].queue, &done), TUTTI_OK);
+        } while (clock_ns() < until);
+    }
+    for (int i = 0; i < STREAMS; i++)
+        answer(words[i], 0, gates[i]);
+    for (int q = 0; q < QUEUES; q++)
+        check_ordered(&ordered[q]);
+    for (int i = 0; i < STREAMS; i++) {
+        CU_ASSERT_EQUAL(gpu->stream_destroy(streams[i].handle), CUDA_DRIVER_OK);
+        mem_words_give(device, words[i]);
+    }
+    drop_buffer(factor);
+    drop_buffer(addend);
+}
+
+/* A device must not idle between two pieces while the CPU learns that the first is done: the second
+ * lies behind the first by then. */
+void test_cuda_work_is_given_ahead(void)
+{
+    enum { STREAMS = 16, PIECES = 10, LEN = 1000 };
+    struct mem_stream streams[STREAMS];
+    struct mem_words *words;
+    unsigned before, after, later;
+    uint64_t ticket = 0;
+    if (!device->claims || !gpu->standin) {
+        suite_skip("launches are counted over the stand-in, where work can be given twice");
+        return;
+    }
+    struct mem_queue *queue = take_queue();
+    struct buffer from = make_buffer(DEVICE, LEN), to = make_buffer(DEVICE, LEN);
+    words = take_words();
+    answer(words, 0, 0);
+    for (int i = 0; i < STREAMS; i++) {
+        streams[i] = open_stream(make_stream(CUDA_STREAM_NON_BLOCKING));
+        CU_ASSERT_EQUAL(mem_stream_wait(&streams[i], words, 0, 1), TUTTI_OK);
+    }
+    gpu->count_launches(&before);
+    for (int piece = 0; piece < PIECES; piece++)
+        CU_ASSERT_EQUAL(mem_queue_copy(queue, to.at, from.at, LEN, &ticket), TUTTI_OK);
+    gpu->count_launches(&after);
+    CU_ASSERT_EQUAL(after - before, QUEUE_AHEAD);
+    /* Of what does not begin only the first piece is given again, each time later. */
+    for (uint64_t until = clock_ns() + 30 * 1000000ull, done; clock_ns() < until;)
+        CU_ASSERT_EQUAL(mem_queue_poll(queue, &done), TUTTI_OK);
+    gpu->count_launches(&later);
+    CU_ASSERT(later - after >= 1 && later - after <= 10);
+    answer(words, 0, 1);
+    await(queue, ticket);
+    CU_ASSERT_EQUAL(gpu->context_synchronize(), CUDA_DRIVER_OK);
+    for (int i = 0; i < STREAMS; i++)
+        CU_ASSERT_EQUAL(gpu->stream_destroy(streams[i].handle), CUDA_DRIVER_OK);
+    mem_words_give(device, words);
+    mem_queue_give(queue);
+    drop_buffer(from);
+    drop_buffer(to);
+}
+
 /* A stream may still wait for a word that was given back, so no new queue starts from zero there.
  */
 void test_cuda_words_given_back_keep_their_values(void)

@@ -35,6 +35,8 @@ void test_cuda_waits_compare_in_a_circle(void);
 void test_cuda_words_given_back_keep_their_values(void);
 void test_cuda_works_beside_waiting_streams(void);
 void test_cuda_work_gets_past_streams_that_wait(void);
+void test_cuda_work_keeps_its_order_past_streams_that_wait(void);
+void test_cuda_work_is_given_ahead(void);
 void test_cuda_opens_streams(void);
 void test_cuda_captures_and_replays(void);
 void test_cuda_refuses_broken_captures(void);

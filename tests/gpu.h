@@ -48,6 +48,8 @@
     X(fail_context, standin_fail_context, (cuda_context context))                                  \
     /* Blocks of memory given back to the driver, and modules loaded, since the start. */          \
     X(count_blocking, standin_count_blocking, (unsigned *count))                                   \
+    /* Launches since the start. */                                                                \
+    X(count_launches, standin_count_launches, (unsigned *count))                                   \
     /* Flushes of what adapters wrote. */                                                          \
     X(count_flushes, standin_count_flushes, (unsigned *count))
 

@@ -77,6 +77,8 @@ void mem_pinned_give(struct mem_device *device, void *block);
  * caller asks mem_queue_poll before it starts more. */
 struct mem_queue;
 #define QUEUE_TICKETS_MAX 1024
+/* Of these a device with kernels is given so many at once. */
+#define QUEUE_AHEAD 4
 
 /* take: a queue of its own for the caller, from the kept ones if there is one. give: when nothing
  * is under way in it. */

@@ -11,17 +11,24 @@
  * kernel itself tells the CPU that it has begun and that it has ended: a word that the stream
  * writes behind it could be held up alone.
  *
- *     stream 0 | wait of the program ... | attempt 7: taken, nothing
- *     stream 1 | attempt 8: claims, works, tells
+ *     stream 0 | wait of the program ... | attempt 7: taken, nothing | 8, 9: nothing
+ *     stream 1 | attempt 10: claims, works, tells | 11, 12: the next pieces
  *
  * Why no work waits for ever: a launch is one entry of its channel. If the channel is not held it
  * comes, claims and ends, since kernels wait for nothing. So a piece ends if any of QUEUE_STREAMS
  * streams is in a channel that is not held at some time, and nothing that is put anywhere later can
  * hold it up. Where every channel is held, the queue says so after QUEUE_CLEAR_MS.
  *
- * Why none is done twice or out of order: one piece of a queue is under way at a time. The claim
- * goes from an attempt at an earlier piece to one at this piece once, by compare and swap, and an
- * attempt that comes later finds a number that is not its own and not less than its piece's first.
+ * Why none is done twice or out of order: a claim is the number of the attempt that had a piece
+ * last. Numbers grow, and so does the claim, by compare and swap. An attempt takes its piece if the
+ * claim is lower than the first attempt at that piece.
+ *   - The first piece that is not done may be attempted again, in any stream: all before is done.
+ *   - Up to QUEUE_AHEAD - 1 pieces lie behind its only attempt in the same stream, so that the
+ *     device need not wait for the CPU between pieces. When one of them comes, the attempt before
+ *     it has ended: it had its piece, or the claim is that of a later attempt in another stream,
+ *     which is higher than all that lies here.
+ * So if the first piece went to another stream, what lies behind its earlier attempt is void, and
+ * is launched anew.
  *
  * Only kernels can be given twice, so copies are kernels here, and stay out of the copy engines'
  * channels, which are fewer still. Without kernels or memory operations work stays where it was
@@ -99,21 +106,23 @@ tutti_status mem_cuda_make_claims(struct mem_device *device)
     return status;
 }
 
-/* Gives the stream in use the piece under way. */
-static tutti_status attempt(struct mem_queue *queue)
+static struct piece *piece_at(const struct mem_queue *queue, uint64_t ticket)
 {
-    struct piece *piece = &queue->pieces[queue->submitted % QUEUE_TICKETS_MAX];
+    return &queue->pieces[ticket % QUEUE_TICKETS_MAX];
+}
+
+/* Gives the piece to the stream in use. */
+static tutti_status attempt(struct mem_queue *queue, uint64_t ticket)
+{
+    struct piece *piece = piece_at(queue, ticket);
     cuda_address words = queue->words->address;
     struct cuda_scope scope;
     tutti_status status = mem_cuda_enter(queue->device, &scope);
     if (status != TUTTI_OK)
         return status;
-    queue->tried_ns = clock_ns();
-    queue->tries++;
-    piece->work.ticket = (uint32_t)queue->submitted;
+    piece->work.ticket = (uint32_t)ticket;
     piece->work.claim = queue->claim;
     piece->work.attempt = ++queue->attempt;
-    piece->work.first = queue->first;
     piece->work.begun = (uint32_t *)(uintptr_t)(words + LANE_BEGUN * sizeof(uint32_t));
     piece->work.done = (uint32_t *)(uintptr_t)(words + LANE_DONE * sizeof(uint32_t));
     cuda_result result = use_stream(queue);
@@ -127,48 +136,85 @@ static tutti_status attempt(struct mem_queue *queue)
     return result == CUDA_DRIVER_OK ? TUTTI_OK : mem_cuda_queue_failed(queue, result, piece->what);
 }
 
-static bool has_reached(const struct mem_queue *queue, enum lane_word word)
+static uint32_t word(const struct mem_queue *queue, enum lane_word word)
 {
-    return atomic_load_explicit(&queue->words->word[word], memory_order_acquire) ==
-           (uint32_t)queue->submitted;
+    return atomic_load_explicit(&queue->words->word[word], memory_order_acquire);
 }
 
-/* The piece under way is not done: tries the next stream if it has not begun in time. Later rounds
- * over the streams are slower, so that a stream that is held does not fill up. */
+/* The first piece that is not done is another now, or is tried anew. */
+static void begin_head(struct mem_queue *queue)
+{
+    queue->head_ns = queue->tried_ns = clock_ns();
+    queue->tries = 1;
+}
+
+/* Counts what is done. What lay behind a piece that another stream did is void. */
+static void count_done(struct mem_queue *queue)
+{
+    uint32_t open = (uint32_t)queue->submitted - word(queue, LANE_DONE);
+    if (open >= queue->submitted - queue->done)
+        return;
+    queue->done = queue->submitted - open;
+    if (queue->tries > 1 && (int32_t)(word(queue, LANE_BEGUN) - (uint32_t)queue->retried) >= 0)
+        queue->submitted = queue->done;
+    begin_head(queue);
+}
+
+/* Whether the next piece may lie behind the last that was given to a stream. */
+static bool may_follow(const struct mem_queue *queue)
+{
+    const struct piece *last = piece_at(queue, queue->submitted);
+    return queue->submitted - queue->done < QUEUE_AHEAD && queue->tries == 1 &&
+           last->work.attempt == queue->attempt && last->kind == KERNEL &&
+           piece_at(queue, queue->submitted + 1)->kind == KERNEL;
+}
+
+/* Gives the stream in use what it may have. */
+static tutti_status submit(struct mem_queue *queue)
+{
+    while (queue->submitted < queue->started) {
+        bool is_head = queue->submitted == queue->done;
+        if (!is_head && !may_follow(queue))
+            return TUTTI_OK;
+        struct piece *piece = piece_at(queue, ++queue->submitted);
+        if (piece->kind == NOTHING) {
+            queue->done++;
+            continue;
+        }
+        if (is_head)
+            begin_head(queue);
+        piece->work.first = queue->attempt + 1;
+        tutti_status status = attempt(queue, queue->submitted);
+        if (status != TUTTI_OK)
+            return status;
+    }
+    return TUTTI_OK;
+}
+
+/* Tries the next stream for the first piece if it has not begun in time. Later rounds over the
+ * streams are slower, so that a stream that is held does not fill up. */
 static tutti_status try_elsewhere(struct mem_queue *queue)
 {
+    const struct piece *head = piece_at(queue, queue->done + 1);
     uint64_t now = clock_ns();
     uint64_t patience_ns = (uint64_t)STREAM_ANSWERS_NS << queue->tries / QUEUE_STREAMS;
-    if (now - queue->tried_ns < patience_ns || has_reached(queue, LANE_BEGUN) ||
-        queue->pieces[queue->submitted % QUEUE_TICKETS_MAX].kind != KERNEL)
+    if (now - queue->tried_ns < patience_ns || head->kind != KERNEL ||
+        (int32_t)(word(queue, LANE_BEGUN) - (uint32_t)head->work.first) >= 0)
         return TUTTI_OK;
-    if (now - queue->submitted_ns > QUEUE_CLEAR_MS * 1000000ull)
+    if (now - queue->head_ns > QUEUE_CLEAR_MS * 1000000ull)
         return fail_held(queue);
     queue->at = (queue->at + 1) % QUEUE_STREAMS;
-    return attempt(queue);
+    queue->tried_ns = now;
+    if (queue->tries++ == 1)
+        queue->retried = queue->attempt + 1;
+    return attempt(queue, queue->done + 1);
 }
 
 tutti_status mem_cuda_tend(struct mem_queue *queue)
 {
-    tutti_status status = TUTTI_OK;
-    for (;;) {
-        if (queue->done < queue->submitted && !has_reached(queue, LANE_DONE))
-            return try_elsewhere(queue);
-        queue->done = queue->submitted;
-        if (queue->done == queue->started)
-            return TUTTI_OK;
-        queue->submitted++;
-        if (queue->pieces[queue->submitted % QUEUE_TICKETS_MAX].kind == NOTHING) {
-            queue->done = queue->submitted;
-            continue;
-        }
-        queue->first = queue->attempt + 1;
-        queue->tries = 0;
-        status = attempt(queue);
-        queue->submitted_ns = queue->tried_ns;
-        if (status != TUTTI_OK)
-            return status;
-    }
+    count_done(queue);
+    tutti_status status = submit(queue);
+    return status == TUTTI_OK && queue->done < queue->submitted ? try_elsewhere(queue) : status;
 }
 
 /* ---- work that stays where it was put -------------------------------------------------------- */

@@ -42,11 +42,12 @@ struct mem_queue {
     /* Where work can be put elsewhere (mem_cuda_lane.c). */
     struct piece *pieces; /* [QUEUE_TICKETS_MAX], by ticket; NULL: it cannot */
     struct cuda_claim *claim;
-    uint64_t submitted; /* the last ticket that a stream was given: done or the one after */
+    uint64_t submitted; /* the last ticket that a stream was given; QUEUE_AHEAD from done at most */
     uint64_t attempt;   /* the last */
-    uint64_t first;     /* of the piece under way */
-    uint64_t submitted_ns, tried_ns;
-    unsigned tries; /* streams tried for it */
+    /* Of the first piece that is not done: */
+    uint64_t head_ns, tried_ns; /* since when it is, when it was attempted last */
+    unsigned tries;             /* streams tried for it */
+    uint64_t retried;           /* if more than one: the first attempt in another */
 
     /* Where it cannot. */
     bool asking;                   /* mem_queue_clear waits for an answer */

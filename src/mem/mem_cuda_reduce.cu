@@ -140,8 +140,8 @@ static __device__ __forceinline__ void apply_shifted(uint4 *dst, const void *a, 
     }
 }
 
-/* Whether this launch does the work: every block of it comes to the same answer, since the claim
- * changes only once per piece, from an earlier piece's attempt to one of this. */
+/* Whether this launch does the work. Every block of it comes to the same answer: the claim only
+ * grows, and not beyond this launch's number while blocks of it work. */
 static __device__ __forceinline__ bool begin(const struct cuda_work &work)
 {
     __shared__ bool ours;
@@ -153,7 +153,7 @@ static __device__ __forceinline__ bool begin(const struct cuda_work &work)
         while (seen < work.first) {
             unsigned long long before = atomicCAS(attempt, seen, (unsigned long long)work.attempt);
             if (before == seen)
-                *(volatile uint32_t *)work.begun = work.ticket;
+                *(volatile uint32_t *)work.begun = (uint32_t)work.attempt;
             seen = before == seen ? work.attempt : before;
         }
         ours = seen == work.attempt;

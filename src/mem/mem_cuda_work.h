@@ -6,10 +6,10 @@
 #include <stdint.h>
 
 /* Which of several launches of one piece of work does it: the first whose blocks come. In device
- * memory; one piece of a queue is under way at a time, and its attempts are numbers from `first`
- * on. */
+ * memory. Launches have numbers, and one takes its piece unless the number here is that of another
+ * launch of the piece or of a later one (mem_cuda_lane.c). */
 struct cuda_claim {
-    uint64_t attempt;    /* that has the piece; less than first: none yet */
+    uint64_t attempt;    /* that took a piece last */
     uint32_t blocks;     /* of it that are done */
     uint32_t unused[13]; /* to 64 bytes: queues do not share lines */
 };
@@ -22,10 +22,11 @@ struct cuda_work {
     uint64_t count;  /* elements */
     uint64_t scalar; /* the element in its lowest bytes */
     uint32_t ranks;
-    uint32_t ticket;          /* written to *begun and, after all else is visible, to *done */
+    uint32_t ticket;          /* written to *done after all else is visible */
     struct cuda_claim *claim; /* NULL: the launch is the only one, and tells nobody */
-    uint64_t attempt, first;
-    uint32_t *begun, *done; /* as the device sees them */
+    uint64_t attempt;         /* its number, whose lower half is written to *begun */
+    uint64_t first;           /* attempt at the piece: it takes lower claims only */
+    uint32_t *begun, *done;   /* as the device sees them */
 };
 
 /* Then operation, "scale", "divide" or "copy", "_", and type. */
