@@ -23,6 +23,7 @@
 #define COMM_TRANSPORTS_MAX 8    /* rows of the table of transports, at most */
 #define COMM_OPS_MAX        1024 /* dynamic reduction operations of one communicator */
 #define COMM_HASH_SIZE      64   /* buckets of the program cache */
+#define COMM_DEMANDS        16
 #define COMM_PEER_NAME_MAX  96
 
 enum notice_kind {
@@ -101,8 +102,14 @@ struct tutti_comm {
     uint64_t direct_min;   /* bytes from which plans do */
     uint32_t device_peers; /* the most processes that share one device */
     struct mem_queue *queue;
+    struct mem_queue *slots; /* instead of it, while a unit runs that has them in its stream */
     void *device_scratch;
     size_t device_scratch_bytes;
+    uint64_t scratch_promised; /* bytes of it that units bring along */
+    struct demand_kept {       /* answers of exec_demand, by the hash of the call */
+        struct program_key key;
+        struct exec_demand demand; /* no works: none */
+    } demands[COMM_DEMANDS];
     bool nic;     /* some peer's transport may take device memory (exec_nic.c) */
     void *bounce; /* pinned memory for what it does not take */
     uint64_t bounce_bytes;
@@ -196,6 +203,12 @@ bool comm_seize(tutti_comm *comm);
 tutti_status comm_enter(tutti_comm *comm);
 /* The same refusals, without entering: another thread may be inside. */
 tutti_status comm_look_in(const tutti_comm *comm);
+/* Where work in device memory is done. */
+static inline struct mem_queue *comm_queue(const tutti_comm *comm)
+{
+    return comm->slots ? comm->slots : comm->queue;
+}
+
 /* Whether units of stream.c are queued or run. */
 static inline bool comm_has_units(const tutti_comm *comm)
 {

@@ -68,7 +68,7 @@ tutti_status comm_device_ended(tutti_comm *comm, struct exec_xfer *xfer, bool *o
 tutti_status comm_device_self(tutti_comm *comm, struct operation *send, struct operation *recv)
 {
     uint64_t ticket;
-    tutti_status status = mem_queue_copy(comm->queue, recv->call.out, send->call.in,
+    tutti_status status = mem_queue_copy(comm_queue(comm), recv->call.out, send->call.in,
                                          send->call.count * send->call.elem_size, &ticket);
     if (status != TUTTI_OK) {
         send->status = recv->status = status;
@@ -83,7 +83,7 @@ bool comm_device_poll(tutti_comm *comm)
 {
     uint64_t done;
     bool moved = false, over;
-    tutti_status status = mem_queue_poll(comm->queue, &done);
+    tutti_status status = mem_queue_poll(comm_queue(comm), &done);
     if (status != TUTTI_OK) {
         comm_fail(comm, status, comm->rank, status_sentence());
         return true;

@@ -179,6 +179,17 @@ static void host_scratch_free(struct tutti_comm *comm)
     comm->scratch_bytes = 0;
 }
 
+void exec_lend_scratch(struct tutti_comm *comm, void *block, uint64_t bytes)
+{
+    void *given_back = block;
+    if (bytes > comm->device_scratch_bytes) {
+        given_back = comm->device_scratch;
+        comm->device_scratch = block;
+        comm->device_scratch_bytes = bytes;
+    }
+    mem_device_give(comm->device, given_back);
+}
+
 /* Scratch of the communicator, grown to the largest program that ran. Small scratch is memory that
  * peers can read in place; large scratch is mapped lazily, since most of it is a landing place
  * that fused receives never touch. */
@@ -190,8 +201,7 @@ static tutti_status grow_scratch(struct tutti_comm *comm, uint64_t bytes, bool o
         tutti_status status = mem_device_take(device, bytes, &block);
         if (status != TUTTI_OK)
             return status;
-        if (comm->device_scratch)
-            mem_device_give(device, comm->device_scratch);
+        mem_device_give(device, comm->device_scratch);
         comm->device_scratch = block;
         comm->device_scratch_bytes = bytes;
     }
@@ -231,7 +241,7 @@ void exec_scratch_free(struct tutti_comm *comm)
 tutti_status exec_start(struct tutti_comm *comm, struct program *p, const void *in, void *out)
 {
     const struct schedule *schedule = p->plan.schedule;
-    tutti_status status = grow_scratch(comm, schedule->scratch_bytes, p->device != NULL);
+    tutti_status status = grow_scratch(comm, p->scratch_bytes, p->device != NULL);
     if (status == TUTTI_OK) {
         bind(p, in, out, p->device ? comm->device_scratch : comm->scratch);
         if (p->device)

@@ -98,6 +98,7 @@ struct program {
     struct exec_xfer *xfers; /* [steps] */
     char *bound[BUFFER_COUNT];
     bool is_bound;
+    uint64_t scratch_bytes;     /* that are touched at all */
     bool outgrows_caches;       /* one run touches more than this rank's share of the caches */
     struct exec_device *device; /* NULL: host memory */
 };
@@ -106,6 +107,18 @@ struct program {
 tutti_status exec_program(struct tutti_comm *comm, const struct call *call, bool in_place,
                           struct program **program);
 void exec_cache_free(struct tutti_comm *comm);
+
+/* What a call will take that is carried out in device memory: pieces of work, at most; bytes of the
+ * largest; scratch. Plans it if need be, beside the program that runs; one caller at a time. */
+struct exec_demand {
+    uint32_t works;
+    uint64_t bytes, scratch_bytes;
+};
+tutti_status exec_demand(struct tutti_comm *comm, const struct call *call,
+                         struct exec_demand *demand);
+/* Lends a block of the communicator's device as its scratch, where it is the largest so far; the
+ * communicator gives it back to the pool. */
+void exec_lend_scratch(struct tutti_comm *comm, void *block, uint64_t bytes);
 void exec_scratch_free(struct tutti_comm *comm);
 
 /* Starts it: binds buffers, posts what may be posted. tag and reducer are set by the caller. */
@@ -145,7 +158,7 @@ tutti_status exec_device_start(struct tutti_comm *comm, struct program *program,
                                uint64_t *ticket);
 tutti_status exec_device_over(struct tutti_comm *comm, struct program *program, uint32_t step);
 tutti_status exec_device_failed(struct tutti_comm *comm, tutti_status status);
-/* Starts what an offer that came from a peer asks for in the communicator's queue: a copy to dst,
+/* Starts what an offer that came from a peer asks for, in comm_queue(): a copy to dst,
  * or with a reducer dst = incoming op other. */
 struct exec_arrival {
     const struct exec_offer *offer;

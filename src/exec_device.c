@@ -109,10 +109,10 @@ tutti_status exec_device_start(struct tutti_comm *comm, struct program *p, uint3
     char *dst = p->bound[step->dst.buffer] + step->dst.off;
     const char *a = p->bound[step->a.buffer] + step->a.off;
     if (step->kind == STEP_REDUCE)
-        return mem_queue_reduce(comm->queue, &p->reducer, p->device->op, dst, a,
+        return mem_queue_reduce(comm_queue(comm), &p->reducer, p->device->op, dst, a,
                                 p->bound[step->b.buffer] + step->b.off, step->dst.len, ticket);
     if (dst != a)
-        return mem_queue_copy(comm->queue, dst, a, step->dst.len, ticket);
+        return mem_queue_copy(comm_queue(comm), dst, a, step->dst.len, ticket);
     *ticket = 0;
     return TUTTI_OK;
 }
@@ -154,12 +154,12 @@ tutti_status exec_device_fetch(struct tutti_comm *comm, const struct exec_arriva
         return exec_device_failed(comm, status);
     const char *bytes = (const char *)base + off;
     if (!arrival->reducer)
-        status = mem_queue_copy(comm->queue, arrival->dst, bytes, arrival->len, ticket);
+        status = mem_queue_copy(comm_queue(comm), arrival->dst, bytes, arrival->len, ticket);
     else if (arrival->incoming_first)
-        status = mem_queue_reduce(comm->queue, arrival->reducer, arrival->op, arrival->dst, bytes,
-                                  arrival->other, arrival->len, ticket);
+        status = mem_queue_reduce(comm_queue(comm), arrival->reducer, arrival->op, arrival->dst,
+                                  bytes, arrival->other, arrival->len, ticket);
     else
-        status = mem_queue_reduce(comm->queue, arrival->reducer, arrival->op, arrival->dst,
+        status = mem_queue_reduce(comm_queue(comm), arrival->reducer, arrival->op, arrival->dst,
                                   arrival->other, bytes, arrival->len, ticket);
     return status == TUTTI_OK ? TUTTI_OK : exec_device_failed(comm, status);
 }
@@ -256,7 +256,7 @@ bool exec_device_poll(struct tutti_comm *comm, struct program *p)
     bool moved = false;
     if (d->count == 0)
         return false;
-    tutti_status status = mem_queue_poll(comm->queue, &done);
+    tutti_status status = mem_queue_poll(comm_queue(comm), &done);
     if (status != TUTTI_OK) {
         exec_device_failed(comm, status);
         return true;

@@ -224,18 +224,42 @@ static tutti_status plan_on_device(const struct tutti_comm *comm, const struct s
     settings.lanes = 1; /* one queue does the work */
     if (settings.chunk == 0)
         settings.chunk = DEVICE_CHUNK;
-    tutti_status status = plan_make(&settings, shape, &p->plan);
-    return status == TUTTI_OK ? exec_device_new(p) : status;
+    return plan_make(&settings, shape, &p->plan);
 }
 
-static tutti_status program_make(struct tutti_comm *comm, const struct call *call,
-                                 const struct program_key *key, struct program **program)
+static bool is_landing(const struct span *span, const struct step *recv)
 {
-    struct program *p = calloc(1, sizeof *p);
-    if (!p)
-        return fail(TUTTI_ERR_NOMEM, "no memory for a plan of %s", coll_name(call->coll));
-    p->key = *key;
-    struct shape shape = comm_shape(comm, call, key->in_place);
+    return span->buffer == recv->dst.buffer && span->off == recv->dst.off;
+}
+
+/* Whether any byte of scratch is read or written in device memory. Most scratch is a landing place
+ * of receives that are reduced at once, which exists in the plan only. */
+static bool touches_scratch(const struct schedule *schedule)
+{
+    for (uint32_t s = 0; s < schedule->step_count; s++) {
+        const struct step *step = &schedule->steps[s];
+        const struct step *work = step->kind == STEP_RECV && step->fused != STEP_NONE
+                                      ? &schedule->steps[step->fused]
+                                      : step;
+        if (step->kind == STEP_REDUCE && step->fused != STEP_NONE)
+            continue;
+        if (step->kind != STEP_SEND && work->dst.buffer == BUFFER_SCRATCH)
+            return true;
+        if (work->kind != STEP_RECV && work->a.buffer == BUFFER_SCRATCH &&
+            (work == step || !is_landing(&work->a, step)))
+            return true;
+        if (work->kind == STEP_REDUCE && work->b.buffer == BUFFER_SCRATCH &&
+            (work == step || !is_landing(&work->b, step)))
+            return true;
+    }
+    return false;
+}
+
+/* The plan of a call, with copies of its counts. Reads nothing of the communicator that changes. */
+static tutti_status plan_call(const struct tutti_comm *comm, const struct call *call, bool in_place,
+                              struct program *p)
+{
+    struct shape shape = comm_shape(comm, call, in_place);
     tutti_status status = TUTTI_OK;
     p->tag_count = call->count;
     if (coll_info(call->coll)->is_v) {
@@ -251,7 +275,22 @@ static tutti_status program_make(struct tutti_comm *comm, const struct call *cal
         status = plan_on_device(comm, &shape, p);
     else if (status == TUTTI_OK)
         status = plan_make(&comm->settings, &shape, &p->plan);
-    if (status == TUTTI_OK && call->by_nic)
+    if (status == TUTTI_OK)
+        p->scratch_bytes = call->on_device && !touches_scratch(p->plan.schedule)
+                               ? 0
+                               : p->plan.schedule->scratch_bytes;
+    return status;
+}
+
+static tutti_status program_make(struct tutti_comm *comm, const struct call *call,
+                                 const struct program_key *key, struct program **program)
+{
+    struct program *p = calloc(1, sizeof *p);
+    if (!p)
+        return fail(TUTTI_ERR_NOMEM, "no memory for a plan of %s", coll_name(call->coll));
+    p->key = *key;
+    tutti_status status = plan_call(comm, call, key->in_place, p);
+    if (status == TUTTI_OK && (call->on_device || call->by_nic))
         status = exec_device_new(p);
     if (status == TUTTI_OK && call->by_nic)
         status = exec_nic_new(p);
@@ -344,4 +383,40 @@ void exec_cache_free(struct tutti_comm *comm)
 {
     while (comm->oldest)
         evict(comm, comm->oldest);
+}
+
+static struct exec_demand demand_of(const struct program *p)
+{
+    const struct schedule *schedule = p->plan.schedule;
+    struct exec_demand demand = {.scratch_bytes = p->scratch_bytes};
+    for (uint32_t s = 0; s < schedule->step_count; s++) {
+        const struct step *step = &schedule->steps[s];
+        if (step->kind == STEP_SEND || (step->kind == STEP_REDUCE && step->fused != STEP_NONE))
+            continue;
+        demand.works++;
+        if (step->dst.len > demand.bytes)
+            demand.bytes = step->dst.len;
+    }
+    return demand;
+}
+
+tutti_status exec_demand(struct tutti_comm *comm, const struct call *call,
+                         struct exec_demand *demand)
+{
+    struct program_key key = key_of(comm, call, call->in_place);
+    struct demand_kept *kept = &comm->demands[bucket_of(&key) % COMM_DEMANDS];
+    if (kept->demand.works > 0 && key_equal(&kept->key, &key)) {
+        *demand = kept->demand;
+        return TUTTI_OK;
+    }
+    struct program *p = calloc(1, sizeof *p);
+    if (!p)
+        return fail(TUTTI_ERR_NOMEM, "no memory for a plan of %s", coll_name(call->coll));
+    tutti_status status = plan_call(comm, call, call->in_place, p);
+    if (status == TUTTI_OK) {
+        *demand = demand_of(p);
+        *kept = (struct demand_kept){.key = key, .demand = *demand};
+    }
+    program_free(p);
+    return status;
 }

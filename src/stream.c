@@ -36,6 +36,9 @@ void unit_free(struct unit *unit)
         if (call->owns_queue)
             mem_queue_give(call->queue);
     }
+    mem_queue_give(unit->slots);
+    if (unit->scratch)
+        mem_device_give(unit->streams[0].stream.device, unit->scratch);
     for (size_t i = 0; i < unit->stream_count; i++) {
         if (unit->streams[i].words)
             mem_words_give(unit->streams[i].stream.device, unit->streams[i].words);
@@ -53,6 +56,7 @@ void unit_abandon(struct unit *unit)
         unit->calls[i].stage.block = NULL;
         unit->calls[i].owns_queue = false;
     }
+    unit->slots = NULL;
     for (size_t i = 0; i < unit->stream_count; i++)
         unit->streams[i].words = NULL;
     unit_free(unit);
@@ -171,9 +175,82 @@ static tutti_status choose_carriers(struct unit *unit)
                         "%u",
                         coll_name(call->call.coll), call->comm->rank);
         call->in_queue = call->stream < 0 || unit->stream_count > 1;
-        bool copies = call->in_queue && (stage->copy_in || stage->copy_out);
-        if (copies || stage->scale || stage->divide)
+        if (call->in_queue && (stage->copy_in || stage->copy_out || stage->scale || stage->divide))
             status = take_queue(unit, call);
+    }
+    return status;
+}
+
+/* ---- slots ------------------------------------------------------------------------------------
+ */
+
+/* Guards what callers share of a communicator (exec_demand, scratch_promised), and keeps what a
+ * unit puts into a stream together, where several threads put: in between, in the same channel,
+ * another unit's wait could hold up this one's work. */
+static pthread_mutex_t putting = PTHREAD_MUTEX_INITIALIZER;
+
+/* None where the call does not work in device memory. */
+static tutti_status demand_of(const struct unit_call *call, struct exec_demand *demand)
+{
+    const struct call *as = &call->call;
+    *demand = (struct exec_demand){.works = 0};
+    if (!as->on_device)
+        return TUTTI_OK;
+    if (as->coll != TUTTI_COLL_SENDRECV)
+        return exec_demand(call->comm, as, demand);
+    demand->works = !as->is_send;
+    demand->bytes = (uint64_t)as->count * as->elem_size;
+    return TUTTI_OK;
+}
+
+/* Takes slots for all work of the unit, where it has one stream and one communicator and either
+ * plans or transfers: of two that are not in the same order everywhere, one could wait for what
+ * lies behind the other. */
+static tutti_status take_slots(struct unit *unit)
+{
+    size_t works = 0;
+    struct unit_comm *at = &unit->comms[0];
+    bool transfers = unit->calls[0].call.coll == TUTTI_COLL_SENDRECV;
+    if (unit->stream_count != 1 || unit->comm_count != 1 || !at->on_device)
+        return TUTTI_OK;
+    for (size_t i = 0; i < unit->call_count; i++) {
+        struct exec_demand demand;
+        if ((unit->calls[i].call.coll == TUTTI_COLL_SENDRECV) != transfers)
+            return TUTTI_OK;
+        tutti_status status = demand_of(&unit->calls[i], &demand);
+        if (status != TUTTI_OK)
+            return status;
+        works += demand.works;
+        if (demand.scratch_bytes > unit->scratch_bytes)
+            unit->scratch_bytes = demand.scratch_bytes;
+    }
+    if (works == 0 || works > UNIT_SLOTS_MAX)
+        return TUTTI_OK;
+    tutti_status status = mem_slots_take(unit->streams[0].stream.device, works, &unit->slots);
+    if (status != TUTTI_OK)
+        return status == TUTTI_ERR_UNSUPPORTED ? TUTTI_OK : status;
+    at->on_device = false;
+    if (unit->scratch_bytes <= at->comm->scratch_promised)
+        return TUTTI_OK;
+    at->comm->scratch_promised = unit->scratch_bytes;
+    return mem_device_take(at->comm->device, unit->scratch_bytes, &unit->scratch);
+}
+
+/* In the order of the calls, which is the order of their plans. */
+static tutti_status put_slots(const struct unit *unit)
+{
+    tutti_status status = TUTTI_OK;
+    for (size_t i = 0; i < unit->call_count && unit->slots && status == TUTTI_OK; i++) {
+        const struct unit_call *call = &unit->calls[i];
+        struct exec_demand demand;
+        status = demand_of(call, &demand);
+        struct slot_work work = {.reduces = coll_info(call->call.coll)->reduces,
+                                 .op = comm_plain_op(call->comm, call->call.op),
+                                 .dtype = call->call.dtype,
+                                 .count = demand.works,
+                                 .bytes = demand.bytes};
+        if (status == TUTTI_OK && work.count > 0)
+            status = mem_slots_put(unit->slots, &unit->streams[0].stream, &work);
     }
     return status;
 }
@@ -186,14 +263,23 @@ static tutti_status copy_in_stream(void *context, void *dst, const void *src, si
     return mem_stream_copy(context, dst, src, len);
 }
 
+static tutti_status scale_in_stream(const struct unit_call *call, const struct mem_stream *stream)
+{
+    const struct comm_op *op = &call->comm->ops[call->call.op - TUTTI_OP_DYNAMIC];
+    return mem_stream_scale(stream, call->call.dtype, (void *)call->stage.in, call->stage.call.in,
+                            &op->scalar, call->stage.in_bytes / call->call.elem_size);
+}
+
 static tutti_status put_before(struct unit *unit, size_t index)
 {
     struct unit_stream *at = &unit->streams[index];
     tutti_status status = TUTTI_OK;
     for (size_t i = 0; i < unit->call_count && status == TUTTI_OK; i++) {
         const struct unit_call *call = &unit->calls[i];
-        if (call->stream == (int)index && !call->in_queue && !call->stage.scale)
-            status = stage_in(&call->stage, copy_in_stream, &at->stream);
+        if (call->stream != (int)index || call->in_queue)
+            continue;
+        status = call->stage.scale ? scale_in_stream(call, &at->stream)
+                                   : stage_in(&call->stage, copy_in_stream, &at->stream);
     }
     if (status == TUTTI_OK)
         status = mem_stream_signal(&at->stream, at->words, UNIT_START, at->value);
@@ -206,9 +292,17 @@ static tutti_status put_after(struct unit *unit, size_t index)
     tutti_status status = mem_stream_wait(&at->stream, at->words, UNIT_DONE, at->value);
     if (status == TUTTI_OK && unit->captured)
         status = mem_stream_signal(&at->stream, at->words, UNIT_DONE, at->value - 1);
+    if (status == TUTTI_OK && unit->captured && unit->slots)
+        status = mem_slots_put_reset(unit->slots, &at->stream);
     for (size_t i = 0; i < unit->call_count && status == TUTTI_OK; i++) {
         const struct unit_call *call = &unit->calls[i];
-        if (call->stream == (int)index && !call->in_queue)
+        if (call->stream != (int)index || call->in_queue)
+            continue;
+        if (call->stage.divide)
+            status =
+                mem_stream_divide(&at->stream, call->call.dtype, call->stage.out, call->comm->size,
+                                  call->stage.out_bytes / call->call.elem_size);
+        if (status == TUTTI_OK)
             status = stage_out(call->comm, &call->stage, copy_in_stream, &at->stream);
     }
     if (status == TUTTI_OK && unit->ends)
@@ -231,11 +325,15 @@ static tutti_status put_into_streams(struct unit *unit)
         unit->streams[i].value = ++unit->streams[i].words->value;
     for (size_t i = 0; i < unit->stream_count && status == TUTTI_OK; i++)
         status = put_before(unit, i);
+    if (status == TUTTI_OK)
+        status = put_slots(unit);
     for (size_t i = 0; i < unit->stream_count && status == TUTTI_OK; i++)
         status = put_after(unit, i);
     if (status == TUTTI_OK && unit->captured)
         status = mem_stream_retain(&unit->streams[0].stream, graph_gone, unit);
     /* What went into a stream waits there: it must not wait for ever. */
+    if (status != TUTTI_OK && unit->slots)
+        mem_slots_skip(unit->slots);
     for (size_t i = 0; i < unit->stream_count && status != TUTTI_OK; i++)
         atomic_store_explicit(&unit->streams[i].words->word[UNIT_DONE], unit->streams[i].value,
                               memory_order_release);
@@ -297,7 +395,13 @@ static tutti_status fill(struct unit *unit, const struct group_call *calls, size
         status = choose_carriers(unit);
     if (status == TUTTI_OK && wants_result)
         status = make_result(unit, calls[0].comm);
-    return status == TUTTI_OK ? put_into_streams(unit) : status;
+    pthread_mutex_lock(&putting);
+    if (status == TUTTI_OK)
+        status = take_slots(unit);
+    if (status == TUTTI_OK)
+        status = put_into_streams(unit);
+    pthread_mutex_unlock(&putting);
+    return status;
 }
 
 tutti_status stream_launch(const struct group_call *calls, size_t count, struct operation **result)

@@ -173,7 +173,7 @@ static void enter_call(struct unit *unit, struct unit_call *call)
     call->ticket = 0;
     if (call->comm->failed != TUTTI_OK)
         return;
-    if (call->stage.scale) {
+    if (call->stage.scale && call->in_queue) {
         const struct comm_op *op = &call->comm->ops[call->call.op - TUTTI_OP_DYNAMIC];
         status = mem_queue_scale(call->queue, call->call.dtype, (void *)call->stage.in,
                                  call->stage.call.in, &op->scalar,
@@ -191,7 +191,7 @@ static void leave_call(struct unit *unit, struct unit_call *call)
     call->ticket = 0;
     if (call->comm->failed != TUTTI_OK)
         return;
-    if (call->stage.divide)
+    if (call->stage.divide && call->in_queue)
         status = mem_queue_divide(call->queue, call->call.dtype, call->stage.out, call->comm->size,
                                   call->stage.out_bytes / call->call.elem_size, &call->ticket);
     if (status == TUTTI_OK && call->in_queue)
@@ -226,6 +226,10 @@ static void submit(struct unit *unit)
 {
     for (size_t i = 0; i < unit->comm_count && !unit->captured; i++)
         unit->comms[i].comm->units_submitted = unit->comms[i].order + 1;
+    unit->comms[0].comm->slots = unit->slots;
+    if (unit->scratch)
+        exec_lend_scratch(unit->comms[0].comm, unit->scratch, unit->scratch_bytes);
+    unit->scratch = NULL;
     unit->ended = 0;
     for (size_t i = 0; i < unit->call_count; i++) {
         struct unit_call *call = &unit->calls[i];
@@ -264,9 +268,11 @@ static bool run(struct unit *unit, bool *moved)
     return true;
 }
 
-/* A captured unit's next replay signals the same value again. */
+/* A captured unit's next replay signals the same value again, and uses the same slots. */
 static void await_replay(struct unit *unit)
 {
+    if (unit->captured && unit->slots)
+        mem_slots_rewind(unit->slots);
     for (size_t i = 0; i < unit->stream_count && unit->captured; i++)
         atomic_store_explicit(&unit->streams[i].words->word[UNIT_START], unit->streams[i].value - 1,
                               memory_order_relaxed);
@@ -274,6 +280,8 @@ static void await_replay(struct unit *unit)
 
 static void answer_streams(struct unit *unit)
 {
+    if (unit->slots)
+        mem_slots_skip(unit->slots);
     for (size_t i = 0; i < unit->stream_count; i++) {
         struct unit_stream *at = &unit->streams[i];
         atomic_store_explicit(&at->words->word[UNIT_DONE], at->value, memory_order_release);
@@ -294,8 +302,10 @@ static void retire(struct unit *unit)
             call_unkeep(unit->calls[i].comm, &unit->calls[i].stage.call, NULL);
     }
     answer_streams(unit);
-    if (unit->inside)
+    if (unit->inside) {
+        unit->comms[0].comm->slots = NULL;
         leave_comms(unit, unit->comm_count);
+    }
     unit->inside = false;
     for (size_t i = 0; i < unit->comm_count && !unit->captured; i++)
         atomic_fetch_add_explicit(&unit->comms[i].comm->units_retired, 1, memory_order_release);
@@ -393,8 +403,9 @@ static bool advance(struct unit *unit, bool *over)
         moved = true;
     }
     if (unit->state == UNIT_DRAINING)
-        *over = !unit->has_blocks ||
-                (unit->ends ? streams_are_at(unit, UNIT_END) : streams_passed(unit));
+        *over = (!unit->has_blocks ||
+                 (unit->ends ? streams_are_at(unit, UNIT_END) : streams_passed(unit))) &&
+                (!unit->slots || mem_slots_passed(unit->slots));
     else if (unit->captured && unit->state == UNIT_QUEUED)
         *over = atomic_load_explicit(&unit->gone, memory_order_acquire);
     return moved;

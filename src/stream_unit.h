@@ -42,7 +42,7 @@ struct unit_call {
     size_t *counts;
     struct stage stage;
     int stream;    /* index, or -1 */
-    bool in_queue; /* its bytes are carried in the queue, not by the stream */
+    bool in_queue; /* its bytes are carried, scaled, divided in the queue, not by the stream */
     bool is_clear;
     struct mem_queue *queue; /* for bytes and arithmetic outside the plan; NULL: none */
     bool owns_queue;         /* else an earlier call does */
@@ -57,6 +57,9 @@ struct unit_comm {
     bool on_device;   /* some call works in comm's queue */
     bool is_clear;
 };
+
+/* Slots that a unit may put into a stream: with their waits half of what a channel holds. */
+#define UNIT_SLOTS_MAX 256
 
 struct unit {
     struct unit *next;
@@ -75,6 +78,11 @@ struct unit {
     size_t stream_count;
     struct unit_comm *comms;
     size_t comm_count;
+    /* Slots for all work of its one communicator, NULL: that works in its queue; and scratch that
+     * it brings along, NULL: none. */
+    struct mem_queue *slots;
+    void *scratch;
+    uint64_t scratch_bytes;
     struct operation *result; /* somebody waits; theirs to release */
 };
 

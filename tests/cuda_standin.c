@@ -56,6 +56,7 @@ static struct device devices[DEVICES_MAX];
 static struct memory *memories;
 static uint64_t ids;
 static atomic_uint blocking_calls, flushes;
+static atomic_int blocking; /* such calls under way */
 static _Atomic bool initialised;
 static _Thread_local struct standin_context *stack[STACK_MAX];
 static _Thread_local unsigned depth;
@@ -482,6 +483,7 @@ static cuda_result allocate(cuda_address *address, size_t bytes, int kind)
         return result;
     if (bytes == 0)
         return CUDA_DRIVER_INVALID_VALUE;
+    standin_wait_for_blocking(context);
     pthread_mutex_lock(&standin_lock);
     struct device *device = &devices[context->ordinal];
     cuda_address base = bytes < settings.bytes ? find_gap(device, bytes) : 0;
@@ -519,8 +521,23 @@ cuda_result standin_block(struct standin_context **context)
     if (result != CUDA_DRIVER_OK)
         return result;
     atomic_fetch_add(&blocking_calls, 1);
+    atomic_fetch_add(&blocking, 1);
     standin_drain(*context);
+    pthread_mutex_lock(&standin_lock);
+    atomic_fetch_sub(&blocking, 1);
+    pthread_cond_broadcast(&standin_done);
+    pthread_mutex_unlock(&standin_lock);
     return CUDA_DRIVER_OK;
+}
+
+void standin_wait_for_blocking(const struct standin_context *context)
+{
+    if (atomic_load(&blocking) == 0)
+        return;
+    pthread_mutex_lock(&standin_lock);
+    while (atomic_load(&blocking) > 0 && atomic_load(&context->error) == CUDA_DRIVER_OK)
+        pthread_cond_wait(&standin_done, &standin_lock);
+    pthread_mutex_unlock(&standin_lock);
 }
 
 static cuda_result release(cuda_address address, unsigned kinds, struct memory *was)
@@ -584,6 +601,7 @@ static cuda_result list_host(void *memory, size_t bytes, int kind)
         result = standin_unsafe();
     if (result != CUDA_DRIVER_OK)
         return result;
+    standin_wait_for_blocking(context);
     pthread_mutex_lock(&standin_lock);
     list_memory((struct memory){.base = cuda_address_of_host(memory),
                                 .bytes = bytes,

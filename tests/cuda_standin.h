@@ -13,7 +13,8 @@
  *   kernels         the library's, by name, played by the CPU's kernels; none with
  *                   TUTTI_TEST_STANDIN_KERNELS=0
  *   blocking        freeing memory, unpinning and loading code wait until the context's channels
- *                   have done all they were given, as the real driver does
+ *                   have done all they were given, and other threads' launches, copies, allocations
+ *                   and pinning wait with them, as in the real driver
  *   captures        of one stream at a time, forbidding other threads' calls as the real one does
  *   IPC             processes map each other's memory file
  *   adapters        with TUTTI_TEST_STANDIN_NIC=1 memory can be registered by its device address:
@@ -115,6 +116,8 @@ void *standin_alias(cuda_address address, size_t bytes);
 bool standin_is_pageable(cuda_address address);
 /* As standin_enter, for calls that wait for all that the context was given: they have waited. */
 cuda_result standin_block(struct standin_context **context);
+/* Waits while other threads are in such calls. */
+void standin_wait_for_blocking(const struct standin_context *context);
 
 /* The thread's calls go on: what it opened to adapters is closed again. */
 void standin_close_views(void);

@@ -97,7 +97,7 @@ static void *kernel_alias(const void *pointer, size_t bytes)
 /* As the kernels' begin and end. */
 static bool begin(const struct cuda_work *work)
 {
-    if (!work->claim)
+    if (!work->claim || work->attempt == 0)
         return true;
     struct cuda_claim *claim = standin_alias(cuda_address_of_host(work->claim), sizeof *claim);
     uint64_t seen = __atomic_load_n(&claim->attempt, __ATOMIC_SEQ_CST);
@@ -120,28 +120,36 @@ static void end(const struct cuda_work *work)
 void standin_play_kernel(const struct standin_op *op)
 {
     const struct standin_kernel *kernel = op->kernel;
-    const struct cuda_work *work = &op->work;
-    size_t bytes = work->count * kernel->size;
-    void *dst = kernel_alias(work->dst, bytes);
-    const void *a = kernel_alias(work->a, bytes);
-    const void *b = kernel->what == REDUCE ? kernel_alias(work->b, bytes) : a;
-    if (!begin(work))
+    struct cuda_work work = op->work;
+    if (work.slot) {
+        const struct cuda_slot *slot = standin_alias(cuda_address_of_host(work.slot), sizeof *slot);
+        work.dst = slot->dst;
+        work.a = slot->a;
+        work.b = slot->b;
+        work.count = slot->count;
+    }
+    size_t bytes = work.count * kernel->size;
+    void *dst = kernel_alias(work.dst, bytes);
+    const void *a = kernel_alias(work.a, bytes);
+    bool copies = kernel->what == DUPLICATE || (kernel->what == REDUCE && !work.b);
+    const void *b = kernel->what == REDUCE && !copies ? kernel_alias(work.b, bytes) : a;
+    if (!begin(&work))
         return;
-    if (!dst || !a || !b) {
+    if (bytes > 0 && (!dst || !a || !b)) {
         atomic_store(&op->context->error, CUDA_DRIVER_ILLEGAL_ADDRESS);
         return;
     }
-    if (kernel->what == DUPLICATE) {
+    if (bytes > 0 && copies) {
         memmove(dst, a, bytes);
-    } else if (kernel->what == REDUCE) {
+    } else if (bytes > 0 && kernel->what == REDUCE) {
         struct reducer reducer = {.kernel = reduce_kernel(kernel->op, kernel->dtype),
                                   .dtype = kernel->dtype,
                                   .elem_size = (uint32_t)kernel->size};
         reduce_apply(&reducer, dst, a, b, bytes);
     } else if (kernel->what == SCALE) {
-        reduce_scale(kernel->dtype, dst, a, &work->scalar, work->count);
-    } else {
-        reduce_divide(kernel->dtype, dst, work->ranks, work->count);
+        reduce_scale(kernel->dtype, dst, a, &work.scalar, work.count);
+    } else if (kernel->what == DIVIDE) {
+        reduce_divide(kernel->dtype, dst, work.ranks, work.count);
     }
-    end(work);
+    end(&work);
 }

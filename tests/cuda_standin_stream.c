@@ -368,6 +368,8 @@ cuda_result standin_issue(cuda_stream handle, const struct standin_op *op, bool 
     if (result != CUDA_DRIVER_OK)
         return result;
     standin_close_views();
+    if (op->kind == OP_COPY || op->kind == OP_FILL || op->kind == OP_KERNEL)
+        standin_wait_for_blocking(context);
     pthread_mutex_lock(&standin_lock);
     result = find_stream(context, handle, &stream);
     if (result == CUDA_DRIVER_OK)

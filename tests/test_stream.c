@@ -480,6 +480,45 @@ static void test_stream_across_streams(void)
     run(WORLD_PROCESSES, 4, mixed, across_streams, NULL);
 }
 
+/* A call of the driver that waits for all streams (memory is freed, code is loaded) holds up other
+ * threads' launches, copies and allocations meanwhile. What the streams wait for must do without.
+ */
+static int beside_blocking_calls(tutti_comm *comm, int rank, int size, void *context)
+{
+    static const tutti_coll colls[] = {TUTTI_COLL_ALLREDUCE, TUTTI_COLL_REDUCE_SCATTER,
+                                       TUTTI_COLL_ALLTOALL, TUTTI_COLL_ALLGATHER,
+                                       TUTTI_COLL_BROADCAST};
+    enum { CALLS = sizeof colls / sizeof *colls };
+    struct opener opener = {.gate = (unsigned)rank};
+    struct rig_job *jobs = calloc(CALLS, sizeof *jobs);
+    cuda_stream stream = rig_stream_take(false);
+    cuda_address spare = 0;
+    pthread_t thread;
+    int wrong = world_check(rank, rig_gpu()->alloc(&spare, 100) == CUDA_DRIVER_OK, "alloc");
+    (void)context;
+    for (int i = 0; i < CALLS; i++)
+        simple_job(&jobs[i], colls[i], 50000, i, comm, rank, size);
+    rig_gate_put(opener.gate, stream);
+    for (int i = 0; i < CALLS; i++)
+        wrong += rig_job_put(&jobs[i], stream);
+    pthread_create(&thread, NULL, open_later, &opener);
+    wrong += world_check(rank, rig_gpu()->free(spare) == CUDA_DRIVER_OK, "free");
+    wrong += rig_await(rank, stream, AWAIT_S);
+    for (int i = 0; i < CALLS; i++)
+        wrong += rig_job_check(&jobs[i]);
+    pthread_join(thread, NULL);
+    rig_stream_give(stream, false);
+    free(jobs);
+    return wrong;
+}
+
+static void test_stream_beside_blocking_calls(void)
+{
+    run(WORLD_PROCESSES, 2, direct, beside_blocking_calls, NULL);
+    run(WORLD_PROCESSES, 3, direct, beside_blocking_calls, NULL);
+    run(WORLD_PROCESSES, 3, staged, beside_blocking_calls, NULL);
+}
+
 /* Many communicators on one device, all their operations queued before any can run. */
 static int many_comms(tutti_comm *comm, int rank, int size, void *context)
 {
@@ -571,6 +610,7 @@ int main(int argc, char **argv)
         {"nothing_runs_early", test_stream_nothing_runs_early},
         {"blocking_calls_wait", test_stream_blocking_calls_wait},
         {"across_streams", test_stream_across_streams},
+        {"beside_blocking_calls", test_stream_beside_blocking_calls},
         {"many_communicators", test_stream_many_communicators},
         {"memory_that_peers_cannot_map", test_stream_memory_that_peers_cannot_map},
     };

@@ -192,8 +192,43 @@ tutti_status mem_stream_wait(const struct mem_stream *stream, const struct mem_w
                              unsigned index, uint32_t value);
 tutti_status mem_stream_copy(const struct mem_stream *stream, void *dst, const void *src,
                              size_t len);
+/* As mem_queue_scale and mem_queue_divide. */
+tutti_status mem_stream_scale(const struct mem_stream *stream, tutti_dtype dtype, void *dst,
+                              const void *src, const void *scalar, size_t count);
+tutti_status mem_stream_divide(const struct mem_stream *stream, tutti_dtype dtype, void *dst,
+                               uint32_t ranks, size_t count);
 /* While the stream is being captured: gone(context) is called, from a thread of the driver that may
  * not call it, when the graph and all its executables are destroyed. */
 tutti_status mem_stream_retain(const struct mem_stream *stream, void (*gone)(void *context),
                                void *context);
+
+/* ---- work in a stream of the program's ---- */
+
+/* A queue of another sort: its work lies in a stream of the program's, where there are slots for it
+ * beforehand, and to start it calls no driver. So it ends whatever else the program and the driver
+ * are at. Slots are used in their order; one that does not fit what is started is passed over.
+ * mem_queue_copy and mem_queue_reduce then take pinned and device memory as they do elsewhere; the
+ * caller must not start more than it put slots for. */
+struct slot_work {
+    bool reduces; /* by op, for dtype, and then also copies of whole elements; else copies */
+    tutti_op op;
+    tutti_dtype dtype;
+    size_t count; /* of slots */
+    size_t bytes; /* of a piece, about: more is done by no more threads */
+};
+/* take: for count slots in all. TUTTI_ERR_UNSUPPORTED without kernels or memory operations.
+ * mem_queue_give gives it back when the stream is past all slots, or mem_slots_put was never
+ * called. */
+tutti_status mem_slots_take(struct mem_device *device, size_t count, struct mem_queue **queue);
+tutti_status mem_slots_put(struct mem_queue *queue, const struct mem_stream *stream,
+                           const struct slot_work *what);
+/* Nothing more will be started: the stream goes on past what is left. */
+void mem_slots_skip(struct mem_queue *queue);
+/* The stream is past all slots. */
+bool mem_slots_passed(const struct mem_queue *queue);
+/* For slots that are captured. put_reset: put behind the operation's end. rewind: when a replay has
+ * come to the operation, before its first work. */
+tutti_status mem_slots_put_reset(struct mem_queue *queue, const struct mem_stream *stream);
+void mem_slots_rewind(struct mem_queue *queue);
+
 #endif

@@ -5,6 +5,7 @@
  *   mem_cuda_pool.c     blocks of device and pinned memory that are kept; words
  *   mem_cuda_queue.c    queues
  *   mem_cuda_lane.c     their streams, and how work gets past streams that wait
+ *   mem_cuda_slot.c     work that lies in a stream of the program's
  *   mem_cuda_kernels.c  finding the kernels
  *   mem_cuda_stream.c   the program's streams
  *   mem_cuda_share.c    memory of peers
@@ -48,10 +49,12 @@ struct mem_device {
 
     pthread_mutex_t lock;
     struct mem_queue *queues;  /* kept */
+    struct mem_queue *slot_queues;
     struct kept_words *words;  /* given back; a stream may not have passed them */
     struct kept_words *fresh;  /* never used */
     struct cuda_claim *claims; /* [QUEUES_MAX], zero; NULL: work stays in the stream it was given */
     unsigned claims_taken;
+    cuda_stream asked; /* whether the device failed, for who has no stream */
 };
 
 /* Makes the device's context current, and forbidden calls possible while the program captures a
@@ -78,6 +81,8 @@ void mem_cuda_look_for_nics(struct mem_device *device);
 /* Makes the claims of queues whose work can be put elsewhere, where streams and kernels allow it.
  */
 tutti_status mem_cuda_make_claims(struct mem_device *device);
+/* One that nobody else has or had. TUTTI_ERR_NOMEM. */
+tutti_status mem_cuda_take_claim(struct mem_device *device, struct cuda_claim **claim);
 /* Finds out whether queues run beside streams that wait; not locked by anybody, not entered. */
 tutti_status mem_cuda_probe_beside(struct mem_device *device);
 

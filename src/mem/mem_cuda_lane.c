@@ -67,20 +67,27 @@ static cuda_result use_stream(struct mem_queue *queue)
 
 /* ---- work that can be put elsewhere ---------------------------------------------------------- */
 
-tutti_status mem_cuda_make_movable(struct mem_queue *queue)
+tutti_status mem_cuda_take_claim(struct mem_device *device, struct cuda_claim **claim)
 {
-    struct mem_device *device = queue->device;
     pthread_mutex_lock(&device->lock);
     unsigned number = device->claims_taken < QUEUES_MAX ? device->claims_taken++ : QUEUES_MAX;
     pthread_mutex_unlock(&device->lock);
     if (number == QUEUES_MAX)
         return fail(TUTTI_ERR_NOMEM, "make a queue on %s: there are %d", device->name, QUEUES_MAX);
-    queue->claim = &device->claims[number];
+    *claim = &device->claims[number];
+    return TUTTI_OK;
+}
+
+tutti_status mem_cuda_make_movable(struct mem_queue *queue)
+{
+    tutti_status status = mem_cuda_take_claim(queue->device, &queue->claim);
+    if (status != TUTTI_OK)
+        return status;
     queue->submitted = queue->done = queue->started;
     queue->pieces = calloc(QUEUE_TICKETS_MAX, sizeof *queue->pieces);
     return queue->pieces
                ? TUTTI_OK
-               : fail(TUTTI_ERR_NOMEM, "make a queue on %s: out of host memory", device->name);
+               : fail(TUTTI_ERR_NOMEM, "make a queue on %s: out of host memory", queue->device->name);
 }
 
 tutti_status mem_cuda_make_claims(struct mem_device *device)
@@ -100,6 +107,7 @@ tutti_status mem_cuda_make_claims(struct mem_device *device)
         status = mem_cuda_await(queue, ticket);
     if (status == TUTTI_OK) {
         device->claims = block;
+        device->asked = queue->stream;
         status = mem_cuda_make_movable(queue);
     }
     mem_queue_give(queue);

@@ -123,6 +123,10 @@ void mem_queue_give(struct mem_queue *queue)
 {
     if (!queue)
         return;
+    if (queue->slots) {
+        mem_cuda_slots_give(queue);
+        return;
+    }
     if (queue->error != CUDA_DRIVER_OK) { /* a queue of a failed device serves nobody again */
         mem_words_give(queue->device, queue->words);
         free(queue->events);
@@ -161,16 +165,16 @@ static cuda_result mark(struct mem_queue *queue)
     return result;
 }
 
-static cuda_result start_kernel(struct mem_queue *queue, const struct piece *piece)
+cuda_result mem_cuda_launch(struct mem_device *device, cuda_function function,
+                            const struct cuda_work *work, size_t bytes, cuda_stream stream)
 {
     size_t per_block = (size_t)CUDA_THREADS * CUDA_VECTOR;
-    size_t blocks = (piece->bytes + per_block - 1) / per_block;
-    size_t most = (size_t)queue->device->multiprocessors * BLOCKS_PER_MULTIPROCESSOR;
-    struct cuda_work work = piece->work;
-    void *parameters[] = {&work};
-    return queue->device->driver->launch(piece->function, (unsigned)(blocks < most ? blocks : most),
-                                         1, 1, CUDA_THREADS, 1, 1, 0, queue->stream, parameters,
-                                         NULL);
+    size_t blocks = (bytes + per_block - 1) / per_block;
+    size_t most = (size_t)device->multiprocessors * BLOCKS_PER_MULTIPROCESSOR;
+    struct cuda_work copy = *work;
+    void *parameters[] = {&copy};
+    return device->driver->launch(function, (unsigned)(blocks < most ? blocks : most), 1, 1,
+                                  CUDA_THREADS, 1, 1, 0, stream, parameters, NULL);
 }
 
 cuda_result mem_cuda_start_piece(struct mem_queue *queue, const struct piece *piece)
@@ -183,7 +187,8 @@ cuda_result mem_cuda_start_piece(struct mem_queue *queue, const struct piece *pi
     case FILL:
         return driver->fill(cuda_address_of(piece->work.dst), 0, piece->bytes, queue->stream);
     case KERNEL:
-        return start_kernel(queue, piece);
+        return mem_cuda_launch(queue->device, piece->function, &piece->work, piece->bytes,
+                               queue->stream);
     default:
         return CUDA_DRIVER_OK;
     }
@@ -196,6 +201,10 @@ static tutti_status start(struct mem_queue *queue, const struct piece *given, ui
     must(queue->started - queue->done < QUEUE_TICKETS_MAX);
     if (queue->error != CUDA_DRIVER_OK)
         return mem_cuda_queue_failed(queue, queue->error, piece.what);
+    if (queue->slots) {
+        mem_cuda_slots_start(queue, &piece, ticket);
+        return TUTTI_OK;
+    }
     if (piece.bytes == 0)
         piece.kind = NOTHING;
     if (queue->pieces) {
@@ -227,7 +236,7 @@ tutti_status mem_cuda_copy(struct mem_queue *queue, void *dst, const void *src, 
 tutti_status mem_queue_copy(struct mem_queue *queue, void *dst, const void *src, size_t len,
                             uint64_t *ticket)
 {
-    if (!queue->pieces)
+    if (!queue->pieces && !queue->slots)
         return mem_cuda_copy(queue, dst, src, len, ticket);
     struct piece piece = {.kind = KERNEL,
                           .what = "copy",
@@ -308,7 +317,7 @@ static tutti_status ask(struct mem_queue *queue)
         return status;
     cuda_result result = CUDA_DRIVER_OK;
     if (queue->device->memory_ops) {
-        result = driver->stream_query(queue->stream);
+        result = driver->stream_query(queue->slots ? queue->device->asked : queue->stream);
     } else {
         while (queue->done < queue->started && result == CUDA_DRIVER_OK) {
             result = driver->event_query(queue->events[(queue->done + 1) % QUEUE_TICKETS_MAX]);

@@ -17,6 +17,15 @@ static_assert(QUEUE_STREAMS < MEM_WORDS, "word 0 is the tickets', then one for e
 /* Words of a queue whose work can be put elsewhere. */
 enum lane_word { LANE_DONE, LANE_BEGUN, LANE_PROBE };
 
+/* Words of a queue whose work lies in a stream of the program's. Tickets are in word 0 of all. */
+enum slot_word { SLOT_DONE, SLOT_GO };
+static_assert((int)SLOT_DONE == (int)LANE_DONE, "word 0 has the tickets");
+
+struct slot_kernel {
+    cuda_function function;
+    size_t elem_size;
+};
+
 /* What a piece of work is. Only kernels can be put elsewhere. */
 struct piece {
     enum { NOTHING, COPY, FILL, KERNEL } kind;
@@ -49,7 +58,13 @@ struct mem_queue {
     unsigned tries;             /* streams tried for it */
     uint64_t retried;           /* if more than one: the first attempt in another */
 
-    /* Where it cannot. */
+    /* Where it lies in a stream of the program's (mem_cuda_slot.c). */
+    struct cuda_slot *slots; /* [slot_room], pinned; NULL: it does not */
+    struct slot_kernel *slot_kernels;
+    size_t slot_room, slots_put, slots_used;
+    uint64_t slot_base; /* tickets before the first slot */
+
+    /* Where it cannot be put elsewhere. */
     bool asking;                   /* mem_queue_clear waits for an answer */
     uint32_t asked[QUEUE_STREAMS]; /* the question's number; the stream's word answers with it */
     uint64_t asked_ns, asked_first;
@@ -59,8 +74,15 @@ struct mem_queue {
 /* Starts a piece in the stream in use, with the context entered. */
 cuda_result mem_cuda_start_piece(struct mem_queue *queue, const struct piece *piece);
 
+/* Launches a kernel of about so many bytes, with the context entered. */
+cuda_result mem_cuda_launch(struct mem_device *device, cuda_function function,
+                            const struct cuda_work *work, size_t bytes, cuda_stream stream);
 /* The device failed the queue, which is of no use from now on. */
 tutti_status mem_cuda_queue_failed(struct mem_queue *queue, cuda_result result, const char *what);
+
+/* mem_cuda_slot.c */
+void mem_cuda_slots_start(struct mem_queue *queue, const struct piece *piece, uint64_t *ticket);
+void mem_cuda_slots_give(struct mem_queue *queue);
 
 /* mem_cuda_lane.c */
 /* Lets a new queue's work be put elsewhere. */

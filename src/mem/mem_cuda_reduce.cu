@@ -140,12 +140,30 @@ static __device__ __forceinline__ void apply_shifted(uint4 *dst, const void *a, 
     }
 }
 
+/* Reads what a slot says, once per block: it lies in host memory. */
+static __device__ __forceinline__ void fetch(struct cuda_work &work)
+{
+    __shared__ struct cuda_slot slot;
+    if (threadIdx.x == 0) {
+        const volatile struct cuda_slot *from = work.slot;
+        slot.dst = from->dst;
+        slot.a = from->a;
+        slot.b = from->b;
+        slot.count = from->count;
+    }
+    __syncthreads();
+    work.dst = slot.dst;
+    work.a = slot.a;
+    work.b = slot.b;
+    work.count = slot.count;
+}
+
 /* Whether this launch does the work. Every block of it comes to the same answer: the claim only
  * grows, and not beyond this launch's number while blocks of it work. */
 static __device__ __forceinline__ bool begin(const struct cuda_work &work)
 {
     __shared__ bool ours;
-    if (!work.claim)
+    if (!work.claim || work.attempt == 0)
         return true;
     if (threadIdx.x == 0) {
         unsigned long long *attempt = (unsigned long long *)&work.claim->attempt;
@@ -168,9 +186,11 @@ static __device__ __forceinline__ void end(const struct cuda_work &work)
 {
     if (!work.claim)
         return;
-    __threadfence_system();
     __syncthreads();
-    if (threadIdx.x == 0 && atomicAdd(&work.claim->blocks, 1u) == gridDim.x - 1) {
+    if (threadIdx.x != 0)
+        return;
+    __threadfence_system(); /* for the block: what its threads wrote before they met is older */
+    if (atomicAdd(&work.claim->blocks, 1u) == gridDim.x - 1) {
         work.claim->blocks = 0;
         __threadfence_system();
         *(volatile uint32_t *)work.done = work.ticket;
@@ -179,10 +199,8 @@ static __device__ __forceinline__ void end(const struct cuda_work &work)
 
 /* dst[i] = two(a[i], b[i]) for every element; with ONE_SOURCE b is not read. */
 template <typename T, bool ONE_SOURCE, typename F>
-static __device__ __forceinline__ void apply(const struct cuda_work &work, F two)
+static __device__ __forceinline__ void compute(const struct cuda_work &work, F two)
 {
-    if (!begin(work))
-        return;
     T *dst = (T *)work.dst;
     const T *a = (const T *)work.a, *b = (const T *)(ONE_SOURCE ? work.a : work.b);
     const size_t lanes = CUDA_VECTOR / sizeof(T);
@@ -208,6 +226,20 @@ static __device__ __forceinline__ void apply(const struct cuda_work &work, F two
                                      vectors, thread, threads, two);
     else
         apply_shifted<T, ONE_SOURCE>(to, a + head, b + head, vectors, thread, threads, two);
+}
+
+/* The whole of a kernel; without a second source where there should be one it copies. */
+template <typename T, bool ONE_SOURCE, typename F>
+static __device__ __forceinline__ void apply(struct cuda_work work, F two)
+{
+    if (!begin(work))
+        return;
+    if (work.slot)
+        fetch(work);
+    if (ONE_SOURCE || work.b)
+        compute<T, ONE_SOURCE>(work, two);
+    else
+        compute<T, true>(work, [](T x, T) { return x; });
     end(work);
 }
 

@@ -12,10 +12,11 @@
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/check.h"
 #include "base/clock.h"
-#include "mem/mem_cuda.h"
+#include "mem/mem_cuda_queue.h"
 
 /* Handles by which a program names default streams. */
 #define STREAM_LEGACY     ((void *)0x1)
@@ -144,6 +145,36 @@ tutti_status mem_stream_copy(const struct mem_stream *stream, void *dst, const v
     cuda_result result = stream->device->driver->copy(cuda_address_of(dst), cuda_address_of(src),
                                                       len, stream->handle);
     return finish(stream, &scope, result, "copy");
+}
+
+static tutti_status start_kernel(const struct mem_stream *stream, cuda_function function,
+                                 const char *what, const struct cuda_work *work, tutti_dtype dtype)
+{
+    struct cuda_scope scope;
+    must(function != NULL);
+    if (work->count == 0)
+        return TUTTI_OK;
+    tutti_status status = mem_cuda_enter(stream->device, &scope);
+    if (status != TUTTI_OK)
+        return status;
+    cuda_result result = mem_cuda_launch(stream->device, function, work,
+                                         work->count * dtype_size(dtype), stream->handle);
+    return finish(stream, &scope, result, what);
+}
+
+tutti_status mem_stream_scale(const struct mem_stream *stream, tutti_dtype dtype, void *dst,
+                              const void *src, const void *scalar, size_t count)
+{
+    struct cuda_work work = {.dst = dst, .a = src, .count = count};
+    memcpy(&work.scalar, scalar, dtype_size(dtype));
+    return start_kernel(stream, stream->device->scale[dtype], "scale", &work, dtype);
+}
+
+tutti_status mem_stream_divide(const struct mem_stream *stream, tutti_dtype dtype, void *dst,
+                               uint32_t ranks, size_t count)
+{
+    struct cuda_work work = {.dst = dst, .a = dst, .count = count, .ranks = ranks};
+    return start_kernel(stream, stream->device->divide[dtype], "divide", &work, dtype);
 }
 
 /* ---- a wait of a driver without memory operations ------------------------------------------- */

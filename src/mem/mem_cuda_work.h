@@ -14,7 +14,14 @@ struct cuda_claim {
     uint32_t unused[13]; /* to 64 bytes: queues do not share lines */
 };
 
-/* dst[i] = a[i] op b[i]; dst[i] = a[i] * scalar; dst[i] = a[i] / ranks; dst[i] = a[i]. */
+/* What a launch is told only when its stream comes to it, in pinned memory (mem_cuda_slot.c). */
+struct cuda_slot {
+    void *dst;
+    const void *a, *b;
+    uint64_t count; /* 0: nothing is to be done */
+};
+
+/* dst[i] = a[i] op b[i], or a[i] where b is NULL; dst[i] = a[i] * scalar; dst[i] = a[i] / ranks. */
 struct cuda_work {
     void *dst;
     const void *a;
@@ -22,11 +29,12 @@ struct cuda_work {
     uint64_t count;  /* elements */
     uint64_t scalar; /* the element in its lowest bytes */
     uint32_t ranks;
-    uint32_t ticket;          /* written to *done after all else is visible */
-    struct cuda_claim *claim; /* NULL: the launch is the only one, and tells nobody */
-    uint64_t attempt;         /* its number, whose lower half is written to *begun */
-    uint64_t first;           /* attempt at the piece: it takes lower claims only */
-    uint32_t *begun, *done;   /* as the device sees them */
+    uint32_t ticket;              /* written to *done after all else is visible */
+    const struct cuda_slot *slot; /* has dst, a, b and count; NULL: they are here */
+    struct cuda_claim *claim;     /* NULL: the launch tells nobody */
+    uint64_t attempt;       /* its number, whose lower half is written to *begun; 0: the only one */
+    uint64_t first;         /* attempt at the piece: it takes lower claims only */
+    uint32_t *begun, *done; /* as the device sees them */
 };
 
 /* Then operation, "scale", "divide" or "copy", "_", and type. */

@@ -1,0 +1,190 @@
+/* mem_cuda_slot.c: a queue whose work lies in a stream of the program's from the beginning.
+ *
+ * A launch is a call of the driver, and other calls of the program can hold it up for as long as a
+ * stream waits: those that free memory or load code, those that find their stream's channel full.
+ * If what the stream waits for is behind that launch, all of it stands still for ever.
+ *
+ * The idea: whoever puts an operation into a stream puts its work there, too, before it is known
+ * what that will be. A slot is a wait and a kernel that looks up, when its stream comes to it, what
+ * there is to do. To start a piece of work is to write the next slot and the word that its stream
+ * waits for; no driver is called. Slots that nobody needed are filled with nothing in the end.
+ *
+ *     stream | ... | wait GO >= 1 | slot 1 | wait GO >= 2 | slot 2 | ... | wait of the operation |
+ *
+ * Invariant: slots are used in the order in which they lie in the stream, so that the stream keeps
+ * the order of the work. GO and DONE count slots and only grow, but where a capture replays its
+ * slots: there the stream sets GO back when it is past them, and the queue's owner DONE. */
+#include <stdatomic.h>
+#include <stdlib.h>
+
+#include "base/check.h"
+#include "mem/mem_cuda_queue.h"
+
+static uint32_t *word_of(const struct mem_queue *queue, enum slot_word word)
+{
+    return (uint32_t *)(uintptr_t)(queue->words->address + word * sizeof(uint32_t));
+}
+
+static void set_word(const struct mem_queue *queue, enum slot_word word, uint64_t value)
+{
+    atomic_store_explicit(&queue->words->word[word], (uint32_t)value, memory_order_release);
+}
+
+static void free_slots(struct mem_queue *queue)
+{
+    mem_pinned_give(queue->device, queue->slots);
+    mem_words_give(queue->device, queue->words);
+    free(queue->slot_kernels);
+    free(queue);
+}
+
+static tutti_status make_slots(struct mem_device *device, size_t count, struct mem_queue **made)
+{
+    struct mem_queue *queue = calloc(1, sizeof *queue);
+    void *slots = NULL;
+    if (!queue)
+        return fail(TUTTI_ERR_NOMEM, "make a queue on %s: out of host memory", device->name);
+    queue->device = device;
+    queue->slot_room = count;
+    queue->slot_kernels = calloc(count, sizeof *queue->slot_kernels);
+    tutti_status status = queue->slot_kernels
+                              ? mem_pinned_take(device, count * sizeof *queue->slots, &slots)
+                              : fail(TUTTI_ERR_NOMEM, "no host memory for slots");
+    queue->slots = slots;
+    if (status == TUTTI_OK)
+        status = mem_cuda_words_fresh(device, &queue->words);
+    if (status == TUTTI_OK)
+        status = mem_cuda_take_claim(device, &queue->claim);
+    if (status != TUTTI_OK) {
+        free_slots(queue);
+        return status;
+    }
+    *made = queue;
+    return TUTTI_OK;
+}
+
+tutti_status mem_slots_take(struct mem_device *device, size_t count, struct mem_queue **queue)
+{
+    size_t room = 16;
+    if (!device->claims)
+        return fail(TUTTI_ERR_UNSUPPORTED, "%s: no work in streams without kernels and words",
+                    device->name);
+    while (room < count)
+        room *= 2;
+    pthread_mutex_lock(&device->lock);
+    struct mem_queue **at = &device->slot_queues;
+    while (*at && (*at)->slot_room != room)
+        at = &(*at)->next;
+    *queue = *at;
+    if (*at)
+        *at = (*at)->next;
+    pthread_mutex_unlock(&device->lock);
+    return *queue ? TUTTI_OK : make_slots(device, room, queue);
+}
+
+/* A queue of a failed device serves nobody again; a stream may still come to its slots. */
+void mem_cuda_slots_give(struct mem_queue *queue)
+{
+    struct mem_device *device = queue->device;
+    if (queue->error != CUDA_DRIVER_OK)
+        return;
+    queue->slot_base += queue->slots_put;
+    queue->done = queue->started = queue->slot_base;
+    queue->slots_put = queue->slots_used = 0;
+    set_word(queue, SLOT_GO, queue->slot_base);
+    set_word(queue, SLOT_DONE, queue->slot_base);
+    pthread_mutex_lock(&device->lock);
+    queue->next = device->slot_queues;
+    device->slot_queues = queue;
+    pthread_mutex_unlock(&device->lock);
+}
+
+tutti_status mem_slots_put(struct mem_queue *queue, const struct mem_stream *stream,
+                           const struct slot_work *what)
+{
+    struct mem_device *device = queue->device;
+    struct cuda_scope scope;
+    struct slot_kernel kernel = {.function = device->copy, .elem_size = 1};
+    if (what->reduces)
+        kernel =
+            (struct slot_kernel){device->kernels[what->op][what->dtype], dtype_size(what->dtype)};
+    must(kernel.function && stream->device == device);
+    must(what->count <= queue->slot_room - queue->slots_put);
+    tutti_status status = mem_cuda_enter(device, &scope);
+    if (status != TUTTI_OK)
+        return status;
+    cuda_result result = CUDA_DRIVER_OK;
+    for (size_t i = 0; i < what->count && result == CUDA_DRIVER_OK; i++) {
+        size_t index = queue->slots_put++;
+        uint32_t ticket = (uint32_t)(queue->slot_base + queue->slots_put);
+        struct cuda_work work = {.slot = &queue->slots[index],
+                                 .ticket = ticket,
+                                 .claim = queue->claim,
+                                 .done = word_of(queue, SLOT_DONE)};
+        queue->slot_kernels[index] = kernel;
+        result = device->driver->wait_word(stream->handle, cuda_address_of(word_of(queue, SLOT_GO)),
+                                           ticket, CUDA_WAIT_REACHED);
+        if (result == CUDA_DRIVER_OK)
+            result = mem_cuda_launch(device, kernel.function, &work, what->bytes, stream->handle);
+    }
+    mem_cuda_leave(&scope);
+    return result == CUDA_DRIVER_OK ? TUTTI_OK
+                                    : mem_cuda_fail(result, "put work into stream %p of %s",
+                                                    stream->handle, device->name);
+}
+
+tutti_status mem_slots_put_reset(struct mem_queue *queue, const struct mem_stream *stream)
+{
+    return mem_stream_signal(stream, queue->words, SLOT_GO, (uint32_t)queue->slot_base);
+}
+
+/* Lets the stream go on to the next slot, which says what is to be done. */
+static void use_slot(struct mem_queue *queue, const struct cuda_slot *slot)
+{
+    queue->slots[queue->slots_used++] = *slot;
+    set_word(queue, SLOT_GO, queue->slot_base + queue->slots_used);
+}
+
+/* A kernel does its own work, and copies of whole elements. */
+static bool fits(const struct slot_kernel *kernel, const struct piece *piece, bool copies)
+{
+    return copies ? piece->bytes % kernel->elem_size == 0 : kernel->function == piece->function;
+}
+
+void mem_cuda_slots_start(struct mem_queue *queue, const struct piece *piece, uint64_t *ticket)
+{
+    static const struct cuda_slot nothing = {.count = 0};
+    bool copies = piece->function == queue->device->copy;
+    if (piece->bytes > 0) {
+        while (queue->slots_used < queue->slots_put &&
+               !fits(&queue->slot_kernels[queue->slots_used], piece, copies))
+            use_slot(queue, &nothing);
+        must(queue->slots_used < queue->slots_put);
+        struct cuda_slot slot = {piece->work.dst, piece->work.a, piece->work.b, piece->work.count};
+        if (copies)
+            slot.count = piece->bytes / queue->slot_kernels[queue->slots_used].elem_size;
+        use_slot(queue, &slot);
+    }
+    queue->started = queue->slot_base + queue->slots_used;
+    *ticket = queue->started;
+}
+
+void mem_slots_skip(struct mem_queue *queue)
+{
+    static const struct cuda_slot nothing = {.count = 0};
+    while (queue->slots_used < queue->slots_put)
+        use_slot(queue, &nothing);
+}
+
+void mem_slots_rewind(struct mem_queue *queue)
+{
+    set_word(queue, SLOT_DONE, queue->slot_base);
+    queue->slots_used = 0;
+    queue->started = queue->done = queue->slot_base;
+}
+
+bool mem_slots_passed(const struct mem_queue *queue)
+{
+    return atomic_load_explicit(&queue->words->word[SLOT_DONE], memory_order_acquire) ==
+           (uint32_t)(queue->slot_base + queue->slots_put);
+}
