@@ -5,11 +5,11 @@
  * the library's work too, which may be what is to end the wait. Waits come at any time, some of
  * them unseen (graphs, events behind a wait), so no look before the work is given can exclude that.
  *
- * The idea: work that has not begun in time is given to another stream as well, and to the next,
- * until one takes it. Each launch of a piece is an attempt; the first whose blocks come claims the
- * piece in device memory, and all others find it taken and do nothing, however late they come. The
- * kernel itself tells the CPU that it has begun and that it has ended: a word that the stream
- * writes behind it could be held up alone.
+ * The idea: work that has not begun in time is given to another stream as well, one that answers a
+ * question first, and to the next, until one takes it. Each launch of a piece is an attempt; the
+ * first whose blocks come claims the piece in device memory, and all others find it taken and do
+ * nothing, however late they come. The kernel itself tells the CPU that it has begun and that it
+ * has ended: a word that the stream writes behind it could be held up alone.
  *
  *     stream 0 | wait of the program ... | attempt 7: taken, nothing | 8, 9: nothing
  *     stream 1 | attempt 10: claims, works, tells | 11, 12: the next pieces
@@ -53,16 +53,53 @@ static tutti_status fail_held(const struct mem_queue *queue)
                 queue->device->name);
 }
 
-/* Makes the queue's stream the one at `at`. With the context entered. */
-static cuda_result use_stream(struct mem_queue *queue)
+/* ---- questions ------------------------------------------------------------------------------- */
+
+static uint32_t word(const struct mem_queue *queue, unsigned word)
+{
+    return atomic_load_explicit(&queue->words->word[word], memory_order_acquire);
+}
+
+static bool has_answered(const struct mem_queue *queue)
+{
+    return word(queue, LANE_ANSWERS + queue->asked_at) == queue->asked[queue->asked_at];
+}
+
+/* Has the next stream write its word, unless an older question is still open there. */
+static tutti_status ask_next(struct mem_queue *queue)
 {
     const struct mem_device *device = queue->device;
-    cuda_stream *stream = &queue->streams[queue->at];
+    const struct cuda_driver *driver = device->driver;
+    struct cuda_scope scope;
+    queue->asked_at = (queue->asked_at + 1) % QUEUE_STREAMS;
+    queue->asked_ns = clock_ns();
+    queue->asking = true;
+    if (!has_answered(queue))
+        return TUTTI_OK;
+    tutti_status status = mem_cuda_enter(queue->device, &scope);
+    if (status != TUTTI_OK)
+        return status;
+    cuda_stream *stream = &queue->streams[queue->asked_at];
+    cuda_address address =
+        queue->words->address + (LANE_ANSWERS + queue->asked_at) * sizeof(uint32_t);
+    uint32_t number = ++queue->asked[queue->asked_at];
     cuda_result result = CUDA_DRIVER_OK;
     if (!*stream)
-        result = device->driver->stream_create(stream, CUDA_STREAM_NON_BLOCKING, device->priority);
-    queue->stream = *stream;
-    return result;
+        result = driver->stream_create(stream, CUDA_STREAM_NON_BLOCKING, device->priority);
+    if (result == CUDA_DRIVER_OK)
+        result = device->memory_ops
+                     ? driver->write_word(*stream, address, number, CUDA_WRITE_ORDERED)
+                     : driver->fill_word(address, number, 1, *stream);
+    mem_cuda_leave(&scope);
+    return result == CUDA_DRIVER_OK ? TUTTI_OK
+                                    : mem_cuda_fail(result, "ask a stream of %s", device->name);
+}
+
+/* Work goes into the stream that answered. */
+static void use_asked(struct mem_queue *queue)
+{
+    queue->asking = false;
+    queue->stream = queue->streams[queue->asked_at];
 }
 
 /* ---- work that can be put elsewhere ---------------------------------------------------------- */
@@ -85,9 +122,9 @@ tutti_status mem_cuda_make_movable(struct mem_queue *queue)
         return status;
     queue->submitted = queue->done = queue->started;
     queue->pieces = calloc(QUEUE_TICKETS_MAX, sizeof *queue->pieces);
-    return queue->pieces
-               ? TUTTI_OK
-               : fail(TUTTI_ERR_NOMEM, "make a queue on %s: out of host memory", queue->device->name);
+    return queue->pieces ? TUTTI_OK
+                         : fail(TUTTI_ERR_NOMEM, "make a queue on %s: out of host memory",
+                                queue->device->name);
 }
 
 tutti_status mem_cuda_make_claims(struct mem_device *device)
@@ -133,9 +170,7 @@ static tutti_status attempt(struct mem_queue *queue, uint64_t ticket)
     piece->work.attempt = ++queue->attempt;
     piece->work.begun = (uint32_t *)(uintptr_t)(words + LANE_BEGUN * sizeof(uint32_t));
     piece->work.done = (uint32_t *)(uintptr_t)(words + LANE_DONE * sizeof(uint32_t));
-    cuda_result result = use_stream(queue);
-    if (result == CUDA_DRIVER_OK)
-        result = mem_cuda_start_piece(queue, piece);
+    cuda_result result = mem_cuda_start_piece(queue, piece);
     if (result == CUDA_DRIVER_OK && piece->kind != KERNEL)
         result =
             queue->device->driver->write_word(queue->stream, words + LANE_DONE * sizeof(uint32_t),
@@ -144,16 +179,12 @@ static tutti_status attempt(struct mem_queue *queue, uint64_t ticket)
     return result == CUDA_DRIVER_OK ? TUTTI_OK : mem_cuda_queue_failed(queue, result, piece->what);
 }
 
-static uint32_t word(const struct mem_queue *queue, enum lane_word word)
-{
-    return atomic_load_explicit(&queue->words->word[word], memory_order_acquire);
-}
-
 /* The first piece that is not done is another now, or is tried anew. */
 static void begin_head(struct mem_queue *queue)
 {
     queue->head_ns = queue->tried_ns = clock_ns();
     queue->tries = 1;
+    queue->answered = queue->asking = false;
 }
 
 /* Counts what is done. What lay behind a piece that another stream did is void. */
@@ -199,23 +230,29 @@ static tutti_status submit(struct mem_queue *queue)
     return TUTTI_OK;
 }
 
-/* Tries the next stream for the first piece if it has not begun in time. Later rounds over the
- * streams are slower, so that a stream that is held does not fill up. */
+/* Tries other streams for the first piece if it has not begun in time: those that answer. So what
+ * piles up in a stream that is held is one attempt and one question. Where streams answer the
+ * device is busy, however long: the operation's own time limit is for that. */
 static tutti_status try_elsewhere(struct mem_queue *queue)
 {
     const struct piece *head = piece_at(queue, queue->done + 1);
     uint64_t now = clock_ns();
-    uint64_t patience_ns = (uint64_t)STREAM_ANSWERS_NS << queue->tries / QUEUE_STREAMS;
-    if (now - queue->tried_ns < patience_ns || head->kind != KERNEL ||
+    if (now - queue->tried_ns < STREAM_ANSWERS_NS || head->kind != KERNEL ||
         (int32_t)(word(queue, LANE_BEGUN) - (uint32_t)head->work.first) >= 0)
         return TUTTI_OK;
-    if (now - queue->head_ns > QUEUE_CLEAR_MS * 1000000ull)
+    if (queue->asking && has_answered(queue)) {
+        use_asked(queue);
+        queue->answered = true;
+        queue->tried_ns = now;
+        if (queue->tries++ == 1)
+            queue->retried = queue->attempt + 1;
+        return attempt(queue, queue->done + 1);
+    }
+    if (queue->asking && now - queue->asked_ns < STREAM_ANSWERS_NS)
+        return TUTTI_OK;
+    if (now - queue->head_ns > QUEUE_CLEAR_MS * 1000000ull && !queue->answered)
         return fail_held(queue);
-    queue->at = (queue->at + 1) % QUEUE_STREAMS;
-    queue->tried_ns = now;
-    if (queue->tries++ == 1)
-        queue->retried = queue->attempt + 1;
-    return attempt(queue, queue->done + 1);
+    return ask_next(queue);
 }
 
 tutti_status mem_cuda_tend(struct mem_queue *queue)
@@ -227,28 +264,6 @@ tutti_status mem_cuda_tend(struct mem_queue *queue)
 
 /* ---- work that stays where it was put -------------------------------------------------------- */
 
-/* Makes the queue's stream the one at `at`, and has it write its word. */
-static tutti_status ask_stream(struct mem_queue *queue)
-{
-    const struct mem_device *device = queue->device;
-    const struct cuda_driver *driver = device->driver;
-    struct cuda_scope scope;
-    tutti_status status = mem_cuda_enter(queue->device, &scope);
-    if (status != TUTTI_OK)
-        return status;
-    cuda_result result = use_stream(queue);
-    cuda_address word = queue->words->address + (1 + queue->at) * sizeof(uint32_t);
-    queue->asked_ns = clock_ns();
-    uint32_t number = ++queue->asked[queue->at];
-    if (result == CUDA_DRIVER_OK)
-        result = device->memory_ops
-                     ? driver->write_word(queue->stream, word, number, CUDA_WRITE_ORDERED)
-                     : driver->fill_word(word, number, 1, queue->stream);
-    mem_cuda_leave(&scope);
-    return result == CUDA_DRIVER_OK ? TUTTI_OK
-                                    : mem_cuda_fail(result, "ask a stream of %s", device->name);
-}
-
 tutti_status mem_queue_clear(struct mem_queue *queue)
 {
     tutti_status status = TUTTI_OK;
@@ -256,25 +271,24 @@ tutti_status mem_queue_clear(struct mem_queue *queue)
         return TUTTI_OK;
     must(queue->done == queue->started);
     if (!queue->asking) {
-        status = ask_stream(queue);
+        /* First the stream that was in use. */
+        queue->asked_at = (queue->asked_at + QUEUE_STREAMS - 1) % QUEUE_STREAMS;
+        status = ask_next(queue);
         queue->asked_first = queue->asked_ns;
         queue->asking = status == TUTTI_OK;
         return queue->asking ? TUTTI_IN_PROGRESS : status;
     }
-    uint32_t answer =
-        atomic_load_explicit(&queue->words->word[1 + queue->at], memory_order_acquire);
-    uint64_t now = clock_ns();
-    queue->asking = answer != queue->asked[queue->at];
-    if (!queue->asking)
+    if (has_answered(queue)) {
+        use_asked(queue);
         return TUTTI_OK;
+    }
+    uint64_t now = clock_ns();
     if (now - queue->asked_first > QUEUE_CLEAR_MS * 1000000ull) {
         queue->asking = false;
         return fail_held(queue);
     }
-    if (now - queue->asked_ns > STREAM_ANSWERS_NS) {
-        queue->at = (queue->at + 1) % QUEUE_STREAMS;
-        status = ask_stream(queue);
-    }
+    if (now - queue->asked_ns > STREAM_ANSWERS_NS)
+        status = ask_next(queue);
     return status == TUTTI_OK ? TUTTI_IN_PROGRESS : status;
 }
 
@@ -314,13 +328,12 @@ tutti_status mem_cuda_probe_beside(struct mem_device *device)
     if (status != TUTTI_OK)
         return status;
     struct mem_words *words = holder->words;
-    unsigned index = queue->pieces ? LANE_PROBE : 1;
-    uint32_t value = ++holder->asked[0];
+    uint32_t value = ++words->value;
     struct mem_stream stream = {.device = device, .handle = holder->stream};
-    status = mem_stream_wait(&stream, words, index, value);
+    status = mem_stream_wait(&stream, words, LANE_PROBE, value);
     if (status == TUTTI_OK)
         status = try_beside(queue, &device->beside, &ticket);
-    atomic_store_explicit(&words->word[index], value, memory_order_release);
+    atomic_store_explicit(&words->word[LANE_PROBE], value, memory_order_release);
     if (status == TUTTI_OK && queue->pieces)
         status = mem_cuda_await(queue, ticket);
     queue->asking = false;

@@ -6,16 +6,13 @@
 
 #include "mem/mem_cuda.h"
 
+/* Words of a queue: how far its work is; whether its streams answer. */
+enum lane_word { LANE_DONE, LANE_BEGUN, LANE_PROBE, LANE_ANSWERS };
 /* Streams that a queue tries: they take the hardware's channels in turn as they are made, more or
- * less, so twice as many as channels meet all of them. */
-#define QUEUE_STREAMS 15
-/* A stream that has not answered for so long is held up. The time slices of other processes on the
- * device are shorter. */
+ * less, so half as many more than channels meet nearly all of them. */
+#define QUEUE_STREAMS (MEM_WORDS - LANE_ANSWERS)
+/* A stream that has not answered for so long is held up, or its device busy. */
 #define STREAM_ANSWERS_NS 3000000u
-static_assert(QUEUE_STREAMS < MEM_WORDS, "word 0 is the tickets', then one for each stream");
-
-/* Words of a queue whose work can be put elsewhere. */
-enum lane_word { LANE_DONE, LANE_BEGUN, LANE_PROBE };
 
 /* Words of a queue whose work lies in a stream of the program's. Tickets are in word 0 of all. */
 enum slot_word { SLOT_DONE, SLOT_GO };
@@ -37,9 +34,8 @@ struct piece {
 
 struct mem_queue {
     struct mem_device *device;
-    cuda_stream stream; /* in use: streams[at] */
+    cuda_stream stream; /* in use */
     cuda_stream streams[QUEUE_STREAMS];
-    unsigned at;
     struct mem_words *words;
     cuda_event *events; /* [QUEUE_TICKETS_MAX], where streams cannot write words */
     uint64_t started;   /* the last ticket */
@@ -57,6 +53,7 @@ struct mem_queue {
     uint64_t head_ns, tried_ns; /* since when it is, when it was attempted last */
     unsigned tries;             /* streams tried for it */
     uint64_t retried;           /* if more than one: the first attempt in another */
+    bool answered;              /* some stream did since */
 
     /* Where it lies in a stream of the program's (mem_cuda_slot.c). */
     struct cuda_slot *slots; /* [slot_room], pinned; NULL: it does not */
@@ -64,8 +61,9 @@ struct mem_queue {
     size_t slot_room, slots_put, slots_used;
     uint64_t slot_base; /* tickets before the first slot */
 
-    /* Where it cannot be put elsewhere. */
-    bool asking;                   /* mem_queue_clear waits for an answer */
+    /* Whether a stream runs, before work is put there. */
+    bool asking; /* an answer is awaited, of streams[asked_at] */
+    unsigned asked_at;
     uint32_t asked[QUEUE_STREAMS]; /* the question's number; the stream's word answers with it */
     uint64_t asked_ns, asked_first;
 };
