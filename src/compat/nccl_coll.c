@@ -178,7 +178,7 @@ static ncclResult_t issue_entered(const struct face_call *call)
 /* Everything of a call but its type and operation, which come in NCCL's numbers. */
 static ncclResult_t issue(struct face_call call, ncclDataType_t type, ncclRedOp_t op)
 {
-    ncclResult_t result = face_enter(call.comm, call.name);
+    ncclResult_t result = face_enter_grouped(call.comm, call.name);
     if (result != ncclSuccess)
         return face_group_note(result);
     if (!face_dtype(type, &call.dtype))

@@ -55,6 +55,8 @@ ncclComm_t face_comm_new(int size, int rank, bool blocking);
  * ended by leave. name is the public function, for sentences. */
 ncclResult_t face_hold(ncclComm_t comm, const char *name);
 ncclResult_t face_enter(ncclComm_t comm, const char *name);
+/* face_enter for what may stand in a group, whose own jobs are not in its way. */
+ncclResult_t face_enter_grouped(ncclComm_t comm, const char *name);
 void face_leave(ncclComm_t comm);
 /* The handle is dead from now on; false if it was already. The caller holds it. */
 bool face_end(ncclComm_t comm);
@@ -112,6 +114,9 @@ void face_group_start(void);
 ncclResult_t face_group_end(void);
 ncclResult_t face_group_call(const struct face_call *call);
 void face_group_job(struct job *job);
+/* Jobs of the group on the communicator that a call of the group may go along with: those that make
+ * others of it, and, when the group ends, those that end it afterwards. */
+unsigned face_group_jobs(ncclComm_t comm);
 /* An error of a call in a group is the group's. Returns result. */
 ncclResult_t face_group_note(ncclResult_t result);
 

@@ -46,6 +46,14 @@ void face_group_job(struct job *job)
     *at = job;
 }
 
+unsigned face_group_jobs(ncclComm_t comm)
+{
+    unsigned jobs = 0;
+    for (const struct job *job = group.jobs; job; job = job->next)
+        jobs += job->parent == comm || (group.depth == 0 && job->comm == comm);
+    return jobs;
+}
+
 ncclResult_t face_group_call(const struct face_call *call)
 {
     if (group.count == CALLS_MAX)
@@ -91,7 +99,7 @@ static ncclResult_t run_calls(void)
     ncclResult_t result = face_result(tutti_group_start());
     while (entered < group.count && result == ncclSuccess) {
         const struct face_call *call = &group.calls[entered];
-        result = face_enter(call->comm, call->name);
+        result = face_enter_grouped(call->comm, call->name);
         if (result != ncclSuccess)
             break;
         entered++;
