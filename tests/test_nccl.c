@@ -247,6 +247,39 @@ static void test_nccl_agrees_with_the_native_interface(void)
 /* ---- pre-multiplied sums ----------------------------------------------------------------------
  */
 
+/* An operation may go as soon as the call that names it has returned, though its group has not
+ * ended; its number is free again afterwards, whatever became of the group. */
+static int destroyed_in_groups(ncclComm_t comm, int rank, const float *in, const float *want,
+                               size_t count)
+{
+    enum { RUN, SPOIL, SIMULATE, WAYS };
+    float *out = calloc(count, sizeof *out), scalar = 0.25f + (float)rank;
+    ncclRedOp_t op, first = ncclSum;
+    int wrong = 0;
+    for (int round = 0; round < 2 * WAYS; round++) {
+        int way = round % WAYS;
+        wrong += OK(ncclGroupStart());
+        wrong +=
+            OK(ncclRedOpCreatePreMulSum(&op, &scalar, ncclFloat32, ncclScalarHostImmediate, comm));
+        first = round == 0 ? op : first;
+        wrong += world_check(rank, op == first, "operation %d after %d", (int)op, (int)first);
+        wrong += OK(ncclAllReduce(in, out, count, ncclFloat32, op, comm, NULL));
+        wrong += OK(ncclRedOpDestroy(op, comm));
+        if (way == SIMULATE)
+            wrong += OK(ncclGroupSimulateEnd(NULL));
+        if (way == SPOIL)
+            wrong +=
+                TAKEN(ncclBroadcast(in, out, 1, ncclInt8, -1, comm, NULL), ncclInvalidArgument);
+        if (way != SIMULATE)
+            wrong += TAKEN(ncclGroupEnd(), way == RUN ? ncclSuccess : ncclInvalidArgument);
+        if (way == RUN)
+            wrong += world_check(rank, memcmp(out, want, count * sizeof *out) == 0, "differs");
+        wrong += TAKEN(ncclRedOpDestroy(op, comm), ncclInvalidArgument);
+    }
+    free(out);
+    return wrong;
+}
+
 static int premultiplied(tutti_comm *native, int rank, int size, void *context)
 {
     enum { COUNT = 500 };
@@ -275,6 +308,7 @@ static int premultiplied(tutti_comm *native, int rank, int size, void *context)
         wrong += OK(ncclRedOpDestroy(op, comm));
         wrong +=
             TAKEN(ncclAllReduce(in, ours, COUNT, ncclFloat32, op, comm, NULL), ncclInvalidArgument);
+        wrong += destroyed_in_groups(comm, rank, in, theirs, COUNT);
         wrong += tutti_op_destroy(native, native_op) != TUTTI_OK;
     }
     float one = 1;

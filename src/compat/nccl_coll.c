@@ -89,6 +89,8 @@ NCCL_FACE(ncclResult_t, ncclRedOpDestroy, (ncclRedOp_t op, ncclComm_t comm))
     if (result != ncclSuccess)
         return result;
     tutti_comm *tutti = face_tutti(comm);
+    if (face_group_ends_op(comm, mapped))
+        return ncclSuccess;
     if (tutti && tutti_comm_status(tutti) == TUTTI_OK)
         result = face_result(tutti_op_destroy(tutti, mapped));
     face_leave(comm);

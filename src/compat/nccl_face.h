@@ -107,12 +107,16 @@ struct face_call {
     ncclComm_t comm;
     void *stream;
     const char *name;
+    bool ends_op; /* the operation is destroyed after it; holds the communicator for that */
 };
 
 bool face_group_open(void);
 void face_group_start(void);
 ncclResult_t face_group_end(void);
 ncclResult_t face_group_call(const struct face_call *call);
+/* An operation that a call of the open group reduces with is destroyed after it: takes the hold of
+ * the communicator. False if there is no such call. */
+bool face_group_ends_op(ncclComm_t comm, tutti_op op);
 void face_group_job(struct job *job);
 /* Jobs of the group on the communicator that a call of the group may go along with: those that make
  * others of it, and, when the group ends, those that end it afterwards. */

@@ -72,6 +72,34 @@ ncclResult_t face_group_call(const struct face_call *call)
     return ncclSuccess;
 }
 
+static bool reduces(const struct face_call *call)
+{
+    return call->coll == TUTTI_COLL_ALLREDUCE || call->coll == TUTTI_COLL_REDUCE_SCATTER ||
+           call->coll == TUTTI_COLL_REDUCE;
+}
+
+bool face_group_ends_op(ncclComm_t comm, tutti_op op)
+{
+    for (size_t i = 0; i < group.count; i++) {
+        struct face_call *call = &group.calls[i];
+        if (call->comm == comm && reduces(call) && call->op == op && !call->ends_op)
+            return call->ends_op = true;
+    }
+    return false;
+}
+
+/* The group's calls have run, or never will. */
+static void end_ops(void)
+{
+    for (size_t i = 0; i < group.count; i++) {
+        const struct face_call *call = &group.calls[i];
+        if (!call->ends_op)
+            continue;
+        tutti_op_destroy(face_tutti(call->comm), call->op);
+        face_leave(call->comm);
+    }
+}
+
 /* Forgets the group. */
 static void forget(void)
 {
@@ -131,6 +159,7 @@ ncclResult_t face_group_end(void)
     }
     if (result == ncclSuccess)
         result = run_calls();
+    end_ops();
     if (result == ncclSuccess)
         result = face_jobs_run(&group.jobs, true);
     forget();
@@ -226,6 +255,7 @@ NCCL_FACE(ncclResult_t, ncclGroupSimulateEnd, (ncclSimInfo_t * simInfo))
         result = estimate(&microseconds);
     if (result == ncclSuccess && simInfo)
         simInfo->estimatedTime = (float)microseconds;
+    end_ops();
     forget();
     return result;
 }
