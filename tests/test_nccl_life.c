@@ -491,7 +491,10 @@ static int bad_calls(tutti_comm *native, int rank, int size, void *context)
     wrong += nccl_world_says(rank, "datatype 12: expected 0 to 11");
     wrong += TAKEN(ncclAllReduce(in, out, 4, ncclFloat32, (ncclRedOp_t)77, comm, NULL),
                    ncclInvalidArgument);
-    wrong += nccl_world_says(rank, "was not made by");
+    wrong += nccl_world_says(rank, "the operation was not made on this communicator");
+    wrong += TAKEN(ncclAllReduce(in, out, 4, ncclFloat32, (ncclRedOp_t)5000, comm, NULL),
+                   ncclInvalidArgument);
+    wrong += nccl_world_says(rank, "the operation was not made on this communicator");
     wrong += TAKEN(ncclAllReduce(in, out, 4, ncclFloat32, (ncclRedOp_t)-1, comm, NULL),
                    ncclInvalidArgument);
     wrong += nccl_world_says(rank, "operation -1: expected 0 to 4");
