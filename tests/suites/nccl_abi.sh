@@ -179,6 +179,41 @@ P
 }
 try "preloaded, then opened by name from Python" by_name
 
+# A program that loads the library, gives up a communicator that is being made, and unloads it: the
+# thread behind that one ends afterwards.
+cat >"$work/unloads.c" <<'C'
+#include <dlfcn.h>
+#include <unistd.h>
+
+#include "nccl.h"
+int main(int argc, char **argv)
+{
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    ncclUniqueId id;
+    ncclComm_t comm;
+    void *lib = argc > 1 ? dlopen(argv[1], RTLD_NOW | RTLD_LOCAL) : NULL;
+    __typeof__(&ncclGetUniqueId) get_id;
+    __typeof__(&ncclCommInitRankConfig) init;
+    __typeof__(&ncclCommAbort) give_up;
+    if (!lib)
+        return 1;
+    *(void **)&get_id = dlsym(lib, "ncclGetUniqueId");
+    *(void **)&init = dlsym(lib, "ncclCommInitRankConfig");
+    *(void **)&give_up = dlsym(lib, "ncclCommAbort");
+    config.blocking = 0;
+    if (get_id(&id) != ncclSuccess || init(&comm, 2, id, 0, &config) != ncclInProgress ||
+        give_up(comm) != ncclSuccess || dlclose(lib) != 0)
+        return 1;
+    usleep(600000);
+    return 0;
+}
+C
+unloaded() {
+    cc -std=gnu11 -I src/compat "$work/unloads.c" -o "$work/unloads" -ldl &&
+        TUTTI_CONNECT_TIMEOUT_MS=300 timeout 20 "$work/unloads" "$so"
+}
+try "unloaded while a call is under way" unloaded
+
 # Settings of the other library mean nothing here, and are no error.
 quiet_settings() {
     NCCL_DEBUG=INFO NCCL_ALGO=Ring NCCL_P2P_DISABLE=1 NCCL_COMM_ID=127.0.0.1:1 LD_LIBRARY_PATH=$lib timeout 60 \
