@@ -375,6 +375,14 @@ static int nonblocking(tutti_comm *native, int rank, int size, void *context)
     wrong += TAKEN(ncclGroupEnd(), ncclInProgress);
     wrong += world_check(rank, nccl_world_settle(whole) == ncclSuccess, "shrink");
     wrong += works(whole, rank, rank, size);
+    wrong += OK(ncclCommDestroy(whole));
+    /* A group that uses its parent too. */
+    wrong += OK(ncclGroupStart());
+    wrong += OK(ncclAllReduce(&rank, &sum, 1, ncclInt32, ncclSum, child, NULL));
+    wrong += OK(ncclCommSplit(child, 0, rank, &whole, NULL));
+    wrong += OK(ncclGroupEnd());
+    wrong += world_check(rank, sum == size * (size - 1) / 2, "sum %d", sum);
+    wrong += works(whole, rank, rank, size);
     ncclResult_t result = ncclCommFinalize(comm);
     wrong += world_check(rank, result == ncclInProgress || result == ncclSuccess, "finalize %d",
                          (int)result);

@@ -121,6 +121,8 @@ void face_group_job(struct job *job);
 /* Jobs of the group on the communicator that a call of the group may go along with: those that make
  * others of it, and, when the group ends, those that end it afterwards. */
 unsigned face_group_jobs(ncclComm_t comm);
+/* Whether the group holds calls on the communicator. */
+bool face_group_uses(ncclComm_t comm);
 /* An error of a call in a group is the group's. Returns result. */
 ncclResult_t face_group_note(ncclResult_t result);
 

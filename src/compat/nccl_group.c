@@ -54,6 +54,15 @@ unsigned face_group_jobs(ncclComm_t comm)
     return jobs;
 }
 
+bool face_group_uses(ncclComm_t comm)
+{
+    for (size_t i = 0; i < group.count; i++) {
+        if (group.calls[i].comm == comm)
+            return true;
+    }
+    return false;
+}
+
 ncclResult_t face_group_call(const struct face_call *call)
 {
     if (group.count == CALLS_MAX)
