@@ -115,6 +115,19 @@ nvidia=$(find_header nccl.h "${NCCL_HOME:-/nonexistent}/include" "${CUDA_HOME:-/
     /usr/include /usr/local/include /usr/local/cuda/include "${places[@]+"${places[@]}"}")
 cuda=$(find_header cuda_runtime.h "${CUDA_HOME:-/nonexistent}/include" /usr/local/cuda/include /usr/include \
     "${places[@]+"${places[@]}"}")
+# With the toolkit at hand its types come along, by which programs tell what they can use.
+printf '%s\n' '#include "'"$PWD"'/src/compat/nccl.h"' '#ifndef __CUDA_BF16_H__' '#error no bfloat16' \
+    '#endif' '#if defined(__cplusplus) && !defined(__CUDA_FP8_TYPES_EXIST__)' '#error no fp8' '#endif' \
+    'extern cudaStream_t stream;' >"$work/brings.c"
+brings_types() {
+    cc -std=c11 -Wall -Wextra -Werror -isystem "$cuda" -fsyntax-only "$work/brings.c" &&
+        c++ -x c++ -Wall -Wextra -Werror -isystem "$cuda" -fsyntax-only "$work/brings.c"
+}
+if [ -n "$cuda" ] && [ -f "$cuda/cuda_fp8.h" ] && command -v c++ >/dev/null; then
+    try "our header with CUDA's" brings_types
+else
+    skip "cuda_runtime.h of CUDA 11.8 or later is not on this machine (CUDA_HOME)"
+fi
 same_initializers() {
     cc -std=c11 -w -DNVIDIA -I"$nvidia" -I"$cuda" -c tests/nccl_facts.c -o "$work/theirs.o" &&
         objcopy -O binary --only-section=.rodata "$work/ours.o" "$work/ours" &&
