@@ -522,7 +522,13 @@ static int memory(tutti_comm *native, int rank, int size, void *context)
     wrong += TAKEN(ncclCommWindowRegister(comm, NULL, 64, &window, 0), ncclInvalidArgument);
     wrong += TAKEN(ncclCommRegister(comm, NULL, 64, &other), ncclInvalidArgument);
     wrong += OK(ncclCommDeregister(comm, NULL));
+    /* A handle is looked for, not looked into: a foreign one and one that is gone are no crash. */
+    wrong += TAKEN(ncclCommDeregister(comm, (void *)1), ncclInvalidUsage);
+    wrong += TAKEN(ncclCommWindowDeregister(comm, (ncclWindow_t)buffer), ncclInvalidUsage);
     wrong += OK(ncclCommDeregister(comm, handle));
+    wrong += TAKEN(ncclCommDeregister(comm, handle), ncclInvalidUsage);
+    wrong += nccl_world_says(rank, "ncclCommDeregister: the handle was not made with this "
+                                   "communicator, or is given back already");
     wrong += OK(ncclCommWindowDeregister(comm, window));
     /* What is still registered when its communicator fails can be given back all the same. */
     wrong += OK(ncclCommRegister(comm, buffer, BYTES, &handle));
@@ -530,11 +536,16 @@ static int memory(tutti_comm *native, int rank, int size, void *context)
         world_check(rank, tutti_barrier(native) == TUTTI_OK, "barrier: %s", tutti_last_error());
     wrong += OK(ncclCommRevoke(comm, NCCL_REVOKE_DEFAULT));
     wrong += OK(ncclCommDeregister(comm, handle));
+    wrong += OK(ncclCommDestroy(comm));
+    /* What nobody gives back goes with the communicator. */
+    wrong += nccl_world_init(native, rank, size, &comm);
+    wrong += OK(ncclCommRegister(comm, buffer, BYTES, &handle));
+    wrong += OK(ncclCommWindowRegister(comm, buffer, BYTES, &window, NCCL_WIN_DEFAULT));
+    wrong += OK(ncclCommDestroy(comm));
     wrong += OK(ncclMemFree(buffer));
     wrong += OK(ncclMemFree(NULL));
     wrong += TAKEN(ncclMemFree(&wrong), ncclInvalidArgument);
-    wrong += TAKEN(ncclMemAlloc(NULL, 8), ncclInvalidArgument);
-    return wrong + OK(ncclCommDestroy(comm));
+    return wrong + TAKEN(ncclMemAlloc(NULL, 8), ncclInvalidArgument);
 }
 
 static void test_nccl_memory(void)

@@ -40,6 +40,7 @@ static void release(ncclComm_t comm)
 {
     if (atomic_exchange(&comm->released, true))
         return;
+    face_deregister_all(comm);
     tutti_comm_destroy(comm->tutti);
     pthread_mutex_lock(&kept_lock);
     ncclComm_t oldest = kept[kept_next];

@@ -43,9 +43,10 @@ struct ncclComm {
     atomic_bool revoked, finalized;
     bool blocking;
     int rank, size, device;
-    pthread_mutex_t lock;        /* of what follows */
-    tutti_comm *tutti;           /* NULL until made */
-    _Atomic ncclResult_t result; /* of the job that made it, or of the first that failed */
+    pthread_mutex_t lock;                 /* of what follows */
+    tutti_comm *tutti;                    /* NULL until made */
+    struct ncclWindow_vidmem *registered; /* those not given back */
+    _Atomic ncclResult_t result;          /* of the job that made it, or of the first that failed */
     char sentence[FACE_SENTENCE_MAX];
 };
 
@@ -63,6 +64,9 @@ bool face_end(ncclComm_t comm);
 tutti_comm *face_tutti(ncclComm_t comm);
 /* Ends every wait inside; returns when no new one can begin. */
 void face_abort(ncclComm_t comm);
+
+/* nccl_memory.c: gives back what is still registered; before the release of what it stands for. */
+void face_deregister_all(ncclComm_t comm);
 
 /* ---- jobs (nccl_job.c): what waits for other ranks ---- */
 
