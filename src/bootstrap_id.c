@@ -204,7 +204,7 @@ static tutti_status read_id(const struct settings *settings, const tutti_unique_
     memcpy(&read, id->bytes, sizeof read);
     if (memcmp(read.magic, id_magic, sizeof read.magic) != 0)
         return fail(TUTTI_ERR_ARG, "these 128 bytes are no unique id of this library: carry them "
-                                   "unchanged from tutti_unique_id_create at rank 0");
+                                   "unchanged from rank 0, which makes the id");
     if (read.version != BOOTSTRAP_VERSION)
         return fail(TUTTI_ERR_PROTOCOL,
                     "the unique id was made by a release with rendezvous version %u, this one has "

@@ -190,11 +190,11 @@ static void seat_event(struct lobby *lobby, uint32_t rank)
     struct seat *seat = &lobby->bootstrap->seats[rank];
     if (seat->fd < 0 || lobby->doom != TUTTI_OK)
         return;
-    tutti_status status =
-        fail(TUTTI_ERR_CONNECT,
-             "%s left the rendezvous while %u other rank%s were still missing: it ended, or its "
-             "own timeout is shorter",
-             seat_text(lobby->bootstrap->seats, rank, who), missing, missing == 1 ? "" : "s");
+    tutti_status status = fail(
+        TUTTI_ERR_CONNECT,
+        "%s left the rendezvous while %u other rank%s still missing: it ended, or its own "
+        "timeout is shorter",
+        seat_text(lobby->bootstrap->seats, rank, who), missing, missing == 1 ? " was" : "s were");
     watch(lobby, EPOLL_CTL_DEL, seat->fd, 0, TOKEN_SEAT, rank);
     owned_close(seat->fd);
     seat->fd = -1;

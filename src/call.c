@@ -20,17 +20,16 @@ static tutti_status check_type(const struct call *call)
 static tutti_status check_op(const struct tutti_comm *comm, const struct call *call)
 {
     unsigned op = (unsigned)call->op;
-    if (op >= TUTTI_OP_DYNAMIC && op - TUTTI_OP_DYNAMIC < COMM_OPS_MAX) {
-        const struct comm_op *made = comm->ops ? &comm->ops[op - TUTTI_OP_DYNAMIC] : NULL;
+    if (op >= TUTTI_OP_DYNAMIC && op <= TUTTI_OP_LAST) {
+        bool known = comm->ops && op - TUTTI_OP_DYNAMIC < COMM_OPS_MAX;
+        const struct comm_op *made = known ? &comm->ops[op - TUTTI_OP_DYNAMIC] : NULL;
         if (!made || !made->used)
             return fail(TUTTI_ERR_ARG,
-                        "%s: operation %u was not made by tutti_op_create on this communicator, or "
-                        "is destroyed",
-                        coll_name(call->coll), op);
+                        "%s: the operation was not made on this communicator, or is destroyed",
+                        coll_name(call->coll));
         if (made->premulsum && made->dtype != call->dtype)
-            return fail(TUTTI_ERR_ARG, "%s: operation %u multiplies %s, but the call's type is %s",
-                        coll_name(call->coll), op, dtype_name(made->dtype),
-                        dtype_name(call->dtype));
+            return fail(TUTTI_ERR_ARG, "%s: the operation multiplies %s, but the call's type is %s",
+                        coll_name(call->coll), dtype_name(made->dtype), dtype_name(call->dtype));
         return TUTTI_OK;
     }
     if (op >= TUTTI_OP_COUNT)
@@ -262,7 +261,7 @@ static tutti_status check_buffers(const struct tutti_comm *comm, struct call *ca
     if (!legal_alias(comm, call))
         return fail(TUTTI_ERR_ARG,
                     "%s: in (%" PRIu64 " bytes at %p) and out (%" PRIu64
-                    " bytes at %p) overlap at rank %u other than in place as tutti.h defines it",
+                    " bytes at %p) overlap at rank %u other than in place as the header defines it",
                     coll_name(call->coll), in.bytes, (const void *)in.begin, out.bytes,
                     (const void *)out.begin, comm->rank);
     call->in_place = true;

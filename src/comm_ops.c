@@ -22,8 +22,7 @@ static tutti_status take_slot(tutti_comm *comm, struct comm_op **slot, tutti_op 
         }
     }
     return fail(TUTTI_ERR_NOMEM,
-                "all %d reduction operations of this communicator are in use: destroy some with "
-                "tutti_op_destroy",
+                "all %d reduction operations of this communicator are in use: destroy some",
                 COMM_OPS_MAX);
 }
 
@@ -72,10 +71,8 @@ tutti_status tutti_op_destroy(tutti_comm *comm, tutti_op op)
     unsigned slot = (unsigned)op - TUTTI_OP_DYNAMIC;
     if (!comm->ops || (unsigned)op < TUTTI_OP_DYNAMIC || slot >= COMM_OPS_MAX ||
         !comm->ops[slot].used)
-        status = fail(TUTTI_ERR_ARG,
-                      "tutti_op_destroy: operation %d is not one made by "
-                      "tutti_op_create on this communicator",
-                      (int)op);
+        status = fail(TUTTI_ERR_ARG, "the operation to destroy was not made on this communicator, "
+                                     "or is destroyed already");
     else
         comm->ops[slot].used = false;
     comm->last_program = NULL;

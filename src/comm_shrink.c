@@ -61,7 +61,7 @@ static tutti_status disagree(const struct shrink *shrink, uint32_t peer)
 {
     const tutti_comm *comm = shrink->parent;
     return fail(TUTTI_ERR_MISMATCH,
-                "tutti_comm_shrink: %s and %s exclude different ranks: every survivor must name "
+                "shrink: %s and %s exclude different ranks: every survivor must name "
                 "the same",
                 comm->names[comm->rank], comm->names[peer]);
 }
@@ -106,11 +106,11 @@ static tutti_status look(const struct shrink *shrink)
             return disagree(shrink, p);
         if (peer->left)
             return fail(TUTTI_ERR_PEER,
-                        "tutti_comm_shrink: %s destroyed the communicator: survivors keep it until "
+                        "shrink: %s destroyed the communicator: survivors keep it until "
                         "it is shrunk",
                         comm->names[p]);
         if (is_gone(comm, p))
-            return fail(TUTTI_ERR_PEER, "tutti_comm_shrink: %.300s: exclude that rank too",
+            return fail(TUTTI_ERR_PEER, "shrink: %.300s: exclude that rank too",
                         comm->down_sentence);
     }
     return TUTTI_OK;
@@ -143,7 +143,7 @@ static tutti_status missing(const struct shrink *shrink, uint32_t p)
 {
     const tutti_comm *comm = shrink->parent;
     return fail(TUTTI_ERR_TIMEOUT,
-                "tutti_comm_shrink: %s did not come within %llu ms: every rank that is not "
+                "shrink: %s did not come within %llu ms: every rank that is not "
                 "excluded must call it (TUTTI_CONNECT_TIMEOUT_MS sets the limit)",
                 comm->names[p], (unsigned long long)comm->settings.connect_timeout_ms);
 }
@@ -263,12 +263,10 @@ static tutti_status find_survivors(tutti_comm *comm, const int *excluded, size_t
 {
     for (size_t i = 0; i < count; i++) {
         if (excluded[i] < 0 || (uint32_t)excluded[i] >= comm->size)
-            return fail(TUTTI_ERR_ARG,
-                        "tutti_comm_shrink: excluded rank %d is out of range: expected 0 to %u",
+            return fail(TUTTI_ERR_ARG, "shrink: excluded rank %d is out of range: expected 0 to %u",
                         excluded[i], comm->size - 1);
         if ((uint32_t)excluded[i] == comm->rank)
-            return fail(TUTTI_ERR_ARG,
-                        "tutti_comm_shrink: rank %u excludes itself: only survivors call",
+            return fail(TUTTI_ERR_ARG, "shrink: rank %u excludes itself: only survivors call",
                         comm->rank);
     }
     shrink->set = 0xcbf29ce484222325u; /* FNV-1a over the survivors */
@@ -277,7 +275,7 @@ static tutti_status find_survivors(tutti_comm *comm, const int *excluded, size_t
         for (size_t i = 0; i < count; i++)
             times += (uint32_t)excluded[i] == r;
         if (times > 1)
-            return fail(TUTTI_ERR_ARG, "tutti_comm_shrink: rank %u is excluded %u times", r, times);
+            return fail(TUTTI_ERR_ARG, "shrink: rank %u is excluded %u times", r, times);
         if (times == 1)
             continue;
         if (r == comm->rank)

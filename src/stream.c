@@ -18,8 +18,8 @@ bool stream_needs(const struct tutti_comm *comm, const struct call *call)
         return false;
     for (int i = 0; i < 2; i++) {
         if (extents[i].used && extents[i].bytes > 0 &&
-            mem_device_of(extents[i].begin, &place) == TUTTI_OK && place.device)
-            return true;
+            (mem_device_of(extents[i].begin, &place) != TUTTI_OK || place.device))
+            return true; /* what is wrong with the memory is said when the unit is made */
     }
     return false;
 }

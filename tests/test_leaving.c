@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -119,6 +120,39 @@ static void test_leaving_have_sent_what_was_taken_before_leaving(void)
 {
     for (int number = 0; number < 10; number++)
         variants_run(leave_served, 2, 1, VARIANTS_PLAIN | VARIANTS_PROCESSES, number);
+}
+
+/* How often this thread has slept. */
+static long naps(void)
+{
+    struct rusage usage;
+    getrusage(RUSAGE_THREAD, &usage);
+    return usage.ru_nvcsw;
+}
+
+/* Rank 1 leaves long after rank 0, whose sockets are closed: it has nobody to wait for. */
+static void leave_last(struct links_rank *rank)
+{
+    uint32_t word = 1;
+    struct notice notice = {.kind = 1};
+    links_connect_all(rank);
+    struct xfer xfer = links_xfer(1 - rank->rank, &word, 4);
+    links_expect(rank,
+                 (rank->rank == 0 ? links_recv(rank, &xfer) : links_send(rank, &xfer)) == TUTTI_OK);
+    links_meet(rank, 1, 2);
+    if (rank->rank == 1)
+        clock_sleep_us(20000);
+    (void)rank->ops->notify(rank->transport, 1 - rank->rank, &notice);
+    clock_sleep_us(1000); /* until the wire has told that nobody hears it */
+    long before = naps();
+    rank->ops->close(rank->transport);
+    rank->transport = NULL;
+    links_expect(rank, naps() - before < 20);
+}
+
+static void test_leaving_last_takes_no_time(void)
+{
+    variants_run(leave_last, 2, 1, VARIANTS_PLAIN, 0);
 }
 
 /* Rank 0 leaves though rank 1 still waits for it: that is news. */
@@ -462,6 +496,7 @@ int main(int argc, char **argv)
     static const struct suite_test tests[] = {
         TEST(leaving_receive_what_was_sent_before_leaving),
         TEST(leaving_have_sent_what_was_taken_before_leaving),
+        TEST(leaving_last_takes_no_time),
         TEST(leaving_report_who_left_too_soon),
         TEST(leaving_do_not_report_who_was_done),
         TEST(leaving_notice_a_death),

@@ -247,6 +247,39 @@ static void test_nccl_agrees_with_the_native_interface(void)
 /* ---- pre-multiplied sums ----------------------------------------------------------------------
  */
 
+/* An operation may go as soon as the call that names it has returned, though its group has not
+ * ended; its number is free again afterwards, whatever became of the group. */
+static int destroyed_in_groups(ncclComm_t comm, int rank, const float *in, const float *want,
+                               size_t count)
+{
+    enum { RUN, SPOIL, SIMULATE, WAYS };
+    float *out = calloc(count, sizeof *out), scalar = 0.25f + (float)rank;
+    ncclRedOp_t op, first = ncclSum;
+    int wrong = 0;
+    for (int round = 0; round < 2 * WAYS; round++) {
+        int way = round % WAYS;
+        wrong += OK(ncclGroupStart());
+        wrong +=
+            OK(ncclRedOpCreatePreMulSum(&op, &scalar, ncclFloat32, ncclScalarHostImmediate, comm));
+        first = round == 0 ? op : first;
+        wrong += world_check(rank, op == first, "operation %d after %d", (int)op, (int)first);
+        wrong += OK(ncclAllReduce(in, out, count, ncclFloat32, op, comm, NULL));
+        wrong += OK(ncclRedOpDestroy(op, comm));
+        if (way == SIMULATE)
+            wrong += OK(ncclGroupSimulateEnd(NULL));
+        if (way == SPOIL)
+            wrong +=
+                TAKEN(ncclBroadcast(in, out, 1, ncclInt8, -1, comm, NULL), ncclInvalidArgument);
+        if (way != SIMULATE)
+            wrong += TAKEN(ncclGroupEnd(), way == RUN ? ncclSuccess : ncclInvalidArgument);
+        if (way == RUN)
+            wrong += world_check(rank, memcmp(out, want, count * sizeof *out) == 0, "differs");
+        wrong += TAKEN(ncclRedOpDestroy(op, comm), ncclInvalidArgument);
+    }
+    free(out);
+    return wrong;
+}
+
 static int premultiplied(tutti_comm *native, int rank, int size, void *context)
 {
     enum { COUNT = 500 };
@@ -275,6 +308,7 @@ static int premultiplied(tutti_comm *native, int rank, int size, void *context)
         wrong += OK(ncclRedOpDestroy(op, comm));
         wrong +=
             TAKEN(ncclAllReduce(in, ours, COUNT, ncclFloat32, op, comm, NULL), ncclInvalidArgument);
+        wrong += destroyed_in_groups(comm, rank, in, theirs, COUNT);
         wrong += tutti_op_destroy(native, native_op) != TUTTI_OK;
     }
     float one = 1;
@@ -488,7 +522,13 @@ static int memory(tutti_comm *native, int rank, int size, void *context)
     wrong += TAKEN(ncclCommWindowRegister(comm, NULL, 64, &window, 0), ncclInvalidArgument);
     wrong += TAKEN(ncclCommRegister(comm, NULL, 64, &other), ncclInvalidArgument);
     wrong += OK(ncclCommDeregister(comm, NULL));
+    /* A handle is looked for, not looked into: a foreign one and one that is gone are no crash. */
+    wrong += TAKEN(ncclCommDeregister(comm, (void *)1), ncclInvalidUsage);
+    wrong += TAKEN(ncclCommWindowDeregister(comm, (ncclWindow_t)buffer), ncclInvalidUsage);
     wrong += OK(ncclCommDeregister(comm, handle));
+    wrong += TAKEN(ncclCommDeregister(comm, handle), ncclInvalidUsage);
+    wrong += nccl_world_says(rank, "ncclCommDeregister: the handle was not made with this "
+                                   "communicator, or is given back already");
     wrong += OK(ncclCommWindowDeregister(comm, window));
     /* What is still registered when its communicator fails can be given back all the same. */
     wrong += OK(ncclCommRegister(comm, buffer, BYTES, &handle));
@@ -496,11 +536,16 @@ static int memory(tutti_comm *native, int rank, int size, void *context)
         world_check(rank, tutti_barrier(native) == TUTTI_OK, "barrier: %s", tutti_last_error());
     wrong += OK(ncclCommRevoke(comm, NCCL_REVOKE_DEFAULT));
     wrong += OK(ncclCommDeregister(comm, handle));
+    wrong += OK(ncclCommDestroy(comm));
+    /* What nobody gives back goes with the communicator. */
+    wrong += nccl_world_init(native, rank, size, &comm);
+    wrong += OK(ncclCommRegister(comm, buffer, BYTES, &handle));
+    wrong += OK(ncclCommWindowRegister(comm, buffer, BYTES, &window, NCCL_WIN_DEFAULT));
+    wrong += OK(ncclCommDestroy(comm));
     wrong += OK(ncclMemFree(buffer));
     wrong += OK(ncclMemFree(NULL));
     wrong += TAKEN(ncclMemFree(&wrong), ncclInvalidArgument);
-    wrong += TAKEN(ncclMemAlloc(NULL, 8), ncclInvalidArgument);
-    return wrong + OK(ncclCommDestroy(comm));
+    return wrong + TAKEN(ncclMemAlloc(NULL, 8), ncclInvalidArgument);
 }
 
 static void test_nccl_memory(void)

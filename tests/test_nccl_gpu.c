@@ -296,25 +296,33 @@ static int aborting(tutti_comm *native, int rank, int size, void *context)
     return wrong;
 }
 
-/* A destroy waits for what is in the streams. */
+/* A destroy waits for what is in the streams, also one that its own group has put there; there an
+ * operation goes before its call has run. */
 static int destroying(tutti_comm *native, int rank, int size, void *context)
 {
     enum { CALLS = 20 };
     cuda_stream stream = rig_stream_take(false);
     void *buffer = rig_take(COUNT);
+    uint8_t scalar = 3;
+    ncclRedOp_t op;
     ncclComm_t comm;
     int wrong = nccl_world_init(native, rank, size, &comm);
     (void)context;
-    rig_put_fill(stream, buffer, 0, COUNT);
+    rig_put_fill(stream, buffer, 1, COUNT);
     if (rank == 1)
         rig_put_delay(stream, 50000);
     for (int i = 0; i < CALLS; i++)
         wrong += OK(
             ncclAllReduce(buffer, buffer, COUNT, ncclUint8, ncclMax, comm, (cudaStream_t)stream));
+    wrong += OK(ncclGroupStart());
+    wrong += OK(ncclRedOpCreatePreMulSum(&op, &scalar, ncclUint8, ncclScalarHostImmediate, comm));
+    wrong += OK(ncclAllReduce(buffer, buffer, COUNT, ncclUint8, op, comm, (cudaStream_t)stream));
+    wrong += OK(ncclRedOpDestroy(op, comm));
     wrong += OK(ncclCommFinalize(comm));
     wrong += OK(ncclCommDestroy(comm));
+    wrong += OK(ncclGroupEnd());
     wrong += rig_await(rank, stream, AWAIT_S);
-    wrong += bytes_are(rank, buffer, COUNT, 0, "maximum");
+    wrong += bytes_are(rank, buffer, COUNT, 3 * size, "scaled sum");
     rig_give(buffer);
     return wrong;
 }

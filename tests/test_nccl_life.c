@@ -293,6 +293,50 @@ static void test_nccl_life_abort_under_a_group(void)
     nccl_world_run(WORLD_THREADS, 2, NULL, aborting_two, NULL);
 }
 
+/* A group that uses communicators, and makes others of them or ends them: its calls run in between.
+ */
+static int ending_in_a_group(tutti_comm *native, int rank, int size, void *context)
+{
+    ncclComm_t comm, other, child = NULL;
+    int sums[3] = {-1, -1, -1}, want = size * (size - 1) / 2;
+    int wrong = nccl_world_init(native, rank, size, &comm);
+    wrong += nccl_world_init(native, rank, size, &other);
+    (void)context;
+    wrong += OK(ncclGroupStart());
+    wrong += OK(ncclAllReduce(&rank, &sums[0], 1, ncclInt32, ncclSum, comm, NULL));
+    wrong += OK(ncclCommSplit(comm, 0, rank, &child, NULL));
+    wrong += OK(ncclAllReduce(&rank, &sums[1], 1, ncclInt32, ncclSum, comm, NULL));
+    wrong += OK(ncclCommFinalize(comm));
+    wrong += TAKEN(ncclCommSplit(comm, 0, rank, &child, NULL), ncclInvalidUsage);
+    wrong += TAKEN(ncclGroupEnd(), ncclInvalidUsage); /* spoilt: not finalized either */
+    wrong += world_check(rank, !child && sums[0] == -1, "a spoilt group ran");
+    wrong += OK(ncclGroupStart());
+    wrong += OK(ncclAllReduce(&rank, &sums[0], 1, ncclInt32, ncclSum, comm, NULL));
+    wrong += OK(ncclCommSplit(comm, 0, rank, &child, NULL));
+    wrong += OK(ncclAllReduce(&rank, &sums[1], 1, ncclInt32, ncclSum, comm, NULL));
+    wrong += OK(ncclAllReduce(&rank, &sums[2], 1, ncclInt32, ncclSum, other, NULL));
+    wrong += OK(ncclCommFinalize(comm));
+    wrong += OK(ncclCommDestroy(comm));
+    wrong += OK(ncclCommDestroy(other));
+    wrong += OK(ncclGroupEnd());
+    for (int i = 0; i < 3; i++)
+        wrong += world_check(rank, sums[i] == want, "sum %d is %d", i, sums[i]);
+    wrong += works(child, rank, rank, size);
+    wrong += OK(ncclGroupStart());
+    wrong += OK(ncclCommDestroy(child));
+    wrong +=
+        TAKEN(ncclAllReduce(&rank, &rank, 1, ncclInt32, ncclSum, child, NULL), ncclInvalidArgument);
+    wrong += TAKEN(ncclGroupEnd(), ncclInvalidArgument);
+    return wrong + works(child, rank, rank, size) + OK(ncclCommDestroy(child));
+}
+
+static void test_nccl_life_ends_in_a_group(void)
+{
+    nccl_world_run(WORLD_PROCESSES, 4, nccl_world_shm, ending_in_a_group, NULL);
+    nccl_world_run(WORLD_PROCESSES, 2, nccl_world_tcp, ending_in_a_group, NULL);
+    nccl_world_run(WORLD_THREADS, 3, NULL, ending_in_a_group, NULL);
+}
+
 /* ---- non-blocking -----------------------------------------------------------------------------
  */
 
@@ -330,6 +374,14 @@ static int nonblocking(tutti_comm *native, int rank, int size, void *context)
     wrong += OK(ncclCommShrink(child, NULL, 0, &whole, NULL, NCCL_SHRINK_DEFAULT));
     wrong += TAKEN(ncclGroupEnd(), ncclInProgress);
     wrong += world_check(rank, nccl_world_settle(whole) == ncclSuccess, "shrink");
+    wrong += works(whole, rank, rank, size);
+    wrong += OK(ncclCommDestroy(whole));
+    /* A group that uses its parent too. */
+    wrong += OK(ncclGroupStart());
+    wrong += OK(ncclAllReduce(&rank, &sum, 1, ncclInt32, ncclSum, child, NULL));
+    wrong += OK(ncclCommSplit(child, 0, rank, &whole, NULL));
+    wrong += OK(ncclGroupEnd());
+    wrong += world_check(rank, sum == size * (size - 1) / 2, "sum %d", sum);
     wrong += works(whole, rank, rank, size);
     ncclResult_t result = ncclCommFinalize(comm);
     wrong += world_check(rank, result == ncclInProgress || result == ncclSuccess, "finalize %d",
@@ -447,7 +499,10 @@ static int bad_calls(tutti_comm *native, int rank, int size, void *context)
     wrong += nccl_world_says(rank, "datatype 12: expected 0 to 11");
     wrong += TAKEN(ncclAllReduce(in, out, 4, ncclFloat32, (ncclRedOp_t)77, comm, NULL),
                    ncclInvalidArgument);
-    wrong += nccl_world_says(rank, "was not made by");
+    wrong += nccl_world_says(rank, "the operation was not made on this communicator");
+    wrong += TAKEN(ncclAllReduce(in, out, 4, ncclFloat32, (ncclRedOp_t)5000, comm, NULL),
+                   ncclInvalidArgument);
+    wrong += nccl_world_says(rank, "the operation was not made on this communicator");
     wrong += TAKEN(ncclAllReduce(in, out, 4, ncclFloat32, (ncclRedOp_t)-1, comm, NULL),
                    ncclInvalidArgument);
     wrong += nccl_world_says(rank, "operation -1: expected 0 to 4");
@@ -678,6 +733,7 @@ int main(int argc, char **argv)
         {"revoke", test_nccl_life_revoke},
         {"abort_from_another_thread", test_nccl_life_abort_from_another_thread},
         {"abort_under_a_group", test_nccl_life_abort_under_a_group},
+        {"ends_in_a_group", test_nccl_life_ends_in_a_group},
         {"nonblocking", test_nccl_life_nonblocking},
         {"exit_with_live_communicators", test_nccl_life_exit_with_live_communicators},
         {"refuses_bad_input", test_nccl_life_refuses_bad_input},

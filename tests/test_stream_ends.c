@@ -443,6 +443,44 @@ static void test_stream_ends_two_devices_are_refused(void)
     unsetenv("TUTTI_TEST_STANDIN_DEVICES");
 }
 
+/* Memory that is neither a GPU's (any more) nor the program's own: in each form of a call. */
+static int no_memory(tutti_comm *comm, int rank, int size, void *context)
+{
+    int in[2] = {rank, rank}, out[2] = {0, 0}, word;
+    cuda_stream stream = rig_stream_take(false);
+    cuda_address freed = memory_of(0);
+    void *gone[] = {(void *)(uintptr_t)freed, (void *)64};
+    int wrong = 0;
+    (void)context;
+    rig_gpu()->free(freed);
+    wrong += WORLD_OK(tutti_barrier(comm)); /* a free waits for every stream, of other ranks too */
+    for (int i = 0; i < 2; i++) {
+        wrong += WORLD_TAKEN(tutti_allreduce(gone[i], out, 1, TUTTI_INT32, TUTTI_SUM, comm),
+                             TUTTI_ERR_ARG);
+        wrong += world_says(rank, "is memory of no GPU, and this process cannot read it");
+        wrong +=
+            WORLD_TAKEN(tutti_allreduce_on(in, gone[i], 1, TUTTI_INT32, TUTTI_SUM, comm, stream),
+                        TUTTI_ERR_ARG);
+        wrong += WORLD_TAKEN(tutti_allreduce_on(in, gone[i], 1, TUTTI_INT32, TUTTI_SUM, comm, NULL),
+                             TUTTI_ERR_ARG);
+        wrong += WORLD_OK(tutti_group_start());
+        wrong += WORLD_OK(tutti_broadcast(out, out, 1, TUTTI_INT32, rank, comm));
+        wrong += WORLD_OK(tutti_broadcast(gone[i], gone[i], 1, TUTTI_INT32, 0, comm));
+        wrong += WORLD_TAKEN(tutti_group_end(), TUTTI_ERR_ARG);
+        wrong += WORLD_TAKEN(tutti_mem_copy(&word, gone[i], sizeof word), TUTTI_ERR_ARG);
+    }
+    /* Nothing moved: the communicator works. */
+    wrong += WORLD_OK(tutti_allreduce_on(in, out, 2, TUTTI_INT32, TUTTI_SUM, comm, stream));
+    wrong += rig_await(rank, stream, AWAIT_S);
+    return wrong + world_check(rank, out[1] == size * (size - 1) / 2, "sum %d", out[1]);
+}
+
+static void test_stream_ends_what_is_no_memory_is_refused(void)
+{
+    run(WORLD_PROCESSES, 2, direct, no_memory, NULL);
+    run(WORLD_THREADS, 2, NULL, no_memory, NULL);
+}
+
 static int no_stream(tutti_comm *comm, int rank, int size, void *context)
 {
     float in = 1, out = 0;
@@ -535,6 +573,7 @@ int main(int argc, char **argv)
         {"a_rank_leaves_at_once", test_stream_ends_a_rank_leaves_at_once},
         {"process_exits", test_stream_ends_process_exits},
         {"two_devices_are_refused", test_stream_ends_two_devices_are_refused},
+        {"what_is_no_memory_is_refused", test_stream_ends_what_is_no_memory_is_refused},
         {"what_is_no_stream_is_refused", test_stream_ends_what_is_no_stream_is_refused},
         {"without_a_driver", test_stream_ends_without_a_driver},
     };

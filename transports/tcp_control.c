@@ -200,7 +200,10 @@ void tcp_control_flush(struct tcp_link *link)
         if (n >= 0) {
             control->out_begin += (uint32_t)n;
         } else if (errno != EINTR) {
-            /* EAGAIN: an edge will tell. Anything else: reading tells the same, with the cause. */
+            /* EAGAIN: an edge will tell. Anything else: reading tells the same, with the cause, and
+             * what was left to say has no listener. */
+            if (errno != EAGAIN)
+                control->out_begin = control->out_end;
             control->source.writable = false;
             return;
         }

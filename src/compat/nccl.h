@@ -28,6 +28,12 @@
 #if __has_include(<cuda_runtime.h>) && __has_include(<cuda_fp16.h>)
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
+#if CUDART_VERSION >= 11000
+#include <cuda_bf16.h>
+#endif
+#if defined(__cplusplus) && CUDART_VERSION >= 11080
+#include <cuda_fp8.h>
+#endif
 #define TUTTI_NCCL_HAS_CUDA 1
 #endif
 #endif

@@ -89,6 +89,8 @@ NCCL_FACE(ncclResult_t, ncclRedOpDestroy, (ncclRedOp_t op, ncclComm_t comm))
     if (result != ncclSuccess)
         return result;
     tutti_comm *tutti = face_tutti(comm);
+    if (face_group_ends_op(comm, mapped))
+        return ncclSuccess;
     if (tutti && tutti_comm_status(tutti) == TUTTI_OK)
         result = face_result(tutti_op_destroy(tutti, mapped));
     face_leave(comm);
@@ -178,7 +180,7 @@ static ncclResult_t issue_entered(const struct face_call *call)
 /* Everything of a call but its type and operation, which come in NCCL's numbers. */
 static ncclResult_t issue(struct face_call call, ncclDataType_t type, ncclRedOp_t op)
 {
-    ncclResult_t result = face_enter(call.comm, call.name);
+    ncclResult_t result = face_enter_grouped(call.comm, call.name);
     if (result != ncclSuccess)
         return face_group_note(result);
     if (!face_dtype(type, &call.dtype))

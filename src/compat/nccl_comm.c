@@ -40,6 +40,7 @@ static void release(ncclComm_t comm)
 {
     if (atomic_exchange(&comm->released, true))
         return;
+    face_deregister_all(comm);
     tutti_comm_destroy(comm->tutti);
     pthread_mutex_lock(&kept_lock);
     ncclComm_t oldest = kept[kept_next];
@@ -96,9 +97,10 @@ static ncclResult_t left_result(ncclComm_t comm)
     return result;
 }
 
-static ncclResult_t check_ready(ncclComm_t comm, const char *name)
+/* own: jobs that are not under way, and of which one may have marked it finalized already. */
+static ncclResult_t check_ready(ncclComm_t comm, const char *name, unsigned own)
 {
-    if (atomic_load(&comm->jobs) > 0)
+    if (atomic_load(&comm->jobs) > own)
         return face_fail(ncclInvalidArgument,
                          "%s: rank %d is not ready: an earlier call on this communicator is still "
                          "under way (ncclCommGetAsyncError says when it is done)",
@@ -110,22 +112,32 @@ static ncclResult_t check_ready(ncclComm_t comm, const char *name)
                          "%s: the communicator of rank %d was revoked: it can be split, shrunk, "
                          "destroyed or aborted",
                          name, comm->rank);
-    if (atomic_load_explicit(&comm->finalized, memory_order_relaxed))
+    if (own == 0 && atomic_load_explicit(&comm->finalized, memory_order_relaxed))
         return face_fail(ncclInvalidUsage,
                          "%s: the communicator of rank %d was finalized: it can only be destroyed",
                          name, comm->rank);
     return ncclSuccess;
 }
 
-ncclResult_t face_enter(ncclComm_t comm, const char *name)
+static ncclResult_t enter(ncclComm_t comm, const char *name, unsigned own)
 {
     ncclResult_t result = face_hold(comm, name);
     if (result != ncclSuccess)
         return result;
-    result = check_ready(comm, name);
+    result = check_ready(comm, name, own);
     if (result != ncclSuccess)
         face_leave(comm);
     return result;
+}
+
+ncclResult_t face_enter(ncclComm_t comm, const char *name)
+{
+    return enter(comm, name, 0);
+}
+
+ncclResult_t face_enter_grouped(ncclComm_t comm, const char *name)
+{
+    return enter(comm, name, face_group_jobs(comm));
 }
 
 /* ---- ends -------------------------------------------------------------------------------------
@@ -204,7 +216,7 @@ NCCL_FACE(ncclResult_t, ncclCommFinalize, (ncclComm_t comm))
 {
     if (!comm)
         return ncclSuccess;
-    ncclResult_t result = face_enter(comm, "ncclCommFinalize");
+    ncclResult_t result = face_enter_grouped(comm, "ncclCommFinalize");
     if (result != ncclSuccess)
         return face_group_note(result);
     result = submit_end(comm, JOB_FINALIZE, "ncclCommFinalize");
@@ -254,7 +266,7 @@ static ncclResult_t query(ncclComm_t comm, const char *name, const int *value, i
     if (result != ncclSuccess)
         return result;
     if (atomic_load(&comm->jobs) > 0)
-        result = check_ready(comm, name);
+        result = check_ready(comm, name, 0);
     else
         result = left_result(comm);
     if (result == ncclSuccess)

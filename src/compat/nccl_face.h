@@ -43,9 +43,10 @@ struct ncclComm {
     atomic_bool revoked, finalized;
     bool blocking;
     int rank, size, device;
-    pthread_mutex_t lock;        /* of what follows */
-    tutti_comm *tutti;           /* NULL until made */
-    _Atomic ncclResult_t result; /* of the job that made it, or of the first that failed */
+    pthread_mutex_t lock;                 /* of what follows */
+    tutti_comm *tutti;                    /* NULL until made */
+    struct ncclWindow_vidmem *registered; /* those not given back */
+    _Atomic ncclResult_t result;          /* of the job that made it, or of the first that failed */
     char sentence[FACE_SENTENCE_MAX];
 };
 
@@ -55,12 +56,17 @@ ncclComm_t face_comm_new(int size, int rank, bool blocking);
  * ended by leave. name is the public function, for sentences. */
 ncclResult_t face_hold(ncclComm_t comm, const char *name);
 ncclResult_t face_enter(ncclComm_t comm, const char *name);
+/* face_enter for what may stand in a group, whose own jobs are not in its way. */
+ncclResult_t face_enter_grouped(ncclComm_t comm, const char *name);
 void face_leave(ncclComm_t comm);
 /* The handle is dead from now on; false if it was already. The caller holds it. */
 bool face_end(ncclComm_t comm);
 tutti_comm *face_tutti(ncclComm_t comm);
 /* Ends every wait inside; returns when no new one can begin. */
 void face_abort(ncclComm_t comm);
+
+/* nccl_memory.c: gives back what is still registered; before the release of what it stands for. */
+void face_deregister_all(ncclComm_t comm);
 
 /* ---- jobs (nccl_job.c): what waits for other ranks ---- */
 
@@ -105,13 +111,22 @@ struct face_call {
     ncclComm_t comm;
     void *stream;
     const char *name;
+    bool ends_op; /* the operation is destroyed after it; holds the communicator for that */
 };
 
 bool face_group_open(void);
 void face_group_start(void);
 ncclResult_t face_group_end(void);
 ncclResult_t face_group_call(const struct face_call *call);
+/* An operation that a call of the open group reduces with is destroyed after it: takes the hold of
+ * the communicator. False if there is no such call. */
+bool face_group_ends_op(ncclComm_t comm, tutti_op op);
 void face_group_job(struct job *job);
+/* Jobs of the group on the communicator that a call of the group may go along with: those that make
+ * others of it, and, when the group ends, those that end it afterwards. */
+unsigned face_group_jobs(ncclComm_t comm);
+/* Whether the group holds calls on the communicator. */
+bool face_group_uses(ncclComm_t comm);
 /* An error of a call in a group is the group's. Returns result. */
 ncclResult_t face_group_note(ncclResult_t result);
 

@@ -46,6 +46,23 @@ void face_group_job(struct job *job)
     *at = job;
 }
 
+unsigned face_group_jobs(ncclComm_t comm)
+{
+    unsigned jobs = 0;
+    for (const struct job *job = group.jobs; job; job = job->next)
+        jobs += job->parent == comm || (group.depth == 0 && job->comm == comm);
+    return jobs;
+}
+
+bool face_group_uses(ncclComm_t comm)
+{
+    for (size_t i = 0; i < group.count; i++) {
+        if (group.calls[i].comm == comm)
+            return true;
+    }
+    return false;
+}
+
 ncclResult_t face_group_call(const struct face_call *call)
 {
     if (group.count == CALLS_MAX)
@@ -62,6 +79,34 @@ ncclResult_t face_group_call(const struct face_call *call)
     }
     group.calls[group.count++] = *call;
     return ncclSuccess;
+}
+
+static bool reduces(const struct face_call *call)
+{
+    return call->coll == TUTTI_COLL_ALLREDUCE || call->coll == TUTTI_COLL_REDUCE_SCATTER ||
+           call->coll == TUTTI_COLL_REDUCE;
+}
+
+bool face_group_ends_op(ncclComm_t comm, tutti_op op)
+{
+    for (size_t i = 0; i < group.count; i++) {
+        struct face_call *call = &group.calls[i];
+        if (call->comm == comm && reduces(call) && call->op == op && !call->ends_op)
+            return call->ends_op = true;
+    }
+    return false;
+}
+
+/* The group's calls have run, or never will. */
+static void end_ops(void)
+{
+    for (size_t i = 0; i < group.count; i++) {
+        const struct face_call *call = &group.calls[i];
+        if (!call->ends_op)
+            continue;
+        tutti_op_destroy(face_tutti(call->comm), call->op);
+        face_leave(call->comm);
+    }
 }
 
 /* Forgets the group. */
@@ -91,7 +136,7 @@ static ncclResult_t run_calls(void)
     ncclResult_t result = face_result(tutti_group_start());
     while (entered < group.count && result == ncclSuccess) {
         const struct face_call *call = &group.calls[entered];
-        result = face_enter(call->comm, call->name);
+        result = face_enter_grouped(call->comm, call->name);
         if (result != ncclSuccess)
             break;
         entered++;
@@ -123,6 +168,7 @@ ncclResult_t face_group_end(void)
     }
     if (result == ncclSuccess)
         result = run_calls();
+    end_ops();
     if (result == ncclSuccess)
         result = face_jobs_run(&group.jobs, true);
     forget();
@@ -218,6 +264,7 @@ NCCL_FACE(ncclResult_t, ncclGroupSimulateEnd, (ncclSimInfo_t * simInfo))
         result = estimate(&microseconds);
     if (result == ncclSuccess && simInfo)
         simInfo->estimatedTime = (float)microseconds;
+    end_ops();
     forget();
     return result;
 }

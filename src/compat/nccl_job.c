@@ -229,7 +229,7 @@ ncclResult_t face_job(struct job *job)
 /* Jobs of one parent (or on one communicator) in the order of their calls. */
 struct chain {
     struct job *first;
-    bool blocking; /* one of them is, so the caller waits */
+    bool blocking; /* one of them is, or a call of the group comes after them: the caller waits */
     bool started;
     pthread_t thread;
 };
@@ -264,18 +264,19 @@ static size_t take_chains(struct job **list, bool only_ends, struct chain *chain
         }
         *at = job->next;
         job->next = NULL;
+        bool waits = job->blocking || (job->parent && face_group_uses(job->parent));
         size_t c = 0;
         while (c < count && !same_chain(chains[c].first, job))
             c++;
         if (c == count) {
-            chains[count++] = (struct chain){.first = job, .blocking = job->blocking};
+            chains[count++] = (struct chain){.first = job, .blocking = waits};
             continue;
         }
         struct job *last = chains[c].first;
         while (last->next)
             last = last->next;
         last->next = job;
-        chains[c].blocking |= job->blocking;
+        chains[c].blocking |= waits;
     }
     return count;
 }

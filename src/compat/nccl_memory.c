@@ -4,13 +4,11 @@
 
 #include "nccl_face.h"
 
-#define REGISTRATION_MAGIC 0x7454696e72656770u
-
-/* Behind both kinds of handle. */
+/* Behind both kinds of handle. One that a caller shows is looked for among those of the
+ * communicator, never looked into, so it may be anything. */
 struct ncclWindow_vidmem {
-    uint64_t magic;
-    ncclComm_t comm;
     tutti_registration *registration;
+    struct ncclWindow_vidmem *next;
 };
 
 /* A driver packs small blocks of device memory side by side; whole pages of its own stand on the
@@ -47,8 +45,10 @@ static ncclResult_t do_register(ncclComm_t comm, void *buff, size_t size, const 
     else
         result = face_result(tutti_register(face_tutti(comm), buff, size, &made->registration));
     if (result == ncclSuccess) {
-        made->magic = REGISTRATION_MAGIC;
-        made->comm = comm;
+        pthread_mutex_lock(&comm->lock);
+        made->next = comm->registered;
+        comm->registered = made;
+        pthread_mutex_unlock(&comm->lock);
         *out = made;
     } else {
         free(made);
@@ -57,22 +57,47 @@ static ncclResult_t do_register(ncclComm_t comm, void *buff, size_t size, const 
     return result;
 }
 
+/* Takes it out of the list; false if it is not there. */
+static bool take_registered(ncclComm_t comm, const struct ncclWindow_vidmem *handle)
+{
+    pthread_mutex_lock(&comm->lock);
+    struct ncclWindow_vidmem **at = &comm->registered;
+    while (*at && *at != handle)
+        at = &(*at)->next;
+    bool found = *at != NULL;
+    if (found)
+        *at = handle->next;
+    pthread_mutex_unlock(&comm->lock);
+    return found;
+}
+
 static ncclResult_t do_deregister(ncclComm_t comm, struct ncclWindow_vidmem *handle,
                                   const char *name)
 {
     ncclResult_t result = face_hold(comm, name);
     if (result != ncclSuccess)
         return result;
-    if (handle && (handle->magic != REGISTRATION_MAGIC || handle->comm != comm)) {
-        result =
-            face_fail(ncclInvalidUsage, "%s: the handle was not made with this communicator", name);
+    if (handle && !take_registered(comm, handle)) {
+        result = face_fail(ncclInvalidUsage,
+                           "%s: the handle was not made with this communicator, or is given back "
+                           "already",
+                           name);
     } else if (handle) {
         result = face_result(tutti_deregister(face_tutti(comm), handle->registration));
-        handle->magic = 0;
         free(handle);
     }
     face_leave(comm);
     return result;
+}
+
+void face_deregister_all(ncclComm_t comm)
+{
+    while (comm->registered) {
+        struct ncclWindow_vidmem *handle = comm->registered;
+        comm->registered = handle->next;
+        tutti_deregister(comm->tutti, handle->registration);
+        free(handle);
+    }
 }
 
 NCCL_FACE(ncclResult_t, ncclCommRegister,

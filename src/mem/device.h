@@ -48,7 +48,8 @@ bool mem_device_in_use(struct mem_device **device);
  * calling thread, else the first device's own. TUTTI_ERR_UNSUPPORTED with the reason. */
 tutti_status mem_device_open(struct mem_device **device);
 /* Where the pointer lies. Costs about 0.1 us when a driver is present. A pointer that no driver
- * knows is host memory. Errors TUTTI_ERR_SYSTEM: the driver failed. */
+ * knows is host memory. Errors TUTTI_ERR_SYSTEM: the driver failed; TUTTI_ERR_ARG: the driver does
+ * not know it, nor can the CPU read it. */
 tutti_status mem_device_of(const void *pointer, struct mem_place *place);
 /* "GPU 0 (NVIDIA H100 80GB HBM3)", for sentences. */
 const char *mem_device_name(const struct mem_device *device);

@@ -148,7 +148,7 @@ tutti_status mem_free(void *memory)
     pthread_rwlock_unlock(&list.lock);
     if (found.kind == NULL)
         return fail(TUTTI_ERR_ARG,
-                    "free %p: not the start of an allocation of tutti_mem_alloc, or freed already",
+                    "free %p: not the start of an allocation of this library, or freed already",
                     memory);
     found.kind->free(&found.memory);
     return TUTTI_OK;

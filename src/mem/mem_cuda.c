@@ -12,11 +12,14 @@
  * Invariant: the list of devices only grows; a device in it is complete, or unusable for good. */
 #include "mem/mem_cuda.h"
 
+#include <errno.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "base/check.h"
 
@@ -265,6 +268,14 @@ static tutti_status context_of_ordinal(const struct cuda_driver *driver, int ord
                : mem_cuda_fail(result, "find the context of memory on GPU %d", ordinal);
 }
 
+/* A system call that reads eight bytes and then finds its first argument wrong: where they cannot
+ * be read it says so instead. */
+static bool is_readable(const void *pointer)
+{
+    uintptr_t word = (uintptr_t)pointer & ~(uintptr_t)7;
+    return syscall(SYS_rt_sigprocmask, ~0l, word, NULL, 8l) == 0 || errno != EFAULT;
+}
+
 tutti_status mem_device_of(const void *pointer, struct mem_place *place)
 {
     const struct cuda_driver *driver = mem_cuda_driver();
@@ -290,6 +301,13 @@ tutti_status mem_device_of(const void *pointer, struct mem_place *place)
     if (result != CUDA_DRIVER_OK && !idle)
         return mem_cuda_fail(result, "ask where %p lies", pointer);
     bool managed = (uint8_t)value[MANAGED] != 0;
+    /* What the driver does not know is the program's own, or nothing: touching it would end the
+     * process. */
+    if (!idle && value[TYPE] == 0 && !is_readable(pointer))
+        return fail(TUTTI_ERR_ARG,
+                    "%p is memory of no GPU, and this process cannot read it either: it was freed, "
+                    "or never was memory",
+                    pointer);
     if (idle || (value[TYPE] != CUDA_MEMORY_TYPE_DEVICE && !managed)) {
         *place = (struct mem_place){.device = NULL};
         return TUTTI_OK;

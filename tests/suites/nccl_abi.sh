@@ -115,6 +115,19 @@ nvidia=$(find_header nccl.h "${NCCL_HOME:-/nonexistent}/include" "${CUDA_HOME:-/
     /usr/include /usr/local/include /usr/local/cuda/include "${places[@]+"${places[@]}"}")
 cuda=$(find_header cuda_runtime.h "${CUDA_HOME:-/nonexistent}/include" /usr/local/cuda/include /usr/include \
     "${places[@]+"${places[@]}"}")
+# With the toolkit at hand its types come along, by which programs tell what they can use.
+printf '%s\n' '#include "'"$PWD"'/src/compat/nccl.h"' '#ifndef __CUDA_BF16_H__' '#error no bfloat16' \
+    '#endif' '#if defined(__cplusplus) && !defined(__CUDA_FP8_TYPES_EXIST__)' '#error no fp8' '#endif' \
+    'extern cudaStream_t stream;' >"$work/brings.c"
+brings_types() {
+    cc -std=c11 -Wall -Wextra -Werror -isystem "$cuda" -fsyntax-only "$work/brings.c" &&
+        c++ -x c++ -Wall -Wextra -Werror -isystem "$cuda" -fsyntax-only "$work/brings.c"
+}
+if [ -n "$cuda" ] && [ -f "$cuda/cuda_fp8.h" ] && command -v c++ >/dev/null; then
+    try "our header with CUDA's" brings_types
+else
+    skip "cuda_runtime.h of CUDA 11.8 or later is not on this machine (CUDA_HOME)"
+fi
 same_initializers() {
     cc -std=c11 -w -DNVIDIA -I"$nvidia" -I"$cuda" -c tests/nccl_facts.c -o "$work/theirs.o" &&
         objcopy -O binary --only-section=.rodata "$work/ours.o" "$work/ours" &&
@@ -178,6 +191,41 @@ assert lib.ncclGetErrorString(0) == b"no error"
 P
 }
 try "preloaded, then opened by name from Python" by_name
+
+# A program that loads the library, gives up a communicator that is being made, and unloads it: the
+# thread behind that one ends afterwards.
+cat >"$work/unloads.c" <<'C'
+#include <dlfcn.h>
+#include <unistd.h>
+
+#include "nccl.h"
+int main(int argc, char **argv)
+{
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    ncclUniqueId id;
+    ncclComm_t comm;
+    void *lib = argc > 1 ? dlopen(argv[1], RTLD_NOW | RTLD_LOCAL) : NULL;
+    __typeof__(&ncclGetUniqueId) get_id;
+    __typeof__(&ncclCommInitRankConfig) init;
+    __typeof__(&ncclCommAbort) give_up;
+    if (!lib)
+        return 1;
+    *(void **)&get_id = dlsym(lib, "ncclGetUniqueId");
+    *(void **)&init = dlsym(lib, "ncclCommInitRankConfig");
+    *(void **)&give_up = dlsym(lib, "ncclCommAbort");
+    config.blocking = 0;
+    if (get_id(&id) != ncclSuccess || init(&comm, 2, id, 0, &config) != ncclInProgress ||
+        give_up(comm) != ncclSuccess || dlclose(lib) != 0)
+        return 1;
+    usleep(600000);
+    return 0;
+}
+C
+unloaded() {
+    cc -std=gnu11 -I src/compat "$work/unloads.c" -o "$work/unloads" -ldl &&
+        TUTTI_CONNECT_TIMEOUT_MS=300 timeout 20 "$work/unloads" "$so"
+}
+try "unloaded while a call is under way" unloaded
 
 # Settings of the other library mean nothing here, and are no error.
 quiet_settings() {
