@@ -452,6 +452,16 @@ static tutti_status allocate(const struct settings *settings, uint32_t rank, uin
     return TUTTI_OK;
 }
 
+/* Whether this rank's device may work in another's memory. Of another device's in the same process
+ * it sees only what the program opened to it, which differs from allocation to allocation. */
+static bool works_beside(const struct mem_device *device, const struct facts *mine,
+                         const struct facts *other)
+{
+    bool same_process = mine->host.process_id == other->host.process_id;
+    bool same_device = memcmp(mine->device, other->device, sizeof mine->device) == 0;
+    return mem_device_reaches(device, other->device) && (same_device || !same_process);
+}
+
 static tutti_status build_rounds(tutti_comm *comm, struct bootstrap *bootstrap, struct facts *facts,
                                  struct opened *opened)
 {
@@ -471,7 +481,7 @@ static tutti_status build_rounds(tutti_comm *comm, struct bootstrap *bootstrap, 
     mine->reaches = comm->device != NULL;
     mine->reduces = comm->device && mem_device_reduces(comm->device);
     for (uint32_t r = 0; r < comm->size && mine->reaches; r++)
-        mine->reaches = mem_device_reaches(comm->device, facts[r].device);
+        mine->reaches = works_beside(comm->device, my_facts, &facts[r]);
     if (status != TUTTI_OK)
         snprintf(mine->sentence, sizeof mine->sentence, "%s", status_sentence());
     tutti_status round = bootstrap_allgather(bootstrap, mine, opened, sizeof *opened);

@@ -152,7 +152,7 @@ tutti_status exec_device_fetch(struct tutti_comm *comm, const struct exec_arriva
     tutti_status status = mem_attach(comm->device, &offer->share, &base);
     if (status != TUTTI_OK)
         return exec_device_failed(comm, status);
-    const char *bytes = (const char *)base + off;
+    const void *bytes = (const void *)((uintptr_t)base + off);
     if (!arrival->reducer)
         status = mem_queue_copy(comm_queue(comm), arrival->dst, bytes, arrival->len, ticket);
     else if (arrival->incoming_first)

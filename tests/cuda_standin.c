@@ -192,6 +192,7 @@ cuda_result cuDeviceGetAttribute(int *value, int attribute, int device)
         *value = 4;
         break;
     case CUDA_DEVICE_RDMA:
+    case CUDA_DEVICE_HOST_POINTERS:
         *value = 1;
         break;
     case CUDA_DEVICE_DMABUF:

@@ -1,6 +1,7 @@
 /* cuda_suite.h: what the parts of the suite test_cuda share: the driver, the device under test, and
  * small tools. Parts: test_cuda.c (places, queues, kernels, memory), cuda_streams.c (streams,
- * captures, peers), cuda_modes.c (other drivers and settings). */
+ * captures, peers), cuda_lanes.c (work beside streams that wait), cuda_modes.c (other drivers and
+ * settings). */
 #ifndef TESTS_CUDA_SUITE_H
 #define TESTS_CUDA_SUITE_H
 
@@ -37,6 +38,8 @@ void test_cuda_works_beside_waiting_streams(void);
 void test_cuda_work_gets_past_streams_that_wait(void);
 void test_cuda_work_keeps_its_order_past_streams_that_wait(void);
 void test_cuda_work_is_given_ahead(void);
+void test_cuda_slots_do_work_in_their_stream(void);
+void test_cuda_slots_are_replayed(void);
 void test_cuda_opens_streams(void);
 void test_cuda_captures_and_replays(void);
 void test_cuda_refuses_broken_captures(void);

@@ -534,6 +534,8 @@ int main(int argc, char **argv)
         TEST(cuda_work_gets_past_streams_that_wait),
         TEST(cuda_work_keeps_its_order_past_streams_that_wait),
         TEST(cuda_work_is_given_ahead),
+        TEST(cuda_slots_do_work_in_their_stream),
+        TEST(cuda_slots_are_replayed),
         TEST(cuda_shares_its_own_blocks),
         TEST(cuda_exports_dma_bufs),
         TEST(cuda_admits_adapters),

@@ -130,8 +130,8 @@ struct mem_share {
     uint8_t handle[64]; /* the driver's */
     uint64_t process;   /* of the owner: a random number per process, for a peer that is a thread */
     uint64_t buffer;    /* mem_place.buffer */
-    uint64_t base;      /* the allocation's address in the owner */
-    uint64_t bytes;     /* its size */
+    uint64_t base;      /* the allocation's address in the owner; 0 of mem_share_here: memory of */
+    uint64_t bytes;     /* its size                one process is where it is, whatever its parts */
 };
 
 /* TUTTI_ERR_UNSUPPORTED when the place is not shareable. */

@@ -64,7 +64,7 @@ static tutti_status describe(struct mem_device *device)
 {
     const struct cuda_driver *driver = device->driver;
     char name[CUDA_NAME_MAX - 16] = "";
-    int least = 0, multiprocessors = 0;
+    int least = 0, multiprocessors = 0, host_pointers = 0;
     cuda_result result = driver->context_device(&device->ordinal);
     if (result == CUDA_DRIVER_OK)
         result = driver->device_name(name, (int)sizeof name, device->ordinal);
@@ -75,8 +75,12 @@ static tutti_status describe(struct mem_device *device)
     if (result == CUDA_DRIVER_OK)
         result = driver->device_attribute(&multiprocessors, CUDA_DEVICE_MULTIPROCESSORS,
                                           device->ordinal);
+    if (result == CUDA_DRIVER_OK)
+        result =
+            driver->device_attribute(&host_pointers, CUDA_DEVICE_HOST_POINTERS, device->ordinal);
     if (result != CUDA_DRIVER_OK)
         return mem_cuda_fail(result, "ask what GPU a context is on");
+    device->host_pointers = host_pointers != 0;
     snprintf(device->name, sizeof device->name, "GPU %d (%s)", device->ordinal, name);
     device->multiprocessors = multiprocessors > 0 ? (unsigned)multiprocessors : 1;
     mem_cuda_look_for_nics(device);

@@ -36,6 +36,7 @@ struct mem_device {
     struct cuda_uuid uuid;
     int priority;             /* the highest that streams can have */
     unsigned multiprocessors; /* kernels are launched in proportion */
+    bool host_pointers;       /* kernels reach pinned memory where the CPU does */
     bool memory_ops;          /* streams write and await words by themselves */
     bool dmabuf;              /* exports dma-bufs */
     bool nic, nic_ordered;    /* adapters reach its memory; what they write needs no flush */
@@ -48,7 +49,7 @@ struct mem_device {
     char no_kernels[SENTENCE_MAX]; /* the reason, when there are none */
 
     pthread_mutex_t lock;
-    struct mem_queue *queues;  /* kept */
+    struct mem_queue *queues; /* kept */
     struct mem_queue *slot_queues;
     struct kept_words *words;  /* given back; a stream may not have passed them */
     struct kept_words *fresh;  /* never used */

@@ -132,7 +132,7 @@ tutti_status mem_cuda_make_claims(struct mem_device *device)
     struct mem_queue *queue;
     void *block;
     uint64_t ticket;
-    if (!device->memory_ops || !device->has_kernels)
+    if (!device->memory_ops || !device->has_kernels || !device->host_pointers)
         return TUTTI_OK;
     tutti_status status = mem_queue_take(device, &queue);
     if (status != TUTTI_OK)

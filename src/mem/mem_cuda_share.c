@@ -65,11 +65,45 @@ static uint64_t process_number(void)
 void mem_share_here(const struct mem_place *place, struct mem_share *share)
 {
     must(place->device != NULL);
-    *share = (struct mem_share){.process = process_number(),
-                                .buffer = place->buffer,
-                                .base = cuda_address_of(place->base),
-                                .bytes = place->bytes};
+    *share = (struct mem_share){
+        .process = process_number(), .buffer = place->buffer, .bytes = UINT64_MAX};
     memcpy(share->device, place->device->uuid.bytes, sizeof share->device);
+}
+
+/* The driver's names of allocations, the last met in each place. */
+static struct {
+    pthread_mutex_t lock;
+    struct name {
+        const struct mem_device *device;
+        uint64_t buffer; /* the driver numbers allocations and uses no number twice */
+        struct cuda_ipc_handle handle;
+    } list[256];
+} names = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+/* Asks the driver once per allocation. */
+static tutti_status name_of(const struct mem_place *place, struct cuda_ipc_handle *handle)
+{
+    struct name *name = &names.list[place->buffer % (sizeof names.list / sizeof *names.list)];
+    struct cuda_scope scope;
+    pthread_mutex_lock(&names.lock);
+    bool known = name->device == place->device && name->buffer == place->buffer;
+    if (known)
+        *handle = name->handle;
+    pthread_mutex_unlock(&names.lock);
+    if (known)
+        return TUTTI_OK;
+    tutti_status status = mem_cuda_enter(place->device, &scope);
+    if (status != TUTTI_OK)
+        return status;
+    cuda_result result = place->device->driver->ipc_get(handle, cuda_address_of(place->base));
+    mem_cuda_leave(&scope);
+    if (result != CUDA_DRIVER_OK)
+        return mem_cuda_fail(result, "name memory at %p of %s for other processes", place->base,
+                             place->device->name);
+    pthread_mutex_lock(&names.lock);
+    *name = (struct name){.device = place->device, .buffer = place->buffer, .handle = *handle};
+    pthread_mutex_unlock(&names.lock);
+    return TUTTI_OK;
 }
 
 tutti_status mem_share(const struct mem_place *place, struct mem_share *share)
@@ -81,16 +115,12 @@ tutti_status mem_share(const struct mem_place *place, struct mem_share *share)
                     "pool, virtual or managed memory",
                     place->base, place->device->name);
     struct cuda_ipc_handle handle;
-    struct cuda_scope scope;
-    tutti_status status = mem_cuda_enter(place->device, &scope);
+    tutti_status status = name_of(place, &handle);
     if (status != TUTTI_OK)
         return status;
-    cuda_result result = place->device->driver->ipc_get(&handle, cuda_address_of(place->base));
-    mem_cuda_leave(&scope);
-    if (result != CUDA_DRIVER_OK)
-        return mem_cuda_fail(result, "name memory at %p of %s for other processes", place->base,
-                             place->device->name);
     mem_share_here(place, share);
+    share->base = cuda_address_of(place->base);
+    share->bytes = place->bytes;
     memcpy(share->handle, handle.bytes, sizeof share->handle);
     return TUTTI_OK;
 }
