@@ -22,8 +22,7 @@ bool element_same(tutti_dtype dtype, uint64_t x, uint64_t expected);
 uint64_t element_random(tutti_dtype dtype, uint64_t *state);
 void element_fill(tutti_dtype dtype, void *at, size_t count, uint64_t *state);
 
-/* ---- how floats are laid out --------------------------------------------------------------------
- */
+/* ---- how floats are laid out ----------------------------------------------------------------- */
 
 struct horrible_layout {
     int bits, mantissa, bias;

@@ -217,7 +217,9 @@ static __device__ __forceinline__ void apply(const struct cuda_work &work, F two
 TUTTI_DTYPE_LIST(X)
 #undef X
 
-/* Conversions that the hardware has; NaNs lose their payload. */
+/* Conversions that the hardware has; NaNs lose their payload. Another compiler's source brings its
+ * own. */
+#if defined(__CUDACC__)
 static __device__ __forceinline__ float float_of_half(uint16_t half)
 {
     float value;
@@ -231,6 +233,7 @@ static __device__ __forceinline__ uint16_t half_of_float(float value)
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(half) : "f"(value));
     return half;
 }
+#endif
 
 /* The function `make` of the float that x and y, floats by `view`, give. */
 #define BY_HALF(op, name, view, make, expression)                                                  \
