@@ -10,7 +10,7 @@
  *                   that waits holds up another of the same channel, as on real devices
  *   delays          before each piece of work, random (TUTTI_TEST_STANDIN_SEED), up to
  *                   TUTTI_TEST_STANDIN_DELAY_US (0)
- *   kernels         the library's, by name, played by the CPU's kernels; none with
+ *   kernels         the library's, by name, as they are written (cuda_kernels.h); none with
  *                   TUTTI_TEST_STANDIN_KERNELS=0
  *   blocking        freeing memory, unpinning and loading code wait until the context's channels
  *                   have done all they were given, and other threads' launches, copies, allocations
@@ -32,6 +32,7 @@
 #include <stdatomic.h>
 
 #include "mem/mem_cuda_work.h"
+#include "tests/cuda_kernels.h"
 #include "tests/gpu.h"
 
 #define EXPORT __attribute__((visibility("default")))
@@ -84,8 +85,9 @@ struct standin_op {
     cuda_host_fn *function;
     void *data; /* of function; OP_RECORD, OP_AWAIT: event; OP_AFTER: channel; OP_RELEASE: graph */
     uint64_t number; /* OP_RECORD, OP_AWAIT: of the recording; OP_AFTER: of the work */
-    const struct standin_kernel *kernel;
+    const struct cuda_kernel *kernel;
     struct cuda_work work;
+    unsigned blocks; /* OP_KERNEL */
     struct standin_op *next;
 };
 
