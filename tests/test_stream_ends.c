@@ -325,6 +325,45 @@ static void test_stream_ends_death_of_a_rank(void)
     run_doomed(WORLD_PROCESSES, 2, tcp, death, NULL, 2);
 }
 
+static cuda_stream left_waiting;
+static int left_rank;
+
+/* Registered before the library's own: comes after it. */
+static void await_at_exit(void)
+{
+    if (left_waiting)
+        _exit(rig_await(left_rank, left_waiting, 10) ? 1 : 0);
+}
+
+/* A program exits with operations under way, and waits for its streams when the library is gone. */
+static int exit_with_operations(tutti_comm *comm, int rank, int size, void *context)
+{
+    void *memory = rig_take(COUNT * 4);
+    int wrong = 0;
+    (void)size;
+    (void)context;
+    if (rank > 0) {
+        usleep(500000); /* what it does not call is what rank 0 waits for */
+        return 0;
+    }
+    left_rank = rank;
+    left_waiting = rig_stream_take(false);
+    atexit(await_at_exit);
+    for (int i = 0; i < 3; i++)
+        wrong += WORLD_OK(
+            tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, comm, left_waiting));
+    wrong += world_check(rank, !rig_is_done(left_waiting), "the stream does not wait");
+    if (wrong)
+        _exit(1);
+    exit(2); /* if nobody waits for the stream */
+}
+
+static void test_stream_ends_exit_with_operations(void)
+{
+    run(WORLD_PROCESSES, 2, direct, exit_with_operations, NULL);
+    run(WORLD_PROCESSES, 2, staged, exit_with_operations, NULL);
+}
+
 /* The communicator goes while its operations wait behind a gate. */
 static int destroyed_while_queued(tutti_comm *comm, int rank, int size, void *context)
 {
@@ -568,6 +607,7 @@ int main(int argc, char **argv)
         {"graph_outlives_its_communicator", test_stream_ends_graph_outlives_its_communicator},
         {"half_captured_groups_are_refused", test_stream_ends_half_captured_groups_are_refused},
         {"abort_releases_streams", test_stream_ends_abort_releases_streams},
+        {"exit_with_operations", test_stream_ends_exit_with_operations},
         {"death_of_a_rank", test_stream_ends_death_of_a_rank},
         {"destroyed_while_queued", test_stream_ends_destroyed_while_queued},
         {"a_rank_leaves_at_once", test_stream_ends_a_rank_leaves_at_once},
