@@ -109,7 +109,7 @@ struct tutti_comm {
     struct demand_kept {       /* answers of exec_demand, by the hash of the call */
         struct program_key key;
         struct exec_demand demand; /* no works: none */
-    } demands[COMM_DEMANDS];
+    } demands[COMM_HASH_SIZE];
     bool nic;     /* some peer's transport may take device memory (exec_nic.c) */
     void *bounce; /* pinned memory for what it does not take */
     uint64_t bounce_bytes;

@@ -404,7 +404,7 @@ tutti_status exec_demand(struct tutti_comm *comm, const struct call *call,
                          struct exec_demand *demand)
 {
     struct program_key key = key_of(comm, call, call->in_place);
-    struct demand_kept *kept = &comm->demands[bucket_of(&key) % COMM_DEMANDS];
+    struct demand_kept *kept = &comm->demands[bucket_of(&key)];
     if (kept->demand.works > 0 && key_equal(&kept->key, &key)) {
         *demand = kept->demand;
         return TUTTI_OK;

@@ -427,6 +427,15 @@ bool standin_is_pageable(cuda_address address)
     return !known;
 }
 
+bool standin_kernels_reach(const struct standin_context *context, cuda_address address)
+{
+    pthread_mutex_lock(&standin_lock);
+    const struct memory *memory = find_memory(address);
+    bool reach = memory && (memory->kind >= IMPORTED || memory->ordinal == context->ordinal);
+    pthread_mutex_unlock(&standin_lock);
+    return reach;
+}
+
 /* With the lock. */
 static struct memory *list_memory(struct memory made)
 {

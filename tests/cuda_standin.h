@@ -114,6 +114,9 @@ cuda_result standin_enter(struct standin_context **context);
 /* The address at which the stand-in's threads reach [address, address + bytes): host memory is
  * where it is. NULL: beyond an allocation. */
 void *standin_alias(cuda_address address, size_t bytes);
+/* Pinned memory, peers' and that of the context's own device. Another's would have to be opened to
+ * it, which the library does not do. */
+bool standin_kernels_reach(const struct standin_context *context, cuda_address address);
 /* True: neither device memory nor pinned. */
 bool standin_is_pageable(cuda_address address);
 /* As standin_enter, for calls that wait for all that the context was given: they have waited. */

@@ -62,23 +62,24 @@ cuda_result cuLaunchKernel(cuda_function function, unsigned grid_x, unsigned gri
     return standin_issue(stream, &op, false);
 }
 
-/* Replaces what a kernel was given by where it is; false unless it is device memory or pinned. */
-static bool reach(void **pointer, size_t bytes)
+/* Replaces what a kernel was given by where it is; false unless kernels reach it. */
+static bool reach(const struct standin_op *op, void **pointer, size_t bytes)
 {
     cuda_address address = cuda_address_of_host(*pointer);
     if (bytes > 0)
-        *pointer = standin_is_pageable(address) ? NULL : standin_alias(address, bytes);
+        *pointer =
+            standin_kernels_reach(op->context, address) ? standin_alias(address, bytes) : NULL;
     return bytes == 0 || *pointer;
 }
 
 /* The same for all that a piece of work names. */
-static bool reach_all(const struct cuda_kernel *kernel, struct cuda_slot *what)
+static bool reach_all(const struct standin_op *op, struct cuda_slot *what)
 {
-    size_t bytes = what->count * dtype_size(kernel->dtype);
+    size_t bytes = what->count * dtype_size(op->kernel->dtype);
     void *a = (void *)what->a, *b = (void *)what->b;
-    bool good = reach(&what->dst, bytes) && reach(&a, bytes);
-    if (kernel->kind == KERNEL_REDUCE && b)
-        good = reach(&b, bytes) && good;
+    bool good = reach(op, &what->dst, bytes) && reach(op, &a, bytes);
+    if (op->kernel->kind == KERNEL_REDUCE && b)
+        good = reach(op, &b, bytes) && good;
     what->a = a;
     what->b = b;
     return good;
@@ -100,11 +101,11 @@ void standin_play_kernel(const struct standin_op *op)
     struct cuda_work work = op->work;
     struct cuda_slot what = {work.dst, work.a, work.b, work.count};
     void *claim = work.claim, *slot = (void *)work.slot;
-    bool good =
-        reach(&claim, claim ? sizeof *work.claim : 0) && reach(&slot, slot ? sizeof what : 0);
+    bool good = reach(op, &claim, claim ? sizeof *work.claim : 0) &&
+                reach(op, &slot, slot ? sizeof what : 0);
     if (good && slot)
         what = *(const struct cuda_slot *)slot;
-    good = good && reach_all(op->kernel, &what);
+    good = good && reach_all(op, &what);
     work.claim = claim;
     if (slot) {
         work.slot = &what;

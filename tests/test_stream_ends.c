@@ -470,7 +470,28 @@ static int two_devices(tutti_comm *comm, int rank, int size, void *context)
     return wrong + wrong_ints(rank, first, size * (size - 1) / 2, size, "after the refusals");
 }
 
-static void test_stream_ends_two_devices_are_refused(void)
+/* Each rank has a GPU of its own, in one process or in two. */
+static int a_device_each(tutti_comm *comm, int rank, int size, void *context)
+{
+    void *memory = (void *)(uintptr_t)memory_of(rank);
+    tutti_comm *apart;
+    cuda_stream stream = NULL;
+    (void)context;
+    int wrong = WORLD_OK(tutti_comm_dup(comm, &apart));
+    if (rig_gpu()->stream_make(&stream, CUDA_STREAM_NON_BLOCKING) != CUDA_DRIVER_OK)
+        return world_check(rank, 0, "no stream on GPU %d", rank);
+    for (int i = 0; i < 2; i++) {
+        set_ints(memory, rank);
+        wrong += i ? WORLD_OK(tutti_allreduce(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, apart))
+                   : WORLD_OK(tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM,
+                                                 apart, stream));
+        wrong += rig_await(rank, stream, AWAIT_S);
+        wrong += wrong_ints(rank, memory, size * (size - 1) / 2, size, "a GPU each");
+    }
+    return wrong + WORLD_OK(tutti_comm_destroy(apart));
+}
+
+static void test_stream_ends_two_devices(void)
 {
     if (rig_is_there() && !rig_is_standin()) {
         suite_skip("wants two GPUs, which only the stand-in is sure to have");
@@ -479,6 +500,8 @@ static void test_stream_ends_two_devices_are_refused(void)
     setenv("TUTTI_TEST_STANDIN_DEVICES", "2", 1);
     run(WORLD_THREADS, 2, direct, two_devices, NULL);
     run(WORLD_PROCESSES, 2, direct, two_devices, NULL);
+    run(WORLD_THREADS, 2, direct, a_device_each, NULL);
+    run(WORLD_PROCESSES, 2, direct, a_device_each, NULL);
     unsetenv("TUTTI_TEST_STANDIN_DEVICES");
 }
 
@@ -612,7 +635,7 @@ int main(int argc, char **argv)
         {"destroyed_while_queued", test_stream_ends_destroyed_while_queued},
         {"a_rank_leaves_at_once", test_stream_ends_a_rank_leaves_at_once},
         {"process_exits", test_stream_ends_process_exits},
-        {"two_devices_are_refused", test_stream_ends_two_devices_are_refused},
+        {"two_devices", test_stream_ends_two_devices},
         {"what_is_no_memory_is_refused", test_stream_ends_what_is_no_memory_is_refused},
         {"what_is_no_stream_is_refused", test_stream_ends_what_is_no_stream_is_refused},
         {"without_a_driver", test_stream_ends_without_a_driver},
