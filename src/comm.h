@@ -23,7 +23,6 @@
 #define COMM_TRANSPORTS_MAX 8    /* rows of the table of transports, at most */
 #define COMM_OPS_MAX        1024 /* dynamic reduction operations of one communicator */
 #define COMM_HASH_SIZE      64   /* buckets of the program cache */
-#define COMM_DEMANDS        16
 #define COMM_PEER_NAME_MAX  96
 
 enum notice_kind {

@@ -77,6 +77,7 @@ static void load_settings(void)
     settings.channels = number(getenv("TUTTI_TEST_STANDIN_CHANNELS"), 8);
     settings.seed = number(getenv("TUTTI_TEST_STANDIN_SEED"), 1);
     settings.delay_us = number(getenv("TUTTI_TEST_STANDIN_DELAY_US"), 0);
+    settings.room = number(getenv("TUTTI_TEST_STANDIN_ROOM"), 1024);
     settings.devices = number(getenv("TUTTI_TEST_STANDIN_DEVICES"), 1);
     settings.bytes = number(getenv("TUTTI_TEST_STANDIN_BYTES"), (uint64_t)16 << 30);
     settings.kernels = number(getenv("TUTTI_TEST_STANDIN_KERNELS"), 1) != 0;
@@ -531,13 +532,19 @@ cuda_result standin_block(struct standin_context **context)
     if (result != CUDA_DRIVER_OK)
         return result;
     atomic_fetch_add(&blocking_calls, 1);
-    atomic_fetch_add(&blocking, 1);
+    standin_hold(1);
     standin_drain(*context);
     pthread_mutex_lock(&standin_lock);
-    atomic_fetch_sub(&blocking, 1);
-    pthread_cond_broadcast(&standin_done);
+    standin_hold(-1);
     pthread_mutex_unlock(&standin_lock);
     return CUDA_DRIVER_OK;
+}
+
+void standin_hold(int more)
+{
+    atomic_fetch_add(&blocking, more);
+    if (more < 0)
+        pthread_cond_broadcast(&standin_done);
 }
 
 void standin_wait_for_blocking(const struct standin_context *context)

@@ -14,7 +14,8 @@
  *                   TUTTI_TEST_STANDIN_KERNELS=0
  *   blocking        freeing memory, unpinning and loading code wait until the context's channels
  *                   have done all they were given, and other threads' launches, copies, allocations
- *                   and pinning wait with them, as in the real driver
+ *                   and pinning wait with them, as in the real driver. The same where a channel
+ *                   has no room (TUTTI_TEST_STANDIN_ROOM pieces of work, 1024)
  *   captures        of one stream at a time, forbidding other threads' calls as the real one does
  *   IPC             processes map each other's memory file
  *   adapters        with TUTTI_TEST_STANDIN_NIC=1 memory can be registered by its device address:
@@ -97,7 +98,7 @@ extern pthread_cond_t standin_done;
 
 /* From the environment, at the first call of the process. */
 struct standin_settings {
-    uint64_t channels, seed, delay_us, devices, bytes;
+    uint64_t channels, room, seed, delay_us, devices, bytes;
     bool kernels, memory_ops, nic, dmabuf, flush;
 };
 const struct standin_settings *standin_settings(void);
@@ -121,6 +122,8 @@ bool standin_kernels_reach(const struct standin_context *context, cuda_address a
 bool standin_is_pageable(cuda_address address);
 /* As standin_enter, for calls that wait for all that the context was given: they have waited. */
 cuda_result standin_block(struct standin_context **context);
+/* Such a call begins (1), or ends (-1, with the lock). */
+void standin_hold(int more);
 /* Waits while other threads are in such calls. */
 void standin_wait_for_blocking(const struct standin_context *context);
 
