@@ -66,7 +66,7 @@ struct graph_rank {
     tutti_comm *comm;
     int rank, size;
     cuda_stream stream;
-    void *source, *in, *sum, *gathered, *from_last;
+    void *source, *in, *sum, *mean, *gathered, *from_last;
     void *executable;
 };
 
@@ -79,6 +79,8 @@ static int record(struct graph_rank *g)
     wrong += WORLD_OK(
         tutti_allreduce_on(g->in, g->sum, COUNT, TUTTI_INT32, TUTTI_SUM, g->comm, g->stream));
     wrong += WORLD_OK(tutti_barrier_on(g->comm, g->stream));
+    wrong += WORLD_OK(
+        tutti_allreduce_on(g->sum, g->mean, COUNT, TUTTI_INT32, TUTTI_AVG, g->comm, g->stream));
     wrong +=
         WORLD_OK(tutti_allgather_on(g->sum, g->gathered, COUNT, TUTTI_INT32, g->comm, g->stream));
     wrong += WORLD_OK(tutti_group_start());
@@ -93,6 +95,7 @@ static int replayed(struct graph_rank *g, int round)
     int size = g->size, wrong = rig_await(g->rank, g->stream, AWAIT_S);
     int base = 100 * round * size + size * (size - 1) / 2;
     wrong += wrong_ints(g->rank, g->sum, base, size, "sum");
+    wrong += wrong_ints(g->rank, g->mean, base, size, "average of equal sums");
     for (int r = 0; r < size; r++)
         wrong += wrong_ints(g->rank, (char *)g->gathered + (size_t)r * COUNT * 4, base, size,
                             "gathered");
@@ -108,6 +111,7 @@ static void graph_open(struct graph_rank *g, tutti_comm *comm, int rank, int siz
     g->source = rig_take(COUNT * 4);
     g->in = rig_take(COUNT * 4);
     g->sum = rig_take(COUNT * 4);
+    g->mean = rig_take(COUNT * 4);
     g->gathered = rig_take((size_t)size * COUNT * 4);
     g->from_last = rig_take(COUNT * 4);
 }
@@ -117,6 +121,7 @@ static void graph_close(struct graph_rank *g)
     rig_give(g->source);
     rig_give(g->in);
     rig_give(g->sum);
+    rig_give(g->mean);
     rig_give(g->gathered);
     rig_give(g->from_last);
     rig_stream_give(g->stream, false);
