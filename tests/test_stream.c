@@ -17,6 +17,7 @@
 
 static const char *const staged[] = {"TUTTI_CUDA_DIRECT=0", NULL};
 static const char *const direct[] = {"TUTTI_CUDA_DIRECT_MIN=1", NULL};
+static const char *const pieces[] = {"TUTTI_CUDA_DIRECT_MIN=1", "TUTTI_CHUNK=4096", NULL};
 static const char *const mixed[] = {"TUTTI_CUDA_DIRECT_MIN=4096", NULL};
 static const char *const tcp[] = {"TUTTI_TRANSPORTS=tcp", "TUTTI_CUDA_DIRECT_MIN=4096", NULL};
 static const char *const host_functions[] = {"TUTTI_CUDA_STREAM_OPS=host",
@@ -130,6 +131,7 @@ static void test_stream_processes(void)
 {
     run_sweep(WORLD_PROCESSES, 2, direct, 120);
     run_sweep(WORLD_PROCESSES, 4, mixed, 80);
+    run_sweep(WORLD_PROCESSES, 3, pieces, 80);
     run_sweep(WORLD_PROCESSES, 5, NULL, 40);
     run_sweep(WORLD_PROCESSES, 3, staged, 60);
 }
