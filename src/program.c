@@ -9,8 +9,8 @@
 
 /* Prior of the link model between ranks that share a device: an offer, the start of a kernel, the
  * look that finds it done, an acknowledgement; and about 1 TB/s for a copy or a reduction. Ranks of
- * one GPU share its bandwidth, which pieces do not add to; a second piece hides the hand-over of the
- * first, and kernels of less than 64 MiB were slower than larger ones. */
+ * one GPU share its bandwidth, which pieces do not add to; a second piece hides the hand-over of
+ * the first, and kernels of less than 64 MiB were slower than larger ones. */
 #define DEVICE_ALPHA_US    12.0
 #define DEVICE_SLICE_US    140.0 /* a turn of one of the processes that share the device */
 #define DEVICE_US_PER_BYTE 1e-6

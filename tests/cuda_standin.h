@@ -47,6 +47,7 @@ STANDIN_CONTROLS(X)
 #undef X
 
 #define CHANNELS_MAX 64 /* shared by streams */
+#define DEVICES_MAX  8
 
 struct standin_stream;
 struct standin_graph;
@@ -110,8 +111,19 @@ static inline cuda_address cuda_address_of_host(const void *pointer)
 }
 
 /* cuda_standin.c */
+bool standin_is_initialised(void);
 /* The context current in this thread, if the call may be made: CUDA_DRIVER_OK and *context. */
 cuda_result standin_enter(struct standin_context **context);
+/* As standin_enter, for calls that wait for all that the context was given: they have waited. */
+cuda_result standin_block(struct standin_context **context);
+/* Such a call begins (1), or ends (-1, with the lock). */
+void standin_hold(int more);
+/* Waits while other threads are in such calls. */
+void standin_wait_for_blocking(const struct standin_context *context);
+
+/* cuda_standin_memory.c */
+/* With the lock: the memory of a device, at its first context. */
+cuda_result standin_make_arena(int ordinal);
 /* The address at which the stand-in's threads reach [address, address + bytes): host memory is
  * where it is. NULL: beyond an allocation. */
 void *standin_alias(cuda_address address, size_t bytes);
@@ -120,13 +132,6 @@ void *standin_alias(cuda_address address, size_t bytes);
 bool standin_kernels_reach(const struct standin_context *context, cuda_address address);
 /* True: neither device memory nor pinned. */
 bool standin_is_pageable(cuda_address address);
-/* As standin_enter, for calls that wait for all that the context was given: they have waited. */
-cuda_result standin_block(struct standin_context **context);
-/* Such a call begins (1), or ends (-1, with the lock). */
-void standin_hold(int more);
-/* Waits while other threads are in such calls. */
-void standin_wait_for_blocking(const struct standin_context *context);
-
 /* The thread's calls go on: what it opened to adapters is closed again. */
 void standin_close_views(void);
 
