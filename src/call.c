@@ -268,7 +268,7 @@ static tutti_status check_buffers(const struct tutti_comm *comm, struct call *ca
     return TUTTI_OK;
 }
 
-tutti_status call_check(const struct tutti_comm *comm, struct call *call)
+tutti_status call_check_terms(const struct tutti_comm *comm, struct call *call)
 {
     const struct coll_info *info = coll_info(call->coll);
     tutti_status status = check_type(call);
@@ -277,9 +277,13 @@ tutti_status call_check(const struct tutti_comm *comm, struct call *call)
         status = check_op(comm, call);
     if (status == TUTTI_OK && (info->has_root || call->coll == TUTTI_COLL_SENDRECV))
         status = check_root(comm, call);
-    if (status == TUTTI_OK)
-        status = check_buffers(comm, call);
     return status;
+}
+
+tutti_status call_check(const struct tutti_comm *comm, struct call *call)
+{
+    tutti_status status = call_check_terms(comm, call);
+    return status == TUTTI_OK ? check_buffers(comm, call) : status;
 }
 
 static struct comm_op *dynamic_op(struct tutti_comm *comm, const struct call *call)

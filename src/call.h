@@ -43,7 +43,9 @@ struct extent {
 tutti_status call_extents(const struct tutti_comm *comm, const struct call *call, struct extent *in,
                           struct extent *out);
 
-/* Everything that can be wrong with the arguments, before anything moves; fills in_place. */
+/* What can be wrong with type, operation and root; fills elem_size. */
+tutti_status call_check_terms(const struct tutti_comm *comm, struct call *call);
+/* Everything that can be wrong with the arguments, before anything moves; fills in_place too. */
 tutti_status call_check(const struct tutti_comm *comm, struct call *call);
 
 /* For a call that is carried out later: copies its count arrays, which the caller lends for this

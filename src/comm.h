@@ -97,6 +97,7 @@ struct tutti_comm {
     /* Device memory. device: where plans may work in place, NULL if the ranks do not share one; its
      * queue and scratch are taken by the first such call. Units of stream.c: issued and retired. */
     struct mem_device *device;
+    const char *no_device; /* why it is NULL, for sentences */
     bool device_reduces;   /* all ranks' devices do */
     uint64_t direct_min;   /* bytes from which plans do */
     uint32_t device_peers; /* the most processes that share one device */
@@ -166,6 +167,8 @@ void comm_say_goodbye(tutti_comm *comm);
 tutti_status comm_connect(tutti_comm *comm, uint32_t peer);
 /* The shape of a call; the v forms' arrays are left NULL. (program.c) */
 struct shape comm_shape(const tutti_comm *comm, const struct call *call, bool in_place);
+/* The settings that it is planned with: those of the communicator, or of its device. */
+struct settings comm_plan_settings(const tutti_comm *comm, const struct call *call);
 extern atomic_uint comm_forks; /* forks seen by this process: a child's value differs */
 
 /* comm_wait.c: waiting and progress */
@@ -221,6 +224,9 @@ static inline void comm_leave(tutti_comm *comm)
 {
     atomic_store_explicit(&comm->busy, 0, memory_order_release);
 }
+
+/* comm_create.c: refuses NULL, destroyed ones, and a NULL place for the answer. Enters nothing. */
+tutti_status comm_check_query(const tutti_comm *comm, const void *out);
 
 /* comm_device.c: sends and receives in device memory of one host */
 /* The offer that stands for op's bytes. */

@@ -123,6 +123,17 @@ struct shape comm_shape(const struct tutti_comm *comm, const struct call *call, 
     return shape;
 }
 
+struct settings comm_plan_settings(const struct tutti_comm *comm, const struct call *call)
+{
+    struct settings settings = comm->settings;
+    if (!call->on_device)
+        return settings;
+    settings.lanes = 1; /* one queue does the work */
+    if (settings.chunk == 0)
+        settings.chunk = DEVICE_CHUNK;
+    return settings;
+}
+
 /* Of the buffers' bytes that a local step touches: those of `other` that are not dst's own. Scratch
  * is small, or a landing place that fused receives never touch. */
 static uint64_t touched_beside(const struct span *dst, const struct span *other)
@@ -218,16 +229,6 @@ static void program_free(struct program *p)
     free(p);
 }
 
-static tutti_status plan_on_device(const struct tutti_comm *comm, const struct shape *shape,
-                                   struct program *p)
-{
-    struct settings settings = comm->settings;
-    settings.lanes = 1; /* one queue does the work */
-    if (settings.chunk == 0)
-        settings.chunk = DEVICE_CHUNK;
-    return plan_make(&settings, shape, &p->plan);
-}
-
 static bool is_landing(const struct span *span, const struct step *recv)
 {
     return span->buffer == recv->dst.buffer && span->off == recv->dst.off;
@@ -260,6 +261,7 @@ static bool touches_scratch(const struct schedule *schedule)
 static tutti_status plan_call(const struct tutti_comm *comm, const struct call *call, bool in_place,
                               struct program *p)
 {
+    struct settings settings = comm_plan_settings(comm, call);
     struct shape shape = comm_shape(comm, call, in_place);
     tutti_status status = TUTTI_OK;
     p->tag_count = call->count;
@@ -272,10 +274,8 @@ static tutti_status plan_call(const struct tutti_comm *comm, const struct call *
         shape.recv_displs = p->counts + 3 * n;
         p->tag_count = shape.local_counts ? 0 : hash_array(1, call->counts, n);
     }
-    if (status == TUTTI_OK && call->on_device)
-        status = plan_on_device(comm, &shape, p);
-    else if (status == TUTTI_OK)
-        status = plan_make(&comm->settings, &shape, &p->plan);
+    if (status == TUTTI_OK)
+        status = plan_make(&settings, &shape, &p->plan);
     if (status == TUTTI_OK)
         p->scratch_bytes = call->on_device && !touches_scratch(p->plan.schedule)
                                ? 0
