@@ -1,6 +1,6 @@
 /* cuda_standin.h: a driver for tests, which exports the CUDA driver's entry points that the library
  * and the tests use, on a machine without a GPU. It is not an emulator: kernels other than the
- * library's do not exist.
+ * library's and an empty one, named `nothing`, do not exist.
  *
  *   device memory   a memory file mapped twice: what the program gets as a device address is a view
  *                   without access, so that a CPU that touches device memory by mistake faults; the

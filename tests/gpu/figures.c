@@ -1,6 +1,7 @@
 /* figures.c: how near operations on GPU memory come to what the device itself can do.
  *
  *     gpu_figures threads|processes RANKS [TITLE]
+ *     gpu_figures chunks threads|processes RANKS
  *
  * The ceiling of an allreduce of S bytes at n ranks of one device. Each rank reduces its n-th part,
  * which takes n - 1 reductions of S/n bytes (two read, one written), and fetches the n - 1 parts of
@@ -16,6 +17,9 @@
  * Latency: an allreduce of 8 bytes put into a stream and waited for, beside an empty kernel put
  * into a stream and waited for, turn by turn, all ranks at once. The target is at most 3 times.
  *
+ * By size: the library's own copies and reductions, all ranks at once, which tells how long pieces
+ * must be for the device's bandwidth. Chunks: the allreduce once more with pieces of each length.
+ *
  * Each line that begins with | is a row of a table. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,7 +31,7 @@
 
 #define BYTES   ((size_t)256 << 20)
 #define ROUNDS  7   /* blocks of a measurement; the median counts */
-#define REPEATS 5   /* in a block, back to back */
+#define REPEATS 5   /* in a block, back to back; more of what is smaller */
 #define TURNS   15  /* of the latency */
 #define LATENCY 200 /* calls in a turn */
 
@@ -36,6 +40,7 @@ static const char empty_kernel[] = ".version 7.0\n.target sm_75\n.address_size 6
 
 struct figures {
     const char *title;
+    const char *chunk; /* of the allreduce; NULL: all other figures */
     int rank, size;
     tutti_comm *comm;
     cuda_stream stream;
@@ -43,6 +48,8 @@ struct figures {
     char *in, *out;
     struct mem_queue *queue;
     struct reducer reducer;
+    size_t bytes; /* of a copy or reduction */
+    int repeats;
     cuda_function nothing;
     int wrong;
 };
@@ -81,15 +88,21 @@ static void meet(struct figures *f)
 
 static void put_copy(struct figures *f)
 {
-    rig_put_copy(f->stream, f->out, f->in, BYTES / (size_t)f->size);
+    rig_put_copy(f->stream, f->out, f->in, f->bytes);
+}
+
+static void put_queue_copy(struct figures *f)
+{
+    uint64_t ticket;
+    check(f, mem_queue_copy(f->queue, f->out, f->in, f->bytes, &ticket) == TUTTI_OK, "copy");
 }
 
 static void put_reduce(struct figures *f)
 {
     uint64_t ticket;
     check(f,
-          mem_queue_reduce(f->queue, &f->reducer, TUTTI_SUM, f->out, f->in, f->out,
-                           BYTES / (size_t)f->size, &ticket) == TUTTI_OK,
+          mem_queue_reduce(f->queue, &f->reducer, TUTTI_SUM, f->out, f->in, f->out, f->bytes,
+                           &ticket) == TUTTI_OK,
           "reduce");
 }
 
@@ -140,10 +153,10 @@ static double measure(struct figures *f, void (*put)(struct figures *f),
     for (int round = 0; round < ROUNDS && f->wrong == 0; round++) {
         meet(f);
         double start = now_us();
-        for (int i = 0; i < REPEATS; i++)
+        for (int i = 0; i < f->repeats; i++)
             put(f);
         wait(f);
-        double mine = (now_us() - start) / REPEATS, slowest = mine;
+        double mine = (now_us() - start) / f->repeats, slowest = mine;
         check(f, tutti_allreduce(&mine, &slowest, 1, TUTTI_FLOAT64, TUTTI_MAX, f->comm) == TUTTI_OK,
               "allreduce of times");
         times[round] = slowest;
@@ -168,11 +181,45 @@ static double turn(struct figures *f, void (*put)(struct figures *f))
 /* ---- figures ---------------------------------------------------------------------------------
  */
 
+static void use_bytes(struct figures *f, size_t bytes)
+{
+    f->bytes = bytes;
+    f->repeats = REPEATS * (int)(BYTES / bytes > 8 ? 8 : BYTES / bytes);
+}
+
+static void by_size(struct figures *f)
+{
+    static const size_t sizes[] = {8, 32, 128};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes && f->wrong == 0; i++) {
+        use_bytes(f, sizes[i] << 20);
+        double copy_us = measure(f, put_queue_copy, wait_queue);
+        double reduce_us = measure(f, put_reduce, wait_queue);
+        if (f->rank == 0 && f->wrong == 0)
+            printf("| %s | the library's copies of %zu MiB | %.1f us | %.0f GB/s a rank read and "
+                   "written | | |\n"
+                   "| %s | its reductions of %zu MiB | %.1f us | %.0f GB/s a rank read and "
+                   "written | | |\n",
+                   f->title, sizes[i], copy_us, 2 * (double)f->bytes / copy_us / 1e3, f->title,
+                   sizes[i], reduce_us, 3 * (double)f->bytes / reduce_us / 1e3);
+    }
+}
+
+static void chunk(struct figures *f)
+{
+    use_bytes(f, BYTES);
+    double us = measure(f, put_allreduce, wait_stream);
+    if (f->rank == 0 && f->wrong == 0)
+        printf("| %s | allreduce of 256 MiB float32, TUTTI_CHUNK=%s | %.1f us | %.0f GB/s | | |\n",
+               f->title, f->chunk, us, (double)BYTES / us / 1e3);
+}
+
 static void bandwidth(struct figures *f)
 {
     double part = (double)BYTES / f->size;
+    use_bytes(f, BYTES / (size_t)f->size);
     double copy_us = measure(f, put_copy, wait_stream);
     double reduce_us = measure(f, put_reduce, wait_queue);
+    use_bytes(f, BYTES);
     double us = measure(f, put_allreduce, wait_stream);
     double least_us = (f->size - 1) * (reduce_us + copy_us);
     if (f->rank != 0 || f->wrong)
@@ -203,13 +250,23 @@ static void latency(struct figures *f)
                f->title, small_us, empty_us, small_us / empty_us);
 }
 
+/* What a run is about. */
+struct subject {
+    const char *title, *chunk; /* as in struct figures */
+};
+
 static int run(tutti_comm *comm, int rank, int size, void *context)
 {
+    const struct subject *subject = context;
     struct figures *f = calloc(1, sizeof *f);
     struct mem_device *device;
     cuda_module module;
-    *f = (struct figures){
-        .title = context, .rank = rank, .size = size, .comm = comm, .gpu = rig_gpu()};
+    *f = (struct figures){.title = subject->title,
+                          .chunk = subject->chunk,
+                          .rank = rank,
+                          .size = size,
+                          .comm = comm,
+                          .gpu = rig_gpu()};
     f->stream = rig_stream_take(false);
     f->in = rig_take(BYTES);
     f->out = rig_take(BYTES);
@@ -224,10 +281,13 @@ static int run(tutti_comm *comm, int rank, int size, void *context)
     bool kernels = f->gpu->module_load(&module, empty_kernel) == CUDA_DRIVER_OK &&
                    f->gpu->module_function(&f->nothing, module, "nothing") == CUDA_DRIVER_OK;
     check(f, kernels, "load the empty kernel");
-    if (!f->wrong)
-        latency(f);
-    if (!f->wrong)
-        bandwidth(f);
+    /* Loading waits for every stream of the context, also for one that waits for this rank. */
+    meet(f);
+    static void (*const all[])(struct figures *) = {latency, bandwidth, by_size};
+    if (f->chunk && !f->wrong)
+        chunk(f);
+    for (size_t i = 0; i < sizeof all / sizeof *all && !f->chunk && !f->wrong; i++)
+        all[i](f);
     check(f, tutti_comm_status(comm) == TUTTI_OK, "status");
     mem_queue_give(f->queue);
     int wrong = f->wrong;
@@ -235,17 +295,36 @@ static int run(tutti_comm *comm, int rank, int size, void *context)
     return wrong;
 }
 
+static int run_chunks(struct world *world, const char *title)
+{
+    static const char *const chunks[] = {"16M", "32M", "64M", "128M", "256M"};
+    int wrong = 0;
+    for (size_t i = 0; i < sizeof chunks / sizeof *chunks && wrong == 0; i++) {
+        char setting[32];
+        const char *const settings[] = {setting, NULL};
+        snprintf(setting, sizeof setting, "TUTTI_CHUNK=%s", chunks[i]);
+        world->settings = settings;
+        wrong = rig_run(world, run, &(struct subject){title, chunks[i]});
+    }
+    return wrong;
+}
+
 int main(int argc, char **argv)
 {
+    bool chunks = argc > 1 && strcmp(argv[1], "chunks") == 0;
+    char **args = argv + chunks; /* args[1]: the kind of ranks */
+    int size = argc - chunks >= 3 ? atoi(args[2]) : 0;
     char title[64];
-    int size = argc >= 3 ? atoi(argv[2]) : 0;
     if (size < 2 || size > 8) {
-        fprintf(stderr, "usage: gpu_figures threads|processes RANKS [TITLE], RANKS from 2 to 8\n");
+        fprintf(stderr, "usage: gpu_figures threads|processes RANKS [TITLE]\n"
+                        "       gpu_figures chunks threads|processes RANKS, RANKS from 2 to 8\n");
         return 2;
     }
     setvbuf(stdout, NULL, _IOLBF, 0);
-    snprintf(title, sizeof title, "%d %s", size, argv[1]);
+    snprintf(title, sizeof title, "%d %s", size, args[1]);
     struct world world = {
-        .kind = argv[1][0] == 't' ? WORLD_THREADS : WORLD_PROCESSES, .size = size, .limit_s = 55};
-    return rig_run(&world, run, argc > 3 ? argv[3] : title) != 0;
+        .kind = args[1][0] == 't' ? WORLD_THREADS : WORLD_PROCESSES, .size = size, .limit_s = 55};
+    if (chunks)
+        return run_chunks(&world, title) != 0;
+    return rig_run(&world, run, &(struct subject){argc > 3 ? argv[3] : title, NULL}) != 0;
 }

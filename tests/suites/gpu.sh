@@ -2,7 +2,7 @@
 # The GPU's own suite where this machine has a GPU (tests/gpu/run), and what of it runs over the
 # stand-in driver everywhere: the NCCL face call by call, and coll_perf on GPU memory.
 #   BUILD: build directory (default build)
-#   FAST=1: fewer ranks
+#   FAST=1: fewer ranks, no probe
 set -u
 cd "$(dirname "$0")/../.."
 build=${BUILD:-build}
@@ -20,7 +20,8 @@ fi
 run() { # name text command...
     local name=$1 text=$2 status
     shift 2
-    timeout -k 2 120 env TUTTI_CUDA_DRIVER="$standin" TUTTI_CUDA_DIRECT_MIN=4096 \
+    # 80: the small calls go through the host, the large ones are direct, as in tests/gpu/run.
+    timeout -k 2 120 env TUTTI_CUDA_DRIVER="$standin" TUTTI_CUDA_DIRECT_MIN=80 \
         TUTTI_TEST_STANDIN_CHANNELS=64 "$@" >"$work/out" 2>&1
     status=$?
     if [ $status -eq 0 ] && grep -qF -- "$text" "$work/out"; then
@@ -45,6 +46,7 @@ else
     echo "    SKIPPED: this build has no NCCL face"
     skipped=$((skipped + 1))
 fi
+[ -n "${FAST:-}" ] || run "probe of the driver" "| frees memory |" "$build/tests/gpu_probe"
 
 # The whole of tests/gpu/run takes minutes where there is a GPU: not in fast runs.
 if [ -z "${FAST:-}" ]; then
