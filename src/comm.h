@@ -108,7 +108,8 @@ struct tutti_comm {
     uint64_t scratch_promised; /* bytes of it that units bring along */
     struct demand_kept {       /* answers of exec_demand, by the hash of the call */
         struct program_key key;
-        struct exec_demand demand; /* no works: none */
+        struct exec_demand demand;
+        bool known;
     } demands[COMM_HASH_SIZE];
     bool nic;     /* some peer's transport may take device memory (exec_nic.c) */
     void *bounce; /* pinned memory for what it does not take */

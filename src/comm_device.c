@@ -1,6 +1,8 @@
 /* comm_device.c: sends and receives in device memory. As in exec_device.c, an offer travels in the
  * place of the bytes, the receiver copies in its queue, and an empty transfer on a lane of its own
  * lets the sender know. The list of works is in the order of their tickets. */
+#include <string.h>
+
 #include "base/check.h"
 #include "src/comm.h"
 
@@ -65,11 +67,43 @@ tutti_status comm_device_ended(tutti_comm *comm, struct exec_xfer *xfer, bool *o
     return status;
 }
 
+/* One of the two is host memory, which a device may not reach: through pinned memory, at once.
+ * Rare: programs that send to themselves do so within one kind of memory. */
+static tutti_status copy_across(tutti_comm *comm, const struct operation *send,
+                                const struct operation *recv, size_t bytes)
+{
+    struct mem_device *device = mem_queue_device(comm->queue);
+    void *pinned;
+    uint64_t ticket, done = 0;
+    tutti_status status = mem_pinned_take(device, bytes, &pinned);
+    if (status != TUTTI_OK)
+        return status;
+    if (recv->call.on_device)
+        memcpy(pinned, send->call.in, bytes);
+    void *dst = recv->call.on_device ? recv->call.out : pinned;
+    const void *src = recv->call.on_device ? pinned : send->call.in;
+    status = mem_queue_copy(comm_queue(comm), dst, src, bytes, &ticket);
+    while (status == TUTTI_OK && done < ticket)
+        status = mem_queue_poll(comm_queue(comm), &done);
+    if (status == TUTTI_OK && !recv->call.on_device)
+        memcpy(recv->call.out, pinned, bytes);
+    if (status == TUTTI_OK) /* else the device may still work there */
+        mem_pinned_give(device, pinned);
+    return status;
+}
+
 tutti_status comm_device_self(tutti_comm *comm, struct operation *send, struct operation *recv)
 {
     uint64_t ticket;
-    tutti_status status = mem_queue_copy(comm_queue(comm), recv->call.out, send->call.in,
-                                         send->call.count * send->call.elem_size, &ticket);
+    size_t bytes = send->call.count * send->call.elem_size;
+    bool across = !send->call.on_device || !recv->call.on_device;
+    tutti_status status =
+        across ? copy_across(comm, send, recv, bytes)
+               : mem_queue_copy(comm_queue(comm), recv->call.out, send->call.in, bytes, &ticket);
+    if (status == TUTTI_OK && across) {
+        send->status = recv->status = TUTTI_OK;
+        return TUTTI_OK;
+    }
     if (status != TUTTI_OK) {
         send->status = recv->status = status;
         return comm_fail(comm, status, comm->rank, status_sentence());

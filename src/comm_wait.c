@@ -424,9 +424,10 @@ static inline bool poll_transports(tutti_comm *comm)
 bool comm_progress(tutti_comm *comm)
 {
     bool moved = poll_transports(comm);
-    if (comm->running && comm->running->device)
+    /* What failed has no links any more. */
+    if (comm->running && comm->running->device && comm->failed == TUTTI_OK)
         moved |= exec_device_poll(comm, comm->running);
-    if (comm->works)
+    if (comm->works && comm->failed == TUTTI_OK)
         moved |= comm_device_poll(comm);
     if (comm->head)
         advance_queue(comm);

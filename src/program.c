@@ -8,13 +8,15 @@
 #include "src/comm.h"
 
 /* Prior of the link model between ranks that share a device: an offer, the start of a kernel, the
- * look that finds it done, an acknowledgement; and about 1 TB/s for a copy or a reduction. Ranks of
- * one GPU share its bandwidth, which pieces do not add to; a second piece hides the hand-over of
- * the first, and kernels of less than 64 MiB were slower than larger ones. */
-#define DEVICE_ALPHA_US    12.0
-#define DEVICE_SLICE_US    140.0 /* a turn of one of the processes that share the device */
-#define DEVICE_US_PER_BYTE 1e-6
-#define DEVICE_CHUNK       (64u << 20)
+ * look that finds it done, an acknowledgement; and about 1 TB/s for a copy, which moves two bytes
+ * for one, where a reduction of what is received moves three. Ranks of one GPU share its bandwidth,
+ * which pieces do not add to; a second piece hides the hand-over of the first, and kernels of less
+ * than 64 MiB were slower than larger ones. */
+#define DEVICE_ALPHA_US           12.0
+#define DEVICE_SLICE_US           140.0 /* a turn of one of the processes that share the device */
+#define DEVICE_US_PER_BYTE        1e-6
+#define DEVICE_REDUCE_US_PER_BYTE 0.5e-6 /* beside receiving */
+#define DEVICE_CHUNK              (64u << 20)
 
 static uint64_t mix(uint64_t hash, uint64_t value)
 {
@@ -118,7 +120,8 @@ struct shape comm_shape(const struct tutti_comm *comm, const struct call *call, 
                 comm->device_peers > 1 ? DEVICE_SLICE_US * comm->device_peers : DEVICE_ALPHA_US,
             .us_per_byte = DEVICE_US_PER_BYTE,
             .overhead_us = 1};
-        shape.reduce_us_per_byte = shape.copy_us_per_byte = DEVICE_US_PER_BYTE;
+        shape.reduce_us_per_byte = DEVICE_REDUCE_US_PER_BYTE;
+        shape.copy_us_per_byte = DEVICE_US_PER_BYTE;
     }
     return shape;
 }
@@ -406,7 +409,7 @@ tutti_status exec_demand(struct tutti_comm *comm, const struct call *call,
 {
     struct program_key key = key_of(comm, call, call->in_place);
     struct demand_kept *kept = &comm->demands[bucket_of(&key)];
-    if (kept->demand.works > 0 && key_equal(&kept->key, &key)) {
+    if (kept->known && key_equal(&kept->key, &key)) {
         *demand = kept->demand;
         return TUTTI_OK;
     }
@@ -416,7 +419,7 @@ tutti_status exec_demand(struct tutti_comm *comm, const struct call *call,
     tutti_status status = plan_call(comm, call, call->in_place, p);
     if (status == TUTTI_OK) {
         *demand = demand_of(p);
-        *kept = (struct demand_kept){.key = key, .demand = *demand};
+        *kept = (struct demand_kept){.key = key, .demand = *demand, .known = true};
     }
     program_free(p);
     return status;

@@ -185,56 +185,58 @@ static tutti_status choose_carriers(struct unit *unit)
 /* ---- slots ------------------------------------------------------------------------------------
  */
 
-/* Guards what callers share of a communicator (exec_demand, scratch_promised), and keeps what a
- * unit puts into a stream together, where several threads put: in between, in the same channel,
- * another unit's wait could hold up this one's work. */
-static pthread_mutex_t putting = PTHREAD_MUTEX_INITIALIZER;
-
-/* None where the call does not work in device memory. */
-static tutti_status demand_of(const struct unit_call *call, struct exec_demand *demand)
+/* Of a transfer to this rank itself either half may be the one in device memory. */
+static tutti_status find_demand(struct unit_call *call)
 {
     const struct call *as = &call->call;
-    *demand = (struct exec_demand){.works = 0};
     if (!as->on_device)
         return TUTTI_OK;
     if (as->coll != TUTTI_COLL_SENDRECV)
-        return exec_demand(call->comm, as, demand);
-    demand->works = !as->is_send;
-    demand->bytes = (uint64_t)as->count * as->elem_size;
+        return exec_demand(call->comm, as, &call->demand);
+    call->demand.works = !as->is_send || as->root == (int)call->comm->rank;
+    call->demand.bytes = (uint64_t)as->count * as->elem_size;
     return TUTTI_OK;
+}
+
+/* Scratch that the communicator does not have, or not yet: a captured unit may come before all. */
+static tutti_status take_scratch(struct unit *unit, tutti_comm *comm)
+{
+    uint64_t promised = unit->captured ? 0 : comm->scratch_promised;
+    if (unit->scratch_bytes <= promised)
+        return TUTTI_OK;
+    tutti_status status = mem_device_take(comm->device, unit->scratch_bytes, &unit->scratch);
+    if (status == TUTTI_OK && !unit->captured)
+        comm->scratch_promised = unit->scratch_bytes;
+    return status;
 }
 
 /* Takes slots for all work of the unit, where it has one stream and one communicator and either
  * plans or transfers: of two that are not in the same order everywhere, one could wait for what
- * lies behind the other. */
+ * lies behind the other. Without slots the communicator's queue serves. */
 static tutti_status take_slots(struct unit *unit)
 {
     size_t works = 0;
     struct unit_comm *at = &unit->comms[0];
     bool transfers = unit->calls[0].call.coll == TUTTI_COLL_SENDRECV;
-    if (unit->stream_count != 1 || unit->comm_count != 1 || !at->on_device)
+    if (unit->stream_count != 1 || unit->comm_count != 1 || !at->on_device ||
+        unit->streams[0].stream.device != at->comm->device)
         return TUTTI_OK;
     for (size_t i = 0; i < unit->call_count; i++) {
-        struct exec_demand demand;
-        if ((unit->calls[i].call.coll == TUTTI_COLL_SENDRECV) != transfers)
+        struct unit_call *call = &unit->calls[i];
+        if ((call->call.coll == TUTTI_COLL_SENDRECV) != transfers)
             return TUTTI_OK;
-        tutti_status status = demand_of(&unit->calls[i], &demand);
+        tutti_status status = find_demand(call);
         if (status != TUTTI_OK)
             return status;
-        works += demand.works;
-        if (demand.scratch_bytes > unit->scratch_bytes)
-            unit->scratch_bytes = demand.scratch_bytes;
+        works += call->demand.works;
+        if (call->demand.scratch_bytes > unit->scratch_bytes)
+            unit->scratch_bytes = call->demand.scratch_bytes;
     }
-    if (works == 0 || works > UNIT_SLOTS_MAX)
+    if (works == 0 || works > UNIT_SLOTS_MAX ||
+        mem_slots_take(at->comm->device, works, &unit->slots) != TUTTI_OK)
         return TUTTI_OK;
-    tutti_status status = mem_slots_take(unit->streams[0].stream.device, works, &unit->slots);
-    if (status != TUTTI_OK)
-        return status == TUTTI_ERR_UNSUPPORTED ? TUTTI_OK : status;
     at->on_device = false;
-    if (unit->scratch_bytes <= at->comm->scratch_promised)
-        return TUTTI_OK;
-    at->comm->scratch_promised = unit->scratch_bytes;
-    return mem_device_take(at->comm->device, unit->scratch_bytes, &unit->scratch);
+    return take_scratch(unit, at->comm);
 }
 
 /* In the order of the calls, which is the order of their plans. */
@@ -243,14 +245,12 @@ static tutti_status put_slots(const struct unit *unit)
     tutti_status status = TUTTI_OK;
     for (size_t i = 0; i < unit->call_count && unit->slots && status == TUTTI_OK; i++) {
         const struct unit_call *call = &unit->calls[i];
-        struct exec_demand demand;
-        status = demand_of(call, &demand);
         struct slot_work work = {.reduces = coll_info(call->call.coll)->reduces,
                                  .op = comm_plain_op(call->comm, call->call.op),
                                  .dtype = call->call.dtype,
-                                 .count = demand.works,
-                                 .bytes = demand.bytes};
-        if (status == TUTTI_OK && work.count > 0)
+                                 .count = call->demand.works,
+                                 .bytes = call->demand.bytes};
+        if (work.count > 0)
             status = mem_slots_put(unit->slots, &unit->streams[0].stream, &work);
     }
     return status;
@@ -375,11 +375,12 @@ static tutti_status make_result(struct unit *unit, tutti_comm *comm)
     return TUTTI_OK;
 }
 
-/* Fills a new unit. Whatever happens, the counts of all calls are the unit's. */
+/* Fills a new unit, unless status says no. Whatever happens, the counts of all calls are the
+ * unit's.
+ */
 static tutti_status fill(struct unit *unit, const struct group_call *calls, size_t count,
-                         bool wants_result)
+                         bool wants_result, tutti_status status)
 {
-    tutti_status status = TUTTI_OK;
     for (size_t i = 0; i < count; i++) {
         unit->calls[i] = (struct unit_call){
             .comm = calls[i].comm, .call = calls[i].call, .counts = calls[i].counts, .stream = -1};
@@ -396,22 +397,26 @@ static tutti_status fill(struct unit *unit, const struct group_call *calls, size
         status = choose_carriers(unit);
     if (status == TUTTI_OK && wants_result)
         status = make_result(unit, calls[0].comm);
-    pthread_mutex_lock(&putting);
     if (status == TUTTI_OK)
         status = take_slots(unit);
+    /* In between, in the same channel, another unit's wait could hold up this one's work. */
+    struct mem_device *device = unit->slots ? unit->streams[0].stream.device : NULL;
+    if (device)
+        mem_device_lock_streams(device);
     if (status == TUTTI_OK)
         status = put_into_streams(unit);
-    pthread_mutex_unlock(&putting);
+    if (device)
+        mem_device_unlock_streams(device);
     return status;
 }
 
 tutti_status stream_launch(const struct group_call *calls, size_t count, struct operation **result)
 {
     struct unit *unit = unit_new(count);
-    tutti_status status = unit ? fill(unit, calls, count, result != NULL)
-                               : fail(TUTTI_ERR_NOMEM, "no memory for %zu calls", count);
-    if (status == TUTTI_OK)
-        status = proxy_start();
+    tutti_status status =
+        unit ? proxy_start() : fail(TUTTI_ERR_NOMEM, "no memory for %zu calls", count);
+    if (unit)
+        status = fill(unit, calls, count, result != NULL, status);
     if (status != TUTTI_OK) {
         launch_failed(calls, count, status);
         for (size_t i = 0; i < count; i++)

@@ -514,8 +514,11 @@ static void *proxy_main(void *unused)
 
 static void release_streams(struct unit *list)
 {
-    for (struct unit *unit = list; unit; unit = unit->next)
+    for (struct unit *unit = list; unit; unit = unit->next) {
+        if (unit->captured && unit->state == UNIT_QUEUED)
+            await_replay(unit); /* a replay may be queued; of several only the first goes on */
         answer_streams(unit);
+    }
 }
 
 /* A program that exits with units under way: the driver's memory goes, so nobody may look at it.
@@ -569,9 +572,11 @@ tutti_status proxy_start(void)
     }
     bool running = proxy.running;
     pthread_mutex_unlock(&proxy.lock);
-    return running ? TUTTI_OK
-                   : fail(TUTTI_ERR_SYSTEM,
-                          "cannot start the thread that serves streams (error %d)", error);
+    if (running)
+        return TUTTI_OK;
+    return error ? fail(TUTTI_ERR_SYSTEM, "cannot start the thread that serves streams (error %d)",
+                        error)
+                 : fail(TUTTI_ERR_SYSTEM, "the program is exiting: no operation starts any more");
 }
 
 void proxy_take(struct unit *unit)
@@ -581,6 +586,8 @@ void proxy_take(struct unit *unit)
     unit->next = atomic_load_explicit(&proxy.inbox, memory_order_relaxed);
     while (!atomic_compare_exchange_weak(&proxy.inbox, &unit->next, unit))
         ;
+    if (atomic_load(&proxy.stop))
+        answer_streams(unit); /* it came too late for stop_at_exit */
     if (atomic_load(&proxy.asleep)) {
         proxy_lock();
         pthread_cond_signal(&proxy.more);

@@ -41,7 +41,8 @@ struct unit_call {
     struct call call; /* as the plan sees it */
     size_t *counts;
     struct stage stage;
-    int stream;    /* index, or -1 */
+    struct exec_demand demand; /* where it has slots */
+    int stream;                /* index, or -1 */
     bool in_queue; /* its bytes are carried, scaled, divided in the queue, not by the stream */
     bool is_clear;
     struct mem_queue *queue; /* for bytes and arithmetic outside the plan; NULL: none */
@@ -78,8 +79,8 @@ struct unit {
     size_t stream_count;
     struct unit_comm *comms;
     size_t comm_count;
-    /* Slots for all work of its one communicator, NULL: that works in its queue; and scratch that
-     * it brings along, NULL: none. */
+    /* Slots for all work of its one communicator (NULL: the communicator's queue does it), and
+     * scratch that it brings along (NULL: none). */
     struct mem_queue *slots;
     void *scratch;
     uint64_t scratch_bytes;

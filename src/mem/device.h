@@ -203,13 +203,16 @@ tutti_status mem_stream_divide(const struct mem_stream *stream, tutti_dtype dtyp
 tutti_status mem_stream_retain(const struct mem_stream *stream, void (*gone)(void *context),
                                void *context);
 
+/* Between these no other thread that uses them puts anything into a stream of the device. */
+void mem_device_lock_streams(struct mem_device *device);
+void mem_device_unlock_streams(struct mem_device *device);
+
 /* ---- work in a stream of the program's ---- */
 
 /* A queue of another sort: its work lies in a stream of the program's, where there are slots for it
- * beforehand, and to start it calls no driver. So it ends whatever else the program and the driver
- * are at. Slots are used in their order; one that does not fit what is started is passed over.
- * mem_queue_copy and mem_queue_reduce then take pinned and device memory as they do elsewhere; the
- * caller must not start more than it put slots for. */
+ * beforehand, and to start it calls no driver. Slots are used in their order; one that does not fit
+ * what is started is passed over. mem_queue_copy and mem_queue_reduce then take pinned and device
+ * memory as they do elsewhere; the caller must not start more than it put slots for. */
 struct slot_work {
     bool reduces; /* by op, for dtype, and then also copies of whole elements; else copies */
     tutti_op op;

@@ -96,6 +96,7 @@ static struct mem_device *open_device(const struct cuda_driver *driver, cuda_con
         return NULL;
     *device = (struct mem_device){.driver = driver, .context = context, .name = "a GPU"};
     pthread_mutex_init(&device->lock, NULL);
+    pthread_mutex_init(&device->putting, NULL);
     struct cuda_scope scope;
     tutti_status status = mem_cuda_enter(device, &scope);
     if (status == TUTTI_OK) {

@@ -48,11 +48,12 @@ struct mem_device {
     bool has_kernels;
     char no_kernels[SENTENCE_MAX]; /* the reason, when there are none */
 
+    pthread_mutex_t putting; /* into streams of the program's */
     pthread_mutex_t lock;
-    struct mem_queue *queues; /* kept */
+    struct mem_queue *queues;                    /* kept */
     struct mem_queue *slot_queues, *lost_queues; /* lost: the device failed under them */
-    struct kept_words *words;  /* given back; a stream may not have passed them */
-    struct kept_words *fresh;  /* never used */
+    struct kept_words *words;                    /* given back; a stream may not have passed them */
+    struct kept_words *fresh;                    /* never used */
     struct cuda_claim *claims; /* [QUEUES_MAX], zero; NULL: work stays in the stream it was given */
     unsigned claims_taken;
     cuda_stream asked; /* whether the device failed, for who has no stream */

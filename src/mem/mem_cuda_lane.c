@@ -40,9 +40,11 @@
 #include "base/clock.h"
 #include "mem/mem_cuda_queue.h"
 
-/* Queues of a device: communicators have one each, calls that stage their bytes in groups too. The
- * claims take 256 KiB. */
-#define QUEUES_MAX 4096
+/* Queues of a device: communicators have one each, operations that are queued or captured one for
+ * their slots. The claims take 1 MiB. */
+#define QUEUES_MAX  65536
+#define PROBE_BYTES 16 /* that a probe copies, behind the claims */
+#define CLAIM_BYTES (QUEUES_MAX * sizeof(struct cuda_claim) + 2 * PROBE_BYTES)
 
 static tutti_status fail_held(const struct mem_queue *queue)
 {
@@ -137,9 +139,9 @@ tutti_status mem_cuda_make_claims(struct mem_device *device)
     tutti_status status = mem_queue_take(device, &queue);
     if (status != TUTTI_OK)
         return status;
-    status = mem_device_take(device, QUEUES_MAX * sizeof *device->claims, &block);
+    status = mem_device_take(device, CLAIM_BYTES, &block);
     if (status == TUTTI_OK)
-        status = mem_cuda_zero(queue, block, QUEUES_MAX * sizeof *device->claims, &ticket);
+        status = mem_cuda_zero(queue, block, CLAIM_BYTES, &ticket);
     if (status == TUTTI_OK)
         status = mem_cuda_await(queue, ticket);
     if (status == TUTTI_OK) {
@@ -301,8 +303,8 @@ static tutti_status try_beside(struct mem_queue *queue, bool *beside, uint64_t *
     uint64_t start = clock_ns(), done = 0;
     tutti_status status = TUTTI_OK;
     if (queue->pieces) {
-        uint32_t *bytes = device->claims[QUEUES_MAX - 1].unused;
-        status = mem_queue_copy(queue, bytes, bytes + 4, 16, ticket);
+        char *bytes = (char *)(device->claims + QUEUES_MAX);
+        status = mem_queue_copy(queue, bytes, bytes + PROBE_BYTES, PROBE_BYTES, ticket);
     }
     while (status == TUTTI_OK && clock_ns() - start < 2 * QUEUE_STREAMS * STREAM_ANSWERS_NS) {
         if (queue->pieces)

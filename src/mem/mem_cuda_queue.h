@@ -1,4 +1,5 @@
-/* mem_cuda_queue.h: a queue, for mem_cuda_queue.c and mem_cuda_lane.c. */
+/* mem_cuda_queue.h: a queue, for mem_cuda_queue.c, mem_cuda_lane.c and mem_cuda_slot.c, and how
+ * kernels are launched. */
 #ifndef MEM_MEM_CUDA_QUEUE_H
 #define MEM_MEM_CUDA_QUEUE_H
 

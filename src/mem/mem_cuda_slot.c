@@ -30,35 +30,56 @@ static void set_word(const struct mem_queue *queue, enum slot_word word, uint64_
     atomic_store_explicit(&queue->words->word[word], (uint32_t)value, memory_order_release);
 }
 
-static void free_slots(struct mem_queue *queue)
+/* Slots are kept as long as the process lives, and cut from blocks, so that many queues take few.
+ */
+#define STORE_BYTES ((size_t)64 << 10)
+
+static tutti_status cut_slots(struct mem_device *device, size_t bytes, struct cuda_slot **slots)
 {
-    mem_pinned_give(queue->device, queue->slots);
-    mem_words_give(queue->device, queue->words);
-    free(queue->slot_kernels);
-    free(queue);
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    static char *store; /* pinned for all devices */
+    static size_t left;
+    void *block = NULL;
+    tutti_status status = TUTTI_OK;
+    pthread_mutex_lock(&lock);
+    if (bytes > left) {
+        status = mem_pinned_take(device, bytes > STORE_BYTES ? bytes : STORE_BYTES, &block);
+        if (status == TUTTI_OK) {
+            store = block;
+            left = bytes > STORE_BYTES ? bytes : STORE_BYTES;
+        }
+    }
+    if (status == TUTTI_OK) {
+        *slots = (struct cuda_slot *)(void *)store;
+        store += bytes;
+        left -= bytes;
+    }
+    pthread_mutex_unlock(&lock);
+    return status;
 }
 
 static tutti_status make_slots(struct mem_device *device, size_t count, struct mem_queue **made)
 {
     struct mem_queue *queue = calloc(1, sizeof *queue);
-    void *slots = NULL;
-    if (!queue)
-        return fail(TUTTI_ERR_NOMEM, "make a queue on %s: out of host memory", device->name);
-    queue->device = device;
-    queue->slot_room = count;
-    queue->slot_kernels = calloc(count, sizeof *queue->slot_kernels);
-    tutti_status status = queue->slot_kernels
-                              ? mem_pinned_take(device, count * sizeof *queue->slots, &slots)
-                              : fail(TUTTI_ERR_NOMEM, "no host memory for slots");
-    queue->slots = slots;
+    struct slot_kernel *kernels = calloc(count, sizeof *kernels);
+    tutti_status status =
+        queue && kernels
+            ? cut_slots(device, count * sizeof *queue->slots, &queue->slots)
+            : fail(TUTTI_ERR_NOMEM, "make a queue on %s: out of host memory", device->name);
     if (status == TUTTI_OK)
         status = mem_cuda_words_fresh(device, &queue->words);
     if (status == TUTTI_OK)
         status = mem_cuda_take_claim(device, &queue->claim);
     if (status != TUTTI_OK) {
-        free_slots(queue);
+        if (queue)
+            mem_words_give(device, queue->words);
+        free(kernels);
+        free(queue);
         return status;
     }
+    queue->device = device;
+    queue->slot_room = count;
+    queue->slot_kernels = kernels;
     *made = queue;
     return TUTTI_OK;
 }
@@ -82,7 +103,7 @@ tutti_status mem_slots_take(struct mem_device *device, size_t count, struct mem_
     return *queue ? TUTTI_OK : make_slots(device, room, queue);
 }
 
-/* A queue of a failed device serves nobody again; a stream may still come to its slots. */
+/* A queue of a failed device serves nobody again; it is kept in sight of leak checkers. */
 void mem_cuda_slots_give(struct mem_queue *queue)
 {
     struct mem_device *device = queue->device;

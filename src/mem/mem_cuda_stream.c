@@ -177,6 +177,16 @@ tutti_status mem_stream_divide(const struct mem_stream *stream, tutti_dtype dtyp
     return start_kernel(stream, stream->device->divide[dtype], "divide", &work, dtype);
 }
 
+void mem_device_lock_streams(struct mem_device *device)
+{
+    pthread_mutex_lock(&device->putting);
+}
+
+void mem_device_unlock_streams(struct mem_device *device)
+{
+    pthread_mutex_unlock(&device->putting);
+}
+
 /* ---- a wait of a driver without memory operations ------------------------------------------- */
 
 struct host_wait {

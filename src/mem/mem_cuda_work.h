@@ -9,9 +9,9 @@
  * memory. Launches have numbers, and one takes its piece unless the number here is that of another
  * launch of the piece or of a later one (mem_cuda_lane.c). */
 struct cuda_claim {
-    uint64_t attempt;    /* that took a piece last */
-    uint32_t blocks;     /* of it that are done */
-    uint32_t unused[13]; /* to 64 bytes: queues do not share lines */
+    uint64_t attempt; /* that took a piece last */
+    uint32_t blocks;  /* of it that are done */
+    uint32_t unused;
 };
 
 /* What a launch is told only when its stream comes to it, in pinned memory (mem_cuda_slot.c). */
