@@ -33,6 +33,7 @@ struct shape {
     const struct groups *groups; /* never NULL; groups->size == size */
     struct link_model model[LEVEL_COUNT];
     double reduce_us_per_byte, copy_us_per_byte;
+    double around_us; /* of what is done before and after the plan, whichever it is */
 };
 
 struct coll_info {

@@ -157,6 +157,23 @@ void bench_choose(struct bench *bench, tutti_dtype dtype, unsigned op_choice)
     }
 }
 
+static unsigned char *data_of(const struct arena *arena)
+{
+    return arena->device ? arena->device + GUARD_BYTES : arena->data;
+}
+
+/* Points the call at buffers: one in place, two otherwise; a buffer this rank lacks is NULL. */
+static const struct arena *point_call(struct call *call, const struct arena *in,
+                                      const struct arena *out)
+{
+    const struct arena *source = call->in_place ? out : in;
+    size_t size = call->elem_size;
+    bool aliased = call->in_place && call->row->has_data;
+    call->in = call->in_extent || aliased ? data_of(source) + call->in_at * size : NULL;
+    call->out = call->out_extent || aliased ? data_of(out) + call->out_at * size : NULL;
+    return source;
+}
+
 void bench_shape(struct bench *bench, const struct perf_case *row, int root, bool in_place,
                  uint64_t bytes)
 {
@@ -175,23 +192,7 @@ void bench_shape(struct bench *bench, const struct perf_case *row, int root, boo
     call->count = call->in_extent = call->out_extent = call->in_at = call->out_at = 0;
     call->segment_count = 0;
     row->shape(call, bytes);
-}
-
-static unsigned char *data_of(const struct arena *arena)
-{
-    return arena->device ? arena->device + GUARD_BYTES : arena->data;
-}
-
-/* Points the call at buffers: one in place, two otherwise; a buffer this rank lacks is NULL. */
-static const struct arena *point_call(struct call *call, const struct arena *in,
-                                      const struct arena *out)
-{
-    const struct arena *source = call->in_place ? out : in;
-    size_t size = call->elem_size;
-    bool aliased = call->in_place && call->row->has_data;
-    call->in = call->in_extent || aliased ? data_of(source) + call->in_at * size : NULL;
-    call->out = call->out_extent || aliased ? data_of(out) + call->out_at * size : NULL;
-    return source;
+    point_call(call, &bench->in, &bench->out);
 }
 
 /* Between a buffer in device memory and its mirror, as much as a check looks at. */

@@ -42,7 +42,7 @@ void bench_close(struct bench *bench);
 
 /* Sets type and operation for the calls that follow; OP_NONE for calls that only move data. */
 void bench_choose(struct bench *bench, tutti_dtype dtype, unsigned op_choice);
-/* Lays out bench->call. */
+/* Lays out bench->call and points it at the buffers. */
 void bench_shape(struct bench *bench, const struct perf_case *row, int root, bool in_place,
                  uint64_t bytes);
 /* Times and checks bench->call on every rank; all ranks get the same result. */

@@ -24,43 +24,31 @@ struct run {
     char *explain;
 };
 
-/* A transfer has a price but no plan. */
-static void explain_transfer(struct run *run, const struct call *call, struct row *row)
-{
-    int peer = (call->rank + 1) % call->size;
-    snprintf(row->plan, sizeof row->plan, "link");
-    row->lanes = 1;
-    if (tutti_comm_predict(run->bench.comm, call->row->coll, call->count, call->dtype, peer,
-                           &row->predicted_us) != TUTTI_OK)
-        row->plan[0] = '\0';
-    snprintf(run->explain, EXPLAIN_MAX,
-             "sendrecv, %llu bytes: a transfer has no plan to choose, it takes the pair's link; "
-             "predicted %.2f us\n",
-             (unsigned long long)call->bytes, row->predicted_us);
-    if (run->options->verbose)
-        report_note(&run->report, run->explain);
-}
-
-/* The planner's explanation is shown by -v; its line of the choice ("* ring 65536 1 12.3": name,
- * chunk, lanes, predicted microseconds) goes into the row. */
+/* The library's explanation is shown by -v; its line of the choice ("* ring 65536 1 12.3": name,
+ * chunk, lanes, predicted microseconds) goes into the row. A transfer has a price but no plan. */
 static void explain(struct run *run, const struct call *call, struct row *row)
 {
     unsigned long long chunk = 0;
-    if (call->row->coll == TUTTI_COLL_SENDRECV) {
-        explain_transfer(run, call, row);
-        return;
-    }
-    bool is_v = coll_info(call->row->coll)->is_v; /* all blocks together */
+    tutti_coll coll = call->row->coll;
+    bool transfer = coll == TUTTI_COLL_SENDRECV;
+    bool is_v = coll_info(coll)->is_v; /* all blocks together */
     size_t count = is_v ? call->bytes / call->elem_size : call->count;
-    if (tutti_comm_explain(run->bench.comm, call->row->coll, count, call->dtype, call->op,
-                           call->root, run->explain, EXPLAIN_MAX) != TUTTI_OK)
+    int root = transfer ? (call->rank + 1) % call->size : call->root;
+    const void *out = transfer ? NULL : call->out;
+    if (tutti_comm_explain(run->bench.comm, coll, call->in, out, count, call->dtype, call->op, root,
+                           run->explain, EXPLAIN_MAX) != TUTTI_OK)
         return;
     if (run->options->verbose)
         report_note(&run->report, run->explain);
     const char *choice = strstr(run->explain, "\n* ");
-    if (choice == NULL || sscanf(choice, "\n* %63s %llu %u %lf", row->plan, &chunk, &row->lanes,
-                                 &row->predicted_us) != 4)
+    if (transfer && tutti_comm_predict(run->bench.comm, coll, call->in, out, count, call->dtype,
+                                       call->op, root, &row->predicted_us) == TUTTI_OK) {
+        snprintf(row->plan, sizeof row->plan, "link");
+        row->lanes = 1;
+    } else if (!choice || sscanf(choice, "\n* %63s %llu %u %lf", row->plan, &chunk, &row->lanes,
+                                 &row->predicted_us) != 4) {
         row->plan[0] = '\0';
+    }
     row->chunk_bytes = chunk;
 }
 

@@ -130,6 +130,16 @@ static void note_unusable(struct facts *facts, const char *name, const char *why
     snprintf(facts->sentence + used, sizeof facts->sentence - used, "; %s: %s", name, why);
 }
 
+#define NO_GPU "a rank used no GPU when the communicator was made"
+
+/* Plans do not work in device memory. The first reason is kept. */
+static void refuse_device(tutti_comm *comm, const char *why)
+{
+    comm->device = NULL;
+    if (!comm->no_device)
+        comm->no_device = why;
+}
+
 static void gather_facts(tutti_comm *comm, struct facts *facts)
 {
     const struct settings *settings = &comm->settings;
@@ -139,10 +149,10 @@ static void gather_facts(tutti_comm *comm, struct facts *facts)
                             .lanes = settings->lanes,
                             .direct_min = settings->cuda_direct ? settings->cuda_direct_min : 0};
     bool in_use = mem_device_in_use(&comm->device); /* asked even if not wanted: it looks */
-    if (!in_use || !settings->cuda_direct)
-        comm->device = NULL;
-    else
+    if (in_use)
         memcpy(facts->device, mem_device_uuid(comm->device), sizeof facts->device);
+    if (!in_use || !settings->cuda_direct)
+        refuse_device(comm, settings->cuda_direct ? NO_GPU : "TUTTI_CUDA_DIRECT is 0");
     snprintf(facts->algo, sizeof facts->algo, "%s", settings->algo);
     snprintf(facts->transports, sizeof facts->transports, "%s", settings->transports);
     tutti_status status = topology_probe(settings, &facts->host);
@@ -203,15 +213,27 @@ static tutti_status compare_facts(const struct facts *all, uint32_t size)
     return TUTTI_OK;
 }
 
-/* Plans work in device memory where all ranks share a host and each has a device. */
-static bool devices_meet(const tutti_comm *comm, const struct facts *all)
+static bool has_device(const struct facts *facts)
 {
-    static const uint8_t none[sizeof all->device];
-    bool meet = comm->topology.groups.nodes == 1 && comm->size <= EXEC_DEVICE_RANKS_MAX &&
-                comm->lanes + 3 <= TRANSPORT_LANES_MAX;
-    for (uint32_t r = 0; r < comm->size; r++)
-        meet = meet && memcmp(all[r].device, none, sizeof none) != 0;
-    return meet;
+    static const uint8_t none[sizeof facts->device];
+    return memcmp(facts->device, none, sizeof none) != 0;
+}
+
+/* Plans work in device memory where all ranks share a host and each has a device. Says why they do
+ * not; NULL: they do. */
+static const char *devices_apart(const tutti_comm *comm, const struct facts *all)
+{
+    if (comm->topology.groups.nodes > 1)
+        return "the ranks are on several hosts and do not work in each other's GPU memory";
+    if (comm->size > EXEC_DEVICE_RANKS_MAX)
+        return "there are too many ranks to work in each other's GPU memory";
+    if (comm->lanes + 3 > TRANSPORT_LANES_MAX)
+        return "TUTTI_LANES leaves no lanes for plans in GPU memory";
+    for (uint32_t r = 0; r < comm->size; r++) {
+        if (!has_device(&all[r]))
+            return NO_GPU;
+    }
+    return NULL;
 }
 
 /* What links are authenticated with. Rank 0's random bytes travelled over the bootstrap, where
@@ -236,6 +258,8 @@ static void count_device_peers(tutti_comm *comm, const struct facts *all)
 {
     for (uint32_t r = 0; r < comm->size; r++) {
         uint32_t sharing = 0;
+        if (!has_device(&all[r]))
+            continue;
         for (uint32_t s = 0; s < comm->size; s++) {
             bool first = memcmp(all[s].device, all[r].device, sizeof all->device) == 0;
             for (uint32_t t = 0; t < s && first; t++)
@@ -272,10 +296,10 @@ static tutti_status take_facts(tutti_comm *comm, const struct facts *all)
     comm->crowded = comm->topology.max_ranks_per_core > 1;
     comm->lanes = planner_lanes(&comm->settings, comm->topology.groups.nodes, comm->topology.model);
     must(comm->lanes < TRANSPORT_LANES_MAX);
-    if (comm->device && !devices_meet(comm, all))
-        comm->device = NULL;
-    if (comm->device)
-        count_device_peers(comm, all);
+    const char *apart = devices_apart(comm, all);
+    if (apart)
+        refuse_device(comm, apart);
+    count_device_peers(comm, all);
     return status;
 }
 
@@ -381,7 +405,7 @@ static tutti_status take_addresses(tutti_comm *comm, const struct facts *facts,
         if (all[r].status != TUTTI_OK)
             return fail((tutti_status)all[r].status, "rank %u: %.400s", r, all[r].sentence);
         if (!all[r].reaches)
-            comm->device = NULL;
+            refuse_device(comm, "not every rank's GPU works in the memory of every other's");
         comm->device_reduces = all[r].reduces && (r == 0 || comm->device_reduces);
     }
     comm->addresses = calloc(comm->size, TRANSPORT_ADDRESS_MAX);

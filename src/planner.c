@@ -158,7 +158,7 @@ static double predict(const struct shape *shape, const struct algorithm *algorit
     algorithm->cost(&seen, knobs, &cost);
     /* Rounded, so that formulas that are equal on paper are equal here on every rank: what is left
      * of a sum's rounding may differ between compilers and processors. */
-    return (float)cost_us(&seen, &cost);
+    return (float)cost_us(&seen, &cost) + shape->around_us;
 }
 
 /* The bytes of the call, as far as all ranks know them: 0 where counts are known only locally. */

@@ -2,10 +2,19 @@
  * distance; else the output follows the input in the block, on a line of its own. */
 #include "src/stage.h"
 
+#include <stdio.h>
+
 #include "base/check.h"
 #include "src/comm.h"
 
 #define STAGE_ALIGN 256u
+
+/* Prior of a copy between a device and pinned memory: its start and the word that the stream
+ * signals or waits for (half of what 8 bytes take, 31 us and, where processes take turns, 241 us
+ * measured on an H200), and a bus of PCIe 4 (not measured). */
+#define STAGE_ALPHA_US    15.0
+#define STAGE_SLICE_US    120.0 /* for each other process that shares the device */
+#define STAGE_US_PER_BYTE (1e-3 / 25)
 
 struct buffers {
     struct extent in, out;
@@ -15,9 +24,29 @@ struct buffers {
 static tutti_status look_up(const struct extent *extent, struct mem_place *place)
 {
     *place = (struct mem_place){.device = NULL};
-    if (!extent->used || extent->bytes == 0)
+    if (!extent->used || extent->bytes == 0 || !extent->begin)
         return TUTTI_OK;
     return mem_device_of(extent->begin, place);
+}
+
+/* Finds the buffers of a call, and the device whose memory they are; NULL: host memory alone. */
+static tutti_status find_buffers(const struct tutti_comm *comm, const struct call *call,
+                                 struct buffers *b, struct mem_device **device)
+{
+    tutti_status status = call_extents(comm, call, &b->in, &b->out);
+    if (status == TUTTI_OK)
+        status = look_up(&b->in, &b->in_place);
+    if (status == TUTTI_OK)
+        status = look_up(&b->out, &b->out_place);
+    if (status != TUTTI_OK)
+        return status;
+    struct mem_device *in = b->in_place.device, *out = b->out_place.device;
+    if (in && out && in != out)
+        return fail(TUTTI_ERR_ARG,
+                    "%s: in is memory of %s and out of %s at rank %u: both must be of one GPU",
+                    coll_name(call->coll), mem_device_name(in), mem_device_name(out), comm->rank);
+    *device = in ? in : out;
+    return TUTTI_OK;
 }
 
 /* Bytes of the call as every rank counts them, 0 where only some know. */
@@ -50,20 +79,26 @@ static bool is_for_cpu(const struct tutti_comm *comm, const struct call *call, b
            (!reduces || comm_plain_op(comm, call->op) >= TUTTI_OP_DYNAMIC);
 }
 
-/* Whether the plan works in device memory. All ranks must come to one answer, so only the kind of
- * memory and what is replicated may count. */
-static bool is_direct(const struct tutti_comm *comm, const struct call *call,
-                      const struct buffers *b)
+/* Why the plan does not work in device memory. */
+enum refusal { ACCEPTED, USER_FUNCTION, NO_DEVICE, NO_KERNELS, IN_ELSEWHERE, OUT_ELSEWHERE, SMALL };
+
+/* All ranks must come to one answer, so only what is replicated and the kind of memory count. */
+static enum refusal judge_direct(const struct tutti_comm *comm, const struct call *call,
+                                 const struct buffers *b)
 {
-    if (!comm->device || is_for_cpu(comm, call, comm->device_reduces))
-        return false;
+    if (is_for_cpu(comm, call, true))
+        return USER_FUNCTION;
+    if (!comm->device)
+        return NO_DEVICE;
+    if (is_for_cpu(comm, call, comm->device_reduces))
+        return NO_KERNELS;
     if (b->in.used && b->in.bytes > 0 && b->in_place.device != comm->device)
-        return false;
+        return IN_ELSEWHERE;
     if (b->out.used && b->out.bytes > 0 && b->out_place.device != comm->device)
-        return false;
+        return OUT_ELSEWHERE;
     if (call->coll == TUTTI_COLL_SENDRECV && call->root == (int)comm->rank)
-        return true;
-    return replicated_bytes(comm, call) >= comm->direct_min;
+        return ACCEPTED;
+    return replicated_bytes(comm, call) >= comm->direct_min ? ACCEPTED : SMALL;
 }
 
 /* Is all of the call's memory the device's, and will copies of it be synchronous? */
@@ -77,20 +112,27 @@ static bool settle(const struct extent *extent, const struct mem_place *place,
            mem_nic_settle(place) == TUTTI_OK;
 }
 
-/* Whether the plan of host memory works in device memory, and lets adapters get at it: where some
- * transfer is likely to be longer than an eager message. What is not carried so is copied. */
-static bool is_by_nic(const struct tutti_comm *comm, const struct call *call,
-                      const struct buffers *b, struct mem_device *device)
+/* Whether adapters may get at the call's device memory: where some transfer is likely to be longer
+ * than an eager message. */
+static bool may_use_nic(const struct tutti_comm *comm, const struct call *call,
+                        const struct buffers *b, const struct mem_device *device)
 {
     bool transfer = call->coll == TUTTI_COLL_SENDRECV;
     uint64_t bytes = b->in.used ? b->in.bytes : 0;
     if (b->out.used && b->out.bytes > bytes)
         bytes = b->out.bytes;
-    if (!comm->nic || comm->device || (transfer && !comm->peers[call->root].nic) ||
-        bytes / (transfer ? 1 : comm->size) <= comm->settings.verbs_slot ||
-        (!transfer && bytes < comm->settings.cuda_direct_min))
-        return false;
-    return !is_for_cpu(comm, call, mem_device_reduces(device)) &&
+    return comm->nic && !comm->device && (!transfer || comm->peers[call->root].nic) &&
+           bytes / (transfer ? 1 : comm->size) > comm->settings.verbs_slot &&
+           (transfer || bytes >= comm->settings.cuda_direct_min) &&
+           !is_for_cpu(comm, call, mem_device_reduces(device));
+}
+
+/* Whether the plan of host memory works in device memory, and lets adapters get at it. What is not
+ * carried so is copied. */
+static bool is_by_nic(const struct tutti_comm *comm, const struct call *call,
+                      const struct buffers *b, struct mem_device *device)
+{
+    return may_use_nic(comm, call, b, device) &&
            (!comm->queue || mem_queue_device(comm->queue) == device) &&
            settle(&b->in, &b->in_place, device) && settle(&b->out, &b->out_place, device);
 }
@@ -128,8 +170,9 @@ static tutti_status use_block(struct stage *stage, struct call *call, const stru
     return TUTTI_OK;
 }
 
-static tutti_status prepare_direct(struct tutti_comm *comm, struct call *call, struct stage *stage,
-                                   const struct buffers *b)
+/* What of the call goes through a block although its plan works in device memory. */
+static void choose_copies(const struct tutti_comm *comm, const struct call *call,
+                          struct stage *stage, const struct buffers *b)
 {
     bool processes = call->on_device && !comm->topology.one_process;
     stage->divide = call->op == TUTTI_AVG && coll_info(call->coll)->reduces && b->out.used;
@@ -138,6 +181,12 @@ static tutti_status prepare_direct(struct tutti_comm *comm, struct call *call, s
     stage->copy_out = processes && b->out_place.device && !b->out_place.shareable;
     if (!stage->scale && call->in_place)
         stage->copy_in = stage->copy_out = stage->copy_in || stage->copy_out;
+}
+
+static tutti_status prepare_direct(struct tutti_comm *comm, struct call *call, struct stage *stage,
+                                   const struct buffers *b)
+{
+    choose_copies(comm, call, stage, b);
     tutti_status status = TUTTI_OK;
     if (!comm->queue)
         status = mem_queue_take(stage->device, &comm->queue);
@@ -150,31 +199,19 @@ tutti_status stage_make(struct tutti_comm *comm, struct call *call, struct stage
 {
     struct buffers b;
     *stage = (struct stage){.call = *call};
-    tutti_status status = call_extents(comm, call, &b.in, &b.out);
-    if (status == TUTTI_OK)
-        status = look_up(&b.in, &b.in_place);
-    if (status == TUTTI_OK)
-        status = look_up(&b.out, &b.out_place);
-    if (status != TUTTI_OK)
+    tutti_status status = find_buffers(comm, call, &b, &stage->device);
+    if (status != TUTTI_OK || !stage->device)
         return status;
-    struct mem_device *in = b.in_place.device, *out = b.out_place.device;
-    if (in && out && in != out)
-        return fail(TUTTI_ERR_ARG,
-                    "%s: in is memory of %s and out of %s at rank %u: both must be of one GPU",
-                    coll_name(call->coll), mem_device_name(in), mem_device_name(out), comm->rank);
-    stage->device = in ? in : out;
-    if (!stage->device)
-        return TUTTI_OK;
     stage->in_bytes = b.in.bytes;
     stage->out_bytes = b.out.bytes;
-    call->on_device = is_direct(comm, call, &b);
+    call->on_device = judge_direct(comm, call, &b) == ACCEPTED;
     call->by_nic = !call->on_device && is_by_nic(comm, call, &b, stage->device);
     if (call->on_device || call->by_nic) {
         status = prepare_direct(comm, call, stage, &b);
     } else {
         stage->pinned = true;
-        stage->copy_in = in != NULL;
-        stage->copy_out = out != NULL;
+        stage->copy_in = b.in_place.device != NULL;
+        stage->copy_out = b.out_place.device != NULL;
         status = use_block(stage, call, &b);
     }
     stage->in = call->in;
@@ -223,4 +260,137 @@ tutti_status stage_out(const struct tutti_comm *comm, const struct stage *stage,
             status = copy(context, (char *)call->out + off, (char *)stage->out + off, len);
     }
     return status;
+}
+
+/* ---- explanation ----------------------------------------------------------------------------- */
+
+/* "262144 (TUTTI_CUDA_DIRECT_MIN, times 9 for 4 processes on one GPU)" */
+static void limit_text(const struct tutti_comm *comm, char *text, size_t len)
+{
+    uint64_t times = comm->direct_min / comm->settings.cuda_direct_min;
+    char factor[64] = "";
+    if (times > 1)
+        snprintf(factor, sizeof factor, ", times %llu for %u processes on one GPU",
+                 (unsigned long long)times, comm->device_peers);
+    snprintf(text, len, "%llu (TUTTI_CUDA_DIRECT_MIN%s)", (unsigned long long)comm->direct_min,
+             factor);
+}
+
+static void elsewhere_text(const struct tutti_comm *comm, const char *name,
+                           const struct mem_device *device, char *text, size_t len)
+{
+    if (device)
+        snprintf(text, len, "%s is memory of %s, but the ranks work in that of %s", name,
+                 mem_device_name(device), mem_device_name(comm->device));
+    else
+        snprintf(text, len, "%s is host memory", name);
+}
+
+/* Where ranks do not work in each other's device memory: why their adapters do not either. */
+static const char *nic_text(const struct tutti_comm *comm, const struct call *call,
+                            const struct mem_device *device)
+{
+    bool transfer = call->coll == TUTTI_COLL_SENDRECV;
+    if (!comm->nic && comm->topology.groups.nodes == 1)
+        return "";
+    if (!comm->nic || (transfer && !comm->peers[call->root].nic))
+        return ", and no adapter works in GPU memory (TUTTI_VERBS_GPU)";
+    if (is_for_cpu(comm, call, mem_device_reduces(device)))
+        return ", and this build has no kernels for GPU memory";
+    return ", and it is too short for adapters (TUTTI_VERBS_SLOT, TUTTI_CUDA_DIRECT_MIN)";
+}
+
+/* Why the call is staged. */
+static void refusal_text(const struct tutti_comm *comm, const struct call *call,
+                         const struct buffers *b, const struct mem_device *device, char *text,
+                         size_t len)
+{
+    uint64_t bytes = replicated_bytes(comm, call);
+    char limit[128];
+    switch (judge_direct(comm, call, b)) {
+    case USER_FUNCTION:
+        snprintf(text, len, "a user's function reduces on the CPU");
+        break;
+    case NO_DEVICE:
+        snprintf(text, len, "%s%s", comm->no_device, nic_text(comm, call, device));
+        break;
+    case NO_KERNELS:
+        snprintf(text, len, "not every rank's build has the GPU's kernels");
+        break;
+    case IN_ELSEWHERE:
+        elsewhere_text(comm, "in", b->in_place.device, text, len);
+        break;
+    case OUT_ELSEWHERE:
+        elsewhere_text(comm, "out", b->out_place.device, text, len);
+        break;
+    default:
+        limit_text(comm, limit, sizeof limit);
+        if (bytes > 0)
+            snprintf(text, len, "%llu bytes are less than the limit of %s",
+                     (unsigned long long)bytes, limit);
+        else
+            snprintf(text, len, "no rank knows the size of the whole");
+    }
+}
+
+static void direct_text(const struct tutti_comm *comm, const struct call *call,
+                        const struct stage *stage, char *text, size_t len)
+{
+    const char *where = "in GPU memory";
+    char limit[128];
+    if (stage->copy_in || stage->copy_out)
+        where = stage->scale ? "in a block of GPU memory that takes the scaled input"
+                             : "in a block of GPU memory that the other processes can map, copied "
+                               "there and back";
+    limit_text(comm, limit, sizeof limit);
+    if (call->coll == TUTTI_COLL_SENDRECV && call->root == (int)comm->rank)
+        snprintf(text, len, "is a copy in GPU memory\n");
+    else
+        snprintf(text, len,
+                 "works %s: %llu bytes reach the limit of %s; TUTTI_CUDA_DIRECT=0 turns it off\n",
+                 where, (unsigned long long)replicated_bytes(comm, call), limit);
+}
+
+static double copy_us(const struct tutti_comm *comm, const struct extent *extent,
+                      const struct mem_place *place)
+{
+    if (!place->device)
+        return 0;
+    unsigned others = comm->device_peers > 1 ? comm->device_peers - 1 : 0;
+    double alpha_us = others > 0 ? STAGE_SLICE_US * others : STAGE_ALPHA_US;
+    return alpha_us + (double)extent->bytes * STAGE_US_PER_BYTE;
+}
+
+tutti_status stage_explain(const struct tutti_comm *comm, struct call *call, char *text, size_t len,
+                           double *around_us)
+{
+    struct buffers b;
+    struct stage stage = {.call = *call};
+    char why[256];
+    tutti_status status = find_buffers(comm, call, &b, &stage.device);
+    if (status != TUTTI_OK)
+        return status;
+    call->on_device = stage.device && judge_direct(comm, call, &b) == ACCEPTED;
+    call->by_nic = stage.device && !call->on_device && may_use_nic(comm, call, &b, stage.device);
+    *around_us = 0;
+    if (!stage.device) {
+        snprintf(text, len, "works in host memory\n");
+    } else if (call->on_device) {
+        choose_copies(comm, call, &stage, &b);
+        direct_text(comm, call, &stage, text, len);
+    } else if (call->by_nic) {
+        snprintf(text, len,
+                 "works in GPU memory, where adapters read and write what is longer than %llu "
+                 "bytes (TUTTI_VERBS_SLOT); what they cannot reach goes through pinned host "
+                 "memory, and all of it with TUTTI_VERBS_GPU=off\n",
+                 (unsigned long long)comm->settings.verbs_slot);
+    } else {
+        *around_us = copy_us(comm, &b.in, &b.in_place) + copy_us(comm, &b.out, &b.out_place);
+        refusal_text(comm, call, &b, stage.device, why, sizeof why);
+        snprintf(text, len,
+                 "works in pinned host memory, copied there and back in about %.0f us, "
+                 "since %s\n",
+                 *around_us, why);
+    }
+    return TUTTI_OK;
 }

@@ -31,6 +31,12 @@ struct stage {
 /* Decides, takes a block where one is needed and turns *call to it. call_check accepted the call.
  * Errors TUTTI_ERR_ARG: buffers on two devices; TUTTI_ERR_NOMEM. */
 tutti_status stage_make(struct tutti_comm *comm, struct call *call, struct stage *stage);
+/* What stage_make would decide of a call that call_check_terms accepted, and why, as text (NULL
+ * with len 0: none); fills on_device and by_nic, this one only as far as it can be known
+ * beforehand. *around_us: what the copies before and after the plan take, about. Takes nothing and
+ * touches no buffer; one that is NULL counts as host memory. Errors as stage_make. */
+tutti_status stage_explain(const struct tutti_comm *comm, struct call *call, char *text, size_t len,
+                           double *around_us);
 /* Gives the block back. */
 void stage_free(struct stage *stage);
 

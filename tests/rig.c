@@ -152,15 +152,19 @@ bool rig_is_standin(void)
     return driver_kind() == 2;
 }
 
+static void (*prepare_too)(int rank); /* the world's own */
+
 static void prepare(int rank)
 {
-    (void)rank;
     rig_enter(0);
+    if (prepare_too)
+        prepare_too(rank);
 }
 
 int rig_run(const struct world *given, world_fn *function, void *context)
 {
     struct world world = *given;
+    prepare_too = given->prepare;
     world.prepare = prepare;
     gpu_name_driver();
     if (world.kind == WORLD_PROCESSES)

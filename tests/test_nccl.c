@@ -571,8 +571,8 @@ static int simulate(tutti_comm *native, int rank, int size, void *context)
     wrong += OK(ncclAllReduce(&rank, &sum, 1, ncclInt32, ncclSum, comm, NULL));
     wrong += OK(ncclGroupSimulateEnd(&info));
     wrong += world_check(rank, sum == -1, "a simulated call ran");
-    wrong +=
-        tutti_comm_predict(native, TUTTI_COLL_ALLREDUCE, 1, TUTTI_INT32, 0, &predicted) != TUTTI_OK;
+    wrong += tutti_comm_predict(native, TUTTI_COLL_ALLREDUCE, NULL, NULL, 1, TUTTI_INT32, TUTTI_SUM,
+                                0, &predicted) != TUTTI_OK;
     wrong += world_check(rank, info.estimatedTime == (float)predicted, "%g us, predicted %g",
                          (double)info.estimatedTime, predicted);
     /* Only this rank could receive: what is simulated must not wait for others. */

@@ -374,6 +374,46 @@ static void test_nccl_gpu_memory(void)
     run(WORLD_THREADS, 2, NULL, memory, NULL);
 }
 
+/* ---- simulation -------------------------------------------------------------------------------
+ */
+
+/* A group of calls is priced for the memory they name, and nothing of it runs. */
+static int simulate(tutti_comm *native, int rank, int size, void *context)
+{
+    enum { BIG = 1 << 24 };
+    ncclSimInfo_t here = NCCL_SIM_INFO_INITIALIZER, there = here;
+    float sum = -1, *host = malloc(8);
+    void *device = rig_take(4);
+    double us = -1;
+    ncclComm_t comm;
+    int wrong = nccl_world_init(native, rank, size, &comm);
+    (void)context;
+    rig_copy(device, &sum, sizeof sum);
+    wrong += OK(ncclGroupStart());
+    wrong += OK(ncclAllReduce(host, host, BIG, ncclFloat, ncclSum, comm, NULL));
+    wrong += OK(ncclGroupSimulateEnd(&here));
+    wrong += OK(ncclGroupStart());
+    wrong += OK(ncclAllReduce(device, device, BIG, ncclFloat, ncclSum, comm, NULL));
+    wrong += OK(ncclGroupSimulateEnd(&there));
+    wrong += world_check(rank, here.estimatedTime > 10 * there.estimatedTime,
+                         "%g us in host memory, %g us in GPU memory", (double)here.estimatedTime,
+                         (double)there.estimatedTime);
+    wrong += tutti_comm_predict(native, TUTTI_COLL_ALLREDUCE, device, device, BIG, TUTTI_FLOAT32,
+                                TUTTI_SUM, 0, &us) != TUTTI_OK;
+    wrong += world_check(rank, there.estimatedTime == (float)us, "%g us, predicted %g",
+                         (double)there.estimatedTime, us);
+    rig_copy(&sum, device, sizeof sum);
+    wrong += world_check(rank, sum == -1, "a simulated call ran");
+    rig_give(device);
+    free(host);
+    return wrong + OK(ncclCommDestroy(comm));
+}
+
+static void test_nccl_gpu_simulates_groups(void)
+{
+    run(WORLD_THREADS, 2, NULL, simulate, NULL);
+}
+
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
@@ -381,6 +421,7 @@ int main(int argc, char **argv)
         {"ranks_of_one_thread", test_nccl_gpu_ranks_of_one_thread},
         {"ends", test_nccl_gpu_ends},
         {"memory", test_nccl_gpu_memory},
+        {"simulates_groups", test_nccl_gpu_simulates_groups},
     };
     return suite_run("nccl_gpu", tests, sizeof tests / sizeof *tests, argc, argv);
 }

@@ -200,23 +200,27 @@ static int predicting(tutti_comm *comm, int rank, int size, void *context)
     double small = -1, large = -1, self = -1;
     int wrong = 0;
     (void)context;
-    wrong += WORLD_OK(tutti_comm_predict(comm, TUTTI_COLL_ALLREDUCE, 1, TUTTI_FLOAT32, 0, &small));
-    wrong +=
-        WORLD_OK(tutti_comm_predict(comm, TUTTI_COLL_ALLREDUCE, 1 << 24, TUTTI_FLOAT32, 0, &large));
+    wrong += WORLD_OK(tutti_comm_predict(comm, TUTTI_COLL_ALLREDUCE, NULL, NULL, 1, TUTTI_FLOAT32,
+                                         TUTTI_SUM, 0, &small));
+    wrong += WORLD_OK(tutti_comm_predict(comm, TUTTI_COLL_ALLREDUCE, NULL, NULL, 1 << 24,
+                                         TUTTI_FLOAT32, TUTTI_SUM, 0, &large));
     wrong += world_check(rank, small > 0 && large > 100 * small, "%g us, %g us", small, large);
-    wrong += WORLD_OK(
-        tutti_comm_predict(comm, TUTTI_COLL_SENDRECV, 1, TUTTI_INT8, (rank + 1) % size, &small));
-    wrong += WORLD_OK(tutti_comm_predict(comm, TUTTI_COLL_SENDRECV, 1 << 24, TUTTI_INT8,
-                                         (rank + 1) % size, &large));
-    wrong +=
-        WORLD_OK(tutti_comm_predict(comm, TUTTI_COLL_SENDRECV, 1 << 24, TUTTI_INT8, rank, &self));
+    wrong += WORLD_OK(tutti_comm_predict(comm, TUTTI_COLL_SENDRECV, NULL, NULL, 1, TUTTI_INT8,
+                                         TUTTI_SUM, (rank + 1) % size, &small));
+    wrong += WORLD_OK(tutti_comm_predict(comm, TUTTI_COLL_SENDRECV, NULL, NULL, 1 << 24, TUTTI_INT8,
+                                         TUTTI_SUM, (rank + 1) % size, &large));
+    wrong += WORLD_OK(tutti_comm_predict(comm, TUTTI_COLL_SENDRECV, NULL, NULL, 1 << 24, TUTTI_INT8,
+                                         TUTTI_SUM, rank, &self));
     wrong += world_check(rank, small > 0 && large > 100 * small && self > 0, "%g us, %g us, %g us",
                          small, large, self);
-    wrong += WORLD_TAKEN(tutti_comm_predict(comm, TUTTI_COLL_ALLTOALLV, 1, TUTTI_INT8, 0, &self),
+    wrong += WORLD_TAKEN(tutti_comm_predict(comm, TUTTI_COLL_ALLTOALLV, NULL, NULL, 1, TUTTI_INT8,
+                                            TUTTI_SUM, 0, &self),
                          TUTTI_ERR_ARG);
-    wrong += WORLD_TAKEN(tutti_comm_predict(comm, TUTTI_COLL_REDUCE, 1, TUTTI_INT8, size, &self),
+    wrong += WORLD_TAKEN(tutti_comm_predict(comm, TUTTI_COLL_REDUCE, NULL, NULL, 1, TUTTI_INT8,
+                                            TUTTI_SUM, size, &self),
                          TUTTI_ERR_ARG);
-    wrong += WORLD_TAKEN(tutti_comm_predict(comm, TUTTI_COLL_REDUCE, 1, (tutti_dtype)99, 0, &self),
+    wrong += WORLD_TAKEN(tutti_comm_predict(comm, TUTTI_COLL_REDUCE, NULL, NULL, 1, (tutti_dtype)99,
+                                            TUTTI_SUM, 0, &self),
                          TUTTI_ERR_ARG);
     return wrong;
 }

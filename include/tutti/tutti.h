@@ -134,21 +134,26 @@ TUTTI_API tutti_status tutti_comm_abort(tutti_comm *comm);
 TUTTI_API tutti_status tutti_comm_revoke(tutti_comm *comm);
 
 /* tutti_comm_explain: writes what the planner would choose for this call and why (candidates with
- * their predicted microseconds), and what the ranks share, as text of at most len - 1 characters,
- * always terminated.
- * count  as in the call; of a v form all blocks together, which are then taken to be equal
- *        (alltoallv, gatherv and scatterv: no count has a say, no rank knows them all).
- * Errors TUTTI_ERR_ARG, also for TUTTI_COLL_SENDRECV: a transfer has no plan. */
-TUTTI_API tutti_status tutti_comm_explain(tutti_comm *comm, tutti_coll coll, size_t count,
-                                          tutti_dtype dtype, tutti_op op, int root, char *text,
-                                          size_t len);
+ * their predicted microseconds), in which memory it would work and why, and the links of the ranks
+ * there, as text of at most len - 1 characters, always terminated. A transfer (TUTTI_COLL_SENDRECV)
+ * has a price and no plan; of a v form all blocks are taken to be equal.
+ * in, out  as in the call (a send: out is NULL, a receive: in is NULL): only the kind of their
+ * memory counts, and they are never read. NULL counts as host memory. count    as in the call; of a
+ * v form all blocks together (alltoallv, gatherv and scatterv: no count has a say, no rank knows
+ * them all). root     of a transfer: the other rank. Local, runs nothing; works inside a group.
+ * Errors TUTTI_ERR_ARG, also for memory of two GPUs. */
+TUTTI_API tutti_status tutti_comm_explain(tutti_comm *comm, tutti_coll coll, const void *in,
+                                          const void *out, size_t count, tutti_dtype dtype,
+                                          tutti_op op, int root, char *text, size_t len);
 
 /* tutti_comm_predict: *microseconds that the planner expects this call to take, from the same model
- * that chooses its plan. A collective with one count; or TUTTI_COLL_SENDRECV, a transfer of count
- * elements between this rank and root. Local, runs nothing; works inside a group.
- * Errors TUTTI_ERR_ARG, _SETTING (TUTTI_ALGO names what does not fit). */
-TUTTI_API tutti_status tutti_comm_predict(const tutti_comm *comm, tutti_coll coll, size_t count,
-                                          tutti_dtype dtype, int root, double *microseconds);
+ * that chooses its plan, and where GPU memory is copied through host memory, what this rank's
+ * copies take. A collective with one count; or TUTTI_COLL_SENDRECV, a transfer of count elements
+ * between this rank and root. Arguments as in tutti_comm_explain. Local, runs nothing; works inside
+ * a group. Errors TUTTI_ERR_ARG, _SETTING (TUTTI_ALGO names what does not fit). */
+TUTTI_API tutti_status tutti_comm_predict(const tutti_comm *comm, tutti_coll coll, const void *in,
+                                          const void *out, size_t count, tutti_dtype dtype,
+                                          tutti_op op, int root, double *microseconds);
 
 /* tutti_comm_stats_print: writes what this rank's transports have done so far, a line each, as text
  * of at most len - 1 characters, always terminated. Returns the length of the whole text; text may

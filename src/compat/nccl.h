@@ -302,7 +302,8 @@ NCCL_CALL(ncclResult_t, ncclRecv,
 /* ---- groups ----------------------------------------------------------------------------------
  * Calls between start and end are one unit, over all communicators they name; groups nest. An
  * error of a call inside is returned by it and again by the outermost end, and then nothing runs.
- * ncclGroupSimulateEnd closes a group without running it and tells how long it would take. */
+ * ncclGroupSimulateEnd closes a group without running it and tells how long it would take in the
+ * memory that its buffers are. */
 NCCL_CALL(ncclResult_t, ncclGroupStart, (void));
 NCCL_CALL(ncclResult_t, ncclGroupEnd, (void));
 NCCL_CALL(ncclResult_t, ncclGroupSimulateEnd, (ncclSimInfo_t * simInfo));

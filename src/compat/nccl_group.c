@@ -202,8 +202,8 @@ static ncclResult_t comm_estimate(ncclComm_t comm, double *microseconds)
         double one = 0;
         if (call->comm != comm)
             continue;
-        result = face_result(
-            tutti_comm_predict(tutti, call->coll, call->count, call->dtype, call->root, &one));
+        result = face_result(tutti_comm_predict(tutti, call->coll, call->in, call->out, call->count,
+                                                call->dtype, call->op, call->root, &one));
         *(call->coll != TUTTI_COLL_SENDRECV ? &calls : call->is_send ? &sends : &recvs) += one;
     }
     face_leave(comm);
