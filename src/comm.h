@@ -23,7 +23,6 @@
 #define COMM_TRANSPORTS_MAX 8    /* rows of the table of transports, at most */
 #define COMM_OPS_MAX        1024 /* dynamic reduction operations of one communicator */
 #define COMM_HASH_SIZE      64   /* buckets of the program cache */
-#define COMM_DEMANDS        16
 #define COMM_PEER_NAME_MAX  96
 
 enum notice_kind {
@@ -110,7 +109,7 @@ struct tutti_comm {
     struct demand_kept {       /* answers of exec_demand, by the hash of the call */
         struct program_key key;
         struct exec_demand demand; /* no works: none */
-    } demands[COMM_DEMANDS];
+    } demands[COMM_HASH_SIZE];
     bool nic;     /* some peer's transport may take device memory (exec_nic.c) */
     void *bounce; /* pinned memory for what it does not take */
     uint64_t bounce_bytes;

@@ -1,7 +1,7 @@
 /* exec_device.c: plans over device memory of one host (and what exec_nic.c, for several, shares
  * with it). The plan is the same four operations; what differs is who carries them out. A send
  * posts an offer, which says where its bytes lie; the receiver's device reads them there
- * (mem_attach), in its communicator's queue, and an empty transfer on a lane of its own tells the
+ * (mem_attach), in comm_queue(), and an empty transfer on a lane of its own tells the
  * sender that they are free. Local steps are work in the same queue. So transports carry 144 bytes
  * per message and know nothing of devices.
  *

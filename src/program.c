@@ -8,12 +8,13 @@
 #include "src/comm.h"
 
 /* Prior of the link model between ranks that share a device: an offer, the start of a kernel, the
- * look that finds it done, an acknowledgement; and about 1 TB/s for a copy or a reduction. A launch
- * costs as much as a few MiB take, so pieces are large. */
+ * look that finds it done, an acknowledgement; and about 1 TB/s for a copy or a reduction. Ranks of
+ * one GPU share its bandwidth, which pieces do not add to; a second piece hides the hand-over of
+ * the first, and kernels of less than 64 MiB were slower than larger ones. */
 #define DEVICE_ALPHA_US    12.0
 #define DEVICE_SLICE_US    140.0 /* a turn of one of the processes that share the device */
 #define DEVICE_US_PER_BYTE 1e-6
-#define DEVICE_CHUNK       (32u << 20)
+#define DEVICE_CHUNK       (64u << 20)
 
 static uint64_t mix(uint64_t hash, uint64_t value)
 {
@@ -404,7 +405,7 @@ tutti_status exec_demand(struct tutti_comm *comm, const struct call *call,
                          struct exec_demand *demand)
 {
     struct program_key key = key_of(comm, call, call->in_place);
-    struct demand_kept *kept = &comm->demands[bucket_of(&key) % COMM_DEMANDS];
+    struct demand_kept *kept = &comm->demands[bucket_of(&key)];
     if (kept->demand.works > 0 && key_equal(&kept->key, &key)) {
         *demand = kept->demand;
         return TUTTI_OK;

@@ -56,7 +56,8 @@ void unit_abandon(struct unit *unit)
         unit->calls[i].stage.block = NULL;
         unit->calls[i].owns_queue = false;
     }
-    unit->slots = NULL;
+    if (unit->slots && !mem_slots_passed(unit->slots))
+        unit->slots = NULL;
     for (size_t i = 0; i < unit->stream_count; i++)
         unit->streams[i].words = NULL;
     unit_free(unit);

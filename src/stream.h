@@ -7,6 +7,10 @@
  * every stream. Calls on device memory that name no stream are units too, without streams: the
  * caller waits for the proxy.
  *
+ * Work in device memory lies in the stream, too, as slots (mem/device.h) between the signal and the
+ * wait, so that the proxy starts it without a call of the driver, which others could hold up for as
+ * long as the stream waits. That is so where a unit has one stream and one communicator.
+ *
  * Why memory words and not host functions: a host function costs the stream 10 to 20 us, and one
  * that waits for a peer would hold up every other host function of the process. Where words are
  * not to be had, mem/device.h falls back to host functions.

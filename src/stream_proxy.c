@@ -512,7 +512,14 @@ static void *proxy_main(void *unused)
     return unused;
 }
 
-/* A program that exits with units under way: the driver's memory goes, so nobody may look at it. */
+static void release_streams(struct unit *list)
+{
+    for (struct unit *unit = list; unit; unit = unit->next)
+        answer_streams(unit);
+}
+
+/* A program that exits with units under way: the driver's memory goes, so nobody may look at it.
+ * Its streams go on, for what else the program does at its exit may wait for them. */
 static void stop_at_exit(void)
 {
     proxy_lock();
@@ -522,8 +529,11 @@ static void stop_at_exit(void)
     proxy.running = false;
     pthread_cond_signal(&proxy.more);
     pthread_mutex_unlock(&proxy.lock);
-    if (running)
-        pthread_join(proxy.thread, NULL);
+    if (!running)
+        return;
+    pthread_join(proxy.thread, NULL);
+    release_streams(proxy.units);
+    release_streams(atomic_load(&proxy.inbox));
 }
 
 /* A child of fork has no proxy, and none of the parent's units. */

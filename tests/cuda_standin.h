@@ -10,11 +10,12 @@
  *                   that waits holds up another of the same channel, as on real devices
  *   delays          before each piece of work, random (TUTTI_TEST_STANDIN_SEED), up to
  *                   TUTTI_TEST_STANDIN_DELAY_US (0)
- *   kernels         the library's, by name, played by the CPU's kernels; none with
+ *   kernels         the library's, by name, as they are written (cuda_kernels.h); none with
  *                   TUTTI_TEST_STANDIN_KERNELS=0
  *   blocking        freeing memory, unpinning and loading code wait until the context's channels
  *                   have done all they were given, and other threads' launches, copies, allocations
- *                   and pinning wait with them, as in the real driver
+ *                   and pinning wait with them, as in the real driver. The same where a channel
+ *                   has no room (TUTTI_TEST_STANDIN_ROOM pieces of work, 1024)
  *   captures        of one stream at a time, forbidding other threads' calls as the real one does
  *   IPC             processes map each other's memory file
  *   adapters        with TUTTI_TEST_STANDIN_NIC=1 memory can be registered by its device address:
@@ -32,6 +33,7 @@
 #include <stdatomic.h>
 
 #include "mem/mem_cuda_work.h"
+#include "tests/cuda_kernels.h"
 #include "tests/gpu.h"
 
 #define EXPORT __attribute__((visibility("default")))
@@ -45,6 +47,7 @@ STANDIN_CONTROLS(X)
 #undef X
 
 #define CHANNELS_MAX 64 /* shared by streams */
+#define DEVICES_MAX  8
 
 struct standin_stream;
 struct standin_graph;
@@ -84,8 +87,9 @@ struct standin_op {
     cuda_host_fn *function;
     void *data; /* of function; OP_RECORD, OP_AWAIT: event; OP_AFTER: channel; OP_RELEASE: graph */
     uint64_t number; /* OP_RECORD, OP_AWAIT: of the recording; OP_AFTER: of the work */
-    const struct standin_kernel *kernel;
+    const struct cuda_kernel *kernel;
     struct cuda_work work;
+    unsigned blocks; /* OP_KERNEL */
     struct standin_op *next;
 };
 
@@ -95,7 +99,7 @@ extern pthread_cond_t standin_done;
 
 /* From the environment, at the first call of the process. */
 struct standin_settings {
-    uint64_t channels, seed, delay_us, devices, bytes;
+    uint64_t channels, room, seed, delay_us, devices, bytes;
     bool kernels, memory_ops, nic, dmabuf, flush;
 };
 const struct standin_settings *standin_settings(void);
@@ -107,18 +111,27 @@ static inline cuda_address cuda_address_of_host(const void *pointer)
 }
 
 /* cuda_standin.c */
+bool standin_is_initialised(void);
 /* The context current in this thread, if the call may be made: CUDA_DRIVER_OK and *context. */
 cuda_result standin_enter(struct standin_context **context);
-/* The address at which the stand-in's threads reach [address, address + bytes): host memory is
- * where it is. NULL: beyond an allocation. */
-void *standin_alias(cuda_address address, size_t bytes);
-/* True: neither device memory nor pinned. */
-bool standin_is_pageable(cuda_address address);
 /* As standin_enter, for calls that wait for all that the context was given: they have waited. */
 cuda_result standin_block(struct standin_context **context);
+/* Such a call begins (1), or ends (-1, with the lock). */
+void standin_hold(int more);
 /* Waits while other threads are in such calls. */
 void standin_wait_for_blocking(const struct standin_context *context);
 
+/* cuda_standin_memory.c */
+/* With the lock: the memory of a device, at its first context. */
+cuda_result standin_make_arena(int ordinal);
+/* The address at which the stand-in's threads reach [address, address + bytes): host memory is
+ * where it is. NULL: beyond an allocation. */
+void *standin_alias(cuda_address address, size_t bytes);
+/* Pinned memory, peers' and that of the context's own device. Another's would have to be opened to
+ * it, which the library does not do. */
+bool standin_kernels_reach(const struct standin_context *context, cuda_address address);
+/* True: neither device memory nor pinned. */
+bool standin_is_pageable(cuda_address address);
 /* The thread's calls go on: what it opened to adapters is closed again. */
 void standin_close_views(void);
 

@@ -1,36 +1,13 @@
-/* cuda_standin_kernel.c: the library's kernels by name, played by the CPU's. Of their claims a
- * launch that comes too late does nothing, whatever it would have reached. */
+/* cuda_standin_kernel.c: the library's kernels by name, run as they are written (cuda_kernels.h) on
+ * the addresses at which the stand-in's threads reach what they name.
+ *
+ * A launch has at most BLOCKS_MAX blocks, of one thread, played one after the other: attempts at a
+ * piece of work, in channels of their own, come between two blocks of another and beside them. */
 #include <string.h>
 
-#include "mem/reduce.h"
 #include "tests/cuda_standin.h"
 
-struct standin_kernel {
-    const char *name;
-    enum { REDUCE, SCALE, DIVIDE, DUPLICATE } what;
-    tutti_op op;
-    tutti_dtype dtype;
-    size_t size;
-};
-
-static const struct standin_kernel kernels[] = {
-    {CUDA_KERNEL_PREFIX "copy_uint8", DUPLICATE, TUTTI_SUM, TUTTI_UINT8, 1},
-#define SCALED(NAME, name, bytes)                                                                  \
-    {CUDA_KERNEL_PREFIX "scale_" #name, SCALE, TUTTI_PROD, TUTTI_##NAME, bytes},                   \
-        {CUDA_KERNEL_PREFIX "divide_" #name, DIVIDE, TUTTI_AVG, TUTTI_##NAME, bytes},
-#define REDUCED(op, OP, NAME, name, bytes)                                                         \
-    {CUDA_KERNEL_PREFIX #op "_" #name, REDUCE, TUTTI_##OP, TUTTI_##NAME, bytes},
-#define X(NAME, name, bytes, class)                                                                \
-    SCALED(NAME, name, bytes)                                                                      \
-    REDUCED(sum, SUM, NAME, name, bytes)                                                           \
-    REDUCED(prod, PROD, NAME, name, bytes)                                                         \
-    REDUCED(min, MIN, NAME, name, bytes)                                                           \
-    REDUCED(max, MAX, NAME, name, bytes)                                                           \
-    REDUCED(band, BAND, NAME, name, bytes)                                                         \
-    REDUCED(bor, BOR, NAME, name, bytes) REDUCED(bxor, BXOR, NAME, name, bytes)
-    TUTTI_DTYPE_LIST(X)
-#undef X
-};
+#define BLOCKS_MAX 2
 
 cuda_result cuModuleLoadData(cuda_module *module, const void *image)
 {
@@ -38,19 +15,17 @@ cuda_result cuModuleLoadData(cuda_module *module, const void *image)
     cuda_result result = standin_block(&context);
     if (result == CUDA_DRIVER_OK && !standin_settings()->kernels)
         result = 200; /* no valid image */
-    *module = (void *)kernels;
+    *module = (void *)cuda_kernels;
     return result;
 }
 
 cuda_result cuModuleGetFunction(cuda_function *function, cuda_module module, const char *name)
 {
-    for (size_t i = 0; i < sizeof kernels / sizeof *kernels; i++) {
-        if (strcmp(kernels[i].name, name) == 0) {
-            *function = (void *)&kernels[i];
-            return CUDA_DRIVER_OK;
-        }
-    }
-    return CUDA_DRIVER_NOT_FOUND;
+    const struct cuda_kernel *kernel = cuda_kernel_find(name);
+    if (!kernel)
+        return CUDA_DRIVER_NOT_FOUND;
+    *function = (void *)kernel;
+    return CUDA_DRIVER_OK;
 }
 
 cuda_result cuFuncGetAttribute(int *value, int attribute, cuda_function function)
@@ -77,79 +52,72 @@ cuda_result cuLaunchKernel(cuda_function function, unsigned grid_x, unsigned gri
                            unsigned shared_bytes, cuda_stream stream, void **parameters,
                            void **extra)
 {
-    if (grid_x == 0 || grid_y == 0 || grid_z == 0 || block_x == 0 || block_x > 1024)
+    if (grid_x == 0 || grid_y == 0 || grid_z == 0 || block_x == 0 || block_x > CUDA_THREADS)
         return CUDA_DRIVER_INVALID_VALUE;
-    struct standin_op op = {.kind = OP_KERNEL, .kernel = function};
+    struct standin_op op = {.kind = OP_KERNEL,
+                            .kernel = (const void *)function,
+                            .blocks = grid_x < BLOCKS_MAX ? grid_x : BLOCKS_MAX};
     memcpy(&op.work, parameters[0], sizeof op.work);
     atomic_fetch_add(&launches, 1);
     return standin_issue(stream, &op, false);
 }
 
-/* What a kernel reaches must be device memory or pinned. */
-static void *kernel_alias(const void *pointer, size_t bytes)
+/* Replaces what a kernel was given by where it is; false unless kernels reach it. */
+static bool reach(const struct standin_op *op, void **pointer, size_t bytes)
 {
-    cuda_address address = cuda_address_of_host(pointer);
-    return bytes == 0                     ? (void *)pointer
-           : standin_is_pageable(address) ? NULL
-                                          : standin_alias(address, bytes);
+    cuda_address address = cuda_address_of_host(*pointer);
+    if (bytes > 0)
+        *pointer =
+            standin_kernels_reach(op->context, address) ? standin_alias(address, bytes) : NULL;
+    return bytes == 0 || *pointer;
 }
 
-/* As the kernels' begin and end. */
-static bool begin(const struct cuda_work *work)
+/* The same for all that a piece of work names. */
+static bool reach_all(const struct standin_op *op, struct cuda_slot *what)
 {
-    if (!work->claim || work->attempt == 0)
-        return true;
-    struct cuda_claim *claim = standin_alias(cuda_address_of_host(work->claim), sizeof *claim);
-    uint64_t seen = __atomic_load_n(&claim->attempt, __ATOMIC_SEQ_CST);
-    while (seen < work->first) {
-        if (!__atomic_compare_exchange_n(&claim->attempt, &seen, work->attempt, false,
-                                         __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
-            continue;
-        __atomic_store_n(work->begun, (uint32_t)work->attempt, __ATOMIC_RELEASE);
-        return true;
-    }
-    return false;
+    size_t bytes = what->count * dtype_size(op->kernel->dtype);
+    void *a = (void *)what->a, *b = (void *)what->b;
+    bool good = reach(op, &what->dst, bytes) && reach(op, &a, bytes);
+    if (op->kernel->kind == KERNEL_REDUCE && b)
+        good = reach(op, &b, bytes) && good;
+    what->a = a;
+    what->b = b;
+    return good;
 }
 
-static void end(const struct cuda_work *work)
+/* A launch that may not touch what it names does nothing if it comes too late. Whether it does, its
+ * own claim tells, over no elements. */
+static bool comes_too_late(const struct standin_op *op, struct cuda_work work)
 {
-    if (work->claim)
-        __atomic_store_n(work->done, work->ticket, __ATOMIC_RELEASE);
+    uint32_t done = work.ticket + 1;
+    work.count = 0;
+    work.done = &done;
+    cuda_kernel_play_block(op->kernel, &work, 0, 1);
+    return work.claim && done != work.ticket;
 }
 
 void standin_play_kernel(const struct standin_op *op)
 {
-    const struct standin_kernel *kernel = op->kernel;
     struct cuda_work work = op->work;
-    if (work.slot) {
-        const struct cuda_slot *slot = standin_alias(cuda_address_of_host(work.slot), sizeof *slot);
-        work.dst = slot->dst;
-        work.a = slot->a;
-        work.b = slot->b;
-        work.count = slot->count;
+    struct cuda_slot what = {work.dst, work.a, work.b, work.count};
+    void *claim = work.claim, *slot = (void *)work.slot;
+    bool good = reach(op, &claim, claim ? sizeof *work.claim : 0) &&
+                reach(op, &slot, slot ? sizeof what : 0);
+    if (good && slot)
+        what = *(const struct cuda_slot *)slot;
+    good = good && reach_all(op, &what);
+    work.claim = claim;
+    if (slot) {
+        work.slot = &what;
+    } else {
+        work.dst = what.dst;
+        work.a = what.a;
+        work.b = what.b;
     }
-    size_t bytes = work.count * kernel->size;
-    void *dst = kernel_alias(work.dst, bytes);
-    const void *a = kernel_alias(work.a, bytes);
-    bool copies = kernel->what == DUPLICATE || (kernel->what == REDUCE && !work.b);
-    const void *b = kernel->what == REDUCE && !copies ? kernel_alias(work.b, bytes) : a;
-    if (!begin(&work))
-        return;
-    if (bytes > 0 && (!dst || !a || !b)) {
+    if (good) {
+        for (unsigned i = 0; i < op->blocks; i++)
+            cuda_kernel_play_block(op->kernel, &work, i, op->blocks);
+    } else if (slot || !comes_too_late(op, work)) {
         atomic_store(&op->context->error, CUDA_DRIVER_ILLEGAL_ADDRESS);
-        return;
     }
-    if (bytes > 0 && copies) {
-        memmove(dst, a, bytes);
-    } else if (bytes > 0 && kernel->what == REDUCE) {
-        struct reducer reducer = {.kernel = reduce_kernel(kernel->op, kernel->dtype),
-                                  .dtype = kernel->dtype,
-                                  .elem_size = (uint32_t)kernel->size};
-        reduce_apply(&reducer, dst, a, b, bytes);
-    } else if (kernel->what == SCALE) {
-        reduce_scale(kernel->dtype, dst, a, &work.scalar, work.count);
-    } else if (kernel->what == DIVIDE) {
-        reduce_divide(kernel->dtype, dst, work.ranks, work.count);
-    }
-    end(&work);
 }

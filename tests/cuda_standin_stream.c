@@ -345,6 +345,18 @@ static void push_ordered(struct standin_stream *stream, const struct standin_op 
     stream->last = stream->channel->issued;
 }
 
+/* With the lock. Whoever waits for room holds up others as those do who wait for streams. */
+static void await_room(struct standin_channel *channel)
+{
+    if (channel->issued - atomic_load(&channel->finished) < standin_settings()->room)
+        return;
+    standin_hold(1);
+    while (channel->issued - atomic_load(&channel->finished) >= standin_settings()->room &&
+           atomic_load(&channel->context->error) == CUDA_DRIVER_OK)
+        pthread_cond_wait(&standin_done, &standin_lock);
+    standin_hold(-1);
+}
+
 /* With the lock. */
 static cuda_result record(struct standin_stream *stream, const struct standin_op *op)
 {
@@ -377,6 +389,7 @@ cuda_result standin_issue(cuda_stream handle, const struct standin_op *op, bool 
     if (result == CUDA_DRIVER_OK && stream->capture) {
         result = record(stream, op);
     } else if (result == CUDA_DRIVER_OK) {
+        await_room(stream->channel);
         push_ordered(stream, op);
         if (wait)
             await(stream->channel, stream->last);

@@ -1,6 +1,5 @@
 /* test_reduce.c: every kernel of every variant that this CPU can run, against a slow reference that
- * shares no code with it. The reference knows a small float as a sorted list of values and finds
- * the nearest by bisection; integers are computed in 128 bits. */
+ * shares no code with it (horrible_reduce.h). */
 #include <math.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -9,6 +8,7 @@
 
 #include "mem/reduce_set.h"
 #include "mem/small_float.h"
+#include "tests/horrible_reduce.h"
 #include "tests/suite.h"
 
 #define LENGTH_MAX  130
@@ -17,233 +17,11 @@
 #define GUARD       64
 #define BUFFER_SIZE (GUARD + OFFSET_MAX + LENGTH_MAX * 8 + GUARD)
 
-#if defined(__SIZEOF_FLOAT128__)
-typedef __float128 widest;
-#else
-typedef double widest;
-#endif
-typedef __int128 wide_int;
-
 static uint64_t random_state;
 
 static uint64_t random_bits(void)
 {
     return suite_random(&random_state);
-}
-
-/* ---- the reference -------------------------------------------------------------------------- */
-
-struct layout {
-    int bits, mantissa, bias;
-    bool infinite; /* has infinities; otherwise the largest magnitude is the only NaN */
-};
-
-static struct layout layout_of(tutti_dtype dtype)
-{
-    switch (dtype) {
-    case TUTTI_FLOAT16:
-        return (struct layout){16, 10, 15, true};
-    case TUTTI_BFLOAT16:
-        return (struct layout){16, 7, 127, true};
-    case TUTTI_FLOAT32:
-        return (struct layout){32, 23, 127, true};
-    case TUTTI_FLOAT64:
-        return (struct layout){64, 52, 1023, true};
-    case TUTTI_FLOAT8_E4M3:
-        return (struct layout){8, 3, 7, false};
-    default:
-        return (struct layout){8, 2, 15, true};
-    }
-}
-
-static bool is_signed(tutti_dtype dtype)
-{
-    return dtype == TUTTI_INT8 || dtype == TUTTI_INT16 || dtype == TUTTI_INT32 ||
-           dtype == TUTTI_INT64;
-}
-
-/* The lowest magnitude that is not a finite number. */
-static uint64_t horrible_unfinite(struct layout l)
-{
-    uint64_t sign = (uint64_t)1 << (l.bits - 1);
-    return l.infinite ? sign - ((uint64_t)1 << l.mantissa) : sign - 1;
-}
-
-static double horrible_decode(struct layout l, uint64_t x)
-{
-    uint64_t sign = (uint64_t)1 << (l.bits - 1);
-    uint64_t magnitude = x & (sign - 1);
-    uint64_t low = magnitude & (((uint64_t)1 << l.mantissa) - 1);
-    int exponent = (int)(magnitude >> l.mantissa);
-    double value;
-    if (magnitude >= horrible_unfinite(l))
-        value = l.infinite && low == 0 ? INFINITY : NAN;
-    else if (exponent == 0)
-        value = ldexp((double)low, 1 - l.bias - l.mantissa);
-    else
-        value = ldexp((double)(low + ((uint64_t)1 << l.mantissa)), exponent - l.bias - l.mantissa);
-    return x & sign ? -value : value;
-}
-
-/* The nearest value of at most 16 bits, ties to the even one. What would come after the largest
- * finite value stands for overflow: infinity, or the largest again if there is none. */
-static uint64_t horrible_encode(struct layout l, double value)
-{
-    uint64_t sign = signbit(value) ? (uint64_t)1 << (l.bits - 1) : 0;
-    uint64_t unfinite = horrible_unfinite(l);
-    if (isnan(value))
-        return sign | (((uint64_t)1 << (l.bits - 1)) - 1);
-    double magnitude = fabs(value);
-    uint64_t low = 0, high = unfinite; /* value(low) <= magnitude < value(high), or overflow */
-    while (high - low > 1) {
-        uint64_t middle = (low + high) / 2;
-        if (horrible_decode(l, middle) <= magnitude)
-            low = middle;
-        else
-            high = middle;
-    }
-    double below = horrible_decode(l, low);
-    double step = below - horrible_decode(l, low - (low > 0));
-    if (low == 0)
-        step = horrible_decode(l, 1);
-    double above = high == unfinite ? below + step : horrible_decode(l, high);
-    double to_below = magnitude - below, to_above = above - magnitude;
-    uint64_t nearest = to_below < to_above || (to_below == to_above && low % 2 == 0) ? low : high;
-    if (nearest == unfinite && !l.infinite)
-        nearest = unfinite - 1;
-    return sign | nearest;
-}
-
-static uint64_t bits_of_double(double value)
-{
-    uint64_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return bits;
-}
-
-/* Rounds to float32 if that is what the arithmetic is done in, then to the type. */
-static uint64_t horrible_round(tutti_dtype dtype, widest exact)
-{
-    if (dtype == TUTTI_FLOAT64)
-        return bits_of_double((double)exact);
-    float single = (float)(double)exact;
-    if (dtype != TUTTI_FLOAT32)
-        return horrible_encode(layout_of(dtype), (double)single);
-    uint32_t bits;
-    memcpy(&bits, &single, sizeof bits);
-    return bits;
-}
-
-static uint64_t horrible_float(tutti_op op, tutti_dtype dtype, uint64_t a, uint64_t b)
-{
-    double x = horrible_decode(layout_of(dtype), a), y = horrible_decode(layout_of(dtype), b);
-    uint64_t nan = ((uint64_t)1 << (layout_of(dtype).bits - 1)) - 1;
-    switch (op) {
-    case TUTTI_SUM:
-    case TUTTI_AVG:
-        return horrible_round(dtype, (widest)x + (widest)y);
-    case TUTTI_PROD:
-        return horrible_round(dtype, (widest)x * (widest)y);
-    case TUTTI_MIN:
-        return isnan(x) || isnan(y) ? nan : x < y || (x == y && signbit(x)) ? a : b;
-    default:
-        return isnan(x) || isnan(y) ? nan : x > y || (x == y && signbit(y)) ? a : b;
-    }
-}
-
-static wide_int horrible_integer(tutti_dtype dtype, uint64_t x)
-{
-    int bits = (int)dtype_size(dtype) * 8;
-    wide_int value = (wide_int)x;
-    if (is_signed(dtype) && (x >> (bits - 1)) != 0)
-        value -= (wide_int)1 << bits;
-    return value;
-}
-
-static uint64_t horrible_op(tutti_op op, tutti_dtype dtype, uint64_t a, uint64_t b)
-{
-    if (dtype_is_float(dtype))
-        return horrible_float(op, dtype, a, b);
-    wide_int x = horrible_integer(dtype, a), y = horrible_integer(dtype, b);
-    int bits = (int)dtype_size(dtype) * 8;
-    uint64_t mask = bits == 64 ? UINT64_MAX : ((uint64_t)1 << bits) - 1;
-    switch (op) {
-    case TUTTI_SUM:
-    case TUTTI_AVG:
-        return (uint64_t)(x + y) & mask;
-    case TUTTI_PROD:
-        return (uint64_t)((unsigned __int128)x * (unsigned __int128)y) & mask;
-    case TUTTI_MIN:
-        return x < y ? a : b;
-    case TUTTI_MAX:
-        return x > y ? a : b;
-    case TUTTI_BAND:
-        return a & b;
-    case TUTTI_BOR:
-        return a | b;
-    default:
-        return a ^ b;
-    }
-}
-
-static uint64_t horrible_divide(tutti_dtype dtype, uint64_t a, uint32_t ranks)
-{
-    if (dtype_is_float(dtype)) {
-        double x = horrible_decode(layout_of(dtype), a);
-        float n = (float)ranks;
-        return horrible_round(dtype, dtype == TUTTI_FLOAT64 ? x / ranks : x / (double)n);
-    }
-    int bits = (int)dtype_size(dtype) * 8;
-    uint64_t mask = bits == 64 ? UINT64_MAX : ((uint64_t)1 << bits) - 1;
-    return (uint64_t)(horrible_integer(dtype, a) / (wide_int)ranks) & mask;
-}
-
-/* ---- tools ---------------------------------------------------------------------------------- */
-
-static uint64_t load(const void *at, size_t size)
-{
-    uint64_t x = 0;
-    memcpy(&x, at, size); /* little endian, as every CPU with variants is */
-    return x;
-}
-
-static bool is_nan(tutti_dtype dtype, uint64_t x)
-{
-    return dtype_is_float(dtype) && isnan(horrible_decode(layout_of(dtype), x));
-}
-
-static bool same(tutti_dtype dtype, uint64_t x, uint64_t expected)
-{
-    return x == expected || (is_nan(dtype, x) && is_nan(dtype, expected));
-}
-
-/* Random bits are rarely interesting: half of the elements come from the edges of the type. */
-static uint64_t random_element(tutti_dtype dtype)
-{
-    int bits = (int)dtype_size(dtype) * 8;
-    uint64_t mask = bits == 64 ? UINT64_MAX : ((uint64_t)1 << bits) - 1, r = random_bits();
-    if (r & 1)
-        return random_bits() & mask;
-    uint64_t sign = (uint64_t)1 << (bits - 1);
-    uint64_t edges[] = {0, 1, 2, sign, sign - 1, sign - 2, sign + 1, mask, mask - 1, 0, 0, 0, 0};
-    if (dtype_is_float(dtype)) {
-        struct layout l = layout_of(dtype);
-        edges[9] = horrible_unfinite(l);
-        edges[10] = edges[9] - 1;
-        edges[11] = (uint64_t)1 << l.mantissa;
-        edges[12] = (uint64_t)l.bias << l.mantissa;
-    }
-    uint64_t x = edges[(r >> 8) % (sizeof edges / sizeof *edges)];
-    return (r & 2) && dtype_is_float(dtype) ? x ^ sign : x;
-}
-
-static void fill(tutti_dtype dtype, unsigned char *at, size_t count)
-{
-    size_t size = dtype_size(dtype);
-    for (size_t i = 0; i < count; i++) {
-        uint64_t x = random_element(dtype);
-        memcpy(at + i * size, &x, size);
-    }
 }
 
 /* The first difference is printed, all of them count as one failure of the test. */
@@ -267,12 +45,13 @@ static bool pairs_match(const struct reduce_set *set, tutti_op op, tutti_dtype d
     set->kernels[dtype][op](mirrored, b, a, count);
     bool good = true;
     for (size_t i = 0; i < count && good; i++) {
-        uint64_t x = load(a + i * size, size), y = load(b + i * size, size);
-        uint64_t got = load(d + i * size, size), other = load(mirrored + i * size, size);
-        if (!same(dtype, got, expected[i]))
+        uint64_t x = element_load(a + i * size, size), y = element_load(b + i * size, size);
+        uint64_t got = element_load(d + i * size, size),
+                 other = element_load(mirrored + i * size, size);
+        if (!element_same(dtype, got, expected[i]))
             good = report(set->name, op, dtype, x, y, got, expected[i]);
-        if (got != other &&
-            !(is_nan(dtype, got) && is_nan(dtype, other) && op != TUTTI_MIN && op != TUTTI_MAX))
+        if (got != other && !(element_is_nan(dtype, got) && element_is_nan(dtype, other) &&
+                              op != TUTTI_MIN && op != TUTTI_MAX))
             good = report(set->name, op, dtype, y, x, other, got);
     }
     free(d);
@@ -290,8 +69,8 @@ static bool pairs_match_everywhere(tutti_dtype dtype, const unsigned char *a,
         if (reduce_kernel((tutti_op)op, dtype) == NULL)
             continue;
         for (size_t i = 0; i < count; i++)
-            expected[i] = horrible_op((tutti_op)op, dtype, load(a + i * size, size),
-                                      load(b + i * size, size));
+            expected[i] = horrible_op((tutti_op)op, dtype, element_load(a + i * size, size),
+                                      element_load(b + i * size, size));
         const struct reduce_set *set;
         for (size_t v = 0; (set = reduce_set_usable(v)) != NULL; v++)
             good &= pairs_match(set, (tutti_op)op, dtype, a, b, expected, count);
@@ -306,26 +85,27 @@ static void test_small_float_round_trips_every_value(void)
 {
     bool good = true;
     for (uint32_t x = 0; x < 65536; x++) {
-        struct layout half = layout_of(TUTTI_FLOAT16), brain = layout_of(TUTTI_BFLOAT16);
+        struct horrible_layout half = horrible_layout_of(TUTTI_FLOAT16),
+                               brain = horrible_layout_of(TUTTI_BFLOAT16);
         double h = (double)float16_decode((uint16_t)x), b = (double)bfloat16_decode((uint16_t)x);
         double expected_h = horrible_decode(half, x), expected_b = horrible_decode(brain, x);
         if (isnan(expected_h))
-            good &= isnan(h) && is_nan(TUTTI_FLOAT16, float16_encode((float)h));
+            good &= isnan(h) && element_is_nan(TUTTI_FLOAT16, float16_encode((float)h));
         else
             good &= h == expected_h && float16_encode((float)h) == x;
         if (isnan(expected_b))
-            good &= isnan(b) && is_nan(TUTTI_BFLOAT16, bfloat16_encode((float)b));
+            good &= isnan(b) && element_is_nan(TUTTI_BFLOAT16, bfloat16_encode((float)b));
         else
             good &= b == expected_b && bfloat16_encode((float)b) == x;
     }
     for (uint32_t x = 0; x < 256; x++) {
         double e4 = (double)float8_e4m3_decode((uint8_t)x);
         double e5 = (double)float8_e5m2_decode((uint8_t)x);
-        double expected4 = horrible_decode(layout_of(TUTTI_FLOAT8_E4M3), x);
-        double expected5 = horrible_decode(layout_of(TUTTI_FLOAT8_E5M2), x);
+        double expected4 = horrible_decode(horrible_layout_of(TUTTI_FLOAT8_E4M3), x);
+        double expected5 = horrible_decode(horrible_layout_of(TUTTI_FLOAT8_E5M2), x);
         uint8_t back4 = float8_e4m3_encode((float)e4), back5 = float8_e5m2_encode((float)e5);
         good &= isnan(expected4) ? isnan(e4) && back4 == x : e4 == expected4 && back4 == x;
-        good &= isnan(expected5) ? isnan(e5) && is_nan(TUTTI_FLOAT8_E5M2, back5)
+        good &= isnan(expected5) ? isnan(e5) && element_is_nan(TUTTI_FLOAT8_E5M2, back5)
                                  : e5 == expected5 && back5 == x;
     }
     CU_ASSERT(good);
@@ -345,14 +125,14 @@ static void test_small_float_rounds_to_nearest_even(void)
                    (uint32_t)((r >> 40) % 3) - 1;
         float f = float_of_bits(bits);
         double value = (double)f;
-        good &= same(TUTTI_FLOAT16, float16_encode(f),
-                     horrible_encode(layout_of(TUTTI_FLOAT16), value)) &&
-                same(TUTTI_BFLOAT16, bfloat16_encode(f),
-                     horrible_encode(layout_of(TUTTI_BFLOAT16), value)) &&
-                same(TUTTI_FLOAT8_E4M3, float8_e4m3_encode(f),
-                     horrible_encode(layout_of(TUTTI_FLOAT8_E4M3), value)) &&
-                same(TUTTI_FLOAT8_E5M2, float8_e5m2_encode(f),
-                     horrible_encode(layout_of(TUTTI_FLOAT8_E5M2), value));
+        good &= element_same(TUTTI_FLOAT16, float16_encode(f),
+                             horrible_encode(horrible_layout_of(TUTTI_FLOAT16), value)) &&
+                element_same(TUTTI_BFLOAT16, bfloat16_encode(f),
+                             horrible_encode(horrible_layout_of(TUTTI_BFLOAT16), value)) &&
+                element_same(TUTTI_FLOAT8_E4M3, float8_e4m3_encode(f),
+                             horrible_encode(horrible_layout_of(TUTTI_FLOAT8_E4M3), value)) &&
+                element_same(TUTTI_FLOAT8_E5M2, float8_e5m2_encode(f),
+                             horrible_encode(horrible_layout_of(TUTTI_FLOAT8_E5M2), value));
         if (!good)
             printf("    float32 bits %08x round wrongly\n", bits);
     }
@@ -379,7 +159,7 @@ static void test_reduce_16_bit_floats_match_on_a_lattice(void)
     random_state = suite_seed();
     for (tutti_dtype dtype = TUTTI_FLOAT16; dtype <= TUTTI_BFLOAT16; dtype++) {
         uint16_t values[2048];
-        int mantissa = layout_of(dtype).mantissa;
+        int mantissa = horrible_layout_of(dtype).mantissa;
         size_t n = 0, count = 0, limit = 60000;
         for (uint32_t exponent = 0; exponent < 1u << (15 - mantissa); exponent++) {
             for (uint32_t which = 0; which < 6; which++) {
@@ -408,8 +188,8 @@ static void test_reduce_matches_on_random_elements(void)
     enum { COUNT = 20011 };
     unsigned char *a = malloc(COUNT * 8), *b = malloc(COUNT * 8);
     for (int dtype = 0; dtype < TUTTI_DTYPE_COUNT; dtype++) {
-        fill((tutti_dtype)dtype, a, COUNT);
-        fill((tutti_dtype)dtype, b, COUNT);
+        element_fill((tutti_dtype)dtype, a, COUNT, &random_state);
+        element_fill((tutti_dtype)dtype, b, COUNT, &random_state);
         CU_ASSERT(pairs_match_everywhere((tutti_dtype)dtype, a, b, COUNT));
     }
     free(a);
@@ -431,8 +211,8 @@ static bool length_matches(reduce_kernel_fn *kernel, tutti_dtype dtype, size_t c
     unsigned char *d = aliasing == APART ? apart : aliasing == ON_B ? b : a;
     for (size_t i = 0; i < 3; i++)
         memset(buffers[i], 0x5a, BUFFER_SIZE);
-    fill(dtype, a, count);
-    fill(dtype, b, count);
+    element_fill(dtype, a, count, &random_state);
+    element_fill(dtype, b, count, &random_state);
     for (size_t i = 0; i < count; i++)
         kernel(expected + i * size, a + i * size, b + i * size, 1);
     unsigned char *whole = d == apart ? buffers[2] : d == a ? buffers[0] : buffers[1];
@@ -442,7 +222,8 @@ static bool length_matches(reduce_kernel_fn *kernel, tutti_dtype dtype, size_t c
     bool good =
         memcmp(before, whole, at) == 0 && memcmp(before + end, whole + end, BUFFER_SIZE - end) == 0;
     for (size_t i = 0; i < count; i++)
-        good &= same(dtype, load(d + i * size, size), load(expected + i * size, size));
+        good &= element_same(dtype, element_load(d + i * size, size),
+                             element_load(expected + i * size, size));
     return good;
 }
 
@@ -501,14 +282,14 @@ static void test_reduce_divides(void)
             size_t size = dtype_size((tutti_dtype)dtype);
             bool good = true;
             for (size_t r = 0; r < sizeof ranks / sizeof *ranks; r++) {
-                fill((tutti_dtype)dtype, source, COUNT);
+                element_fill((tutti_dtype)dtype, source, COUNT, &random_state);
                 memcpy(result + 1, source, COUNT * size);
                 set->divide[dtype](result + 1, ranks[r], COUNT);
                 for (size_t i = 0; i < COUNT && good; i++) {
-                    uint64_t x = load(source + i * size, size);
-                    uint64_t got = load(result + 1 + i * size, size);
+                    uint64_t x = element_load(source + i * size, size);
+                    uint64_t got = element_load(result + 1 + i * size, size);
                     uint64_t expected = horrible_divide((tutti_dtype)dtype, x, ranks[r]);
-                    if (!same((tutti_dtype)dtype, got, expected))
+                    if (!element_same((tutti_dtype)dtype, got, expected))
                         good = report(set->name, TUTTI_AVG, (tutti_dtype)dtype, x, ranks[r], got,
                                       expected);
                 }
@@ -531,16 +312,17 @@ static void test_reduce_scales(void)
         size_t size = dtype_size((tutti_dtype)dtype);
         bool good = true;
         for (size_t c = 0; c < sizeof counts / sizeof *counts; c++) {
-            uint64_t scalar = random_element((tutti_dtype)dtype);
+            uint64_t scalar = element_random((tutti_dtype)dtype, &random_state);
             bool in_place = c % 2;
-            fill((tutti_dtype)dtype, source, counts[c]);
+            element_fill((tutti_dtype)dtype, source, counts[c], &random_state);
             memcpy(result, source, counts[c] * size);
             reduce_scale((tutti_dtype)dtype, result, in_place ? result : source, &scalar,
                          counts[c]);
             for (size_t i = 0; i < counts[c] && good; i++) {
-                uint64_t x = load(source + i * size, size), got = load(result + i * size, size);
+                uint64_t x = element_load(source + i * size, size),
+                         got = element_load(result + i * size, size);
                 uint64_t expected = horrible_op(TUTTI_PROD, (tutti_dtype)dtype, x, scalar);
-                if (!same((tutti_dtype)dtype, got, expected))
+                if (!element_same((tutti_dtype)dtype, got, expected))
                     good =
                         report("scale", TUTTI_PROD, (tutti_dtype)dtype, x, scalar, got, expected);
             }
@@ -602,8 +384,8 @@ static void test_reduce_takes_large_counts(void)
         uint64_t last = 0x3c;
         memcpy(a + (count - 1) * size, &last, size);
         reduce_kernel(TUTTI_SUM, (tutti_dtype)dtype)(b, a, b, count);
-        CU_ASSERT_EQUAL(load(b + (count - 1) * size, size), last);
-        CU_ASSERT_EQUAL(load(b + (count - 2) * size, size), 0);
+        CU_ASSERT_EQUAL(element_load(b + (count - 1) * size, size), last);
+        CU_ASSERT_EQUAL(element_load(b + (count - 2) * size, size), 0);
         free(a);
         free(b);
     }

@@ -17,6 +17,7 @@
 
 static const char *const staged[] = {"TUTTI_CUDA_DIRECT=0", NULL};
 static const char *const direct[] = {"TUTTI_CUDA_DIRECT_MIN=1", NULL};
+static const char *const pieces[] = {"TUTTI_CUDA_DIRECT_MIN=1", "TUTTI_CHUNK=4096", NULL};
 static const char *const mixed[] = {"TUTTI_CUDA_DIRECT_MIN=4096", NULL};
 static const char *const tcp[] = {"TUTTI_TRANSPORTS=tcp", "TUTTI_CUDA_DIRECT_MIN=4096", NULL};
 static const char *const host_functions[] = {"TUTTI_CUDA_STREAM_OPS=host",
@@ -130,6 +131,7 @@ static void test_stream_processes(void)
 {
     run_sweep(WORLD_PROCESSES, 2, direct, 120);
     run_sweep(WORLD_PROCESSES, 4, mixed, 80);
+    run_sweep(WORLD_PROCESSES, 3, pieces, 80);
     run_sweep(WORLD_PROCESSES, 5, NULL, 40);
     run_sweep(WORLD_PROCESSES, 3, staged, 60);
 }
@@ -519,6 +521,44 @@ static void test_stream_beside_blocking_calls(void)
     run(WORLD_PROCESSES, 3, staged, beside_blocking_calls, NULL);
 }
 
+/* The program runs ahead of a stream that waits until its channel is full, with its own work and
+ * with collectives: it stops in a call of the driver, which holds up other threads' launches. */
+static int far_ahead(tutti_comm *comm, int rank, int size, void *context)
+{
+    enum { CALLS = 100, FILLS = 30 };
+    struct opener opener = {.gate = (unsigned)rank};
+    struct rig_job *jobs = calloc(CALLS, sizeof *jobs);
+    cuda_stream stream = rig_stream_take(false);
+    char *spare = rig_take(FILLS);
+    pthread_t thread;
+    int wrong = 0;
+    (void)context;
+    for (int i = 0; i < CALLS; i++)
+        simple_job(&jobs[i], i % 2 ? TUTTI_COLL_ALLREDUCE : TUTTI_COLL_ALLTOALL, 1000, i, comm,
+                   rank, size);
+    rig_gate_put(opener.gate, stream);
+    pthread_create(&thread, NULL, open_later, &opener);
+    for (int i = 0; i < CALLS; i++) {
+        wrong += rig_job_put(&jobs[i], stream);
+        for (int at = 0; at < FILLS; at++)
+            rig_put_fill(stream, spare + at, (unsigned char)at, 1);
+    }
+    wrong += rig_await(rank, stream, AWAIT_S);
+    for (int i = 0; i < CALLS; i++)
+        wrong += rig_job_check(&jobs[i]);
+    pthread_join(thread, NULL);
+    rig_stream_give(stream, false);
+    rig_give(spare);
+    free(jobs);
+    return wrong;
+}
+
+static void test_stream_far_ahead(void)
+{
+    run(WORLD_PROCESSES, 2, direct, far_ahead, NULL);
+    run(WORLD_PROCESSES, 3, staged, far_ahead, NULL);
+}
+
 /* Many communicators on one device, all their operations queued before any can run. */
 static int many_comms(tutti_comm *comm, int rank, int size, void *context)
 {
@@ -611,6 +651,7 @@ int main(int argc, char **argv)
         {"blocking_calls_wait", test_stream_blocking_calls_wait},
         {"across_streams", test_stream_across_streams},
         {"beside_blocking_calls", test_stream_beside_blocking_calls},
+        {"far_ahead", test_stream_far_ahead},
         {"many_communicators", test_stream_many_communicators},
         {"memory_that_peers_cannot_map", test_stream_memory_that_peers_cannot_map},
     };

@@ -66,7 +66,7 @@ struct graph_rank {
     tutti_comm *comm;
     int rank, size;
     cuda_stream stream;
-    void *source, *in, *sum, *gathered, *from_last;
+    void *source, *in, *sum, *mean, *gathered, *from_last;
     void *executable;
 };
 
@@ -79,6 +79,8 @@ static int record(struct graph_rank *g)
     wrong += WORLD_OK(
         tutti_allreduce_on(g->in, g->sum, COUNT, TUTTI_INT32, TUTTI_SUM, g->comm, g->stream));
     wrong += WORLD_OK(tutti_barrier_on(g->comm, g->stream));
+    wrong += WORLD_OK(
+        tutti_allreduce_on(g->sum, g->mean, COUNT, TUTTI_INT32, TUTTI_AVG, g->comm, g->stream));
     wrong +=
         WORLD_OK(tutti_allgather_on(g->sum, g->gathered, COUNT, TUTTI_INT32, g->comm, g->stream));
     wrong += WORLD_OK(tutti_group_start());
@@ -93,6 +95,7 @@ static int replayed(struct graph_rank *g, int round)
     int size = g->size, wrong = rig_await(g->rank, g->stream, AWAIT_S);
     int base = 100 * round * size + size * (size - 1) / 2;
     wrong += wrong_ints(g->rank, g->sum, base, size, "sum");
+    wrong += wrong_ints(g->rank, g->mean, base, size, "average of equal sums");
     for (int r = 0; r < size; r++)
         wrong += wrong_ints(g->rank, (char *)g->gathered + (size_t)r * COUNT * 4, base, size,
                             "gathered");
@@ -108,6 +111,7 @@ static void graph_open(struct graph_rank *g, tutti_comm *comm, int rank, int siz
     g->source = rig_take(COUNT * 4);
     g->in = rig_take(COUNT * 4);
     g->sum = rig_take(COUNT * 4);
+    g->mean = rig_take(COUNT * 4);
     g->gathered = rig_take((size_t)size * COUNT * 4);
     g->from_last = rig_take(COUNT * 4);
 }
@@ -117,6 +121,7 @@ static void graph_close(struct graph_rank *g)
     rig_give(g->source);
     rig_give(g->in);
     rig_give(g->sum);
+    rig_give(g->mean);
     rig_give(g->gathered);
     rig_give(g->from_last);
     rig_stream_give(g->stream, false);
@@ -325,6 +330,45 @@ static void test_stream_ends_death_of_a_rank(void)
     run_doomed(WORLD_PROCESSES, 2, tcp, death, NULL, 2);
 }
 
+static cuda_stream left_waiting;
+static int left_rank;
+
+/* Registered before the library's own: comes after it. */
+static void await_at_exit(void)
+{
+    if (left_waiting)
+        _exit(rig_await(left_rank, left_waiting, 10) ? 1 : 0);
+}
+
+/* A program exits with operations under way, and waits for its streams when the library is gone. */
+static int exit_with_operations(tutti_comm *comm, int rank, int size, void *context)
+{
+    void *memory = rig_take(COUNT * 4);
+    int wrong = 0;
+    (void)size;
+    (void)context;
+    if (rank > 0) {
+        usleep(500000); /* what it does not call is what rank 0 waits for */
+        return 0;
+    }
+    left_rank = rank;
+    left_waiting = rig_stream_take(false);
+    atexit(await_at_exit);
+    for (int i = 0; i < 3; i++)
+        wrong += WORLD_OK(
+            tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, comm, left_waiting));
+    wrong += world_check(rank, !rig_is_done(left_waiting), "the stream does not wait");
+    if (wrong)
+        _exit(1);
+    exit(2); /* if nobody waits for the stream */
+}
+
+static void test_stream_ends_exit_with_operations(void)
+{
+    run(WORLD_PROCESSES, 2, direct, exit_with_operations, NULL);
+    run(WORLD_PROCESSES, 2, staged, exit_with_operations, NULL);
+}
+
 /* The communicator goes while its operations wait behind a gate. */
 static int destroyed_while_queued(tutti_comm *comm, int rank, int size, void *context)
 {
@@ -431,7 +475,28 @@ static int two_devices(tutti_comm *comm, int rank, int size, void *context)
     return wrong + wrong_ints(rank, first, size * (size - 1) / 2, size, "after the refusals");
 }
 
-static void test_stream_ends_two_devices_are_refused(void)
+/* Each rank has a GPU of its own, in one process or in two. */
+static int a_device_each(tutti_comm *comm, int rank, int size, void *context)
+{
+    void *memory = (void *)(uintptr_t)memory_of(rank);
+    tutti_comm *apart;
+    cuda_stream stream = NULL;
+    (void)context;
+    int wrong = WORLD_OK(tutti_comm_dup(comm, &apart));
+    if (rig_gpu()->stream_make(&stream, CUDA_STREAM_NON_BLOCKING) != CUDA_DRIVER_OK)
+        return world_check(rank, 0, "no stream on GPU %d", rank);
+    for (int i = 0; i < 2; i++) {
+        set_ints(memory, rank);
+        wrong += i ? WORLD_OK(tutti_allreduce(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, apart))
+                   : WORLD_OK(tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM,
+                                                 apart, stream));
+        wrong += rig_await(rank, stream, AWAIT_S);
+        wrong += wrong_ints(rank, memory, size * (size - 1) / 2, size, "a GPU each");
+    }
+    return wrong + WORLD_OK(tutti_comm_destroy(apart));
+}
+
+static void test_stream_ends_two_devices(void)
 {
     if (rig_is_there() && !rig_is_standin()) {
         suite_skip("wants two GPUs, which only the stand-in is sure to have");
@@ -440,6 +505,8 @@ static void test_stream_ends_two_devices_are_refused(void)
     setenv("TUTTI_TEST_STANDIN_DEVICES", "2", 1);
     run(WORLD_THREADS, 2, direct, two_devices, NULL);
     run(WORLD_PROCESSES, 2, direct, two_devices, NULL);
+    run(WORLD_THREADS, 2, direct, a_device_each, NULL);
+    run(WORLD_PROCESSES, 2, direct, a_device_each, NULL);
     unsetenv("TUTTI_TEST_STANDIN_DEVICES");
 }
 
@@ -568,11 +635,12 @@ int main(int argc, char **argv)
         {"graph_outlives_its_communicator", test_stream_ends_graph_outlives_its_communicator},
         {"half_captured_groups_are_refused", test_stream_ends_half_captured_groups_are_refused},
         {"abort_releases_streams", test_stream_ends_abort_releases_streams},
+        {"exit_with_operations", test_stream_ends_exit_with_operations},
         {"death_of_a_rank", test_stream_ends_death_of_a_rank},
         {"destroyed_while_queued", test_stream_ends_destroyed_while_queued},
         {"a_rank_leaves_at_once", test_stream_ends_a_rank_leaves_at_once},
         {"process_exits", test_stream_ends_process_exits},
-        {"two_devices_are_refused", test_stream_ends_two_devices_are_refused},
+        {"two_devices", test_stream_ends_two_devices},
         {"what_is_no_memory_is_refused", test_stream_ends_what_is_no_memory_is_refused},
         {"what_is_no_stream_is_refused", test_stream_ends_what_is_no_stream_is_refused},
         {"without_a_driver", test_stream_ends_without_a_driver},

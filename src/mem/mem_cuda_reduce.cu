@@ -143,19 +143,19 @@ static __device__ __forceinline__ void apply_shifted(uint4 *dst, const void *a, 
 /* Reads what a slot says, once per block: it lies in host memory. */
 static __device__ __forceinline__ void fetch(struct cuda_work &work)
 {
-    __shared__ struct cuda_slot slot;
+    __shared__ struct cuda_slot told;
     if (threadIdx.x == 0) {
         const volatile struct cuda_slot *from = work.slot;
-        slot.dst = from->dst;
-        slot.a = from->a;
-        slot.b = from->b;
-        slot.count = from->count;
+        told.dst = from->dst;
+        told.a = from->a;
+        told.b = from->b;
+        told.count = from->count;
     }
     __syncthreads();
-    work.dst = slot.dst;
-    work.a = slot.a;
-    work.b = slot.b;
-    work.count = slot.count;
+    work.dst = told.dst;
+    work.a = told.a;
+    work.b = told.b;
+    work.count = told.count;
 }
 
 /* Whether this launch does the work. Every block of it comes to the same answer: the claim only
@@ -190,8 +190,7 @@ static __device__ __forceinline__ void end(const struct cuda_work &work)
     if (threadIdx.x != 0)
         return;
     __threadfence_system(); /* for the block: what its threads wrote before they met is older */
-    if (atomicAdd(&work.claim->blocks, 1u) == gridDim.x - 1) {
-        work.claim->blocks = 0;
+    if (atomicInc(&work.claim->blocks, gridDim.x - 1) == gridDim.x - 1) {
         __threadfence_system();
         *(volatile uint32_t *)work.done = work.ticket;
     }
@@ -249,7 +248,9 @@ static __device__ __forceinline__ void apply(struct cuda_work work, F two)
 TUTTI_DTYPE_LIST(X)
 #undef X
 
-/* Conversions that the hardware has; NaNs lose their payload. */
+/* Conversions that the hardware has; NaNs lose their payload. Another compiler's source brings its
+ * own. */
+#if defined(__CUDACC__)
 static __device__ __forceinline__ float float_of_half(uint16_t half)
 {
     float value;
@@ -263,6 +264,7 @@ static __device__ __forceinline__ uint16_t half_of_float(float value)
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(half) : "f"(value));
     return half;
 }
+#endif
 
 /* The function `make` of the float that x and y, floats by `view`, give. */
 #define BY_HALF(op, name, view, make, expression)                                                  \

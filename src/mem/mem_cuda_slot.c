@@ -86,16 +86,16 @@ tutti_status mem_slots_take(struct mem_device *device, size_t count, struct mem_
 void mem_cuda_slots_give(struct mem_queue *queue)
 {
     struct mem_device *device = queue->device;
-    if (queue->error != CUDA_DRIVER_OK)
-        return;
+    struct mem_queue **list =
+        queue->error == CUDA_DRIVER_OK ? &device->slot_queues : &device->lost_queues;
     queue->slot_base += queue->slots_put;
     queue->done = queue->started = queue->slot_base;
     queue->slots_put = queue->slots_used = 0;
     set_word(queue, SLOT_GO, queue->slot_base);
     set_word(queue, SLOT_DONE, queue->slot_base);
     pthread_mutex_lock(&device->lock);
-    queue->next = device->slot_queues;
-    device->slot_queues = queue;
+    queue->next = *list;
+    *list = queue;
     pthread_mutex_unlock(&device->lock);
 }
 
