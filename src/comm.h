@@ -105,8 +105,9 @@ struct tutti_comm {
     struct mem_queue *slots; /* instead of it, while a unit runs that has them in its stream */
     void *device_scratch;
     size_t device_scratch_bytes;
-    uint64_t scratch_promised; /* bytes of it that units bring along */
-    struct demand_kept {       /* answers of exec_demand, by the hash of the call */
+    uint64_t scratch_offered; /* the most, in bytes; and what the next program takes over */
+    _Atomic(struct scratch_offer *) scratch_offer;
+    struct demand_kept { /* answers of exec_demand, by the hash of the call */
         struct program_key key;
         struct exec_demand demand;
         bool known;

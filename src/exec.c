@@ -8,6 +8,7 @@
 #include "src/exec.h"
 
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -179,15 +180,49 @@ static void host_scratch_free(struct tutti_comm *comm)
     comm->scratch_bytes = 0;
 }
 
-void exec_lend_scratch(struct tutti_comm *comm, void *block, uint64_t bytes)
+struct scratch_offer {
+    void *block;
+    uint64_t bytes;
+};
+
+/* Ends an offer: what comes after it is larger. */
+static void drop_offer(struct tutti_comm *comm, struct scratch_offer *offer)
 {
-    void *given_back = block;
-    if (bytes > comm->device_scratch_bytes) {
-        given_back = comm->device_scratch;
-        comm->device_scratch = block;
-        comm->device_scratch_bytes = bytes;
+    if (offer)
+        mem_device_give(comm->device, offer->block);
+    free(offer);
+}
+
+tutti_status exec_offer_scratch(struct tutti_comm *comm, uint64_t bytes)
+{
+    if (bytes <= comm->scratch_offered)
+        return TUTTI_OK;
+    struct scratch_offer *offer = calloc(1, sizeof *offer);
+    if (!offer)
+        return fail(TUTTI_ERR_NOMEM, "no memory to offer scratch");
+    offer->bytes = bytes;
+    tutti_status status = mem_device_take(comm->device, bytes, &offer->block);
+    if (status != TUTTI_OK) {
+        free(offer);
+        return status;
     }
-    mem_device_give(comm->device, given_back);
+    comm->scratch_offered = bytes;
+    drop_offer(comm, atomic_exchange(&comm->scratch_offer, offer));
+    return TUTTI_OK;
+}
+
+static void take_offer(struct tutti_comm *comm)
+{
+    struct scratch_offer *offer = atomic_exchange(&comm->scratch_offer, NULL);
+    if (!offer)
+        return;
+    if (offer->bytes > comm->device_scratch_bytes) {
+        void *old = comm->device_scratch;
+        comm->device_scratch = offer->block;
+        comm->device_scratch_bytes = offer->bytes;
+        offer->block = old;
+    }
+    drop_offer(comm, offer);
 }
 
 /* Scratch of the communicator, grown to the largest program that ran. Small scratch is memory that
@@ -195,6 +230,8 @@ void exec_lend_scratch(struct tutti_comm *comm, void *block, uint64_t bytes)
  * that fused receives never touch. */
 static tutti_status grow_scratch(struct tutti_comm *comm, uint64_t bytes, bool on_device)
 {
+    if (on_device)
+        take_offer(comm);
     if (on_device && bytes > comm->device_scratch_bytes) {
         void *block;
         struct mem_device *device = mem_queue_device(comm->queue);
@@ -229,6 +266,7 @@ static tutti_status grow_scratch(struct tutti_comm *comm, uint64_t bytes, bool o
 
 void exec_scratch_free(struct tutti_comm *comm)
 {
+    drop_offer(comm, atomic_exchange(&comm->scratch_offer, NULL));
     if (comm->device_scratch)
         mem_device_give(mem_queue_device(comm->queue), comm->device_scratch);
     if (comm->bounce)

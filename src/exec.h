@@ -116,9 +116,9 @@ struct exec_demand {
 };
 tutti_status exec_demand(struct tutti_comm *comm, const struct call *call,
                          struct exec_demand *demand);
-/* Lends a block of the communicator's device as its scratch, where it is the largest so far; the
- * communicator gives it back to the pool. */
-void exec_lend_scratch(struct tutti_comm *comm, void *block, uint64_t bytes);
+/* Makes so much scratch in device memory for programs to come, beside the one that runs; one caller
+ * at a time. */
+tutti_status exec_offer_scratch(struct tutti_comm *comm, uint64_t bytes);
 void exec_scratch_free(struct tutti_comm *comm);
 
 /* Starts it: binds buffers, posts what may be posted. tag and reducer are set by the caller. */

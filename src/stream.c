@@ -37,8 +37,6 @@ void unit_free(struct unit *unit)
             mem_queue_give(call->queue);
     }
     mem_queue_give(unit->slots);
-    if (unit->scratch)
-        mem_device_give(unit->streams[0].stream.device, unit->scratch);
     for (size_t i = 0; i < unit->stream_count; i++) {
         if (unit->streams[i].words)
             mem_words_give(unit->streams[i].stream.device, unit->streams[i].words);
@@ -198,24 +196,13 @@ static tutti_status find_demand(struct unit_call *call)
     return TUTTI_OK;
 }
 
-/* Scratch that the communicator does not have, or not yet: a captured unit may come before all. */
-static tutti_status take_scratch(struct unit *unit, tutti_comm *comm)
-{
-    uint64_t promised = unit->captured ? 0 : comm->scratch_promised;
-    if (unit->scratch_bytes <= promised)
-        return TUTTI_OK;
-    tutti_status status = mem_device_take(comm->device, unit->scratch_bytes, &unit->scratch);
-    if (status == TUTTI_OK && !unit->captured)
-        comm->scratch_promised = unit->scratch_bytes;
-    return status;
-}
-
 /* Takes slots for all work of the unit, where it has one stream and one communicator and either
  * plans or transfers: of two that are not in the same order everywhere, one could wait for what
  * lies behind the other. Without slots the communicator's queue serves. */
 static tutti_status take_slots(struct unit *unit)
 {
     size_t works = 0;
+    uint64_t scratch_bytes = 0;
     struct unit_comm *at = &unit->comms[0];
     bool transfers = unit->calls[0].call.coll == TUTTI_COLL_SENDRECV;
     if (unit->stream_count != 1 || unit->comm_count != 1 || !at->on_device ||
@@ -229,14 +216,14 @@ static tutti_status take_slots(struct unit *unit)
         if (status != TUTTI_OK)
             return status;
         works += call->demand.works;
-        if (call->demand.scratch_bytes > unit->scratch_bytes)
-            unit->scratch_bytes = call->demand.scratch_bytes;
+        if (call->demand.scratch_bytes > scratch_bytes)
+            scratch_bytes = call->demand.scratch_bytes;
     }
     if (works == 0 || works > UNIT_SLOTS_MAX ||
         mem_slots_take(at->comm->device, works, &unit->slots) != TUTTI_OK)
         return TUTTI_OK;
     at->on_device = false;
-    return take_scratch(unit, at->comm);
+    return exec_offer_scratch(at->comm, scratch_bytes);
 }
 
 /* In the order of the calls, which is the order of their plans. */

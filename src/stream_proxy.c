@@ -227,9 +227,6 @@ static void submit(struct unit *unit)
     for (size_t i = 0; i < unit->comm_count && !unit->captured; i++)
         unit->comms[i].comm->units_submitted = unit->comms[i].order + 1;
     unit->comms[0].comm->slots = unit->slots;
-    if (unit->scratch)
-        exec_lend_scratch(unit->comms[0].comm, unit->scratch, unit->scratch_bytes);
-    unit->scratch = NULL;
     unit->ended = 0;
     for (size_t i = 0; i < unit->call_count; i++) {
         struct unit_call *call = &unit->calls[i];

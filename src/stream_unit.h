@@ -79,11 +79,8 @@ struct unit {
     size_t stream_count;
     struct unit_comm *comms;
     size_t comm_count;
-    /* Slots for all work of its one communicator (NULL: the communicator's queue does it), and
-     * scratch that it brings along (NULL: none). */
-    struct mem_queue *slots;
-    void *scratch;
-    uint64_t scratch_bytes;
+    struct mem_queue
+        *slots; /* for all work of its one communicator; NULL: that one's queue does it */
     struct operation *result; /* somebody waits; theirs to release */
 };
 

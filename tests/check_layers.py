@@ -130,6 +130,8 @@ GLOBALS = {
     "devices": "src/mem: contexts are met by address, which carries no handle",
     "primary": "src/mem: primary contexts that are kept",
     "pool": "src/mem: blocks outlive their users, since giving them back may wait for a stream",
+    "ipc_names": "src/mem: the driver names an allocation once per process",
+    "slot_store": "src/mem: pinned memory that slots are cut from is the process's",
     "attached": "src/mem: a peer's allocation is mapped once per process",
     "lock": "src/mem: guards the number that names this process",
     "number": "src/mem: names this process",

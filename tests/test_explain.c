@@ -144,7 +144,6 @@ static int reasons(tutti_comm *comm, int rank, int size, void *context)
                   "(TUTTI_CUDA_DIRECT_MIN); TUTTI_CUDA_DIRECT=0 turns it off\n"
                   "2 ranks on 1 host, priced as sharing one GPU: about 12 us and 1000 GB/s from "
                   "rank to rank\n");
-    wrong += has(rank, a.text, " 67108864     1 ");
     wrong += says(&a, TUTTI_COLL_ALLREDUCE, memory, memory, SMALL, TUTTI_SUM,
                   "\nworks in pinned host memory, copied there and back in about 30 us, since 4000 "
                   "bytes are less than the limit of 65536 (TUTTI_CUDA_DIRECT_MIN)\n2 ranks on 1 "

@@ -219,12 +219,40 @@ static int rings(tutti_comm *comm, int rank, int size, void *context)
     return wrong;
 }
 
+/* One half of a transfer to oneself is host memory, which a GPU does not reach; beside it one from
+ * a peer. */
+static int self_to_host(tutti_comm *comm, int rank, int size, void *context)
+{
+    enum { COUNT = 3000 };
+    int last = (rank + size - 1) % size, wrong = 0;
+    void *in = ints(COUNT, rank), *out = rig_take(COUNT * 4), *back = rig_take(COUNT * 4);
+    int32_t *host = calloc(COUNT, sizeof *host);
+    cuda_stream stream = rig_stream_take(false);
+    (void)context;
+    for (int way = 0; way < 2; way++) {
+        wrong += WORLD_OK(tutti_group_start());
+        wrong += WORLD_OK(
+            tutti_send_on(way ? (void *)host : in, COUNT, TUTTI_INT32, rank, comm, stream));
+        wrong += WORLD_OK(tutti_recv_on(way ? back : host, COUNT, TUTTI_INT32, rank, comm, stream));
+        wrong += WORLD_OK(tutti_send_on(in, COUNT, TUTTI_INT32, (rank + 1) % size, comm, stream));
+        wrong += WORLD_OK(tutti_recv_on(out, COUNT, TUTTI_INT32, last, comm, stream));
+        wrong += WORLD_OK(tutti_group_end());
+        wrong += rig_await(rank, stream, AWAIT_S);
+    }
+    wrong += wrong_ints(rank, back, COUNT, rank, "to oneself, there and back");
+    wrong += wrong_ints(rank, out, COUNT, last, "from the last");
+    free(host);
+    return wrong;
+}
+
 static void test_stream_sends_and_receives(void)
 {
     run(WORLD_THREADS, 4, direct, rings, NULL);
     run(WORLD_THREADS, 2, staged, rings, NULL);
     run(WORLD_PROCESSES, 3, mixed, rings, NULL);
     run(WORLD_PROCESSES, 2, tcp, rings, NULL);
+    run(WORLD_PROCESSES, 2, direct, self_to_host, NULL);
+    run(WORLD_THREADS, 3, direct, self_to_host, NULL);
 }
 
 /* Transfers of one pair match in the order issued, though some are staged and some direct; a

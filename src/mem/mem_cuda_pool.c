@@ -205,45 +205,47 @@ struct mem_device *mem_cuda_block_device(const void *address)
 
 /* ---- words ---------------------------------------------------------------------------------- */
 
-#define WORDS_PER_PAGE (BLOCK_MIN / LINE)
+/* A block of pinned memory costs a descriptor: captured operations keep words by the thousand. */
+#define WORDS_BYTES     ((size_t)64 << 10)
+#define WORDS_PER_BLOCK (WORDS_BYTES / LINE)
 
 struct kept_words {
     struct mem_words words; /* first: a pointer to it is one to this */
     struct kept_words *next;
 };
 
-/* Cuts a page of pinned memory into lines, in a list. */
+/* Cuts a block of pinned memory into lines, in a list. */
 static tutti_status make_words(struct mem_device *device, struct kept_words **list)
 {
-    void *page;
+    void *block;
     cuda_address address = 0;
     struct cuda_scope scope;
-    struct kept_words *made = calloc(WORDS_PER_PAGE, sizeof *made);
+    struct kept_words *made = calloc(WORDS_PER_BLOCK, sizeof *made);
     if (!made)
         return fail(TUTTI_ERR_NOMEM, "make words for %s: out of host memory", device->name);
-    tutti_status status = mem_pinned_take(device, BLOCK_MIN, &page);
+    tutti_status status = mem_pinned_take(device, WORDS_BYTES, &block);
     if (status != TUTTI_OK)
         goto free_made;
     status = mem_cuda_enter(device, &scope);
     if (status == TUTTI_OK) {
-        cuda_result result = device->driver->host_address(&address, page, 0);
+        cuda_result result = device->driver->host_address(&address, block, 0);
         mem_cuda_leave(&scope);
         if (result != CUDA_DRIVER_OK)
             status = mem_cuda_fail(result, "map words into %s", device->name);
     }
     if (status != TUTTI_OK)
-        goto give_page;
-    memset(page, 0, BLOCK_MIN);
-    for (size_t i = 0; i < WORDS_PER_PAGE; i++) {
-        made[i].words.word = (_Atomic uint32_t *)((char *)page + i * LINE);
+        goto give_block;
+    memset(block, 0, WORDS_BYTES);
+    for (size_t i = 0; i < WORDS_PER_BLOCK; i++) {
+        made[i].words.word = (_Atomic uint32_t *)((char *)block + i * LINE);
         made[i].words.address = address + i * LINE;
-        made[i].next = i + 1 < WORDS_PER_PAGE ? &made[i + 1] : NULL;
+        made[i].next = i + 1 < WORDS_PER_BLOCK ? &made[i + 1] : NULL;
     }
     *list = made;
     return TUTTI_OK;
 
-give_page:
-    mem_pinned_give(device, page);
+give_block:
+    mem_pinned_give(device, block);
 free_made:
     free(made);
     return status;
@@ -267,7 +269,7 @@ tutti_status mem_cuda_words_fresh(struct mem_device *device, struct mem_words **
         if (status != TUTTI_OK)
             return status;
         pthread_mutex_lock(&device->lock);
-        found[WORDS_PER_PAGE - 1].next = device->fresh;
+        found[WORDS_PER_BLOCK - 1].next = device->fresh;
         device->fresh = found->next;
         pthread_mutex_unlock(&device->lock);
     }

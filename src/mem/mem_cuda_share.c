@@ -78,18 +78,19 @@ static struct {
         uint64_t buffer; /* the driver numbers allocations and uses no number twice */
         struct cuda_ipc_handle handle;
     } list[256];
-} names = {.lock = PTHREAD_MUTEX_INITIALIZER};
+} ipc_names = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 /* Asks the driver once per allocation. */
 static tutti_status name_of(const struct mem_place *place, struct cuda_ipc_handle *handle)
 {
-    struct name *name = &names.list[place->buffer % (sizeof names.list / sizeof *names.list)];
+    struct name *name =
+        &ipc_names.list[place->buffer % (sizeof ipc_names.list / sizeof *ipc_names.list)];
     struct cuda_scope scope;
-    pthread_mutex_lock(&names.lock);
+    pthread_mutex_lock(&ipc_names.lock);
     bool known = name->device == place->device && name->buffer == place->buffer;
     if (known)
         *handle = name->handle;
-    pthread_mutex_unlock(&names.lock);
+    pthread_mutex_unlock(&ipc_names.lock);
     if (known)
         return TUTTI_OK;
     tutti_status status = mem_cuda_enter(place->device, &scope);
@@ -100,9 +101,9 @@ static tutti_status name_of(const struct mem_place *place, struct cuda_ipc_handl
     if (result != CUDA_DRIVER_OK)
         return mem_cuda_fail(result, "name memory at %p of %s for other processes", place->base,
                              place->device->name);
-    pthread_mutex_lock(&names.lock);
+    pthread_mutex_lock(&ipc_names.lock);
     *name = (struct name){.device = place->device, .buffer = place->buffer, .handle = *handle};
-    pthread_mutex_unlock(&names.lock);
+    pthread_mutex_unlock(&ipc_names.lock);
     return TUTTI_OK;
 }
 

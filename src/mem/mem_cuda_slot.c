@@ -34,27 +34,31 @@ static void set_word(const struct mem_queue *queue, enum slot_word word, uint64_
  */
 #define STORE_BYTES ((size_t)64 << 10)
 
+static struct {
+    pthread_mutex_t lock;
+    char *at; /* pinned for all devices */
+    size_t left;
+} slot_store = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
 static tutti_status cut_slots(struct mem_device *device, size_t bytes, struct cuda_slot **slots)
 {
-    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-    static char *store; /* pinned for all devices */
-    static size_t left;
     void *block = NULL;
+    size_t taken = bytes > STORE_BYTES ? bytes : STORE_BYTES;
     tutti_status status = TUTTI_OK;
-    pthread_mutex_lock(&lock);
-    if (bytes > left) {
-        status = mem_pinned_take(device, bytes > STORE_BYTES ? bytes : STORE_BYTES, &block);
+    pthread_mutex_lock(&slot_store.lock);
+    if (bytes > slot_store.left) {
+        status = mem_pinned_take(device, taken, &block);
         if (status == TUTTI_OK) {
-            store = block;
-            left = bytes > STORE_BYTES ? bytes : STORE_BYTES;
+            slot_store.at = block;
+            slot_store.left = taken;
         }
     }
     if (status == TUTTI_OK) {
-        *slots = (struct cuda_slot *)(void *)store;
-        store += bytes;
-        left -= bytes;
+        *slots = (struct cuda_slot *)(void *)slot_store.at;
+        slot_store.at += bytes;
+        slot_store.left -= bytes;
     }
-    pthread_mutex_unlock(&lock);
+    pthread_mutex_unlock(&slot_store.lock);
     return status;
 }
 

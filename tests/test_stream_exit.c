@@ -1,0 +1,198 @@
+/* test_stream_exit.c: programs that end while operations are in their streams. Over the stand-in
+ * driver, or over a real one (TUTTI_TEST_CUDA_DRIVER). */
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "tests/rig.h"
+#include "tests/suite.h"
+
+#define AWAIT_S 30
+#define COUNT   3000
+
+static const char *const staged[] = {"TUTTI_CUDA_DIRECT=0", NULL};
+static const char *const direct[] = {"TUTTI_CUDA_DIRECT_MIN=1", NULL};
+
+static void run(enum world_kind kind, int size, const char *const *settings, world_fn *function,
+                void *context)
+{
+    struct world world = {.kind = kind, .size = size, .settings = settings, .limit_s = 60};
+    if (!rig_is_there()) {
+        suite_skip("no GPU");
+        return;
+    }
+    CU_ASSERT_EQUAL(rig_run(&world, function, context), 0);
+}
+
+static void set_ints(void *device, int first)
+{
+    int32_t values[COUNT];
+    for (int i = 0; i < COUNT; i++)
+        values[i] = first + i;
+    rig_copy(device, values, sizeof values);
+}
+
+/* The process ends by itself, with a live communicator and, in the second round, with an operation
+ * whose stream is held for ever. Only the time limit and the exit status can tell. */
+static int exits(tutti_comm *comm, int rank, int size, void *context)
+{
+    void *memory = rig_take(COUNT * 4);
+    cuda_stream stream = rig_stream_take(false);
+    int wrong = 0;
+    (void)size;
+    set_ints(memory, rank);
+    wrong +=
+        WORLD_OK(tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, comm, stream));
+    if (context)
+        rig_gate_put(0, stream);
+    wrong +=
+        WORLD_OK(tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, comm, stream));
+    if (!context)
+        wrong += rig_await(rank, stream, AWAIT_S) + WORLD_OK(tutti_barrier(comm));
+    exit(wrong);
+}
+
+static void test_stream_exit_by_itself(void)
+{
+    run(WORLD_PROCESSES, 2, direct, exits, NULL);
+    run(WORLD_PROCESSES, 2, direct, exits, "held");
+    run(WORLD_PROCESSES, 2, staged, exits, "held");
+}
+
+static cuda_stream left_waiting;
+static int left_rank;
+
+/* Registered before the library's own: comes after it. */
+static void await_at_exit(void)
+{
+    if (left_waiting)
+        _exit(rig_await(left_rank, left_waiting, 10) ? 1 : 0);
+}
+
+/* A program exits with operations under way, and waits for its streams when the library is gone. */
+static int exit_with_operations(tutti_comm *comm, int rank, int size, void *context)
+{
+    void *memory = rig_take(COUNT * 4);
+    int wrong = 0;
+    (void)size;
+    (void)context;
+    if (rank > 0) {
+        usleep(500000); /* what it does not call is what rank 0 waits for */
+        return 0;
+    }
+    left_rank = rank;
+    left_waiting = rig_stream_take(false);
+    atexit(await_at_exit);
+    for (int i = 0; i < 3; i++)
+        wrong += WORLD_OK(
+            tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, comm, left_waiting));
+    wrong += world_check(rank, !rig_is_done(left_waiting), "the stream does not wait");
+    if (wrong)
+        _exit(1);
+    exit(2); /* if nobody waits for the stream */
+}
+
+static void test_stream_exit_with_operations(void)
+{
+    run(WORLD_PROCESSES, 2, direct, exit_with_operations, NULL);
+    run(WORLD_PROCESSES, 2, staged, exit_with_operations, NULL);
+}
+
+static tutti_comm *left_comm;
+static void *left_memory;
+
+/* What is called after the library's own end is refused, and nothing waits for it. */
+static void call_at_exit(void)
+{
+    int rank = left_rank;
+    if (!left_waiting)
+        return;
+    int wrong = WORLD_TAKEN(tutti_allreduce_on(left_memory, left_memory, COUNT, TUTTI_INT32,
+                                               TUTTI_SUM, left_comm, left_waiting),
+                            TUTTI_ERR_SYSTEM);
+    wrong += world_says(rank, "the program is exiting");
+    _exit(wrong + rig_await(rank, left_waiting, 10) ? 1 : 0);
+}
+
+static int call_after_the_end(tutti_comm *comm, int rank, int size, void *context)
+{
+    cuda_stream stream = rig_stream_take(false);
+    (void)size;
+    (void)context;
+    left_memory = rig_take(COUNT * 4);
+    left_comm = comm;
+    left_rank = rank;
+    if (rank == 0)
+        atexit(call_at_exit);
+    int wrong = WORLD_OK(
+        tutti_allreduce_on(left_memory, left_memory, COUNT, TUTTI_INT32, TUTTI_SUM, comm, stream));
+    wrong += rig_await(rank, stream, AWAIT_S) + WORLD_OK(tutti_barrier(comm));
+    if (rank > 0 || wrong)
+        return wrong;
+    left_waiting = stream;
+    exit(2);
+}
+
+static void test_stream_exit_then_call(void)
+{
+    run(WORLD_PROCESSES, 2, direct, call_after_the_end, NULL);
+}
+
+/* A replay is queued, whose stream comes to the operation when the library is gone. */
+static void open_and_await_at_exit(void)
+{
+    if (!left_waiting)
+        return;
+    rig_gate_open(0);
+    _exit(rig_await(left_rank, left_waiting, 10) ? 1 : 0);
+}
+
+static int exit_with_replay(tutti_comm *comm, int rank, int size, void *context)
+{
+    void *memory = rig_take(COUNT * 4);
+    cuda_stream stream = rig_stream_take(false);
+    (void)size;
+    left_rank = rank;
+    if (rank == 0)
+        atexit(open_and_await_at_exit);
+    rig_capture_begin(stream);
+    int wrong =
+        WORLD_OK(tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, comm, stream));
+    void *executable = rig_capture_end(stream);
+    if (context) {
+        rig_graph_launch(executable, stream);
+        wrong += rig_await(rank, stream, AWAIT_S);
+    }
+    wrong += WORLD_OK(tutti_barrier(comm));
+    if (rank > 0 || wrong)
+        return wrong;
+    rig_gate_put(0, stream);
+    rig_graph_launch(executable, stream);
+    left_waiting = stream;
+    exit(2);
+}
+
+static void test_stream_exit_with_replay(void)
+{
+    static int second;
+    run(WORLD_PROCESSES, 2, direct, exit_with_replay, NULL);
+    run(WORLD_PROCESSES, 2, direct, exit_with_replay, &second);
+    run(WORLD_PROCESSES, 2, staged, exit_with_replay, &second);
+}
+
+int main(int argc, char **argv)
+{
+    static const struct suite_test tests[] = {
+        {"by_itself", test_stream_exit_by_itself},
+        {"with_operations", test_stream_exit_with_operations},
+        {"then_call", test_stream_exit_then_call},
+        {"with_replay", test_stream_exit_with_replay},
+    };
+    return suite_run("stream_exit", tests, sizeof tests / sizeof *tests, argc, argv);
+}
