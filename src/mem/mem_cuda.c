@@ -108,7 +108,7 @@ static struct mem_device *open_device(const struct cuda_driver *driver, cuda_con
         mem_cuda_leave(&scope);
     }
     if (status == TUTTI_OK)
-        status = mem_cuda_make_claims(device);
+        status = mem_cuda_make_lanes(device);
     if (status == TUTTI_OK)
         status = mem_cuda_probe_beside(device);
     device->unusable = status;

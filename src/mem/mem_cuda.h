@@ -56,7 +56,8 @@ struct mem_device {
     struct kept_words *fresh;                    /* never used */
     struct cuda_claim *claims; /* [QUEUES_MAX], zero; NULL: work stays in the stream it was given */
     unsigned claims_taken;
-    cuda_stream asked; /* whether the device failed, for who has no stream */
+    cuda_stream *streams; /* [QUEUE_STREAMS], that queues move to */
+    cuda_stream asked;    /* whether the device failed, for who has no stream */
 };
 
 /* Makes the device's context current, and forbidden calls possible while the program captures a
@@ -80,9 +81,9 @@ tutti_status mem_cuda_probe_stream_ops(struct mem_device *device);
 /* Finds out how adapters reach the memory, with the context entered. */
 void mem_cuda_look_for_nics(struct mem_device *device);
 
-/* Makes the claims of queues whose work can be put elsewhere, where streams and kernels allow it.
- */
-tutti_status mem_cuda_make_claims(struct mem_device *device);
+/* Makes what queues need to put work elsewhere: streams, and, where these and kernels allow it,
+ * claims. */
+tutti_status mem_cuda_make_lanes(struct mem_device *device);
 /* One that nobody else has or had. TUTTI_ERR_NOMEM. */
 tutti_status mem_cuda_take_claim(struct mem_device *device, struct cuda_claim **claim);
 /* Finds out whether queues run beside streams that wait; not locked by anybody, not entered. */

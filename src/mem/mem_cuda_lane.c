@@ -81,17 +81,13 @@ static tutti_status ask_next(struct mem_queue *queue)
     tutti_status status = mem_cuda_enter(queue->device, &scope);
     if (status != TUTTI_OK)
         return status;
-    cuda_stream *stream = &queue->streams[queue->asked_at];
+    cuda_stream stream = device->streams[queue->asked_at];
     cuda_address address =
         queue->words->address + (LANE_ANSWERS + queue->asked_at) * sizeof(uint32_t);
     uint32_t number = ++queue->asked[queue->asked_at];
-    cuda_result result = CUDA_DRIVER_OK;
-    if (!*stream)
-        result = driver->stream_create(stream, CUDA_STREAM_NON_BLOCKING, device->priority);
-    if (result == CUDA_DRIVER_OK)
-        result = device->memory_ops
-                     ? driver->write_word(*stream, address, number, CUDA_WRITE_ORDERED)
-                     : driver->fill_word(address, number, 1, *stream);
+    cuda_result result = device->memory_ops
+                             ? driver->write_word(stream, address, number, CUDA_WRITE_ORDERED)
+                             : driver->fill_word(address, number, 1, stream);
     mem_cuda_leave(&scope);
     return result == CUDA_DRIVER_OK ? TUTTI_OK
                                     : mem_cuda_fail(result, "ask a stream of %s", device->name);
@@ -101,7 +97,7 @@ static tutti_status ask_next(struct mem_queue *queue)
 static void use_asked(struct mem_queue *queue)
 {
     queue->asking = false;
-    queue->stream = queue->streams[queue->asked_at];
+    queue->stream = queue->device->streams[queue->asked_at];
 }
 
 /* ---- work that can be put elsewhere ---------------------------------------------------------- */
@@ -129,7 +125,7 @@ tutti_status mem_cuda_make_movable(struct mem_queue *queue)
                                 queue->device->name);
 }
 
-tutti_status mem_cuda_make_claims(struct mem_device *device)
+static tutti_status make_claims(struct mem_device *device)
 {
     struct mem_queue *queue;
     void *block;
@@ -151,6 +147,24 @@ tutti_status mem_cuda_make_claims(struct mem_device *device)
     }
     mem_queue_give(queue);
     return status;
+}
+
+tutti_status mem_cuda_make_lanes(struct mem_device *device)
+{
+    struct cuda_scope scope;
+    cuda_result result = CUDA_DRIVER_OK;
+    device->streams = calloc(QUEUE_STREAMS, sizeof *device->streams);
+    if (!device->streams)
+        return fail(TUTTI_ERR_NOMEM, "make streams on %s: out of host memory", device->name);
+    tutti_status status = mem_cuda_enter(device, &scope);
+    if (status != TUTTI_OK)
+        return status;
+    for (unsigned i = 0; i < QUEUE_STREAMS && result == CUDA_DRIVER_OK; i++)
+        result = device->driver->stream_create(&device->streams[i], CUDA_STREAM_NON_BLOCKING,
+                                               device->priority);
+    mem_cuda_leave(&scope);
+    return result == CUDA_DRIVER_OK ? make_claims(device)
+                                    : mem_cuda_fail(result, "make streams on %s", device->name);
 }
 
 static struct piece *piece_at(const struct mem_queue *queue, uint64_t ticket)

@@ -66,7 +66,6 @@ static tutti_status make_queue(struct mem_device *device, struct mem_queue **mad
         free(queue);
         return status;
     }
-    queue->streams[0] = queue->stream;
     *made = queue;
     return TUTTI_OK;
 }

@@ -9,8 +9,8 @@
 
 /* Words of a queue: how far its work is; whether its streams answer. */
 enum lane_word { LANE_DONE, LANE_BEGUN, LANE_PROBE, LANE_ANSWERS };
-/* Streams that a queue tries: they take the hardware's channels in turn as they are made, more or
- * less, so half as many more than channels meet nearly all of them. */
+/* Streams of a device that its queues try. Streams take the hardware's channels in turn as they are
+ * made, so these are made at once, half as many more than channels. */
 #define QUEUE_STREAMS (MEM_WORDS - LANE_ANSWERS)
 /* A stream that has not answered for so long is held up, or its device busy. */
 #define STREAM_ANSWERS_NS 3000000u
@@ -36,7 +36,6 @@ struct piece {
 struct mem_queue {
     struct mem_device *device;
     cuda_stream stream; /* in use */
-    cuda_stream streams[QUEUE_STREAMS];
     struct mem_words *words;
     cuda_event *events; /* [QUEUE_TICKETS_MAX], where streams cannot write words */
     uint64_t started;   /* the last ticket */
@@ -63,7 +62,7 @@ struct mem_queue {
     uint64_t slot_base; /* tickets before the first slot */
 
     /* Whether a stream runs, before work is put there. */
-    bool asking; /* an answer is awaited, of streams[asked_at] */
+    bool asking; /* an answer is awaited, of the device's streams[asked_at] */
     unsigned asked_at;
     uint32_t asked[QUEUE_STREAMS]; /* the question's number; the stream's word answers with it */
     uint64_t asked_ns, asked_first;
