@@ -542,11 +542,22 @@ static int beside_blocking_calls(tutti_comm *comm, int rank, int size, void *con
     return wrong;
 }
 
+/* Where adapters read and write GPU memory, between hosts, work is launched when their data have
+ * come, and such calls do hold it up. */
+static bool adapters_work(void)
+{
+    if (getenv("TUTTI_VERBS_GPU"))
+        suite_skip("work behind adapters is launched, and what holds up launches stops it");
+    return getenv("TUTTI_VERBS_GPU") != NULL;
+}
+
 static void test_stream_beside_blocking_calls(void)
 {
+    run(WORLD_PROCESSES, 3, staged, beside_blocking_calls, NULL);
+    if (adapters_work())
+        return;
     run(WORLD_PROCESSES, 2, direct, beside_blocking_calls, NULL);
     run(WORLD_PROCESSES, 3, direct, beside_blocking_calls, NULL);
-    run(WORLD_PROCESSES, 3, staged, beside_blocking_calls, NULL);
 }
 
 /* The program runs ahead of a stream that waits until its channel is full, with its own work and
@@ -583,8 +594,9 @@ static int far_ahead(tutti_comm *comm, int rank, int size, void *context)
 
 static void test_stream_far_ahead(void)
 {
-    run(WORLD_PROCESSES, 2, direct, far_ahead, NULL);
     run(WORLD_PROCESSES, 3, staged, far_ahead, NULL);
+    if (!adapters_work())
+        run(WORLD_PROCESSES, 2, direct, far_ahead, NULL);
 }
 
 /* Many communicators on one device, all their operations queued before any can run. */
