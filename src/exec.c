@@ -185,7 +185,7 @@ struct scratch_offer {
     uint64_t bytes;
 };
 
-/* Ends an offer: what comes after it is larger. */
+/* Frees an offer, and gives its block, or the one that it took the place of, back to the pool. */
 static void drop_offer(struct tutti_comm *comm, struct scratch_offer *offer)
 {
     if (offer)

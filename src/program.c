@@ -232,9 +232,10 @@ static void program_free(struct program *p)
     free(p);
 }
 
-static bool is_landing(const struct span *span, const struct step *recv)
+static bool is_scratch(const struct span *span, const struct span *landing)
 {
-    return span->buffer == recv->dst.buffer && span->off == recv->dst.off;
+    bool lands = landing && span->buffer == landing->buffer && span->off == landing->off;
+    return span->buffer == BUFFER_SCRATCH && !lands;
 }
 
 /* Whether any byte of scratch is read or written in device memory. Most scratch is a landing place
@@ -242,19 +243,17 @@ static bool is_landing(const struct span *span, const struct step *recv)
 static bool touches_scratch(const struct schedule *schedule)
 {
     for (uint32_t s = 0; s < schedule->step_count; s++) {
-        const struct step *step = &schedule->steps[s];
-        const struct step *work = step->kind == STEP_RECV && step->fused != STEP_NONE
-                                      ? &schedule->steps[step->fused]
-                                      : step;
+        const struct step *step = &schedule->steps[s], *work = step;
+        const struct span *landing = NULL;
         if (step->kind == STEP_REDUCE && step->fused != STEP_NONE)
-            continue;
-        if (step->kind != STEP_SEND && work->dst.buffer == BUFFER_SCRATCH)
-            return true;
-        if (work->kind != STEP_RECV && work->a.buffer == BUFFER_SCRATCH &&
-            (work == step || !is_landing(&work->a, step)))
-            return true;
-        if (work->kind == STEP_REDUCE && work->b.buffer == BUFFER_SCRATCH &&
-            (work == step || !is_landing(&work->b, step)))
+            continue; /* looked at with its receive */
+        if (step->kind == STEP_RECV && step->fused != STEP_NONE) {
+            work = &schedule->steps[step->fused];
+            landing = &step->dst;
+        }
+        if ((work->kind != STEP_SEND && is_scratch(&work->dst, NULL)) ||
+            (work->kind != STEP_RECV && is_scratch(&work->a, landing)) ||
+            (work->kind == STEP_REDUCE && is_scratch(&work->b, landing)))
             return true;
     }
     return false;

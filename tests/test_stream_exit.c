@@ -1,13 +1,6 @@
 /* test_stream_exit.c: programs that end while operations are in their streams. Over the stand-in
  * driver, or over a real one (TUTTI_TEST_CUDA_DRIVER). */
-#include <pthread.h>
-#include <signal.h>
-#include <stdatomic.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/resource.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "tests/rig.h"

@@ -50,10 +50,10 @@ struct mem_device {
 
     pthread_mutex_t putting; /* into streams of the program's */
     pthread_mutex_t lock;
-    struct mem_queue *queues;                    /* kept */
-    struct mem_queue *slot_queues, *lost_queues; /* lost: the device failed under them */
-    struct kept_words *words;                    /* given back; a stream may not have passed them */
-    struct kept_words *fresh;                    /* never used */
+    struct mem_queue *queues; /* kept */
+    struct mem_queue *slot_queues;
+    struct kept_words *words;  /* given back; a stream may not have passed them */
+    struct kept_words *fresh;  /* never used */
     struct cuda_claim *claims; /* [QUEUES_MAX], zero; NULL: work stays in the stream it was given */
     unsigned claims_taken;
     cuda_stream *streams; /* [QUEUE_STREAMS], that queues move to */

@@ -64,7 +64,7 @@ static uint32_t word(const struct mem_queue *queue, unsigned word)
 
 static bool has_answered(const struct mem_queue *queue)
 {
-    return word(queue, LANE_ANSWERS + queue->asked_at) == queue->asked[queue->asked_at];
+    return word(queue, QUEUE_ANSWERS + queue->asked_at) == queue->asked[queue->asked_at];
 }
 
 /* Has the next stream write its word, unless an older question is still open there. */
@@ -83,7 +83,7 @@ static tutti_status ask_next(struct mem_queue *queue)
         return status;
     cuda_stream stream = device->streams[queue->asked_at];
     cuda_address address =
-        queue->words->address + (LANE_ANSWERS + queue->asked_at) * sizeof(uint32_t);
+        queue->words->address + (QUEUE_ANSWERS + queue->asked_at) * sizeof(uint32_t);
     uint32_t number = ++queue->asked[queue->asked_at];
     cuda_result result = device->memory_ops
                              ? driver->write_word(stream, address, number, CUDA_WRITE_ORDERED)
@@ -184,12 +184,12 @@ static tutti_status attempt(struct mem_queue *queue, uint64_t ticket)
     piece->work.ticket = (uint32_t)ticket;
     piece->work.claim = queue->claim;
     piece->work.attempt = ++queue->attempt;
-    piece->work.begun = (uint32_t *)(uintptr_t)(words + LANE_BEGUN * sizeof(uint32_t));
-    piece->work.done = (uint32_t *)(uintptr_t)(words + LANE_DONE * sizeof(uint32_t));
+    piece->work.begun = (uint32_t *)(uintptr_t)(words + QUEUE_BEGUN * sizeof(uint32_t));
+    piece->work.done = (uint32_t *)(uintptr_t)(words + QUEUE_DONE * sizeof(uint32_t));
     cuda_result result = mem_cuda_start_piece(queue, piece);
     if (result == CUDA_DRIVER_OK && piece->kind != KERNEL)
         result =
-            queue->device->driver->write_word(queue->stream, words + LANE_DONE * sizeof(uint32_t),
+            queue->device->driver->write_word(queue->stream, words + QUEUE_DONE * sizeof(uint32_t),
                                               piece->work.ticket, CUDA_WRITE_ORDERED);
     mem_cuda_leave(&scope);
     return result == CUDA_DRIVER_OK ? TUTTI_OK : mem_cuda_queue_failed(queue, result, piece->what);
@@ -206,11 +206,11 @@ static void begin_head(struct mem_queue *queue)
 /* Counts what is done. What lay behind a piece that another stream did is void. */
 static void count_done(struct mem_queue *queue)
 {
-    uint32_t open = (uint32_t)queue->submitted - word(queue, LANE_DONE);
+    uint32_t open = (uint32_t)queue->submitted - word(queue, QUEUE_DONE);
     if (open >= queue->submitted - queue->done)
         return;
     queue->done = queue->submitted - open;
-    if (queue->tries > 1 && (int32_t)(word(queue, LANE_BEGUN) - (uint32_t)queue->retried) >= 0)
+    if (queue->tries > 1 && (int32_t)(word(queue, QUEUE_BEGUN) - (uint32_t)queue->retried) >= 0)
         queue->submitted = queue->done;
     begin_head(queue);
 }
@@ -254,7 +254,7 @@ static tutti_status try_elsewhere(struct mem_queue *queue)
     const struct piece *head = piece_at(queue, queue->done + 1);
     uint64_t now = clock_ns();
     if (now - queue->tried_ns < STREAM_ANSWERS_NS || head->kind != KERNEL ||
-        (int32_t)(word(queue, LANE_BEGUN) - (uint32_t)head->work.first) >= 0)
+        (int32_t)(word(queue, QUEUE_BEGUN) - (uint32_t)head->work.first) >= 0)
         return TUTTI_OK;
     if (queue->asking && has_answered(queue)) {
         use_asked(queue);
@@ -346,10 +346,10 @@ tutti_status mem_cuda_probe_beside(struct mem_device *device)
     struct mem_words *words = holder->words;
     uint32_t value = ++words->value;
     struct mem_stream stream = {.device = device, .handle = holder->stream};
-    status = mem_stream_wait(&stream, words, LANE_PROBE, value);
+    status = mem_stream_wait(&stream, words, QUEUE_PROBE, value);
     if (status == TUTTI_OK)
         status = try_beside(queue, &device->beside, &ticket);
-    atomic_store_explicit(&words->word[LANE_PROBE], value, memory_order_release);
+    atomic_store_explicit(&words->word[QUEUE_PROBE], value, memory_order_release);
     if (status == TUTTI_OK && queue->pieces)
         status = mem_cuda_await(queue, ticket);
     queue->asking = false;

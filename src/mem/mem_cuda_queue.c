@@ -339,7 +339,7 @@ tutti_status mem_queue_poll(struct mem_queue *queue, uint64_t *done)
         status = mem_cuda_tend(queue);
         queue->polls = queue->done == before && before < queue->started ? queue->polls + 1 : 0;
     } else if (queue->device->memory_ops) {
-        uint32_t word = atomic_load_explicit(&queue->words->word[0], memory_order_acquire);
+        uint32_t word = atomic_load_explicit(&queue->words->word[QUEUE_DONE], memory_order_acquire);
         uint64_t reached = queue->started - (uint32_t)((uint32_t)queue->started - word);
         queue->polls = reached == queue->done && reached < queue->started ? queue->polls + 1 : 0;
         queue->done = reached;

@@ -7,17 +7,13 @@
 
 #include "mem/mem_cuda.h"
 
-/* Words of a queue: how far its work is; whether its streams answer. */
-enum lane_word { LANE_DONE, LANE_BEGUN, LANE_PROBE, LANE_ANSWERS };
+/* Words of a queue: how far its work is and may go; whether its streams answer. */
+enum queue_word { QUEUE_DONE, QUEUE_BEGUN, QUEUE_GO, QUEUE_PROBE, QUEUE_ANSWERS };
 /* Streams of a device that its queues try. Streams take the hardware's channels in turn as they are
  * made, so these are made at once, half as many more than channels. */
-#define QUEUE_STREAMS (MEM_WORDS - LANE_ANSWERS)
+#define QUEUE_STREAMS (MEM_WORDS - QUEUE_ANSWERS)
 /* A stream that has not answered for so long is held up, or its device busy. */
 #define STREAM_ANSWERS_NS 3000000u
-
-/* Words of a queue whose work lies in a stream of the program's. Tickets are in word 0 of all. */
-enum slot_word { SLOT_DONE, SLOT_GO };
-static_assert((int)SLOT_DONE == (int)LANE_DONE, "word 0 has the tickets");
 
 struct slot_kernel {
     cuda_function function;

@@ -20,12 +20,12 @@
 #include "base/check.h"
 #include "mem/mem_cuda_queue.h"
 
-static uint32_t *word_of(const struct mem_queue *queue, enum slot_word word)
+static uint32_t *word_of(const struct mem_queue *queue, enum queue_word word)
 {
     return (uint32_t *)(uintptr_t)(queue->words->address + word * sizeof(uint32_t));
 }
 
-static void set_word(const struct mem_queue *queue, enum slot_word word, uint64_t value)
+static void set_word(const struct mem_queue *queue, enum queue_word word, uint64_t value)
 {
     atomic_store_explicit(&queue->words->word[word], (uint32_t)value, memory_order_release);
 }
@@ -107,20 +107,17 @@ tutti_status mem_slots_take(struct mem_device *device, size_t count, struct mem_
     return *queue ? TUTTI_OK : make_slots(device, room, queue);
 }
 
-/* A queue of a failed device serves nobody again; it is kept in sight of leak checkers. */
 void mem_cuda_slots_give(struct mem_queue *queue)
 {
     struct mem_device *device = queue->device;
-    struct mem_queue **list =
-        queue->error == CUDA_DRIVER_OK ? &device->slot_queues : &device->lost_queues;
     queue->slot_base += queue->slots_put;
     queue->done = queue->started = queue->slot_base;
     queue->slots_put = queue->slots_used = 0;
-    set_word(queue, SLOT_GO, queue->slot_base);
-    set_word(queue, SLOT_DONE, queue->slot_base);
+    set_word(queue, QUEUE_GO, queue->slot_base);
+    set_word(queue, QUEUE_DONE, queue->slot_base);
     pthread_mutex_lock(&device->lock);
-    queue->next = *list;
-    *list = queue;
+    queue->next = device->slot_queues;
+    device->slot_queues = queue;
     pthread_mutex_unlock(&device->lock);
 }
 
@@ -145,10 +142,10 @@ tutti_status mem_slots_put(struct mem_queue *queue, const struct mem_stream *str
         struct cuda_work work = {.slot = &queue->slots[index],
                                  .ticket = ticket,
                                  .claim = queue->claim,
-                                 .done = word_of(queue, SLOT_DONE)};
+                                 .done = word_of(queue, QUEUE_DONE)};
         queue->slot_kernels[index] = kernel;
-        result = device->driver->wait_word(stream->handle, cuda_address_of(word_of(queue, SLOT_GO)),
-                                           ticket, CUDA_WAIT_REACHED);
+        result = device->driver->wait_word(
+            stream->handle, cuda_address_of(word_of(queue, QUEUE_GO)), ticket, CUDA_WAIT_REACHED);
         if (result == CUDA_DRIVER_OK)
             result = mem_cuda_launch(device, kernel.function, &work, what->bytes, stream->handle);
     }
@@ -160,14 +157,16 @@ tutti_status mem_slots_put(struct mem_queue *queue, const struct mem_stream *str
 
 tutti_status mem_slots_put_reset(struct mem_queue *queue, const struct mem_stream *stream)
 {
-    return mem_stream_signal(stream, queue->words, SLOT_GO, (uint32_t)queue->slot_base);
+    return mem_stream_signal(stream, queue->words, QUEUE_GO, (uint32_t)queue->slot_base);
 }
+
+static const struct cuda_slot nothing = {.count = 0};
 
 /* Lets the stream go on to the next slot, which says what is to be done. */
 static void use_slot(struct mem_queue *queue, const struct cuda_slot *slot)
 {
     queue->slots[queue->slots_used++] = *slot;
-    set_word(queue, SLOT_GO, queue->slot_base + queue->slots_used);
+    set_word(queue, QUEUE_GO, queue->slot_base + queue->slots_used);
 }
 
 /* A kernel does its own work, and copies of whole elements. */
@@ -178,7 +177,6 @@ static bool fits(const struct slot_kernel *kernel, const struct piece *piece, bo
 
 void mem_cuda_slots_start(struct mem_queue *queue, const struct piece *piece, uint64_t *ticket)
 {
-    static const struct cuda_slot nothing = {.count = 0};
     bool copies = piece->function == queue->device->copy;
     if (piece->bytes > 0) {
         while (queue->slots_used < queue->slots_put &&
@@ -196,20 +194,19 @@ void mem_cuda_slots_start(struct mem_queue *queue, const struct piece *piece, ui
 
 void mem_slots_skip(struct mem_queue *queue)
 {
-    static const struct cuda_slot nothing = {.count = 0};
     while (queue->slots_used < queue->slots_put)
         use_slot(queue, &nothing);
 }
 
 void mem_slots_rewind(struct mem_queue *queue)
 {
-    set_word(queue, SLOT_DONE, queue->slot_base);
+    set_word(queue, QUEUE_DONE, queue->slot_base);
     queue->slots_used = 0;
     queue->started = queue->done = queue->slot_base;
 }
 
 bool mem_slots_passed(const struct mem_queue *queue)
 {
-    return atomic_load_explicit(&queue->words->word[SLOT_DONE], memory_order_acquire) ==
+    return atomic_load_explicit(&queue->words->word[QUEUE_DONE], memory_order_acquire) ==
            (uint32_t)(queue->slot_base + queue->slots_put);
 }
