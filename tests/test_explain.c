@@ -6,27 +6,13 @@
 #include <string.h>
 
 #include "src/comm.h"
-#include "tests/rig.h"
-#include "tests/suite.h"
+#include "tests/rig_suite.h"
 
 #define TEXT 4096
 
-static const char *const staged[] = {"TUTTI_CUDA_DIRECT=0", NULL};
-static const char *const direct[] = {"TUTTI_CUDA_DIRECT_MIN=1", NULL};
 static const char *const high[] = {"TUTTI_CUDA_DIRECT_MIN=64K", NULL};
 static const char *const forced[] = {"TUTTI_CUDA_DIRECT_MIN=64K", "TUTTI_ALGO=allreduce:ring",
                                      "TUTTI_CHUNK=64K", NULL};
-
-static void run(enum world_kind kind, int size, const char *const *settings, world_fn *function,
-                void *context)
-{
-    struct world world = {.kind = kind, .size = size, .settings = settings, .limit_s = 120};
-    if (!rig_is_there()) {
-        suite_skip("no GPU");
-        return;
-    }
-    CU_ASSERT_EQUAL(rig_run(&world, function, context), 0);
-}
 
 static int has(int rank, const char *text, const char *part)
 {

@@ -8,31 +8,17 @@
 #include <unistd.h>
 
 #include "base/status.h"
-#include "tests/rig.h"
-#include "tests/suite.h"
+#include "tests/rig_suite.h"
 
 #define AWAIT_S   30
 #define STREAMS   3
 #define TRANSFERS 8
 
-static const char *const staged[] = {"TUTTI_CUDA_DIRECT=0", NULL};
-static const char *const direct[] = {"TUTTI_CUDA_DIRECT_MIN=1", NULL};
 static const char *const pieces[] = {"TUTTI_CUDA_DIRECT_MIN=1", "TUTTI_CHUNK=4096", NULL};
 static const char *const mixed[] = {"TUTTI_CUDA_DIRECT_MIN=4096", NULL};
 static const char *const tcp[] = {"TUTTI_TRANSPORTS=tcp", "TUTTI_CUDA_DIRECT_MIN=4096", NULL};
 static const char *const host_functions[] = {"TUTTI_CUDA_STREAM_OPS=host",
                                              "TUTTI_CUDA_DIRECT_MIN=4096", NULL};
-
-static void run(enum world_kind kind, int size, const char *const *settings, world_fn *function,
-                void *context)
-{
-    struct world world = {.kind = kind, .size = size, .settings = settings, .limit_s = 120};
-    if (!rig_is_there()) {
-        suite_skip("no GPU");
-        return;
-    }
-    CU_ASSERT_EQUAL(rig_run(&world, function, context), 0);
-}
 
 /* ---- every collective, type and operation ----------------------------------------------------
  */

@@ -11,33 +11,22 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "tests/rig.h"
-#include "tests/suite.h"
+#include "tests/rig_suite.h"
 
 #define AWAIT_S 30
 #define COUNT   3000
 
-static const char *const staged[] = {"TUTTI_CUDA_DIRECT=0", NULL};
-static const char *const direct[] = {"TUTTI_CUDA_DIRECT_MIN=1", NULL};
 static const char *const tcp[] = {"TUTTI_TRANSPORTS=tcp", NULL};
 static const char *const without[] = {"TUTTI_CUDA=0", NULL};
 
-static void run_doomed(enum world_kind kind, int size, const char *const *settings,
-                       world_fn *function, void *context, int doomed)
+static void run_doomed(int size, const char *const *settings, world_fn *function, int doomed)
 {
-    struct world world = {
-        .kind = kind, .size = size, .settings = settings, .limit_s = 60, .doomed = doomed};
-    if (!rig_is_there()) {
-        suite_skip("no GPU");
-        return;
-    }
-    CU_ASSERT_EQUAL(rig_run(&world, function, context), 0);
-}
-
-static void run(enum world_kind kind, int size, const char *const *settings, world_fn *function,
-                void *context)
-{
-    run_doomed(kind, size, settings, function, context, 0);
+    struct world world = {.kind = WORLD_PROCESSES,
+                          .size = size,
+                          .settings = settings,
+                          .limit_s = 60,
+                          .doomed = doomed};
+    run_world(&world, function, NULL);
 }
 
 static void set_ints(void *device, int first)
@@ -363,9 +352,9 @@ static int death(tutti_comm *comm, int rank, int size, void *context)
 
 static void test_stream_ends_death_of_a_rank(void)
 {
-    run_doomed(WORLD_PROCESSES, 3, direct, death, NULL, 2);
-    run_doomed(WORLD_PROCESSES, 3, staged, death, NULL, 2);
-    run_doomed(WORLD_PROCESSES, 2, tcp, death, NULL, 2);
+    run_doomed(3, direct, death, 2);
+    run_doomed(3, staged, death, 2);
+    run_doomed(2, tcp, death, 2);
 }
 
 /* The communicator goes while its operations wait behind a gate. */

@@ -3,25 +3,10 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "tests/rig.h"
-#include "tests/suite.h"
+#include "tests/rig_suite.h"
 
 #define AWAIT_S 30
 #define COUNT   3000
-
-static const char *const staged[] = {"TUTTI_CUDA_DIRECT=0", NULL};
-static const char *const direct[] = {"TUTTI_CUDA_DIRECT_MIN=1", NULL};
-
-static void run(enum world_kind kind, int size, const char *const *settings, world_fn *function,
-                void *context)
-{
-    struct world world = {.kind = kind, .size = size, .settings = settings, .limit_s = 60};
-    if (!rig_is_there()) {
-        suite_skip("no GPU");
-        return;
-    }
-    CU_ASSERT_EQUAL(rig_run(&world, function, context), 0);
-}
 
 static void set_ints(void *device, int first)
 {

@@ -1,0 +1,29 @@
+/* rig_suite.h: what CUnit suites over the rig share: worlds as assertions, and settings by which
+ * calls on device memory work there, or through host memory. */
+#ifndef TESTS_RIG_SUITE_H
+#define TESTS_RIG_SUITE_H
+
+#include "tests/rig.h"
+#include "tests/suite.h"
+
+static const char *const staged[] __attribute__((unused)) = {"TUTTI_CUDA_DIRECT=0", NULL};
+static const char *const direct[] __attribute__((unused)) = {"TUTTI_CUDA_DIRECT_MIN=1", NULL};
+
+/* Runs the function as every rank; nothing may be wrong. Skipped where there is no GPU. */
+static inline void run_world(const struct world *world, world_fn *function, void *context)
+{
+    if (!rig_is_there()) {
+        suite_skip("no GPU");
+        return;
+    }
+    CU_ASSERT_EQUAL(rig_run(world, function, context), 0);
+}
+
+static inline void run(enum world_kind kind, int size, const char *const *settings,
+                       world_fn *function, void *context)
+{
+    struct world world = {.kind = kind, .size = size, .settings = settings, .limit_s = 120};
+    run_world(&world, function, context);
+}
+
+#endif
