@@ -6,6 +6,10 @@
 #include "tests/rig.h"
 #include "tests/suite.h"
 
+#ifndef RUN_LIMIT_S
+#define RUN_LIMIT_S 120 /* of a world, unless a suite has another */
+#endif
+
 static const char *const staged[] __attribute__((unused)) = {"TUTTI_CUDA_DIRECT=0", NULL};
 static const char *const direct[] __attribute__((unused)) = {"TUTTI_CUDA_DIRECT_MIN=1", NULL};
 
@@ -22,7 +26,7 @@ static inline void run_world(const struct world *world, world_fn *function, void
 static inline void run(enum world_kind kind, int size, const char *const *settings,
                        world_fn *function, void *context)
 {
-    struct world world = {.kind = kind, .size = size, .settings = settings, .limit_s = 120};
+    struct world world = {.kind = kind, .size = size, .settings = settings, .limit_s = RUN_LIMIT_S};
     run_world(&world, function, context);
 }
 

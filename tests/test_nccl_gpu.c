@@ -8,24 +8,11 @@
 #include <unistd.h>
 
 #include "tests/nccl_world.h"
-#include "tests/rig.h"
+#include "tests/rig_suite.h"
 
 #define AWAIT_S 30
 #define STREAMS 3
 
-static void run(enum world_kind kind, int size, const char *const *settings, world_fn *function,
-                void *context)
-{
-    struct world world = {.kind = kind, .size = size, .settings = settings, .limit_s = 120};
-    if (!rig_is_there()) {
-        suite_skip("no GPU");
-        return;
-    }
-    CU_ASSERT_EQUAL(rig_run(&world, function, context), 0);
-}
-
-static const char *const direct[] = {"TUTTI_CUDA_DIRECT_MIN=1", NULL};
-static const char *const staged[] = {"TUTTI_CUDA_DIRECT=0", NULL};
 static const char *const tcp[] = {"TUTTI_TRANSPORTS=tcp", NULL};
 
 /* ---- random calls in streams ------------------------------------------------------------------

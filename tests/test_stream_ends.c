@@ -11,6 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#define RUN_LIMIT_S 60
 #include "tests/rig_suite.h"
 
 #define AWAIT_S 30
@@ -24,7 +25,7 @@ static void run_doomed(int size, const char *const *settings, world_fn *function
     struct world world = {.kind = WORLD_PROCESSES,
                           .size = size,
                           .settings = settings,
-                          .limit_s = 60,
+                          .limit_s = RUN_LIMIT_S,
                           .doomed = doomed};
     run_world(&world, function, NULL);
 }
