@@ -61,6 +61,14 @@ void unit_abandon(struct unit *unit)
     unit_free(unit);
 }
 
+void unit_end(struct unit *unit)
+{
+    if (unit->broken)
+        unit_abandon(unit);
+    else
+        unit_free(unit);
+}
+
 /* Room for everything a unit of count calls can name. */
 static struct unit *unit_new(size_t count)
 {

@@ -166,10 +166,10 @@ static void test_stream_ends_graphs_are_replayed(void)
     run(WORLD_PROCESSES, 3, tcp, graphs, NULL);
 }
 
-/* Programs for inference capture thousands of operations: each costs no descriptor. */
+/* Programs for inference capture ten thousand operations and more: each costs no descriptor. */
 static int many_captured(tutti_comm *comm, int rank, int size, void *context)
 {
-    enum { GRAPHS = 50, CALLS = 100 };
+    enum { GRAPHS = 200, CALLS = 100 };
     struct rlimit few;
     void *memory = rig_take(COUNT * 4), *executables[GRAPHS] = {NULL};
     cuda_stream stream = rig_stream_take(false);
