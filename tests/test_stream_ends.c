@@ -553,6 +553,55 @@ static void test_stream_ends_without_a_driver(void)
     CU_ASSERT_EQUAL(world_run(&world, no_driver, NULL), 0);
 }
 
+/* A driver that the program has and the library may not use: its memory is refused in every form of
+ * a call, before anything moves, and what is host memory goes on as ever. */
+static int unused_driver(tutti_comm *comm, int rank, int size, void *context)
+{
+    char says[128];
+    int32_t in = rank, out = -1, *memory = rig_take(64);
+    size_t counts[8] = {0};
+    tutti_request *request = NULL;
+    int wrong = 0;
+    (void)context;
+    counts[0] = 1;
+    snprintf(says, sizeof says,
+             "allreduce: out is GPU memory (%p) at rank %d, expected host memory (", (void *)memory,
+             rank);
+    wrong += WORLD_OK(tutti_allreduce(&in, &out, 1, TUTTI_INT32, TUTTI_SUM, comm));
+    wrong += WORLD_TAKEN(tutti_allreduce(&in, memory, 1, TUTTI_INT32, TUTTI_SUM, comm),
+                         TUTTI_ERR_UNSUPPORTED);
+    wrong += world_says(rank, says) + world_says(rank, "TUTTI_CUDA=0): copy it there first");
+    wrong += WORLD_TAKEN(tutti_allreduce_on(memory, memory, 1, TUTTI_INT32, TUTTI_SUM, comm, NULL),
+                         TUTTI_ERR_UNSUPPORTED);
+    wrong += world_says(rank, "allreduce: in is GPU memory");
+    wrong += WORLD_TAKEN(tutti_allgather_start(memory, &out, 1, TUTTI_INT32, comm, &request),
+                         TUTTI_ERR_UNSUPPORTED);
+    wrong += WORLD_TAKEN(tutti_reduce_scatterv(memory, &out, counts, TUTTI_INT32, TUTTI_SUM, comm),
+                         TUTTI_ERR_UNSUPPORTED);
+    wrong += WORLD_OK(tutti_group_start());
+    wrong += WORLD_TAKEN(tutti_send(memory, 1, TUTTI_INT32, (rank + 1) % size, comm),
+                         TUTTI_ERR_UNSUPPORTED);
+    wrong += WORLD_OK(tutti_group_cancel());
+    wrong += WORLD_TAKEN(tutti_mem_copy(&out, memory, 4), TUTTI_ERR_UNSUPPORTED);
+    wrong += world_check(rank, tutti_comm_status(comm) == TUTTI_OK && !request, "it failed");
+    /* What has no bytes, or is not read here, may be anywhere. */
+    wrong += WORLD_OK(tutti_allreduce(memory, memory, 0, TUTTI_INT32, TUTTI_SUM, comm));
+    wrong += WORLD_OK(tutti_broadcast(rank ? (void *)memory : &in, &out, 1, TUTTI_INT32, 0, comm));
+    for (int i = 0; i < 3; i++)
+        wrong += WORLD_OK(tutti_allreduce(&in, &out, 1, TUTTI_INT32, TUTTI_SUM, comm));
+    rig_give(memory);
+    return wrong + world_check(rank, out == size * (size - 1) / 2, "sum %d", out);
+}
+
+static void test_stream_ends_memory_of_a_driver_that_is_not_used_is_refused(void)
+{
+    static const char *const shm_without[] = {"TUTTI_TRANSPORTS=shm", "TUTTI_CUDA=0", NULL};
+    static const char *const tcp_without[] = {"TUTTI_TRANSPORTS=tcp", "TUTTI_CUDA=0", NULL};
+    run(WORLD_PROCESSES, 3, shm_without, unused_driver, NULL);
+    run(WORLD_PROCESSES, 2, tcp_without, unused_driver, NULL);
+    run(WORLD_THREADS, 2, without, unused_driver, NULL);
+}
+
 /* One rank of a process leaves at the very moment when another hands over its next operation, and
  * the thread that serves them both sleeps: it wakes for that all the same. */
 static int leaves_at_once(tutti_comm *comm, int rank, int size, void *context)
@@ -605,6 +654,8 @@ int main(int argc, char **argv)
         {"what_is_no_memory_is_refused", test_stream_ends_what_is_no_memory_is_refused},
         {"what_is_no_stream_is_refused", test_stream_ends_what_is_no_stream_is_refused},
         {"without_a_driver", test_stream_ends_without_a_driver},
+        {"memory_of_a_driver_that_is_not_used_is_refused",
+         test_stream_ends_memory_of_a_driver_that_is_not_used_is_refused},
     };
     return suite_run("stream_ends", tests, sizeof tests / sizeof *tests, argc, argv);
 }

@@ -335,7 +335,8 @@ TUTTI_API tutti_status tutti_wait_all(size_t count, tutti_request **requests);
  * streams use its communicator too, events must say what comes first, alike on all ranks.
  * A failure is not returned by the call, which is over by then: the streams go on, with unspecified
  * data, and tutti_comm_status tells. tutti_comm_abort lets every waiting stream go on.
- * Errors as the blocking form's; TUTTI_ERR_UNSUPPORTED when there is no driver for the stream. */
+ * Errors as the blocking form's; TUTTI_ERR_UNSUPPORTED when there is no driver for the stream, and,
+ * of every form, when a buffer is device memory that this process may not use (TUTTI_CUDA=0). */
 #define X(name, params, args)                                                                      \
     TUTTI_API tutti_status tutti_##name##_on(TUTTI_UNPAREN params, void *stream);
 TUTTI_COLLECTIVES(X)
