@@ -241,6 +241,7 @@ tutti_status tutti_comm_status(const tutti_comm *comm)
     tutti_status status = comm_check_query(comm, comm);
     if (status != TUTTI_OK)
         return status;
+    comm_ask((tutti_comm *)comm); /* what a communicator is made of is never constant */
     return comm->failed != TUTTI_OK ? comm_error(comm) : TUTTI_OK;
 }
 

@@ -152,6 +152,45 @@ static void test_nccl_life_survives_a_death(void)
     }
 }
 
+/* The same, of communicators that do nothing but ask, and of one whose rank leaves in order. */
+static int mourning_idle(tutti_comm *native, int rank, int size, void *context)
+{
+    ncclComm_t comm, other;
+    ncclResult_t state = ncclSuccess;
+    int wrong = nccl_world_init(native, rank, size, &comm);
+    wrong += nccl_world_init(native, rank, size, &other);
+    (void)context;
+    wrong += works(comm, rank, rank, size) + works(other, rank, rank, size);
+    usleep(100000); /* until the others have their results too */
+    if (rank == 2) {
+        wrong += OK(ncclCommDestroy(other));
+        usleep(300000);
+        raise(SIGKILL);
+    }
+    double start = nccl_world_seconds();
+    while (state == ncclSuccess && nccl_world_seconds() < start + 10) {
+        wrong += OK(ncclCommGetAsyncError(comm, &state));
+        wrong += state_is(other, rank, ncclSuccess);
+        usleep(1000);
+    }
+    wrong += world_check(rank, state == ncclRemoteError, "state %d", (int)state);
+    wrong += nccl_world_says(rank, "rank 2 (host ");
+    wrong += world_check(rank, nccl_world_seconds() - start < 5, "took %.1f s",
+                         nccl_world_seconds() - start);
+    wrong += state_is(other, rank, ncclSuccess);
+    return wrong + OK(ncclCommAbort(comm)) + OK(ncclCommDestroy(other));
+}
+
+static void test_nccl_life_asks_for_a_death(void)
+{
+    const char *const *const kinds[] = {nccl_world_shm, nccl_world_tcp};
+    for (int k = 0; k < 2; k++) {
+        struct world world = {
+            .kind = WORLD_PROCESSES, .size = 4, .settings = kinds[k], .limit_s = 60, .doomed = 3};
+        CU_ASSERT_EQUAL(world_run(&world, mourning_idle, NULL), 0);
+    }
+}
+
 static int revoking(tutti_comm *native, int rank, int size, void *context)
 {
     ncclComm_t comm, child;
@@ -730,6 +769,7 @@ int main(int argc, char **argv)
         {"split", test_nccl_life_split},
         {"shrink", test_nccl_life_shrink},
         {"survives_a_death", test_nccl_life_survives_a_death},
+        {"asks_for_a_death", test_nccl_life_asks_for_a_death},
         {"revoke", test_nccl_life_revoke},
         {"abort_from_another_thread", test_nccl_life_abort_from_another_thread},
         {"abort_under_a_group", test_nccl_life_abort_under_a_group},

@@ -358,6 +358,41 @@ static void test_stream_ends_death_of_a_rank(void)
     run_doomed(2, tcp, death, 2);
 }
 
+/* Rank 1 dies while everyone's operations wait behind a gate: who asks learns it, and the streams
+ * go on. */
+static int death_behind_a_gate(tutti_comm *comm, int rank, int size, void *context)
+{
+    void *memory = rig_take(COUNT * 4);
+    cuda_stream stream = rig_stream_take(false);
+    tutti_status status = TUTTI_OK;
+    int wrong = 0;
+    (void)size;
+    (void)context;
+    wrong +=
+        WORLD_OK(tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, comm, stream));
+    wrong += rig_await(rank, stream, AWAIT_S);
+    wrong += WORLD_OK(tutti_barrier(comm));
+    rig_gate_put((unsigned)rank, stream);
+    wrong +=
+        WORLD_OK(tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, comm, stream));
+    usleep(100000);
+    if (rank == 1)
+        raise(SIGKILL);
+    for (double end = world_seconds() + 10; status == TUTTI_OK && world_seconds() < end;)
+        status = tutti_comm_status(comm);
+    wrong += world_check(rank, status == TUTTI_ERR_PEER, "%s: %s", tutti_status_string(status),
+                         tutti_last_error());
+    wrong += world_says(rank, "rank 1");
+    rig_gate_open((unsigned)rank);
+    return wrong + rig_await(rank, stream, 15);
+}
+
+static void test_stream_ends_death_behind_a_gate(void)
+{
+    run_doomed(3, direct, death_behind_a_gate, 2);
+    run_doomed(2, tcp, death_behind_a_gate, 2);
+}
+
 /* The communicator goes while its operations wait behind a gate. */
 static int destroyed_while_queued(tutti_comm *comm, int rank, int size, void *context)
 {
@@ -648,6 +683,7 @@ int main(int argc, char **argv)
         {"half_captured_groups_are_refused", test_stream_ends_half_captured_groups_are_refused},
         {"abort_releases_streams", test_stream_ends_abort_releases_streams},
         {"death_of_a_rank", test_stream_ends_death_of_a_rank},
+        {"death_behind_a_gate", test_stream_ends_death_behind_a_gate},
         {"destroyed_while_queued", test_stream_ends_destroyed_while_queued},
         {"a_rank_leaves_at_once", test_stream_ends_a_rank_leaves_at_once},
         {"two_devices", test_stream_ends_two_devices},

@@ -9,11 +9,12 @@
  *   Counts are elements of dtype, not bytes, and are size_t.
  *   Out-parameters come last and are written only on success.
  *   Operations on one communicator run in the order issued; different communicators are
- *   independent. One thread at a time may use a communicator, but tutti_comm_abort may be called
- *   from any thread. Every rank must issue the same collectives in the same order with the same
- *   count, type, operation and root; ranks that disagree get TUTTI_ERR_MISMATCH, not a hang.
- *   After TUTTI_ERR_PEER, _MISMATCH, _TIMEOUT, _ABORTED or _SYSTEM from a collective the
- *   communicator is failed: every further operation returns the same error; destroy it.
+ *   independent. One thread at a time may use a communicator, but tutti_comm_abort and
+ *   tutti_comm_status may be called from any thread. Every rank must issue the same collectives in
+ *   the same order with the same count, type, operation and root; ranks that disagree get
+ *   TUTTI_ERR_MISMATCH, not a hang. After TUTTI_ERR_PEER, _MISMATCH, _TIMEOUT, _ABORTED or _SYSTEM
+ *   from a collective the communicator is failed: every further operation returns the same error;
+ *   destroy it.
  *
  * In place
  *   allreduce, reduce (at root), broadcast   in == out
@@ -114,7 +115,9 @@ TUTTI_API tutti_status tutti_comm_rank(const tutti_comm *comm, int *rank);
 TUTTI_API tutti_status tutti_comm_size(const tutti_comm *comm, int *size);
 TUTTI_API tutti_status tutti_comm_host_count(const tutti_comm *comm, int *hosts);
 
-/* tutti_comm_status: TUTTI_OK while the communicator works, else the error that failed it. */
+/* tutti_comm_status: TUTTI_OK while the communicator works, else the error that failed it. From any
+ * thread. While nobody uses the communicator the question looks, at most every 10 ms, whether a
+ * peer that this rank has exchanged data with died: TUTTI_ERR_PEER. One that left has not. */
 TUTTI_API tutti_status tutti_comm_status(const tutti_comm *comm);
 
 /* tutti_comm_finalize: completes every started operation and waits until no peer needs this rank
