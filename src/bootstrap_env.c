@@ -398,7 +398,7 @@ static tutti_status meet_by_launcher(const struct settings *settings, share_fn *
     }
     if (text[0] != 'i' || decode(text + 1, &id, sizeof id) != sizeof id)
         return fail(TUTTI_ERR_PROTOCOL, "the launcher's store holds no unique id from rank 0");
-    return bootstrap_from_id(settings, &id, rank, size, bootstrap);
+    return bootstrap_from_id(settings, &id, rank, size, NULL, bootstrap);
 }
 
 /* TUTTI_RENDEZVOUS, TUTTI_RANK and TUTTI_SIZE belong together: a process that was given some of

@@ -227,9 +227,10 @@ static tutti_status read_id(const struct settings *settings, const tutti_unique_
 }
 
 tutti_status bootstrap_from_id(const struct settings *settings, const tutti_unique_id *id,
-                               uint32_t rank, uint32_t size, struct bootstrap **bootstrap)
+                               uint32_t rank, uint32_t size, const int *cancel,
+                               struct bootstrap **bootstrap)
 {
-    struct meeting meeting = {0};
+    struct meeting meeting = {.cancel = cancel};
     tutti_status status = read_id(settings, id, &meeting);
     if (status != TUTTI_OK)
         return status;

@@ -27,8 +27,9 @@ struct player {
     const tutti_unique_id *id; /* NULL: from the settings (TUTTI_RENDEZVOUS) */
     uint32_t rank, size, gathers;
     size_t len;
-    uint32_t delay_ms;
-    bool leaves; /* after joining, without a word */
+    uint32_t delay_ms, idle_ms; /* before joining, and after */
+    bool leaves;                /* after joining, without a word */
+    const int *cancel;
     tutti_status status;
     char sentence[SENTENCE_MAX];
     uint64_t took_ms;
@@ -68,8 +69,10 @@ static void *play(void *argument)
     if (player->delay_ms)
         clock_sleep_us(player->delay_ms * 1000);
     player->status = player->id ? bootstrap_from_id(&player->settings, player->id, player->rank,
-                                                    player->size, &bootstrap)
+                                                    player->size, player->cancel, &bootstrap)
                                 : bootstrap_from_env(&player->settings, &bootstrap);
+    if (player->status == TUTTI_OK && player->idle_ms)
+        clock_sleep_us(player->idle_ms * 1000);
     if (player->status == TUTTI_OK && !player->leaves) {
         uint8_t block[1024], *out = malloc(player->size * player->len + 1);
         player->wrong =
@@ -256,6 +259,85 @@ static void test_bootstrap_names_a_root_that_never_serves(void)
     free(players);
 }
 
+/* ---- cancelled --------------------------------------------------------------------------------
+ */
+
+#define CANCEL_AFTER_MS 100
+#define CANCELLED_MS    300 /* 20, and what a busy machine adds */
+
+static void *cancel_soon(void *flag)
+{
+    clock_sleep_us(CANCEL_AFTER_MS * 1000);
+    __atomic_store_n((int *)flag, 1, __ATOMIC_RELEASE);
+    return NULL;
+}
+
+/* Players from first to first + count - 1 of three, of whom those in the mask are cancelled: each
+ * of them ends at once, and says so. */
+static void play_cancelled(struct player *players, uint32_t first, uint32_t count, unsigned mask)
+{
+    int cancel = 0;
+    pthread_t thread;
+    for (uint32_t r = 0; r < 3; r++)
+        players[r].cancel = mask >> r & 1 ? &cancel : NULL;
+    CU_ASSERT_EQUAL_FATAL(pthread_create(&thread, NULL, cancel_soon, &cancel), 0);
+    play_all(players + first, count);
+    pthread_join(thread, NULL);
+    for (uint32_t r = first; r < first + count; r++) {
+        if (!(mask >> r & 1))
+            continue;
+        char says[64];
+        snprintf(says, sizeof says, "rank %u of 3 aborted the communicator while it was", r);
+        expect_sentence(&players[r], TUTTI_ERR_ABORTED, says);
+        CU_ASSERT_TRUE(players[r].took_ms >= CANCEL_AFTER_MS - 1);
+        CU_ASSERT_TRUE(players[r].took_ms < CANCEL_AFTER_MS + CANCELLED_MS);
+    }
+}
+
+static void test_bootstrap_ends_when_cancelled_before_all_have_come(void)
+{
+    struct settings settings = quick(20000);
+    tutti_unique_id id;
+    int before = open_descriptors();
+    struct player *players = cast(3, &id, 20000);
+    CU_ASSERT_EQUAL_FATAL(bootstrap_unique_id(&settings, &id), TUTTI_OK);
+    play_cancelled(players, 1, 2, 6); /* rank 0 listens, and never serves */
+    play_cancelled(players, 0, 1, 1); /* nobody else comes */
+    play_cancelled(players, 1, 2, 6); /* and now nobody listens */
+    CU_ASSERT_EQUAL_FATAL(bootstrap_unique_id(&settings, &id), TUTTI_OK);
+    play_cancelled(players, 0, 2, 3); /* one has come */
+    CU_ASSERT_EQUAL_FATAL(bootstrap_unique_id(&settings, &id), TUTTI_OK);
+    play_cancelled(players, 0, 2, 2); /* it is the one, which rank 0 is told */
+    expect_sentence(&players[0], TUTTI_ERR_CONNECT, "left the rendezvous while 1 other rank was");
+    CU_ASSERT_EQUAL_FATAL(bootstrap_unique_id(&settings, &id), TUTTI_OK);
+    play_cancelled(players, 0, 2, 1); /* and the other way round */
+    expect_sentence(&players[1], TUTTI_ERR_CONNECT, "rank 0 of 3 aborted the communicator");
+    CU_ASSERT_TRUE(players[1].took_ms < CANCEL_AFTER_MS + CANCELLED_MS);
+    CU_ASSERT_EQUAL(open_descriptors(), before);
+    free(players);
+}
+
+/* Rank 2 has come, but does not go on. */
+static void test_bootstrap_ends_when_cancelled_in_an_allgather(void)
+{
+    int before = open_descriptors();
+    for (unsigned mask = 1; mask < 4; mask++) {
+        struct settings settings = quick(20000);
+        tutti_unique_id id;
+        CU_ASSERT_EQUAL_FATAL(bootstrap_unique_id(&settings, &id), TUTTI_OK);
+        struct player *players = cast(3, &id, 20000);
+        players[2].idle_ms = 500;
+        play_cancelled(players, 0, 3, mask);
+        CU_ASSERT_EQUAL(players[2].status, TUTTI_ERR_CONNECT);
+        if (mask == 1)
+            expect_sentence(&players[1], TUTTI_ERR_CONNECT, "rank 0 of 3 aborted the communicator");
+        if (mask == 2)
+            expect_sentence(&players[0], TUTTI_ERR_CONNECT, "rank 1 (host ");
+        free(players);
+    }
+    CU_ASSERT_EQUAL(open_descriptors(), before);
+}
+
 static void test_bootstrap_names_blocks_that_differ(void)
 {
     struct settings settings = quick(5000);
@@ -295,20 +377,21 @@ static void test_bootstrap_refuses_damaged_ids(void)
     uint64_t state = suite_seed();
     CU_ASSERT_EQUAL_FATAL(bootstrap_unique_id(&settings, &id), TUTTI_OK);
     memset(&damaged, 0, sizeof damaged);
-    CU_ASSERT_EQUAL(bootstrap_from_id(&settings, &damaged, 1, 2, &bootstrap), TUTTI_ERR_ARG);
+    CU_ASSERT_EQUAL(bootstrap_from_id(&settings, &damaged, 1, 2, NULL, &bootstrap), TUTTI_ERR_ARG);
     for (int i = 0; i < 16; i++) { /* magic, version, count */
         damaged = id;
         damaged.bytes[i] ^= (unsigned char)(0x80 | suite_random(&state));
-        CU_ASSERT_NOT_EQUAL(bootstrap_from_id(&settings, &damaged, 1, 2, &bootstrap), TUTTI_OK);
+        CU_ASSERT_NOT_EQUAL(bootstrap_from_id(&settings, &damaged, 1, 2, NULL, &bootstrap),
+                            TUTTI_OK);
     }
     damaged = id;
     damaged.bytes[20] ^= 1; /* another job: no socket here, nobody there */
-    CU_ASSERT_EQUAL(bootstrap_from_id(&settings, &damaged, 0, 2, &bootstrap), TUTTI_ERR_ARG);
-    CU_ASSERT_EQUAL(bootstrap_from_id(&settings, &id, 2, 2, &bootstrap), TUTTI_ERR_ARG);
-    CU_ASSERT_EQUAL(bootstrap_from_id(&settings, &id, 0, 1, &bootstrap), TUTTI_OK);
+    CU_ASSERT_EQUAL(bootstrap_from_id(&settings, &damaged, 0, 2, NULL, &bootstrap), TUTTI_ERR_ARG);
+    CU_ASSERT_EQUAL(bootstrap_from_id(&settings, &id, 2, 2, NULL, &bootstrap), TUTTI_ERR_ARG);
+    CU_ASSERT_EQUAL(bootstrap_from_id(&settings, &id, 0, 1, NULL, &bootstrap), TUTTI_OK);
     bootstrap_free(bootstrap);
     /* an id makes one communicator */
-    CU_ASSERT_EQUAL(bootstrap_from_id(&settings, &id, 0, 1, &bootstrap), TUTTI_ERR_ARG);
+    CU_ASSERT_EQUAL(bootstrap_from_id(&settings, &id, 0, 1, NULL, &bootstrap), TUTTI_ERR_ARG);
 }
 
 static void test_bootstrap_joins_256_threads(void)
@@ -394,7 +477,7 @@ static void test_bootstrap_is_not_delayed_by_strangers(void)
     if (id.bytes[32] != 4) {
         struct bootstrap *alone;
         suite_skip("the best interface has no IPv4 address");
-        if (bootstrap_from_id(&settings, &id, 0, 1, &alone) == TUTTI_OK)
+        if (bootstrap_from_id(&settings, &id, 0, 1, NULL, &alone) == TUTTI_OK)
             bootstrap_free(alone);
         return;
     }
@@ -456,7 +539,7 @@ static void test_bootstrap_joins_64_processes(void)
     uint64_t start = clock_ms();
     CU_ASSERT_TRUE(play_processes(players, 64, NULL));
     printf("    64 processes, 3 allgathers: %llu ms\n", (unsigned long long)(clock_ms() - start));
-    CU_ASSERT_EQUAL(bootstrap_from_id(&settings, &id, 0, 1, &alone), TUTTI_OK);
+    CU_ASSERT_EQUAL(bootstrap_from_id(&settings, &id, 0, 1, NULL, &alone), TUTTI_OK);
     bootstrap_free(alone); /* this process still held the socket */
     free(players);
 }
@@ -474,7 +557,7 @@ static void test_bootstrap_survives_the_death_of_the_root(void)
         struct bootstrap *bootstrap;
         if (bootstrap_unique_id(&settings, &id) == TUTTI_OK)
             (void)!write(pipes[1], &id, sizeof id);
-        bootstrap_from_id(&settings, &id, 0, 5, &bootstrap);
+        bootstrap_from_id(&settings, &id, 0, 5, NULL, &bootstrap);
         _exit(1);
     }
     CU_ASSERT_EQUAL_FATAL(read(pipes[0], &id, sizeof id), sizeof id);
@@ -792,6 +875,10 @@ static const struct suite_test tests[] = {
     {"bootstrap_names_missing_ranks", test_bootstrap_names_missing_ranks},
     {"bootstrap_names_a_rank_that_leaves", test_bootstrap_names_a_rank_that_leaves},
     {"bootstrap_names_a_root_that_leaves", test_bootstrap_names_a_root_that_leaves},
+    {"bootstrap_ends_when_cancelled_before_all_have_come",
+     test_bootstrap_ends_when_cancelled_before_all_have_come},
+    {"bootstrap_ends_when_cancelled_in_an_allgather",
+     test_bootstrap_ends_when_cancelled_in_an_allgather},
     {"bootstrap_names_a_root_that_never_serves", test_bootstrap_names_a_root_that_never_serves},
     {"bootstrap_names_blocks_that_differ", test_bootstrap_names_blocks_that_differ},
     {"bootstrap_refuses_a_wrong_secret", test_bootstrap_refuses_a_wrong_secret},

@@ -1,6 +1,7 @@
 /* test_nccl_life.c: how communicators of the NCCL face come to be, fail and end: split, shrink,
  * revoke, abort from another thread, non-blocking ones, exits that leave them alive; and what each
  * kind of bad input gets, by code and sentence. */
+#include <dirent.h>
 #include <dlfcn.h>
 #include <pthread.h>
 #include <signal.h>
@@ -433,27 +434,49 @@ static int nonblocking(tutti_comm *native, int rank, int size, void *context)
     return wrong + OK(ncclCommDestroy(child));
 }
 
-/* Peers that never come: the abort does not wait for them. */
+static int entries(const char *path)
+{
+    int count = 0;
+    DIR *dir = opendir(path);
+    while (dir && readdir(dir))
+        count++;
+    if (dir)
+        closedir(dir);
+    return count;
+}
+
+/* A peer never comes: soon after an abort the thread and the sockets are gone. */
 static int abandoning(tutti_comm *native, int rank, int size, void *context)
 {
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
-    ncclUniqueId id;
+    ncclResult_t state;
+    ncclUniqueId id = {{0}};
     ncclComm_t comm = NULL;
-    int wrong = OK(ncclGetUniqueId(&id));
-    (void)native;
+    int wrong = 0;
     (void)context;
+    /* The links of the native one, first. */
+    wrong += tutti_broadcast(&id, &id, sizeof id, TUTTI_UINT8, 0, native) != TUTTI_OK;
+    wrong += tutti_barrier(native) != TUTTI_OK;
+    int threads = entries("/proc/self/task"), descriptors = entries("/proc/self/fd");
     config.blocking = 0;
-    wrong += TAKEN(ncclCommInitRankConfig(&comm, size + 1, id, 0, &config), ncclInProgress);
-    double start = nccl_world_seconds();
+    wrong += nccl_world_id(native, rank, &id);
+    wrong += TAKEN(ncclCommInitRankConfig(&comm, size + 1, id, rank, &config), ncclInProgress);
+    usleep(100000); /* until those who come have met */
     wrong += state_is(comm, rank, ncclInProgress);
+    wrong += tutti_barrier(native) != TUTTI_OK;
+    double start = nccl_world_seconds();
     wrong += OK(ncclCommAbort(comm));
-    wrong += world_check(rank, nccl_world_seconds() - start < 1, "took %.1f s",
-                         nccl_world_seconds() - start);
-    usleep(2500000); /* the thread behind it ends at the limit, for the leak checker */
-    return wrong;
+    wrong += TAKEN(ncclCommGetAsyncError(comm, &state), ncclInvalidArgument);
+    while (nccl_world_seconds() - start < 5 &&
+           (entries("/proc/self/task") > threads || entries("/proc/self/fd") > descriptors))
+        usleep(1000);
+    return wrong + world_check(rank, nccl_world_seconds() - start < 0.4,
+                               "took %.2f s; %d threads of %d, %d descriptors of %d",
+                               nccl_world_seconds() - start, entries("/proc/self/task"), threads,
+                               entries("/proc/self/fd"), descriptors);
 }
 
-/* The same, but looked at until it fails. */
+/* Nobody comes, and nobody aborts: it fails at its limit. */
 static int waiting_in_vain(tutti_comm *native, int rank, int size, void *context)
 {
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
@@ -480,7 +503,9 @@ static void test_nccl_life_nonblocking(void)
     nccl_world_run(WORLD_PROCESSES, 4, nccl_world_shm, nonblocking, NULL);
     nccl_world_run(WORLD_PROCESSES, 2, nccl_world_tcp, nonblocking, NULL);
     nccl_world_run(WORLD_THREADS, 4, NULL, nonblocking, NULL);
-    nccl_world_run(WORLD_PROCESSES, 1, hurry, abandoning, NULL);
+    nccl_world_run(WORLD_PROCESSES, 3, nccl_world_shm, abandoning, NULL);
+    nccl_world_run(WORLD_PROCESSES, 2, nccl_world_tcp, abandoning, NULL);
+    nccl_world_run(WORLD_PROCESSES, 1, NULL, abandoning, NULL);
     nccl_world_run(WORLD_PROCESSES, 1, hurry, waiting_in_vain, NULL);
 }
 

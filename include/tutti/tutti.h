@@ -81,13 +81,19 @@ TUTTI_API tutti_status tutti_unique_id_create(tutti_unique_id *id);
 TUTTI_API tutti_status tutti_comm_create(int size, const tutti_unique_id *id, int rank,
                                          tutti_comm **comm);
 
-/* tutti_comm_create_from_env: as above; rank, size and meeting place come from, in this order,
- * TUTTI_RENDEZVOUS with TUTTI_RANK and TUTTI_SIZE, torchrun (MASTER_ADDR is used, MASTER_PORT is
- * never bound), PMIx where libpmix is on the machine, Open MPI, MPICH (PMI), Slurm.
+/* tutti_comm_create_cancellable: as above, until another thread stores something else than 0 at
+ * *cancel (atomically; read while the call lasts): then TUTTI_ERR_ABORTED within 0.1 s, unless the
+ * communicator was made already; the other ranks get TUTTI_ERR_CONNECT. */
+TUTTI_API tutti_status tutti_comm_create_cancellable(int size, const tutti_unique_id *id, int rank,
+                                                     const int *cancel, tutti_comm **comm);
+
+/* tutti_comm_create_from_env: as tutti_comm_create; rank, size and meeting place come from, in this
+ * order, TUTTI_RENDEZVOUS with TUTTI_RANK and TUTTI_SIZE, torchrun (MASTER_ADDR is used,
+ * MASTER_PORT is never bound), PMIx where libpmix is on the machine, Open MPI, MPICH (PMI), Slurm.
  * With none of them the result is a communicator of one rank. */
 TUTTI_API tutti_status tutti_comm_create_from_env(tutti_comm **comm);
 
-/* tutti_comm_create_with: as above; the caller's allgather is the only rendezvous.
+/* tutti_comm_create_with: as tutti_comm_create; the caller's allgather is the only rendezvous.
  * allgather is called a fixed number of times before the function returns, and never later. */
 TUTTI_API tutti_status tutti_comm_create_with(int size, int rank, tutti_allgather_fn *allgather,
                                               void *context, tutti_comm **comm);
