@@ -1,7 +1,6 @@
 /* test_bootstrap.c: the rendezvous, with ranks as threads and as processes, with strangers at the
  * door, with ranks that are missing, double or wrong, and under simulated launchers. */
 #include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -17,135 +16,8 @@
 #include "base/sock.h"
 #include "src/bootstrap.h"
 #include "src/bootstrap_meet.h"
+#include "tests/players.h"
 #include "tests/suite.h"
-
-#define RANKS_MAX 256
-
-/* One rank: what it claims, and what became of it. */
-struct player {
-    struct settings settings;
-    const tutti_unique_id *id; /* NULL: from the settings (TUTTI_RENDEZVOUS) */
-    uint32_t rank, size, gathers;
-    size_t len;
-    uint32_t delay_ms, idle_ms; /* before joining, and after */
-    bool leaves;                /* after joining, without a word */
-    const int *cancel;
-    tutti_status status;
-    char sentence[SENTENCE_MAX];
-    uint64_t took_ms;
-    bool wrong;
-};
-
-static struct settings quick(uint64_t timeout_ms)
-{
-    struct settings settings;
-    settings_defaults(&settings);
-    settings.connect_timeout_ms = timeout_ms;
-    return settings;
-}
-
-static void fill(uint8_t *block, size_t len, uint32_t rank, uint32_t round)
-{
-    for (size_t i = 0; i < len; i++)
-        block[i] = (uint8_t)(rank * 7 + round * 31 + i);
-}
-
-static bool check(const uint8_t *out, const struct player *player, uint32_t round)
-{
-    uint8_t expected[1024];
-    for (uint32_t r = 0; r < player->size; r++) {
-        fill(expected, player->len, r, round);
-        if (memcmp(out + r * player->len, expected, player->len) != 0)
-            return false;
-    }
-    return true;
-}
-
-static void *play(void *argument)
-{
-    struct player *player = argument;
-    struct bootstrap *bootstrap = NULL;
-    uint64_t start = clock_ms();
-    if (player->delay_ms)
-        clock_sleep_us(player->delay_ms * 1000);
-    player->status = player->id ? bootstrap_from_id(&player->settings, player->id, player->rank,
-                                                    player->size, player->cancel, &bootstrap)
-                                : bootstrap_from_env(&player->settings, &bootstrap);
-    if (player->status == TUTTI_OK && player->idle_ms)
-        clock_sleep_us(player->idle_ms * 1000);
-    if (player->status == TUTTI_OK && !player->leaves) {
-        uint8_t block[1024], *out = malloc(player->size * player->len + 1);
-        player->wrong =
-            bootstrap_rank(bootstrap) != player->rank || bootstrap_size(bootstrap) != player->size;
-        for (uint32_t i = 0; i < player->gathers && player->status == TUTTI_OK; i++) {
-            fill(block, player->len, player->rank, i);
-            player->status = out ? bootstrap_allgather(bootstrap, block, out, player->len)
-                                 : fail(TUTTI_ERR_NOMEM, "no memory in the test itself");
-            if (player->status == TUTTI_OK && !check(out, player, i))
-                player->wrong = true;
-        }
-        free(out);
-    }
-    if (player->status != TUTTI_OK)
-        snprintf(player->sentence, sizeof player->sentence, "%s", status_sentence());
-    bootstrap_free(bootstrap);
-    player->took_ms = clock_ms() - start;
-    return NULL;
-}
-
-static struct player *cast(uint32_t size, const tutti_unique_id *id, uint64_t timeout_ms)
-{
-    struct player *players = calloc(size, sizeof *players);
-    for (uint32_t r = 0; r < size; r++)
-        players[r] = (struct player){.settings = quick(timeout_ms),
-                                     .id = id,
-                                     .rank = r,
-                                     .size = size,
-                                     .gathers = 3,
-                                     .len = 200};
-    return players;
-}
-
-static void play_all(struct player *players, uint32_t count)
-{
-    pthread_t threads[RANKS_MAX];
-    pthread_attr_t small;
-    pthread_attr_init(&small);
-    pthread_attr_setstacksize(&small, 512 << 10);
-    for (uint32_t r = 0; r < count; r++)
-        pthread_create(&threads[r], &small, play, &players[r]);
-    for (uint32_t r = 0; r < count; r++)
-        pthread_join(threads[r], NULL);
-    pthread_attr_destroy(&small);
-}
-
-static void expect_all_well(const struct player *players, uint32_t count)
-{
-    for (uint32_t r = 0; r < count; r++) {
-        CU_ASSERT_EQUAL(players[r].status, TUTTI_OK);
-        CU_ASSERT_FALSE(players[r].wrong);
-        if (players[r].status != TUTTI_OK)
-            printf("    rank %u: %s\n", r, players[r].sentence);
-    }
-}
-
-static void expect_sentence(const struct player *player, tutti_status status, const char *part)
-{
-    CU_ASSERT_EQUAL(player->status, status);
-    bool found = strstr(player->sentence, part) != NULL;
-    CU_ASSERT_TRUE(found);
-    if (!found || player->status != status)
-        printf("    rank %u: status %d, \"%s\" lacks \"%s\"\n", player->rank, player->status,
-               player->sentence, part);
-}
-
-static int open_descriptors(void)
-{
-    int count = 0;
-    for (int fd = 0; fd < 2048; fd++)
-        count += fcntl(fd, F_GETFD) >= 0;
-    return count;
-}
 
 static void test_bootstrap_joins_threads(void)
 {
@@ -259,85 +131,6 @@ static void test_bootstrap_names_a_root_that_never_serves(void)
     free(players);
 }
 
-/* ---- cancelled --------------------------------------------------------------------------------
- */
-
-#define CANCEL_AFTER_MS 100
-#define CANCELLED_MS    300 /* 20, and what a busy machine adds */
-
-static void *cancel_soon(void *flag)
-{
-    clock_sleep_us(CANCEL_AFTER_MS * 1000);
-    __atomic_store_n((int *)flag, 1, __ATOMIC_RELEASE);
-    return NULL;
-}
-
-/* Players from first to first + count - 1 of three, of whom those in the mask are cancelled: each
- * of them ends at once, and says so. */
-static void play_cancelled(struct player *players, uint32_t first, uint32_t count, unsigned mask)
-{
-    int cancel = 0;
-    pthread_t thread;
-    for (uint32_t r = 0; r < 3; r++)
-        players[r].cancel = mask >> r & 1 ? &cancel : NULL;
-    CU_ASSERT_EQUAL_FATAL(pthread_create(&thread, NULL, cancel_soon, &cancel), 0);
-    play_all(players + first, count);
-    pthread_join(thread, NULL);
-    for (uint32_t r = first; r < first + count; r++) {
-        if (!(mask >> r & 1))
-            continue;
-        char says[64];
-        snprintf(says, sizeof says, "rank %u of 3 aborted the communicator while it was", r);
-        expect_sentence(&players[r], TUTTI_ERR_ABORTED, says);
-        CU_ASSERT_TRUE(players[r].took_ms >= CANCEL_AFTER_MS - 1);
-        CU_ASSERT_TRUE(players[r].took_ms < CANCEL_AFTER_MS + CANCELLED_MS);
-    }
-}
-
-static void test_bootstrap_ends_when_cancelled_before_all_have_come(void)
-{
-    struct settings settings = quick(20000);
-    tutti_unique_id id;
-    int before = open_descriptors();
-    struct player *players = cast(3, &id, 20000);
-    CU_ASSERT_EQUAL_FATAL(bootstrap_unique_id(&settings, &id), TUTTI_OK);
-    play_cancelled(players, 1, 2, 6); /* rank 0 listens, and never serves */
-    play_cancelled(players, 0, 1, 1); /* nobody else comes */
-    play_cancelled(players, 1, 2, 6); /* and now nobody listens */
-    CU_ASSERT_EQUAL_FATAL(bootstrap_unique_id(&settings, &id), TUTTI_OK);
-    play_cancelled(players, 0, 2, 3); /* one has come */
-    CU_ASSERT_EQUAL_FATAL(bootstrap_unique_id(&settings, &id), TUTTI_OK);
-    play_cancelled(players, 0, 2, 2); /* it is the one, which rank 0 is told */
-    expect_sentence(&players[0], TUTTI_ERR_CONNECT, "left the rendezvous while 1 other rank was");
-    CU_ASSERT_EQUAL_FATAL(bootstrap_unique_id(&settings, &id), TUTTI_OK);
-    play_cancelled(players, 0, 2, 1); /* and the other way round */
-    expect_sentence(&players[1], TUTTI_ERR_CONNECT, "rank 0 of 3 aborted the communicator");
-    CU_ASSERT_TRUE(players[1].took_ms < CANCEL_AFTER_MS + CANCELLED_MS);
-    CU_ASSERT_EQUAL(open_descriptors(), before);
-    free(players);
-}
-
-/* Rank 2 has come, but does not go on. */
-static void test_bootstrap_ends_when_cancelled_in_an_allgather(void)
-{
-    int before = open_descriptors();
-    for (unsigned mask = 1; mask < 4; mask++) {
-        struct settings settings = quick(20000);
-        tutti_unique_id id;
-        CU_ASSERT_EQUAL_FATAL(bootstrap_unique_id(&settings, &id), TUTTI_OK);
-        struct player *players = cast(3, &id, 20000);
-        players[2].idle_ms = 500;
-        play_cancelled(players, 0, 3, mask);
-        CU_ASSERT_EQUAL(players[2].status, TUTTI_ERR_CONNECT);
-        if (mask == 1)
-            expect_sentence(&players[1], TUTTI_ERR_CONNECT, "rank 0 of 3 aborted the communicator");
-        if (mask == 2)
-            expect_sentence(&players[0], TUTTI_ERR_CONNECT, "rank 1 (host ");
-        free(players);
-    }
-    CU_ASSERT_EQUAL(open_descriptors(), before);
-}
-
 static void test_bootstrap_names_blocks_that_differ(void)
 {
     struct settings settings = quick(5000);
@@ -405,12 +198,12 @@ static void test_bootstrap_joins_256_threads(void)
         return;
     }
     CU_ASSERT_EQUAL_FATAL(bootstrap_unique_id(&settings, &id), TUTTI_OK);
-    struct player *players = cast(RANKS_MAX, &id, 30000);
+    struct player *players = cast(PLAYERS_MAX, &id, 30000);
     uint64_t start = clock_ms();
-    play_all(players, RANKS_MAX);
+    play_all(players, PLAYERS_MAX);
     printf("    256 ranks, 3 allgathers: %llu ms\n", (unsigned long long)(clock_ms() - start));
     CU_ASSERT_TRUE(clock_ms() - start < 15000);
-    expect_all_well(players, RANKS_MAX);
+    expect_all_well(players, PLAYERS_MAX);
     free(players);
 }
 
@@ -507,7 +300,7 @@ static void test_bootstrap_is_not_delayed_by_strangers(void)
 static bool play_processes(struct player *players, uint32_t count,
                            void (*settle)(struct player *player))
 {
-    pid_t children[RANKS_MAX];
+    pid_t children[PLAYERS_MAX];
     bool well = true;
     fflush(stdout);
     for (uint32_t r = 0; r < count; r++) {
@@ -580,60 +373,6 @@ static void test_bootstrap_survives_the_death_of_the_root(void)
 }
 
 /* ---- the environment ------------------------------------------------------------------------- */
-
-static uint16_t free_port(void)
-{
-    struct settings settings = quick(1000);
-    struct sock_address address, bound;
-    int fd = -1;
-    sock_parse("127.0.0.1:1", &address);
-    address_set_port(&address, 0);
-    CU_ASSERT_EQUAL_FATAL(sock_listen(&settings, &address, 1, &fd, &bound), TUTTI_OK);
-    owned_close(fd);
-    return address_port(&bound);
-}
-
-static void test_bootstrap_meets_at_a_given_address(void)
-{
-    struct player *players = cast(5, NULL, 10000);
-    uint16_t port = free_port();
-    for (uint32_t r = 0; r < 5; r++) {
-        struct settings *settings = &players[r].settings;
-        snprintf(settings->rendezvous, SETTING_TEXT_MAX, "%s:%u", r % 2 ? "localhost" : "127.0.0.1",
-                 port);
-        settings->rank = r;
-        settings->size = 5;
-        snprintf(settings->secret, SETTING_TEXT_MAX, "of this job");
-    }
-    players[0].delay_ms = 300; /* the others come first */
-    play_all(players, 5);
-    expect_all_well(players, 5);
-    play_all(players, 5); /* and again at the same port */
-    expect_all_well(players, 5);
-    free(players);
-}
-
-static void test_bootstrap_checks_the_given_address(void)
-{
-    static const char *const wrong[] = {"nonsense",     "127.0.0.1", "127.0.0.1:0",
-                                        "0.0.0.0:5000", "[::]:5000", "127.0.0.1:99999"};
-    struct bootstrap *bootstrap = NULL;
-    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
-        struct settings settings = quick(300);
-        snprintf(settings.rendezvous, SETTING_TEXT_MAX, "%s", wrong[i]);
-        settings.size = 2;
-        CU_ASSERT_EQUAL(bootstrap_from_env(&settings, &bootstrap), TUTTI_ERR_SETTING);
-    }
-    struct settings settings = quick(300);
-    snprintf(settings.rendezvous, SETTING_TEXT_MAX, "127.0.0.1:5000");
-    settings.rank = 2;
-    settings.size = 2;
-    CU_ASSERT_EQUAL(bootstrap_from_env(&settings, &bootstrap), TUTTI_ERR_SETTING);
-    CU_ASSERT_PTR_NOT_NULL(strstr(status_sentence(), "TUTTI_RANK=2 with TUTTI_SIZE=2"));
-    snprintf(settings.rendezvous, SETTING_TEXT_MAX, "192.0.2.1:5000"); /* nobody's */
-    settings.rank = 1;
-    CU_ASSERT_EQUAL(bootstrap_from_env(&settings, &bootstrap), TUTTI_ERR_CONNECT);
-}
 
 static void be_torchrun(struct player *player)
 {
@@ -875,18 +614,12 @@ static const struct suite_test tests[] = {
     {"bootstrap_names_missing_ranks", test_bootstrap_names_missing_ranks},
     {"bootstrap_names_a_rank_that_leaves", test_bootstrap_names_a_rank_that_leaves},
     {"bootstrap_names_a_root_that_leaves", test_bootstrap_names_a_root_that_leaves},
-    {"bootstrap_ends_when_cancelled_before_all_have_come",
-     test_bootstrap_ends_when_cancelled_before_all_have_come},
-    {"bootstrap_ends_when_cancelled_in_an_allgather",
-     test_bootstrap_ends_when_cancelled_in_an_allgather},
     {"bootstrap_names_a_root_that_never_serves", test_bootstrap_names_a_root_that_never_serves},
     {"bootstrap_names_blocks_that_differ", test_bootstrap_names_blocks_that_differ},
     {"bootstrap_refuses_a_wrong_secret", test_bootstrap_refuses_a_wrong_secret},
     {"bootstrap_refuses_damaged_ids", test_bootstrap_refuses_damaged_ids},
     {"bootstrap_is_not_delayed_by_strangers", test_bootstrap_is_not_delayed_by_strangers},
     {"bootstrap_survives_the_death_of_the_root", test_bootstrap_survives_the_death_of_the_root},
-    {"bootstrap_meets_at_a_given_address", test_bootstrap_meets_at_a_given_address},
-    {"bootstrap_checks_the_given_address", test_bootstrap_checks_the_given_address},
     {"bootstrap_joins_under_torchrun_beside_strangers",
      test_bootstrap_joins_under_torchrun_beside_strangers},
     {"bootstrap_joins_under_slurm", test_bootstrap_joins_under_slurm},
