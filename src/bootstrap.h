@@ -21,6 +21,8 @@
 struct bootstrap;
 
 tutti_status bootstrap_unique_id(const struct settings *settings, tutti_unique_id *id);
+/* An id of the address that NCCL_COMM_ID names, where it is set; else a unique one. */
+tutti_status bootstrap_id_from_env(const struct settings *settings, tutti_unique_id *id);
 tutti_status bootstrap_from_id(const struct settings *settings, const tutti_unique_id *id,
                                uint32_t rank, uint32_t size, const int *cancel,
                                struct bootstrap **bootstrap);

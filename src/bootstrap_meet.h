@@ -114,6 +114,17 @@ static inline tutti_status bootstrap_told(tutti_status status)
     return status == TUTTI_ERR_ABORTED ? TUTTI_ERR_CONNECT : status;
 }
 
+/* An address that all ranks know, host:port: rank 0 listens there, and each rank looks the host up.
+ * name: of the variable that gave it. */
+#define COMM_ID_VARIABLE "NCCL_COMM_ID"
+tutti_status bootstrap_parse_place(const char *name, const char *text,
+                                   struct sock_address *address);
+tutti_status bootstrap_meet_at(const struct settings *settings, const char *name, const char *text,
+                               uint32_t rank, uint32_t size, const int *cancel,
+                               struct bootstrap **bootstrap);
+/* An id that carries the text. */
+tutti_status bootstrap_id_of_place(const char *text, tutti_unique_id *id);
+
 /* What rank 0 says went wrong becomes this rank's own sentence. */
 tutti_status bootstrap_refused(const struct bootstrap *bootstrap,
                                const struct answer_message *answer);

@@ -43,6 +43,15 @@ tutti_status tutti_unique_id_create(tutti_unique_id *id)
     return status == TUTTI_OK ? bootstrap_unique_id(&settings, id) : status;
 }
 
+tutti_status tutti_unique_id_from_env(tutti_unique_id *id)
+{
+    struct settings settings;
+    if (!id)
+        return fail(TUTTI_ERR_ARG, "tutti_unique_id_from_env: id is NULL");
+    tutti_status status = settings_load(&settings);
+    return status == TUTTI_OK ? bootstrap_id_from_env(&settings, id) : status;
+}
+
 tutti_status tutti_comm_create_cancellable(int size, const tutti_unique_id *id, int rank,
                                            const int *cancel, tutti_comm **comm)
 {

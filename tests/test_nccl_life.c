@@ -768,6 +768,51 @@ static void test_nccl_life_last_error(void)
     CU_ASSERT_STRING_EQUAL(ncclGetErrorString(ncclSuccess), "no error");
 }
 
+/* Every rank asks for the id itself; two communicators after each other, in processes and threads.
+ */
+static int by_address(tutti_comm *native, int rank, int size, void *context)
+{
+    ncclUniqueId id;
+    ncclComm_t comm, all;
+    int wrong = 0;
+    (void)native;
+    (void)context;
+    for (int i = 0; i < 2; i++) {
+        wrong += OK(ncclGetUniqueId(&id));
+        wrong += OK(ncclCommInitRank(&comm, size, id, rank));
+        wrong += works(comm, rank, rank, size) + OK(ncclCommDestroy(comm));
+    }
+    wrong += OK(ncclCommInitAll(&all, 1, NULL)); /* has no need of it */
+    return wrong + works(all, rank, 0, 1) + OK(ncclCommDestroy(all));
+}
+
+static int by_bad_address(tutti_comm *native, int rank, int size, void *context)
+{
+    ncclUniqueId id;
+    (void)native;
+    (void)size;
+    (void)context;
+    int wrong = TAKEN(ncclGetUniqueId(&id), ncclInvalidUsage);
+    return wrong +
+           nccl_world_says(rank, "NCCL_COMM_ID: \"here\" is no address: expected host:port");
+}
+
+static void test_nccl_life_comm_id_by_address(void)
+{
+    static const char *const bad[] = {"NCCL_COMM_ID=here", NULL};
+    static const char *const hosts[] = {"127.0.0.1", "[::1]", "localhost"};
+    static const char *const transports[] = {"shm", "tcp", "auto"};
+    for (int i = 0; i < 3; i++) {
+        char address[64], transport[64];
+        snprintf(address, sizeof address, "NCCL_COMM_ID=%s:%d", hosts[i],
+                 10000 + (int)(suite_seed() % 9000) + i);
+        snprintf(transport, sizeof transport, "TUTTI_TRANSPORTS=%s", transports[i]);
+        const char *const settings[] = {address, transport, NULL};
+        nccl_world_run(i == 2 ? WORLD_THREADS : WORLD_PROCESSES, 3, settings, by_address, NULL);
+    }
+    nccl_world_run(WORLD_PROCESSES, 1, bad, by_bad_address, NULL);
+}
+
 /* Several ids, as large jobs pass them. */
 static int scalable(tutti_comm *native, int rank, int size, void *context)
 {
@@ -803,6 +848,7 @@ int main(int argc, char **argv)
         {"exit_with_live_communicators", test_nccl_life_exit_with_live_communicators},
         {"refuses_bad_input", test_nccl_life_refuses_bad_input},
         {"last_error", test_nccl_life_last_error},
+        {"comm_id_by_address", test_nccl_life_comm_id_by_address},
         {"scalable", test_nccl_life_scalable},
     };
     return suite_run("nccl_life", tests, sizeof tests / sizeof *tests, argc, argv);

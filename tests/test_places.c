@@ -148,6 +148,134 @@ static void test_places_ends_when_cancelled_in_an_allgather(void)
     CU_ASSERT_EQUAL(open_descriptors(), before);
 }
 
+/* ---- addresses in ids --------------------------------------------------------------------------
+ */
+
+/* Every rank makes the id by itself; the text of a host differs from rank to rank. */
+static void test_places_meets_where_ids_say(void)
+{
+    static const char *const hosts[][2] = {
+        {"127.0.0.1", "127.0.0.1"}, {"localhost", "127.0.0.1"}, {"[::1]", "[::1]"}};
+    for (int i = 0; i < 3; i++) {
+        tutti_unique_id ids[5];
+        struct player *players = cast(5, NULL, 10000);
+        uint16_t port = free_port();
+        int before = open_descriptors();
+        for (uint32_t r = 0; r < 5; r++) {
+            char text[64];
+            snprintf(text, sizeof text, "%s:%u", hosts[i][r % 2], port);
+            setenv("NCCL_COMM_ID", text, 1);
+            CU_ASSERT_EQUAL(bootstrap_id_from_env(&players[r].settings, &ids[r]), TUTTI_OK);
+            players[r].id = &ids[r];
+            snprintf(players[r].settings.secret, SETTING_TEXT_MAX, "of this job");
+        }
+        CU_ASSERT_EQUAL(open_descriptors(), before);
+        players[0].delay_ms = 100; /* the others come first */
+        play_all(players, 5);
+        expect_all_well(players, 5);
+        play_all(players, 5); /* and again with the same id */
+        expect_all_well(players, 5);
+        /* Who does not know the secret is turned away. */
+        for (uint32_t r = 0; r < 5; r++)
+            players[r].settings.connect_timeout_ms = 500;
+        strcpy(players[4].settings.secret, "of another");
+        play_all(players, 5);
+        expect_sentence(&players[4], TUTTI_ERR_AUTH, "its job secret is another than rank 0's");
+        expect_sentence(&players[0], TUTTI_ERR_CONNECT, "1 connection was turned away");
+        /* Rank 0 alone can be cancelled, and gives the port back. */
+        players[0].size = 3;
+        play_cancelled(players, 0, 1, 1);
+        CU_ASSERT_EQUAL(open_descriptors(), before);
+        free(players);
+    }
+    unsetenv("NCCL_COMM_ID");
+}
+
+/* Rank 0 listens at the address of the id, and at no other where that is the loopback. */
+static void test_places_listens_at_the_loopback_alone(void)
+{
+    static const char *const hosts[] = {"127.0.0.1", "[::1]"};
+    struct settings settings = quick(1000);
+    struct sock_interface list[SOCK_INTERFACES_MAX];
+    size_t count = 0;
+    CU_ASSERT_EQUAL_FATAL(sock_interfaces(&settings, list, SOCK_INTERFACES_MAX, &count), TUTTI_OK);
+    if (list[0].loopback)
+        suite_skip("there is no other interface");
+    for (int i = 0; i < 2 && !list[0].loopback; i++) {
+        struct player *players = cast(2, NULL, 400);
+        pthread_t thread;
+        int fd = -1;
+        uint16_t port = free_port();
+        snprintf(players[0].settings.rendezvous, SETTING_TEXT_MAX, "%s:%u", hosts[i], port);
+        players[0].settings.size = 2;
+        CU_ASSERT_EQUAL_FATAL(pthread_create(&thread, NULL, play, &players[0]), 0);
+        clock_sleep_us(100000);
+        address_set_port(&list[0].address, port);
+        CU_ASSERT_EQUAL(sock_listen(&settings, &list[0].address, 1, &fd, NULL), TUTTI_OK);
+        pthread_join(thread, NULL);
+        owned_close(fd);
+        free(players);
+    }
+}
+
+static void test_places_checks_the_address_of_an_id(void)
+{
+    static const struct {
+        const char *text, *says;
+        tutti_status status;
+    } wrong[] = {
+        {"nonsense", "NCCL_COMM_ID: \"nonsense\" is no address: expected host:port or [ipv6]:port",
+         TUTTI_ERR_SETTING},
+        {"::1:5000",
+         "NCCL_COMM_ID: \"::1:5000\" is no address: expected host:port or [ipv6]:port, "
+         "here [::1]:5000",
+         TUTTI_ERR_SETTING},
+        {"127.0.0.1:0",
+         "NCCL_COMM_ID=127.0.0.1:0: expected the host that rank 0 runs on, and a port from 1",
+         TUTTI_ERR_SETTING},
+        {"0.0.0.0:5000", "NCCL_COMM_ID=0.0.0.0:5000: expected the host that rank 0 runs on",
+         TUTTI_ERR_SETTING},
+        {"127.0.0.1:70000", "NCCL_COMM_ID: \"127.0.0.1:70000\" is no address", TUTTI_ERR_SETTING},
+        {"no.such.host.invalid:5000", "NCCL_COMM_ID: look up the host of \"no.such.host.invalid",
+         TUTTI_ERR_CONNECT},
+    };
+    struct settings settings = quick(500);
+    struct bootstrap *bootstrap = NULL;
+    tutti_unique_id id;
+    char longest[200] = "";
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        setenv("NCCL_COMM_ID", wrong[i].text, 1);
+        CU_ASSERT_EQUAL(bootstrap_id_from_env(&settings, &id), wrong[i].status);
+        bool found = strstr(status_sentence(), wrong[i].says) == status_sentence();
+        CU_ASSERT_TRUE(found);
+        if (!found)
+            printf("    %s: %s\n", wrong[i].text, status_sentence());
+    }
+    memset(longest, 'a', sizeof longest - 1);
+    setenv("NCCL_COMM_ID", longest, 1);
+    CU_ASSERT_EQUAL(bootstrap_id_from_env(&settings, &id), TUTTI_ERR_SETTING);
+    CU_ASSERT_STRING_EQUAL(status_sentence(),
+                           "NCCL_COMM_ID is 199 bytes long: expected at most 115");
+    /* Not of this host: nobody comes to the places where rank 0 listens instead. */
+    setenv("NCCL_COMM_ID", "192.0.2.1:5000", 1);
+    CU_ASSERT_EQUAL(bootstrap_id_from_env(&settings, &id), TUTTI_OK);
+    CU_ASSERT_EQUAL(bootstrap_from_id(&settings, &id, 0, 2, NULL, &bootstrap), TUTTI_ERR_CONNECT);
+    CU_ASSERT_EQUAL(bootstrap_from_id(&settings, &id, 2, 2, NULL, &bootstrap), TUTTI_ERR_ARG);
+    /* A damaged one: of another release, and without an end. */
+    id.bytes[8]++;
+    CU_ASSERT_EQUAL(bootstrap_from_id(&settings, &id, 1, 2, NULL, &bootstrap), TUTTI_ERR_PROTOCOL);
+    id.bytes[8]--;
+    memset(id.bytes + 12, 'a', sizeof id.bytes - 12);
+    CU_ASSERT_EQUAL(bootstrap_from_id(&settings, &id, 1, 2, NULL, &bootstrap), TUTTI_ERR_SETTING);
+    /* Empty is as good as unset: a unique one, once. */
+    setenv("NCCL_COMM_ID", "", 1);
+    CU_ASSERT_EQUAL(bootstrap_id_from_env(&settings, &id), TUTTI_OK);
+    CU_ASSERT_EQUAL(bootstrap_from_id(&settings, &id, 0, 1, NULL, &bootstrap), TUTTI_OK);
+    bootstrap_free(bootstrap);
+    CU_ASSERT_EQUAL(bootstrap_from_id(&settings, &id, 0, 1, NULL, &bootstrap), TUTTI_ERR_ARG);
+    unsetenv("NCCL_COMM_ID");
+}
+
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
@@ -156,6 +284,9 @@ int main(int argc, char **argv)
         {"ends_when_cancelled_before_all_have_come",
          test_places_ends_when_cancelled_before_all_have_come},
         {"ends_when_cancelled_in_an_allgather", test_places_ends_when_cancelled_in_an_allgather},
+        {"meets_where_ids_say", test_places_meets_where_ids_say},
+        {"listens_at_the_loopback_alone", test_places_listens_at_the_loopback_alone},
+        {"checks_the_address_of_an_id", test_places_checks_the_address_of_an_id},
     };
     return suite_run("places", tests, sizeof tests / sizeof *tests, argc, argv);
 }

@@ -74,6 +74,14 @@ TUTTI_API size_t tutti_dtype_size(tutti_dtype dtype);
  * Errors TUTTI_ERR_SYSTEM, TUTTI_ERR_SETTING. */
 TUTTI_API tutti_status tutti_unique_id_create(tutti_unique_id *id);
 
+/* tutti_unique_id_from_env: as above, but where NCCL_COMM_ID=host:port ([ipv6]:port) is set the id
+ * is of that address, and nothing is opened yet: every rank may make it itself, instead of being
+ * given rank 0's, and rank 0 of the communicator, which runs on that host, listens there while it
+ * is made. Such ids are all the same: one serves any number of communicators, one after the other.
+ * Who joins proves the job secret (TUTTI_SECRET), as with TUTTI_RENDEZVOUS. Errors
+ * TUTTI_ERR_SETTING, _CONNECT (the host is unknown), _SYSTEM. */
+TUTTI_API tutti_status tutti_unique_id_from_env(tutti_unique_id *id);
+
 /* tutti_comm_create: makes rank `rank` of a communicator of `size` ranks; collective, blocking,
  * bounded by TUTTI_CONNECT_TIMEOUT_MS. The caller owns *comm: tutti_comm_destroy.
  * Ranks may be threads of one process.
