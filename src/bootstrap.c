@@ -86,6 +86,7 @@ tutti_status bootstrap_meet(const struct settings *settings, struct meeting *mee
     }
     if (status == TUTTI_OK) {
         made->timeout_ms = settings->connect_timeout_ms;
+        made->cancel = meeting->cancel;
         if (made->kind == BOOTSTRAP_ROOT)
             status = bootstrap_root_join(made, meeting, deadline);
         else if (made->kind == BOOTSTRAP_LEAF)
@@ -93,6 +94,8 @@ tutti_status bootstrap_meet(const struct settings *settings, struct meeting *mee
     }
     meeting_close_listeners(meeting);
     if (status != TUTTI_OK) {
+        if (made && bootstrap_check(made) != TUTTI_OK)
+            status = TUTTI_ERR_ABORTED;
         bootstrap_free(made);
         return status;
     }
@@ -141,6 +144,14 @@ void bootstrap_free(struct bootstrap *bootstrap)
     free(bootstrap);
 }
 
+tutti_status bootstrap_check(const struct bootstrap *bootstrap)
+{
+    if (!clock_cancelled(bootstrap->cancel))
+        return TUTTI_OK;
+    return fail(TUTTI_ERR_ABORTED, "rank %u of %u aborted the communicator while it was being made",
+                bootstrap->rank, bootstrap->size);
+}
+
 /* ---- allgather ------------------------------------------------------------------------------- */
 
 static tutti_status call_back(struct bootstrap *bootstrap, const void *in, void *out, size_t len)
@@ -177,6 +188,8 @@ tutti_status bootstrap_allgather(struct bootstrap *bootstrap, const void *in, vo
         break;
     }
     bootstrap->sequence++;
+    if (status != TUTTI_OK && bootstrap_check(bootstrap) != TUTTI_OK)
+        status = TUTTI_ERR_ABORTED;
     if (status != TUTTI_OK) {
         bootstrap->broken = status;
         snprintf(bootstrap->broken_sentence, sizeof bootstrap->broken_sentence, "%s",

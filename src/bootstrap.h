@@ -5,7 +5,9 @@
  * launcher's environment (finds rank, size and a meeting place, then the same rendezvous), or the
  * caller's own allgather. Every wait is bounded by the connect timeout; a silent or garbage client
  * costs the root one slot for at most 2 s and is then dropped; nothing that came from the wire
- * sizes an allocation beyond a named maximum. */
+ * sizes an allocation beyond a named maximum. Where the rendezvous is by unique id, another thread
+ * can end every wait, those of the allgathers too: cancel, see clock_cancelled; TUTTI_ERR_ABORTED
+ * here, TUTTI_ERR_CONNECT at the other ranks. */
 #ifndef SRC_BOOTSTRAP_H
 #define SRC_BOOTSTRAP_H
 
@@ -19,8 +21,11 @@
 struct bootstrap;
 
 tutti_status bootstrap_unique_id(const struct settings *settings, tutti_unique_id *id);
+/* An id of the address that NCCL_COMM_ID names, where it is set; else a unique one. */
+tutti_status bootstrap_id_from_env(const struct settings *settings, tutti_unique_id *id);
 tutti_status bootstrap_from_id(const struct settings *settings, const tutti_unique_id *id,
-                               uint32_t rank, uint32_t size, struct bootstrap **bootstrap);
+                               uint32_t rank, uint32_t size, const int *cancel,
+                               struct bootstrap **bootstrap);
 tutti_status bootstrap_from_env(const struct settings *settings, struct bootstrap **bootstrap);
 tutti_status bootstrap_from_callback(tutti_allgather_fn *allgather, void *context, uint32_t rank,
                                      uint32_t size, struct bootstrap **bootstrap);

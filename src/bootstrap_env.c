@@ -246,33 +246,37 @@ static tutti_status rank_and_size(const char *rank_name, const char *size_name, 
     return status == TUTTI_OK ? launcher_number(rank_name, 0, *size - 1, rank) : status;
 }
 
-static tutti_status from_rendezvous(const struct settings *settings, struct bootstrap **bootstrap)
+tutti_status bootstrap_parse_place(const char *name, const char *text, struct sock_address *address)
 {
-    struct meeting meeting = {0};
+    struct sock_address parsed;
+    tutti_status status = sock_parse(text, &parsed);
+    if (status != TUTTI_OK)
+        return fail(status == TUTTI_ERR_ARG ? TUTTI_ERR_SETTING : status, "%s: %s", name,
+                    status_sentence());
+    if (address_port(&parsed) == 0 || address_is_any(&parsed))
+        return fail(TUTTI_ERR_SETTING,
+                    "%s=%s: expected the host that rank 0 runs on, and a port from 1 to 65535",
+                    name, text);
+    *address = parsed;
+    return TUTTI_OK;
+}
+
+tutti_status bootstrap_meet_at(const struct settings *settings, const char *name, const char *text,
+                               uint32_t rank, uint32_t size, const int *cancel,
+                               struct bootstrap **bootstrap)
+{
+    struct meeting meeting = {.place_count = 1, .cancel = cancel};
     struct doors doors;
     char job[64], host[SETTING_TEXT_MAX];
-    uint32_t rank = (uint32_t)settings->rank, size = (uint32_t)settings->size;
-    if (rank >= size)
-        return fail(TUTTI_ERR_SETTING,
-                    "TUTTI_RANK=%u with TUTTI_SIZE=%u: the rank must be from 0 to %u", rank, size,
-                    size - 1);
-    tutti_status status = sock_parse(settings->rendezvous, &meeting.places[0]);
+    tutti_status status = bootstrap_parse_place(name, text, &meeting.places[0]);
     if (status != TUTTI_OK)
-        return status == TUTTI_ERR_ARG
-                   ? fail(TUTTI_ERR_SETTING, "TUTTI_RENDEZVOUS: %s", status_sentence())
-                   : status;
+        return status;
     unsigned port = address_port(&meeting.places[0]);
-    if (port == 0 || address_is_any(&meeting.places[0]))
-        return fail(TUTTI_ERR_SETTING,
-                    "TUTTI_RENDEZVOUS=%s: expected the host that rank 0 runs on, and a port from 1 "
-                    "to 65535",
-                    settings->rendezvous);
-    meeting.place_count = 1;
     snprintf(job, sizeof job, "tutti rendezvous at port %u", port);
     meeting_set_job(&meeting, job);
     meeting_set_key(settings, &meeting, NULL);
-    snprintf(host, sizeof host, "%s", settings->rendezvous);
-    *strrchr(host, ':') = 0;
+    snprintf(host, sizeof host, "%s", *text == '[' ? text + 1 : text);
+    *strrchr(host, *text == '[' ? ']' : ':') = 0;
     if (rank == 0 && size > 1) {
         status = find_doors(settings, host, &meeting.places[0], &doors);
         if (status == TUTTI_OK)
@@ -281,6 +285,24 @@ static tutti_status from_rendezvous(const struct settings *settings, struct boot
             return status;
     }
     return bootstrap_meet(settings, &meeting, rank, size, bootstrap);
+}
+
+static tutti_status from_rendezvous(const struct settings *settings, struct bootstrap **bootstrap)
+{
+    uint32_t rank = (uint32_t)settings->rank, size = (uint32_t)settings->size;
+    if (rank >= size)
+        return fail(TUTTI_ERR_SETTING,
+                    "TUTTI_RANK=%u with TUTTI_SIZE=%u: the rank must be from 0 to %u", rank, size,
+                    size - 1);
+    return bootstrap_meet_at(settings, "TUTTI_RENDEZVOUS", settings->rendezvous, rank, size, NULL,
+                             bootstrap);
+}
+
+tutti_status bootstrap_id_from_env(const struct settings *settings, tutti_unique_id *id)
+{
+    return has(COMM_ID_VARIABLE)
+               ? bootstrap_id_of_place(settings_launcher_variable(COMM_ID_VARIABLE), id)
+               : bootstrap_unique_id(settings, id);
 }
 
 static tutti_status from_torchrun(const struct settings *settings, struct bootstrap **bootstrap)
@@ -398,7 +420,7 @@ static tutti_status meet_by_launcher(const struct settings *settings, share_fn *
     }
     if (text[0] != 'i' || decode(text + 1, &id, sizeof id) != sizeof id)
         return fail(TUTTI_ERR_PROTOCOL, "the launcher's store holds no unique id from rank 0");
-    return bootstrap_from_id(settings, &id, rank, size, bootstrap);
+    return bootstrap_from_id(settings, &id, rank, size, NULL, bootstrap);
 }
 
 /* TUTTI_RENDEZVOUS, TUTTI_RANK and TUTTI_SIZE belong together: a process that was given some of

@@ -109,10 +109,13 @@ static tutti_status collect(struct collection *collection, int epoll, uint64_t d
             return fail_errno(TUTTI_ERR_SYSTEM, "rendezvous: epoll_ctl");
     }
     while (collection->left > 0) {
-        uint64_t now = clock_ms();
-        if (now >= deadline_ms)
+        tutti_status wanted = bootstrap_check(bootstrap);
+        if (wanted != TUTTI_OK)
+            return wanted;
+        if (clock_ms() >= deadline_ms)
             return late_ranks(collection);
-        int count = epoll_wait(epoll, events, EVENTS_MAX, (int)(deadline_ms - now));
+        int count =
+            epoll_wait(epoll, events, EVENTS_MAX, clock_left_ms(deadline_ms, bootstrap->cancel));
         if (count < 0 && errno != EINTR)
             return fail_errno(TUTTI_ERR_SYSTEM, "rendezvous: epoll_wait");
         for (int i = 0; i < count; i++) {
@@ -139,10 +142,11 @@ static tutti_status hand_out(struct collection *collection, uint64_t deadline_ms
     for (uint32_t r = 1; r < bootstrap->size; r++) {
         char who[128], cause[SENTENCE_MAX];
         int fd = bootstrap->seats[r].fd;
-        tutti_status status = sock_send_all(fd, &header, sizeof header, deadline_ms);
+        tutti_status status =
+            sock_send_all(fd, &header, sizeof header, deadline_ms, bootstrap->cancel);
         if (status == TUTTI_OK)
-            status =
-                sock_send_all(fd, collection->out, bootstrap->size * collection->len, deadline_ms);
+            status = sock_send_all(fd, collection->out, bootstrap->size * collection->len,
+                                   deadline_ms, bootstrap->cancel);
         if (status != TUTTI_OK) {
             snprintf(cause, sizeof cause, "%s", status_sentence());
             return fail(TUTTI_ERR_CONNECT, "%s did not take the result of the rendezvous: %.300s",
@@ -160,11 +164,12 @@ static void hand_out_failure(struct bootstrap *bootstrap, tutti_status failure)
         char sentence[SENTENCE_MAX];
     } message = {.header = {.magic = BOOTSTRAP_MAGIC,
                             .sequence = bootstrap->sequence,
-                            .status = failure,
+                            .status = bootstrap_told(failure),
                             .len = SENTENCE_MAX}};
     snprintf(message.sentence, sizeof message.sentence, "%s", status_sentence());
     for (uint32_t r = 1; r < bootstrap->size; r++)
-        (void)sock_send_all(bootstrap->seats[r].fd, &message, sizeof message, clock_ms() + 10);
+        (void)sock_send_all(bootstrap->seats[r].fd, &message, sizeof message, clock_ms() + 10,
+                            NULL);
     status_set_sentence(message.sentence);
 }
 
@@ -220,8 +225,8 @@ static tutti_status check_reply(struct bootstrap *bootstrap, const struct gather
         return fail(TUTTI_ERR_PROTOCOL, "rank 0 at %s sent bytes that are no allgather",
                     bootstrap->root_text);
     if (header->status != TUTTI_OK && header->len == sizeof failure.sentence) {
-        if (sock_recv_all(bootstrap->fd, failure.sentence, sizeof failure.sentence, deadline_ms) !=
-            TUTTI_OK)
+        if (sock_recv_all(bootstrap->fd, failure.sentence, sizeof failure.sentence, deadline_ms,
+                          bootstrap->cancel) != TUTTI_OK)
             return lost_root(bootstrap, deadline_ms);
         bootstrap_clean_text(failure.sentence, sizeof failure.sentence);
         return bootstrap_refused(bootstrap, &failure);
@@ -240,15 +245,19 @@ tutti_status bootstrap_leaf_allgather(struct bootstrap *bootstrap, const void *i
     struct gather_header header = {
         .magic = BOOTSTRAP_MAGIC, .sequence = bootstrap->sequence, .len = (uint32_t)len};
     /* A failed send is not the end: rank 0 may have told the reason before it closed. */
-    if (sock_send_all(bootstrap->fd, &header, sizeof header, deadline_ms) == TUTTI_OK && len > 0)
-        (void)sock_send_all(bootstrap->fd, in, len, deadline_ms);
+    if (sock_send_all(bootstrap->fd, &header, sizeof header, deadline_ms, bootstrap->cancel) ==
+            TUTTI_OK &&
+        len > 0)
+        (void)sock_send_all(bootstrap->fd, in, len, deadline_ms, bootstrap->cancel);
     deadline_ms += BOOTSTRAP_GRACE_MS;
-    if (sock_recv_all(bootstrap->fd, &header, sizeof header, deadline_ms) != TUTTI_OK)
+    if (sock_recv_all(bootstrap->fd, &header, sizeof header, deadline_ms, bootstrap->cancel) !=
+        TUTTI_OK)
         return lost_root(bootstrap, deadline_ms);
     tutti_status status = check_reply(bootstrap, &header, len, deadline_ms);
     if (status != TUTTI_OK)
         return status;
-    if (sock_recv_all(bootstrap->fd, out, bootstrap->size * len, deadline_ms) != TUTTI_OK)
+    if (sock_recv_all(bootstrap->fd, out, bootstrap->size * len, deadline_ms, bootstrap->cancel) !=
+        TUTTI_OK)
         return lost_root(bootstrap, deadline_ms);
     return TUTTI_OK;
 }

@@ -9,6 +9,12 @@
  * own, so that nothing is bound that the settings did not choose. The job id tells this rendezvous
  * from all others; the key is mixed into the job secret, so that only holders of the id can join.
  *
+ *      0        8       12                                                     128
+ *      | magic  | vers. | "host:port"                                          |
+ *
+ * An id of the other sort names an address that all ranks know anyway. It is no secret, and behind
+ * it there is no socket: rank 0 listens when it joins.
+ *
  * The sockets must outlive the call that made them and are found again by the same process: they
  * wait in one small table behind a mutex, the one exception to "no globals" in this room. An entry
  * leaves when rank 0 joins with its id. Descriptors are close-on-exec; a forked child that plays
@@ -32,7 +38,7 @@
 #define WAITING_MAX    256
 #define LISTEN_BACKLOG 4096 /* every rank of a large job may come at the same moment */
 
-static const char id_magic[8] = "TuttiId";
+static const char id_magic[8] = "TuttiId", place_magic[8] = "TuttiAt";
 
 struct id_place {
     uint16_t family; /* 4 or 6 */
@@ -48,6 +54,13 @@ struct id_layout {
     uint8_t key[16];
 };
 _Static_assert(sizeof(struct id_layout) == sizeof(tutti_unique_id), "the id is 128 bytes");
+
+struct place_layout {
+    char magic[8];
+    uint32_t version;
+    char text[116];
+};
+_Static_assert(sizeof(struct place_layout) == sizeof(tutti_unique_id), "the id is 128 bytes");
 
 struct waiting {
     bool used;
@@ -197,6 +210,32 @@ tutti_status bootstrap_unique_id(const struct settings *settings, tutti_unique_i
     return TUTTI_OK;
 }
 
+tutti_status bootstrap_id_of_place(const char *text, tutti_unique_id *id)
+{
+    struct place_layout made = {.version = BOOTSTRAP_VERSION};
+    struct sock_address address;
+    if (strlen(text) >= sizeof made.text)
+        return fail(TUTTI_ERR_SETTING, COMM_ID_VARIABLE " is %zu bytes long: expected at most %zu",
+                    strlen(text), sizeof made.text - 1);
+    tutti_status status = bootstrap_parse_place(COMM_ID_VARIABLE, text, &address);
+    if (status != TUTTI_OK)
+        return status;
+    memcpy(made.magic, place_magic, sizeof made.magic);
+    strcpy(made.text, text);
+    memcpy(id->bytes, &made, sizeof made);
+    return TUTTI_OK;
+}
+
+static tutti_status check_version(uint32_t version)
+{
+    if (version != BOOTSTRAP_VERSION)
+        return fail(TUTTI_ERR_PROTOCOL,
+                    "the unique id was made by a release with rendezvous version %u, this one has "
+                    "%u: run the same release everywhere",
+                    version, BOOTSTRAP_VERSION);
+    return TUTTI_OK;
+}
+
 static tutti_status read_id(const struct settings *settings, const tutti_unique_id *id,
                             struct meeting *meeting)
 {
@@ -205,11 +244,9 @@ static tutti_status read_id(const struct settings *settings, const tutti_unique_
     if (memcmp(read.magic, id_magic, sizeof read.magic) != 0)
         return fail(TUTTI_ERR_ARG, "these 128 bytes are no unique id of this library: carry them "
                                    "unchanged from rank 0, which makes the id");
-    if (read.version != BOOTSTRAP_VERSION)
-        return fail(TUTTI_ERR_PROTOCOL,
-                    "the unique id was made by a release with rendezvous version %u, this one has "
-                    "%u: run the same release everywhere",
-                    read.version, BOOTSTRAP_VERSION);
+    tutti_status status = check_version(read.version);
+    if (status != TUTTI_OK)
+        return status;
     if (read.count == 0 || read.count > ID_PLACES_MAX)
         return fail(TUTTI_ERR_ARG, "the unique id names %u addresses, not 1 to %d: it was damaged",
                     read.count, ID_PLACES_MAX);
@@ -227,10 +264,18 @@ static tutti_status read_id(const struct settings *settings, const tutti_unique_
 }
 
 tutti_status bootstrap_from_id(const struct settings *settings, const tutti_unique_id *id,
-                               uint32_t rank, uint32_t size, struct bootstrap **bootstrap)
+                               uint32_t rank, uint32_t size, const int *cancel,
+                               struct bootstrap **bootstrap)
 {
-    struct meeting meeting = {0};
-    tutti_status status = read_id(settings, id, &meeting);
+    struct meeting meeting = {.cancel = cancel};
+    struct place_layout place;
+    memcpy(&place, id->bytes, sizeof place);
+    bool of_place = memcmp(place.magic, place_magic, sizeof place.magic) == 0;
+    tutti_status status = of_place ? check_version(place.version) : read_id(settings, id, &meeting);
+    place.text[sizeof place.text - 1] = 0;
+    if (status == TUTTI_OK && of_place)
+        return bootstrap_meet_at(settings, COMM_ID_VARIABLE, place.text, rank, size, cancel,
+                                 bootstrap);
     if (status != TUTTI_OK)
         return status;
     if (rank == 0 && !table_take(&meeting))

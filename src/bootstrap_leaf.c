@@ -81,7 +81,8 @@ static void attempt_connected(struct search *search, uint32_t index)
     if (status == TUTTI_OK)
         status = auth_hello(&attempt->auth, hello);
     if (status == TUTTI_OK)
-        status = sock_send_all(attempt->fd, hello, sizeof hello, clock_ms() + HELLO_MS);
+        status = sock_send_all(attempt->fd, hello, sizeof hello, clock_ms() + HELLO_MS,
+                               search->meeting->cancel);
     if (status != TUTTI_OK) {
         attempt_failed(search, index, status_sentence());
         return;
@@ -157,6 +158,9 @@ static tutti_status find_root(struct search *search, const struct bootstrap *boo
     for (;;) {
         struct pollfd fds[MEETING_PLACES_MAX];
         uint64_t now = clock_ms();
+        tutti_status wanted = bootstrap_check(bootstrap);
+        if (wanted != TUTTI_OK)
+            return wanted;
         if (now >= search->deadline_ms)
             return nobody(search, bootstrap);
         uint64_t next = start_due(search, now);
@@ -165,7 +169,7 @@ static tutti_status find_root(struct search *search, const struct bootstrap *boo
             fds[i] =
                 (struct pollfd){.fd = attempt->fd, .events = attempt->connected ? POLLIN : POLLOUT};
         }
-        int count = poll(fds, search->meeting->place_count, next > now ? (int)(next - now) : 0);
+        int count = poll(fds, search->meeting->place_count, clock_left_ms(next, bootstrap->cancel));
         if (count < 0 && errno != EINTR)
             return fail_errno(TUTTI_ERR_SYSTEM, "rendezvous: poll");
         for (uint32_t i = 0; count > 0 && i < search->meeting->place_count; i++) {
@@ -184,7 +188,7 @@ static tutti_status find_root(struct search *search, const struct bootstrap *boo
 static tutti_status read_answer(const struct bootstrap *bootstrap, int fd, uint64_t deadline_ms,
                                 struct answer_message *answer)
 {
-    tutti_status status = sock_recv_all(fd, answer, sizeof *answer, deadline_ms);
+    tutti_status status = sock_recv_all(fd, answer, sizeof *answer, deadline_ms, bootstrap->cancel);
     if (status != TUTTI_OK)
         return status;
     if (answer->magic != BOOTSTRAP_MAGIC)
@@ -228,7 +232,7 @@ static tutti_status introduce(struct bootstrap *bootstrap, const struct auth *au
     tutti_status status = auth_proof(auth, message.proof);
     if (status != TUTTI_OK)
         return status;
-    if (sock_send_all(fd, &message, sizeof message, deadline_ms) != TUTTI_OK)
+    if (sock_send_all(fd, &message, sizeof message, deadline_ms, bootstrap->cancel) != TUTTI_OK)
         return TUTTI_OK;
     status = read_answer(bootstrap, fd, deadline_ms, &answer);
     if (status == TUTTI_ERR_PROTOCOL)

@@ -40,6 +40,7 @@ struct meeting {
     uint32_t place_count;
     int listeners[MEETING_LISTENERS_MAX]; /* root only */
     uint32_t listener_count;
+    const int *cancel; /* borrowed for the bootstrap's life */
 };
 
 struct join_message {
@@ -74,6 +75,7 @@ struct bootstrap {
     uint32_t rank, size;
     uint32_t sequence;   /* of the next allgather */
     uint64_t timeout_ms; /* of each step */
+    const int *cancel;   /* ends each step */
     struct seat *seats;  /* root: [size] */
     int fd;              /* leaf: the connection to the root, else -1 */
     char root_text[SOCK_TEXT_MAX];
@@ -103,6 +105,25 @@ tutti_status bootstrap_root_allgather(struct bootstrap *bootstrap, const void *i
                                       size_t len, uint64_t deadline_ms);
 tutti_status bootstrap_leaf_allgather(struct bootstrap *bootstrap, const void *in, void *out,
                                       size_t len, uint64_t deadline_ms);
+
+/* TUTTI_ERR_ABORTED when another thread wants no communicator any more. */
+tutti_status bootstrap_check(const struct bootstrap *bootstrap);
+/* As others are told of a failure here: an abort is the loss of a rank to them. */
+static inline tutti_status bootstrap_told(tutti_status status)
+{
+    return status == TUTTI_ERR_ABORTED ? TUTTI_ERR_CONNECT : status;
+}
+
+/* An address that all ranks know, host:port: rank 0 listens there, and each rank looks the host up.
+ * name: of the variable that gave it. */
+#define COMM_ID_VARIABLE "NCCL_COMM_ID"
+tutti_status bootstrap_parse_place(const char *name, const char *text,
+                                   struct sock_address *address);
+tutti_status bootstrap_meet_at(const struct settings *settings, const char *name, const char *text,
+                               uint32_t rank, uint32_t size, const int *cancel,
+                               struct bootstrap **bootstrap);
+/* An id that carries the text. */
+tutti_status bootstrap_id_of_place(const char *text, tutti_unique_id *id);
 
 /* What rank 0 says went wrong becomes this rank's own sentence. */
 tutti_status bootstrap_refused(const struct bootstrap *bootstrap,

@@ -96,12 +96,12 @@ static void turn_away(struct lobby *lobby, struct slot *slot, const char *reason
 
 static void send_answer(int fd, tutti_status status, const struct auth *auth, const char *sentence)
 {
-    struct answer_message answer = {.magic = BOOTSTRAP_MAGIC, .status = status};
+    struct answer_message answer = {.magic = BOOTSTRAP_MAGIC, .status = bootstrap_told(status)};
     if (auth && auth_proof(auth, answer.proof) != TUTTI_OK)
         return; /* the rank takes silence for a broken connection and tries again */
     snprintf(answer.sentence, sizeof answer.sentence, "%s", sentence);
     /* a peer that is gone shows on its descriptor */
-    (void)sock_send_all(fd, &answer, sizeof answer, clock_ms() + ANSWER_MS);
+    (void)sock_send_all(fd, &answer, sizeof answer, clock_ms() + ANSWER_MS, NULL);
 }
 
 /* ---- seats ----------------------------------------------------------------------------------- */
@@ -192,8 +192,8 @@ static void seat_event(struct lobby *lobby, uint32_t rank)
         return;
     tutti_status status = fail(
         TUTTI_ERR_CONNECT,
-        "%s left the rendezvous while %u other rank%s still missing: it ended, or its own "
-        "timeout is shorter",
+        "%s left the rendezvous while %u other rank%s still missing: it ended, was aborted, or its "
+        "own timeout is shorter",
         seat_text(lobby->bootstrap->seats, rank, who), missing, missing == 1 ? " was" : "s were");
     watch(lobby, EPOLL_CTL_DEL, seat->fd, 0, TOKEN_SEAT, rank);
     owned_close(seat->fd);
@@ -214,7 +214,8 @@ static void take_hello(struct lobby *lobby, struct slot *slot)
         status = auth_hello(&slot->auth, hello);
     /* a rank of another job is told so, by our hello; garbage is told nothing */
     if (status == TUTTI_OK && (taken == TUTTI_OK || taken == TUTTI_ERR_AUTH))
-        status = sock_send_all(slot->fd, hello, sizeof hello, clock_ms() + ANSWER_MS);
+        status = sock_send_all(slot->fd, hello, sizeof hello, clock_ms() + ANSWER_MS,
+                               lobby->bootstrap->cancel);
     if (status != TUTTI_OK || taken != TUTTI_OK) {
         turn_away(lobby, slot, status_sentence());
         return;
@@ -360,14 +361,17 @@ static tutti_status serve(struct lobby *lobby)
     struct epoll_event events[EVENTS_MAX];
     while (!finished(lobby)) {
         uint64_t now = clock_ms();
+        tutti_status wanted = bootstrap_check(lobby->bootstrap);
+        if (wanted != TUTTI_OK)
+            return wanted;
         if (now >= lobby->deadline_ms) {
             if (lobby->doom == TUTTI_OK)
                 doom(lobby, missing_ranks(lobby));
             break;
         }
         uint64_t next = tend_slots(lobby, now);
-        int count =
-            epoll_wait(lobby->epoll, events, EVENTS_MAX, next > now ? (int)(next - now) : 0);
+        int count = epoll_wait(lobby->epoll, events, EVENTS_MAX,
+                               clock_left_ms(next, lobby->bootstrap->cancel));
         if (count < 0 && errno != EINTR)
             return fail_errno(TUTTI_ERR_SYSTEM, "rendezvous: epoll_wait");
         for (int i = 0; i < count; i++) {

@@ -251,6 +251,14 @@ static tutti_status check_buffers(const struct tutti_comm *comm, struct call *ca
                         "%s: %s, %" PRIu64 " bytes at %p, overflows the address space at rank %u",
                         coll_name(call->coll), both[i]->name, both[i]->bytes,
                         (const void *)both[i]->begin, comm->rank);
+        const char *why =
+            both[i]->used && both[i]->bytes > 0 ? mem_device_refused(both[i]->begin) : NULL;
+        if (why)
+            return fail(TUTTI_ERR_UNSUPPORTED,
+                        "%s: %s is GPU memory (%p) at rank %u, expected host memory (%s): copy it "
+                        "there first, or let this process use its GPU",
+                        coll_name(call->coll), both[i]->name, (const void *)both[i]->begin,
+                        comm->rank, why);
     }
     call->in_place = false;
     if (!in.used || !out.used || in.bytes == 0 || out.bytes == 0)

@@ -24,6 +24,7 @@
 #define COMM_OPS_MAX        1024 /* dynamic reduction operations of one communicator */
 #define COMM_HASH_SIZE      64   /* buckets of the program cache */
 #define COMM_PEER_NAME_MAX  96
+#define COMM_LOOKING        2 /* in comm.busy: inside is one who only looks, for a moment */
 
 enum notice_kind {
     NOTICE_FAILED, /* culprit, status, text: the communicator failed */
@@ -82,9 +83,10 @@ struct tutti_comm {
     atomic_bool aborted;
     atomic_bool revoked;         /* aborted, but stays within its peers' reach */
     atomic_int busy;             /* a thread is inside; for abort and to refuse a second */
+    _Atomic uint64_t asked_ns;   /* when comm_ask last looked */
     _Atomic tutti_status failed; /* TUTTI_OK while it works */
     char sentence[SENTENCE_MAX];
-    uint32_t down_peer; /* the last link that went down, NO_RANK if none, and why */
+    uint32_t down_peer; /* the last whose link went down though it had not left; NO_RANK; and why */
     char down_sentence[SENTENCE_MAX];
     uint32_t sequence; /* collectives issued */
     uint32_t meetings; /* called by this rank in comm_shrink.c */
@@ -199,6 +201,9 @@ tutti_status comm_fail(tutti_comm *comm, tutti_status status, uint32_t culprit,
 tutti_status comm_fail_xfer(tutti_comm *comm, const struct xfer *xfer);
 /* Looks at the transports' events. */
 void comm_events(tutti_comm *comm);
+/* For threads that are not inside: while nobody is and nothing runs, looks whether a peer died, at
+ * most every ASK_NS. Who enters meanwhile waits for the look. */
+void comm_ask(tutti_comm *comm);
 void comm_check_timeout(tutti_comm *comm, uint64_t waited_ns);
 tutti_status comm_error(const tutti_comm *comm); /* sets the thread's sentence to the kept one */
 

@@ -43,7 +43,17 @@ tutti_status tutti_unique_id_create(tutti_unique_id *id)
     return status == TUTTI_OK ? bootstrap_unique_id(&settings, id) : status;
 }
 
-tutti_status tutti_comm_create(int size, const tutti_unique_id *id, int rank, tutti_comm **comm)
+tutti_status tutti_unique_id_from_env(tutti_unique_id *id)
+{
+    struct settings settings;
+    if (!id)
+        return fail(TUTTI_ERR_ARG, "tutti_unique_id_from_env: id is NULL");
+    tutti_status status = settings_load(&settings);
+    return status == TUTTI_OK ? bootstrap_id_from_env(&settings, id) : status;
+}
+
+tutti_status tutti_comm_create_cancellable(int size, const tutti_unique_id *id, int rank,
+                                           const int *cancel, tutti_comm **comm)
 {
     struct settings settings;
     struct bootstrap *bootstrap;
@@ -53,8 +63,14 @@ tutti_status tutti_comm_create(int size, const tutti_unique_id *id, int rank, tu
     if (status == TUTTI_OK)
         status = settings_load(&settings);
     if (status == TUTTI_OK)
-        status = bootstrap_from_id(&settings, id, (uint32_t)rank, (uint32_t)size, &bootstrap);
+        status =
+            bootstrap_from_id(&settings, id, (uint32_t)rank, (uint32_t)size, cancel, &bootstrap);
     return status == TUTTI_OK ? build(&settings, bootstrap, comm) : status;
+}
+
+tutti_status tutti_comm_create(int size, const tutti_unique_id *id, int rank, tutti_comm **comm)
+{
+    return tutti_comm_create_cancellable(size, id, rank, NULL, comm);
 }
 
 tutti_status tutti_comm_create_from_env(tutti_comm **comm)
@@ -241,6 +257,7 @@ tutti_status tutti_comm_status(const tutti_comm *comm)
     tutti_status status = comm_check_query(comm, comm);
     if (status != TUTTI_OK)
         return status;
+    comm_ask((tutti_comm *)comm); /* what a communicator is made of is never constant */
     return comm->failed != TUTTI_OK ? comm_error(comm) : TUTTI_OK;
 }
 

@@ -14,8 +14,9 @@
 #include "src/comm.h"
 #include "src/stream.h"
 
-#define REASON_MS  300u /* wait for the reason of a broken link */
-#define EVENTS_MAX 4096 /* events taken per look, so that a flood cannot hold a rank */
+#define REASON_MS  300u      /* wait for the reason of a broken link */
+#define EVENTS_MAX 4096      /* events taken per look, so that a flood cannot hold a rank */
+#define ASK_NS     10000000u /* between looks of those who only ask: some 20 us each */
 
 static void tell_peers(tutti_comm *comm, tutti_status status, uint32_t culprit)
 {
@@ -170,8 +171,10 @@ static void fail_mismatch(tutti_comm *comm, uint32_t peer, const struct tag *min
 
 static void link_down(tutti_comm *comm, const struct transport_event *event)
 {
-    comm->down_peer = event->peer;
-    memcpy(comm->down_sentence, event->sentence, sizeof comm->down_sentence);
+    if (!comm->peers[event->peer].left) {
+        comm->down_peer = event->peer;
+        memcpy(comm->down_sentence, event->sentence, sizeof comm->down_sentence);
+    }
     log_at(LOG_LEVEL_DEBUG, (int)comm->rank, "link down: %s", event->sentence);
 }
 
@@ -309,13 +312,38 @@ void comm_check_timeout(tutti_comm *comm, uint64_t waited_ns)
 
 bool comm_seize(tutti_comm *comm)
 {
-    while (atomic_exchange_explicit(&comm->busy, 1, memory_order_acquire)) {
-        /* A thread that aborts is inside for a moment; any other is a mistake of the caller. */
-        if (!atomic_load(&comm->aborted))
+    int inside = 0;
+    while (!atomic_compare_exchange_strong_explicit(&comm->busy, &inside, 1, memory_order_acquire,
+                                                    memory_order_relaxed)) {
+        /* A thread that aborts or looks is inside for a moment; any other is a mistake of the
+         * caller. */
+        if (inside != COMM_LOOKING && !atomic_load(&comm->aborted))
             return false;
         sched_yield();
+        inside = 0;
     }
     return true;
+}
+
+/* A transfer under way ends by itself when its peer is gone, and may end well before that. */
+static bool is_idle(const tutti_comm *comm)
+{
+    return !comm->running && !comm->head && !comm->p2p_list && !comm->p2p_waiting;
+}
+
+void comm_ask(tutti_comm *comm)
+{
+    uint64_t now = clock_ns(), before = atomic_load_explicit(&comm->asked_ns, memory_order_relaxed);
+    int nobody = 0;
+    if (comm->failed != TUTTI_OK || now - before < ASK_NS ||
+        comm->fork_generation != atomic_load(&comm_forks) ||
+        !atomic_compare_exchange_strong(&comm->asked_ns, &before, now) ||
+        !atomic_compare_exchange_strong(&comm->busy, &nobody, COMM_LOOKING))
+        return;
+    comm_events(comm);
+    if (comm->failed == TUTTI_OK && comm->down_peer != NO_RANK && is_idle(comm))
+        comm_fail(comm, TUTTI_ERR_PEER, comm->down_peer, comm->down_sentence);
+    comm_leave(comm);
 }
 
 static inline tutti_status check_handle(const tutti_comm *comm)

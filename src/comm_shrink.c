@@ -227,7 +227,7 @@ static tutti_status meet_as_root(struct shrink *shrink, struct settings *setting
     uint64_t now = clock_ms();
     bool time_left = status == TUTTI_OK && shrink->deadline_ms > now + REFUSE_MS;
     settings->connect_timeout_ms = time_left ? shrink->deadline_ms - now : REFUSE_MS;
-    tutti_status met = bootstrap_from_id(settings, &id, 0, shrink->size, bootstrap);
+    tutti_status met = bootstrap_from_id(settings, &id, 0, shrink->size, NULL, bootstrap);
     if (status == TUTTI_OK)
         return met;
     if (met == TUTTI_OK)
@@ -249,7 +249,8 @@ static tutti_status shrink_entered(struct shrink *shrink, tutti_comm **new_comm)
     } else {
         status = answer(shrink, &id);
         if (status == TUTTI_OK)
-            status = bootstrap_from_id(&settings, &id, shrink->new_rank, shrink->size, &bootstrap);
+            status =
+                bootstrap_from_id(&settings, &id, shrink->new_rank, shrink->size, NULL, &bootstrap);
     }
     if (status != TUTTI_OK)
         return status;

@@ -30,6 +30,21 @@ bool ended_well(pid_t child)
 #define EXPECT(fact)                                                                               \
     ((fact) ? 0 : (printf("    line %d: " #fact "\n      %s\n", __LINE__, status_sentence()), 1))
 
+/* Memory of a driver that is not used is known, and only that. */
+static int refuses(void *memory, const char *reason)
+{
+    unsigned char local[8];
+    void *pinned;
+    const char *why = mem_device_refused((char *)memory + 63);
+    return EXPECT(why && strstr(why, reason)) || EXPECT(!mem_device_refused(local)) ||
+           EXPECT(!mem_device_refused(NULL)) ||
+           EXPECT(gpu->host_alloc(&pinned, 4096, 0) == CUDA_DRIVER_OK) ||
+           EXPECT(!mem_device_refused(pinned)) ||
+           EXPECT(mem_copy_any(local, memory, 8) == TUTTI_ERR_UNSUPPORTED) ||
+           EXPECT(strstr(status_sentence(), reason)) ||
+           EXPECT(mem_copy_any(local, pinned, 8) == TUTTI_OK);
+}
+
 static int mode_off(void)
 {
     struct mem_place place;
@@ -42,7 +57,21 @@ static int mode_off(void)
     return EXPECT(!mem_device_in_use(&opened)) || EXPECT(!mem_device_present()) ||
            EXPECT(mem_device_open(&opened) == TUTTI_ERR_UNSUPPORTED) ||
            EXPECT(strstr(status_sentence(), "TUTTI_CUDA=0")) ||
-           EXPECT(mem_device_of(memory, &place) == TUTTI_OK && !place.device);
+           EXPECT(mem_device_of(memory, &place) == TUTTI_OK && !place.device) ||
+           refuses(memory, "TUTTI_CUDA=0");
+}
+
+/* The program's driver is not the one that the library was told to use, which is none. */
+static int mode_elsewhere(void)
+{
+    struct mem_device *opened;
+    gpu = gpu_open();
+    if (!gpu)
+        return 1;
+    setenv("TUTTI_CUDA_DRIVER", "libm.so.6", 1);
+    void *memory = gpu_alloc(64);
+    return EXPECT(!mem_device_refused(memory)) || EXPECT(!mem_device_in_use(&opened)) ||
+           refuses(memory, "libm.so.6 ");
 }
 
 /* The library looks for no driver before the program has one, and then finds the program's. */
@@ -293,6 +322,7 @@ struct mode {
 
 static const struct mode modes[] = {
     {"--off", mode_off, false},
+    {"--elsewhere", mode_elsewhere, false},
     {"--late", mode_late, false},
     {"--missing", mode_missing, false},
     {"--old", mode_old, false},

@@ -1,7 +1,6 @@
 /* test_bootstrap.c: the rendezvous, with ranks as threads and as processes, with strangers at the
  * door, with ranks that are missing, double or wrong, and under simulated launchers. */
 #include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -17,132 +16,8 @@
 #include "base/sock.h"
 #include "src/bootstrap.h"
 #include "src/bootstrap_meet.h"
+#include "tests/players.h"
 #include "tests/suite.h"
-
-#define RANKS_MAX 256
-
-/* One rank: what it claims, and what became of it. */
-struct player {
-    struct settings settings;
-    const tutti_unique_id *id; /* NULL: from the settings (TUTTI_RENDEZVOUS) */
-    uint32_t rank, size, gathers;
-    size_t len;
-    uint32_t delay_ms;
-    bool leaves; /* after joining, without a word */
-    tutti_status status;
-    char sentence[SENTENCE_MAX];
-    uint64_t took_ms;
-    bool wrong;
-};
-
-static struct settings quick(uint64_t timeout_ms)
-{
-    struct settings settings;
-    settings_defaults(&settings);
-    settings.connect_timeout_ms = timeout_ms;
-    return settings;
-}
-
-static void fill(uint8_t *block, size_t len, uint32_t rank, uint32_t round)
-{
-    for (size_t i = 0; i < len; i++)
-        block[i] = (uint8_t)(rank * 7 + round * 31 + i);
-}
-
-static bool check(const uint8_t *out, const struct player *player, uint32_t round)
-{
-    uint8_t expected[1024];
-    for (uint32_t r = 0; r < player->size; r++) {
-        fill(expected, player->len, r, round);
-        if (memcmp(out + r * player->len, expected, player->len) != 0)
-            return false;
-    }
-    return true;
-}
-
-static void *play(void *argument)
-{
-    struct player *player = argument;
-    struct bootstrap *bootstrap = NULL;
-    uint64_t start = clock_ms();
-    if (player->delay_ms)
-        clock_sleep_us(player->delay_ms * 1000);
-    player->status = player->id ? bootstrap_from_id(&player->settings, player->id, player->rank,
-                                                    player->size, &bootstrap)
-                                : bootstrap_from_env(&player->settings, &bootstrap);
-    if (player->status == TUTTI_OK && !player->leaves) {
-        uint8_t block[1024], *out = malloc(player->size * player->len + 1);
-        player->wrong =
-            bootstrap_rank(bootstrap) != player->rank || bootstrap_size(bootstrap) != player->size;
-        for (uint32_t i = 0; i < player->gathers && player->status == TUTTI_OK; i++) {
-            fill(block, player->len, player->rank, i);
-            player->status = out ? bootstrap_allgather(bootstrap, block, out, player->len)
-                                 : fail(TUTTI_ERR_NOMEM, "no memory in the test itself");
-            if (player->status == TUTTI_OK && !check(out, player, i))
-                player->wrong = true;
-        }
-        free(out);
-    }
-    if (player->status != TUTTI_OK)
-        snprintf(player->sentence, sizeof player->sentence, "%s", status_sentence());
-    bootstrap_free(bootstrap);
-    player->took_ms = clock_ms() - start;
-    return NULL;
-}
-
-static struct player *cast(uint32_t size, const tutti_unique_id *id, uint64_t timeout_ms)
-{
-    struct player *players = calloc(size, sizeof *players);
-    for (uint32_t r = 0; r < size; r++)
-        players[r] = (struct player){.settings = quick(timeout_ms),
-                                     .id = id,
-                                     .rank = r,
-                                     .size = size,
-                                     .gathers = 3,
-                                     .len = 200};
-    return players;
-}
-
-static void play_all(struct player *players, uint32_t count)
-{
-    pthread_t threads[RANKS_MAX];
-    pthread_attr_t small;
-    pthread_attr_init(&small);
-    pthread_attr_setstacksize(&small, 512 << 10);
-    for (uint32_t r = 0; r < count; r++)
-        pthread_create(&threads[r], &small, play, &players[r]);
-    for (uint32_t r = 0; r < count; r++)
-        pthread_join(threads[r], NULL);
-    pthread_attr_destroy(&small);
-}
-
-static void expect_all_well(const struct player *players, uint32_t count)
-{
-    for (uint32_t r = 0; r < count; r++) {
-        CU_ASSERT_EQUAL(players[r].status, TUTTI_OK);
-        CU_ASSERT_FALSE(players[r].wrong);
-        if (players[r].status != TUTTI_OK)
-            printf("    rank %u: %s\n", r, players[r].sentence);
-    }
-}
-
-static void expect_sentence(const struct player *player, tutti_status status, const char *part)
-{
-    CU_ASSERT_EQUAL(player->status, status);
-    bool found = strstr(player->sentence, part) != NULL;
-    CU_ASSERT_TRUE(found);
-    if (!found || player->status != status)
-        printf("    rank %u: status %d, \"%s\" lacks \"%s\"\n", player->rank, player->status,
-               player->sentence, part);
-}
-
-static int open_descriptors(void)
-{
-    int count = 0;
-    for (int fd = 0; fd < 2048; fd++)
-        count += fcntl(fd, F_GETFD) >= 0;
-    return count;
-}
 
 static void test_bootstrap_joins_threads(void)
 {
@@ -295,20 +170,21 @@ static void test_bootstrap_refuses_damaged_ids(void)
     uint64_t state = suite_seed();
     CU_ASSERT_EQUAL_FATAL(bootstrap_unique_id(&settings, &id), TUTTI_OK);
     memset(&damaged, 0, sizeof damaged);
-    CU_ASSERT_EQUAL(bootstrap_from_id(&settings, &damaged, 1, 2, &bootstrap), TUTTI_ERR_ARG);
+    CU_ASSERT_EQUAL(bootstrap_from_id(&settings, &damaged, 1, 2, NULL, &bootstrap), TUTTI_ERR_ARG);
     for (int i = 0; i < 16; i++) { /* magic, version, count */
         damaged = id;
         damaged.bytes[i] ^= (unsigned char)(0x80 | suite_random(&state));
-        CU_ASSERT_NOT_EQUAL(bootstrap_from_id(&settings, &damaged, 1, 2, &bootstrap), TUTTI_OK);
+        CU_ASSERT_NOT_EQUAL(bootstrap_from_id(&settings, &damaged, 1, 2, NULL, &bootstrap),
+                            TUTTI_OK);
     }
     damaged = id;
     damaged.bytes[20] ^= 1; /* another job: no socket here, nobody there */
-    CU_ASSERT_EQUAL(bootstrap_from_id(&settings, &damaged, 0, 2, &bootstrap), TUTTI_ERR_ARG);
-    CU_ASSERT_EQUAL(bootstrap_from_id(&settings, &id, 2, 2, &bootstrap), TUTTI_ERR_ARG);
-    CU_ASSERT_EQUAL(bootstrap_from_id(&settings, &id, 0, 1, &bootstrap), TUTTI_OK);
+    CU_ASSERT_EQUAL(bootstrap_from_id(&settings, &damaged, 0, 2, NULL, &bootstrap), TUTTI_ERR_ARG);
+    CU_ASSERT_EQUAL(bootstrap_from_id(&settings, &id, 2, 2, NULL, &bootstrap), TUTTI_ERR_ARG);
+    CU_ASSERT_EQUAL(bootstrap_from_id(&settings, &id, 0, 1, NULL, &bootstrap), TUTTI_OK);
     bootstrap_free(bootstrap);
     /* an id makes one communicator */
-    CU_ASSERT_EQUAL(bootstrap_from_id(&settings, &id, 0, 1, &bootstrap), TUTTI_ERR_ARG);
+    CU_ASSERT_EQUAL(bootstrap_from_id(&settings, &id, 0, 1, NULL, &bootstrap), TUTTI_ERR_ARG);
 }
 
 static void test_bootstrap_joins_256_threads(void)
@@ -322,12 +198,12 @@ static void test_bootstrap_joins_256_threads(void)
         return;
     }
     CU_ASSERT_EQUAL_FATAL(bootstrap_unique_id(&settings, &id), TUTTI_OK);
-    struct player *players = cast(RANKS_MAX, &id, 30000);
+    struct player *players = cast(PLAYERS_MAX, &id, 30000);
     uint64_t start = clock_ms();
-    play_all(players, RANKS_MAX);
+    play_all(players, PLAYERS_MAX);
     printf("    256 ranks, 3 allgathers: %llu ms\n", (unsigned long long)(clock_ms() - start));
     CU_ASSERT_TRUE(clock_ms() - start < 15000);
-    expect_all_well(players, RANKS_MAX);
+    expect_all_well(players, PLAYERS_MAX);
     free(players);
 }
 
@@ -394,7 +270,7 @@ static void test_bootstrap_is_not_delayed_by_strangers(void)
     if (id.bytes[32] != 4) {
         struct bootstrap *alone;
         suite_skip("the best interface has no IPv4 address");
-        if (bootstrap_from_id(&settings, &id, 0, 1, &alone) == TUTTI_OK)
+        if (bootstrap_from_id(&settings, &id, 0, 1, NULL, &alone) == TUTTI_OK)
             bootstrap_free(alone);
         return;
     }
@@ -424,7 +300,7 @@ static void test_bootstrap_is_not_delayed_by_strangers(void)
 static bool play_processes(struct player *players, uint32_t count,
                            void (*settle)(struct player *player))
 {
-    pid_t children[RANKS_MAX];
+    pid_t children[PLAYERS_MAX];
     bool well = true;
     fflush(stdout);
     for (uint32_t r = 0; r < count; r++) {
@@ -456,7 +332,7 @@ static void test_bootstrap_joins_64_processes(void)
     uint64_t start = clock_ms();
     CU_ASSERT_TRUE(play_processes(players, 64, NULL));
     printf("    64 processes, 3 allgathers: %llu ms\n", (unsigned long long)(clock_ms() - start));
-    CU_ASSERT_EQUAL(bootstrap_from_id(&settings, &id, 0, 1, &alone), TUTTI_OK);
+    CU_ASSERT_EQUAL(bootstrap_from_id(&settings, &id, 0, 1, NULL, &alone), TUTTI_OK);
     bootstrap_free(alone); /* this process still held the socket */
     free(players);
 }
@@ -474,7 +350,7 @@ static void test_bootstrap_survives_the_death_of_the_root(void)
         struct bootstrap *bootstrap;
         if (bootstrap_unique_id(&settings, &id) == TUTTI_OK)
             (void)!write(pipes[1], &id, sizeof id);
-        bootstrap_from_id(&settings, &id, 0, 5, &bootstrap);
+        bootstrap_from_id(&settings, &id, 0, 5, NULL, &bootstrap);
         _exit(1);
     }
     CU_ASSERT_EQUAL_FATAL(read(pipes[0], &id, sizeof id), sizeof id);
@@ -497,60 +373,6 @@ static void test_bootstrap_survives_the_death_of_the_root(void)
 }
 
 /* ---- the environment ------------------------------------------------------------------------- */
-
-static uint16_t free_port(void)
-{
-    struct settings settings = quick(1000);
-    struct sock_address address, bound;
-    int fd = -1;
-    sock_parse("127.0.0.1:1", &address);
-    address_set_port(&address, 0);
-    CU_ASSERT_EQUAL_FATAL(sock_listen(&settings, &address, 1, &fd, &bound), TUTTI_OK);
-    owned_close(fd);
-    return address_port(&bound);
-}
-
-static void test_bootstrap_meets_at_a_given_address(void)
-{
-    struct player *players = cast(5, NULL, 10000);
-    uint16_t port = free_port();
-    for (uint32_t r = 0; r < 5; r++) {
-        struct settings *settings = &players[r].settings;
-        snprintf(settings->rendezvous, SETTING_TEXT_MAX, "%s:%u", r % 2 ? "localhost" : "127.0.0.1",
-                 port);
-        settings->rank = r;
-        settings->size = 5;
-        snprintf(settings->secret, SETTING_TEXT_MAX, "of this job");
-    }
-    players[0].delay_ms = 300; /* the others come first */
-    play_all(players, 5);
-    expect_all_well(players, 5);
-    play_all(players, 5); /* and again at the same port */
-    expect_all_well(players, 5);
-    free(players);
-}
-
-static void test_bootstrap_checks_the_given_address(void)
-{
-    static const char *const wrong[] = {"nonsense",     "127.0.0.1", "127.0.0.1:0",
-                                        "0.0.0.0:5000", "[::]:5000", "127.0.0.1:99999"};
-    struct bootstrap *bootstrap = NULL;
-    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
-        struct settings settings = quick(300);
-        snprintf(settings.rendezvous, SETTING_TEXT_MAX, "%s", wrong[i]);
-        settings.size = 2;
-        CU_ASSERT_EQUAL(bootstrap_from_env(&settings, &bootstrap), TUTTI_ERR_SETTING);
-    }
-    struct settings settings = quick(300);
-    snprintf(settings.rendezvous, SETTING_TEXT_MAX, "127.0.0.1:5000");
-    settings.rank = 2;
-    settings.size = 2;
-    CU_ASSERT_EQUAL(bootstrap_from_env(&settings, &bootstrap), TUTTI_ERR_SETTING);
-    CU_ASSERT_PTR_NOT_NULL(strstr(status_sentence(), "TUTTI_RANK=2 with TUTTI_SIZE=2"));
-    snprintf(settings.rendezvous, SETTING_TEXT_MAX, "192.0.2.1:5000"); /* nobody's */
-    settings.rank = 1;
-    CU_ASSERT_EQUAL(bootstrap_from_env(&settings, &bootstrap), TUTTI_ERR_CONNECT);
-}
 
 static void be_torchrun(struct player *player)
 {
@@ -798,8 +620,6 @@ static const struct suite_test tests[] = {
     {"bootstrap_refuses_damaged_ids", test_bootstrap_refuses_damaged_ids},
     {"bootstrap_is_not_delayed_by_strangers", test_bootstrap_is_not_delayed_by_strangers},
     {"bootstrap_survives_the_death_of_the_root", test_bootstrap_survives_the_death_of_the_root},
-    {"bootstrap_meets_at_a_given_address", test_bootstrap_meets_at_a_given_address},
-    {"bootstrap_checks_the_given_address", test_bootstrap_checks_the_given_address},
     {"bootstrap_joins_under_torchrun_beside_strangers",
      test_bootstrap_joins_under_torchrun_beside_strangers},
     {"bootstrap_joins_under_slurm", test_bootstrap_joins_under_slurm},

@@ -267,6 +267,113 @@ static void test_comm_ends_names_the_rank_that_died(void)
     deaths(tcp);
 }
 
+/* Nothing runs, and the status is all that is asked for. */
+static tutti_status watch(tutti_comm *comm, double seconds)
+{
+    tutti_status status = TUTTI_OK;
+    for (double end = world_seconds() + seconds; status == TUTTI_OK && world_seconds() < end;) {
+        status = tutti_comm_status(comm);
+        usleep(500);
+    }
+    return status;
+}
+
+static int die_idle(tutti_comm *comm, int rank, int size, void *context)
+{
+    int value = rank,
+        wrong = WORLD_OK(tutti_allreduce(&rank, &value, 1, TUTTI_INT32, TUTTI_SUM, comm));
+    (void)context;
+    wrong += world_check(rank, watch(comm, 0.1) == TUTTI_OK, "%s", tutti_last_error());
+    if (rank == size - 1)
+        raise(SIGKILL);
+    double start = world_seconds();
+    tutti_status status = watch(comm, 10);
+    wrong += world_check(rank, status == TUTTI_ERR_PEER, "%s: %s", tutti_status_string(status),
+                         tutti_last_error());
+    wrong += world_says(rank, "rank 3 (host ");
+    wrong += world_check(rank, world_seconds() - start < 5, "took %.1f s", world_seconds() - start);
+    wrong += WORLD_TAKEN(tutti_barrier(comm), TUTTI_ERR_PEER);
+    return wrong + world_says(rank, "rank 3 (host ");
+}
+
+static void test_comm_ends_an_idle_rank_that_asks_notices_a_death(void)
+{
+    static const char *const mixed[] = {"TUTTI_TRANSPORTS=shm,tcp", NULL};
+    static const char *const *const worlds[] = {shm, tcp, mixed};
+    for (int i = 0; i < 3; i++) {
+        struct world world = {.kind = WORLD_PROCESSES,
+                              .size = 4,
+                              .settings = worlds[i],
+                              .limit_s = 20,
+                              .doomed = 4,
+                              .prepare = i == 2 ? be_on_one_of_two_hosts : NULL};
+        CU_ASSERT_EQUAL(world_run(&world, die_idle, NULL), 0);
+    }
+}
+
+/* Rank 1 destroys its communicator, and its process ends: that is no failure of the others'. */
+static int leave_idle(tutti_comm *comm, int rank, int size, void *context)
+{
+    int blocks[4] = {0}, received[4], wrong = 0;
+    (void)size;
+    if (*(int *)context) /* with every link */
+        wrong += WORLD_OK(tutti_alltoall(blocks, received, 1, TUTTI_INT32, comm));
+    wrong += WORLD_OK(tutti_barrier(comm));
+    if (rank != 1)
+        wrong += world_check(rank, watch(comm, 0.5) == TUTTI_OK, "%s", tutti_last_error());
+    return wrong;
+}
+
+static void test_comm_ends_an_idle_rank_minds_no_peer_that_leaves(void)
+{
+    for (int links = 0; links < 2; links++) {
+        run(WORLD_PROCESSES, 4, shm, leave_idle, &links);
+        run(WORLD_PROCESSES, 4, tcp, leave_idle, &links);
+        run(WORLD_THREADS, 4, NULL, leave_idle, &links);
+    }
+}
+
+struct watcher {
+    tutti_comm *comm;
+    atomic_bool stop;
+    int wrong;
+};
+
+static void *keep_watching(void *argument)
+{
+    struct watcher *watcher = argument;
+    while (!atomic_load(&watcher->stop))
+        watcher->wrong += tutti_comm_status(watcher->comm) != TUTTI_OK;
+    return NULL;
+}
+
+/* Another thread that asks all the time is in nobody's way. */
+static int work_watched(tutti_comm *comm, int rank, int size, void *context)
+{
+    struct watcher watcher = {.comm = comm};
+    pthread_t thread;
+    int value, wrong = 0;
+    (void)context;
+    if (pthread_create(&thread, NULL, keep_watching, &watcher) != 0)
+        return 1;
+    for (int i = 0; i < 5000 && !wrong; i++) {
+        wrong += WORLD_OK(tutti_allreduce(&rank, &value, 1, TUTTI_INT32, TUTTI_SUM, comm));
+        wrong += world_check(rank, value == size * (size - 1) / 2, "sum %d", value);
+        if (i % 50 == 0)
+            usleep(500); /* idle: now the other looks */
+    }
+    atomic_store(&watcher.stop, true);
+    pthread_join(thread, NULL);
+    return wrong + world_check(rank, watcher.wrong == 0, "%d times failed", watcher.wrong);
+}
+
+static void test_comm_ends_a_thread_that_asks_is_in_nobodys_way(void)
+{
+    run(WORLD_PROCESSES, 2, shm, work_watched, NULL);
+    run(WORLD_PROCESSES, 2, tcp, work_watched, NULL);
+    run(WORLD_THREADS, 2, NULL, work_watched, NULL);
+}
+
 static int stop(tutti_comm *comm, int rank, int size, void *context)
 {
     int value = rank, total, wrong = WORLD_OK(tutti_barrier(comm));
@@ -431,6 +538,12 @@ int main(int argc, char **argv)
         {"names_the_rank_that_died", test_comm_ends_names_the_rank_that_died},
         {"notices_a_death_though_a_child_lives",
          test_comm_ends_notices_a_death_though_a_child_lives},
+        {"an_idle_rank_that_asks_notices_a_death",
+         test_comm_ends_an_idle_rank_that_asks_notices_a_death},
+        {"an_idle_rank_minds_no_peer_that_leaves",
+         test_comm_ends_an_idle_rank_minds_no_peer_that_leaves},
+        {"a_thread_that_asks_is_in_nobodys_way",
+         test_comm_ends_a_thread_that_asks_is_in_nobodys_way},
         {"bounds_every_wait", test_comm_ends_bounds_every_wait},
         {"abort_ends_every_wait", test_comm_ends_abort_ends_every_wait},
         {"abort_before_the_first_operation", test_comm_ends_abort_before_the_first_operation},

@@ -396,6 +396,41 @@ static int simulate(tutti_comm *native, int rank, int size, void *context)
     return wrong + OK(ncclCommDestroy(comm));
 }
 
+/* A GPU that the library may not use: what lies there is refused, alone, in groups and as a scalar.
+ */
+static int refuse(tutti_comm *native, int rank, int size, void *context)
+{
+    int32_t sum = rank, *device = rig_take(4);
+    ncclRedOp_t op;
+    ncclComm_t comm;
+    int wrong = nccl_world_init(native, rank, size, &comm);
+    (void)context;
+    wrong += TAKEN(ncclAllReduce(device, device, 1, ncclInt32, ncclSum, comm, NULL),
+                   ncclUnhandledCudaError);
+    wrong += nccl_world_says(rank, "allreduce: in is GPU memory (0x");
+    wrong += nccl_world_says(rank, "expected host memory (no GPU memory: TUTTI_CUDA=0)");
+    wrong += OK(ncclGroupStart());
+    wrong += OK(ncclAllReduce(&sum, &sum, 1, ncclInt32, ncclSum, comm, NULL));
+    wrong += OK(ncclBroadcast(device, device, 1, ncclInt32, 0, comm, NULL));
+    wrong += TAKEN(ncclGroupEnd(), ncclUnhandledCudaError);
+    wrong += TAKEN(ncclRedOpCreatePreMulSum(&op, device, ncclInt32, ncclScalarDevice, comm),
+                   ncclUnhandledCudaError);
+    wrong += nccl_world_says(rank, "TUTTI_CUDA=0");
+    wrong += OK(ncclAllReduce(&sum, &sum, 1, ncclInt32, ncclSum, comm, NULL));
+    wrong += world_check(rank, sum == size * (size - 1) / 2, "sum %d", sum);
+    rig_give(device);
+    return wrong + OK(ncclCommDestroy(comm));
+}
+
+static void test_nccl_gpu_refuses_what_it_may_not_use(void)
+{
+    static const char *const without[] = {"TUTTI_CUDA=0", NULL};
+    static const char *const tcp_without[] = {"TUTTI_TRANSPORTS=tcp", "TUTTI_CUDA=0", NULL};
+    run(WORLD_PROCESSES, 2, without, refuse, NULL);
+    run(WORLD_PROCESSES, 2, tcp_without, refuse, NULL);
+    run(WORLD_THREADS, 2, without, refuse, NULL);
+}
+
 static void test_nccl_gpu_simulates_groups(void)
 {
     run(WORLD_THREADS, 2, NULL, simulate, NULL);
@@ -408,6 +443,7 @@ int main(int argc, char **argv)
         {"ranks_of_one_thread", test_nccl_gpu_ranks_of_one_thread},
         {"ends", test_nccl_gpu_ends},
         {"memory", test_nccl_gpu_memory},
+        {"refuses_what_it_may_not_use", test_nccl_gpu_refuses_what_it_may_not_use},
         {"simulates_groups", test_nccl_gpu_simulates_groups},
     };
     return suite_run("nccl_gpu", tests, sizeof tests / sizeof *tests, argc, argv);

@@ -1,6 +1,7 @@
 /* test_nccl_life.c: how communicators of the NCCL face come to be, fail and end: split, shrink,
  * revoke, abort from another thread, non-blocking ones, exits that leave them alive; and what each
  * kind of bad input gets, by code and sentence. */
+#include <dirent.h>
 #include <dlfcn.h>
 #include <pthread.h>
 #include <signal.h>
@@ -149,6 +150,45 @@ static void test_nccl_life_survives_a_death(void)
         struct world world = {
             .kind = WORLD_PROCESSES, .size = 4, .settings = kinds[k], .limit_s = 60, .doomed = 3};
         CU_ASSERT_EQUAL(world_run(&world, mourning, NULL), 0);
+    }
+}
+
+/* The same, of communicators that do nothing but ask, and of one whose rank leaves in order. */
+static int mourning_idle(tutti_comm *native, int rank, int size, void *context)
+{
+    ncclComm_t comm, other;
+    ncclResult_t state = ncclSuccess;
+    int wrong = nccl_world_init(native, rank, size, &comm);
+    wrong += nccl_world_init(native, rank, size, &other);
+    (void)context;
+    wrong += works(comm, rank, rank, size) + works(other, rank, rank, size);
+    usleep(100000); /* until the others have their results too */
+    if (rank == 2) {
+        wrong += OK(ncclCommDestroy(other));
+        usleep(300000);
+        raise(SIGKILL);
+    }
+    double start = nccl_world_seconds();
+    while (state == ncclSuccess && nccl_world_seconds() < start + 10) {
+        wrong += OK(ncclCommGetAsyncError(comm, &state));
+        wrong += state_is(other, rank, ncclSuccess);
+        usleep(1000);
+    }
+    wrong += world_check(rank, state == ncclRemoteError, "state %d", (int)state);
+    wrong += nccl_world_says(rank, "rank 2 (host ");
+    wrong += world_check(rank, nccl_world_seconds() - start < 5, "took %.1f s",
+                         nccl_world_seconds() - start);
+    wrong += state_is(other, rank, ncclSuccess);
+    return wrong + OK(ncclCommAbort(comm)) + OK(ncclCommDestroy(other));
+}
+
+static void test_nccl_life_asks_for_a_death(void)
+{
+    const char *const *const kinds[] = {nccl_world_shm, nccl_world_tcp};
+    for (int k = 0; k < 2; k++) {
+        struct world world = {
+            .kind = WORLD_PROCESSES, .size = 4, .settings = kinds[k], .limit_s = 60, .doomed = 3};
+        CU_ASSERT_EQUAL(world_run(&world, mourning_idle, NULL), 0);
     }
 }
 
@@ -394,27 +434,49 @@ static int nonblocking(tutti_comm *native, int rank, int size, void *context)
     return wrong + OK(ncclCommDestroy(child));
 }
 
-/* Peers that never come: the abort does not wait for them. */
+static int entries(const char *path)
+{
+    int count = 0;
+    DIR *dir = opendir(path);
+    while (dir && readdir(dir))
+        count++;
+    if (dir)
+        closedir(dir);
+    return count;
+}
+
+/* A peer never comes: soon after an abort the thread and the sockets are gone. */
 static int abandoning(tutti_comm *native, int rank, int size, void *context)
 {
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
-    ncclUniqueId id;
+    ncclResult_t state;
+    ncclUniqueId id = {{0}};
     ncclComm_t comm = NULL;
-    int wrong = OK(ncclGetUniqueId(&id));
-    (void)native;
+    int wrong = 0;
     (void)context;
+    /* The links of the native one, first. */
+    wrong += tutti_broadcast(&id, &id, sizeof id, TUTTI_UINT8, 0, native) != TUTTI_OK;
+    wrong += tutti_barrier(native) != TUTTI_OK;
+    int threads = entries("/proc/self/task"), descriptors = entries("/proc/self/fd");
     config.blocking = 0;
-    wrong += TAKEN(ncclCommInitRankConfig(&comm, size + 1, id, 0, &config), ncclInProgress);
-    double start = nccl_world_seconds();
+    wrong += nccl_world_id(native, rank, &id);
+    wrong += TAKEN(ncclCommInitRankConfig(&comm, size + 1, id, rank, &config), ncclInProgress);
+    usleep(100000); /* until those who come have met */
     wrong += state_is(comm, rank, ncclInProgress);
+    wrong += tutti_barrier(native) != TUTTI_OK;
+    double start = nccl_world_seconds();
     wrong += OK(ncclCommAbort(comm));
-    wrong += world_check(rank, nccl_world_seconds() - start < 1, "took %.1f s",
-                         nccl_world_seconds() - start);
-    usleep(2500000); /* the thread behind it ends at the limit, for the leak checker */
-    return wrong;
+    wrong += TAKEN(ncclCommGetAsyncError(comm, &state), ncclInvalidArgument);
+    while (nccl_world_seconds() - start < 5 &&
+           (entries("/proc/self/task") > threads || entries("/proc/self/fd") > descriptors))
+        usleep(1000);
+    return wrong + world_check(rank, nccl_world_seconds() - start < 0.4,
+                               "took %.2f s; %d threads of %d, %d descriptors of %d",
+                               nccl_world_seconds() - start, entries("/proc/self/task"), threads,
+                               entries("/proc/self/fd"), descriptors);
 }
 
-/* The same, but looked at until it fails. */
+/* Nobody comes, and nobody aborts: it fails at its limit. */
 static int waiting_in_vain(tutti_comm *native, int rank, int size, void *context)
 {
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
@@ -441,7 +503,9 @@ static void test_nccl_life_nonblocking(void)
     nccl_world_run(WORLD_PROCESSES, 4, nccl_world_shm, nonblocking, NULL);
     nccl_world_run(WORLD_PROCESSES, 2, nccl_world_tcp, nonblocking, NULL);
     nccl_world_run(WORLD_THREADS, 4, NULL, nonblocking, NULL);
-    nccl_world_run(WORLD_PROCESSES, 1, hurry, abandoning, NULL);
+    nccl_world_run(WORLD_PROCESSES, 3, nccl_world_shm, abandoning, NULL);
+    nccl_world_run(WORLD_PROCESSES, 2, nccl_world_tcp, abandoning, NULL);
+    nccl_world_run(WORLD_PROCESSES, 1, NULL, abandoning, NULL);
     nccl_world_run(WORLD_PROCESSES, 1, hurry, waiting_in_vain, NULL);
 }
 
@@ -704,6 +768,51 @@ static void test_nccl_life_last_error(void)
     CU_ASSERT_STRING_EQUAL(ncclGetErrorString(ncclSuccess), "no error");
 }
 
+/* Every rank asks for the id itself; two communicators after each other, in processes and threads.
+ */
+static int by_address(tutti_comm *native, int rank, int size, void *context)
+{
+    ncclUniqueId id;
+    ncclComm_t comm, all;
+    int wrong = 0;
+    (void)native;
+    (void)context;
+    for (int i = 0; i < 2; i++) {
+        wrong += OK(ncclGetUniqueId(&id));
+        wrong += OK(ncclCommInitRank(&comm, size, id, rank));
+        wrong += works(comm, rank, rank, size) + OK(ncclCommDestroy(comm));
+    }
+    wrong += OK(ncclCommInitAll(&all, 1, NULL)); /* has no need of it */
+    return wrong + works(all, rank, 0, 1) + OK(ncclCommDestroy(all));
+}
+
+static int by_bad_address(tutti_comm *native, int rank, int size, void *context)
+{
+    ncclUniqueId id;
+    (void)native;
+    (void)size;
+    (void)context;
+    int wrong = TAKEN(ncclGetUniqueId(&id), ncclInvalidUsage);
+    return wrong +
+           nccl_world_says(rank, "NCCL_COMM_ID: \"here\" is no address: expected host:port");
+}
+
+static void test_nccl_life_comm_id_by_address(void)
+{
+    static const char *const bad[] = {"NCCL_COMM_ID=here", NULL};
+    static const char *const hosts[] = {"127.0.0.1", "[::1]", "localhost"};
+    static const char *const transports[] = {"shm", "tcp", "auto"};
+    for (int i = 0; i < 3; i++) {
+        char address[64], transport[64];
+        snprintf(address, sizeof address, "NCCL_COMM_ID=%s:%d", hosts[i],
+                 10000 + (int)(suite_seed() % 9000) + i);
+        snprintf(transport, sizeof transport, "TUTTI_TRANSPORTS=%s", transports[i]);
+        const char *const settings[] = {address, transport, NULL};
+        nccl_world_run(i == 2 ? WORLD_THREADS : WORLD_PROCESSES, 3, settings, by_address, NULL);
+    }
+    nccl_world_run(WORLD_PROCESSES, 1, bad, by_bad_address, NULL);
+}
+
 /* Several ids, as large jobs pass them. */
 static int scalable(tutti_comm *native, int rank, int size, void *context)
 {
@@ -730,6 +839,7 @@ int main(int argc, char **argv)
         {"split", test_nccl_life_split},
         {"shrink", test_nccl_life_shrink},
         {"survives_a_death", test_nccl_life_survives_a_death},
+        {"asks_for_a_death", test_nccl_life_asks_for_a_death},
         {"revoke", test_nccl_life_revoke},
         {"abort_from_another_thread", test_nccl_life_abort_from_another_thread},
         {"abort_under_a_group", test_nccl_life_abort_under_a_group},
@@ -738,6 +848,7 @@ int main(int argc, char **argv)
         {"exit_with_live_communicators", test_nccl_life_exit_with_live_communicators},
         {"refuses_bad_input", test_nccl_life_refuses_bad_input},
         {"last_error", test_nccl_life_last_error},
+        {"comm_id_by_address", test_nccl_life_comm_id_by_address},
         {"scalable", test_nccl_life_scalable},
     };
     return suite_run("nccl_life", tests, sizeof tests / sizeof *tests, argc, argv);

@@ -350,7 +350,7 @@ struct sender {
 static void *send_thread(void *context)
 {
     struct sender *sender = context;
-    sender->status = sock_send_all(sender->fd, sender->data, sender->len, clock_ms() + 20000);
+    sender->status = sock_send_all(sender->fd, sender->data, sender->len, clock_ms() + 20000, NULL);
     return NULL;
 }
 
@@ -369,12 +369,12 @@ static void carry(const char *text)
     struct sender sender = {.fd = link.client, .data = sent, .len = LEN};
     pthread_t thread;
     CU_ASSERT_EQUAL_FATAL(pthread_create(&thread, NULL, send_thread, &sender), 0);
-    CU_ASSERT_EQUAL(sock_recv_all(link.server, got, LEN, clock_ms() + 20000), TUTTI_OK);
+    CU_ASSERT_EQUAL(sock_recv_all(link.server, got, LEN, clock_ms() + 20000, NULL), TUTTI_OK);
     pthread_join(thread, NULL);
     CU_ASSERT_EQUAL(sender.status, TUTTI_OK);
     CU_ASSERT_EQUAL(memcmp(sent, got, LEN), 0);
-    CU_ASSERT_EQUAL(sock_send_all(link.client, NULL, 0, 0), TUTTI_OK);
-    CU_ASSERT_EQUAL(sock_recv_all(link.client, NULL, 0, 0), TUTTI_OK);
+    CU_ASSERT_EQUAL(sock_send_all(link.client, NULL, 0, 0, NULL), TUTTI_OK);
+    CU_ASSERT_EQUAL(sock_recv_all(link.client, NULL, 0, 0, NULL), TUTTI_OK);
     link_close(&link);
     free(sent);
     free(got);
@@ -417,18 +417,24 @@ static void test_sock_receive_stops_at_its_deadline(void)
     struct link link;
     char byte = 'x', two[2];
     link_open(&link, "127.0.0.1:0");
-    CU_ASSERT_EQUAL(sock_send_all(link.client, &byte, 1, clock_ms() + 1000), TUTTI_OK);
+    CU_ASSERT_EQUAL(sock_send_all(link.client, &byte, 1, clock_ms() + 1000, NULL), TUTTI_OK);
     uint64_t before = clock_ms();
-    CU_ASSERT_EQUAL(sock_recv_all(link.server, two, 2, before + 50), TUTTI_ERR_TIMEOUT);
+    CU_ASSERT_EQUAL(sock_recv_all(link.server, two, 2, before + 50, NULL), TUTTI_ERR_TIMEOUT);
     uint64_t took = clock_ms() - before;
     CU_ASSERT(took >= 50 && took < 5000);
     CU_ASSERT_PTR_NOT_NULL(strstr(status_sentence(), "time is up after 1 of 2 bytes"));
     CU_ASSERT_PTR_NOT_NULL(strstr(status_sentence(), "127.0.0.1:"));
-    CU_ASSERT_EQUAL(sock_recv_all(link.server, two, 2, 0), TUTTI_ERR_TIMEOUT);
+    CU_ASSERT_EQUAL(sock_recv_all(link.server, two, 2, 0, NULL), TUTTI_ERR_TIMEOUT);
     /* Nobody reads: the buffers fill, then time is up. */
     static char much[8 << 20];
-    CU_ASSERT_EQUAL(sock_send_all(link.client, much, sizeof much, clock_ms() + 50),
+    CU_ASSERT_EQUAL(sock_send_all(link.client, much, sizeof much, clock_ms() + 50, NULL),
                     TUTTI_ERR_TIMEOUT);
+    /* Or another thread ends the wait. */
+    int cancel = 1;
+    CU_ASSERT_EQUAL(sock_recv_all(link.client, two, 2, clock_ms() + 20000, &cancel),
+                    TUTTI_ERR_ABORTED);
+    CU_ASSERT_EQUAL(sock_send_all(link.client, much, sizeof much, clock_ms() + 20000, &cancel),
+                    TUTTI_ERR_ABORTED);
     link_close(&link);
 }
 
@@ -437,21 +443,21 @@ static void test_sock_peer_that_closes_is_told_apart(void)
     struct link link;
     char data[64] = "abc";
     link_open(&link, "127.0.0.1:0");
-    CU_ASSERT_EQUAL(sock_send_all(link.client, data, 3, clock_ms() + 1000), TUTTI_OK);
+    CU_ASSERT_EQUAL(sock_send_all(link.client, data, 3, clock_ms() + 1000, NULL), TUTTI_OK);
     owned_close(link.client);
-    CU_ASSERT_EQUAL(sock_recv_all(link.server, data, 8, clock_ms() + 5000), TUTTI_ERR_PEER);
+    CU_ASSERT_EQUAL(sock_recv_all(link.server, data, 8, clock_ms() + 5000, NULL), TUTTI_ERR_PEER);
     CU_ASSERT_PTR_NOT_NULL(strstr(status_sentence(), "closed after 3 of 8 bytes"));
     /* Writing to it ends with an error, not with a signal. */
     tutti_status status = TUTTI_OK;
     for (int i = 0; i < 1000 && status == TUTTI_OK; i++) {
-        status = sock_send_all(link.server, data, sizeof data, clock_ms() + 1000);
+        status = sock_send_all(link.server, data, sizeof data, clock_ms() + 1000, NULL);
         clock_sleep_us(100);
     }
     CU_ASSERT_EQUAL(status, TUTTI_ERR_PEER);
     owned_close(link.server);
     owned_close(link.listener);
-    CU_ASSERT_EQUAL(sock_send_all(-1, data, 1, 0), TUTTI_ERR_SYSTEM);
-    CU_ASSERT_EQUAL(sock_recv_all(-1, data, 1, 0), TUTTI_ERR_SYSTEM);
+    CU_ASSERT_EQUAL(sock_send_all(-1, data, 1, 0, NULL), TUTTI_ERR_SYSTEM);
+    CU_ASSERT_EQUAL(sock_recv_all(-1, data, 1, 0, NULL), TUTTI_ERR_SYSTEM);
 }
 
 static void test_sock_connect_to_nobody_is_refused(void)

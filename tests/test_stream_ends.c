@@ -113,6 +113,41 @@ static void test_stream_ends_death_of_a_rank(void)
     run_doomed(2, tcp, death, 2);
 }
 
+/* Rank 1 dies while everyone's operations wait behind a gate: who asks learns it, and the streams
+ * go on. */
+static int death_behind_a_gate(tutti_comm *comm, int rank, int size, void *context)
+{
+    void *memory = rig_take(COUNT * 4);
+    cuda_stream stream = rig_stream_take(false);
+    tutti_status status = TUTTI_OK;
+    int wrong = 0;
+    (void)size;
+    (void)context;
+    wrong +=
+        WORLD_OK(tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, comm, stream));
+    wrong += rig_await(rank, stream, AWAIT_S);
+    wrong += WORLD_OK(tutti_barrier(comm));
+    rig_gate_put((unsigned)rank, stream);
+    wrong +=
+        WORLD_OK(tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, comm, stream));
+    usleep(100000);
+    if (rank == 1)
+        raise(SIGKILL);
+    for (double end = world_seconds() + 10; status == TUTTI_OK && world_seconds() < end;)
+        status = tutti_comm_status(comm);
+    wrong += world_check(rank, status == TUTTI_ERR_PEER, "%s: %s", tutti_status_string(status),
+                         tutti_last_error());
+    wrong += world_says(rank, "rank 1");
+    rig_gate_open((unsigned)rank);
+    return wrong + rig_await(rank, stream, 15);
+}
+
+static void test_stream_ends_death_behind_a_gate(void)
+{
+    run_doomed(3, direct, death_behind_a_gate, 2);
+    run_doomed(2, tcp, death_behind_a_gate, 2);
+}
+
 /* The communicator goes while its operations wait behind a gate. */
 static int destroyed_while_queued(tutti_comm *comm, int rank, int size, void *context)
 {
@@ -309,6 +344,55 @@ static void test_stream_ends_without_a_driver(void)
     CU_ASSERT_EQUAL(world_run(&world, no_driver, NULL), 0);
 }
 
+/* A driver that the program has and the library may not use: its memory is refused in every form of
+ * a call, before anything moves, and what is host memory goes on as ever. */
+static int unused_driver(tutti_comm *comm, int rank, int size, void *context)
+{
+    char says[128];
+    int32_t in = rank, out = -1, *memory = rig_take(64);
+    size_t counts[8] = {0};
+    tutti_request *request = NULL;
+    int wrong = 0;
+    (void)context;
+    counts[0] = 1;
+    snprintf(says, sizeof says,
+             "allreduce: out is GPU memory (%p) at rank %d, expected host memory (", (void *)memory,
+             rank);
+    wrong += WORLD_OK(tutti_allreduce(&in, &out, 1, TUTTI_INT32, TUTTI_SUM, comm));
+    wrong += WORLD_TAKEN(tutti_allreduce(&in, memory, 1, TUTTI_INT32, TUTTI_SUM, comm),
+                         TUTTI_ERR_UNSUPPORTED);
+    wrong += world_says(rank, says) + world_says(rank, "TUTTI_CUDA=0): copy it there first");
+    wrong += WORLD_TAKEN(tutti_allreduce_on(memory, memory, 1, TUTTI_INT32, TUTTI_SUM, comm, NULL),
+                         TUTTI_ERR_UNSUPPORTED);
+    wrong += world_says(rank, "allreduce: in is GPU memory");
+    wrong += WORLD_TAKEN(tutti_allgather_start(memory, &out, 1, TUTTI_INT32, comm, &request),
+                         TUTTI_ERR_UNSUPPORTED);
+    wrong += WORLD_TAKEN(tutti_reduce_scatterv(memory, &out, counts, TUTTI_INT32, TUTTI_SUM, comm),
+                         TUTTI_ERR_UNSUPPORTED);
+    wrong += WORLD_OK(tutti_group_start());
+    wrong += WORLD_TAKEN(tutti_send(memory, 1, TUTTI_INT32, (rank + 1) % size, comm),
+                         TUTTI_ERR_UNSUPPORTED);
+    wrong += WORLD_OK(tutti_group_cancel());
+    wrong += WORLD_TAKEN(tutti_mem_copy(&out, memory, 4), TUTTI_ERR_UNSUPPORTED);
+    wrong += world_check(rank, tutti_comm_status(comm) == TUTTI_OK && !request, "it failed");
+    /* What has no bytes, or is not read here, may be anywhere. */
+    wrong += WORLD_OK(tutti_allreduce(memory, memory, 0, TUTTI_INT32, TUTTI_SUM, comm));
+    wrong += WORLD_OK(tutti_broadcast(rank ? (void *)memory : &in, &out, 1, TUTTI_INT32, 0, comm));
+    for (int i = 0; i < 3; i++)
+        wrong += WORLD_OK(tutti_allreduce(&in, &out, 1, TUTTI_INT32, TUTTI_SUM, comm));
+    rig_give(memory);
+    return wrong + world_check(rank, out == size * (size - 1) / 2, "sum %d", out);
+}
+
+static void test_stream_ends_memory_of_a_driver_that_is_not_used_is_refused(void)
+{
+    static const char *const shm_without[] = {"TUTTI_TRANSPORTS=shm", "TUTTI_CUDA=0", NULL};
+    static const char *const tcp_without[] = {"TUTTI_TRANSPORTS=tcp", "TUTTI_CUDA=0", NULL};
+    run(WORLD_PROCESSES, 3, shm_without, unused_driver, NULL);
+    run(WORLD_PROCESSES, 2, tcp_without, unused_driver, NULL);
+    run(WORLD_THREADS, 2, without, unused_driver, NULL);
+}
+
 /* One rank of a process leaves at the very moment when another hands over its next operation, and
  * the thread that serves them both sleeps: it wakes for that all the same. */
 static int leaves_at_once(tutti_comm *comm, int rank, int size, void *context)
@@ -351,12 +435,15 @@ int main(int argc, char **argv)
     static const struct suite_test tests[] = {
         {"abort_releases_streams", test_stream_ends_abort_releases_streams},
         {"death_of_a_rank", test_stream_ends_death_of_a_rank},
+        {"death_behind_a_gate", test_stream_ends_death_behind_a_gate},
         {"destroyed_while_queued", test_stream_ends_destroyed_while_queued},
         {"a_rank_leaves_at_once", test_stream_ends_a_rank_leaves_at_once},
         {"two_devices", test_stream_ends_two_devices},
         {"what_is_no_memory_is_refused", test_stream_ends_what_is_no_memory_is_refused},
         {"what_is_no_stream_is_refused", test_stream_ends_what_is_no_stream_is_refused},
         {"without_a_driver", test_stream_ends_without_a_driver},
+        {"memory_of_a_driver_that_is_not_used_is_refused",
+         test_stream_ends_memory_of_a_driver_that_is_not_used_is_refused},
     };
     return suite_run("stream_ends", tests, sizeof tests / sizeof *tests, argc, argv);
 }

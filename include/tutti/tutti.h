@@ -9,11 +9,12 @@
  *   Counts are elements of dtype, not bytes, and are size_t.
  *   Out-parameters come last and are written only on success.
  *   Operations on one communicator run in the order issued; different communicators are
- *   independent. One thread at a time may use a communicator, but tutti_comm_abort may be called
- *   from any thread. Every rank must issue the same collectives in the same order with the same
- *   count, type, operation and root; ranks that disagree get TUTTI_ERR_MISMATCH, not a hang.
- *   After TUTTI_ERR_PEER, _MISMATCH, _TIMEOUT, _ABORTED or _SYSTEM from a collective the
- *   communicator is failed: every further operation returns the same error; destroy it.
+ *   independent. One thread at a time may use a communicator, but tutti_comm_abort and
+ *   tutti_comm_status may be called from any thread. Every rank must issue the same collectives in
+ *   the same order with the same count, type, operation and root; ranks that disagree get
+ *   TUTTI_ERR_MISMATCH, not a hang. After TUTTI_ERR_PEER, _MISMATCH, _TIMEOUT, _ABORTED or _SYSTEM
+ *   from a collective the communicator is failed: every further operation returns the same error;
+ *   destroy it.
  *
  * In place
  *   allreduce, reduce (at root), broadcast   in == out
@@ -73,6 +74,14 @@ TUTTI_API size_t tutti_dtype_size(tutti_dtype dtype);
  * Errors TUTTI_ERR_SYSTEM, TUTTI_ERR_SETTING. */
 TUTTI_API tutti_status tutti_unique_id_create(tutti_unique_id *id);
 
+/* tutti_unique_id_from_env: as above, but where NCCL_COMM_ID=host:port ([ipv6]:port) is set the id
+ * is of that address, and nothing is opened yet: every rank may make it itself, instead of being
+ * given rank 0's, and rank 0 of the communicator, which runs on that host, listens there while it
+ * is made. Such ids are all the same: one serves any number of communicators, one after the other.
+ * Who joins proves the job secret (TUTTI_SECRET), as with TUTTI_RENDEZVOUS. Errors
+ * TUTTI_ERR_SETTING, _CONNECT (the host is unknown), _SYSTEM. */
+TUTTI_API tutti_status tutti_unique_id_from_env(tutti_unique_id *id);
+
 /* tutti_comm_create: makes rank `rank` of a communicator of `size` ranks; collective, blocking,
  * bounded by TUTTI_CONNECT_TIMEOUT_MS. The caller owns *comm: tutti_comm_destroy.
  * Ranks may be threads of one process.
@@ -80,13 +89,19 @@ TUTTI_API tutti_status tutti_unique_id_create(tutti_unique_id *id);
 TUTTI_API tutti_status tutti_comm_create(int size, const tutti_unique_id *id, int rank,
                                          tutti_comm **comm);
 
-/* tutti_comm_create_from_env: as above; rank, size and meeting place come from, in this order,
- * TUTTI_RENDEZVOUS with TUTTI_RANK and TUTTI_SIZE, torchrun (MASTER_ADDR is used, MASTER_PORT is
- * never bound), PMIx where libpmix is on the machine, Open MPI, MPICH (PMI), Slurm.
+/* tutti_comm_create_cancellable: as above, until another thread stores something else than 0 at
+ * *cancel (atomically; read while the call lasts): then TUTTI_ERR_ABORTED within 0.1 s, unless the
+ * communicator was made already; the other ranks get TUTTI_ERR_CONNECT. */
+TUTTI_API tutti_status tutti_comm_create_cancellable(int size, const tutti_unique_id *id, int rank,
+                                                     const int *cancel, tutti_comm **comm);
+
+/* tutti_comm_create_from_env: as tutti_comm_create; rank, size and meeting place come from, in this
+ * order, TUTTI_RENDEZVOUS with TUTTI_RANK and TUTTI_SIZE, torchrun (MASTER_ADDR is used,
+ * MASTER_PORT is never bound), PMIx where libpmix is on the machine, Open MPI, MPICH (PMI), Slurm.
  * With none of them the result is a communicator of one rank. */
 TUTTI_API tutti_status tutti_comm_create_from_env(tutti_comm **comm);
 
-/* tutti_comm_create_with: as above; the caller's allgather is the only rendezvous.
+/* tutti_comm_create_with: as tutti_comm_create; the caller's allgather is the only rendezvous.
  * allgather is called a fixed number of times before the function returns, and never later. */
 TUTTI_API tutti_status tutti_comm_create_with(int size, int rank, tutti_allgather_fn *allgather,
                                               void *context, tutti_comm **comm);
@@ -114,7 +129,9 @@ TUTTI_API tutti_status tutti_comm_rank(const tutti_comm *comm, int *rank);
 TUTTI_API tutti_status tutti_comm_size(const tutti_comm *comm, int *size);
 TUTTI_API tutti_status tutti_comm_host_count(const tutti_comm *comm, int *hosts);
 
-/* tutti_comm_status: TUTTI_OK while the communicator works, else the error that failed it. */
+/* tutti_comm_status: TUTTI_OK while the communicator works, else the error that failed it. From any
+ * thread. While nobody uses the communicator the question looks, at most every 10 ms, whether a
+ * peer that this rank has exchanged data with died: TUTTI_ERR_PEER. One that left has not. */
 TUTTI_API tutti_status tutti_comm_status(const tutti_comm *comm);
 
 /* tutti_comm_finalize: completes every started operation and waits until no peer needs this rank
@@ -336,7 +353,8 @@ TUTTI_API tutti_status tutti_wait_all(size_t count, tutti_request **requests);
  * first, alike on all ranks.
  * A failure is not returned by the call, which is over by then: the streams go on, with unspecified
  * data, and tutti_comm_status tells. tutti_comm_abort lets every waiting stream go on.
- * Errors as the blocking form's; TUTTI_ERR_UNSUPPORTED when there is no driver for the stream. */
+ * Errors as the blocking form's; TUTTI_ERR_UNSUPPORTED when there is no driver for the stream, and,
+ * of every form, when a buffer is device memory that this process may not use (TUTTI_CUDA=0). */
 #define X(name, params, args)                                                                      \
     TUTTI_API tutti_status tutti_##name##_on(TUTTI_UNPAREN params, void *stream);
 TUTTI_COLLECTIVES(X)

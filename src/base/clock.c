@@ -3,6 +3,7 @@
 #include "base/clock.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <time.h>
 
 uint64_t clock_ns(void)
@@ -17,4 +18,11 @@ void clock_sleep_us(uint32_t us)
     struct timespec left = {.tv_sec = us / 1000000u, .tv_nsec = (long)(us % 1000000u) * 1000};
     while (nanosleep(&left, &left) != 0 && errno == EINTR)
         ;
+}
+
+int clock_left_ms(uint64_t until_ms, const int *cancel)
+{
+    uint64_t now = clock_ms(), most = cancel ? CLOCK_CANCEL_MS : INT_MAX;
+    uint64_t left = until_ms > now ? until_ms - now : 0;
+    return (int)(left < most ? left : most);
 }

@@ -319,15 +319,15 @@ void sock_tune(int fd)
  */
 
 /* Waits until fd has events, at most to the deadline; TUTTI_IN_PROGRESS when it has passed. */
-static tutti_status wait_ready(int fd, short events, uint64_t deadline_ms)
+static tutti_status wait_ready(int fd, short events, uint64_t deadline_ms, const int *cancel)
 {
     for (;;) {
-        uint64_t now = clock_ms();
-        if (now >= deadline_ms)
+        if (clock_ms() >= deadline_ms)
             return TUTTI_IN_PROGRESS;
-        uint64_t left = deadline_ms - now;
+        if (clock_cancelled(cancel))
+            return fail(TUTTI_ERR_ABORTED, "the wait for a socket was cancelled");
         struct pollfd wait = {.fd = fd, .events = events};
-        int ready = poll(&wait, 1, left > INT_MAX ? INT_MAX : (int)left);
+        int ready = poll(&wait, 1, clock_left_ms(deadline_ms, cancel));
         if (ready > 0)
             return TUTTI_OK; /* errors and hang-ups too: the next call reports them */
         if (ready < 0 && errno != EINTR)
@@ -360,18 +360,19 @@ static tutti_status io_error(int fd, const char *verb, size_t done, size_t len)
                       verb, peer, done, len);
 }
 
-static tutti_status io_wait(int fd, short events, uint64_t deadline_ms, const char *verb,
-                            size_t done, size_t len)
+static tutti_status io_wait(int fd, short events, uint64_t deadline_ms, const int *cancel,
+                            const char *verb, size_t done, size_t len)
 {
     char text[SOCK_TEXT_MAX];
-    tutti_status status = wait_ready(fd, events, deadline_ms);
+    tutti_status status = wait_ready(fd, events, deadline_ms, cancel);
     if (status == TUTTI_IN_PROGRESS)
         return fail(TUTTI_ERR_TIMEOUT, "%s %s: time is up after %zu of %zu bytes", verb,
                     peer_text(fd, text), done, len);
     return status;
 }
 
-tutti_status sock_send_all(int fd, const void *data, size_t len, uint64_t deadline_ms)
+tutti_status sock_send_all(int fd, const void *data, size_t len, uint64_t deadline_ms,
+                           const int *cancel)
 {
     size_t done = 0;
     while (done < len) {
@@ -382,14 +383,14 @@ tutti_status sock_send_all(int fd, const void *data, size_t len, uint64_t deadli
         }
         tutti_status status = io_error(fd, "send to", done, len);
         if (status == TUTTI_OK)
-            status = io_wait(fd, POLLOUT, deadline_ms, "send to", done, len);
+            status = io_wait(fd, POLLOUT, deadline_ms, cancel, "send to", done, len);
         if (status != TUTTI_OK)
             return status;
     }
     return TUTTI_OK;
 }
 
-tutti_status sock_recv_all(int fd, void *data, size_t len, uint64_t deadline_ms)
+tutti_status sock_recv_all(int fd, void *data, size_t len, uint64_t deadline_ms, const int *cancel)
 {
     size_t done = 0;
     while (done < len) {
@@ -404,7 +405,7 @@ tutti_status sock_recv_all(int fd, void *data, size_t len, uint64_t deadline_ms)
                         peer_text(fd, text), done, len);
         tutti_status status = io_error(fd, "receive from", done, len);
         if (status == TUTTI_OK)
-            status = io_wait(fd, POLLIN, deadline_ms, "receive from", done, len);
+            status = io_wait(fd, POLLIN, deadline_ms, cancel, "receive from", done, len);
         if (status != TUTTI_OK)
             return status;
     }

@@ -42,9 +42,11 @@ tutti_status sock_connect_finish(int fd, const struct sock_address *address);
 tutti_status sock_accept(int listener, int *fd, struct sock_address *from);
 /* No delay, keepalive 1 s / 1 s / 3, user timeout 5 s. */
 void sock_tune(int fd);
-/* Whole messages on non-blocking sockets, bounded by an absolute clock_ms() deadline. */
-tutti_status sock_send_all(int fd, const void *data, size_t len, uint64_t deadline_ms);
-tutti_status sock_recv_all(int fd, void *data, size_t len, uint64_t deadline_ms);
+/* Whole messages on non-blocking sockets, bounded by an absolute clock_ms() deadline
+ * (TUTTI_ERR_TIMEOUT) and by another thread (clock_cancelled: TUTTI_ERR_ABORTED). */
+tutti_status sock_send_all(int fd, const void *data, size_t len, uint64_t deadline_ms,
+                           const int *cancel);
+tutti_status sock_recv_all(int fd, void *data, size_t len, uint64_t deadline_ms, const int *cancel);
 /* "host:port" or "[v6]:port", names resolved; at most one address. */
 tutti_status sock_parse(const char *text, struct sock_address *address);
 const char *sock_text(const struct sock_address *address, char text[SOCK_TEXT_MAX]);

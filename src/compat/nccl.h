@@ -197,10 +197,10 @@ NCCL_CALL(void, ncclResetDebugInit, (void));
 
 /* ---- communicators --------------------------------------------------------------------------- */
 
-/* ncclGetUniqueId: called in the process of rank 0. ncclCommInitRank: collective; in a group it
- * waits in ncclGroupEnd, so that one thread can make several ranks. ncclCommInitRankScalable: of
- * several ids the first counts. ncclCommInitAll: ndev ranks of this process; a device may be named
- * more than once. */
+/* ncclGetUniqueId: called in the process of rank 0 (with NCCL_COMM_ID=host:port: of any).
+ * ncclCommInitRank: collective; in a group it waits in ncclGroupEnd, so that one thread can make
+ * several ranks. ncclCommInitRankScalable: of several ids the first counts. ncclCommInitAll: ndev
+ * ranks of this process; a device may be named more than once. */
 NCCL_CALL(ncclResult_t, ncclGetUniqueId, (ncclUniqueId * uniqueId));
 NCCL_CALL(ncclResult_t, ncclCommInitRank,
           (ncclComm_t * comm, int nranks, ncclUniqueId commId, int rank));

@@ -145,6 +145,7 @@ ncclResult_t face_enter_grouped(ncclComm_t comm, const char *name)
 
 void face_abort(ncclComm_t comm)
 {
+    __atomic_store_n(&comm->cancelled, 1, __ATOMIC_RELEASE);
     tutti_comm *tutti = face_tutti(comm);
     if (tutti)
         tutti_comm_abort(tutti);

@@ -110,7 +110,7 @@ NCCL_FACE(ncclResult_t, ncclGetUniqueId, (ncclUniqueId * uniqueId))
     tutti_unique_id id;
     if (!uniqueId)
         return face_fail(ncclInvalidArgument, "ncclGetUniqueId: uniqueId is NULL");
-    ncclResult_t result = face_result(tutti_unique_id_create(&id));
+    ncclResult_t result = face_result(tutti_unique_id_from_env(&id));
     if (result == ncclSuccess)
         memcpy(uniqueId->internal, id.bytes, sizeof id.bytes);
     return result;

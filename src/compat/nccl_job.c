@@ -89,7 +89,8 @@ static void carry_out(struct job *job)
     face_context_set(job->context);
     switch (job->kind) {
     case JOB_INIT:
-        status = tutti_comm_create(job->comm->size, &job->id, job->comm->rank, &made);
+        status = tutti_comm_create_cancellable(job->comm->size, &job->id, job->comm->rank,
+                                               &job->comm->cancelled, &made);
         break;
     case JOB_SPLIT:
         status = split(job, &made);

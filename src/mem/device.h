@@ -51,6 +51,10 @@ tutti_status mem_device_open(struct mem_device **device);
  * knows is host memory. Errors TUTTI_ERR_SYSTEM: the driver failed; TUTTI_ERR_ARG: the driver does
  * not know it, nor can the CPU read it. */
 tutti_status mem_device_of(const void *pointer, struct mem_place *place);
+/* Why this device memory is refused: it is of a driver that the program has loaded and the library
+ * may not use (TUTTI_CUDA=0), or cannot (it is too old, or another than TUTTI_CUDA_DRIVER names).
+ * NULL: it is no such memory. Where there is no such driver the answer costs one load. */
+const char *mem_device_refused(const void *pointer);
 /* "GPU 0 (NVIDIA H100 80GB HBM3)", for sentences. */
 const char *mem_device_name(const struct mem_device *device);
 /* 16 bytes equal for all processes that see the same physical device. */

@@ -404,6 +404,12 @@ tutti_status mem_copy_any(void *dst, const void *src, size_t len)
 {
     struct mem_place to = {.device = NULL}, from = {.device = NULL};
     mem_cuda_notice();
+    const char *why = mem_device_refused(dst);
+    if (!why)
+        why = mem_device_refused(src);
+    if (why)
+        return fail(TUTTI_ERR_UNSUPPORTED,
+                    "copy %zu bytes from %p to %p: expected host memory (%s)", len, src, dst, why);
     tutti_status status = mem_device_of(dst, &to);
     if (status == TUTTI_OK)
         status = mem_device_of(src, &from);

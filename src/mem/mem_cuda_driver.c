@@ -2,7 +2,8 @@
  *
  * The idea: a process uses the driver that the program has loaded, whenever it has, and loads one
  * itself only when asked for device memory. The settings are read at the first question, for the
- * process: memory belongs to no communicator.
+ * process: memory belongs to no communicator. A driver that the program has loaded and the library
+ * leaves alone is still asked whether a pointer is its own, so that no CPU code touches it.
  *
  * Invariant: `driver` is set once and never changes, so that a relaxed load tells whether there is
  * one and an acquire load gives a complete table. */
@@ -20,6 +21,9 @@
 #define DRIVER_LIBRARY "libcuda.so.1"
 #define WORDS_MAX      256 /* of a sentence's first part */
 
+typedef cuda_result pointer_query(unsigned count, int *attributes, void **values,
+                                  cuda_address pointer);
+
 static struct cuda_driver table;
 static _Atomic(const struct cuda_driver *) driver;
 
@@ -29,6 +33,9 @@ static struct {
     bool loaded;      /* the settings */
     bool refused;     /* the library lacks something: it is not asked again */
     bool initialised; /* cuInit was good */
+    /* Of a driver that is there and not used; set after the reason. */
+    _Atomic(pointer_query *) unused;
+    char why_unused[WORDS_MAX];
 } opening = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 bool mem_device_present(void)
@@ -72,11 +79,39 @@ static const char *fill_table(void *library)
     return NULL;
 }
 
-/* With the lock. flags: RTLD_NOLOAD to take only what the program has loaded. */
-static tutti_status load_library(int flags)
+/* With the lock: the program may have loaded what the library does not use. */
+static void watch_unused(void)
 {
-    if (mem_device_present())
-        return TUTTI_OK;
+    const char *names[] = {library_name(), DRIVER_LIBRARY};
+    for (int i = 0; i < 2 && !atomic_load(&opening.unused); i++) {
+        pointer_query *query = NULL;
+        void *library = dlopen(names[i], RTLD_NOW | RTLD_NOLOAD);
+        if (library)
+            *(void **)&query = dlsym(library, "cuPointerGetAttributes");
+        if (!query)
+            continue;
+        snprintf(opening.why_unused, sizeof opening.why_unused, "%s", status_sentence());
+        atomic_store(&opening.unused, query);
+    }
+}
+
+const char *mem_device_refused(const void *pointer)
+{
+    pointer_query *query = atomic_load_explicit(&opening.unused, memory_order_acquire);
+    if (!query)
+        return NULL;
+    uint64_t type = 0, managed = 0;
+    int attributes[] = {CUDA_POINTER_MEMORY_TYPE, CUDA_POINTER_IS_MANAGED};
+    void *values[] = {&type, &managed};
+    if (query(2, attributes, values, (uintptr_t)pointer) != CUDA_DRIVER_OK ||
+        (uint32_t)type != CUDA_MEMORY_TYPE_DEVICE || (uint8_t)managed != 0)
+        return NULL;
+    return opening.why_unused;
+}
+
+/* With the lock. flags: RTLD_NOLOAD to take only what the program has loaded. */
+static tutti_status take_library(int flags)
+{
     tutti_status status = load_settings();
     if (status != TUTTI_OK)
         return status;
@@ -99,7 +134,18 @@ static tutti_status load_library(int flags)
     }
     table.stream_ops = opening.settings.cuda_stream_ops;
     atomic_store_explicit(&driver, &table, memory_order_release);
+    atomic_store(&opening.unused, NULL);
     return TUTTI_OK;
+}
+
+static tutti_status load_library(int flags)
+{
+    if (mem_device_present())
+        return TUTTI_OK;
+    tutti_status status = take_library(flags);
+    if (status != TUTTI_OK)
+        watch_unused();
+    return status;
 }
 
 void mem_cuda_notice(void)
