@@ -140,22 +140,19 @@ static __device__ __forceinline__ void apply_shifted(uint4 *dst, const void *a, 
     }
 }
 
-/* Reads what a slot says, once per block: it lies in host memory. */
+/* Reads what a slot says, once per block. It lies in host memory, so its words are read by as many
+ * threads next to each other: one read of 32 bytes over the bus and not four. */
 static __device__ __forceinline__ void fetch(struct cuda_work &work)
 {
-    __shared__ struct cuda_slot told;
-    if (threadIdx.x == 0) {
-        const volatile struct cuda_slot *from = work.slot;
-        told.dst = from->dst;
-        told.a = from->a;
-        told.b = from->b;
-        told.count = from->count;
-    }
+    __shared__ union cuda_told told;
+    const volatile uint64_t *from = (const volatile uint64_t *)work.slot;
+    for (unsigned i = threadIdx.x; i < sizeof told / sizeof *from; i += blockDim.x)
+        told.word[i] = from[i];
     __syncthreads();
-    work.dst = told.dst;
-    work.a = told.a;
-    work.b = told.b;
-    work.count = told.count;
+    work.dst = told.slot.dst;
+    work.a = told.slot.a;
+    work.b = told.slot.b;
+    work.count = told.slot.count;
 }
 
 /* Whether this launch does the work. Every block of it comes to the same answer: the claim only

@@ -33,6 +33,7 @@ static void set_word(const struct mem_queue *queue, enum queue_word word, uint64
 /* Slots are kept as long as the process lives, and cut from blocks, so that many queues take few.
  */
 #define STORE_BYTES ((size_t)64 << 10)
+static_assert(sizeof(struct cuda_slot) == 32, "a slot is one sector, read at once by a kernel");
 
 static struct {
     pthread_mutex_t lock;
