@@ -25,7 +25,7 @@
 #define __global__
 #define __device__
 #define __forceinline__ inline __attribute__((always_inline))
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 
 /* ---- where a thread is ----------------------------------------------------------------------- */
 

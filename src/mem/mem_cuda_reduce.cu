@@ -23,8 +23,24 @@
 #include "tutti/types.h"
 
 /* Vectors in flight per thread and source: enough for the memory's bandwidth, and few where each
- * holds many elements whose arithmetic is long. */
-#define FLIGHT(type) (sizeof(type) >= 4 ? 4 : 2)
+ * holds many elements whose arithmetic is long. The more, the more registers: with 4 vectors of
+ * each of two sources a multiprocessor has room for two blocks, with 3 for three, with 2 for four.
+ */
+#ifndef FLIGHT_LONG
+#define FLIGHT_LONG 4
+#endif
+#ifndef FLIGHT_SHORT
+#define FLIGHT_SHORT 2
+#endif
+#define FLIGHT(type) (sizeof(type) >= 4 ? FLIGHT_LONG : FLIGHT_SHORT)
+
+/* Blocks that a multiprocessor must have room for, at the cost of registers; undefined: the
+ * compiler's choice. */
+#ifdef KERNEL_BLOCKS
+#define KERNEL_BOUNDS CUDA_THREADS, KERNEL_BLOCKS
+#else
+#define KERNEL_BOUNDS CUDA_THREADS
+#endif
 
 /* What a vector is: words to move, elements to compute with. */
 template <typename T> union vector {
@@ -283,7 +299,7 @@ SMALL_INLINE uint16_t quotient_half_float16(uint16_t x, float n)
     return half_of_float(float_of_half(x) / n);
 }
 
-#define KERNEL extern "C" __global__ void __launch_bounds__(CUDA_THREADS)
+#define KERNEL extern "C" __global__ void __launch_bounds__(KERNEL_BOUNDS)
 
 #define REDUCE_BY(op, name, function)                                                              \
     KERNEL tutti_##op##_##name(struct cuda_work work)                                              \

@@ -46,7 +46,9 @@ struct cuda_work {
 /* Then operation, "scale", "divide" or "copy", "_", and type. */
 #define CUDA_KERNEL_PREFIX "tutti_"
 
-#define CUDA_THREADS 512 /* of a block; four of them fill a multiprocessor */
-#define CUDA_VECTOR  16  /* bytes that a thread moves at once */
+#ifndef CUDA_THREADS
+#define CUDA_THREADS 512 /* of a block; four of them fill a multiprocessor if registers suffice */
+#endif
+#define CUDA_VECTOR 16 /* bytes that a thread moves at once */
 
 #endif
