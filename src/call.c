@@ -361,14 +361,14 @@ const char *tag_text(const struct tutti_comm *comm, const struct tag *tag, char 
     char inner[128];
     struct call call = {.coll = tag_coll(tag),
                         .dtype = tag_dtype(tag),
-                        .on_device = tag->word[0] >> 23 & 1,
+                        .on_device = tag_on_device(tag),
                         .op = (tutti_op)(tag->word[0] & 0xffff),
                         .root = (int)(uint32_t)(tag->word[2] >> 32),
                         .count = tag->word[1]};
     if ((unsigned)call.coll >= TUTTI_COLL_COUNT)
         snprintf(text, len, "an unreadable operation");
     else
-        snprintf(text, len, "%s as operation %u", call_text(comm, &call, inner, sizeof inner),
-                 tag_sequence(tag));
+        snprintf(text, len, "%s as operation %u%s", call_text(comm, &call, inner, sizeof inner),
+                 tag_sequence(tag), tag_replayed(tag) ? " from a graph" : "");
     return text;
 }

@@ -3,11 +3,14 @@
  * Every collective becomes a struct call; from here on no code knows which function was called.
  * The tag is the operation's identity, carried by every transfer (transports/transport.h):
  *
- *     word 0   sequence number 32 | collective 8 | in device memory 1 | type 7 | operation 16
+ *     word 0   sequence number 32 | collective 8 | in device memory 1 | replayed 1 | type 6 |
+ *              operation 16
  *     word 1   count (a hash of the counts where they are replicated; 0 where they are local)
  *     word 2   root 32 | hash of the plan 32 */
 #ifndef SRC_CALL_H
 #define SRC_CALL_H
+
+#include <assert.h>
 
 #include "algorithms/coll.h"
 #include "transports/transport.h"
@@ -23,6 +26,7 @@ struct call {
     /* in and out are memory of a device, worked in where it lies: the communicator's, by a plan of
      * its own; or one whose memory adapters reach, by the plan of host memory (exec_nic.c) */
     bool on_device, by_nic;
+    bool replayed; /* by a graph */
     const void *in;
     void *out;
     size_t count; /* in_count of gatherv, out_count of scatterv */
@@ -70,18 +74,25 @@ static inline tutti_coll tag_coll(const struct tag *tag)
 }
 static inline tutti_dtype tag_dtype(const struct tag *tag)
 {
-    return (tutti_dtype)(tag->word[0] >> 16 & 0x7f);
+    return (tutti_dtype)(tag->word[0] >> 16 & 0x3f);
 }
 static inline bool tag_on_device(const struct tag *tag)
 {
     return tag->word[0] >> 23 & 1;
 }
+/* Of sends and receives it is not said: one rank may replay what its peer calls. */
+static inline bool tag_replayed(const struct tag *tag)
+{
+    return tag->word[0] >> 22 & 1;
+}
+static_assert(TUTTI_DTYPE_COUNT <= 64, "six bits of a tag");
 static inline struct tag tag_make(uint32_t sequence, const struct call *call, uint64_t count,
                                   uint32_t plan_hash)
 {
     return (struct tag){{(uint64_t)sequence << 32 | (uint64_t)call->coll << 24 |
-                             (uint64_t)call->on_device << 23 | (uint64_t)call->dtype << 16 |
-                             (uint64_t)call->op,
+                             (uint64_t)call->on_device << 23 |
+                             (uint64_t)(call->replayed && call->coll != TUTTI_COLL_SENDRECV) << 22 |
+                             (uint64_t)call->dtype << 16 | (uint64_t)call->op,
                          count, (uint64_t)(uint32_t)call->root << 32 | plan_hash}};
 }
 

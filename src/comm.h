@@ -120,6 +120,7 @@ struct tutti_comm {
     atomic_uint replays; /* captured units under way */
     /* The proxy's: units begun, in their order, and started transfers under way together. */
     uint64_t units_begun, units_submitted;
+    struct replay_set *replay_set; /* its captured units (stream_replay.c) */
     unsigned transfers_inside;
     bool transfers_clear; /* the queue was found clear for them */
 

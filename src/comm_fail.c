@@ -152,9 +152,12 @@ static void fail_mismatch(tutti_comm *comm, uint32_t peer, const struct tag *min
         snprintf(
             text, sizeof text,
             "ranks disagree: %s calls %s, but %s calls %s%s: every rank must make the same calls "
-            "in the same order with the same arguments (and the same TUTTI_ALGO settings)",
+            "in the same order %s",
             comm->names[comm->rank], a, comm->names[peer], b,
-            strcmp(a, b) == 0 ? hidden_difference(mine, theirs) : "");
+            strcmp(a, b) == 0 ? hidden_difference(mine, theirs) : "",
+            tag_replayed(mine) == tag_replayed(theirs)
+                ? "with the same arguments (and the same TUTTI_ALGO settings)"
+                : "and capture a collective in a graph on every rank or on none");
     else
         snprintf(
             text, sizeof text,

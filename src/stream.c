@@ -61,6 +61,14 @@ void unit_abandon(struct unit *unit)
     unit_free(unit);
 }
 
+void unit_end(struct unit *unit)
+{
+    if (unit->broken)
+        unit_abandon(unit);
+    else
+        unit_free(unit);
+}
+
 /* Room for everything a unit of count calls can name. */
 static struct unit *unit_new(size_t count)
 {
@@ -304,11 +312,16 @@ static void graph_gone(void *context)
     atomic_store_explicit(&unit->gone, true, memory_order_release);
 }
 
+/* The graph is told first: whatever part of the unit it holds then, its replays are answered. */
 static tutti_status put_into_streams(struct unit *unit)
 {
     tutti_status status = TUTTI_OK;
-    unit->put = unit->stream_count > 0;
     unit->ends &= !unit->captured;
+    if (unit->captured)
+        status = mem_stream_retain(&unit->streams[0].stream, graph_gone, unit);
+    if (status != TUTTI_OK)
+        return status;
+    unit->put = unit->stream_count > 0;
     for (size_t i = 0; i < unit->stream_count; i++)
         unit->streams[i].value = ++unit->streams[i].words->value;
     for (size_t i = 0; i < unit->stream_count && status == TUTTI_OK; i++)
@@ -317,8 +330,6 @@ static tutti_status put_into_streams(struct unit *unit)
         status = put_slots(unit);
     for (size_t i = 0; i < unit->stream_count && status == TUTTI_OK; i++)
         status = put_after(unit, i);
-    if (status == TUTTI_OK && unit->captured)
-        status = mem_stream_retain(&unit->streams[0].stream, graph_gone, unit);
     /* What went into a stream waits there: it must not wait for ever. */
     if (status != TUTTI_OK && unit->slots)
         mem_slots_skip(unit->slots);
@@ -326,6 +337,17 @@ static tutti_status put_into_streams(struct unit *unit)
         atomic_store_explicit(&unit->streams[i].words->word[UNIT_DONE], unit->streams[i].value,
                               memory_order_release);
     return status;
+}
+
+/* Part of it lies in streams or in a graph, and does nothing any more. */
+static void give_up(struct unit *unit)
+{
+    if (!unit->captured) {
+        unit_abandon(unit);
+        return;
+    }
+    unit->comms[0].comm = NULL;
+    proxy_take(unit);
 }
 
 /* ---- launching --------------------------------------------------------------------------------
@@ -380,6 +402,8 @@ static tutti_status fill(struct unit *unit, const struct group_call *calls, size
     }
     unit->transfer =
         calls[0].alone && !calls[0].on_stream && calls[0].call.coll == TUTTI_COLL_SENDRECV;
+    for (size_t i = 0; i < count; i++)
+        unit->calls[i].call.replayed = unit->captured;
     if (status == TUTTI_OK)
         status = choose_carriers(unit);
     if (status == TUTTI_OK && wants_result)
@@ -410,7 +434,7 @@ tutti_status stream_launch(const struct group_call *calls, size_t count, struct 
             call_unkeep(calls[i].comm, &calls[i].call, unit ? NULL : calls[i].counts);
         if (unit) {
             free(unit->result);
-            unit->put ? unit_abandon(unit) : unit_free(unit);
+            unit->put ? give_up(unit) : unit_free(unit);
         }
         return status;
     }

@@ -72,6 +72,11 @@ struct unit {
     bool inside;      /* its comms are seized */
     bool broken;      /* a communicator failed under it: its blocks may be in use still */
     atomic_bool gone; /* the graph that holds it is */
+    struct {          /* of stream_replay.c, where it is captured */
+        struct replay_set *set;
+        bool parked; /* not in the proxy's list */
+        struct unit *follower, *leader, *next, *previous;
+    } replay;
     tutti_status status;
     struct unit_call *calls;
     size_t call_count, ended; /* ended: the first calls so many are known to be over */
@@ -87,8 +92,60 @@ struct unit {
 void unit_free(struct unit *unit);
 /* As free, for a unit whose blocks and words a device or a stream may still use. */
 void unit_abandon(struct unit *unit);
+/* One of the two, by whether it is broken. */
+void unit_end(struct unit *unit);
 
-/* stream_proxy.c */
+static inline bool unit_streams_at(const struct unit *unit, enum unit_word word)
+{
+    for (size_t i = 0; i < unit->stream_count; i++) {
+        const struct unit_stream *at = &unit->streams[i];
+        uint32_t seen = atomic_load_explicit(&at->words->word[word], memory_order_acquire);
+        if ((int32_t)(seen - at->value) < 0)
+            return false;
+    }
+    return true;
+}
+
+/* ---- captured units (stream_replay.c) ----
+ * All with the proxy's lock. */
+
+struct replay_set { /* of a communicator, the first of its units */
+    struct replay_set *next;
+    const tutti_comm *comm; /* NULL: gone */
+    size_t count;
+    struct unit *oldest; /* of all its units, a ring through replay.next; NULL: none */
+    struct unit *sweep;  /* the next to be looked at in turn */
+    struct unit *last;   /* that started last; NULL: none, or not there any more */
+};
+
+struct replays {
+    struct replay_set *sets;
+    struct replay_set others; /* whose communicator was gone first, or had no memory for a set */
+};
+
+/* Keeps the unit. */
+void replay_add(struct replays *replays, struct unit *unit);
+/* Appends those whose streams have come to the list that ends at *tail, and ends those that are
+ * gone; looks at those it expects and at so many others of each communicator. */
+bool replay_look(struct replays *replays, size_t looks, struct unit ***tail);
+/* The unit starts: teaches what to expect. */
+void replay_started(struct unit *unit);
+/* Whether there are any. */
+bool replay_expects(const struct replays *replays);
+typedef void replay_fn(struct unit *unit, const void *context);
+void replay_each(const struct replays *replays, replay_fn *function, const void *context);
+/* The communicator goes; its units stay until their graphs are gone. */
+void replay_close(tutti_comm *comm);
+
+/* ---- one unit (stream_advance.c) ---- */
+
+/* One look at a unit of the list, by the proxy; true if anything moved. *over: it can be ended. */
+bool unit_advance(struct unit *unit, struct unit *list, bool *over);
+/* Its streams go on, whatever it still had to do. */
+void unit_release(struct unit *unit);
+
+/* ---- the thread (stream_proxy.c) ---- */
+
 tutti_status proxy_start(void);
 /* Takes the unit. */
 void proxy_take(struct unit *unit);

@@ -59,6 +59,7 @@ pthread_cond_t standin_done = PTHREAD_COND_INITIALIZER;
 
 static struct standin_event *events; /* all, for the leak checker: they are never freed */
 static uint64_t captures;
+static unsigned refused; /* the number of the captured piece that will be */
 static _Thread_local int thread_mode = CUDA_CAPTURE_MODE_GLOBAL;
 
 /* ---- channels ------------------------------------------------------------------------------- */
@@ -366,6 +367,8 @@ static cuda_result record(struct standin_stream *stream, const struct standin_op
 {
     if (stream->broken)
         return CUDA_DRIVER_CAPTURE_INVALIDATED;
+    if (refused > 0 && --refused == 0)
+        return CUDA_DRIVER_OUT_OF_MEMORY;
     struct standin_op *copy = malloc(sizeof *copy);
     if (!copy)
         return CUDA_DRIVER_OUT_OF_MEMORY;
@@ -616,6 +619,14 @@ cuda_result cuEventElapsedTime(float *ms, cuda_event from, cuda_event to)
 }
 
 /* ---- captures and graphs -------------------------------------------------------------------- */
+
+cuda_result standin_refuse_captured(unsigned number)
+{
+    pthread_mutex_lock(&standin_lock);
+    refused = number;
+    pthread_mutex_unlock(&standin_lock);
+    return CUDA_DRIVER_OK;
+}
 
 cuda_result cuThreadExchangeStreamCaptureMode(int *mode)
 {

@@ -49,6 +49,8 @@
     X(fail_context, standin_fail_context, (cuda_context context))                                  \
     /* Blocks of memory given back to the driver, and modules loaded, since the start. */          \
     X(count_blocking, standin_count_blocking, (unsigned *count))                                   \
+    /* Of what is captured from now on, the piece of that number is refused, once; 0: none. */     \
+    X(refuse_captured, standin_refuse_captured, (unsigned number))                                 \
     /* Launches since the start. */                                                                \
     X(count_launches, standin_count_launches, (unsigned *count))                                   \
     /* Flushes of what adapters wrote. */                                                          \

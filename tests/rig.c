@@ -257,6 +257,27 @@ void rig_fill(void *dst, unsigned char value, size_t bytes)
     wait_for(own_stream());
 }
 
+void rig_set_ints(void *device, size_t count, int first)
+{
+    int32_t *values = malloc((count + 1) * sizeof *values);
+    for (size_t i = 0; i < count; i++)
+        values[i] = first + (int)i;
+    rig_copy(device, values, count * sizeof *values);
+    free(values);
+}
+
+int rig_wrong_ints(int rank, const void *device, size_t count, int base, int step, const char *what)
+{
+    int32_t *seen = malloc((count + 1) * sizeof *seen);
+    int wrong = 0;
+    rig_copy(seen, device, count * sizeof *seen);
+    for (size_t i = 0; i < count && !wrong; i++)
+        wrong += world_check(rank, seen[i] == base + step * (int)i, "%s: element %zu is %d, not %d",
+                             what, i, seen[i], base + step * (int)i);
+    free(seen);
+    return wrong;
+}
+
 /* ---- streams ---------------------------------------------------------------------------------
  */
 

@@ -31,6 +31,11 @@ void rig_enter(int ordinal);
 /* Device memory of at least that size. Fatal when there is none. */
 void *rig_take(size_t bytes);
 void rig_give(void *memory);
+/* int32: element i is first + i. */
+void rig_set_ints(void *device, size_t count, int first);
+/* Element i must be base + step * i; returns what is wrong. */
+int rig_wrong_ints(int rank, const void *device, size_t count, int base, int step,
+                   const char *what);
 /* Copies and waits for the copy, on a stream of this thread's own. */
 void rig_copy(void *dst, const void *src, size_t bytes);
 /* Fills device memory and waits. */

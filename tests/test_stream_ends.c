@@ -1,6 +1,5 @@
-/* test_stream_ends.c: streams and graphs when things end or go wrong: replays, graphs destroyed,
- * aborts, ranks that die, communicators destroyed and processes ended with operations queued, and
- * the sentences of bad input. */
+/* test_stream_ends.c: streams when things end or go wrong: aborts, ranks that die, communicators
+ * destroyed and processes ended with operations queued, and the sentences of bad input. */
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -28,250 +27,6 @@ static void run_doomed(int size, const char *const *settings, world_fn *function
                           .limit_s = RUN_LIMIT_S,
                           .doomed = doomed};
     run_world(&world, function, NULL);
-}
-
-static void set_ints(void *device, int first)
-{
-    int32_t values[COUNT];
-    for (int i = 0; i < COUNT; i++)
-        values[i] = first + i;
-    rig_copy(device, values, sizeof values);
-}
-
-/* Element i must be base + step * i. */
-static int wrong_ints(int rank, const void *device, int base, int step, const char *what)
-{
-    int32_t seen[COUNT];
-    int wrong = 0;
-    rig_copy(seen, device, sizeof seen);
-    for (int i = 0; i < COUNT && !wrong; i++)
-        wrong += world_check(rank, seen[i] == base + step * i, "%s: element %d is %d, not %d", what,
-                             i, seen[i], base + step * i);
-    return wrong;
-}
-
-/* ---- graphs ----------------------------------------------------------------------------------
- */
-
-struct graph_rank {
-    tutti_comm *comm;
-    int rank, size;
-    cuda_stream stream;
-    void *source, *in, *sum, *mean, *gathered, *from_last;
-    void *executable;
-};
-
-/* What the graph does: three operations and a ring of transfers, after the input was copied in. */
-static int record(struct graph_rank *g)
-{
-    int rank = g->rank, next = (g->rank + 1) % g->size, last = (g->rank + g->size - 1) % g->size;
-    int wrong = 0;
-    rig_put_copy(g->stream, g->in, g->source, COUNT * 4);
-    wrong += WORLD_OK(
-        tutti_allreduce_on(g->in, g->sum, COUNT, TUTTI_INT32, TUTTI_SUM, g->comm, g->stream));
-    wrong += WORLD_OK(tutti_barrier_on(g->comm, g->stream));
-    wrong += WORLD_OK(
-        tutti_allreduce_on(g->sum, g->mean, COUNT, TUTTI_INT32, TUTTI_AVG, g->comm, g->stream));
-    wrong +=
-        WORLD_OK(tutti_allgather_on(g->sum, g->gathered, COUNT, TUTTI_INT32, g->comm, g->stream));
-    wrong += WORLD_OK(tutti_group_start());
-    wrong += WORLD_OK(tutti_send_on(g->in, COUNT, TUTTI_INT32, next, g->comm, g->stream));
-    wrong += WORLD_OK(tutti_recv_on(g->from_last, COUNT, TUTTI_INT32, last, g->comm, g->stream));
-    wrong += WORLD_OK(tutti_group_end());
-    return wrong;
-}
-
-static int replayed(struct graph_rank *g, int round)
-{
-    int size = g->size, wrong = rig_await(g->rank, g->stream, AWAIT_S);
-    int base = 100 * round * size + size * (size - 1) / 2;
-    wrong += wrong_ints(g->rank, g->sum, base, size, "sum");
-    wrong += wrong_ints(g->rank, g->mean, base, size, "average of equal sums");
-    for (int r = 0; r < size; r++)
-        wrong += wrong_ints(g->rank, (char *)g->gathered + (size_t)r * COUNT * 4, base, size,
-                            "gathered");
-    wrong += wrong_ints(g->rank, g->from_last, 100 * round + (g->rank + size - 1) % size, 1,
-                        "from the last");
-    return wrong;
-}
-
-static void graph_open(struct graph_rank *g, tutti_comm *comm, int rank, int size)
-{
-    *g = (struct graph_rank){.comm = comm, .rank = rank, .size = size};
-    g->stream = rig_stream_take(false);
-    g->source = rig_take(COUNT * 4);
-    g->in = rig_take(COUNT * 4);
-    g->sum = rig_take(COUNT * 4);
-    g->mean = rig_take(COUNT * 4);
-    g->gathered = rig_take((size_t)size * COUNT * 4);
-    g->from_last = rig_take(COUNT * 4);
-}
-
-static void graph_close(struct graph_rank *g)
-{
-    rig_give(g->source);
-    rig_give(g->in);
-    rig_give(g->sum);
-    rig_give(g->mean);
-    rig_give(g->gathered);
-    rig_give(g->from_last);
-    rig_stream_give(g->stream, false);
-}
-
-static int capture(struct graph_rank *g)
-{
-    rig_capture_begin(g->stream);
-    int wrong = record(g);
-    g->executable = rig_capture_end(g->stream);
-    return wrong + world_check(g->rank, g->executable != NULL, "the capture was invalidated");
-}
-
-static int graphs(tutti_comm *comm, int rank, int size, void *context)
-{
-    struct graph_rank g;
-    (void)context;
-    graph_open(&g, comm, rank, size);
-    int wrong = 0;
-    for (int generation = 0; generation < 2 && !wrong; generation++) {
-        wrong += capture(&g);
-        rig_fill(g.sum, 0x11, COUNT * 4); /* nothing ran while it was captured */
-        for (int round = 0; round < 5 && !wrong; round++) {
-            set_ints(g.source, 100 * round + rank);
-            if (round % 2 == rank % 2)
-                rig_put_delay(g.stream, 500);
-            rig_graph_launch(g.executable, g.stream);
-            if (round == 3) /* a second replay behind the first, and a call behind both */
-                rig_graph_launch(g.executable, g.stream);
-            if (round >= 3)
-                wrong += WORLD_OK(tutti_allreduce_on(g.sum, g.sum, COUNT, TUTTI_INT32, TUTTI_MAX,
-                                                     comm, g.stream));
-            wrong += replayed(&g, round);
-        }
-        if (g.executable)
-            rig_graph_destroy(g.executable);
-        float one = 1, sum = 0;
-        wrong += WORLD_OK(tutti_allreduce(&one, &sum, 1, TUTTI_FLOAT32, TUTTI_SUM, comm));
-        wrong += world_check(rank, (int)sum == size, "after the graph: %g", (double)sum);
-    }
-    wrong += WORLD_OK(tutti_comm_status(comm));
-    graph_close(&g);
-    return wrong;
-}
-
-static void test_stream_ends_graphs_are_replayed(void)
-{
-    run(WORLD_THREADS, 2, direct, graphs, NULL);
-    run(WORLD_THREADS, 3, staged, graphs, NULL);
-    run(WORLD_PROCESSES, 2, direct, graphs, NULL);
-    run(WORLD_PROCESSES, 3, tcp, graphs, NULL);
-}
-
-/* Programs for inference capture thousands of operations: each costs no descriptor. */
-static int many_captured(tutti_comm *comm, int rank, int size, void *context)
-{
-    enum { GRAPHS = 50, CALLS = 100 };
-    struct rlimit few;
-    void *memory = rig_take(COUNT * 4), *executables[GRAPHS] = {NULL};
-    cuda_stream stream = rig_stream_take(false);
-    int wrong = world_check(rank, getrlimit(RLIMIT_NOFILE, &few) == 0, "getrlimit");
-    (void)size;
-    (void)context;
-    few.rlim_cur = 200;
-    wrong += world_check(rank, setrlimit(RLIMIT_NOFILE, &few) == 0, "setrlimit");
-    for (int g = 0; g < GRAPHS && !wrong; g++) {
-        rig_capture_begin(stream);
-        for (int i = 0; i < CALLS && !wrong; i++)
-            wrong += WORLD_OK(
-                tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_MAX, comm, stream));
-        executables[g] = rig_capture_end(stream);
-    }
-    set_ints(memory, rank);
-    for (int g = 0; g < GRAPHS && !wrong; g += GRAPHS - 1) {
-        rig_graph_launch(executables[g], stream);
-        wrong += rig_await(rank, stream, AWAIT_S);
-    }
-    wrong += wrong_ints(rank, memory, size - 1, 1, "largest");
-    for (int g = 0; g < GRAPHS; g++) {
-        if (executables[g])
-            rig_graph_destroy(executables[g]);
-    }
-    return wrong + WORLD_OK(tutti_comm_status(comm));
-}
-
-static void test_stream_ends_many_captured(void)
-{
-    run(WORLD_PROCESSES, 2, direct, many_captured, NULL);
-}
-
-/* The communicator goes before its graph: replays go on at once, and nothing is touched. */
-static int graph_outlives(tutti_comm *comm, int rank, int size, void *context)
-{
-    struct graph_rank g;
-    tutti_comm *other;
-    (void)context;
-    int wrong = WORLD_OK(tutti_comm_dup(comm, &other));
-    graph_open(&g, other, rank, size);
-    set_ints(g.source, rank);
-    wrong += capture(&g);
-    rig_graph_launch(g.executable, g.stream);
-    wrong += replayed(&g, 0);
-    wrong += WORLD_OK(tutti_comm_destroy(other));
-    for (int round = 0; round < 3; round++) {
-        rig_graph_launch(g.executable, g.stream);
-        wrong += rig_await(rank, g.stream, AWAIT_S);
-    }
-    rig_graph_destroy(g.executable);
-    graph_close(&g);
-    return wrong + WORLD_OK(tutti_barrier(comm));
-}
-
-static void test_stream_ends_graph_outlives_its_communicator(void)
-{
-    run(WORLD_THREADS, 2, direct, graph_outlives, NULL);
-    run(WORLD_PROCESSES, 2, staged, graph_outlives, NULL);
-}
-
-/* A group of which one stream is captured and the other is not. */
-static int half_captured(tutti_comm *comm, int rank, int size, void *context)
-{
-    cuda_stream a = rig_stream_take(false), b = rig_stream_take(false);
-    void *x = rig_take(COUNT * 4), *y = rig_take(COUNT * 4);
-    int wrong = 0;
-    (void)context;
-    rig_capture_begin(a);
-    wrong += WORLD_OK(tutti_group_start());
-    wrong += WORLD_OK(tutti_allreduce_on(x, x, COUNT, TUTTI_INT32, TUTTI_SUM, comm, a));
-    wrong += WORLD_OK(tutti_allreduce_on(y, y, COUNT, TUTTI_INT32, TUTTI_SUM, comm, b));
-    wrong += WORLD_TAKEN(tutti_group_end(), TUTTI_ERR_ARG);
-    wrong += world_says(rank, "some streams of the group are being captured and others are not");
-    for (int captured_first = 0; captured_first < 2; captured_first++) {
-        wrong += WORLD_OK(tutti_group_start());
-        if (captured_first)
-            wrong += WORLD_OK(tutti_allreduce_on(x, x, COUNT, TUTTI_INT32, TUTTI_SUM, comm, a));
-        wrong += WORLD_OK(tutti_allreduce(y, y, COUNT, TUTTI_INT32, TUTTI_SUM, comm));
-        if (!captured_first)
-            wrong += WORLD_OK(tutti_allreduce_on(x, x, COUNT, TUTTI_INT32, TUTTI_SUM, comm, a));
-        wrong += WORLD_TAKEN(tutti_group_end(), TUTTI_ERR_ARG);
-        wrong += world_says(rank, "a group that is being captured holds a call without a stream");
-    }
-    void *executable = rig_capture_end(a);
-    wrong += world_check(rank, executable != NULL, "the refusals broke the capture");
-    rig_graph_destroy(executable);
-    set_ints(x, rank);
-    wrong += WORLD_OK(tutti_allreduce_on(x, x, COUNT, TUTTI_INT32, TUTTI_SUM, comm, a));
-    wrong += rig_await(rank, a, AWAIT_S);
-    wrong += wrong_ints(rank, x, size * (size - 1) / 2, size, "after the refusals");
-    rig_give(x);
-    rig_give(y);
-    rig_stream_give(a, false);
-    rig_stream_give(b, false);
-    return wrong;
-}
-
-static void test_stream_ends_half_captured_groups_are_refused(void)
-{
-    run(WORLD_THREADS, 2, direct, half_captured, NULL);
-    run(WORLD_PROCESSES, 2, staged, half_captured, NULL);
 }
 
 /* ---- ends ------------------------------------------------------------------------------------
@@ -431,10 +186,11 @@ static int two_devices(tutti_comm *comm, int rank, int size, void *context)
     wrong += world_says(rank, "allreduce: the stream belongs to GPU 1");
     wrong += world_says(rank, "but the buffers to GPU 0");
     /* Nothing moved: the communicator works. */
-    set_ints(first, rank);
+    rig_set_ints(first, COUNT, rank);
     wrong += WORLD_OK(tutti_allreduce_on(first, first, COUNT, TUTTI_INT32, TUTTI_SUM, comm, here));
     wrong += rig_await(rank, here, AWAIT_S);
-    return wrong + wrong_ints(rank, first, size * (size - 1) / 2, size, "after the refusals");
+    return wrong +
+           rig_wrong_ints(rank, first, COUNT, size * (size - 1) / 2, size, "after the refusals");
 }
 
 /* Each rank has a GPU of its own, in one process or in two. */
@@ -448,12 +204,12 @@ static int a_device_each(tutti_comm *comm, int rank, int size, void *context)
     if (rig_gpu()->stream_make(&stream, CUDA_STREAM_NON_BLOCKING) != CUDA_DRIVER_OK)
         return world_check(rank, 0, "no stream on GPU %d", rank);
     for (int i = 0; i < 2; i++) {
-        set_ints(memory, rank);
+        rig_set_ints(memory, COUNT, rank);
         wrong += i ? WORLD_OK(tutti_allreduce(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, apart))
                    : WORLD_OK(tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM,
                                                  apart, stream));
         wrong += rig_await(rank, stream, AWAIT_S);
-        wrong += wrong_ints(rank, memory, size * (size - 1) / 2, size, "a GPU each");
+        wrong += rig_wrong_ints(rank, memory, COUNT, size * (size - 1) / 2, size, "a GPU each");
     }
     return wrong + WORLD_OK(tutti_comm_destroy(apart));
 }
@@ -593,10 +349,6 @@ static void test_stream_ends_a_rank_leaves_at_once(void)
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
-        {"graphs_are_replayed", test_stream_ends_graphs_are_replayed},
-        {"many_captured", test_stream_ends_many_captured},
-        {"graph_outlives_its_communicator", test_stream_ends_graph_outlives_its_communicator},
-        {"half_captured_groups_are_refused", test_stream_ends_half_captured_groups_are_refused},
         {"abort_releases_streams", test_stream_ends_abort_releases_streams},
         {"death_of_a_rank", test_stream_ends_death_of_a_rank},
         {"destroyed_while_queued", test_stream_ends_destroyed_while_queued},

@@ -331,8 +331,9 @@ TUTTI_API tutti_status tutti_wait_all(size_t count, tutti_request **requests);
  * waits until all of them are done. In one collective either every rank passes device memory or
  * none does (on one host; TUTTI_CUDA_DIRECT=0 lifts this).
  * A stream that is being captured records the operation, which then runs at every launch of the
- * graph, when the stream gets there. A graph must be captured on every rank or on none; where other
- * streams use its communicator too, events must say what comes first, alike on all ranks.
+ * graph, when the stream gets there. A collective must be captured on every rank or on none (else
+ * TUTTI_ERR_MISMATCH); where other streams use its communicator too, events must say what comes
+ * first, alike on all ranks.
  * A failure is not returned by the call, which is over by then: the streams go on, with unspecified
  * data, and tutti_comm_status tells. tutti_comm_abort lets every waiting stream go on.
  * Errors as the blocking form's; TUTTI_ERR_UNSUPPORTED when there is no driver for the stream. */

@@ -54,6 +54,7 @@ struct mem_device {
     struct mem_queue *slot_queues;
     struct kept_words *words;  /* given back; a stream may not have passed them */
     struct kept_words *fresh;  /* never used */
+    size_t words_bytes;        /* of all of them */
     struct cuda_claim *claims; /* [QUEUES_MAX], zero; NULL: work stays in the stream it was given */
     unsigned claims_taken;
     cuda_stream *streams; /* [QUEUE_STREAMS], that queues move to */
@@ -92,6 +93,8 @@ tutti_status mem_cuda_probe_beside(struct mem_device *device);
 /* Words that nobody had before, zero. Words that were given back are for values that only grow: a
  * stream may still wait for what they hold, so who starts from zero must not take those. */
 tutti_status mem_cuda_words_fresh(struct mem_device *device, struct mem_words **words);
+/* The size of the next block to cut lines from, after so many bytes. */
+size_t mem_cuda_lines_bytes(size_t before);
 /* The device of a block that mem_device_take gave and that is not given back; else NULL. */
 struct mem_device *mem_cuda_block_device(const void *block);
 /* As mem_queue_copy, of host memory of any kind: pageable memory may make the call wait. Not beside

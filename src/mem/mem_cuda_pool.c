@@ -205,25 +205,34 @@ struct mem_device *mem_cuda_block_device(const void *address)
 
 /* ---- words ---------------------------------------------------------------------------------- */
 
-/* A block of pinned memory costs a descriptor: captured operations keep words by the thousand. */
-#define WORDS_BYTES     ((size_t)64 << 10)
-#define WORDS_PER_BLOCK (WORDS_BYTES / LINE)
+/* A block of pinned memory costs a descriptor, and captured operations keep lines of it by the
+ * ten thousand: a block for them is as large as all before it. */
+#define LINES_LEAST ((size_t)64 << 10)
+#define LINES_MOST  ((size_t)4 << 20)
+
+size_t mem_cuda_lines_bytes(size_t before)
+{
+    return before < LINES_LEAST ? LINES_LEAST : before < LINES_MOST ? before : LINES_MOST;
+}
 
 struct kept_words {
     struct mem_words words; /* first: a pointer to it is one to this */
     struct kept_words *next;
 };
 
-/* Cuts a block of pinned memory into lines, in a list. */
-static tutti_status make_words(struct mem_device *device, struct kept_words **list)
+/* Cuts a block of pinned memory into lines, which are added to the fresh ones. */
+static tutti_status make_words(struct mem_device *device)
 {
     void *block;
     cuda_address address = 0;
     struct cuda_scope scope;
-    struct kept_words *made = calloc(WORDS_PER_BLOCK, sizeof *made);
+    pthread_mutex_lock(&device->lock);
+    size_t bytes = mem_cuda_lines_bytes(device->words_bytes), count = bytes / LINE;
+    pthread_mutex_unlock(&device->lock);
+    struct kept_words *made = calloc(count, sizeof *made);
     if (!made)
         return fail(TUTTI_ERR_NOMEM, "make words for %s: out of host memory", device->name);
-    tutti_status status = mem_pinned_take(device, WORDS_BYTES, &block);
+    tutti_status status = mem_pinned_take(device, bytes, &block);
     if (status != TUTTI_OK)
         goto free_made;
     status = mem_cuda_enter(device, &scope);
@@ -235,13 +244,17 @@ static tutti_status make_words(struct mem_device *device, struct kept_words **li
     }
     if (status != TUTTI_OK)
         goto give_block;
-    memset(block, 0, WORDS_BYTES);
-    for (size_t i = 0; i < WORDS_PER_BLOCK; i++) {
+    memset(block, 0, bytes);
+    for (size_t i = 0; i < count; i++) {
         made[i].words.word = (_Atomic uint32_t *)((char *)block + i * LINE);
         made[i].words.address = address + i * LINE;
-        made[i].next = i + 1 < WORDS_PER_BLOCK ? &made[i + 1] : NULL;
+        made[i].next = &made[i + 1];
     }
-    *list = made;
+    pthread_mutex_lock(&device->lock);
+    made[count - 1].next = device->fresh;
+    device->fresh = made;
+    device->words_bytes += bytes;
+    pthread_mutex_unlock(&device->lock);
     return TUTTI_OK;
 
 give_block:
@@ -263,15 +276,11 @@ static struct kept_words *pop_words(struct mem_device *device, struct kept_words
 
 tutti_status mem_cuda_words_fresh(struct mem_device *device, struct mem_words **words)
 {
-    struct kept_words *found = pop_words(device, &device->fresh);
-    if (!found) {
-        tutti_status status = make_words(device, &found);
+    struct kept_words *found;
+    while (!(found = pop_words(device, &device->fresh))) {
+        tutti_status status = make_words(device);
         if (status != TUTTI_OK)
             return status;
-        pthread_mutex_lock(&device->lock);
-        found[WORDS_PER_BLOCK - 1].next = device->fresh;
-        device->fresh = found->next;
-        pthread_mutex_unlock(&device->lock);
     }
     *words = &found->words;
     return TUTTI_OK;

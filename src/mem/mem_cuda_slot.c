@@ -32,26 +32,26 @@ static void set_word(const struct mem_queue *queue, enum queue_word word, uint64
 
 /* Slots are kept as long as the process lives, and cut from blocks, so that many queues take few.
  */
-#define STORE_BYTES ((size_t)64 << 10)
-static_assert(sizeof(struct cuda_slot) == 32, "a slot is one sector, read at once by a kernel");
-
 static struct {
     pthread_mutex_t lock;
     char *at; /* pinned for all devices */
-    size_t left;
+    size_t left, made;
 } slot_store = {.lock = PTHREAD_MUTEX_INITIALIZER};
+static_assert(sizeof(struct cuda_slot) == 32, "a slot is one sector, read at once by a kernel");
 
 static tutti_status cut_slots(struct mem_device *device, size_t bytes, struct cuda_slot **slots)
 {
     void *block = NULL;
-    size_t taken = bytes > STORE_BYTES ? bytes : STORE_BYTES;
     tutti_status status = TUTTI_OK;
     pthread_mutex_lock(&slot_store.lock);
     if (bytes > slot_store.left) {
+        size_t taken = mem_cuda_lines_bytes(slot_store.made);
+        must(bytes <= taken);
         status = mem_pinned_take(device, taken, &block);
         if (status == TUTTI_OK) {
             slot_store.at = block;
             slot_store.left = taken;
+            slot_store.made += taken;
         }
     }
     if (status == TUTTI_OK) {
@@ -89,9 +89,11 @@ static tutti_status make_slots(struct mem_device *device, size_t count, struct m
     return TUTTI_OK;
 }
 
+#define SLOTS_LEAST 4 /* of a queue; others have twice, four times... so many */
+
 tutti_status mem_slots_take(struct mem_device *device, size_t count, struct mem_queue **queue)
 {
-    size_t room = 16;
+    size_t room = SLOTS_LEAST;
     if (!device->claims)
         return fail(TUTTI_ERR_UNSUPPORTED, "%s: no work in streams without kernels and words",
                     device->name);

@@ -1,0 +1,358 @@
+/* stream_advance.c: what becomes of one unit, in the proxy. It goes QUEUED -> CLEARING -> ENTERING
+ * -> RUNNING -> LEAVING -> (DRAINING) -> ended; a captured one goes back to QUEUED. Nothing here
+ * waits: each look sees what has come and goes on. */
+#include "base/check.h"
+#include "src/group.h"
+#include "src/stream_unit.h"
+
+/* A communicator of the unit that is of no use any more. */
+static const tutti_comm *lost_comm(const struct unit *unit)
+{
+    for (size_t i = 0; i < unit->comm_count; i++) {
+        const tutti_comm *comm = unit->comms[i].comm;
+        if (comm && (comm->failed != TUTTI_OK || atomic_load(&comm->aborted)))
+            return comm;
+    }
+    return NULL;
+}
+
+static void leave_comms(struct unit *unit, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        tutti_comm *comm = unit->comms[i].comm;
+        if (!unit->transfer || --comm->transfers_inside == 0)
+            comm_leave(comm);
+        if (unit->captured)
+            atomic_fetch_sub(&comm->replays, 1);
+    }
+}
+
+static bool seize_comms(struct unit *unit)
+{
+    for (size_t i = 0; i < unit->comm_count; i++) {
+        tutti_comm *comm = unit->comms[i].comm;
+        if (unit->captured)
+            atomic_fetch_add(&comm->replays, 1);
+        /* Transfers share the place that the first of them took. */
+        if (comm->transfers_inside > 0 ? unit->transfer : comm_seize(comm)) {
+            comm->transfers_clear &= comm->transfers_inside > 0;
+            comm->transfers_inside += unit->transfer;
+            continue;
+        }
+        if (unit->captured)
+            atomic_fetch_sub(&comm->replays, 1);
+        leave_comms(unit, i);
+        return false;
+    }
+    unit->inside = true;
+    return true;
+}
+
+/* Whether it is the unit's turn. The proxy cannot know when a graph was launched, only when its
+ * stream comes: a replay runs before whatever has not come, for that may be behind it. So the
+ * communicators are all it needs. */
+static bool is_next(const struct unit *unit)
+{
+    /* Started transfers progress together, whatever the order they were started in: one begins
+     * beside others, when all before it have begun. */
+    if (unit->transfer && unit->comms[0].comm->transfers_inside > 0)
+        return unit->comms[0].comm->units_begun == unit->comms[0].order;
+    for (size_t i = 0; i < unit->comm_count && !unit->captured; i++) {
+        if (atomic_load(&unit->comms[i].comm->units_retired) != unit->comms[i].order)
+            return false;
+    }
+    return true;
+}
+
+/* An error that is not a communicator's own becomes its failure: the call that issued the unit has
+ * returned, so only the communicator can tell. */
+static void unit_failed(struct unit *unit, tutti_comm *comm, tutti_status status)
+{
+    if (comm->failed == TUTTI_OK)
+        comm_fail(comm, status, comm->rank, status_sentence());
+    if (unit->status == TUTTI_OK)
+        unit->status = comm->failed;
+}
+
+static tutti_status copy_in_queue(void *context, void *dst, const void *src, size_t len)
+{
+    struct unit_call *call = context;
+    return mem_queue_copy(call->queue, dst, src, len, &call->ticket);
+}
+
+/* True when a queue will run, or its communicator is of no use any more. */
+static bool is_clear(struct unit *unit, tutti_comm *comm, struct mem_queue *queue)
+{
+    if (comm->failed != TUTTI_OK)
+        return true;
+    tutti_status status = mem_queue_clear(queue);
+    if (status != TUTTI_OK && status != TUTTI_IN_PROGRESS)
+        unit_failed(unit, comm, status);
+    return status != TUTTI_IN_PROGRESS;
+}
+
+static bool queues_are_clear(struct unit *unit)
+{
+    bool all = true;
+    for (size_t i = 0; i < unit->call_count; i++) {
+        struct unit_call *call = &unit->calls[i];
+        call->is_clear = call->is_clear || is_clear(unit, call->comm, call->queue);
+        all &= call->is_clear;
+    }
+    for (size_t i = 0; i < unit->comm_count; i++) {
+        struct unit_comm *at = &unit->comms[i];
+        /* Nobody asks again while other transfers work in the queue. */
+        at->is_clear = at->is_clear || (unit->transfer && at->comm->transfers_clear) ||
+                       is_clear(unit, at->comm, at->comm->queue);
+        at->comm->transfers_clear |= unit->transfer && at->on_device && at->is_clear;
+        all &= at->is_clear;
+    }
+    return all;
+}
+
+static void enter_call(struct unit *unit, struct unit_call *call)
+{
+    tutti_status status = TUTTI_OK;
+    call->ticket = 0;
+    if (call->comm->failed != TUTTI_OK)
+        return;
+    if (call->stage.scale && call->in_queue) {
+        const struct comm_op *op = &call->comm->ops[call->call.op - TUTTI_OP_DYNAMIC];
+        status = mem_queue_scale(call->queue, call->call.dtype, (void *)call->stage.in,
+                                 call->stage.call.in, &op->scalar,
+                                 call->stage.in_bytes / call->call.elem_size, &call->ticket);
+    } else if (call->in_queue) {
+        status = stage_in(&call->stage, copy_in_queue, call);
+    }
+    if (status != TUTTI_OK)
+        unit_failed(unit, call->comm, status);
+}
+
+static void leave_call(struct unit *unit, struct unit_call *call)
+{
+    tutti_status status = TUTTI_OK;
+    call->ticket = 0;
+    if (call->comm->failed != TUTTI_OK)
+        return;
+    if (call->stage.divide && call->in_queue)
+        status = mem_queue_divide(call->queue, call->call.dtype, call->stage.out, call->comm->size,
+                                  call->stage.out_bytes / call->call.elem_size, &call->ticket);
+    if (status == TUTTI_OK && call->in_queue)
+        status = stage_out(call->comm, &call->stage, copy_in_queue, call);
+    if (status != TUTTI_OK)
+        unit_failed(unit, call->comm, status);
+}
+
+static bool bytes_are_there(struct unit *unit)
+{
+    for (size_t i = 0; i < unit->call_count; i++) {
+        struct unit_call *call = &unit->calls[i];
+        uint64_t done = 0;
+        if (call->ticket == 0 || call->comm->failed != TUTTI_OK)
+            continue;
+        tutti_status status = mem_queue_poll(call->queue, &done);
+        if (status != TUTTI_OK)
+            unit_failed(unit, call->comm, status);
+        else if (done < call->ticket)
+            return false;
+    }
+    return true;
+}
+
+/* Transfers match in the order they were issued, however long their bytes took. */
+static bool may_submit(const struct unit *unit)
+{
+    return !unit->transfer || unit->comms[0].comm->units_submitted == unit->comms[0].order;
+}
+
+static void submit(struct unit *unit)
+{
+    for (size_t i = 0; i < unit->comm_count && !unit->captured; i++)
+        unit->comms[i].comm->units_submitted = unit->comms[i].order + 1;
+    unit->comms[0].comm->slots = unit->slots;
+    unit->ended = 0;
+    for (size_t i = 0; i < unit->call_count; i++) {
+        struct unit_call *call = &unit->calls[i];
+        tutti_status status = call->comm->failed;
+        call->operation = NULL;
+        if (status == TUTTI_OK)
+            status = comm_submit(call->comm, &call->call, &call->operation);
+        if (status != TUTTI_OK)
+            unit_failed(unit, call->comm, status);
+    }
+}
+
+/* True when every call is over. */
+static bool run(struct unit *unit, bool *moved)
+{
+    for (size_t i = 0; i < unit->comm_count; i++) {
+        tutti_comm *comm = unit->comms[i].comm;
+        if (comm->failed != TUTTI_OK)
+            continue;
+        if (comm_progress(comm))
+            *moved = true;
+        else
+            comm_look(comm);
+    }
+    while (unit->ended < unit->call_count) {
+        struct operation *op = unit->calls[unit->ended].operation;
+        if (op && op->status == TUTTI_IN_PROGRESS) {
+            if (*moved || unit->transfer || !group_refuse_unpaired(op))
+                return false;
+            unit_failed(unit, op->comm, op->status);
+        } else if (op && op->status != TUTTI_OK) {
+            unit_failed(unit, op->comm, op->status);
+        }
+        unit->ended++;
+    }
+    return true;
+}
+
+/* A captured unit's next replay signals the same value again, and uses the same slots. */
+static void await_replay(struct unit *unit)
+{
+    if (unit->captured && unit->slots)
+        mem_slots_rewind(unit->slots);
+    for (size_t i = 0; i < unit->stream_count && unit->captured; i++)
+        atomic_store_explicit(&unit->streams[i].words->word[UNIT_START], unit->streams[i].value - 1,
+                              memory_order_relaxed);
+}
+
+static void answer_streams(struct unit *unit)
+{
+    if (unit->slots)
+        mem_slots_skip(unit->slots);
+    for (size_t i = 0; i < unit->stream_count; i++) {
+        struct unit_stream *at = &unit->streams[i];
+        atomic_store_explicit(&at->words->word[UNIT_DONE], at->value, memory_order_release);
+    }
+}
+
+/* The unit is over: its communicators are left, its streams go on, its caller sees it ended. */
+static void retire(struct unit *unit)
+{
+    for (size_t i = 0; i < unit->call_count; i++) {
+        if (unit->calls[i].operation)
+            operation_release(unit->calls[i].operation);
+        unit->calls[i].operation = NULL;
+        unit->broken |= unit->calls[i].comm && unit->calls[i].comm->failed != TUTTI_OK;
+    }
+    if (!unit->captured) {
+        for (size_t i = 0; i < unit->call_count; i++)
+            call_unkeep(unit->calls[i].comm, &unit->calls[i].stage.call, NULL);
+    }
+    answer_streams(unit);
+    if (unit->inside) {
+        unit->comms[0].comm->slots = NULL;
+        leave_comms(unit, unit->comm_count);
+    }
+    unit->inside = false;
+    for (size_t i = 0; i < unit->comm_count && !unit->captured; i++)
+        atomic_fetch_add_explicit(&unit->comms[i].comm->units_retired, 1, memory_order_release);
+    if (unit->result)
+        unit->result->status = unit->status;
+    unit->result = NULL;
+    unit->state = unit->captured ? UNIT_QUEUED : UNIT_DRAINING;
+}
+
+/* Streams that have come to this unit are beyond all those before it. */
+static void mark_passed(struct unit *list, const struct unit *unit)
+{
+    for (struct unit *old = list; old != unit; old = old->next) {
+        for (size_t i = 0; i < old->stream_count && old->state == UNIT_DRAINING; i++) {
+            const struct mem_stream *stream = &old->streams[i].stream;
+            for (size_t j = 0; j < unit->stream_count; j++)
+                old->streams[i].passed |= unit->streams[j].stream.handle == stream->handle &&
+                                          unit->streams[j].stream.device == stream->device;
+        }
+    }
+}
+
+static bool streams_passed(const struct unit *unit)
+{
+    for (size_t i = 0; i < unit->stream_count; i++) {
+        if (!unit->streams[i].passed)
+            return false;
+    }
+    return true;
+}
+
+/* Takes a queued unit as far as it goes; true if it starts. */
+static bool start(struct unit *unit, struct unit *list)
+{
+    /* The cheap look first: of many units of a communicator only one can be next. */
+    if (!is_next(unit))
+        return false;
+    bool here = unit_streams_at(unit, UNIT_START);
+    if (unit->captured && !here)
+        return false;
+    if (unit->captured && unit->comms[0].comm == NULL) {
+        await_replay(unit); /* its communicator is gone */
+        answer_streams(unit);
+        return true;
+    }
+    if ((!here && !lost_comm(unit)) || !seize_comms(unit))
+        return false;
+    unit->status = TUTTI_OK;
+    for (size_t i = 0; i < unit->comm_count; i++) {
+        tutti_comm *comm = unit->comms[i].comm;
+        if (atomic_load(&comm->aborted) && comm->failed == TUTTI_OK)
+            comm_fail(comm, TUTTI_ERR_ABORTED, comm->rank, "");
+        if (comm->failed != TUTTI_OK && unit->status == TUTTI_OK)
+            unit->status = comm->failed;
+    }
+    await_replay(unit);
+    if (unit->captured)
+        replay_started(unit);
+    else if (here)
+        mark_passed(list, unit);
+    for (size_t i = 0; i < unit->comm_count && !unit->captured; i++)
+        unit->comms[i].comm->units_begun = unit->comms[i].order + 1;
+    for (size_t i = 0; i < unit->call_count; i++)
+        unit->calls[i].is_clear = !unit->calls[i].owns_queue;
+    for (size_t i = 0; i < unit->comm_count; i++)
+        unit->comms[i].is_clear = !unit->comms[i].on_device;
+    unit->state = UNIT_CLEARING;
+    return true;
+}
+
+bool unit_advance(struct unit *unit, struct unit *list, bool *over)
+{
+    bool moved = false;
+    *over = false;
+    if (unit->state == UNIT_QUEUED)
+        moved = start(unit, list);
+    if (unit->state == UNIT_CLEARING && queues_are_clear(unit)) {
+        for (size_t i = 0; i < unit->call_count; i++)
+            enter_call(unit, &unit->calls[i]);
+        unit->state = UNIT_ENTERING;
+        moved = true;
+    }
+    if (unit->state == UNIT_ENTERING && bytes_are_there(unit) && may_submit(unit)) {
+        submit(unit);
+        unit->state = UNIT_RUNNING;
+        moved = true;
+    }
+    if (unit->state == UNIT_RUNNING && run(unit, &moved)) {
+        for (size_t i = 0; i < unit->call_count; i++)
+            leave_call(unit, &unit->calls[i]);
+        unit->state = UNIT_LEAVING;
+        moved = true;
+    }
+    if (unit->state == UNIT_LEAVING && bytes_are_there(unit)) {
+        retire(unit);
+        moved = true;
+    }
+    if (unit->state == UNIT_DRAINING)
+        *over = (!unit->has_blocks ||
+                 (unit->ends ? unit_streams_at(unit, UNIT_END) : streams_passed(unit))) &&
+                (!unit->slots || mem_slots_passed(unit->slots));
+    return moved;
+}
+
+void unit_release(struct unit *unit)
+{
+    if (unit->state == UNIT_QUEUED)
+        await_replay(unit); /* a replay may be queued; of several only the first goes on */
+    answer_streams(unit);
+}

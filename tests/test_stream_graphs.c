@@ -1,0 +1,323 @@
+/* test_stream_graphs.c: operations that are captured into graphs: replays, graphs and communicators
+ * destroyed, captures that are refused, ranks that do not all capture. */
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+
+#define RUN_LIMIT_S 60
+#include "tests/rig_suite.h"
+
+#define AWAIT_S 30
+#define COUNT   3000
+
+static const char *const tcp[] = {"TUTTI_TRANSPORTS=tcp", NULL};
+
+struct graph_rank {
+    tutti_comm *comm;
+    int rank, size;
+    cuda_stream stream;
+    void *source, *in, *sum, *mean, *gathered, *from_last;
+    void *executable;
+};
+
+/* What the graph does: three operations and a ring of transfers, after the input was copied in. */
+static int record(struct graph_rank *g)
+{
+    int rank = g->rank, next = (g->rank + 1) % g->size, last = (g->rank + g->size - 1) % g->size;
+    int wrong = 0;
+    rig_put_copy(g->stream, g->in, g->source, COUNT * 4);
+    wrong += WORLD_OK(
+        tutti_allreduce_on(g->in, g->sum, COUNT, TUTTI_INT32, TUTTI_SUM, g->comm, g->stream));
+    wrong += WORLD_OK(tutti_barrier_on(g->comm, g->stream));
+    wrong += WORLD_OK(
+        tutti_allreduce_on(g->sum, g->mean, COUNT, TUTTI_INT32, TUTTI_AVG, g->comm, g->stream));
+    wrong +=
+        WORLD_OK(tutti_allgather_on(g->sum, g->gathered, COUNT, TUTTI_INT32, g->comm, g->stream));
+    wrong += WORLD_OK(tutti_group_start());
+    wrong += WORLD_OK(tutti_send_on(g->in, COUNT, TUTTI_INT32, next, g->comm, g->stream));
+    wrong += WORLD_OK(tutti_recv_on(g->from_last, COUNT, TUTTI_INT32, last, g->comm, g->stream));
+    wrong += WORLD_OK(tutti_group_end());
+    return wrong;
+}
+
+static int replayed(struct graph_rank *g, int round)
+{
+    int size = g->size, wrong = rig_await(g->rank, g->stream, AWAIT_S);
+    int base = 100 * round * size + size * (size - 1) / 2;
+    wrong += rig_wrong_ints(g->rank, g->sum, COUNT, base, size, "sum");
+    wrong += rig_wrong_ints(g->rank, g->mean, COUNT, base, size, "average of equal sums");
+    for (int r = 0; r < size; r++)
+        wrong += rig_wrong_ints(g->rank, (char *)g->gathered + (size_t)r * COUNT * 4, COUNT, base,
+                                size, "gathered");
+    wrong += rig_wrong_ints(g->rank, g->from_last, COUNT, 100 * round + (g->rank + size - 1) % size,
+                            1, "from the last");
+    return wrong;
+}
+
+static void graph_open(struct graph_rank *g, tutti_comm *comm, int rank, int size)
+{
+    *g = (struct graph_rank){.comm = comm, .rank = rank, .size = size};
+    g->stream = rig_stream_take(false);
+    g->source = rig_take(COUNT * 4);
+    g->in = rig_take(COUNT * 4);
+    g->sum = rig_take(COUNT * 4);
+    g->mean = rig_take(COUNT * 4);
+    g->gathered = rig_take((size_t)size * COUNT * 4);
+    g->from_last = rig_take(COUNT * 4);
+}
+
+static void graph_close(struct graph_rank *g)
+{
+    rig_give(g->source);
+    rig_give(g->in);
+    rig_give(g->sum);
+    rig_give(g->mean);
+    rig_give(g->gathered);
+    rig_give(g->from_last);
+    rig_stream_give(g->stream, false);
+}
+
+static int capture(struct graph_rank *g)
+{
+    rig_capture_begin(g->stream);
+    int wrong = record(g);
+    g->executable = rig_capture_end(g->stream);
+    return wrong + world_check(g->rank, g->executable != NULL, "the capture was invalidated");
+}
+
+static int graphs(tutti_comm *comm, int rank, int size, void *context)
+{
+    struct graph_rank g;
+    (void)context;
+    graph_open(&g, comm, rank, size);
+    int wrong = 0;
+    for (int generation = 0; generation < 2 && !wrong; generation++) {
+        wrong += capture(&g);
+        rig_fill(g.sum, 0x11, COUNT * 4); /* nothing ran while it was captured */
+        for (int round = 0; round < 5 && !wrong; round++) {
+            rig_set_ints(g.source, COUNT, 100 * round + rank);
+            if (round % 2 == rank % 2)
+                rig_put_delay(g.stream, 500);
+            rig_graph_launch(g.executable, g.stream);
+            if (round == 3) /* a second replay behind the first, and a call behind both */
+                rig_graph_launch(g.executable, g.stream);
+            if (round >= 3)
+                wrong += WORLD_OK(tutti_allreduce_on(g.sum, g.sum, COUNT, TUTTI_INT32, TUTTI_MAX,
+                                                     comm, g.stream));
+            wrong += replayed(&g, round);
+        }
+        if (g.executable)
+            rig_graph_destroy(g.executable);
+        float one = 1, sum = 0;
+        wrong += WORLD_OK(tutti_allreduce(&one, &sum, 1, TUTTI_FLOAT32, TUTTI_SUM, comm));
+        wrong += world_check(rank, (int)sum == size, "after the graph: %g", (double)sum);
+    }
+    wrong += WORLD_OK(tutti_comm_status(comm));
+    graph_close(&g);
+    return wrong;
+}
+
+static void test_stream_graphs_are_replayed(void)
+{
+    run(WORLD_THREADS, 2, direct, graphs, NULL);
+    run(WORLD_THREADS, 3, staged, graphs, NULL);
+    run(WORLD_PROCESSES, 2, direct, graphs, NULL);
+    run(WORLD_PROCESSES, 3, tcp, graphs, NULL);
+}
+
+/* Programs for inference capture ten thousand operations and more: each costs no descriptor. */
+static int many_captured(tutti_comm *comm, int rank, int size, void *context)
+{
+    enum { GRAPHS = 200, CALLS = 100 };
+    struct rlimit few;
+    void *memory = rig_take(COUNT * 4), *executables[GRAPHS] = {NULL};
+    cuda_stream stream = rig_stream_take(false);
+    int wrong = world_check(rank, getrlimit(RLIMIT_NOFILE, &few) == 0, "getrlimit");
+    (void)size;
+    (void)context;
+    few.rlim_cur = 200;
+    wrong += world_check(rank, setrlimit(RLIMIT_NOFILE, &few) == 0, "setrlimit");
+    for (int g = 0; g < GRAPHS && !wrong; g++) {
+        rig_capture_begin(stream);
+        for (int i = 0; i < CALLS && !wrong; i++)
+            wrong += WORLD_OK(
+                tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_MAX, comm, stream));
+        executables[g] = rig_capture_end(stream);
+    }
+    rig_set_ints(memory, COUNT, rank);
+    for (int g = 0; g < GRAPHS && !wrong; g += GRAPHS - 1) {
+        rig_graph_launch(executables[g], stream);
+        wrong += rig_await(rank, stream, AWAIT_S);
+    }
+    wrong += rig_wrong_ints(rank, memory, COUNT, size - 1, 1, "largest");
+    for (int g = 0; g < GRAPHS; g++) {
+        if (executables[g])
+            rig_graph_destroy(executables[g]);
+    }
+    return wrong + WORLD_OK(tutti_comm_status(comm));
+}
+
+static void test_stream_graphs_by_the_thousand(void)
+{
+    run(WORLD_PROCESSES, 2, direct, many_captured, NULL);
+}
+
+/* The communicator goes before its graph: replays go on at once, and nothing is touched. */
+static int graph_outlives(tutti_comm *comm, int rank, int size, void *context)
+{
+    struct graph_rank g;
+    tutti_comm *other;
+    (void)context;
+    int wrong = WORLD_OK(tutti_comm_dup(comm, &other));
+    graph_open(&g, other, rank, size);
+    rig_set_ints(g.source, COUNT, rank);
+    wrong += capture(&g);
+    rig_graph_launch(g.executable, g.stream);
+    wrong += replayed(&g, 0);
+    wrong += WORLD_OK(tutti_comm_destroy(other));
+    for (int round = 0; round < 3; round++) {
+        rig_graph_launch(g.executable, g.stream);
+        wrong += rig_await(rank, g.stream, AWAIT_S);
+    }
+    rig_graph_destroy(g.executable);
+    graph_close(&g);
+    return wrong + WORLD_OK(tutti_barrier(comm));
+}
+
+static void test_stream_graphs_outlive_their_communicator(void)
+{
+    run(WORLD_THREADS, 2, direct, graph_outlives, NULL);
+    run(WORLD_PROCESSES, 2, staged, graph_outlives, NULL);
+}
+
+/* A group of which one stream is captured and the other is not. */
+static int half_captured(tutti_comm *comm, int rank, int size, void *context)
+{
+    cuda_stream a = rig_stream_take(false), b = rig_stream_take(false);
+    void *x = rig_take(COUNT * 4), *y = rig_take(COUNT * 4);
+    int wrong = 0;
+    (void)context;
+    rig_capture_begin(a);
+    wrong += WORLD_OK(tutti_group_start());
+    wrong += WORLD_OK(tutti_allreduce_on(x, x, COUNT, TUTTI_INT32, TUTTI_SUM, comm, a));
+    wrong += WORLD_OK(tutti_allreduce_on(y, y, COUNT, TUTTI_INT32, TUTTI_SUM, comm, b));
+    wrong += WORLD_TAKEN(tutti_group_end(), TUTTI_ERR_ARG);
+    wrong += world_says(rank, "some streams of the group are being captured and others are not");
+    for (int captured_first = 0; captured_first < 2; captured_first++) {
+        wrong += WORLD_OK(tutti_group_start());
+        if (captured_first)
+            wrong += WORLD_OK(tutti_allreduce_on(x, x, COUNT, TUTTI_INT32, TUTTI_SUM, comm, a));
+        wrong += WORLD_OK(tutti_allreduce(y, y, COUNT, TUTTI_INT32, TUTTI_SUM, comm));
+        if (!captured_first)
+            wrong += WORLD_OK(tutti_allreduce_on(x, x, COUNT, TUTTI_INT32, TUTTI_SUM, comm, a));
+        wrong += WORLD_TAKEN(tutti_group_end(), TUTTI_ERR_ARG);
+        wrong += world_says(rank, "a group that is being captured holds a call without a stream");
+    }
+    void *executable = rig_capture_end(a);
+    wrong += world_check(rank, executable != NULL, "the refusals broke the capture");
+    rig_graph_destroy(executable);
+    rig_set_ints(x, COUNT, rank);
+    wrong += WORLD_OK(tutti_allreduce_on(x, x, COUNT, TUTTI_INT32, TUTTI_SUM, comm, a));
+    wrong += rig_await(rank, a, AWAIT_S);
+    wrong += rig_wrong_ints(rank, x, COUNT, size * (size - 1) / 2, size, "after the refusals");
+    rig_give(x);
+    rig_give(y);
+    rig_stream_give(a, false);
+    rig_stream_give(b, false);
+    return wrong;
+}
+
+static void test_stream_graphs_half_captured_groups_are_refused(void)
+{
+    run(WORLD_THREADS, 2, direct, half_captured, NULL);
+    run(WORLD_PROCESSES, 2, staged, half_captured, NULL);
+}
+
+/* One rank captures what the others call. */
+static int captured_by_one(tutti_comm *comm, int rank, int size, void *context)
+{
+    cuda_stream stream = rig_stream_take(false);
+    void *memory = rig_take(COUNT * 4), *executable = NULL;
+    (void)context;
+    (void)size;
+    if (rank == 0)
+        rig_capture_begin(stream);
+    int wrong =
+        WORLD_OK(tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, comm, stream));
+    if (rank == 0) {
+        executable = rig_capture_end(stream);
+        rig_graph_launch(executable, stream);
+    }
+    wrong += rig_await(rank, stream, AWAIT_S);
+    wrong += WORLD_TAKEN(tutti_comm_status(comm), TUTTI_ERR_MISMATCH);
+    wrong += world_says(rank, " as operation 0 from a graph");
+    wrong += world_says(rank, "and capture a collective in a graph on every rank or on none");
+    if (executable)
+        rig_graph_destroy(executable);
+    return wrong;
+}
+
+static void test_stream_graphs_on_every_rank_or_on_none(void)
+{
+    run(WORLD_THREADS, 2, direct, captured_by_one, NULL);
+    run(WORLD_PROCESSES, 3, staged, captured_by_one, NULL);
+    run(WORLD_PROCESSES, 2, tcp, captured_by_one, NULL);
+}
+
+/* The driver refuses a part of what an operation is in a graph: the call says so, and whatever the
+ * program does with that graph, its streams go on. */
+static int half_recorded(tutti_comm *comm, int rank, int size, void *context)
+{
+    enum { PIECES_MOST = 40 };
+    cuda_stream stream = rig_stream_take(false);
+    void *memory = rig_take(COUNT * 4);
+    int wrong = 0;
+    bool whole = false;
+    (void)context;
+    for (unsigned piece = 1; !whole && piece <= PIECES_MOST && !wrong; piece++) {
+        tutti_comm *other;
+        wrong += WORLD_OK(tutti_comm_dup(comm, &other));
+        rig_gpu()->refuse_captured(piece);
+        rig_capture_begin(stream);
+        tutti_status status =
+            tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, other, stream);
+        whole = status == TUTTI_OK;
+        wrong += world_check(rank, whole || tutti_comm_status(other) == status,
+                             "piece %u: %s, but the communicator's is another", piece,
+                             tutti_status_string(status));
+        void *executable = rig_capture_end(stream);
+        rig_set_ints(memory, COUNT, rank);
+        for (int i = 0; i < 2 && executable && (i == 0 || !whole); i++)
+            rig_graph_launch(executable, stream);
+        wrong += world_check(rank, executable != NULL, "the capture was invalidated");
+        wrong += rig_await(rank, stream, AWAIT_S);
+        if (whole)
+            wrong += rig_wrong_ints(rank, memory, COUNT, size * (size - 1) / 2, size, "the whole");
+        rig_graph_destroy(executable);
+        wrong += WORLD_OK(tutti_comm_destroy(other));
+    }
+    return wrong + world_check(rank, whole, "not whole with %d pieces", PIECES_MOST);
+}
+
+static void test_stream_graphs_that_hold_half_an_operation(void)
+{
+    if (!rig_is_standin()) {
+        suite_skip("a driver that refuses at will is the stand-in");
+        return;
+    }
+    run(WORLD_PROCESSES, 2, direct, half_recorded, NULL);
+    run(WORLD_PROCESSES, 2, staged, half_recorded, NULL);
+}
+
+int main(int argc, char **argv)
+{
+    static const struct suite_test tests[] = {
+        {"are_replayed", test_stream_graphs_are_replayed},
+        {"by_the_thousand", test_stream_graphs_by_the_thousand},
+        {"outlive_their_communicator", test_stream_graphs_outlive_their_communicator},
+        {"half_captured_groups_are_refused", test_stream_graphs_half_captured_groups_are_refused},
+        {"on_every_rank_or_on_none", test_stream_graphs_on_every_rank_or_on_none},
+        {"that_hold_half_an_operation", test_stream_graphs_that_hold_half_an_operation},
+    };
+    return suite_run("stream_graphs", tests, sizeof tests / sizeof *tests, argc, argv);
+}
