@@ -25,7 +25,7 @@
 #define __global__
 #define __device__
 #define __forceinline__ inline __attribute__((always_inline))
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 
 /* ---- where a thread is ----------------------------------------------------------------------- */
 
@@ -39,7 +39,7 @@ static thread_local struct cuda_index threadIdx, blockIdx, blockDim, gridDim;
 struct cuda_block {
     pthread_barrier_t *barrier; /* NULL: of one thread */
     bool ours;
-    struct cuda_slot told;
+    union cuda_told told;
 };
 
 static thread_local struct cuda_block *cuda_block;
@@ -55,7 +55,7 @@ static inline bool *shared_ours(void)
     return &cuda_block->ours;
 }
 
-static inline struct cuda_slot *shared_told(void)
+static inline union cuda_told *shared_told(void)
 {
     return &cuda_block->told;
 }

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/clock.h"
 #include "tests/cuda_standin.h"
 
 struct standin_channel {
@@ -35,6 +36,7 @@ struct standin_stream {
 struct standin_event {
     uint64_t recorded; /* recordings begun */
     _Atomic uint64_t completed;
+    _Atomic uint64_t at_ns; /* the last of them */
     struct standin_event *next;
 };
 
@@ -127,8 +129,10 @@ static void play(const struct standin_op *op)
         break;
     case OP_RECORD: {
         struct standin_event *event = op->data;
-        if (atomic_load(&event->completed) < op->number)
+        if (atomic_load(&event->completed) < op->number) {
+            atomic_store(&event->at_ns, clock_ns());
             atomic_store(&event->completed, op->number);
+        }
         break;
     }
     case OP_KERNEL:
@@ -600,6 +604,18 @@ cuda_result cuEventSynchronize(cuda_event event)
 cuda_result cuEventQuery(cuda_event event)
 {
     return look_at_event(event, false);
+}
+
+cuda_result cuEventElapsedTime(float *ms, cuda_event from, cuda_event to)
+{
+    struct standin_event *first = from, *last = to;
+    cuda_result result = look_at_event(first, false);
+    if (result == CUDA_DRIVER_OK)
+        result = look_at_event(last, false);
+    if (result == CUDA_DRIVER_OK)
+        *ms = (float)((double)(int64_t)(atomic_load(&last->at_ns) - atomic_load(&first->at_ns)) /
+                      1e6);
+    return result;
 }
 
 /* ---- captures and graphs -------------------------------------------------------------------- */

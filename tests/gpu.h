@@ -36,6 +36,7 @@
     X(capture_end, cuStreamEndCapture, (cuda_stream stream, cuda_graph * graph))                   \
     X(event_destroy, cuEventDestroy_v2, (cuda_event event))                                        \
     X(event_synchronize, cuEventSynchronize, (cuda_event event))                                   \
+    X(event_elapsed, cuEventElapsedTime, (float *ms, cuda_event from, cuda_event to))              \
     X(graph_instantiate, cuGraphInstantiateWithFlags,                                              \
       (void **executable, cuda_graph graph, unsigned long long flags))                             \
     X(graph_launch, cuGraphLaunch, (void *executable, cuda_stream stream))                         \

@@ -556,21 +556,22 @@ static void test_cuda_kernels_look_up_slots(void)
     const struct cuda_kernel *kernel = cuda_kernel_find(CUDA_KERNEL_PREFIX "sum_int32");
     static int32_t a[COUNT], b[COUNT], dst[COUNT + 1];
     static struct cuda_claim claim;
+    static const unsigned threads[] = {8, 3, 1}; /* more and fewer than a slot has words */
     uint32_t done = 0;
     for (int32_t i = 0; i < COUNT; i++) {
         a[i] = 3 * i;
         b[i] = 5 * i + 1;
     }
     const struct cuda_slot slots[] = {{dst, a, b, COUNT}, {dst, a, NULL, COUNT - 3}, {.count = 0}};
-    for (uint32_t i = 0; i < 3; i++) {
+    for (uint32_t i = 0; i < 9; i++) {
         struct cuda_work work = {
-            .slot = &slots[i], .claim = &claim, .ticket = i + 1, .count = 99, .done = &done};
-        cuda_kernel_play(kernel, &work, 3, 8);
+            .slot = &slots[i % 3], .claim = &claim, .ticket = i + 1, .count = 99, .done = &done};
+        cuda_kernel_play(kernel, &work, 3, threads[i / 3]);
         CU_ASSERT_EQUAL(done, i + 1);
         CU_ASSERT_EQUAL(claim.blocks, 0);
         bool good = dst[COUNT] == 0;
         for (int32_t at = 0; at < COUNT; at++)
-            good &= dst[at] == (i == 0 || at >= COUNT - 3 ? a[at] + b[at] : a[at]);
+            good &= dst[at] == (i % 3 == 0 || at >= COUNT - 3 ? a[at] + b[at] : a[at]);
         CU_ASSERT(good);
     }
 }

@@ -23,8 +23,11 @@
  * which the question's microsecond is nothing. */
 #define POLLS_PER_QUESTION 4096
 
-/* Blocks of threads per multiprocessor of a large kernel: they fill it. */
+/* Blocks of threads per multiprocessor of a large kernel: they fill it where their registers are
+ * few, and come in two waves where they are many. */
+#ifndef BLOCKS_PER_MULTIPROCESSOR
 #define BLOCKS_PER_MULTIPROCESSOR 4
+#endif
 
 /* ---- queues --------------------------------------------------------------------------------- */
 

@@ -23,8 +23,24 @@
 #include "tutti/types.h"
 
 /* Vectors in flight per thread and source: enough for the memory's bandwidth, and few where each
- * holds many elements whose arithmetic is long. */
-#define FLIGHT(type) (sizeof(type) >= 4 ? 4 : 2)
+ * holds many elements whose arithmetic is long. The more, the more registers: with 4 vectors of
+ * each of two sources a multiprocessor has room for two blocks, with 3 for three, with 2 for four.
+ */
+#ifndef FLIGHT_LONG
+#define FLIGHT_LONG 4
+#endif
+#ifndef FLIGHT_SHORT
+#define FLIGHT_SHORT 2
+#endif
+#define FLIGHT(type) (sizeof(type) >= 4 ? FLIGHT_LONG : FLIGHT_SHORT)
+
+/* Blocks that a multiprocessor must have room for, at the cost of registers; undefined: the
+ * compiler's choice. */
+#ifdef KERNEL_BLOCKS
+#define KERNEL_BOUNDS CUDA_THREADS, KERNEL_BLOCKS
+#else
+#define KERNEL_BOUNDS CUDA_THREADS
+#endif
 
 /* What a vector is: words to move, elements to compute with. */
 template <typename T> union vector {
@@ -140,22 +156,19 @@ static __device__ __forceinline__ void apply_shifted(uint4 *dst, const void *a, 
     }
 }
 
-/* Reads what a slot says, once per block: it lies in host memory. */
+/* Reads what a slot says, once per block. It lies in host memory, so its words are read by as many
+ * threads next to each other: one read of 32 bytes over the bus and not four. */
 static __device__ __forceinline__ void fetch(struct cuda_work &work)
 {
-    __shared__ struct cuda_slot told;
-    if (threadIdx.x == 0) {
-        const volatile struct cuda_slot *from = work.slot;
-        told.dst = from->dst;
-        told.a = from->a;
-        told.b = from->b;
-        told.count = from->count;
-    }
+    __shared__ union cuda_told told;
+    const volatile uint64_t *from = (const volatile uint64_t *)work.slot;
+    for (unsigned i = threadIdx.x; i < sizeof told / sizeof *from; i += blockDim.x)
+        told.word[i] = from[i];
     __syncthreads();
-    work.dst = told.dst;
-    work.a = told.a;
-    work.b = told.b;
-    work.count = told.count;
+    work.dst = told.slot.dst;
+    work.a = told.slot.a;
+    work.b = told.slot.b;
+    work.count = told.slot.count;
 }
 
 /* Whether this launch does the work. Every block of it comes to the same answer: the claim only
@@ -286,7 +299,7 @@ SMALL_INLINE uint16_t quotient_half_float16(uint16_t x, float n)
     return half_of_float(float_of_half(x) / n);
 }
 
-#define KERNEL extern "C" __global__ void __launch_bounds__(CUDA_THREADS)
+#define KERNEL extern "C" __global__ void __launch_bounds__(KERNEL_BOUNDS)
 
 #define REDUCE_BY(op, name, function)                                                              \
     KERNEL tutti_##op##_##name(struct cuda_work work)                                              \

@@ -37,6 +37,7 @@ static struct {
     char *at; /* pinned for all devices */
     size_t left, made;
 } slot_store = {.lock = PTHREAD_MUTEX_INITIALIZER};
+static_assert(sizeof(struct cuda_slot) == 32, "a slot is one sector, read at once by a kernel");
 
 static tutti_status cut_slots(struct mem_device *device, size_t bytes, struct cuda_slot **slots)
 {

@@ -21,6 +21,12 @@ struct cuda_slot {
     uint64_t count; /* 0: nothing is to be done */
 };
 
+/* The same as it is read, a word by each of some threads. */
+union cuda_told {
+    struct cuda_slot slot;
+    uint64_t word[sizeof(struct cuda_slot) / sizeof(uint64_t)];
+};
+
 /* dst[i] = a[i] op b[i], or a[i] where b is NULL; dst[i] = a[i] * scalar; dst[i] = a[i] / ranks. */
 struct cuda_work {
     void *dst;
@@ -40,7 +46,9 @@ struct cuda_work {
 /* Then operation, "scale", "divide" or "copy", "_", and type. */
 #define CUDA_KERNEL_PREFIX "tutti_"
 
-#define CUDA_THREADS 512 /* of a block; four of them fill a multiprocessor */
-#define CUDA_VECTOR  16  /* bytes that a thread moves at once */
+#ifndef CUDA_THREADS
+#define CUDA_THREADS 512 /* of a block; four of them fill a multiprocessor if registers suffice */
+#endif
+#define CUDA_VECTOR 16 /* bytes that a thread moves at once */
 
 #endif

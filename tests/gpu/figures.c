@@ -2,6 +2,7 @@
  *
  *     gpu_figures threads|processes RANKS [TITLE]
  *     gpu_figures chunks threads|processes RANKS
+ *     gpu_figures bandwidth threads|processes RANKS [TITLE]   all but the latency
  *
  * The ceiling of an allreduce of S bytes at n ranks of one device. Each rank reduces its n-th part,
  * which takes n - 1 reductions of S/n bytes (two read, one written), and fetches the n - 1 parts of
@@ -20,13 +21,19 @@
  * By size: the library's own copies and reductions, all ranks at once, which tells how long pieces
  * must be for the device's bandwidth. Chunks: the allreduce once more with pieces of each length.
  *
+ * Parts (parts.h): where the time of both goes, of calls one at a time, at rank 0. Events around
+ * pieces cost the stream about a microsecond each, looks at the clock what their line says. The
+ * same call on host memory tells what the ranks' messages take of it.
+ *
  * Each line that begins with | is a row of a table. */
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #include "mem/device.h"
+#include "tests/gpu/parts.h"
 #include "tests/rig.h"
 
 #define BYTES   ((size_t)256 << 20)
@@ -34,6 +41,8 @@
 #define REPEATS 5   /* in a block, back to back; more of what is smaller */
 #define TURNS   15  /* of the latency */
 #define LATENCY 200 /* calls in a turn */
+#define WATCHED 6   /* large calls whose pieces are timed; the median counts */
+#define SHOWN   12  /* pieces that a row has room for */
 
 static const char empty_kernel[] = ".version 7.0\n.target sm_75\n.address_size 64\n"
                                    ".visible .entry nothing() { ret; }\n";
@@ -41,6 +50,7 @@ static const char empty_kernel[] = ".version 7.0\n.target sm_75\n.address_size 6
 struct figures {
     const char *title;
     const char *chunk; /* of the allreduce; NULL: all other figures */
+    bool has_parts;
     int rank, size;
     tutti_comm *comm;
     cuda_stream stream;
@@ -51,6 +61,7 @@ struct figures {
     size_t bytes; /* of a copy or reduction */
     int repeats;
     cuda_function nothing;
+    float host[2][2];
     int wrong;
 };
 
@@ -71,6 +82,11 @@ static double median(double *values, int count)
 {
     qsort(values, (size_t)count, sizeof *values, compare);
     return values[count / 2];
+}
+
+static bool says(const struct figures *f)
+{
+    return f->rank == 0 && f->wrong == 0;
 }
 
 static void check(struct figures *f, int good, const char *what)
@@ -122,6 +138,14 @@ static void put_small(struct figures *f)
           "allreduce");
 }
 
+/* In host memory, and over when it returns. */
+static void do_small(struct figures *f)
+{
+    check(f,
+          tutti_allreduce(f->host[0], f->host[1], 2, TUTTI_FLOAT32, TUTTI_SUM, f->comm) == TUTTI_OK,
+          "allreduce in host memory");
+}
+
 static void put_nothing(struct figures *f)
 {
     check(f,
@@ -132,6 +156,11 @@ static void put_nothing(struct figures *f)
 static void wait_stream(struct figures *f)
 {
     check(f, f->gpu->stream_synchronize(f->stream) == CUDA_DRIVER_OK, "synchronise");
+}
+
+static void wait_nothing(struct figures *f)
+{
+    (void)f;
 }
 
 static void wait_queue(struct figures *f)
@@ -164,13 +193,18 @@ static double measure(struct figures *f, void (*put)(struct figures *f),
     return median(times, ROUNDS);
 }
 
-static double turn(struct figures *f, void (*put)(struct figures *f))
+/* The mean of a call and its wait, of all ranks; times: of each call at this rank. */
+static double turn(struct figures *f, void (*put)(struct figures *f),
+                   void (*wait)(struct figures *f), double times[LATENCY])
 {
     meet(f);
-    double start = now_us();
+    double start = now_us(), before = start;
     for (int i = 0; i < LATENCY && f->wrong == 0; i++) {
         put(f);
-        wait_stream(f);
+        wait(f);
+        double now = now_us();
+        times[i] = now - before;
+        before = now;
     }
     double mine = (now_us() - start) / LATENCY, mean = 0;
     check(f, tutti_allreduce(&mine, &mean, 1, TUTTI_FLOAT64, TUTTI_AVG, f->comm) == TUTTI_OK,
@@ -194,7 +228,7 @@ static void by_size(struct figures *f)
         use_bytes(f, sizes[i] << 20);
         double copy_us = measure(f, put_queue_copy, wait_queue);
         double reduce_us = measure(f, put_reduce, wait_queue);
-        if (f->rank == 0 && f->wrong == 0)
+        if (says(f))
             printf("| %s | the library's copies of %zu MiB | %.1f us | %.0f GB/s a rank read and "
                    "written | | |\n"
                    "| %s | its reductions of %zu MiB | %.1f us | %.0f GB/s a rank read and "
@@ -208,7 +242,7 @@ static void chunk(struct figures *f)
 {
     use_bytes(f, BYTES);
     double us = measure(f, put_allreduce, wait_stream);
-    if (f->rank == 0 && f->wrong == 0)
+    if (says(f))
         printf("| %s | allreduce of 256 MiB float32, TUTTI_CHUNK=%s | %.1f us | %.0f GB/s | | |\n",
                f->title, f->chunk, us, (double)BYTES / us / 1e3);
 }
@@ -222,7 +256,7 @@ static void bandwidth(struct figures *f)
     use_bytes(f, BYTES);
     double us = measure(f, put_allreduce, wait_stream);
     double least_us = (f->size - 1) * (reduce_us + copy_us);
-    if (f->rank != 0 || f->wrong)
+    if (!says(f))
         return;
     printf("| %s | copies of %.0f MiB, all ranks at once | %.1f us | %.0f GB/s a rank read and "
            "written | | |\n",
@@ -234,26 +268,231 @@ static void bandwidth(struct figures *f)
            f->title, us, least_us, least_us / us);
 }
 
+/* What is called and waited for turn by turn. */
+struct turns {
+    const char *what;
+    void (*put)(struct figures *f);
+    void (*wait)(struct figures *f);
+    double means[TURNS], calls[TURNS][LATENCY];
+};
+
+static void spread(const struct figures *f, struct turns *turns)
+{
+    double *calls = turns->calls[0], half = median(calls, TURNS * LATENCY);
+    if (says(f))
+        printf("| %s | %s, %d calls at one rank | half %.1f us | least %.1f us, 99 %% %.1f us, "
+               "most %.1f us | | |\n",
+               f->title, turns->what, TURNS * LATENCY, half, calls[0],
+               calls[TURNS * LATENCY * 99 / 100], calls[TURNS * LATENCY - 1]);
+}
+
 static void latency(struct figures *f)
 {
-    double empty[TURNS], small[TURNS];
-    turn(f, put_nothing);
-    turn(f, put_small);
+    enum { EMPTY, SMALL, HOST, ALL };
+    struct turns *turns = calloc(ALL, sizeof *turns);
+    turns[EMPTY] = (struct turns){.what = "empty kernel", .put = put_nothing, .wait = wait_stream};
+    turns[SMALL] =
+        (struct turns){.what = "allreduce of 8 B", .put = put_small, .wait = wait_stream};
+    turns[HOST] = (struct turns){
+        .what = "allreduce of 8 B in host memory", .put = do_small, .wait = wait_nothing};
+    for (int t = 0; t < ALL; t++)
+        turn(f, turns[t].put, turns[t].wait, turns[t].calls[0]);
     for (int i = 0; i < TURNS && f->wrong == 0; i++) {
-        empty[i] = turn(f, put_nothing);
-        small[i] = turn(f, put_small);
+        for (int t = 0; t < ALL; t++)
+            turns[t].means[i] = turn(f, turns[t].put, turns[t].wait, turns[t].calls[i]);
     }
-    double empty_us = median(empty, TURNS), small_us = median(small, TURNS);
-    if (f->rank == 0 && f->wrong == 0)
+    double empty_us = median(turns[EMPTY].means, TURNS);
+    double small_us = median(turns[SMALL].means, TURNS);
+    if (says(f))
         printf("| %s | allreduce of 8 B in a stream | %.1f us | empty kernel %.1f us | %.2f | <= 3 "
                "|\n",
                f->title, small_us, empty_us, small_us / empty_us);
+    for (int t = 0; t < ALL; t++)
+        spread(f, &turns[t]);
+    free(turns);
+}
+
+/* ---- parts -----------------------------------------------------------------------------------
+ */
+
+/* Where a call is carried out and why, for the log. */
+static void explain(struct figures *f, size_t count)
+{
+    char text[4096];
+    if (says(f) && tutti_comm_explain(f->comm, TUTTI_COLL_ALLREDUCE, f->in, f->out, count,
+                                      TUTTI_FLOAT32, TUTTI_SUM, 0, text, sizeof text) == TUTTI_OK)
+        printf("%s\n", text);
+}
+
+static void parts_of_nothing(struct figures *f)
+{
+    double called[LATENCY], clock[LATENCY], end[LATENCY];
+    for (int i = 0; i < LATENCY && f->wrong == 0; i++) {
+        double start = now_us();
+        clock[i] = now_us() - start;
+        start = now_us();
+        put_nothing(f);
+        called[i] = now_us() - start;
+        wait_stream(f);
+        end[i] = now_us() - start - called[i];
+    }
+    double call_us = median(called, LATENCY), end_us = median(end, LATENCY);
+    if (says(f))
+        printf("| %s | empty kernel: its call, and the wait | %.1f + %.1f us | a look at the clock "
+               "%.2f us | | |\n",
+               f->title, call_us, end_us, median(clock, LATENCY));
+}
+
+static void parts_of_small(struct figures *f)
+{
+    double called[LATENCY], driver[LATENCY], signal[LATENCY], answer[LATENCY], end[LATENCY];
+    struct parts_moments m = {0};
+    meet(f);
+    parts_of_nothing(f);
+    meet(f);
+    for (int i = 0; i < LATENCY && f->wrong == 0; i++) {
+        parts_begin(f->stream, false);
+        put_small(f);
+        check(f, parts_end(sizeof(float), &m, NULL), "the parts of a small allreduce");
+        called[i] = m.called;
+        driver[i] = m.driver;
+        signal[i] = m.signal - m.called;
+        answer[i] = m.answer - m.signal;
+        end[i] = m.end - m.answer;
+    }
+    if (!says(f))
+        return;
+    printf("| %s | 8 B: to the call's return | %.1f us | in %u calls of the driver %.1f us | | |\n",
+           f->title, median(called, LATENCY), m.driver_calls, median(driver, LATENCY));
+    printf("| %s | 8 B: from there until the CPU sees the signal | %.1f us | | | |\n", f->title,
+           median(signal, LATENCY));
+    printf("| %s | 8 B: from the signal to the answer | %.1f us | | | |\n", f->title,
+           median(answer, LATENCY));
+    printf("| %s | 8 B: from the answer until the caller goes on | %.1f us | | | |\n", f->title,
+           median(end, LATENCY));
+}
+
+/* Microseconds, bytes and number of the pieces of a kind. */
+static double sum_of(const struct parts_pieces *pieces, int kind, double *bytes, unsigned *count)
+{
+    double us = 0;
+    *bytes = 0;
+    *count = 0;
+    for (unsigned i = 0; i < pieces->count; i++) {
+        if ((int)pieces->piece[i].kind != kind)
+            continue;
+        us += pieces->piece[i].work_us;
+        *bytes += pieces->piece[i].bytes;
+        ++*count;
+    }
+    return us;
+}
+
+static double total_us(const struct parts_pieces *pieces)
+{
+    double us = pieces->rest_us;
+    for (unsigned i = 0; i < pieces->count; i++)
+        us += pieces->piece[i].idle_us + pieces->piece[i].work_us;
+    return us;
+}
+
+static int compare_pieces(const void *a, const void *b)
+{
+    double x = total_us(a), y = total_us(b);
+    return (x > y) - (x < y);
+}
+
+static void print_pieces(const struct figures *f, const struct parts_pieces *pieces)
+{
+    static const struct {
+        const char *name, *sign;
+        double moved; /* bytes read and written for one of the result */
+    } kinds[] = {[PARTS_NOTHING] = {"slots without work", "-", 0},
+                 [PARTS_COPY] = {"copies", "c", 2},
+                 [PARTS_REDUCTION] = {"reductions", "r", 3},
+                 [PARTS_OTHER] = {"other kernels", "k", 0}};
+    double all_us = total_us(pieces), work_us = 0, bytes;
+    unsigned count;
+    for (int kind = 0; kind < (int)(sizeof kinds / sizeof *kinds); kind++) {
+        double us = sum_of(pieces, kind, &bytes, &count);
+        work_us += us;
+        if (count > 0)
+            printf("| %s | 256 MiB: in %u %s | %.1f us | %.0f GB/s read and written | %.2f | |\n",
+                   f->title, count, kinds[kind].name, us, kinds[kind].moved * bytes / us / 1e3,
+                   us / all_us);
+    }
+    printf("| %s | 256 MiB: before, between and after them | %.1f us | of %.1f us, one call at a "
+           "time | %.2f | |\n",
+           f->title, all_us - work_us, all_us, (all_us - work_us) / all_us);
+    printf("| %s | 256 MiB: wait + work of each, us |", f->title);
+    for (unsigned i = 0; i < pieces->count && i < SHOWN; i++)
+        printf(" %.0f+%.0f%s", pieces->piece[i].idle_us, pieces->piece[i].work_us,
+               kinds[pieces->piece[i].kind].sign);
+    printf(" %s%.0f | c copy, r reduction, last the rest | | |\n",
+           pieces->count > SHOWN ? "... " : "", pieces->rest_us);
+    if (pieces->untimed)
+        printf("| %s | 256 MiB: pieces beyond the first %d, not timed | %u | | | |\n", f->title,
+               PARTS_PIECES_MAX, pieces->untimed);
+}
+
+static void parts_of_large(struct figures *f)
+{
+    struct parts_pieces *seen = calloc(WATCHED, sizeof *seen);
+    for (int i = 0; i < WATCHED && f->wrong == 0; i++) {
+        meet(f);
+        parts_begin(f->stream, true);
+        put_allreduce(f);
+        check(f, parts_end(sizeof(float), NULL, &seen[i]), "the pieces of a large allreduce");
+    }
+    /* The first makes events. */
+    qsort(seen + 1, WATCHED - 1, sizeof *seen, compare_pieces);
+    if (says(f))
+        print_pieces(f, &seen[1 + (WATCHED - 1) / 2]);
+    free(seen);
+}
+
+static void small_parts(struct figures *f)
+{
+    explain(f, 2);
+    if (f->has_parts)
+        parts_of_small(f);
+}
+
+static void large_parts(struct figures *f)
+{
+    explain(f, BYTES / sizeof(float));
+    if (f->has_parts)
+        parts_of_large(f);
 }
 
 /* What a run is about. */
 struct subject {
     const char *title, *chunk; /* as in struct figures */
+    bool bandwidth;            /* alone */
 };
+
+/* Once per process, when nothing is under way. */
+static bool parts_there;
+static void open_parts(void)
+{
+    parts_there = parts_open(rig_gpu());
+}
+
+static void figures_all(struct figures *f, bool all)
+{
+    static pthread_once_t parts = PTHREAD_ONCE_INIT;
+    if (all)
+        latency(f);
+    bandwidth(f);
+    by_size(f);
+    meet(f);
+    pthread_once(&parts, open_parts);
+    f->has_parts = parts_there;
+    meet(f);
+    if (all)
+        small_parts(f);
+    large_parts(f);
+}
 
 static int run(tutti_comm *comm, int rank, int size, void *context)
 {
@@ -283,11 +522,10 @@ static int run(tutti_comm *comm, int rank, int size, void *context)
     check(f, kernels, "load the empty kernel");
     /* Loading waits for every stream of the context, also for one that waits for this rank. */
     meet(f);
-    static void (*const all[])(struct figures *) = {latency, bandwidth, by_size};
     if (f->chunk && !f->wrong)
         chunk(f);
-    for (size_t i = 0; i < sizeof all / sizeof *all && !f->chunk && !f->wrong; i++)
-        all[i](f);
+    else if (!f->wrong)
+        figures_all(f, !subject->bandwidth);
     check(f, tutti_comm_status(comm) == TUTTI_OK, "status");
     mem_queue_give(f->queue);
     int wrong = f->wrong;
@@ -304,7 +542,7 @@ static int run_chunks(struct world *world, const char *title)
         const char *const settings[] = {setting, NULL};
         snprintf(setting, sizeof setting, "TUTTI_CHUNK=%s", chunks[i]);
         world->settings = settings;
-        wrong = rig_run(world, run, &(struct subject){title, chunks[i]});
+        wrong = rig_run(world, run, &(struct subject){.title = title, .chunk = chunks[i]});
     }
     return wrong;
 }
@@ -312,12 +550,14 @@ static int run_chunks(struct world *world, const char *title)
 int main(int argc, char **argv)
 {
     bool chunks = argc > 1 && strcmp(argv[1], "chunks") == 0;
-    char **args = argv + chunks; /* args[1]: the kind of ranks */
-    int size = argc - chunks >= 3 ? atoi(args[2]) : 0;
+    bool bandwidth_only = argc > 1 && strcmp(argv[1], "bandwidth") == 0;
+    char **args = argv + (chunks || bandwidth_only); /* args[1]: the kind of ranks */
+    int left = argc - (chunks || bandwidth_only);
+    int size = left >= 3 ? atoi(args[2]) : 0;
     char title[64];
     if (size < 2 || size > 8) {
-        fprintf(stderr, "usage: gpu_figures threads|processes RANKS [TITLE]\n"
-                        "       gpu_figures chunks threads|processes RANKS, RANKS from 2 to 8\n");
+        fprintf(stderr, "usage: gpu_figures [chunks|bandwidth] threads|processes RANKS [TITLE], "
+                        "RANKS from 2 to 8\n");
         return 2;
     }
     setvbuf(stdout, NULL, _IOLBF, 0);
@@ -326,5 +566,6 @@ int main(int argc, char **argv)
         .kind = args[1][0] == 't' ? WORLD_THREADS : WORLD_PROCESSES, .size = size, .limit_s = 55};
     if (chunks)
         return run_chunks(&world, title) != 0;
-    return rig_run(&world, run, &(struct subject){argc > 3 ? argv[3] : title, NULL}) != 0;
+    struct subject subject = {.title = left > 3 ? args[3] : title, .bandwidth = bandwidth_only};
+    return rig_run(&world, run, &subject) != 0;
 }
