@@ -169,8 +169,8 @@ static void drop_one(struct links_rank *rank)
         links_expect(rank, strstr(status_sentence(), "rank 1 was dropped") != NULL);
     }
     if (rank->rank < 2) {
-        links_expect(rank, links_finish(rank, &pending, 3000) == TUTTI_ERR_PEER);
-        links_expect(rank, links_event(rank, TRANSPORT_EVENT_LINK_DOWN, 3000, &event));
+        links_expect(rank, links_finish(rank, &pending, LINKS_LIMIT_MS) == TUTTI_ERR_PEER);
+        links_expect(rank, links_event(rank, TRANSPORT_EVENT_LINK_DOWN, LINKS_LIMIT_MS, &event));
         links_expect(rank, event.peer == 1 - rank->rank && event.status == TUTTI_ERR_PEER);
     }
     links_meet(rank, 3, 3);
@@ -212,7 +212,7 @@ static void stalled(struct links_rank *rank)
     }
     struct xfer third = links_xfer(1, &word, 4);
     rank->ops->recv(rank->transport, &third);
-    links_expect(rank, links_event(rank, TRANSPORT_EVENT_LINK_DOWN, 3000, &event));
+    links_expect(rank, links_event(rank, TRANSPORT_EVENT_LINK_DOWN, LINKS_LIMIT_MS, &event));
     links_expect(rank, links_finish(rank, &first, 2000) == TUTTI_ERR_PEER);
     links_expect(rank, links_finish(rank, &second, 2000) == TUTTI_ERR_PEER);
 }
