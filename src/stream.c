@@ -331,11 +331,8 @@ static tutti_status put_into_streams(struct unit *unit)
     for (size_t i = 0; i < unit->stream_count && status == TUTTI_OK; i++)
         status = put_after(unit, i);
     /* What went into a stream waits there: it must not wait for ever. */
-    if (status != TUTTI_OK && unit->slots)
-        mem_slots_skip(unit->slots);
-    for (size_t i = 0; i < unit->stream_count && status != TUTTI_OK; i++)
-        atomic_store_explicit(&unit->streams[i].words->word[UNIT_DONE], unit->streams[i].value,
-                              memory_order_release);
+    if (status != TUTTI_OK)
+        unit_release(unit);
     return status;
 }
 
