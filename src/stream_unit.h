@@ -1,4 +1,5 @@
-/* stream_unit.h: what stream.c makes and stream_proxy.c carries out. */
+/* stream_unit.h: what stream.c makes, stream_put.c puts into streams and stream_proxy.c carries
+ * out. */
 #ifndef SRC_STREAM_UNIT_H
 #define SRC_STREAM_UNIT_H
 
@@ -105,6 +106,14 @@ static inline bool unit_streams_at(const struct unit *unit, enum unit_word word)
     }
     return true;
 }
+
+/* ---- in streams (stream_put.c) ---- */
+
+/* Takes slots for all work of the unit, where it has one stream and one communicator; else, and
+ * where none are to be had, the queue of each communicator does the work. */
+tutti_status unit_take_slots(struct unit *unit);
+/* Puts all of it into its streams. On failure what is in them already goes on at once. */
+tutti_status unit_put(struct unit *unit);
 
 /* ---- captured units (stream_replay.c) ----
  * All with the proxy's lock. */
