@@ -116,12 +116,7 @@ static tutti_status add_stream(struct unit *unit, const struct group_call *from,
             return TUTTI_OK;
         }
     }
-    if (unit->stream_count > 0 && unit->captured != (stream.capture != 0))
-        return fail(TUTTI_ERR_ARG,
-                    "%s: some streams of the group are being captured and others are not, at rank "
-                    "%u: capture all of them or none",
-                    coll_name(call->call.coll), call->comm->rank);
-    unit->captured = stream.capture != 0;
+    unit->captured |= stream.capture != 0;
     struct unit_stream *added = &unit->streams[unit->stream_count];
     status = mem_words_take(stream.device, &added->words);
     if (status != TUTTI_OK)
@@ -133,10 +128,15 @@ static tutti_status add_stream(struct unit *unit, const struct group_call *from,
 
 static tutti_status add_call(struct unit *unit, const struct group_call *from)
 {
-    struct unit_call *call = &unit->calls[unit->call_count - 1];
+    struct unit_call *call = &unit->calls[unit->call_count++];
     struct unit_comm *comm = add_comm(unit, from->comm);
+    *call = (struct unit_call){
+        .comm = from->comm, .call = from->call, .counts = from->counts, .stream = -1};
     tutti_status status = stage_make(from->comm, &call->call, &call->stage);
     comm->on_device |= call->call.on_device || call->call.by_nic;
+    unit->has_blocks |= call->stage.block != NULL;
+    unit->ends |=
+        call->stage.block && call->stage.in_bytes + call->stage.out_bytes >= UNIT_BLOCK_LARGE;
     if (status == TUTTI_OK && from->on_stream && (from->stream || call->stage.device))
         status = add_stream(unit, from, call);
     return status;
@@ -176,11 +176,6 @@ static tutti_status choose_carriers(struct unit *unit)
     for (size_t i = 0; i < unit->call_count && status == TUTTI_OK; i++) {
         struct unit_call *call = &unit->calls[i];
         const struct stage *stage = &call->stage;
-        if (unit->captured && call->stream < 0)
-            return fail(TUTTI_ERR_ARG,
-                        "%s: a group that is being captured holds a call without a stream, at rank "
-                        "%u",
-                        coll_name(call->call.coll), call->comm->rank);
         call->in_queue = call->stream < 0 || unit->stream_count > 1;
         if (call->in_queue && (stage->copy_in || stage->copy_out || stage->scale || stage->divide))
             status = take_queue(unit, call);
@@ -188,15 +183,77 @@ static tutti_status choose_carriers(struct unit *unit)
     return status;
 }
 
-/* Part of it lies in streams or in a graph, and does nothing any more. */
-static void give_up(struct unit *unit)
+/* ---- the units of a launch --------------------------------------------------------------------
+ * Calls that name one communicator, or one stream, directly or through others, are one unit. What
+ * shares neither with the rest is a unit of its own: so a thread that drives several ranks has the
+ * work of each in that rank's stream. */
+
+/* A communicator and a stream that calls name together. */
+struct pair {
+    const tutti_comm *comm;
+    const void *stream;
+    size_t calls;
+    size_t part; /* the index of the pair that stands for all it is linked with, which has: */
+    size_t part_calls;
+    struct unit *unit;
+};
+
+/* The index of the call's pair. A new one links those that share something with it. */
+static size_t pair_of(struct pair *pairs, size_t *known, const struct group_call *call)
 {
-    if (!unit->captured) {
-        unit_abandon(unit);
-        return;
+    for (size_t i = *known; i > 0; i--) {
+        if (pairs[i - 1].comm == call->comm && pairs[i - 1].stream == call->stream)
+            return i - 1;
     }
-    unit->comms[0].comm = NULL;
-    proxy_take(unit);
+    size_t at = (*known)++;
+    pairs[at] = (struct pair){.comm = call->comm, .stream = call->stream, .part = at};
+    for (size_t i = 0; i < at; i++) {
+        size_t old = pairs[i].part;
+        bool shares = pairs[i].comm == call->comm || pairs[i].stream == call->stream;
+        for (size_t j = 0; j < at && shares && old != at; j++)
+            pairs[j].part = pairs[j].part == old ? at : pairs[j].part;
+    }
+    return at;
+}
+
+/* Returns the number of pairs. */
+static size_t find_parts(struct pair *pairs, const struct group_call *calls, size_t count)
+{
+    size_t known = 0;
+    for (size_t i = 0; i < count; i++)
+        pairs[pair_of(pairs, &known, &calls[i])].calls++;
+    for (size_t i = 0; i < known; i++)
+        pairs[pairs[i].part].part_calls += pairs[i].calls;
+    return known;
+}
+
+/* whole: one unit. *taken: how many calls are in units, with their counts; also on failure. */
+static tutti_status make_units(const struct group_call *calls, size_t count, bool whole,
+                               struct unit **units, size_t *taken)
+{
+    struct pair all = {.part_calls = count}, *pairs = NULL;
+    size_t known = 0;
+    tutti_status status = TUTTI_OK;
+    if (!whole && count > 1) {
+        pairs = calloc(count, sizeof *pairs);
+        if (!pairs)
+            return fail(TUTTI_ERR_NOMEM, "no memory for %zu calls", count);
+        known = find_parts(pairs, calls, count);
+    }
+    while (*taken < count && status == TUTTI_OK) {
+        const struct group_call *call = &calls[*taken];
+        struct pair *part = pairs ? &pairs[pairs[pair_of(pairs, &known, call)].part] : &all;
+        if (!part->unit) {
+            part->unit = *units = unit_new(part->part_calls);
+            units = part->unit ? &part->unit->next : units;
+        }
+        if (part->unit)
+            ++*taken;
+        status = part->unit ? add_call(part->unit, call)
+                            : fail(TUTTI_ERR_NOMEM, "no memory for %zu calls", count);
+    }
+    free(pairs);
+    return status;
 }
 
 /* ---- launching --------------------------------------------------------------------------------
@@ -233,56 +290,99 @@ static tutti_status make_result(struct unit *unit, tutti_comm *comm)
     return TUTTI_OK;
 }
 
-/* Fills a new unit, unless status says no. Whatever happens, the counts of all calls are the
- * unit's.
- */
-static tutti_status fill(struct unit *unit, const struct group_call *calls, size_t count,
-                         bool wants_result, tutti_status status)
+/* Of a launch either all streams are being captured, and every call has one, or none is. */
+static tutti_status check_captures(const struct unit *units)
 {
-    for (size_t i = 0; i < count; i++) {
-        unit->calls[i] = (struct unit_call){
-            .comm = calls[i].comm, .call = calls[i].call, .counts = calls[i].counts, .stream = -1};
-        unit->call_count++;
-        if (status == TUTTI_OK)
-            status = add_call(unit, &calls[i]);
-        const struct stage *stage = &unit->calls[i].stage;
-        unit->has_blocks |= stage->block != NULL;
-        unit->ends |= stage->block && stage->in_bytes + stage->out_bytes >= UNIT_BLOCK_LARGE;
+    bool captured = false, others = false;
+    const struct unit_call *streamless = NULL;
+    for (const struct unit *unit = units; unit; unit = unit->next) {
+        captured |= unit->captured;
+        for (size_t i = 0; i < unit->stream_count; i++)
+            others |= unit->streams[i].stream.capture == 0;
+        for (size_t i = 0; i < unit->call_count; i++)
+            streamless = unit->calls[i].stream < 0 ? &unit->calls[i] : streamless;
     }
-    unit->transfer =
-        calls[0].alone && !calls[0].on_stream && calls[0].call.coll == TUTTI_COLL_SENDRECV;
-    for (size_t i = 0; i < count; i++)
+    if (captured && others)
+        return fail(TUTTI_ERR_ARG,
+                    "%s: some streams of the group are being captured and others are not, at rank "
+                    "%u: capture all of them or none",
+                    coll_name(units->calls[0].call.coll), units->calls[0].comm->rank);
+    if (captured && streamless)
+        return fail(TUTTI_ERR_ARG,
+                    "%s: a group that is being captured holds a call without a stream, at rank %u",
+                    coll_name(streamless->call.coll), streamless->comm->rank);
+    return TUTTI_OK;
+}
+
+/* Takes all that the unit needs, before anything is put anywhere. */
+static tutti_status prepare(struct unit *unit, bool wants_result)
+{
+    for (size_t i = 0; i < unit->call_count; i++)
         unit->calls[i].call.replayed = unit->captured;
-    if (status == TUTTI_OK)
-        status = choose_carriers(unit);
+    tutti_status status = choose_carriers(unit);
     if (status == TUTTI_OK && wants_result)
-        status = make_result(unit, calls[0].comm);
+        status = make_result(unit, unit->comms[0].comm);
+    return status == TUTTI_OK ? unit_take_slots(unit) : status;
+}
+
+/* The unit will do nothing. What of it lies in streams or in a graph goes on. */
+static void give_up(struct unit *unit)
+{
+    for (size_t i = 0; i < unit->call_count; i++)
+        call_unkeep(unit->calls[i].comm, &unit->calls[i].stage.call, NULL);
+    free(unit->result);
+    unit->result = NULL;
+    if (!unit->put) {
+        unit_free(unit);
+    } else if (unit->captured) {
+        unit->comms[0].comm = NULL;
+        proxy_take(unit);
+    } else {
+        unit_abandon(unit);
+    }
+}
+
+/* Makes and prepares the units. */
+static tutti_status make_ready(const struct group_call *calls, size_t count, bool whole,
+                               struct unit **units, size_t *taken)
+{
+    tutti_status status = proxy_start();
     if (status == TUTTI_OK)
-        status = unit_take_slots(unit);
-    return status == TUTTI_OK ? unit_put(unit) : status;
+        status = make_units(calls, count, whole, units, taken);
+    if (status == TUTTI_OK)
+        status = check_captures(*units);
+    if (status == TUTTI_OK)
+        (*units)->transfer =
+            calls[0].alone && !calls[0].on_stream && calls[0].call.coll == TUTTI_COLL_SENDRECV;
+    for (struct unit *unit = *units; unit && status == TUTTI_OK; unit = unit->next)
+        status = prepare(unit, whole);
+    return status;
 }
 
 tutti_status stream_launch(const struct group_call *calls, size_t count, struct operation **result)
 {
-    struct unit *unit = unit_new(count);
-    tutti_status status =
-        unit ? proxy_start() : fail(TUTTI_ERR_NOMEM, "no memory for %zu calls", count);
-    if (unit)
-        status = fill(unit, calls, count, result != NULL, status);
-    if (status != TUTTI_OK) {
-        launch_failed(calls, count, status);
-        for (size_t i = 0; i < count; i++)
-            call_unkeep(calls[i].comm, &calls[i].call, unit ? NULL : calls[i].counts);
-        if (unit) {
-            free(unit->result);
-            unit->put ? give_up(unit) : unit_free(unit);
-        }
-        return status;
+    struct unit *units = NULL, *unit;
+    size_t taken = 0;
+    tutti_status status = make_ready(calls, count, result != NULL, &units, &taken);
+    struct operation *operation = status == TUTTI_OK ? units->result : NULL;
+    while (status == TUTTI_OK && (unit = units)) {
+        status = unit_put(unit);
+        if (status != TUTTI_OK)
+            break;
+        units = unit->next;
+        proxy_take(unit);
     }
-    if (result)
-        *result = unit->result;
-    proxy_take(unit);
-    return TUTTI_OK;
+    if (status != TUTTI_OK)
+        launch_failed(calls, count, status);
+    else if (result)
+        *result = operation;
+    while ((unit = units)) {
+        units = unit->next;
+        give_up(unit);
+    }
+    for (size_t i = taken; i < count; i++)
+        call_unkeep(calls[i].comm, &calls[i].call, calls[i].counts);
+    return status;
 }
 
 void stream_wait(const struct operation *operation)

@@ -312,44 +312,50 @@ static void test_stream_started_transfers(void)
     }
 }
 
-/* A group of collectives and transfers of two communicators in three streams. */
+/* A group of collectives and transfers of several communicators, each in any stream, which every
+ * rank chooses alone: so what is one unit at one is several at another. */
 static int big_group(tutti_comm *comm, int rank, int size, void *context)
 {
-    enum { JOBS = 6 };
-    uint64_t state = *(uint64_t *)context;
+    enum { JOBS = 8, COMMS = 3 };
+    uint64_t state = *(uint64_t *)context, own = state + (uint64_t)rank + 1;
     struct rig_job *jobs = calloc(JOBS, sizeof *jobs);
-    cuda_stream streams[STREAMS];
-    tutti_comm *other;
-    int wrong = WORLD_OK(tutti_comm_dup(comm, &other));
-    for (int s = 0; s < STREAMS; s++)
+    cuda_stream streams[COMMS], in[JOBS];
+    tutti_comm *comms[COMMS] = {comm};
+    int wrong = 0;
+    for (int s = 0; s < COMMS; s++)
         streams[s] = rig_stream_take(false);
+    for (int c = 1; c < COMMS; c++)
+        wrong += WORLD_OK(tutti_comm_dup(comm, &comms[c]));
     for (int i = 0; i < JOBS; i++) {
+        uint64_t of = suite_random(&state) % COMMS, choice = suite_random(&own) % 8;
         testcase_generate(&jobs[i].c, &state, size, 3000);
         jobs[i].c.form = FORM_ON_STREAM;
-        rig_job_make(&jobs[i], i, i % 2 ? other : comm, rank, size);
-        rig_put_delay(streams[i % STREAMS], (unsigned)(rank * 100));
-        rig_job_before(&jobs[i], streams[i % STREAMS]);
+        rig_job_make(&jobs[i], i, comms[of], rank, size);
+        in[i] = streams[choice < COMMS ? choice : of];
+        rig_put_delay(in[i], (unsigned)(rank * 100));
+        rig_job_before(&jobs[i], in[i]);
     }
     wrong += WORLD_OK(tutti_group_start());
     for (int i = 0; i < JOBS; i++)
-        wrong += WORLD_OK(rig_job_call(&jobs[i], streams[i % STREAMS]));
+        wrong += WORLD_OK(rig_job_call(&jobs[i], in[i]));
     wrong += WORLD_OK(tutti_group_end());
     for (int i = 0; i < JOBS; i++)
-        rig_job_after(&jobs[i], streams[i % STREAMS]);
-    for (int s = 0; s < STREAMS; s++) {
+        rig_job_after(&jobs[i], in[i]);
+    for (int s = 0; s < COMMS; s++) {
         wrong += rig_await(rank, streams[s], AWAIT_S);
         rig_stream_give(streams[s], false);
     }
     for (int i = 0; i < JOBS; i++)
         wrong += rig_job_check(&jobs[i]);
-    wrong += WORLD_OK(tutti_comm_destroy(other));
+    for (int c = 1; c < COMMS; c++)
+        wrong += WORLD_OK(tutti_comm_destroy(comms[c]));
     free(jobs);
     return wrong;
 }
 
 static void test_stream_groups(void)
 {
-    for (uint64_t round = 0; round < 4; round++) {
+    for (uint64_t round = 0; round < 8; round++) {
         uint64_t seed = suite_seed() + round;
         run(WORLD_THREADS, 2, mixed, big_group, &seed);
         run(WORLD_PROCESSES, 3, mixed, big_group, &seed);
