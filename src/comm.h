@@ -103,6 +103,7 @@ struct tutti_comm {
     bool device_reduces;   /* all ranks' devices do */
     uint64_t direct_min;   /* bytes from which plans do */
     uint32_t device_peers; /* the most processes that share one device */
+    bool one_device;       /* all ranks are threads of one process that use one device */
     struct mem_queue *queue;
     struct mem_queue *slots; /* instead of it, while a unit runs that has them in its stream */
     void *device_scratch;

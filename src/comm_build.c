@@ -250,14 +250,17 @@ static tutti_status make_secret(tutti_comm *comm, const uint8_t random[32])
     return status;
 }
 
-/* Processes that share a device take turns on it in slices of a tenth of a millisecond and more,
+/* Who shares a device.
+ * Processes that do take turns on it in slices of a tenth of a millisecond and more,
  * and a plan waits for several turns of each: with p of them the copy through host memory, which
  * needs none, wins up to some (p - 1)^2 times the size (256 KiB, 4 MiB, 16 MiB with 2, 4, 8
  * measured on an H200). */
-static void count_device_peers(tutti_comm *comm, const struct facts *all)
+static void note_devices(tutti_comm *comm, const struct facts *all)
 {
+    comm->one_device = comm->topology.one_process;
     for (uint32_t r = 0; r < comm->size; r++) {
         uint32_t sharing = 0;
+        comm->one_device &= memcmp(all[r].device, all[0].device, sizeof all->device) == 0;
         if (!has_device(&all[r]))
             continue;
         for (uint32_t s = 0; s < comm->size; s++) {
@@ -299,7 +302,7 @@ static tutti_status take_facts(tutti_comm *comm, const struct facts *all)
     const char *apart = devices_apart(comm, all);
     if (apart)
         refuse_device(comm, apart);
-    count_device_peers(comm, all);
+    note_devices(comm, all);
     return status;
 }
 
@@ -476,16 +479,6 @@ static tutti_status allocate(const struct settings *settings, uint32_t rank, uin
     return TUTTI_OK;
 }
 
-/* Whether this rank's device may work in another's memory. Of another device's in the same process
- * it sees only what the program opened to it, which differs from allocation to allocation. */
-static bool works_beside(const struct mem_device *device, const struct facts *mine,
-                         const struct facts *other)
-{
-    bool same_process = mine->host.process_id == other->host.process_id;
-    bool same_device = memcmp(mine->device, other->device, sizeof mine->device) == 0;
-    return mem_device_reaches(device, other->device) && (same_device || !same_process);
-}
-
 static tutti_status build_rounds(tutti_comm *comm, struct bootstrap *bootstrap, struct facts *facts,
                                  struct opened *opened)
 {
@@ -505,7 +498,8 @@ static tutti_status build_rounds(tutti_comm *comm, struct bootstrap *bootstrap, 
     mine->reaches = comm->device != NULL;
     mine->reduces = comm->device && mem_device_reduces(comm->device);
     for (uint32_t r = 0; r < comm->size && mine->reaches; r++)
-        mine->reaches = works_beside(comm->device, my_facts, &facts[r]);
+        mine->reaches = mem_device_reaches(comm->device, facts[r].device,
+                                           facts[r].host.process_id == my_facts->host.process_id);
     if (status != TUTTI_OK)
         snprintf(mine->sentence, sizeof mine->sentence, "%s", status_sentence());
     tutti_status round = bootstrap_allgather(bootstrap, mine, opened, sizeof *opened);

@@ -174,11 +174,11 @@ static tutti_status use_block(struct stage *stage, struct call *call, const stru
 static void choose_copies(const struct tutti_comm *comm, const struct call *call,
                           struct stage *stage, const struct buffers *b)
 {
-    bool processes = call->on_device && !comm->topology.one_process;
+    bool apart = call->on_device && !comm->one_device;
     stage->divide = call->op == TUTTI_AVG && coll_info(call->coll)->reduces && b->out.used;
     stage->scale = coll_info(call->coll)->reduces && call->op >= TUTTI_OP_DYNAMIC;
-    stage->copy_in = stage->scale || (processes && b->in_place.device && !b->in_place.shareable);
-    stage->copy_out = processes && b->out_place.device && !b->out_place.shareable;
+    stage->copy_in = stage->scale || (apart && b->in_place.device && !b->in_place.shareable);
+    stage->copy_out = apart && b->out_place.device && !b->out_place.shareable;
     if (!stage->scale && call->in_place)
         stage->copy_in = stage->copy_out = stage->copy_in || stage->copy_out;
 }
@@ -340,7 +340,7 @@ static void direct_text(const struct tutti_comm *comm, const struct call *call,
     char limit[128];
     if (stage->copy_in || stage->copy_out)
         where = stage->scale ? "in a block of GPU memory that takes the scaled input"
-                             : "in a block of GPU memory that the other processes can map, copied "
+                             : "in a block of GPU memory that the other ranks can reach, copied "
                                "there and back";
     limit_text(comm, limit, sizeof limit);
     if (call->coll == TUTTI_COLL_SENDRECV && call->root == (int)comm->rank)

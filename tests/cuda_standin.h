@@ -18,6 +18,8 @@
  *                   has no room (TUTTI_TEST_STANDIN_ROOM pieces of work, 1024)
  *   captures        of one stream at a time, forbidding other threads' calls as the real one does
  *   IPC             processes map each other's memory file
+ *   several GPUs    kernels reach what was allocated plainly on one that was opened to theirs, of
+ *                   at most TUTTI_TEST_STANDIN_PEERS (8) others; copies go anywhere
  *   adapters        with TUTTI_TEST_STANDIN_NIC=1 memory can be registered by its device address:
  * the view without access is open from the question whether adapters may reach an allocation until
  * the thread that asked calls again; pinned pages stay pinned. A descriptor of the memory file
@@ -57,6 +59,7 @@ struct standin_context {
     int ordinal;
     bool primary;
     unsigned retained;
+    unsigned opened;                  /* a bit for each GPU whose memory is open to this one */
     _Atomic cuda_result error;        /* sticky */
     struct standin_channel *channels; /* all of them */
     struct standin_channel *shared[CHANNELS_MAX];
@@ -99,7 +102,7 @@ extern pthread_cond_t standin_done;
 
 /* From the environment, at the first call of the process. */
 struct standin_settings {
-    uint64_t channels, room, seed, delay_us, devices, bytes;
+    uint64_t channels, room, seed, delay_us, devices, peers, bytes;
     bool kernels, memory_ops, nic, dmabuf, flush;
 };
 const struct standin_settings *standin_settings(void);
@@ -127,8 +130,7 @@ cuda_result standin_make_arena(int ordinal);
 /* The address at which the stand-in's threads reach [address, address + bytes): host memory is
  * where it is. NULL: beyond an allocation. */
 void *standin_alias(cuda_address address, size_t bytes);
-/* Pinned memory, peers' and that of the context's own device. Another's would have to be opened to
- * it, which the library does not do. */
+/* Pinned memory, peers', that of the context's own device, and of others that were opened to it. */
 bool standin_kernels_reach(const struct standin_context *context, cuda_address address);
 /* True: neither device memory nor pinned. */
 bool standin_is_pageable(cuda_address address);

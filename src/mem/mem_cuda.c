@@ -12,6 +12,7 @@
  * Invariant: the list of devices only grows; a device in it is complete, or unusable for good. */
 #include "mem/mem_cuda.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <sched.h>
 #include <stdatomic.h>
@@ -213,13 +214,12 @@ bool mem_device_reduces(const struct mem_device *device)
     return device->has_kernels;
 }
 
-bool mem_device_reaches(const struct mem_device *device, const uint8_t uuid[16])
+/* Whether the driver connects the device to the one of that uuid. */
+static bool is_connected(const struct mem_device *device, const uint8_t uuid[16])
 {
     const struct cuda_driver *driver = device->driver;
     struct cuda_uuid other;
     int count = 0, can = 0;
-    if (memcmp(&device->uuid, uuid, sizeof other) == 0)
-        return true;
     if (driver->device_count(&count) != CUDA_DRIVER_OK)
         return false;
     for (int i = 0; i < count; i++) {
@@ -228,6 +228,40 @@ bool mem_device_reaches(const struct mem_device *device, const uint8_t uuid[16])
             return driver->device_peer(&can, device->ordinal, i) == CUDA_DRIVER_OK && can != 0;
     }
     return false;
+}
+
+/* With the lock: opens what the listed device has, and will have, to this one. The driver allows a
+ * device so many others only. */
+static bool open_other(struct mem_device *device, unsigned index)
+{
+    struct cuda_scope scope;
+    if (device->opened >> index & 1)
+        return true;
+    if (mem_cuda_enter(device, &scope) != TUTTI_OK)
+        return false;
+    cuda_result result = device->driver->context_open(devices.list[index]->context, 0);
+    mem_cuda_leave(&scope);
+    if (result != CUDA_DRIVER_OK && result != CUDA_DRIVER_PEER_OPEN)
+        return false;
+    device->opened |= UINT64_C(1) << index;
+    return true;
+}
+
+static_assert(DEVICES_MAX <= 64, "a bit for each in mem_device.opened");
+
+bool mem_device_reaches(struct mem_device *device, const uint8_t uuid[16], bool here)
+{
+    if (memcmp(&device->uuid, uuid, sizeof device->uuid) == 0)
+        return true;
+    bool reaches = is_connected(device, uuid);
+    pthread_mutex_lock(&devices.lock);
+    unsigned count = atomic_load_explicit(&devices.count, memory_order_relaxed);
+    for (unsigned i = 0; i < count && here && reaches; i++) {
+        if (memcmp(&devices.list[i]->uuid, uuid, sizeof device->uuid) == 0)
+            reaches = open_other(device, i);
+    }
+    pthread_mutex_unlock(&devices.lock);
+    return reaches;
 }
 
 const char *mem_device_name(const struct mem_device *device)

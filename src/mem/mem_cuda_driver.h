@@ -42,6 +42,8 @@ struct cuda_uuid {
     X(DRIVER_NOT_FOUND, 500, CUDA_ERROR_NOT_FOUND)                                                 \
     X(DRIVER_NOT_READY, 600, CUDA_ERROR_NOT_READY)                                                 \
     X(DRIVER_ILLEGAL_ADDRESS, 700, CUDA_ERROR_ILLEGAL_ADDRESS)                                     \
+    X(DRIVER_PEER_OPEN, 704, CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED)                               \
+    X(DRIVER_TOO_MANY_PEERS, 711, CUDA_ERROR_TOO_MANY_PEERS)                                       \
     X(DRIVER_NOT_SUPPORTED, 801, CUDA_ERROR_NOT_SUPPORTED)                                         \
     X(DRIVER_CAPTURE_UNSUPPORTED, 900, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED)                      \
     X(DRIVER_CAPTURE_INVALIDATED, 901, CUDA_ERROR_STREAM_CAPTURE_INVALIDATED)                      \
@@ -108,6 +110,7 @@ enum cuda_number {
     X(context_push, cuCtxPushCurrent_v2, (cuda_context context), MUST)                             \
     X(context_pop, cuCtxPopCurrent_v2, (cuda_context * context), MUST)                             \
     X(context_device, cuCtxGetDevice, (int *device), MUST)                                         \
+    X(context_open, cuCtxEnablePeerAccess, (cuda_context other, unsigned flags), MUST)             \
     X(context_priorities, cuCtxGetStreamPriorityRange, (int *least, int *greatest), MUST)          \
     X(pointer_attributes, cuPointerGetAttributes,                                                  \
       (unsigned count, int *attributes, void **values, cuda_address pointer), MUST)                \
