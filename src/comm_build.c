@@ -35,7 +35,7 @@ struct facts {
 /* Round 2. */
 struct opened {
     int32_t status;
-    uint32_t reaches; /* this rank's device works in the memory of every other's */
+    uint32_t reach; /* how this rank's device works in the memory of others, at the slowest */
     uint32_t reduces;
     char sentence[SENTENCE_MAX];
     uint32_t len[COMM_TRANSPORTS_MAX];
@@ -250,17 +250,14 @@ static tutti_status make_secret(tutti_comm *comm, const uint8_t random[32])
     return status;
 }
 
-/* Who shares a device.
- * Processes that do take turns on it in slices of a tenth of a millisecond and more,
+/* Processes that share a device take turns on it in slices of a tenth of a millisecond and more,
  * and a plan waits for several turns of each: with p of them the copy through host memory, which
  * needs none, wins up to some (p - 1)^2 times the size (256 KiB, 4 MiB, 16 MiB with 2, 4, 8
  * measured on an H200). */
-static void note_devices(tutti_comm *comm, const struct facts *all)
+static void count_device_peers(tutti_comm *comm, const struct facts *all)
 {
-    comm->one_device = comm->topology.one_process;
     for (uint32_t r = 0; r < comm->size; r++) {
         uint32_t sharing = 0;
-        comm->one_device &= memcmp(all[r].device, all[0].device, sizeof all->device) == 0;
         if (!has_device(&all[r]))
             continue;
         for (uint32_t s = 0; s < comm->size; s++) {
@@ -302,7 +299,7 @@ static tutti_status take_facts(tutti_comm *comm, const struct facts *all)
     const char *apart = devices_apart(comm, all);
     if (apart)
         refuse_device(comm, apart);
-    note_devices(comm, all);
+    count_device_peers(comm, all);
     return status;
 }
 
@@ -404,10 +401,13 @@ static tutti_status own_addresses(tutti_comm *comm, const int rows[COMM_TRANSPOR
 static tutti_status take_addresses(tutti_comm *comm, const struct facts *facts,
                                    const struct opened *all, const int rows[COMM_TRANSPORTS_MAX])
 {
+    comm->device_reach = MEM_REACH_SAME;
     for (uint32_t r = 0; r < comm->size; r++) {
         if (all[r].status != TUTTI_OK)
             return fail((tutti_status)all[r].status, "rank %u: %.400s", r, all[r].sentence);
-        if (!all[r].reaches)
+        if (all[r].reach < (uint32_t)comm->device_reach)
+            comm->device_reach = (enum mem_reach)all[r].reach;
+        if (all[r].reach == MEM_REACH_NONE)
             refuse_device(comm, "not every rank's GPU works in the memory of every other's");
         comm->device_reduces = all[r].reduces && (r == 0 || comm->device_reduces);
     }
@@ -495,11 +495,13 @@ static tutti_status build_rounds(tutti_comm *comm, struct bootstrap *bootstrap, 
     if (status == TUTTI_OK)
         status = own_addresses(comm, rows, mine);
     mine->status = status;
-    mine->reaches = comm->device != NULL;
     mine->reduces = comm->device && mem_device_reduces(comm->device);
-    for (uint32_t r = 0; r < comm->size && mine->reaches; r++)
-        mine->reaches = mem_device_reaches(comm->device, facts[r].device,
-                                           facts[r].host.process_id == my_facts->host.process_id);
+    mine->reach = comm->device ? MEM_REACH_SAME : MEM_REACH_NONE;
+    for (uint32_t r = 0; r < comm->size && mine->reach != MEM_REACH_NONE; r++) {
+        bool here = facts[r].host.process_id == my_facts->host.process_id;
+        enum mem_reach reach = mem_device_reach(comm->device, facts[r].device, here);
+        mine->reach = reach < mine->reach ? reach : mine->reach;
+    }
     if (status != TUTTI_OK)
         snprintf(mine->sentence, sizeof mine->sentence, "%s", status_sentence());
     tutti_status round = bootstrap_allgather(bootstrap, mine, opened, sizeof *opened);

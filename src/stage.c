@@ -174,7 +174,8 @@ static tutti_status use_block(struct stage *stage, struct call *call, const stru
 static void choose_copies(const struct tutti_comm *comm, const struct call *call,
                           struct stage *stage, const struct buffers *b)
 {
-    bool apart = call->on_device && !comm->one_device;
+    bool apart =
+        call->on_device && !(comm->topology.one_process && comm->device_reach == MEM_REACH_SAME);
     stage->divide = call->op == TUTTI_AVG && coll_info(call->coll)->reduces && b->out.used;
     stage->scale = coll_info(call->coll)->reduces && call->op >= TUTTI_OP_DYNAMIC;
     stage->copy_in = stage->scale || (apart && b->in_place.device && !b->in_place.shareable);

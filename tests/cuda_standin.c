@@ -35,6 +35,7 @@ static void load_settings(void)
     settings.room = number(getenv("TUTTI_TEST_STANDIN_ROOM"), 1024);
     settings.devices = number(getenv("TUTTI_TEST_STANDIN_DEVICES"), 1);
     settings.peers = number(getenv("TUTTI_TEST_STANDIN_PEERS"), 8);
+    settings.links = number(getenv("TUTTI_TEST_STANDIN_LINKS"), 1) != 0;
     settings.bytes = number(getenv("TUTTI_TEST_STANDIN_BYTES"), (uint64_t)16 << 30);
     settings.kernels = number(getenv("TUTTI_TEST_STANDIN_KERNELS"), 1) != 0;
     settings.memory_ops = number(getenv("TUTTI_TEST_STANDIN_MEMORY_OPS"), 1) != 0;
@@ -193,6 +194,12 @@ cuda_result cuCtxEnablePeerAccess(cuda_context other, unsigned flags)
         context->opened |= bit;
     pthread_mutex_unlock(&standin_lock);
     return result;
+}
+
+cuda_result cuDeviceGetP2PAttribute(int *value, int attribute, int device, int peer)
+{
+    *value = attribute == CUDA_PEER_ATOMICS && device != peer && standin_settings()->links;
+    return is_device(device) && is_device(peer) ? CUDA_DRIVER_OK : CUDA_DRIVER_INVALID_DEVICE;
 }
 
 /* With the lock. */

@@ -19,12 +19,13 @@
  *   captures        of one stream at a time, forbidding other threads' calls as the real one does
  *   IPC             processes map each other's memory file
  *   several GPUs    kernels reach what was allocated plainly on one that was opened to theirs, of
- *                   at most TUTTI_TEST_STANDIN_PEERS (8) others; copies go anywhere
- *   adapters        with TUTTI_TEST_STANDIN_NIC=1 memory can be registered by its device address:
- * the view without access is open from the question whether adapters may reach an allocation until
- * the thread that asked calls again; pinned pages stay pinned. A descriptor of the memory file
- * passes for a dma-buf, or nothing does with TUTTI_TEST_STANDIN_DMABUF=0.
- *                   TUTTI_TEST_STANDIN_FLUSH=1: arrivals must be flushed, which is counted
+ *                   at most TUTTI_TEST_STANDIN_PEERS (8) others; copies go anywhere. They have
+ * links to each other, or with TUTTI_TEST_STANDIN_LINKS=0 a bus adapters        with
+ * TUTTI_TEST_STANDIN_NIC=1 memory can be registered by its device address: the view without access
+ * is open from the question whether adapters may reach an allocation until the thread that asked
+ * calls again; pinned pages stay pinned. A descriptor of the memory file passes for a dma-buf, or
+ * nothing does with TUTTI_TEST_STANDIN_DMABUF=0. TUTTI_TEST_STANDIN_FLUSH=1: arrivals must be
+ * flushed, which is counted
  *
  * TUTTI_TEST_STANDIN_DEVICES (1) is the number of GPUs, TUTTI_TEST_STANDIN_MEMORY_OPS=0 takes the
  * streams' memory operations away, TUTTI_TEST_STANDIN_BYTES (16 GiB) is the memory of each GPU. */
@@ -103,7 +104,7 @@ extern pthread_cond_t standin_done;
 /* From the environment, at the first call of the process. */
 struct standin_settings {
     uint64_t channels, room, seed, delay_us, devices, peers, bytes;
-    bool kernels, memory_ops, nic, dmabuf, flush;
+    bool kernels, memory_ops, nic, dmabuf, flush, links;
 };
 const struct standin_settings *standin_settings(void);
 extern struct standin_context *standin_contexts; /* all of them */

@@ -74,10 +74,14 @@ static void test_devices_one_for_each_rank(void)
 /* ---- where the work is done -------------------------------------------------------------------
  */
 
-/* An allreduce in memory of each kind, and what the library says about it. */
+/* What the library says of an allreduce in plain memory and in a pool's, and of the way there. */
+struct said {
+    const char *plain, *pooled, *links;
+};
+
 static int places(tutti_comm *comm, int rank, int size, void *context)
 {
-    const char *const *says = context;
+    const struct said *said = context;
     cuda_stream stream = rig_stream_take(false);
     cuda_address pooled;
     char text[16384];
@@ -86,42 +90,55 @@ static int places(tutti_comm *comm, int rank, int size, void *context)
         return world_check(rank, 0, "no memory from the pool");
     void *memory[] = {rig_take(COUNT * 4), (void *)(uintptr_t)pooled};
     for (int i = 0; i < 2; i++) {
+        const char *where = i ? said->pooled : said->plain;
         wrong += WORLD_OK(tutti_comm_explain(comm, TUTTI_COLL_ALLREDUCE, memory[i], memory[i],
                                              COUNT, TUTTI_INT32, TUTTI_SUM, 0, text, sizeof text));
-        wrong += world_check(rank, strstr(text, says[i]) != NULL, "not '%s' in: %s", says[i], text);
+        wrong += world_check(rank, strstr(text, where) && strstr(text, said->links),
+                             "expected '%s' and '%s' in: %s", where, said->links, text);
         rig_set_ints(memory[i], COUNT, rank);
         wrong += WORLD_OK(
             tutti_allreduce_on(memory[i], memory[i], COUNT, TUTTI_INT32, TUTTI_SUM, comm, stream));
         wrong += rig_await(rank, stream, AWAIT_S);
-        wrong += rig_wrong_ints(rank, memory[i], COUNT, size * (size - 1) / 2, size, says[i]);
+        wrong += rig_wrong_ints(rank, memory[i], COUNT, size * (size - 1) / 2, size, where);
     }
     return wrong;
 }
 
+static const char in_place[] = "works in GPU memory: ",
+                  in_block[] = "in a block of GPU memory that the other ranks can reach",
+                  on_host[] = "not every rank's GPU works in the memory of every other's";
+
 static void test_devices_work_in_each_others_memory(void)
 {
-    static const char *const says[] = {"works in GPU memory: ",
-                                       "in a block of GPU memory that the other ranks can reach"};
+    struct said said = {in_place, in_block, "priced as on GPUs "};
     if (!are_there())
         return;
-    run_each(WORLD_THREADS, 2, direct, places, (void *)says);
-    run_each(WORLD_THREADS, 4, direct, places, (void *)says);
-    run_each(WORLD_PROCESSES, 2, direct, places, (void *)says);
+    run_each(WORLD_THREADS, 2, direct, places, &said);
+    run_each(WORLD_THREADS, 4, direct, places, &said);
+    run_each(WORLD_PROCESSES, 2, direct, places, &said);
 }
 
-static void test_devices_go_through_host_memory_where_they_are_apart(void)
+static void run_with(const char *setting, const char *value, int size, struct said said)
 {
-    static const char *const says[] = {"not every rank's GPU works in the memory of every other's",
-                                       "not every rank's GPU works in the memory of every other's"};
+    setenv(setting, value, 1);
+    run_each(WORLD_THREADS, size, direct, places, &said);
+    unsetenv(setting);
+}
+
+static void test_devices_are_linked_or_apart(void)
+{
     if (!are_there())
         return;
     if (!rig_is_standin()) {
         suite_skip("GPUs that are apart at will are the stand-in's");
         return;
     }
-    setenv("TUTTI_TEST_STANDIN_PEERS", "0", 1);
-    run_each(WORLD_THREADS, 3, direct, places, (void *)says);
-    unsetenv("TUTTI_TEST_STANDIN_PEERS");
+    run_with("TUTTI_TEST_STANDIN_PEERS", "0", 3, (struct said){on_host, on_host, "3 ranks on 1 "});
+    run_with("TUTTI_TEST_STANDIN_LINKS", "0", 2,
+             (struct said){in_place, in_block, "on GPUs of one bus: about 12 us and 20 GB/s"});
+    run_with("TUTTI_TEST_STANDIN_LINKS", "1", 2,
+             (struct said){in_place, in_block,
+                           "on GPUs with links to each other: about 12 us and 200 GB/s"});
 }
 
 /* ---- bad input -------------------------------------------------------------------------------
@@ -179,8 +196,7 @@ int main(int argc, char **argv)
     static const struct suite_test tests[] = {
         {"one_for_each_rank", test_devices_one_for_each_rank},
         {"work_in_each_others_memory", test_devices_work_in_each_others_memory},
-        {"go_through_host_memory_where_they_are_apart",
-         test_devices_go_through_host_memory_where_they_are_apart},
+        {"are_linked_or_apart", test_devices_are_linked_or_apart},
         {"in_one_call_are_refused", test_devices_in_one_call_are_refused},
     };
     return suite_run("devices", tests, sizeof tests / sizeof *tests, argc, argv);

@@ -61,11 +61,12 @@ const char *mem_device_name(const struct mem_device *device);
 const uint8_t *mem_device_uuid(const struct mem_device *device);
 /* Whether queues of this device reduce; not in a build without its kernels. */
 bool mem_device_reduces(const struct mem_device *device);
-/* Whether this device can work in the memory of that one: itself, or one that the driver shows to
- * this process and connects to it. here: in what this process has there, too (the shareable, also
- * of later), which is opened to the device the first time; that may wait for the streams of both.
- */
-bool mem_device_reaches(struct mem_device *device, const uint8_t uuid[16], bool here);
+/* How this device works in the memory of that one, the slowest first: not at all; over the bus;
+ * over links between GPUs; it is the same. here: in what this process has there, too (the
+ * shareable, also of later), which is opened to the device the first time; that may wait for the
+ * streams of both. */
+enum mem_reach { MEM_REACH_NONE, MEM_REACH_BUS, MEM_REACH_LINK, MEM_REACH_SAME };
+enum mem_reach mem_device_reach(struct mem_device *device, const uint8_t uuid[16], bool here);
 
 /* ---- memory ---- */
 

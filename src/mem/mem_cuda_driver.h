@@ -69,6 +69,7 @@ struct cuda_uuid {
     X(FLUSH_BY_HOST, 1, CU_FLUSH_GPU_DIRECT_RDMA_WRITES_OPTION_HOST)                               \
     X(FLUSH_CURRENT, 0, CU_FLUSH_GPU_DIRECT_RDMA_WRITES_TARGET_CURRENT_CTX)                        \
     X(ORDERING_OWNER, 100, CU_FLUSH_GPU_DIRECT_RDMA_WRITES_TO_OWNER)                               \
+    X(PEER_ATOMICS, 3, CU_DEVICE_P2P_ATTRIBUTE_NATIVE_ATOMIC_SUPPORTED)                            \
     X(FUNCTION_REGISTERS, 4, CU_FUNC_ATTRIBUTE_NUM_REGS)                                           \
     X(REGISTER_PORTABLE, 1, CU_MEMHOSTREGISTER_PORTABLE)                                           \
     X(REGISTER_DEVICEMAP, 2, CU_MEMHOSTREGISTER_DEVICEMAP)                                         \
@@ -104,6 +105,8 @@ enum cuda_number {
     X(device_attribute, cuDeviceGetAttribute, (int *value, int attribute, int device), MUST)       \
     X(device_count, cuDeviceGetCount, (int *count), MUST)                                          \
     X(device_peer, cuDeviceCanAccessPeer, (int *can, int device, int peer), MUST)                  \
+    X(device_link, cuDeviceGetP2PAttribute, (int *value, int attribute, int device, int peer),     \
+      MUST)                                                                                        \
     X(primary_state, cuDevicePrimaryCtxGetState, (int device, unsigned *flags, int *active), MUST) \
     X(primary_retain, cuDevicePrimaryCtxRetain, (cuda_context * context, int device), MUST)        \
     X(context_current, cuCtxGetCurrent, (cuda_context * context), MUST)                            \
