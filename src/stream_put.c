@@ -34,7 +34,7 @@ tutti_status unit_take_slots(struct unit *unit)
     struct unit_comm *at = &unit->comms[0];
     bool transfers = unit->calls[0].call.coll == TUTTI_COLL_SENDRECV;
     if (unit->stream_count != 1 || unit->comm_count != 1 || !at->on_device ||
-        unit->streams[0].stream.device != at->comm->device)
+        unit->streams[0].stream.device != at->comm->device || !at->comm->settings.cuda_slots)
         return TUTTI_OK;
     for (size_t i = 0; i < unit->call_count; i++) {
         struct unit_call *call = &unit->calls[i];

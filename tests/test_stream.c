@@ -16,6 +16,7 @@
 
 static const char *const pieces[] = {"TUTTI_CUDA_DIRECT_MIN=1", "TUTTI_CHUNK=4096", NULL};
 static const char *const mixed[] = {"TUTTI_CUDA_DIRECT_MIN=4096", NULL};
+static const char *const launched[] = {"TUTTI_CUDA_DIRECT_MIN=1", "TUTTI_CUDA_SLOTS=0", NULL};
 static const char *const tcp[] = {"TUTTI_TRANSPORTS=tcp", "TUTTI_CUDA_DIRECT_MIN=4096", NULL};
 static const char *const host_functions[] = {"TUTTI_CUDA_STREAM_OPS=host",
                                              "TUTTI_CUDA_DIRECT_MIN=4096", NULL};
@@ -109,6 +110,7 @@ static void test_stream_threads(void)
     run_sweep(WORLD_THREADS, 1, NULL, 20);
     run_sweep(WORLD_THREADS, 2, mixed, 120);
     run_sweep(WORLD_THREADS, 4, direct, 100);
+    run_sweep(WORLD_THREADS, 3, launched, 60);
     run_sweep(WORLD_THREADS, 5, NULL, 60);
     run_sweep(WORLD_THREADS, 3, staged, 60);
 }
@@ -116,6 +118,7 @@ static void test_stream_threads(void)
 static void test_stream_processes(void)
 {
     run_sweep(WORLD_PROCESSES, 2, direct, 120);
+    run_sweep(WORLD_PROCESSES, 3, launched, 60);
     run_sweep(WORLD_PROCESSES, 4, mixed, 80);
     run_sweep(WORLD_PROCESSES, 3, pieces, 80);
     run_sweep(WORLD_PROCESSES, 5, NULL, 40);
