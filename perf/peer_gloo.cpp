@@ -8,6 +8,7 @@
 #include <gloo/alltoall.h>
 #include <gloo/barrier.h>
 #include <gloo/broadcast.h>
+#include <gloo/config.h>
 #include <gloo/context.h>
 #include <gloo/gather.h>
 #include <gloo/math.h>
@@ -257,16 +258,37 @@ bool start(tutti_comm *comm)
     }
 }
 
+bool comparable(const struct call *c)
+{
+    return c->row->coll != TUTTI_COLL_BROADCAST || c->rank != c->root || c->in_place;
+}
+
+void finish(int status)
+{
+    if (status == EXIT_RUN) { /* other ranks may be gone */
+        std::fflush(nullptr);
+        std::_Exit(status);
+    }
+    barrier();
+    context = nullptr;
+}
+
 const struct peer *make_peer()
 {
     static struct peer peer = {};
+    static char version[32];
+    std::snprintf(version, sizeof version, "Gloo %d.%d.%d", GLOO_VERSION_MAJOR, GLOO_VERSION_MINOR,
+                  GLOO_VERSION_PATCH);
     peer.name = "gloo";
+    peer.version = version;
     peer.start = start;
     peer.supports = supports;
+    peer.comparable = comparable;
     peer.run = run;
     peer.barrier = barrier;
     peer.alloc = allocate;
     peer.free = std::free;
+    peer.finish = finish;
     return &peer;
 }
 
