@@ -43,6 +43,7 @@ CUDA_FUNCTIONS(X)
 #undef X
 #define X(member, symbol, parameters) EXPORT cuda_result symbol parameters;
 GPU_FUNCTIONS(X)
+GPU_RARE_FUNCTIONS(X)
 STANDIN_CONTROLS(X)
 #undef X
 

@@ -460,6 +460,22 @@ cuda_result cuStreamWaitValue32_v2(cuda_stream stream, cuda_address address, uin
                                           : CUDA_DRIVER_NOT_SUPPORTED;
 }
 
+cuda_result cuStreamBatchMemOp_v2(cuda_stream stream, unsigned count, struct gpu_word_op *ops,
+                                  unsigned flags)
+{
+    cuda_result result = flags == 0 ? CUDA_DRIVER_OK : CUDA_DRIVER_INVALID_VALUE;
+    for (unsigned i = 0; i < count && result == CUDA_DRIVER_OK; i++) {
+        uint32_t value = (uint32_t)ops[i].value;
+        if (ops[i].operation == GPU_WRITES_WORD)
+            result = cuStreamWriteValue32_v2(stream, ops[i].address, value, ops[i].flags);
+        else if (ops[i].operation == GPU_AWAITS_WORD)
+            result = cuStreamWaitValue32_v2(stream, ops[i].address, value, ops[i].flags);
+        else
+            result = CUDA_DRIVER_INVALID_VALUE;
+    }
+    return result;
+}
+
 cuda_result cuLaunchHostFunc(cuda_stream stream, cuda_host_fn *function, void *data)
 {
     struct standin_op op = {.kind = OP_HOST, .function = function, .data = data};
