@@ -259,6 +259,30 @@ static tutti_status copy_in_stream(void *context, void *dst, const void *src, si
     return mem_stream_copy(context, dst, src, len);
 }
 
+/* What a stream brings back of a call. */
+struct bringing {
+    const struct mem_stream *stream;
+    uint64_t kernel_max;
+};
+
+static tutti_status bring_in_stream(void *context, void *dst, const void *src, size_t len)
+{
+    const struct bringing *back = context;
+    return len <= back->kernel_max ? mem_stream_copy_short(back->stream, dst, src, len)
+                                   : mem_stream_copy(back->stream, dst, src, len);
+}
+
+/* Where all that a stream does before its signal is one short copy to host memory. */
+static const struct stage *only_copy(const struct unit *unit)
+{
+    const struct unit_call *call = &unit->calls[0];
+    const struct stage *stage = &call->stage;
+    return unit->call_count == 1 && !call->in_queue && stage->pinned && stage->copy_in &&
+                   stage->in_bytes > 0 && stage->in_bytes <= call->comm->settings.cuda_kernel_out
+               ? stage
+               : NULL;
+}
+
 static tutti_status scale_in_stream(const struct unit_call *call, const struct mem_stream *stream)
 {
     const struct comm_op *op = &call->comm->ops[call->call.op - TUTTI_OP_DYNAMIC];
@@ -269,7 +293,11 @@ static tutti_status scale_in_stream(const struct unit_call *call, const struct m
 static tutti_status put_before(struct unit *unit, size_t index)
 {
     struct unit_stream *at = &unit->streams[index];
+    const struct stage *only = only_copy(unit);
     tutti_status status = TUTTI_OK;
+    if (only)
+        return mem_stream_copy_signal(&at->stream, (void *)only->in, only->call.in, only->in_bytes,
+                                      at->words, UNIT_START, at->value);
     for (size_t i = 0; i < unit->call_count && status == TUTTI_OK; i++) {
         const struct unit_call *call = &unit->calls[i];
         if (call->stream != (int)index || call->in_queue)
@@ -298,8 +326,9 @@ static tutti_status put_after(struct unit *unit, size_t index)
             status =
                 mem_stream_divide(&at->stream, call->call.dtype, call->stage.out, call->comm->size,
                                   call->stage.out_bytes / call->call.elem_size);
+        struct bringing back = {&at->stream, call->comm->settings.cuda_kernel_back};
         if (status == TUTTI_OK)
-            status = stage_out(call->comm, &call->stage, copy_in_stream, &at->stream);
+            status = stage_out(call->comm, &call->stage, bring_in_stream, &back);
     }
     if (status == TUTTI_OK && unit->ends)
         status = mem_stream_signal(&at->stream, at->words, UNIT_END, at->value);

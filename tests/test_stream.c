@@ -128,6 +128,12 @@ static void test_stream_processes_over_tcp(void)
     run_sweep(WORLD_PROCESSES, 4, tcp, 40);
 }
 
+static void test_stream_copies_by_kernels(void)
+{
+    run_sweep(WORLD_THREADS, 3, by_kernels, 60);
+    run_sweep(WORLD_PROCESSES, 2, by_kernels, 60);
+}
+
 static void test_stream_through_host_functions(void)
 {
     run_sweep(WORLD_PROCESSES, 2, host_functions, 60);
@@ -671,6 +677,7 @@ int main(int argc, char **argv)
         {"threads", test_stream_threads},
         {"processes", test_stream_processes},
         {"processes_over_tcp", test_stream_processes_over_tcp},
+        {"copies_by_kernels", test_stream_copies_by_kernels},
         {"through_host_functions", test_stream_through_host_functions},
         {"sends_and_receives", test_stream_sends_and_receives},
         {"started_transfers", test_stream_started_transfers},

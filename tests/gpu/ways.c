@@ -22,7 +22,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "mem/mem_cuda.h"
+#include "mem/mem_cuda_queue.h"
 #include "tests/rig.h"
 
 #define BYTES     ((size_t)64 << 10)
@@ -31,18 +31,18 @@
 #define CHECKS    20
 #define LOOKS_MAX 1000 /* at a word, before looks let others have the core */
 
-enum { SIGNAL, ANSWER };                             /* words */
-enum copy { NONE, BY_DRIVER, BY_KERNEL };            /* how bytes move */
-enum words { NOTHING, TWO_CALLS, BATCH, SIGNALLED }; /* ...: the kernel has signalled */
+enum { SIGNAL, ANSWER };                              /* words */
+enum copy { NO_COPY, BY_DRIVER, BY_KERNEL };          /* how bytes move */
+enum words { NO_WORDS, TWO_CALLS, BATCH, SIGNALLED }; /* ...: the kernel has signalled */
 
 static const struct way {
     const char *letter, *name;
     enum copy out, back;
     enum words words;
 } ways[] = {
-    {"-", "an empty kernel", NONE, NONE, NOTHING},
-    {"-", "write, wait", NONE, NONE, TWO_CALLS},
-    {"-", "both in one call", NONE, NONE, BATCH},
+    {"-", "an empty kernel", NO_COPY, NO_COPY, NO_WORDS},
+    {"-", "write, wait", NO_COPY, NO_COPY, TWO_CALLS},
+    {"-", "both in one call", NO_COPY, NO_COPY, BATCH},
     {"now", "copy, write, wait, copy", BY_DRIVER, BY_DRIVER, TWO_CALLS},
     {"a", "copy, both in one call, copy", BY_DRIVER, BY_DRIVER, BATCH},
     {"b", "kernel that signals, wait, copy", BY_KERNEL, BY_DRIVER, SIGNALLED},
@@ -140,19 +140,14 @@ static cuda_address word_of(const struct bench *b, unsigned index)
     return b->words->address + index * sizeof(uint32_t);
 }
 
-/* One block, of no more threads than have something to do. signal 0: tells nobody. */
+/* signal 0: tells nobody. */
 static void copy_by_kernel(struct bench *b, void *dst, const void *src, size_t bytes,
                            uint32_t signal)
 {
     struct cuda_work work = {.dst = dst, .a = src, .count = bytes, .ticket = signal};
-    size_t threads = (bytes / CUDA_VECTOR + 31) / 32 * 32;
-    void *parameters[] = {&work};
     if (signal)
         work.done = (uint32_t *)(uintptr_t)word_of(b, SIGNAL);
-    threads = threads < 32 ? 32 : threads > CUDA_THREADS ? CUDA_THREADS : threads;
-    need(b,
-         b->gpu->launch(b->device->copy, 1, 1, 1, (unsigned)threads, 1, 1, 0, b->stream, parameters,
-                        NULL),
+    need(b, mem_cuda_launch_block(b->device, b->device->copy, &work, bytes, b->stream),
          "launch a copy");
 }
 
@@ -182,7 +177,7 @@ static void put_words(struct bench *b, enum words how, uint32_t value)
 
 static void put(struct bench *b, const struct way *way, size_t bytes)
 {
-    if (way->words == NOTHING) {
+    if (way->words == NO_WORDS) {
         need(b, b->gpu->launch(b->nothing, 1, 1, 1, 1, 1, 1, 0, b->stream, NULL, NULL), "launch");
         return;
     }
@@ -214,7 +209,7 @@ static void check_way(struct bench *b, const struct way *way, size_t bytes)
         rig_set_ints(b->out, count, -1000000);
         put(b, way, bytes);
         wait_stream(b);
-        if (way->back != NONE && b->wrong == 0)
+        if (way->back != NO_COPY && b->wrong == 0)
             b->wrong = rig_wrong_ints(b->rank, b->out, count, first + 1, 1, way->name);
     }
     atomic_store(&b->changes, 0);
@@ -282,7 +277,7 @@ static int least(const struct bench *b, const struct times found[WAYS])
 {
     int best = -1;
     for (int w = 0; w < WAYS; w++) {
-        if (ways[w].back != NONE && is_there(b, &ways[w]) &&
+        if (ways[w].back != NO_COPY && is_there(b, &ways[w]) &&
             (best < 0 || found[w].all < found[best].all))
             best = w;
     }
