@@ -143,7 +143,7 @@ static tutti_status put_all(struct unit *unit)
         return status;
     unit->put = unit->stream_count > 0;
     for (size_t i = 0; i < unit->stream_count; i++)
-        unit->streams[i].value = ++unit->streams[i].words->value;
+        unit->streams[i].first = unit->streams[i].value = ++unit->streams[i].words->value;
     for (size_t i = 0; i < unit->stream_count && status == TUTTI_OK; i++)
         status = put_before(unit, i);
     if (status == TUTTI_OK)
