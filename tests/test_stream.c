@@ -356,6 +356,44 @@ static int big_group(tutti_comm *comm, int rank, int size, void *context)
     return wrong;
 }
 
+/* Work in the default stream waits for what blocking streams were given, and they for it. Which of
+ * a group's streams that is differs from rank to rank: no rank may finish one communicator before
+ * it begins with another. */
+static int group_in_default_stream(tutti_comm *comm, int rank, int size, void *context)
+{
+    enum { COMMS = 3, COUNT = 2000 };
+    cuda_stream blocking = rig_stream_take(true), other = rig_stream_take(false);
+    cuda_stream in[2][COMMS] = {{blocking, NULL, blocking}, {other, blocking, NULL}};
+    tutti_comm *comms[COMMS] = {comm};
+    void *memory[COMMS];
+    int wrong = 0, at = rank % 2;
+    (void)context;
+    for (int c = 0; c < COMMS; c++) {
+        memory[c] = rig_take(COUNT * 4);
+        rig_set_ints(memory[c], COUNT, rank);
+        wrong += c > 0 ? WORLD_OK(tutti_comm_dup(comm, &comms[c])) : 0;
+    }
+    wrong += WORLD_OK(tutti_group_start());
+    for (int c = 0; c < COMMS; c++)
+        wrong += WORLD_OK(tutti_allreduce_on(memory[c], memory[c], COUNT, TUTTI_INT32, TUTTI_SUM,
+                                             comms[c], in[at][c]));
+    wrong += WORLD_OK(tutti_group_end());
+    for (int c = 0; c < COMMS; c++) {
+        wrong += rig_await(rank, in[at][c], AWAIT_S);
+        wrong += rig_wrong_ints(rank, memory[c], COUNT, size * (size - 1) / 2, size, "a group");
+        rig_give(memory[c]);
+    }
+    for (int c = 1; c < COMMS; c++)
+        wrong += WORLD_OK(tutti_comm_destroy(comms[c]));
+    return wrong;
+}
+
+static void test_stream_groups_in_the_default_stream(void)
+{
+    run(WORLD_PROCESSES, 2, direct, group_in_default_stream, NULL);
+    run(WORLD_PROCESSES, 3, staged, group_in_default_stream, NULL);
+}
+
 static void test_stream_groups(void)
 {
     for (uint64_t round = 0; round < 8; round++) {
@@ -684,6 +722,7 @@ int main(int argc, char **argv)
         {"sends_and_receives", test_stream_sends_and_receives},
         {"started_transfers", test_stream_started_transfers},
         {"groups", test_stream_groups},
+        {"groups_in_the_default_stream", test_stream_groups_in_the_default_stream},
         {"nothing_runs_early", test_stream_nothing_runs_early},
         {"blocking_calls_wait", test_stream_blocking_calls_wait},
         {"across_streams", test_stream_across_streams},

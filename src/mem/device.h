@@ -185,6 +185,9 @@ struct mem_stream {
     uint64_t capture; /* names the capture in progress, 0: none */
 };
 
+/* Whether the handle is that of the legacy default stream of a device, whose work and that of
+ * ordinary streams wait for each other in the order they were given. */
+bool mem_stream_is_legacy(const void *handle);
 /* What there is to know of a stream of the program. hint: a device pointer of the call whose
  * context a default stream (NULL) belongs to; NULL: the context current in this thread.
  * Errors TUTTI_ERR_ARG: not a stream, or one whose capture was invalidated;
