@@ -367,7 +367,7 @@ static tutti_status make_ready(const struct group_call *calls, size_t count, boo
     return status;
 }
 
-tutti_status stream_launch(const struct group_call *calls, size_t count, struct operation **result)
+static tutti_status launch(const struct group_call *calls, size_t count, struct operation **result)
 {
     struct unit *units = NULL, *unit;
     size_t taken = 0;
@@ -390,6 +390,20 @@ tutti_status stream_launch(const struct group_call *calls, size_t count, struct 
     }
     for (size_t i = taken; i < count; i++)
         call_unkeep(calls[i].comm, &calls[i].call, calls[i].counts);
+    return status;
+}
+
+tutti_status stream_launch(const struct group_call *calls, size_t count, struct operation **result)
+{
+    struct group_call *parts;
+    tutti_status status = parts_make(calls, count, &parts, &count);
+    if (status != TUTTI_OK)
+        launch_failed(calls, count, status);
+    for (size_t i = 0; i < count && status != TUTTI_OK; i++)
+        call_unkeep(calls[i].comm, &calls[i].call, calls[i].counts);
+    if (status == TUTTI_OK)
+        status = launch(parts ? parts : calls, count, result);
+    free(parts);
     return status;
 }
 

@@ -7,6 +7,7 @@
 #include <stdatomic.h>
 
 #include "src/comm.h"
+#include "src/group.h"
 #include "src/stage.h"
 
 #define WAIT_YIELD_NS 2000000u /* a waiting caller yields so long, then sleeps */
@@ -107,6 +108,13 @@ static inline bool unit_streams_at(const struct unit *unit, enum unit_word word)
     }
     return true;
 }
+
+/* ---- parts of calls (stream_parts.c) ---- */
+
+/* The calls with the large ones cut: *made is to be freed, and its calls hold what theirs held.
+ * NULL where nothing is to be cut, and on failure (TUTTI_ERR_NOMEM). */
+tutti_status parts_make(const struct group_call *calls, size_t count, struct group_call **made,
+                        size_t *made_count);
 
 /* ---- in streams (stream_put.c) ---- */
 

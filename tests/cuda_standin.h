@@ -9,7 +9,8 @@
  *                   of every priority share TUTTI_TEST_STANDIN_CHANNELS (8) channels, so that one
  *                   that waits holds up another of the same channel, as on real devices
  *   delays          before each piece of work, random (TUTTI_TEST_STANDIN_SEED), up to
- *                   TUTTI_TEST_STANDIN_DELAY_US (0)
+ *                   TUTTI_TEST_STANDIN_DELAY_US (0); after each copy so long as its bytes take at
+ *                   TUTTI_TEST_STANDIN_COPY_MBPS (0: no time)
  *   kernels         the library's, by name, as they are written (cuda_kernels.h); none with
  *                   TUTTI_TEST_STANDIN_KERNELS=0
  *   blocking        freeing memory, unpinning and loading code wait until the context's channels
@@ -103,7 +104,7 @@ extern pthread_cond_t standin_done;
 
 /* From the environment, at the first call of the process. */
 struct standin_settings {
-    uint64_t channels, room, seed, delay_us, devices, peers, bytes;
+    uint64_t channels, room, seed, delay_us, devices, peers, bytes, copy_mbps;
     bool kernels, memory_ops, nic, dmabuf, flush, links;
 };
 const struct standin_settings *standin_settings(void);
