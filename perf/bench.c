@@ -444,7 +444,7 @@ void bench_measure(struct bench *bench, struct timing *timing)
     const struct arena *in = point_call(&bench->call, &bench->in, &bench->out);
     fill(bench, in);
     meet(bench);
-    if (bench->peer && bench->options->peer_mpi && bench->peer->supports(&bench->call))
+    if (bench->peer && bench->options->peer && bench->peer->supports(&bench->call))
         time_in_turn(bench, timing);
     else
         time_alone(bench, timing);

@@ -148,6 +148,8 @@ static int run_all(const struct options *options, tutti_comm *comm, const struct
         fprintf(stderr, "coll_perf: out of memory\n");
         exit(EXIT_RUN);
     }
+    if (peer && peer->start && !peer->start(comm))
+        exit(EXIT_RUN);
     run->options = options;
     run->explain = text;
     bench_open(&run->bench, options, comm, peer);
@@ -159,7 +161,7 @@ static int run_all(const struct options *options, tutti_comm *comm, const struct
                     options->root, run->bench.size);
         bad = EXIT_USAGE;
     } else if (run->head && !report_open(&run->report, options, run->bench.size, run->bench.hosts,
-                                         peer && options->peer_mpi ? peer->name : NULL)) {
+                                         peer && options->peer ? peer->name : NULL)) {
         bad = EXIT_RUN;
     }
     bench_exchange(&run->bench, &bad, 1);
@@ -200,6 +202,9 @@ static bool use_device(const struct options *options)
     return status == TUTTI_OK;
 }
 
+/* A peer that takes the ranks of the communicator made here; NULL: none. */
+static const struct peer *guest;
+
 static int seat_main(const struct options *options, const struct seat *seat)
 {
     tutti_comm *comm;
@@ -210,7 +215,7 @@ static int seat_main(const struct options *options, const struct seat *seat)
                 tutti_last_error());
         return EXIT_RUN;
     }
-    return run_all(options, comm, NULL, seat->cpu);
+    return run_all(options, comm, guest, seat->cpu);
 }
 
 static int environment_main(const struct options *options)
@@ -222,7 +227,7 @@ static int environment_main(const struct options *options)
         fprintf(stderr, "coll_perf: %s\n", tutti_last_error());
         return EXIT_RUN;
     }
-    return run_all(options, comm, NULL, -1);
+    return run_all(options, comm, guest, -1);
 }
 
 static int peer_main(const struct options *options, const struct peer *peer)
@@ -260,10 +265,11 @@ int main(int argc, char **argv)
     if (options.settings)
         return print_settings();
     const struct peer *peer = peer_open(&argc, &argv);
-    if (peer)
+    if (peer && peer->comm_create)
         return peer_main(&options, peer);
-    if (options.peer_mpi)
+    if (options.peer && !peer)
         return peer_exec(&options, argc, argv);
+    guest = peer;
     if (options.ranks || options.threads)
         return launch(&options, seat_main);
     return environment_main(&options);

@@ -52,7 +52,9 @@ static const char help_tail[] =
     "      --ranks N        start N local processes (without: ask the launcher's environment)\n"
     "      --threads N      N ranks per process, as threads\n"
     "      --bind HOW       core: rank i on core i, wrapping around; none (core)\n"
-    "      --peer mpi       drive MPI's collectives through the same loop, in turn with Tutti's\n"
+    "      --peer LIB       drive another library's collectives through the same loop, in turn "
+    "with\n"
+    "                       Tutti's: mpi (Open MPI), mpich, gloo\n"
     "      --blocks N       turns of each library with --peer, at least 5 (11)\n"
     "\n"
     "how (each sets the TUTTI_* setting of that name)\n"
@@ -370,8 +372,8 @@ static bool read_text_option(struct options *options, int letter, const char *te
         options->bind = (enum bind)choice;
         break;
     case 'P':
-        good = read_word("--peer", text, "mpi", &choice);
-        options->peer_mpi = true;
+        good = read_word("--peer", text, "mpi|mpich|gloo", &choice);
+        options->peer = text;
         break;
     case 'T':
         options->transport = text;
@@ -438,10 +440,10 @@ static bool complete(struct options *options)
     else if (any_reduces(options) && !reductions_fit(options))
         mistake = "no operation (-o) goes with a type (-d): nothing to reduce; band, bor and bxor "
                   "want integers";
-    else if (options->peer_mpi && options->threads > 0)
-        mistake = "--peer mpi runs ranks as processes: use --ranks, not --threads";
-    else if (options->peer_mpi && options->memory == MEMORY_CUDA)
-        mistake = "--peer mpi compares host memory only: not with --memory cuda";
+    else if (options->peer && options->threads > 0)
+        mistake = "--peer runs ranks as processes: use --ranks, not --threads";
+    else if (options->peer && options->memory == MEMORY_CUDA)
+        mistake = "--peer compares host memory only: not with --memory cuda";
     else if (options->ranks > 0 && options->root >= 0 &&
              (unsigned)options->root >= options->ranks * (options->threads ? options->threads : 1))
         mistake = "the root (-r) is not one of the ranks";

@@ -1,7 +1,7 @@
-/* peer_mpi.c: MPI as the peer of coll_perf_mpi: the same calls, laid out by cases.c, through MPI's
- * functions, in memory from MPI_Alloc_mem. Tutti's communicator is made over MPI_Allgather. MPI
- * has no 16- and 8-bit floats, no avg and no pre-multiplied sum: such reductions are not compared;
- * calls that only move data move them as integers of that size. */
+/* peer_mpi.c: MPI as the peer of coll_perf_mpi and coll_perf_mpich: the same calls, laid out by
+ * cases.c, through MPI's functions, in memory from MPI_Alloc_mem. Tutti's communicator is made over
+ * MPI_Allgather. MPI has no 16- and 8-bit floats, no avg and no pre-multiplied sum: such reductions
+ * are not compared; calls that only move data move them as integers of that size. */
 #include "perf/peer.h"
 
 #include <limits.h>
@@ -192,8 +192,15 @@ static void finish(int status)
 
 const struct peer *peer_open(int *argc, char ***argv)
 {
-    static const struct peer peer = {"mpi",    comm_create, supports,   run,   barrier,
-                                     allocate, release,     local_rank, finish};
+    static const struct peer peer = {.name = PEER_NAME,
+                                     .comm_create = comm_create,
+                                     .supports = supports,
+                                     .run = run,
+                                     .barrier = barrier,
+                                     .alloc = allocate,
+                                     .free = release,
+                                     .local_rank = local_rank,
+                                     .finish = finish};
     int size = 1;
     MPI_Init(argc, argv);
     MPI_Comm_size(MPI_COMM_WORLD, &size);

@@ -45,8 +45,8 @@ struct options {
     const char *transport, *algo, *lanes, *chunk; /* NULL: as the environment says */
     const char *json, *csv;
     bool verbose, settings;
-    bool peer_mpi;
-    unsigned blocks; /* interleaved blocks per library with --peer */
+    const char *peer; /* the library to compare with; NULL: none */
+    unsigned blocks;  /* interleaved blocks per library with --peer */
 };
 
 /* Reads argv; prints help or the mistake itself. Returns -1 to go on, else the exit status. */

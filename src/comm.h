@@ -102,7 +102,9 @@ struct tutti_comm {
     const char *no_device; /* why it is NULL, for sentences */
     bool device_reduces;   /* all ranks' devices do */
     uint64_t direct_min;   /* bytes from which plans do */
+    uint64_t part_bytes;   /* what goes through host memory is cut into such parts; 0: it is not */
     uint32_t device_peers; /* the most processes that share one device */
+    enum mem_reach device_reach; /* the slowest between two ranks' devices */
     struct mem_queue *queue;
     struct mem_queue *slots; /* instead of it, while a unit runs that has them in its stream */
     void *device_scratch;

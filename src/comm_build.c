@@ -25,6 +25,7 @@ struct facts {
     struct host_record host;
     uint32_t version, usable;          /* usable: bit per row of transport_table */
     uint64_t chunk, lanes, direct_min; /* direct_min: 0 without TUTTI_CUDA_DIRECT */
+    uint64_t part_bytes;               /* 0: this rank may pass other memory than its peers */
     uint8_t device[16];                /* of this rank; zero: none */
     char algo[SHARED_TEXT], transports[SHARED_TEXT];
     uint8_t comm_id[8], secret[32];
@@ -35,7 +36,7 @@ struct facts {
 /* Round 2. */
 struct opened {
     int32_t status;
-    uint32_t reaches; /* this rank's device works in the memory of every other's */
+    uint32_t reach; /* how this rank's device works in the memory of others, at the slowest */
     uint32_t reduces;
     char sentence[SENTENCE_MAX];
     uint32_t len[COMM_TRANSPORTS_MAX];
@@ -140,6 +141,14 @@ static void refuse_device(tutti_comm *comm, const char *why)
         comm->no_device = why;
 }
 
+/* Where adapters may carry GPU memory, each rank decides alone whether they do; and ranks that may
+ * pass host memory where others pass a GPU's cut nothing either. */
+static uint64_t part_bytes(const struct settings *settings)
+{
+    enum { AUTO, DMABUF, PEERMEM, OFF };
+    return settings->cuda_direct && settings->verbs_gpu == OFF ? settings->cuda_part : 0;
+}
+
 static void gather_facts(tutti_comm *comm, struct facts *facts)
 {
     const struct settings *settings = &comm->settings;
@@ -148,6 +157,7 @@ static void gather_facts(tutti_comm *comm, struct facts *facts)
                             .chunk = settings->chunk,
                             .lanes = settings->lanes,
                             .direct_min = settings->cuda_direct ? settings->cuda_direct_min : 0};
+    facts->part_bytes = part_bytes(settings);
     bool in_use = mem_device_in_use(&comm->device); /* asked even if not wanted: it looks */
     if (in_use)
         memcpy(facts->device, mem_device_uuid(comm->device), sizeof facts->device);
@@ -254,10 +264,13 @@ static tutti_status make_secret(tutti_comm *comm, const uint8_t random[32])
  * and a plan waits for several turns of each: with p of them the copy through host memory, which
  * needs none, wins up to some (p - 1)^2 times the size (256 KiB, 4 MiB, 16 MiB with 2, 4, 8
  * measured on an H200). */
-static void count_device_peers(tutti_comm *comm, const struct facts *all)
+static void note_devices(tutti_comm *comm, const struct facts *all)
 {
+    comm->part_bytes = all[0].part_bytes;
     for (uint32_t r = 0; r < comm->size; r++) {
         uint32_t sharing = 0;
+        uint64_t part = has_device(&all[r]) ? all[r].part_bytes : 0;
+        comm->part_bytes = part < comm->part_bytes ? part : comm->part_bytes;
         if (!has_device(&all[r]))
             continue;
         for (uint32_t s = 0; s < comm->size; s++) {
@@ -299,7 +312,7 @@ static tutti_status take_facts(tutti_comm *comm, const struct facts *all)
     const char *apart = devices_apart(comm, all);
     if (apart)
         refuse_device(comm, apart);
-    count_device_peers(comm, all);
+    note_devices(comm, all);
     return status;
 }
 
@@ -401,10 +414,13 @@ static tutti_status own_addresses(tutti_comm *comm, const int rows[COMM_TRANSPOR
 static tutti_status take_addresses(tutti_comm *comm, const struct facts *facts,
                                    const struct opened *all, const int rows[COMM_TRANSPORTS_MAX])
 {
+    comm->device_reach = MEM_REACH_SAME;
     for (uint32_t r = 0; r < comm->size; r++) {
         if (all[r].status != TUTTI_OK)
             return fail((tutti_status)all[r].status, "rank %u: %.400s", r, all[r].sentence);
-        if (!all[r].reaches)
+        if (all[r].reach < (uint32_t)comm->device_reach)
+            comm->device_reach = (enum mem_reach)all[r].reach;
+        if (all[r].reach == MEM_REACH_NONE)
             refuse_device(comm, "not every rank's GPU works in the memory of every other's");
         comm->device_reduces = all[r].reduces && (r == 0 || comm->device_reduces);
     }
@@ -476,16 +492,6 @@ static tutti_status allocate(const struct settings *settings, uint32_t rank, uin
     return TUTTI_OK;
 }
 
-/* Whether this rank's device may work in another's memory. Of another device's in the same process
- * it sees only what the program opened to it, which differs from allocation to allocation. */
-static bool works_beside(const struct mem_device *device, const struct facts *mine,
-                         const struct facts *other)
-{
-    bool same_process = mine->host.process_id == other->host.process_id;
-    bool same_device = memcmp(mine->device, other->device, sizeof mine->device) == 0;
-    return mem_device_reaches(device, other->device) && (same_device || !same_process);
-}
-
 static tutti_status build_rounds(tutti_comm *comm, struct bootstrap *bootstrap, struct facts *facts,
                                  struct opened *opened)
 {
@@ -502,10 +508,13 @@ static tutti_status build_rounds(tutti_comm *comm, struct bootstrap *bootstrap, 
     if (status == TUTTI_OK)
         status = own_addresses(comm, rows, mine);
     mine->status = status;
-    mine->reaches = comm->device != NULL;
     mine->reduces = comm->device && mem_device_reduces(comm->device);
-    for (uint32_t r = 0; r < comm->size && mine->reaches; r++)
-        mine->reaches = works_beside(comm->device, my_facts, &facts[r]);
+    mine->reach = comm->device ? MEM_REACH_SAME : MEM_REACH_NONE;
+    for (uint32_t r = 0; r < comm->size && mine->reach != MEM_REACH_NONE; r++) {
+        bool here = facts[r].host.process_id == my_facts->host.process_id;
+        enum mem_reach reach = mem_device_reach(comm->device, facts[r].device, here);
+        mine->reach = reach < mine->reach ? reach : mine->reach;
+    }
     if (status != TUTTI_OK)
         snprintf(mine->sentence, sizeof mine->sentence, "%s", status_sentence());
     tutti_status round = bootstrap_allgather(bootstrap, mine, opened, sizeof *opened);

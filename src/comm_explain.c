@@ -106,6 +106,9 @@ static void explain_links(const struct tutti_comm *comm, const struct view *view
                           size_t len)
 {
     const struct link_model *model = &view->shape.model[LEVEL_NODE];
+    static const char *const places[] = {[MEM_REACH_BUS] = "on GPUs of one bus",
+                                         [MEM_REACH_LINK] = "on GPUs with links to each other",
+                                         [MEM_REACH_SAME] = "sharing one GPU"};
     char turns[64] = "";
     if (!view->call.on_device) {
         topology_explain(&comm->topology, text, len);
@@ -114,10 +117,9 @@ static void explain_links(const struct tutti_comm *comm, const struct view *view
     if (comm->device_peers > 1)
         snprintf(turns, sizeof turns, " on which %u processes take turns", comm->device_peers);
     snprintf(text, len,
-             "%u rank%s on 1 host, priced as sharing one GPU%s: about %.0f us and %.0f GB/s from "
-             "rank to rank\n",
-             comm->size, comm->size == 1 ? "" : "s", turns, model->alpha_us,
-             1e-3 / model->us_per_byte);
+             "%u rank%s on 1 host, priced as %s%s: about %.0f us and %.0f GB/s from rank to rank\n",
+             comm->size, comm->size == 1 ? "" : "s", places[comm->device_reach], turns,
+             model->alpha_us, 1e-3 / model->us_per_byte);
 }
 
 tutti_status tutti_comm_explain(tutti_comm *comm, tutti_coll coll, const void *in, const void *out,

@@ -15,6 +15,8 @@
 #define DEVICE_ALPHA_US           12.0
 #define DEVICE_SLICE_US           140.0 /* a turn of one of the processes that share the device */
 #define DEVICE_US_PER_BYTE        1e-6
+#define DEVICE_LINK_US_PER_BYTE   5e-6 /* between GPUs with links: NVLink of 2017 to 2024 has 150 */
+#define DEVICE_BUS_US_PER_BYTE    50e-6  /* to 450 GB/s; PCIe 12 to 50. No such machine measured */
 #define DEVICE_REDUCE_US_PER_BYTE 0.5e-6 /* beside receiving */
 #define DEVICE_CHUNK              (64u << 20)
 
@@ -97,6 +99,18 @@ static tutti_status copy_counts(const struct tutti_comm *comm, const struct call
     return TUTTI_OK;
 }
 
+static double device_us_per_byte(const struct tutti_comm *comm)
+{
+    switch (comm->device_reach) {
+    case MEM_REACH_SAME:
+        return DEVICE_US_PER_BYTE;
+    case MEM_REACH_LINK:
+        return DEVICE_LINK_US_PER_BYTE;
+    default:
+        return DEVICE_BUS_US_PER_BYTE;
+    }
+}
+
 struct shape comm_shape(const struct tutti_comm *comm, const struct call *call, bool in_place)
 {
     const struct coll_info *info = coll_info(call->coll);
@@ -118,7 +132,7 @@ struct shape comm_shape(const struct tutti_comm *comm, const struct call *call, 
         shape.model[LEVEL_NODE] = (struct link_model){
             .alpha_us =
                 comm->device_peers > 1 ? DEVICE_SLICE_US * comm->device_peers : DEVICE_ALPHA_US,
-            .us_per_byte = DEVICE_US_PER_BYTE,
+            .us_per_byte = device_us_per_byte(comm),
             .overhead_us = 1};
         shape.reduce_us_per_byte = DEVICE_REDUCE_US_PER_BYTE;
         shape.copy_us_per_byte = DEVICE_US_PER_BYTE;

@@ -116,12 +116,7 @@ static tutti_status add_stream(struct unit *unit, const struct group_call *from,
             return TUTTI_OK;
         }
     }
-    if (unit->stream_count > 0 && unit->captured != (stream.capture != 0))
-        return fail(TUTTI_ERR_ARG,
-                    "%s: some streams of the group are being captured and others are not, at rank "
-                    "%u: capture all of them or none",
-                    coll_name(call->call.coll), call->comm->rank);
-    unit->captured = stream.capture != 0;
+    unit->captured |= stream.capture != 0;
     struct unit_stream *added = &unit->streams[unit->stream_count];
     status = mem_words_take(stream.device, &added->words);
     if (status != TUTTI_OK)
@@ -133,10 +128,15 @@ static tutti_status add_stream(struct unit *unit, const struct group_call *from,
 
 static tutti_status add_call(struct unit *unit, const struct group_call *from)
 {
-    struct unit_call *call = &unit->calls[unit->call_count - 1];
+    struct unit_call *call = &unit->calls[unit->call_count++];
     struct unit_comm *comm = add_comm(unit, from->comm);
+    *call = (struct unit_call){
+        .comm = from->comm, .call = from->call, .counts = from->counts, .stream = -1};
     tutti_status status = stage_make(from->comm, &call->call, &call->stage);
     comm->on_device |= call->call.on_device || call->call.by_nic;
+    unit->has_blocks |= call->stage.block != NULL;
+    unit->ends |=
+        call->stage.block && call->stage.in_bytes + call->stage.out_bytes >= UNIT_BLOCK_LARGE;
     if (status == TUTTI_OK && from->on_stream && (from->stream || call->stage.device))
         status = add_stream(unit, from, call);
     return status;
@@ -176,11 +176,6 @@ static tutti_status choose_carriers(struct unit *unit)
     for (size_t i = 0; i < unit->call_count && status == TUTTI_OK; i++) {
         struct unit_call *call = &unit->calls[i];
         const struct stage *stage = &call->stage;
-        if (unit->captured && call->stream < 0)
-            return fail(TUTTI_ERR_ARG,
-                        "%s: a group that is being captured holds a call without a stream, at rank "
-                        "%u",
-                        coll_name(call->call.coll), call->comm->rank);
         call->in_queue = call->stream < 0 || unit->stream_count > 1;
         if (call->in_queue && (stage->copy_in || stage->copy_out || stage->scale || stage->divide))
             status = take_queue(unit, call);
@@ -188,192 +183,85 @@ static tutti_status choose_carriers(struct unit *unit)
     return status;
 }
 
-/* ---- slots ------------------------------------------------------------------------------------
- */
+/* ---- the units of a launch --------------------------------------------------------------------
+ * Calls that name one communicator, or one stream, directly or through others, are one unit. What
+ * shares neither with the rest is a unit of its own: so a thread that drives several ranks has the
+ * work of each in that rank's stream. The legacy default stream is shared by all, for others wait
+ * for what it was given: one rank would wait for the first unit before it begins with the second,
+ * another for the second. */
 
-/* Of a transfer to this rank itself either half may be the one in device memory. */
-static tutti_status find_demand(struct unit_call *call)
-{
-    const struct call *as = &call->call;
-    if (!as->on_device)
-        return TUTTI_OK;
-    if (as->coll != TUTTI_COLL_SENDRECV)
-        return exec_demand(call->comm, as, &call->demand);
-    call->demand.works = !as->is_send || as->root == (int)call->comm->rank;
-    call->demand.bytes = (uint64_t)as->count * as->elem_size;
-    return TUTTI_OK;
-}
-
-/* Takes slots for all work of the unit, where it has one stream and one communicator and either
- * plans or transfers: of two that are not in the same order everywhere, one could wait for what
- * lies behind the other. Without slots the communicator's queue serves. */
-static tutti_status take_slots(struct unit *unit)
-{
-    size_t works = 0;
-    uint64_t scratch_bytes = 0;
-    struct unit_comm *at = &unit->comms[0];
-    bool transfers = unit->calls[0].call.coll == TUTTI_COLL_SENDRECV;
-    if (unit->stream_count != 1 || unit->comm_count != 1 || !at->on_device ||
-        unit->streams[0].stream.device != at->comm->device)
-        return TUTTI_OK;
-    for (size_t i = 0; i < unit->call_count; i++) {
-        struct unit_call *call = &unit->calls[i];
-        if ((call->call.coll == TUTTI_COLL_SENDRECV) != transfers)
-            return TUTTI_OK;
-        tutti_status status = find_demand(call);
-        if (status != TUTTI_OK)
-            return status;
-        works += call->demand.works;
-        if (call->demand.scratch_bytes > scratch_bytes)
-            scratch_bytes = call->demand.scratch_bytes;
-    }
-    if (works == 0 || works > UNIT_SLOTS_MAX ||
-        mem_slots_take(at->comm->device, works, &unit->slots) != TUTTI_OK)
-        return TUTTI_OK;
-    at->on_device = false;
-    return exec_offer_scratch(at->comm, scratch_bytes);
-}
-
-/* In the order of the calls, which is the order of their plans. */
-static tutti_status put_slots(const struct unit *unit)
-{
-    tutti_status status = TUTTI_OK;
-    for (size_t i = 0; i < unit->call_count && unit->slots && status == TUTTI_OK; i++) {
-        const struct unit_call *call = &unit->calls[i];
-        struct slot_work work = {.reduces = coll_info(call->call.coll)->reduces,
-                                 .op = comm_plain_op(call->comm, call->call.op),
-                                 .dtype = call->call.dtype,
-                                 .count = call->demand.works,
-                                 .bytes = call->demand.bytes};
-        if (work.count > 0)
-            status = mem_slots_put(unit->slots, &unit->streams[0].stream, &work);
-    }
-    return status;
-}
-
-/* ---- putting it into streams ------------------------------------------------------------------
- */
-
-static tutti_status copy_in_stream(void *context, void *dst, const void *src, size_t len)
-{
-    return mem_stream_copy(context, dst, src, len);
-}
-
-/* What a stream brings back of a call. */
-struct bringing {
-    const struct mem_stream *stream;
-    uint64_t kernel_max;
+/* A communicator and a stream that calls name together. */
+struct pair {
+    const tutti_comm *comm;
+    const void *stream;
+    size_t calls;
+    size_t part; /* the index of the pair that stands for all it is linked with, which has: */
+    size_t part_calls;
+    struct unit *unit;
 };
 
-static tutti_status bring_in_stream(void *context, void *dst, const void *src, size_t len)
+static bool are_linked(const struct pair *pair, const struct group_call *call)
 {
-    const struct bringing *back = context;
-    return len <= back->kernel_max ? mem_stream_copy_short(back->stream, dst, src, len)
-                                   : mem_stream_copy(back->stream, dst, src, len);
+    return pair->comm == call->comm || pair->stream == call->stream ||
+           mem_stream_is_legacy(pair->stream) || mem_stream_is_legacy(call->stream);
 }
 
-/* Where all that a stream does before its signal is one short copy to host memory. */
-static const struct stage *only_copy(const struct unit *unit)
+/* The index of the call's pair. A new one links those that share something with it. */
+static size_t pair_of(struct pair *pairs, size_t *known, const struct group_call *call)
 {
-    const struct unit_call *call = &unit->calls[0];
-    const struct stage *stage = &call->stage;
-    return unit->call_count == 1 && !call->in_queue && stage->pinned && stage->copy_in &&
-                   stage->in_bytes > 0 && stage->in_bytes <= call->comm->settings.cuda_kernel_out
-               ? stage
-               : NULL;
+    for (size_t i = *known; i > 0; i--) {
+        if (pairs[i - 1].comm == call->comm && pairs[i - 1].stream == call->stream)
+            return i - 1;
+    }
+    size_t at = (*known)++;
+    pairs[at] = (struct pair){.comm = call->comm, .stream = call->stream, .part = at};
+    for (size_t i = 0; i < at; i++) {
+        size_t old = pairs[i].part;
+        bool shares = old != at && are_linked(&pairs[i], call);
+        for (size_t j = 0; j < at && shares; j++)
+            pairs[j].part = pairs[j].part == old ? at : pairs[j].part;
+    }
+    return at;
 }
 
-static tutti_status scale_in_stream(const struct unit_call *call, const struct mem_stream *stream)
+/* Returns the number of pairs. */
+static size_t find_parts(struct pair *pairs, const struct group_call *calls, size_t count)
 {
-    const struct comm_op *op = &call->comm->ops[call->call.op - TUTTI_OP_DYNAMIC];
-    return mem_stream_scale(stream, call->call.dtype, (void *)call->stage.in, call->stage.call.in,
-                            &op->scalar, call->stage.in_bytes / call->call.elem_size);
+    size_t known = 0;
+    for (size_t i = 0; i < count; i++)
+        pairs[pair_of(pairs, &known, &calls[i])].calls++;
+    for (size_t i = 0; i < known; i++)
+        pairs[pairs[i].part].part_calls += pairs[i].calls;
+    return known;
 }
 
-static tutti_status put_before(struct unit *unit, size_t index)
+/* whole: one unit. *taken: how many calls are in units, with their counts; also on failure. */
+static tutti_status make_units(const struct group_call *calls, size_t count, bool whole,
+                               struct unit **units, size_t *taken)
 {
-    struct unit_stream *at = &unit->streams[index];
-    const struct stage *only = only_copy(unit);
+    struct pair all = {.part_calls = count}, *pairs = NULL;
+    size_t known = 0;
     tutti_status status = TUTTI_OK;
-    if (only)
-        return mem_stream_copy_signal(&at->stream, (void *)only->in, only->call.in, only->in_bytes,
-                                      at->words, UNIT_START, at->value);
-    for (size_t i = 0; i < unit->call_count && status == TUTTI_OK; i++) {
-        const struct unit_call *call = &unit->calls[i];
-        if (call->stream != (int)index || call->in_queue)
-            continue;
-        status = call->stage.scale ? scale_in_stream(call, &at->stream)
-                                   : stage_in(&call->stage, copy_in_stream, &at->stream);
+    if (!whole && count > 1) {
+        pairs = calloc(count, sizeof *pairs);
+        if (!pairs)
+            return fail(TUTTI_ERR_NOMEM, "no memory for %zu calls", count);
+        known = find_parts(pairs, calls, count);
     }
-    if (status == TUTTI_OK)
-        status = mem_stream_signal(&at->stream, at->words, UNIT_START, at->value);
-    return status;
-}
-
-static tutti_status put_after(struct unit *unit, size_t index)
-{
-    struct unit_stream *at = &unit->streams[index];
-    tutti_status status = mem_stream_wait(&at->stream, at->words, UNIT_DONE, at->value);
-    if (status == TUTTI_OK && unit->captured)
-        status = mem_stream_signal(&at->stream, at->words, UNIT_DONE, at->value - 1);
-    if (status == TUTTI_OK && unit->captured && unit->slots)
-        status = mem_slots_put_reset(unit->slots, &at->stream);
-    for (size_t i = 0; i < unit->call_count && status == TUTTI_OK; i++) {
-        const struct unit_call *call = &unit->calls[i];
-        if (call->stream != (int)index || call->in_queue)
-            continue;
-        if (call->stage.divide)
-            status =
-                mem_stream_divide(&at->stream, call->call.dtype, call->stage.out, call->comm->size,
-                                  call->stage.out_bytes / call->call.elem_size);
-        struct bringing back = {&at->stream, call->comm->settings.cuda_kernel_back};
-        if (status == TUTTI_OK)
-            status = stage_out(call->comm, &call->stage, bring_in_stream, &back);
+    while (*taken < count && status == TUTTI_OK) {
+        const struct group_call *call = &calls[*taken];
+        struct pair *part = pairs ? &pairs[pairs[pair_of(pairs, &known, call)].part] : &all;
+        if (!part->unit) {
+            part->unit = *units = unit_new(part->part_calls);
+            units = part->unit ? &part->unit->next : units;
+        }
+        if (part->unit)
+            ++*taken;
+        status = part->unit ? add_call(part->unit, call)
+                            : fail(TUTTI_ERR_NOMEM, "no memory for %zu calls", count);
     }
-    if (status == TUTTI_OK && unit->ends)
-        status = mem_stream_signal(&at->stream, at->words, UNIT_END, at->value);
+    free(pairs);
     return status;
-}
-
-static void graph_gone(void *context)
-{
-    struct unit *unit = context;
-    atomic_store_explicit(&unit->gone, true, memory_order_release);
-}
-
-/* The graph is told first: whatever part of the unit it holds then, its replays are answered. */
-static tutti_status put_into_streams(struct unit *unit)
-{
-    tutti_status status = TUTTI_OK;
-    unit->ends &= !unit->captured;
-    if (unit->captured)
-        status = mem_stream_retain(&unit->streams[0].stream, graph_gone, unit);
-    if (status != TUTTI_OK)
-        return status;
-    unit->put = unit->stream_count > 0;
-    for (size_t i = 0; i < unit->stream_count; i++)
-        unit->streams[i].value = ++unit->streams[i].words->value;
-    for (size_t i = 0; i < unit->stream_count && status == TUTTI_OK; i++)
-        status = put_before(unit, i);
-    if (status == TUTTI_OK)
-        status = put_slots(unit);
-    for (size_t i = 0; i < unit->stream_count && status == TUTTI_OK; i++)
-        status = put_after(unit, i);
-    /* What went into a stream waits there: it must not wait for ever. */
-    if (status != TUTTI_OK)
-        unit_release(unit);
-    return status;
-}
-
-/* Part of it lies in streams or in a graph, and does nothing any more. */
-static void give_up(struct unit *unit)
-{
-    if (!unit->captured) {
-        unit_abandon(unit);
-        return;
-    }
-    unit->comms[0].comm = NULL;
-    proxy_take(unit);
 }
 
 /* ---- launching --------------------------------------------------------------------------------
@@ -410,64 +298,113 @@ static tutti_status make_result(struct unit *unit, tutti_comm *comm)
     return TUTTI_OK;
 }
 
-/* Fills a new unit, unless status says no. Whatever happens, the counts of all calls are the
- * unit's.
- */
-static tutti_status fill(struct unit *unit, const struct group_call *calls, size_t count,
-                         bool wants_result, tutti_status status)
+/* Of a launch either all streams are being captured, and every call has one, or none is. */
+static tutti_status check_captures(const struct unit *units)
 {
-    for (size_t i = 0; i < count; i++) {
-        unit->calls[i] = (struct unit_call){
-            .comm = calls[i].comm, .call = calls[i].call, .counts = calls[i].counts, .stream = -1};
-        unit->call_count++;
-        if (status == TUTTI_OK)
-            status = add_call(unit, &calls[i]);
-        const struct stage *stage = &unit->calls[i].stage;
-        unit->has_blocks |= stage->block != NULL;
-        unit->ends |= stage->block && stage->in_bytes + stage->out_bytes >= UNIT_BLOCK_LARGE;
+    bool captured = false, others = false;
+    const struct unit_call *streamless = NULL;
+    for (const struct unit *unit = units; unit; unit = unit->next) {
+        captured |= unit->captured;
+        for (size_t i = 0; i < unit->stream_count; i++)
+            others |= unit->streams[i].stream.capture == 0;
+        for (size_t i = 0; i < unit->call_count; i++)
+            streamless = unit->calls[i].stream < 0 ? &unit->calls[i] : streamless;
     }
-    unit->transfer =
-        calls[0].alone && !calls[0].on_stream && calls[0].call.coll == TUTTI_COLL_SENDRECV;
-    for (size_t i = 0; i < count; i++)
+    if (captured && others)
+        return fail(TUTTI_ERR_ARG,
+                    "%s: some streams of the group are being captured and others are not, at rank "
+                    "%u: capture all of them or none",
+                    coll_name(units->calls[0].call.coll), units->calls[0].comm->rank);
+    if (captured && streamless)
+        return fail(TUTTI_ERR_ARG,
+                    "%s: a group that is being captured holds a call without a stream, at rank %u",
+                    coll_name(streamless->call.coll), streamless->comm->rank);
+    return TUTTI_OK;
+}
+
+/* Takes all that the unit needs, before anything is put anywhere. */
+static tutti_status prepare(struct unit *unit, bool wants_result)
+{
+    for (size_t i = 0; i < unit->call_count; i++)
         unit->calls[i].call.replayed = unit->captured;
-    if (status == TUTTI_OK)
-        status = choose_carriers(unit);
+    tutti_status status = choose_carriers(unit);
     if (status == TUTTI_OK && wants_result)
-        status = make_result(unit, calls[0].comm);
+        status = make_result(unit, unit->comms[0].comm);
+    return status == TUTTI_OK ? unit_take_slots(unit) : status;
+}
+
+/* The unit will do nothing. What of it lies in streams or in a graph goes on. */
+static void give_up(struct unit *unit)
+{
+    for (size_t i = 0; i < unit->call_count; i++)
+        call_unkeep(unit->calls[i].comm, &unit->calls[i].stage.call, NULL);
+    free(unit->result);
+    unit->result = NULL;
+    if (!unit->put) {
+        unit_free(unit);
+    } else if (unit->captured) {
+        unit->comms[0].comm = NULL;
+        proxy_take(unit);
+    } else {
+        unit_abandon(unit);
+    }
+}
+
+/* Makes and prepares the units. */
+static tutti_status make_ready(const struct group_call *calls, size_t count, bool whole,
+                               struct unit **units, size_t *taken)
+{
+    tutti_status status = proxy_start();
     if (status == TUTTI_OK)
-        status = take_slots(unit);
-    /* In between, in the same channel, another unit's wait could hold up this one's work. */
-    struct mem_device *device = unit->slots ? unit->streams[0].stream.device : NULL;
-    if (device)
-        mem_device_lock_streams(device);
+        status = make_units(calls, count, whole, units, taken);
     if (status == TUTTI_OK)
-        status = put_into_streams(unit);
-    if (device)
-        mem_device_unlock_streams(device);
+        status = check_captures(*units);
+    if (status == TUTTI_OK)
+        (*units)->transfer =
+            calls[0].alone && !calls[0].on_stream && calls[0].call.coll == TUTTI_COLL_SENDRECV;
+    for (struct unit *unit = *units; unit && status == TUTTI_OK; unit = unit->next)
+        status = prepare(unit, whole);
+    return status;
+}
+
+static tutti_status launch(const struct group_call *calls, size_t count, struct operation **result)
+{
+    struct unit *units = NULL, *unit;
+    size_t taken = 0;
+    tutti_status status = make_ready(calls, count, result != NULL, &units, &taken);
+    struct operation *operation = status == TUTTI_OK ? units->result : NULL;
+    while (status == TUTTI_OK && (unit = units)) {
+        status = unit_put(unit);
+        if (status != TUTTI_OK)
+            break;
+        units = unit->next;
+        proxy_take(unit);
+    }
+    if (status != TUTTI_OK)
+        launch_failed(calls, count, status);
+    else if (result)
+        *result = operation;
+    while ((unit = units)) {
+        units = unit->next;
+        give_up(unit);
+    }
+    for (size_t i = taken; i < count; i++)
+        call_unkeep(calls[i].comm, &calls[i].call, calls[i].counts);
     return status;
 }
 
 tutti_status stream_launch(const struct group_call *calls, size_t count, struct operation **result)
 {
-    struct unit *unit = unit_new(count);
-    tutti_status status =
-        unit ? proxy_start() : fail(TUTTI_ERR_NOMEM, "no memory for %zu calls", count);
-    if (unit)
-        status = fill(unit, calls, count, result != NULL, status);
-    if (status != TUTTI_OK) {
+    struct group_call *parts;
+    tutti_status status = parts_make(calls, count, &parts, &count);
+    if (status != TUTTI_OK)
         launch_failed(calls, count, status);
-        for (size_t i = 0; i < count; i++)
-            call_unkeep(calls[i].comm, &calls[i].call, unit ? NULL : calls[i].counts);
-        if (unit) {
-            free(unit->result);
-            unit->put ? give_up(unit) : unit_free(unit);
-        }
-        return status;
-    }
-    if (result)
-        *result = unit->result;
-    proxy_take(unit);
-    return TUTTI_OK;
+    for (size_t i = 0; i < count && status != TUTTI_OK; i++)
+        call_unkeep(calls[i].comm, &calls[i].call, calls[i].counts);
+    if (status == TUTTI_OK)
+        status = launch(parts ? parts : calls, count, result);
+    free(parts);
+    return status;
 }
 
 void stream_wait(const struct operation *operation)

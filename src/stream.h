@@ -1,11 +1,11 @@
 /* stream.h: operations in the order of streams, and every operation on device memory.
  *
- * A unit is what one call, or one group, puts into streams. Each stream that it names copies bytes
- * out where they are staged, signals a word, waits for another, and copies bytes back. One thread
- * of the process, the proxy, watches the words: a unit starts when all its streams have signalled
- * and all units before it on its communicators are over, and when its calls have ended it answers
- * every stream. Calls on device memory that name no stream are units too, without streams: the
- * caller waits for the proxy.
+ * A unit is one call, or those calls of a group that share communicators or streams. Each stream
+ * that it names copies bytes out where they are staged, signals a word, waits for another, and
+ * copies bytes back. One thread of the process, the proxy, watches the words: a unit starts when
+ * all its streams have signalled and all units before it on its communicators are over, and when
+ * its calls have ended it answers every stream. Calls on device memory that name no stream are
+ * units too, without streams: the caller waits for the proxy.
  *
  * Work in device memory lies in the stream, too, as slots (mem/device.h) between the signal and the
  * wait, so that the proxy starts it without a launch, which other calls of the driver could hold up
@@ -28,9 +28,9 @@ struct operation;
 /* Whether a checked call has device memory. False at the cost of one load without a driver. */
 bool stream_needs(const struct tutti_comm *comm, const struct call *call);
 
-/* Launches a unit of recorded calls, whose counts it takes, also on failure. result: NULL, or gets
- * an operation that ends with the unit (stream_wait, operation_release). A failure to launch fails
- * the communicators named, since their peers would wait. */
+/* Launches recorded calls, whose counts it takes, also on failure. result: NULL, or gets an
+ * operation that ends with all of them, which then are one unit (stream_wait, operation_release). A
+ * failure to launch fails the communicators named, since their peers would wait. */
 tutti_status stream_launch(const struct group_call *calls, size_t count, struct operation **result);
 /* Waits until the unit behind the operation is over. */
 void stream_wait(const struct operation *operation);

@@ -34,6 +34,9 @@ static void load_settings(void)
     settings.delay_us = number(getenv("TUTTI_TEST_STANDIN_DELAY_US"), 0);
     settings.room = number(getenv("TUTTI_TEST_STANDIN_ROOM"), 1024);
     settings.devices = number(getenv("TUTTI_TEST_STANDIN_DEVICES"), 1);
+    settings.copy_mbps = number(getenv("TUTTI_TEST_STANDIN_COPY_MBPS"), 0);
+    settings.peers = number(getenv("TUTTI_TEST_STANDIN_PEERS"), 8);
+    settings.links = number(getenv("TUTTI_TEST_STANDIN_LINKS"), 1) != 0;
     settings.bytes = number(getenv("TUTTI_TEST_STANDIN_BYTES"), (uint64_t)16 << 30);
     settings.kernels = number(getenv("TUTTI_TEST_STANDIN_KERNELS"), 1) != 0;
     settings.memory_ops = number(getenv("TUTTI_TEST_STANDIN_MEMORY_OPS"), 1) != 0;
@@ -169,6 +172,34 @@ cuda_result cuDeviceGetAttribute(int *value, int attribute, int device)
 cuda_result cuDeviceCanAccessPeer(int *can, int device, int peer)
 {
     *can = device != peer; /* as the real one, which says no about a device and itself */
+    return is_device(device) && is_device(peer) ? CUDA_DRIVER_OK : CUDA_DRIVER_INVALID_DEVICE;
+}
+
+/* Waits as freeing does. */
+cuda_result cuCtxEnablePeerAccess(cuda_context other, unsigned flags)
+{
+    const struct standin_context *peer = other;
+    struct standin_context *context;
+    cuda_result result = standin_block(&context);
+    if (result != CUDA_DRIVER_OK)
+        return result;
+    unsigned bit = 1u << peer->ordinal;
+    pthread_mutex_lock(&standin_lock);
+    if (flags != 0 || peer->ordinal == context->ordinal)
+        result = CUDA_DRIVER_INVALID_VALUE;
+    else if (context->opened & bit)
+        result = CUDA_DRIVER_PEER_OPEN;
+    else if ((uint64_t)__builtin_popcount(context->opened) >= standin_settings()->peers)
+        result = CUDA_DRIVER_TOO_MANY_PEERS;
+    else
+        context->opened |= bit;
+    pthread_mutex_unlock(&standin_lock);
+    return result;
+}
+
+cuda_result cuDeviceGetP2PAttribute(int *value, int attribute, int device, int peer)
+{
+    *value = attribute == CUDA_PEER_ATOMICS && device != peer && standin_settings()->links;
     return is_device(device) && is_device(peer) ? CUDA_DRIVER_OK : CUDA_DRIVER_INVALID_DEVICE;
 }
 

@@ -9,7 +9,8 @@
  *                   of every priority share TUTTI_TEST_STANDIN_CHANNELS (8) channels, so that one
  *                   that waits holds up another of the same channel, as on real devices
  *   delays          before each piece of work, random (TUTTI_TEST_STANDIN_SEED), up to
- *                   TUTTI_TEST_STANDIN_DELAY_US (0)
+ *                   TUTTI_TEST_STANDIN_DELAY_US (0); after each copy so long as its bytes take at
+ *                   TUTTI_TEST_STANDIN_COPY_MBPS (0: no time)
  *   kernels         the library's, by name, as they are written (cuda_kernels.h); none with
  *                   TUTTI_TEST_STANDIN_KERNELS=0
  *   blocking        freeing memory, unpinning and loading code wait until the context's channels
@@ -18,11 +19,14 @@
  *                   has no room (TUTTI_TEST_STANDIN_ROOM pieces of work, 1024)
  *   captures        of one stream at a time, forbidding other threads' calls as the real one does
  *   IPC             processes map each other's memory file
- *   adapters        with TUTTI_TEST_STANDIN_NIC=1 memory can be registered by its device address:
- * the view without access is open from the question whether adapters may reach an allocation until
- * the thread that asked calls again; pinned pages stay pinned. A descriptor of the memory file
- * passes for a dma-buf, or nothing does with TUTTI_TEST_STANDIN_DMABUF=0.
- *                   TUTTI_TEST_STANDIN_FLUSH=1: arrivals must be flushed, which is counted
+ *   several GPUs    kernels reach what was allocated plainly on one that was opened to theirs, of
+ *                   at most TUTTI_TEST_STANDIN_PEERS (8) others; copies go anywhere. They have
+ * links to each other, or with TUTTI_TEST_STANDIN_LINKS=0 a bus adapters        with
+ * TUTTI_TEST_STANDIN_NIC=1 memory can be registered by its device address: the view without access
+ * is open from the question whether adapters may reach an allocation until the thread that asked
+ * calls again; pinned pages stay pinned. A descriptor of the memory file passes for a dma-buf, or
+ * nothing does with TUTTI_TEST_STANDIN_DMABUF=0. TUTTI_TEST_STANDIN_FLUSH=1: arrivals must be
+ * flushed, which is counted
  *
  * TUTTI_TEST_STANDIN_DEVICES (1) is the number of GPUs, TUTTI_TEST_STANDIN_MEMORY_OPS=0 takes the
  * streams' memory operations away, TUTTI_TEST_STANDIN_BYTES (16 GiB) is the memory of each GPU. */
@@ -58,6 +62,7 @@ struct standin_context {
     int ordinal;
     bool primary;
     unsigned retained;
+    unsigned opened;                  /* a bit for each GPU whose memory is open to this one */
     _Atomic cuda_result error;        /* sticky */
     struct standin_channel *channels; /* all of them */
     struct standin_channel *shared[CHANNELS_MAX];
@@ -113,8 +118,8 @@ extern pthread_cond_t standin_done;
 
 /* From the environment, at the first call of the process. */
 struct standin_settings {
-    uint64_t channels, room, seed, delay_us, devices, bytes;
-    bool kernels, memory_ops, nic, dmabuf, flush;
+    uint64_t channels, room, seed, delay_us, devices, peers, bytes, copy_mbps;
+    bool kernels, memory_ops, nic, dmabuf, flush, links;
 };
 const struct standin_settings *standin_settings(void);
 extern struct standin_context *standin_contexts; /* all of them */
@@ -141,8 +146,7 @@ cuda_result standin_make_arena(int ordinal);
 /* The address at which the stand-in's threads reach [address, address + bytes): host memory is
  * where it is. NULL: beyond an allocation. */
 void *standin_alias(cuda_address address, size_t bytes);
-/* Pinned memory, peers' and that of the context's own device. Another's would have to be opened to
- * it, which the library does not do. */
+/* Pinned memory, peers', that of the context's own device, and of others that were opened to it. */
 bool standin_kernels_reach(const struct standin_context *context, cuda_address address);
 /* True: neither device memory nor pinned. */
 bool standin_is_pageable(cuda_address address);

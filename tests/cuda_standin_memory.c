@@ -124,7 +124,8 @@ bool standin_kernels_reach(const struct standin_context *context, cuda_address a
 {
     pthread_mutex_lock(&standin_lock);
     const struct memory *memory = find_memory(address);
-    bool reach = memory && (memory->kind >= IMPORTED || memory->ordinal == context->ordinal);
+    bool reach = memory && (memory->kind >= IMPORTED || memory->ordinal == context->ordinal ||
+                            (memory->kind == DEVICE && context->opened >> memory->ordinal & 1));
     pthread_mutex_unlock(&standin_lock);
     return reach;
 }

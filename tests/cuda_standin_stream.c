@@ -45,6 +45,17 @@ static void set_error(struct standin_context *context, cuda_result error)
     atomic_store(&context->error, error);
 }
 
+/* The time that a copy takes besides. */
+static void pause_for(size_t bytes)
+{
+    uint64_t mbps = standin_settings()->copy_mbps;
+    uint64_t ns = mbps ? bytes * 1000 / mbps : 0;
+    struct timespec pause = {.tv_sec = (time_t)(ns / 1000000000u),
+                             .tv_nsec = (long)(ns % 1000000000u)};
+    if (ns > 0)
+        nanosleep(&pause, NULL);
+}
+
 static void play_memory(const struct standin_op *op)
 {
     char *dst = standin_alias(op->dst, op->bytes);
@@ -55,6 +66,7 @@ static void play_memory(const struct standin_op *op)
     }
     if (op->kind == OP_COPY) {
         memmove(dst, src, op->bytes);
+        pause_for(op->bytes);
     } else if (op->kind == OP_FILL && op->value_bytes == 1) {
         memset(dst, (int)op->value, op->bytes);
     } else {

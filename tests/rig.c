@@ -21,25 +21,31 @@
 #define STANDIN_QUEUES "64" /* the most that the stand-in has */
 #define PAGE           4096
 #define STREAMS_MAX    256
+#define DEVICES_MAX    8
 
 struct block {
     struct block *next;
     void *memory;
     unsigned class;
+    int device;
 };
 
-/* A process has one driver, and one pool of what it got from it. */
+/* A process has one driver, and one pool of what it got from it, of each GPU. */
 static struct {
     pthread_mutex_t lock;
     pthread_once_t once;
     const struct gpu *gpu;
-    struct block *kept[CLASSES], *taken;
-    cuda_stream streams[2][STREAMS_MAX];
-    unsigned stream_count[2];
+    struct block *kept[DEVICES_MAX][CLASSES], *taken;
+    struct kept_streams {
+        cuda_stream list[STREAMS_MAX];
+        unsigned count;
+    } streams[DEVICES_MAX][2];
     _Atomic uint32_t *gates;
     cuda_address gates_address;
     uint32_t puts[RIG_GATES_MAX];
 } rig = {.lock = PTHREAD_MUTEX_INITIALIZER, .once = PTHREAD_ONCE_INIT};
+
+static _Thread_local int entered; /* the GPU of this thread */
 
 /* A driver that fails here makes the test worthless: stop the process. */
 static void need(cuda_result result, const char *what)
@@ -95,6 +101,7 @@ void rig_enter(int ordinal)
     need(rig_gpu()->device_get(&device, ordinal), "find the GPU");
     need(rig.gpu->primary_retain(&context, device), "retain the primary context");
     need(rig.gpu->context_set(context), "make the primary context current");
+    entered = ordinal;
 }
 
 /* What a child process answers; it is killed when the time is up. */
@@ -152,6 +159,18 @@ bool rig_is_standin(void)
     return driver_kind() == 2;
 }
 
+static int count_devices(void)
+{
+    const struct gpu *gpu = gpu_open();
+    int count;
+    return gpu && gpu->device_count(&count) == CUDA_DRIVER_OK ? count : 0;
+}
+
+int rig_count(void)
+{
+    return ask_child(count_devices);
+}
+
 static void (*prepare_too)(int rank); /* the world's own */
 
 static void prepare(int rank)
@@ -199,15 +218,16 @@ void *rig_take(size_t bytes)
 {
     unsigned class = class_of(bytes);
     pthread_mutex_lock(&rig.lock);
-    struct block *block = rig.kept[class];
+    struct block *block = rig.kept[entered][class];
     if (block)
-        rig.kept[class] = block->next;
+        rig.kept[entered][class] = block->next;
     pthread_mutex_unlock(&rig.lock);
     if (!block) {
         cuda_address address;
         block = calloc(1, sizeof *block);
         need(rig_gpu()->alloc(&address, (size_t)1 << class), "allocate device memory");
-        *block = (struct block){.memory = (void *)(uintptr_t)address, .class = class};
+        *block =
+            (struct block){.memory = (void *)(uintptr_t)address, .class = class, .device = entered};
     }
     pthread_mutex_lock(&rig.lock);
     block->next = rig.taken;
@@ -226,17 +246,17 @@ void rig_give(void *memory)
         abort();
     struct block *block = *at;
     *at = block->next;
-    block->next = rig.kept[block->class];
-    rig.kept[block->class] = block;
+    block->next = rig.kept[block->device][block->class];
+    rig.kept[block->device][block->class] = block;
     pthread_mutex_unlock(&rig.lock);
 }
 
 static cuda_stream own_stream(void)
 {
-    static _Thread_local cuda_stream own;
-    if (!own)
-        own = rig_stream_take(false);
-    return own;
+    static _Thread_local cuda_stream own[DEVICES_MAX];
+    if (!own[entered])
+        own[entered] = rig_stream_take(false);
+    return own[entered];
 }
 
 static void wait_for(cuda_stream stream)
@@ -283,10 +303,11 @@ int rig_wrong_ints(int rank, const void *device, size_t count, int base, int ste
 
 cuda_stream rig_stream_take(bool blocking)
 {
+    struct kept_streams *kept = &rig.streams[entered][blocking];
     cuda_stream stream = NULL;
     pthread_mutex_lock(&rig.lock);
-    if (rig.stream_count[blocking] > 0)
-        stream = rig.streams[blocking][--rig.stream_count[blocking]];
+    if (kept->count > 0)
+        stream = kept->list[--kept->count];
     pthread_mutex_unlock(&rig.lock);
     if (!stream)
         need(rig_gpu()->stream_make(&stream, blocking ? 0 : CUDA_STREAM_NON_BLOCKING),
@@ -296,9 +317,10 @@ cuda_stream rig_stream_take(bool blocking)
 
 void rig_stream_give(cuda_stream stream, bool blocking)
 {
+    struct kept_streams *kept = &rig.streams[entered][blocking];
     pthread_mutex_lock(&rig.lock);
-    if (rig.stream_count[blocking] < STREAMS_MAX)
-        rig.streams[blocking][rig.stream_count[blocking]++] = stream;
+    if (kept->count < STREAMS_MAX)
+        kept->list[kept->count++] = stream;
     pthread_mutex_unlock(&rig.lock);
 }
 

@@ -15,8 +15,10 @@
 
 /* Whether the driver of the tests has a GPU; says why not as a skip. */
 bool rig_is_there(void);
-/* True over the stand-in: what needs two GPUs or faults of the driver can be had. */
+/* True over the stand-in: faults of the driver can be had. */
 bool rig_is_standin(void);
+/* The number of GPUs, as the environment is now. */
+int rig_count(void);
 
 /* Runs the function as every rank, each with the first GPU's context current; counts like
  * world_run. Threads share a process that nothing else shares. limit_s 0: 60. */
@@ -25,7 +27,7 @@ int rig_run(const struct world *world, world_fn *function, void *context);
 /* ---- in a rank ---- */
 
 const struct gpu *rig_gpu(void);
-/* Makes the primary context of a GPU current in this thread. */
+/* Makes the primary context of a GPU current in this thread; what follows is of that GPU. */
 void rig_enter(int ordinal);
 
 /* Device memory of at least that size. Fatal when there is none. */

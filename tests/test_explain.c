@@ -213,7 +213,7 @@ static void test_explain_says_where_and_why(void)
         "copied there and back in about 804 us, since 1048576 bytes are less than the limit of "
         "2359296 (TUTTI_CUDA_DIRECT_MIN, times 9 for 4 processes on one GPU)\n");
     run(WORLD_PROCESSES, 2, direct, pool_reason,
-        "\nworks in a block of GPU memory that the other processes can map, copied there and back");
+        "\nworks in a block of GPU memory that the other ranks can reach, copied there and back");
     run(WORLD_THREADS, 2, direct, pool_reason, "\nworks in GPU memory: ");
     run_on_hosts(2, one_reason,
                  ", since the ranks are on several hosts and do not work in each other's GPU "

@@ -176,15 +176,17 @@ static void test_nccl_gpu_collectives(void)
 enum { RANKS = 3, COUNT = 5000 };
 
 /* Looks whether all of a buffer is `want`. */
-static int bytes_are(int rank, const void *device, size_t count, int want, const char *what)
+static int bytes_are(cuda_stream stream, int rank, const void *device, size_t count, int want,
+                     const char *what)
 {
     unsigned char *seen = malloc(count);
     size_t at = 0;
-    rig_copy(seen, device, count);
-    while (at < count && seen[at] == want)
+    rig_put_copy(stream, seen, device, count);
+    int wrong = rig_await(rank, stream, AWAIT_S);
+    while (!wrong && at < count && seen[at] == want)
         at++;
-    int wrong = world_check(rank, at == count, "%s: byte %zu is %d, not %d", what, at,
-                            at < count ? seen[at] : 0, want);
+    wrong += world_check(rank, at == count, "%s: byte %zu is %d, not %d", what, at,
+                         at < count ? seen[at] : 0, want);
     free(seen);
     return wrong;
 }
@@ -213,8 +215,7 @@ static int one_thread(tutti_comm *native, int rank, int size, void *context)
                                   (cudaStream_t)streams[r]));
     wrong += OK(ncclGroupEnd());
     for (int r = 0; r < RANKS; r++) {
-        wrong += rig_await(rank, streams[r], AWAIT_S);
-        wrong += bytes_are(rank, out[r], COUNT, RANKS * (RANKS + 1) / 2, "allreduce");
+        wrong += bytes_are(streams[r], rank, out[r], COUNT, RANKS * (RANKS + 1) / 2, "allreduce");
     }
     wrong += OK(ncclGroupStart());
     for (int r = 0; r < RANKS; r++) {
@@ -228,9 +229,9 @@ static int one_thread(tutti_comm *native, int rank, int size, void *context)
     }
     wrong += OK(ncclGroupEnd());
     for (int r = 0; r < RANKS; r++) {
-        wrong += rig_await(rank, streams[r], AWAIT_S);
-        wrong += bytes_are(rank, out[r], COUNT, (r + RANKS - 1) % RANKS + 1, "from the neighbour");
-        wrong += bytes_are(rank, own[r], COUNT, r + 1, "from itself");
+        wrong += bytes_are(streams[r], rank, out[r], COUNT, (r + RANKS - 1) % RANKS + 1,
+                           "from the neighbour");
+        wrong += bytes_are(streams[r], rank, own[r], COUNT, r + 1, "from itself");
         rig_give(in[r]);
         rig_give(out[r]);
         rig_give(own[r]);
@@ -244,6 +245,68 @@ static void test_nccl_gpu_ranks_of_one_thread(void)
 {
     run(WORLD_PROCESSES, 1, direct, one_thread, NULL);
     run(WORLD_PROCESSES, 1, staged, one_thread, NULL);
+}
+
+static void *open_gates(void *unused)
+{
+    usleep(30000);
+    rig_gate_open(0);
+    rig_gate_open(1);
+    return unused;
+}
+
+/* One thread drives two GPUs, and frees memory of one while the streams of both wait: the driver
+ * then holds up launches, so what the streams wait for must do without. */
+static int two_gpus(tutti_comm *native, int rank, int size, void *context)
+{
+    enum { GPUS = 2, CALLS = 5 };
+    ncclComm_t comms[GPUS];
+    cuda_stream streams[GPUS];
+    cuda_address in[GPUS], out[GPUS], spare = 0;
+    pthread_t thread;
+    int wrong = OK(ncclCommInitAll(comms, GPUS, NULL));
+    (void)native;
+    (void)size;
+    (void)context;
+    for (int r = GPUS - 1; r >= 0; r--) {
+        rig_enter(r);
+        if (rig_gpu()->stream_make(&streams[r], CUDA_STREAM_NON_BLOCKING) != CUDA_DRIVER_OK ||
+            rig_gpu()->alloc(&in[r], COUNT) != CUDA_DRIVER_OK ||
+            rig_gpu()->alloc(&out[r], COUNT) != CUDA_DRIVER_OK)
+            return wrong + world_check(rank, 0, "no memory or stream on GPU %d", r);
+        rig_put_fill(streams[r], (void *)(uintptr_t)in[r], (unsigned char)(r + 1), COUNT);
+        rig_gate_put((unsigned)r, streams[r]);
+    }
+    wrong += world_check(rank, rig_gpu()->alloc(&spare, COUNT) == CUDA_DRIVER_OK, "alloc");
+    for (int i = 0; i < CALLS; i++) {
+        wrong += OK(ncclGroupStart());
+        for (int r = 0; r < GPUS; r++)
+            wrong += OK(ncclAllReduce((void *)(uintptr_t)in[r], (void *)(uintptr_t)out[r], COUNT,
+                                      ncclUint8, ncclSum, comms[r], (cudaStream_t)streams[r]));
+        wrong += OK(ncclGroupEnd());
+    }
+    pthread_create(&thread, NULL, open_gates, NULL);
+    wrong += world_check(rank, rig_gpu()->free(spare) == CUDA_DRIVER_OK, "free");
+    for (int r = 0; r < GPUS; r++) {
+        rig_enter(r);
+        wrong += bytes_are(streams[r], rank, (void *)(uintptr_t)out[r], COUNT, 3, "allreduce");
+    }
+    pthread_join(thread, NULL);
+    for (int r = 0; r < GPUS; r++)
+        wrong += OK(ncclCommDestroy(comms[r]));
+    return wrong;
+}
+
+static void test_nccl_gpu_two_of_one_thread(void)
+{
+    setenv("TUTTI_TEST_STANDIN_DEVICES", "2", 1);
+    if (rig_is_there() && rig_count() < 2) {
+        suite_skip("wants two GPUs");
+        return;
+    }
+    run(WORLD_PROCESSES, 1, direct, two_gpus, NULL);
+    run(WORLD_PROCESSES, 1, staged, two_gpus, NULL);
+    unsetenv("TUTTI_TEST_STANDIN_DEVICES");
 }
 
 /* ---- ends -------------------------------------------------------------------------------------
@@ -261,8 +324,7 @@ static int aborting(tutti_comm *native, int rank, int size, void *context)
     rig_put_fill(stream, buffer, 1, COUNT);
     wrong +=
         OK(ncclAllReduce(buffer, buffer, COUNT, ncclUint8, ncclSum, comm, (cudaStream_t)stream));
-    wrong += rig_await(rank, stream, AWAIT_S);
-    wrong += bytes_are(rank, buffer, COUNT, size, "allreduce");
+    wrong += bytes_are(stream, rank, buffer, COUNT, size, "allreduce");
     wrong += tutti_barrier(native) != TUTTI_OK;
     if (rank > 0) {
         wrong += OK(
@@ -308,8 +370,7 @@ static int destroying(tutti_comm *native, int rank, int size, void *context)
     wrong += OK(ncclCommFinalize(comm));
     wrong += OK(ncclCommDestroy(comm));
     wrong += OK(ncclGroupEnd());
-    wrong += rig_await(rank, stream, AWAIT_S);
-    wrong += bytes_are(rank, buffer, COUNT, 3 * size, "scaled sum");
+    wrong += bytes_are(stream, rank, buffer, COUNT, 3 * size, "scaled sum");
     rig_give(buffer);
     return wrong;
 }
@@ -347,8 +408,7 @@ static int memory(tutti_comm *native, int rank, int size, void *context)
     rig_put_fill(stream, buffer, (unsigned char)(rank + 1), COUNT);
     wrong +=
         OK(ncclAllReduce(buffer, buffer, COUNT, ncclUint8, ncclMax, comm, (cudaStream_t)stream));
-    wrong += rig_await(rank, stream, AWAIT_S);
-    wrong += bytes_are(rank, buffer, COUNT, size, "maximum");
+    wrong += bytes_are(stream, rank, buffer, COUNT, size, "maximum");
     wrong += OK(ncclCommWindowDeregister(comm, window));
     wrong += OK(ncclCommDeregister(comm, handle));
     wrong += OK(ncclCommDestroy(comm));
@@ -441,6 +501,7 @@ int main(int argc, char **argv)
     static const struct suite_test tests[] = {
         {"collectives", test_nccl_gpu_collectives},
         {"ranks_of_one_thread", test_nccl_gpu_ranks_of_one_thread},
+        {"two_of_one_thread", test_nccl_gpu_two_of_one_thread},
         {"ends", test_nccl_gpu_ends},
         {"memory", test_nccl_gpu_memory},
         {"refuses_what_it_may_not_use", test_nccl_gpu_refuses_what_it_may_not_use},

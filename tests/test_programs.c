@@ -319,18 +319,47 @@ static const struct {
     int size;
     const char *const *settings;
     const char *channels;
+    int devices; /* a rank has every so-manyth */
 } worlds[] = {
-    {"2 threads, large calls direct", WORLD_THREADS, 2, mixed, "8"},
-    {"2 processes, large calls direct", WORLD_PROCESSES, 2, mixed, "8"},
-    {"4 processes, all calls direct", WORLD_PROCESSES, 4, direct, "8"},
-    {"3 processes, all calls direct, 4 channels", WORLD_PROCESSES, 3, direct, "4"},
-    {"3 threads, all calls direct", WORLD_THREADS, 3, direct, "8"},
-    {"4 threads, staged", WORLD_THREADS, 4, staged, "8"},
-    {"3 processes, as set by default, 4 channels", WORLD_PROCESSES, 3, NULL, "4"},
-    {"2 processes over tcp, 4 channels", WORLD_PROCESSES, 2, tcp, "4"},
-    {"2 processes, staged, 4 channels", WORLD_PROCESSES, 2, staged, "4"},
+    {"2 threads, large calls direct", WORLD_THREADS, 2, mixed, "8", 1},
+    {"2 processes, large calls direct", WORLD_PROCESSES, 2, mixed, "8", 1},
+    {"4 processes, all calls direct", WORLD_PROCESSES, 4, direct, "8", 1},
+    {"3 processes, all calls direct, 4 channels", WORLD_PROCESSES, 3, direct, "4", 1},
+    {"3 threads, all calls direct", WORLD_THREADS, 3, direct, "8", 1},
+    {"4 threads, staged", WORLD_THREADS, 4, staged, "8", 1},
+    {"3 processes, as set by default, 4 channels", WORLD_PROCESSES, 3, NULL, "4", 1},
+    {"2 processes over tcp, 4 channels", WORLD_PROCESSES, 2, tcp, "4", 1},
+    {"2 processes, staged, 4 channels", WORLD_PROCESSES, 2, staged, "4", 1},
+    {"3 threads on 2 GPUs, all calls direct", WORLD_THREADS, 3, direct, "8", 2},
+    {"4 processes on 2 GPUs, large calls direct", WORLD_PROCESSES, 4, mixed, "8", 2},
 };
-#define WORLDS ((int)(sizeof worlds / sizeof *worlds))
+#define WORLDS  ((int)(sizeof worlds / sizeof *worlds))
+#define DEVICES 2 /* the most that a world wants */
+
+static void enter(int rank)
+{
+    rig_enter(rank % DEVICES);
+}
+
+/* Runs so many programs in the world; returns what is wrong. */
+static int run_world(int w, int programs, bool alone)
+{
+    struct batch batch = {.seed = suite_seed() + (alone ? 0 : (uint64_t)w * 1000000u),
+                          .programs = programs,
+                          .processes = worlds[w].kind == WORLD_PROCESSES};
+    struct world world = {.kind = worlds[w].kind,
+                          .size = worlds[w].size,
+                          .settings = worlds[w].settings,
+                          .limit_s = 200,
+                          .prepare = worlds[w].devices > 1 ? enter : NULL};
+    int wrong = programs > 0 ? rig_run(&world, run_batch, &batch) : 0;
+    if (wrong)
+        printf("    %s: %d wrong in %d programs from seed %llu on\n", worlds[w].name, wrong,
+               programs, (unsigned long long)batch.seed);
+    else
+        printf("    %s: %d programs\n", worlds[w].name, programs);
+    return wrong;
+}
 
 static void test_programs(void)
 {
@@ -343,24 +372,19 @@ static void test_programs(void)
         return;
     }
     setenv("TUTTI_TEST_STANDIN_DELAY_US", "30", 1);
-    for (int w = 0; w < WORLDS; w++) {
-        int share = programs == 1 ? 1 : programs / WORLDS + (w < programs % WORLDS);
+    setenv("TUTTI_TEST_STANDIN_DEVICES", "2", 1);
+    int devices = rig_count(), kinds = 0;
+    for (int w = 0; w < WORLDS; w++)
+        kinds += worlds[w].devices <= devices;
+    for (int w = 0, at = 0; w < WORLDS; w++) {
+        if (worlds[w].devices > devices) {
+            suite_skip(worlds[w].name);
+            continue;
+        }
+        int share = programs == 1 ? 1 : programs / kinds + (at++ < programs % kinds);
         setenv("TUTTI_TEST_STANDIN_CHANNELS", given ? given : worlds[w].channels, 1);
         setenv("CUDA_DEVICE_MAX_CONNECTIONS", given ? given : worlds[w].channels, 1);
-        struct batch batch = {.seed = suite_seed() + (programs == 1 ? 0 : (uint64_t)w * 1000000u),
-                              .programs = share,
-                              .processes = worlds[w].kind == WORLD_PROCESSES};
-        struct world world = {.kind = worlds[w].kind,
-                              .size = worlds[w].size,
-                              .settings = worlds[w].settings,
-                              .limit_s = 200};
-        int wrong = share > 0 ? rig_run(&world, run_batch, &batch) : 0;
-        if (wrong)
-            printf("    %s: %d wrong in %d programs from seed %llu on\n", worlds[w].name, wrong,
-                   share, (unsigned long long)batch.seed);
-        else
-            printf("    %s: %d programs\n", worlds[w].name, share);
-        CU_ASSERT_EQUAL(wrong, 0);
+        CU_ASSERT_EQUAL(run_world(w, share, programs == 1), 0);
     }
     free((void *)given);
 }

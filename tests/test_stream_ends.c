@@ -189,90 +189,18 @@ static void test_stream_ends_destroyed_while_queued(void)
 /* ---- bad input -------------------------------------------------------------------------------
  */
 
-static cuda_address memory_of(int ordinal)
-{
-    cuda_address address = 0;
-    rig_enter(ordinal);
-    if (rig_gpu()->alloc(&address, COUNT * 4) != CUDA_DRIVER_OK)
-        abort();
-    return address;
-}
-
-static int two_devices(tutti_comm *comm, int rank, int size, void *context)
-{
-    void *first = (void *)(uintptr_t)memory_of(0), *second = (void *)(uintptr_t)memory_of(1);
-    cuda_stream there = NULL, here = rig_stream_take(false);
-    int wrong = 0;
-    (void)context;
-    if (rig_gpu()->stream_make(&there, CUDA_STREAM_NON_BLOCKING) != CUDA_DRIVER_OK)
-        return world_check(rank, 0, "no stream on the second GPU");
-    rig_enter(0);
-    here = rig_stream_take(false);
-    wrong += WORLD_TAKEN(tutti_allreduce(first, second, COUNT, TUTTI_INT32, TUTTI_SUM, comm),
-                         TUTTI_ERR_ARG);
-    char sentence[256];
-    snprintf(sentence, sizeof sentence, "allreduce: in is memory of GPU 0");
-    wrong += world_says(rank, sentence);
-    snprintf(sentence, sizeof sentence, "at rank %d: both must be of one GPU", rank);
-    wrong += world_says(rank, sentence);
-    wrong +=
-        WORLD_TAKEN(tutti_allreduce_on(first, first, COUNT, TUTTI_INT32, TUTTI_SUM, comm, there),
-                    TUTTI_ERR_ARG);
-    wrong += world_says(rank, "allreduce: the stream belongs to GPU 1");
-    wrong += world_says(rank, "but the buffers to GPU 0");
-    /* Nothing moved: the communicator works. */
-    rig_set_ints(first, COUNT, rank);
-    wrong += WORLD_OK(tutti_allreduce_on(first, first, COUNT, TUTTI_INT32, TUTTI_SUM, comm, here));
-    wrong += rig_await(rank, here, AWAIT_S);
-    return wrong +
-           rig_wrong_ints(rank, first, COUNT, size * (size - 1) / 2, size, "after the refusals");
-}
-
-/* Each rank has a GPU of its own, in one process or in two. */
-static int a_device_each(tutti_comm *comm, int rank, int size, void *context)
-{
-    void *memory = (void *)(uintptr_t)memory_of(rank);
-    tutti_comm *apart;
-    cuda_stream stream = NULL;
-    (void)context;
-    int wrong = WORLD_OK(tutti_comm_dup(comm, &apart));
-    if (rig_gpu()->stream_make(&stream, CUDA_STREAM_NON_BLOCKING) != CUDA_DRIVER_OK)
-        return world_check(rank, 0, "no stream on GPU %d", rank);
-    for (int i = 0; i < 2; i++) {
-        rig_set_ints(memory, COUNT, rank);
-        wrong += i ? WORLD_OK(tutti_allreduce(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, apart))
-                   : WORLD_OK(tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM,
-                                                 apart, stream));
-        wrong += rig_await(rank, stream, AWAIT_S);
-        wrong += rig_wrong_ints(rank, memory, COUNT, size * (size - 1) / 2, size, "a GPU each");
-    }
-    return wrong + WORLD_OK(tutti_comm_destroy(apart));
-}
-
-static void test_stream_ends_two_devices(void)
-{
-    if (rig_is_there() && !rig_is_standin()) {
-        suite_skip("wants two GPUs, which only the stand-in is sure to have");
-        return;
-    }
-    setenv("TUTTI_TEST_STANDIN_DEVICES", "2", 1);
-    run(WORLD_THREADS, 2, direct, two_devices, NULL);
-    run(WORLD_PROCESSES, 2, direct, two_devices, NULL);
-    run(WORLD_THREADS, 2, direct, a_device_each, NULL);
-    run(WORLD_PROCESSES, 2, direct, a_device_each, NULL);
-    unsetenv("TUTTI_TEST_STANDIN_DEVICES");
-}
-
 /* Memory that is neither a GPU's (any more) nor the program's own: in each form of a call. */
 static int no_memory(tutti_comm *comm, int rank, int size, void *context)
 {
     int in[2] = {rank, rank}, out[2] = {0, 0}, word;
     cuda_stream stream = rig_stream_take(false);
-    cuda_address freed = memory_of(0);
+    cuda_address freed = 0;
+    int wrong = world_check(rank,
+                            rig_gpu()->alloc(&freed, COUNT) == CUDA_DRIVER_OK &&
+                                rig_gpu()->free(freed) == CUDA_DRIVER_OK,
+                            "no memory that was freed");
     void *gone[] = {(void *)(uintptr_t)freed, (void *)64};
-    int wrong = 0;
     (void)context;
-    rig_gpu()->free(freed);
     wrong += WORLD_OK(tutti_barrier(comm)); /* a free waits for every stream, of other ranks too */
     for (int i = 0; i < 2; i++) {
         wrong += WORLD_TAKEN(tutti_allreduce(gone[i], out, 1, TUTTI_INT32, TUTTI_SUM, comm),
@@ -438,7 +366,6 @@ int main(int argc, char **argv)
         {"death_behind_a_gate", test_stream_ends_death_behind_a_gate},
         {"destroyed_while_queued", test_stream_ends_destroyed_while_queued},
         {"a_rank_leaves_at_once", test_stream_ends_a_rank_leaves_at_once},
-        {"two_devices", test_stream_ends_two_devices},
         {"what_is_no_memory_is_refused", test_stream_ends_what_is_no_memory_is_refused},
         {"what_is_no_stream_is_refused", test_stream_ends_what_is_no_stream_is_refused},
         {"without_a_driver", test_stream_ends_without_a_driver},

@@ -234,28 +234,32 @@ static void test_stream_graphs_half_captured_groups_are_refused(void)
     run(WORLD_PROCESSES, 2, staged, half_captured, NULL);
 }
 
-/* One rank captures what the others call. */
+/* One rank captures what the others call. All stay until the last knows: one that has no link yet
+ * to a rank that goes learns only that it went. */
 static int captured_by_one(tutti_comm *comm, int rank, int size, void *context)
 {
     cuda_stream stream = rig_stream_take(false);
     void *memory = rig_take(COUNT * 4), *executable = NULL;
+    tutti_comm *other;
+    int wrong = WORLD_OK(tutti_comm_dup(comm, &other));
     (void)context;
     (void)size;
     if (rank == 0)
         rig_capture_begin(stream);
-    int wrong =
-        WORLD_OK(tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, comm, stream));
+    wrong +=
+        WORLD_OK(tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, other, stream));
     if (rank == 0) {
         executable = rig_capture_end(stream);
         rig_graph_launch(executable, stream);
     }
     wrong += rig_await(rank, stream, AWAIT_S);
-    wrong += WORLD_TAKEN(tutti_comm_status(comm), TUTTI_ERR_MISMATCH);
+    wrong += WORLD_TAKEN(tutti_comm_status(other), TUTTI_ERR_MISMATCH);
     wrong += world_says(rank, " as operation 0 from a graph");
     wrong += world_says(rank, "and capture a collective in a graph on every rank or on none");
     if (executable)
         rig_graph_destroy(executable);
-    return wrong;
+    wrong += WORLD_OK(tutti_barrier(comm));
+    return wrong + WORLD_OK(tutti_comm_destroy(other));
 }
 
 static void test_stream_graphs_on_every_rank_or_on_none(void)

@@ -33,7 +33,7 @@ struct mem_place {
     void *base;                /* the allocation that holds the pointer, and its size */
     size_t bytes;
     uint64_t buffer; /* names the allocation; never used twice in the life of the process */
-    bool shareable;  /* other processes can map it (mem_share) */
+    bool shareable;  /* other processes can map it (mem_share), and other devices reach it */
 };
 
 /* Whether this process has a driver loaded at all. While it has none, no pointer is a device's and
@@ -61,9 +61,12 @@ const char *mem_device_name(const struct mem_device *device);
 const uint8_t *mem_device_uuid(const struct mem_device *device);
 /* Whether queues of this device reduce; not in a build without its kernels. */
 bool mem_device_reduces(const struct mem_device *device);
-/* Whether this device can work in the memory of that one: itself, or one that the driver shows to
- * this process and connects to it. */
-bool mem_device_reaches(const struct mem_device *device, const uint8_t uuid[16]);
+/* How this device works in the memory of that one, the slowest first: not at all; over the bus;
+ * over links between GPUs; it is the same. here: in what this process has there, too (the
+ * shareable, also of later), which is opened to the device the first time; that may wait for the
+ * streams of both. */
+enum mem_reach { MEM_REACH_NONE, MEM_REACH_BUS, MEM_REACH_LINK, MEM_REACH_SAME };
+enum mem_reach mem_device_reach(struct mem_device *device, const uint8_t uuid[16], bool here);
 
 /* ---- memory ---- */
 
@@ -141,7 +144,7 @@ struct mem_share {
 /* TUTTI_ERR_UNSUPPORTED when the place is not shareable. */
 tutti_status mem_share(const struct mem_place *place, struct mem_share *share);
 /* The same for peers that are threads of this process, with no word to the driver: of memory of any
- * kind. Another process cannot attach it. */
+ * kind for those that use the same device. Another process cannot attach it. */
 void mem_share_here(const struct mem_place *place, struct mem_share *share);
 /* The address at which this process sees the allocation: maps it, or finds it mapped already (one
  * mapping per owner and base; one that was for an earlier allocation there is dropped). For the
@@ -182,6 +185,9 @@ struct mem_stream {
     uint64_t capture; /* names the capture in progress, 0: none */
 };
 
+/* Whether the handle is that of the legacy default stream of a device, whose work and that of
+ * ordinary streams wait for each other in the order they were given. */
+bool mem_stream_is_legacy(const void *handle);
 /* What there is to know of a stream of the program. hint: a device pointer of the call whose
  * context a default stream (NULL) belongs to; NULL: the context current in this thread.
  * Errors TUTTI_ERR_ARG: not a stream, or one whose capture was invalidated;

@@ -12,6 +12,7 @@
  * Invariant: the list of devices only grows; a device in it is complete, or unusable for good. */
 #include "mem/mem_cuda.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <sched.h>
 #include <stdatomic.h>
@@ -213,21 +214,62 @@ bool mem_device_reduces(const struct mem_device *device)
     return device->has_kernels;
 }
 
-bool mem_device_reaches(const struct mem_device *device, const uint8_t uuid[16])
+/* How the driver connects the device to the one of that uuid. Links between GPUs carry atomic
+ * operations, the bus does not. */
+static enum mem_reach connection(const struct mem_device *device, const uint8_t uuid[16])
 {
     const struct cuda_driver *driver = device->driver;
     struct cuda_uuid other;
-    int count = 0, can = 0;
-    if (memcmp(&device->uuid, uuid, sizeof other) == 0)
-        return true;
+    int count = 0, can = 0, atomics = 0;
     if (driver->device_count(&count) != CUDA_DRIVER_OK)
-        return false;
+        return MEM_REACH_NONE;
     for (int i = 0; i < count; i++) {
-        if (driver->device_uuid(&other, i) == CUDA_DRIVER_OK &&
-            memcmp(&other, uuid, sizeof other) == 0)
-            return driver->device_peer(&can, device->ordinal, i) == CUDA_DRIVER_OK && can != 0;
+        if (driver->device_uuid(&other, i) != CUDA_DRIVER_OK ||
+            memcmp(&other, uuid, sizeof other) != 0)
+            continue;
+        if (driver->device_peer(&can, device->ordinal, i) != CUDA_DRIVER_OK || !can)
+            return MEM_REACH_NONE;
+        bool linked = driver->device_link(&atomics, CUDA_PEER_ATOMICS, device->ordinal, i) ==
+                          CUDA_DRIVER_OK &&
+                      atomics;
+        return linked ? MEM_REACH_LINK : MEM_REACH_BUS;
     }
-    return false;
+    return MEM_REACH_NONE;
+}
+
+/* With the lock: opens what the listed device has, and will have, to this one. The driver allows a
+ * device so many others only. */
+static bool open_other(struct mem_device *device, unsigned index)
+{
+    struct cuda_scope scope;
+    if (device->opened >> index & 1)
+        return true;
+    if (mem_cuda_enter(device, &scope) != TUTTI_OK)
+        return false;
+    cuda_result result = device->driver->context_open(devices.list[index]->context, 0);
+    mem_cuda_leave(&scope);
+    if (result != CUDA_DRIVER_OK && result != CUDA_DRIVER_PEER_OPEN)
+        return false;
+    device->opened |= UINT64_C(1) << index;
+    return true;
+}
+
+static_assert(DEVICES_MAX <= 64, "a bit for each in mem_device.opened");
+
+enum mem_reach mem_device_reach(struct mem_device *device, const uint8_t uuid[16], bool here)
+{
+    if (memcmp(&device->uuid, uuid, sizeof device->uuid) == 0)
+        return MEM_REACH_SAME;
+    enum mem_reach reach = connection(device, uuid);
+    pthread_mutex_lock(&devices.lock);
+    unsigned count = atomic_load_explicit(&devices.count, memory_order_relaxed);
+    for (unsigned i = 0; i < count && here && reach != MEM_REACH_NONE; i++) {
+        if (memcmp(&devices.list[i]->uuid, uuid, sizeof device->uuid) == 0 &&
+            !open_other(device, i))
+            reach = MEM_REACH_NONE;
+    }
+    pthread_mutex_unlock(&devices.lock);
+    return reach;
 }
 
 const char *mem_device_name(const struct mem_device *device)

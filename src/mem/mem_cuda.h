@@ -57,6 +57,7 @@ struct mem_device {
     size_t words_bytes;        /* of all of them */
     struct cuda_claim *claims; /* [QUEUES_MAX], zero; NULL: work stays in the stream it was given */
     unsigned claims_taken;
+    uint64_t opened;      /* a bit for each device of the list whose memory is open to this one */
     cuda_stream *streams; /* [QUEUE_STREAMS], that queues move to */
     cuda_stream asked;    /* whether the device failed, for who has no stream */
 };

@@ -42,6 +42,8 @@ struct cuda_uuid {
     X(DRIVER_NOT_FOUND, 500, CUDA_ERROR_NOT_FOUND)                                                 \
     X(DRIVER_NOT_READY, 600, CUDA_ERROR_NOT_READY)                                                 \
     X(DRIVER_ILLEGAL_ADDRESS, 700, CUDA_ERROR_ILLEGAL_ADDRESS)                                     \
+    X(DRIVER_PEER_OPEN, 704, CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED)                               \
+    X(DRIVER_TOO_MANY_PEERS, 711, CUDA_ERROR_TOO_MANY_PEERS)                                       \
     X(DRIVER_NOT_SUPPORTED, 801, CUDA_ERROR_NOT_SUPPORTED)                                         \
     X(DRIVER_CAPTURE_UNSUPPORTED, 900, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED)                      \
     X(DRIVER_CAPTURE_INVALIDATED, 901, CUDA_ERROR_STREAM_CAPTURE_INVALIDATED)                      \
@@ -67,6 +69,7 @@ struct cuda_uuid {
     X(FLUSH_BY_HOST, 1, CU_FLUSH_GPU_DIRECT_RDMA_WRITES_OPTION_HOST)                               \
     X(FLUSH_CURRENT, 0, CU_FLUSH_GPU_DIRECT_RDMA_WRITES_TARGET_CURRENT_CTX)                        \
     X(ORDERING_OWNER, 100, CU_FLUSH_GPU_DIRECT_RDMA_WRITES_TO_OWNER)                               \
+    X(PEER_ATOMICS, 3, CU_DEVICE_P2P_ATTRIBUTE_NATIVE_ATOMIC_SUPPORTED)                            \
     X(FUNCTION_REGISTERS, 4, CU_FUNC_ATTRIBUTE_NUM_REGS)                                           \
     X(REGISTER_PORTABLE, 1, CU_MEMHOSTREGISTER_PORTABLE)                                           \
     X(REGISTER_DEVICEMAP, 2, CU_MEMHOSTREGISTER_DEVICEMAP)                                         \
@@ -102,12 +105,15 @@ enum cuda_number {
     X(device_attribute, cuDeviceGetAttribute, (int *value, int attribute, int device), MUST)       \
     X(device_count, cuDeviceGetCount, (int *count), MUST)                                          \
     X(device_peer, cuDeviceCanAccessPeer, (int *can, int device, int peer), MUST)                  \
+    X(device_link, cuDeviceGetP2PAttribute, (int *value, int attribute, int device, int peer),     \
+      MUST)                                                                                        \
     X(primary_state, cuDevicePrimaryCtxGetState, (int device, unsigned *flags, int *active), MUST) \
     X(primary_retain, cuDevicePrimaryCtxRetain, (cuda_context * context, int device), MUST)        \
     X(context_current, cuCtxGetCurrent, (cuda_context * context), MUST)                            \
     X(context_push, cuCtxPushCurrent_v2, (cuda_context context), MUST)                             \
     X(context_pop, cuCtxPopCurrent_v2, (cuda_context * context), MUST)                             \
     X(context_device, cuCtxGetDevice, (int *device), MUST)                                         \
+    X(context_open, cuCtxEnablePeerAccess, (cuda_context other, unsigned flags), MUST)             \
     X(context_priorities, cuCtxGetStreamPriorityRange, (int *least, int *greatest), MUST)          \
     X(pointer_attributes, cuPointerGetAttributes,                                                  \
       (unsigned count, int *attributes, void **values, cuda_address pointer), MUST)                \

@@ -168,7 +168,10 @@ static const struct cuda_slot nothing = {.count = 0};
 /* Lets the stream go on to the next slot, which says what is to be done. */
 static void use_slot(struct mem_queue *queue, const struct cuda_slot *slot)
 {
-    queue->slots[queue->slots_used++] = *slot;
+    struct cuda_slot *at = &queue->slots[queue->slots_used++];
+    /* A graph that holds half an operation does not set GO back, and may be reading: nothing. */
+    if (slot->count > 0 || at->count > 0)
+        *at = *slot;
     set_word(queue, QUEUE_GO, queue->slot_base + queue->slots_used);
 }
 

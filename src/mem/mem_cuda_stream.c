@@ -66,6 +66,11 @@ static tutti_status device_of_default(const struct cuda_driver *driver, const vo
     return TUTTI_OK;
 }
 
+bool mem_stream_is_legacy(const void *handle)
+{
+    return handle == NULL || handle == STREAM_LEGACY;
+}
+
 tutti_status mem_stream_open(void *handle, const void *hint, struct mem_stream *stream)
 {
     const struct cuda_driver *driver;

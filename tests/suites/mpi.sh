@@ -66,9 +66,11 @@ for n in 1 3 4; do
     run "$n ranks from the launcher's environment" 60 $start -np "$n" "$build/tests/mpi/test_env" "$n"
 done
 run "coll_perf under mpirun" 120 $start -np 3 "$build/perf/coll_perf" allreduce alltoall -b 8 -e 64K -f 16 -n 5
-if [ -x "$build/perf/coll_perf_mpi" ]; then
-    run "coll_perf --peer mpi" 120 "$build/perf/coll_perf" all --ranks 3 --peer mpi -b 8 -e 4K -f 16 -n 3 -w 1 --blocks 5
-else
-    skip "$build/perf/coll_perf_mpi is not built: MPI's headers were not found (libopenmpi-dev)"
-fi
+for peer in mpi mpich gloo; do
+    if [ -x "$build/perf/coll_perf_$peer" ]; then
+        run "coll_perf --peer $peer" 120 "$build/perf/coll_perf" all --ranks 3 --peer $peer -b 8 -e 4K -f 16 -n 3 -w 1 --blocks 5
+    else
+        skip "$build/perf/coll_perf_$peer is not built: the library was not found"
+    fi
+done
 finish
