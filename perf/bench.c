@@ -100,9 +100,9 @@ static void arena_close(const struct bench *bench, struct arena *arena, bool pee
     tutti_mem_free(arena->device);
 }
 
-void bench_open(struct bench *bench, const struct options *options, tutti_comm *comm,
-                const struct peer *peer)
+void bench_open(struct bench *bench, const struct options *options, tutti_comm *comm)
 {
+    const struct peer *peer = options->peer_kind ? options->peer : NULL;
     *bench = (struct bench){.options = options, .comm = comm, .peer = peer};
     tutti_comm_rank(comm, &bench->rank);
     tutti_comm_size(comm, &bench->size);
@@ -337,11 +337,14 @@ static void time_alone(struct bench *bench, struct timing *timing)
     timing->iters = iters;
 }
 
-/* Points the call at the peer's buffers and fills them. */
-static void enter_peer(struct bench *bench)
+/* Points the call at the peer's buffers and fills them; the buffer of IN. The barrier comes after
+ * the filling, since a peer may put what it receives into OUT before the call. */
+static const struct arena *enter_peer(struct bench *bench)
 {
     const struct arena *in = point_call(&bench->call, &bench->peer_in, &bench->peer_out);
     check_fill(&bench->call, &bench->data, in, &bench->peer_out);
+    bench->peer->barrier();
+    return in;
 }
 
 /* Blocks in turn. The two libraries have buffers of their own, filled once: what repeated calls in
@@ -352,7 +355,6 @@ static void time_in_turn(struct bench *bench, struct timing *timing)
     uint64_t warmup, iters;
     agree(bench, options->budget_ms * 1e3 / options->blocks, ADAPTIVE_LEAST_BLOCK, &warmup, &iters);
     enter_peer(bench);
-    bench->peer->barrier();
     loop_theirs(bench, 2); /* as many as agree() made */
     bench->peer->barrier();
     double *our_us = allocate(bench, 3 * (size_t)options->blocks * sizeof(double));
@@ -387,6 +389,29 @@ static void time_in_turn(struct bench *bench, struct timing *timing)
     timing->iters = iters * options->blocks;
     timing->peer_measured = true;
     free(our_us);
+}
+
+/* A peer that computes something else, or was asked for something else, compares with nothing. */
+static void check_peer(struct bench *bench)
+{
+    struct call *call = &bench->call;
+    if (bench->options->checks == 0 || !call->row->has_data)
+        return;
+    const struct arena *in = enter_peer(bench);
+    loop_theirs(bench, 1);
+    uint64_t wrong = 0;
+    if (bench->peer->comparable(call))
+        wrong = check_result(call, &bench->data, in, &bench->peer_out, bench->finding,
+                             sizeof bench->finding);
+    if (wrong) {
+        fprintf(stderr, "coll_perf: rank %d of %d: %s %s %s of %s, %llu bytes%s: %llu wrong: %s\n",
+                call->rank, call->size, call->row->name, tutti_dtype_name(call->dtype),
+                op_choice_name(call->op_choice), bench->peer->version,
+                (unsigned long long)call->bytes, call->in_place ? " in place" : "",
+                (unsigned long long)wrong, bench->finding);
+        stop();
+    }
+    bench->peer->barrier();
 }
 
 /* A barrier is right when nobody leaves before the last has entered. One rank comes late; clocks
@@ -444,9 +469,11 @@ void bench_measure(struct bench *bench, struct timing *timing)
     const struct arena *in = point_call(&bench->call, &bench->in, &bench->out);
     fill(bench, in);
     meet(bench);
-    if (bench->peer && bench->options->peer && bench->peer->supports(&bench->call))
+    if (bench->peer && bench->peer->supports(&bench->call)) {
         time_in_turn(bench, timing);
-    else
+        check_peer(bench);
+    } else {
         time_alone(bench, timing);
+    }
     check(bench, timing);
 }

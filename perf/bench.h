@@ -36,8 +36,7 @@ struct bench {
 _Noreturn void bench_die(const struct bench *bench, const char *what);
 
 /* Makes buffers for the options' sizes. */
-void bench_open(struct bench *bench, const struct options *options, tutti_comm *comm,
-                const struct peer *peer);
+void bench_open(struct bench *bench, const struct options *options, tutti_comm *comm);
 void bench_close(struct bench *bench);
 
 /* Sets type and operation for the calls that follow; OP_NONE for calls that only move data. */

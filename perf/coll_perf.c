@@ -139,8 +139,7 @@ static void introduce(struct run *run, int cpu)
 }
 
 /* Everything after the communicator exists; ends it too. */
-static int run_all(const struct options *options, tutti_comm *comm, const struct peer *peer,
-                   int cpu)
+static int run_all(const struct options *options, tutti_comm *comm, int cpu)
 {
     struct run *run = calloc(1, sizeof *run);
     char *text = malloc(EXPLAIN_MAX);
@@ -148,11 +147,11 @@ static int run_all(const struct options *options, tutti_comm *comm, const struct
         fprintf(stderr, "coll_perf: out of memory\n");
         exit(EXIT_RUN);
     }
-    if (peer && peer->start && !peer->start(comm))
+    if (options->peer && options->peer->start && !options->peer->start(comm))
         exit(EXIT_RUN);
     run->options = options;
     run->explain = text;
-    bench_open(&run->bench, options, comm, peer);
+    bench_open(&run->bench, options, comm);
     run->head = run->bench.rank == 0;
     double bad = 0;
     if (options->root >= run->bench.size) {
@@ -161,7 +160,7 @@ static int run_all(const struct options *options, tutti_comm *comm, const struct
                     options->root, run->bench.size);
         bad = EXIT_USAGE;
     } else if (run->head && !report_open(&run->report, options, run->bench.size, run->bench.hosts,
-                                         peer && options->peer ? peer->name : NULL)) {
+                                         run->bench.peer)) {
         bad = EXIT_RUN;
     }
     bench_exchange(&run->bench, &bad, 1);
@@ -202,8 +201,13 @@ static bool use_device(const struct options *options)
     return status == TUTTI_OK;
 }
 
-/* A peer that takes the ranks of the communicator made here; NULL: none. */
-static const struct peer *guest;
+static int run_and_finish(const struct options *options, tutti_comm *comm, int cpu)
+{
+    int status = run_all(options, comm, cpu);
+    if (options->peer)
+        options->peer->finish(status);
+    return status;
+}
 
 static int seat_main(const struct options *options, const struct seat *seat)
 {
@@ -215,7 +219,7 @@ static int seat_main(const struct options *options, const struct seat *seat)
                 tutti_last_error());
         return EXIT_RUN;
     }
-    return run_all(options, comm, guest, seat->cpu);
+    return run_and_finish(options, comm, seat->cpu);
 }
 
 static int environment_main(const struct options *options)
@@ -227,20 +231,19 @@ static int environment_main(const struct options *options)
         fprintf(stderr, "coll_perf: %s\n", tutti_last_error());
         return EXIT_RUN;
     }
-    return run_all(options, comm, guest, -1);
+    return run_and_finish(options, comm, -1);
 }
 
-static int peer_main(const struct options *options, const struct peer *peer)
+static int peer_main(const struct options *options)
 {
     tutti_comm *comm;
+    const struct peer *peer = options->peer;
     int cpu = options->bind == BIND_CORE ? launch_bind((unsigned)peer->local_rank()) : -1;
-    int status = EXIT_RUN;
     if (peer->comm_create(&comm) == TUTTI_OK)
-        status = run_all(options, comm, peer, cpu);
-    else
-        fprintf(stderr, "coll_perf: %s\n", tutti_last_error());
-    peer->finish(status);
-    return status;
+        return run_and_finish(options, comm, cpu);
+    fprintf(stderr, "coll_perf: %s\n", tutti_last_error());
+    peer->finish(EXIT_RUN);
+    return EXIT_RUN;
 }
 
 static int print_settings(void)
@@ -264,12 +267,11 @@ int main(int argc, char **argv)
     options_apply(&options);
     if (options.settings)
         return print_settings();
-    const struct peer *peer = peer_open(&argc, &argv);
-    if (peer && peer->comm_create)
-        return peer_main(&options, peer);
-    if (options.peer && !peer)
+    options.peer = peer_open(&argc, &argv);
+    if (options.peer_kind && !options.peer)
         return peer_exec(&options, argc, argv);
-    guest = peer;
+    if (options.peer && options.peer->comm_create)
+        return peer_main(&options);
     if (options.ranks || options.threads)
         return launch(&options, seat_main);
     return environment_main(&options);

@@ -2,7 +2,7 @@
  * are long. Every mistake is answered with one sentence that names the option, its value and what
  * would be accepted. */
 #include "perf/check.h"
-#include "perf/perf.h"
+#include "perf/peer.h"
 
 #include <errno.h>
 #include <getopt.h>
@@ -23,7 +23,7 @@ static const char help_head[] =
     "  coll_perf allreduce --ranks 4                  four local ranks, no launcher\n"
     "  coll_perf all --ranks 5 -b 4 -e 4M -f 4 -d all -o all\n"
     "  mpirun -np 8 coll_perf alltoall -e 64M         also under srun and torchrun\n"
-    "  coll_perf allreduce --ranks 2 --peer mpi       side by side with MPI\n"
+    "  coll_perf allreduce --ranks 2 --peer mpi       side by side with Open MPI\n"
     "\n"
     "collectives:";
 
@@ -52,9 +52,7 @@ static const char help_tail[] =
     "      --ranks N        start N local processes (without: ask the launcher's environment)\n"
     "      --threads N      N ranks per process, as threads\n"
     "      --bind HOW       core: rank i on core i, wrapping around; none (core)\n"
-    "      --peer LIB       drive another library's collectives through the same loop, in turn "
-    "with\n"
-    "                       Tutti's: mpi (Open MPI), mpich, gloo\n"
+    "      --peer LIBRARY   drive its collectives through the same loop, in turn with Tutti's\n"
     "      --blocks N       turns of each library with --peer, at least 5 (11)\n"
     "\n"
     "how (each sets the TUTTI_* setting of that name)\n"
@@ -285,6 +283,21 @@ static bool add_case(struct options *options, const char *word)
     return found;
 }
 
+static bool read_peer(struct options *options, const char *text)
+{
+    for (size_t i = 0; i < peer_kind_count; i++) {
+        if (strcasecmp(peer_kinds[i].name, text) == 0) {
+            options->peer_kind = &peer_kinds[i];
+            return true;
+        }
+    }
+    fprintf(stderr, "coll_perf: --peer wants one of");
+    for (size_t i = 0; i < peer_kind_count; i++)
+        fprintf(stderr, "%s%s", i ? "|" : " ", peer_kinds[i].name);
+    fprintf(stderr, ", not \"%s\"\n", text);
+    return false;
+}
+
 static void print_help(void)
 {
     fputs(help_head, stdout);
@@ -297,6 +310,9 @@ static void print_help(void)
     printf("\noperations:\n ");
     for (unsigned i = 0; i < OP_CHOICES; i++)
         printf(" %s", op_choice_name(i));
+    printf("\nlibraries for --peer:\n ");
+    for (size_t i = 0; i < peer_kind_count; i++)
+        printf(" %s (%s)", peer_kinds[i].name, peer_kinds[i].title);
     printf("\n\n%s", help_tail);
 }
 
@@ -372,9 +388,7 @@ static bool read_text_option(struct options *options, int letter, const char *te
         options->bind = (enum bind)choice;
         break;
     case 'P':
-        good = read_word("--peer", text, "mpi|mpich|gloo", &choice);
-        options->peer = text;
-        break;
+        return read_peer(options, text);
     case 'T':
         options->transport = text;
         break;
@@ -440,9 +454,9 @@ static bool complete(struct options *options)
     else if (any_reduces(options) && !reductions_fit(options))
         mistake = "no operation (-o) goes with a type (-d): nothing to reduce; band, bor and bxor "
                   "want integers";
-    else if (options->peer && options->threads > 0)
+    else if (options->peer_kind && options->threads > 0)
         mistake = "--peer runs ranks as processes: use --ranks, not --threads";
-    else if (options->peer && options->memory == MEMORY_CUDA)
+    else if (options->peer_kind && options->memory == MEMORY_CUDA)
         mistake = "--peer compares host memory only: not with --memory cuda";
     else if (options->ranks > 0 && options->root >= 0 &&
              (unsigned)options->root >= options->ranks * (options->threads ? options->threads : 1))

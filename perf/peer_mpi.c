@@ -8,6 +8,7 @@
 #include <mpi.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 static int *int_counts, *int_displs; /* [size], refilled for each call of a v form */
 
@@ -57,6 +58,16 @@ static bool supports(const struct call *call)
 {
     return call->bytes / call->elem_size <= INT_MAX && type_of(call) != MPI_DATATYPE_NULL &&
            (!call->row->reduces || op_of(call) != MPI_OP_NULL);
+}
+
+/* In place, the result of a reduce-scatter begins where the input did; a broadcast has one buffer.
+ */
+static bool comparable(const struct call *call)
+{
+    tutti_coll coll = call->row->coll;
+    bool scattered = coll == TUTTI_COLL_REDUCE_SCATTER || coll == TUTTI_COLL_REDUCE_SCATTERV;
+    bool copied = coll == TUTTI_COLL_BROADCAST && call->rank == call->root && !call->in_place;
+    return !(scattered && call->in_place) && !copied;
 }
 
 /* The counts of a v form as MPI wants them. A few words per call, small against the call. */
@@ -181,6 +192,22 @@ static int local_rank(void)
     return rank;
 }
 
+/* "Open MPI 4.1.4" of "Open MPI v4.1.4, package: ..." and "MPICH Version: 4.0.2 ...". */
+static const char *version(void)
+{
+    static char text[48];
+    char full[MPI_MAX_LIBRARY_VERSION_STRING] = "", number[24] = "";
+    int len = 0;
+    MPI_Get_library_version(full, &len);
+    if (sscanf(full, "Open MPI v%23[^, ]", number) == 1)
+        snprintf(text, sizeof text, "Open MPI %s", number);
+    else if (sscanf(full, "MPICH Version: %23s", number) == 1)
+        snprintf(text, sizeof text, "MPICH %s", number);
+    else
+        snprintf(text, sizeof text, "%.*s", (int)strcspn(full, ",\n"), full);
+    return text;
+}
+
 static void finish(int status)
 {
     free(int_counts);
@@ -192,15 +219,16 @@ static void finish(int status)
 
 const struct peer *peer_open(int *argc, char ***argv)
 {
-    static const struct peer peer = {.name = PEER_NAME,
-                                     .comm_create = comm_create,
-                                     .supports = supports,
-                                     .run = run,
-                                     .barrier = barrier,
-                                     .alloc = allocate,
-                                     .free = release,
-                                     .local_rank = local_rank,
-                                     .finish = finish};
+    static struct peer peer = {.name = PEER_NAME,
+                               .comm_create = comm_create,
+                               .supports = supports,
+                               .comparable = comparable,
+                               .run = run,
+                               .barrier = barrier,
+                               .alloc = allocate,
+                               .free = release,
+                               .local_rank = local_rank,
+                               .finish = finish};
     int size = 1;
     MPI_Init(argc, argv);
     MPI_Comm_size(MPI_COMM_WORLD, &size);
@@ -208,6 +236,7 @@ const struct peer *peer_open(int *argc, char ***argv)
     int_displs = calloc((size_t)size, sizeof(int));
     if (int_counts == NULL || int_displs == NULL)
         MPI_Abort(MPI_COMM_WORLD, EXIT_RUN);
+    peer.version = version();
     return &peer;
 }
 

@@ -22,6 +22,8 @@ enum memory { MEMORY_LIB, MEMORY_MALLOC, MEMORY_CUDA };
 enum average { AVERAGE_RANK0, AVERAGE_MEAN, AVERAGE_MIN, AVERAGE_MAX };
 
 struct perf_case;
+struct peer;
+struct peer_kind;
 
 struct options {
     const struct perf_case *cases[CASES_MAX];
@@ -45,8 +47,9 @@ struct options {
     const char *transport, *algo, *lanes, *chunk; /* NULL: as the environment says */
     const char *json, *csv;
     bool verbose, settings;
-    const char *peer; /* the library to compare with; NULL: none */
-    unsigned blocks;  /* interleaved blocks per library with --peer */
+    const struct peer_kind *peer_kind; /* the library to compare with; NULL: none */
+    const struct peer *peer;           /* set by main: what this program has, asked for or not */
+    unsigned blocks;                   /* interleaved blocks per library with --peer */
 };
 
 /* Reads argv; prints help or the mistake itself. Returns -1 to go on, else the exit status. */

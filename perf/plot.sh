@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Draws bus bandwidth and time over size from the CSV of coll_perf.
 #   perf/plot.sh RUN.csv [PICTURE.svg|PICTURE.png]
-# One line per collective and placement; with --peer mpi in the run, MPI's beside ours (dashed).
+# One line per collective and placement; with --peer in the run, the peer's beside ours (dashed).
 # Needs gnuplot (Debian: gnuplot-nox).
 set -eu
 if [ $# -lt 1 ] || [ $# -gt 2 ] || [ ! -r "${1:-}" ]; then
@@ -33,11 +33,12 @@ awk -F, -v dir="$work" '
             busbw = $at["busbw_gbps"] * $at["time_us"] / $at["peer_us"]
             print $at["bytes"], busbw, $at["peer_us"] >(dir "/" name ".peer")
         }
-        ranks = $at["ranks"]; transport = $at["transport"]; gsub(/"/, "", transport)
+        peer = $at["peer"]; ranks = $at["ranks"]; transport = $at["transport"]; gsub(/"/, "", transport)
     }
     END {
         for (i = 1; i <= count; i++) print order[i] >(dir "/names")
         print ranks " ranks, transport " transport >(dir "/title")
+        print peer >(dir "/peer")
     }' "$csv"
 [ -s "$work/names" ] || { echo "plot.sh: $csv has no rows to draw" >&2; exit 3; }
 
@@ -47,7 +48,7 @@ curves() { # column
         i=$((i + 1))
         line="$line${line:+, }'$work/$name.ours' using 1:$1 with linespoints lc $i pt 7 ps 0.5 lw 2 title '${name//_/ }'"
         [ -e "$work/$name.peer" ] &&
-            line="$line, '$work/$name.peer' using 1:$1 with linespoints lc $i pt 6 ps 0.5 dt 2 title '${name//_/ }, MPI'"
+            line="$line, '$work/$name.peer' using 1:$1 with linespoints lc $i pt 6 ps 0.5 dt 2 title '${name//_/ }, $(cat "$work/peer")'"
     done <"$work/names"
     echo "$line"
 }

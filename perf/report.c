@@ -28,7 +28,7 @@ static FILE *open_file(const char *path, bool *good)
 }
 
 bool report_open(struct report *report, const struct options *options, int size, int hosts,
-                 const char *peer)
+                 const struct peer *peer)
 {
     bool good = true;
     *report = (struct report){.options = options,
@@ -66,7 +66,7 @@ static void json_head(struct report *report, const struct rank_info *infos)
     json_text(file, report->options->transport ? report->options->transport : "auto");
     fprintf(file, ",\n  \"peer\": ");
     if (report->peer)
-        json_text(file, report->peer);
+        json_text(file, report->peer->version);
     else
         fputs("null", file);
     fprintf(file, ",\n  \"places\": [");
@@ -83,10 +83,11 @@ void report_head(struct report *report, const struct rank_info *infos)
 {
     const struct options *o = report->options;
     char step[24];
-    printf("# coll_perf, tutti %d.%d.%d: %d rank%s on %d host%s, transport %s, memory %s\n",
+    printf("# coll_perf, tutti %d.%d.%d: %d rank%s on %d host%s, transport %s, memory %s%s%s\n",
            tutti_version() / 10000, tutti_version() / 100 % 100, tutti_version() % 100,
            report->size, report->size == 1 ? "" : "s", report->hosts, report->hosts == 1 ? "" : "s",
-           o->transport ? o->transport : "auto", memory_name(o->memory));
+           o->transport ? o->transport : "auto", memory_name(o->memory),
+           report->peer ? ", beside " : "", report->peer ? report->peer->version : "");
     printf("# nThread %u minBytes %llu maxBytes %llu step: %s(%s) warmup iters: %llu iters: ",
            o->threads ? o->threads : 1, (unsigned long long)o->min_bytes,
            (unsigned long long)o->max_bytes,
@@ -113,7 +114,7 @@ void report_head(struct report *report, const struct rank_info *infos)
         fprintf(report->csv,
                 "collective,ranks,hosts,transport,in_place,bytes,count,type,op,root,time_us,"
                 "algbw_gbps,busbw_gbps,wrong,min_us,median_us,p99_us,iters,peer_us,ratio,"
-                "ratio_low,ratio_high,plan,predicted_us\n");
+                "ratio_low,ratio_high,plan,predicted_us,peer\n");
 }
 
 void report_table_begin(struct report *report, const struct perf_case *row)
@@ -136,7 +137,7 @@ void report_table_begin(struct report *report, const struct perf_case *row)
            "type", "redop", "root", "time", "algbw", "busbw", "#wrong", "time", "algbw", "busbw",
            "#wrong");
     for (int i = 0; report->peer && i < 2; i++)
-        printf("  %9s  %6s  %-13s", report->peer, "ratio", "quartiles");
+        printf("  %9s  %6s  %-13s", report->peer->name, "ratio", "quartiles");
     printf("\n# %10s  %12s  %8s  %6s  %6s  %7s  %6s  %6s  %5s  %7s  %6s  %6s  %5s", "(B)",
            "(elements)", "", "", "", "(us)", "(GB/s)", "(GB/s)", "", "(us)", "(GB/s)", "(GB/s)",
            "");
@@ -271,7 +272,7 @@ static void csv_row(const struct report *report, const struct row *row)
         fprintf(file, ",%s,", row->plan);
         if (row->plan[0])
             fprintf(file, "%.3f", row->predicted_us);
-        fputs("\n", file);
+        fprintf(file, ",%s\n", report->peer ? report->peer->version : "");
         fflush(file); /* a run that is stopped keeps its rows */
     }
 }

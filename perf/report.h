@@ -2,6 +2,7 @@
 #ifndef PERF_REPORT_H
 #define PERF_REPORT_H
 
+#include "perf/peer.h"
 #include "perf/perf.h"
 #include <stdio.h>
 
@@ -31,7 +32,7 @@ struct summary {
 struct report {
     const struct options *options;
     int size, hosts;
-    const char *peer; /* NULL: none */
+    const struct peer *peer; /* NULL: none */
     bool terminal;
     FILE *json, *csv;
     bool json_begun;
@@ -44,7 +45,7 @@ struct report {
 
 /* Opens the files; prints the mistake and returns false when one cannot be written. */
 bool report_open(struct report *report, const struct options *options, int size, int hosts,
-                 const char *peer);
+                 const struct peer *peer);
 void report_head(struct report *report, const struct rank_info *infos);
 void report_table_begin(struct report *report, const struct perf_case *row);
 void report_table_end(struct report *report);

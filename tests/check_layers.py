@@ -54,6 +54,7 @@ FOREIGN = [
     ("nvml.h", ["src/mem/mem_cuda*"]),
     ("nccl.h", ["src/compat/nccl*", "tests/nccl_facts.c", "examples/nccl.c"]),
     ("mpi.h", ["tests/mpi/*", "examples/*", "src/compat/mpi*", "perf/launch*", "perf/peer*"]),
+    ("gloo/*", ["perf/peer_gloo.cpp"]),
     ("openssl/*", ["src/base/auth.c", "src/base/seal.c"]),
     ("pmix.h", ["src/bootstrap_pmix.c"]),
     ("torch/*", ["src/compat/torch*", "src/compat/*/torch*"]),

@@ -66,11 +66,23 @@ for n in 1 3 4; do
     run "$n ranks from the launcher's environment" 60 $start -np "$n" "$build/tests/mpi/test_env" "$n"
 done
 run "coll_perf under mpirun" 120 $start -np 3 "$build/perf/coll_perf" allreduce alltoall -b 8 -e 64K -f 16 -n 5
-for peer in mpi mpich gloo; do
-    if [ -x "$build/perf/coll_perf_$peer" ]; then
-        run "coll_perf --peer $peer" 120 "$build/perf/coll_perf" all --ranks 3 --peer $peer -b 8 -e 4K -f 16 -n 3 -w 1 --blocks 5
-    else
-        skip "$build/perf/coll_perf_$peer is not built: the library was not found"
+
+# Beside other libraries: their results are checked too, and every row names the version.
+beside() { # name library package
+    if [ ! -x "$build/perf/coll_perf_$1" ]; then
+        skip "$build/perf/coll_perf_$1 is not built: $2 was not found (Debian: $3)"
+        return
     fi
-done
+    run "coll_perf --peer $1" 120 "$build/perf/coll_perf" all --ranks 3 --peer "$1" -b 8 -e 4K -f 16 -n 3 \
+        -w 1 --blocks 5 --csv "$work/$1.csv"
+    run "rows with --peer $1 name $2" 5 awk -F, -v peer="$2 [0-9.]+" \
+        'NR > 1 { rows++ } NR > 1 && $NF !~ "^" peer "$" { bad++ } END { exit !rows || bad }' "$work/$1.csv"
+}
+beside mpi "Open MPI" libopenmpi-dev
+beside mpich MPICH libmpich-dev
+beside gloo Gloo libgloo-dev
+cp "$build/perf/coll_perf" "$work"
+run "a peer that was not built" 10 sh -c '"$1/coll_perf" allreduce --ranks 2 --peer mpich 2>&1 |
+    grep -qx "coll_perf: --peer mpich needs $1/coll_perf_mpich, which is built where MPICH is found (Debian: apt install libmpich-dev; meson setup --reconfigure)"' \
+    - "$work"
 finish
