@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""The README's table from CSV files of `coll_perf --peer mpi --csv FILE`: a row per size, a column per
-collective and number of ranks; in each cell Tutti's time out of place, then the ratio Tutti / MPI out
-of place and in place (medians of interleaved blocks).  usage: peer_table.py FILE..."""
+"""The README's tables from CSV files of `coll_perf --peer LIBRARY --csv FILE`: a row per size, a column per
+collective and number of ranks; in each cell Tutti's time out of place, then the ratio Tutti / peer out of
+place and in place (medians of interleaved blocks; - where the peer has no such call). Below it the
+largest ratio with its quartiles.  usage: peer_table.py [--sizes 8,4K,64M] FILE..."""
 import csv
 import sys
 
@@ -14,8 +15,11 @@ def size_text(size):
 
 
 def main():
-    cells, columns, sizes = {}, [], set()
-    for name in sys.argv[1:]:
+    names, wanted = sys.argv[1:], None
+    if names[:1] == ["--sizes"]:
+        wanted, names = names[1].split(","), names[2:]
+    cells, columns, sizes, worst = {}, [], set(), None
+    for name in names:
         with open(name, newline="") as file:
             for row in csv.DictReader(file):
                 column = (row["collective"], int(row["ranks"]))
@@ -23,17 +27,24 @@ def main():
                 if column not in columns:
                     columns.append(column)
                 sizes.add(size)
-                cells[column, size, int(row["in_place"])] = (float(row["time_us"]), float(row["ratio"]))
+                cells[column, size, int(row["in_place"])] = row
+                if row["ratio"] and (worst is None or float(row["ratio"]) > float(worst["ratio"])):
+                    worst = row
     print("| bytes | " + " | ".join(f"{coll}, {ranks} ranks" for coll, ranks in columns) + " |")
     print("|---:|" + "---:|" * len(columns))
-    worst = max(ratio for _, ratio in cells.values())
     for size in sorted(sizes):
-        row = []
+        if wanted and size_text(size) not in wanted:
+            continue
+        texts = []
         for column in columns:
-            out, inside = cells.get((column, size, 0)), cells.get((column, size, 1))
-            row.append(f"{out[0]:.4g} us, {out[1]:.2f} / {inside[1]:.2f}" if out and inside else "")
-        print(f"| {size_text(size)} | " + " | ".join(row) + " |")
-    print(f"\nLargest ratio: {worst:.2f}.")
+            both = [cells.get((column, size, place)) for place in (0, 1)]
+            ratios = [f"{float(row['ratio']):.2f}" if row and row["ratio"] else "-" for row in both]
+            texts.append(f"{float(both[0]['time_us']):.4g} us, {' / '.join(ratios)}" if both[0] else "")
+        print(f"| {size_text(size)} | " + " | ".join(texts) + " |")
+    if worst:
+        print(f"\nLargest ratio to {worst['peer']}: {float(worst['ratio']):.2f} ({worst['ratio_low']} to "
+              f"{worst['ratio_high']}), {worst['collective']} of {size_text(int(worst['bytes']))}, "
+              f"{worst['ranks']} ranks{', in place' if worst['in_place'] == '1' else ''}.")
 
 
 if __name__ == "__main__":
