@@ -99,10 +99,11 @@ struct tutti_comm {
     /* Device memory. device: where plans may work in place, NULL if the ranks do not share one; its
      * queue and scratch are taken by the first such call. Units of stream.c: issued and retired. */
     struct mem_device *device;
-    const char *no_device;       /* why it is NULL, for sentences */
-    bool device_reduces;         /* all ranks' devices do */
-    uint64_t direct_min;         /* bytes from which plans do */
-    uint32_t device_peers;       /* the most processes that share one device */
+    const char *no_device; /* why it is NULL, for sentences */
+    bool device_reduces;   /* all ranks' devices do */
+    uint64_t direct_min;   /* bytes from which plans do */
+    uint64_t part_bytes;   /* what goes through host memory is cut into such parts; 0: it is not */
+    uint32_t device_peers; /* the most processes that share one device */
     enum mem_reach device_reach; /* the slowest between two ranks' devices */
     struct mem_queue *queue;
     struct mem_queue *slots; /* instead of it, while a unit runs that has them in its stream */

@@ -25,6 +25,7 @@ struct facts {
     struct host_record host;
     uint32_t version, usable;          /* usable: bit per row of transport_table */
     uint64_t chunk, lanes, direct_min; /* direct_min: 0 without TUTTI_CUDA_DIRECT */
+    uint64_t part_bytes;               /* 0: this rank may pass other memory than its peers */
     uint8_t device[16];                /* of this rank; zero: none */
     char algo[SHARED_TEXT], transports[SHARED_TEXT];
     uint8_t comm_id[8], secret[32];
@@ -140,6 +141,14 @@ static void refuse_device(tutti_comm *comm, const char *why)
         comm->no_device = why;
 }
 
+/* Where adapters may carry GPU memory, each rank decides alone whether they do; and ranks that may
+ * pass host memory where others pass a GPU's cut nothing either. */
+static uint64_t part_bytes(const struct settings *settings)
+{
+    enum { AUTO, DMABUF, PEERMEM, OFF };
+    return settings->cuda_direct && settings->verbs_gpu == OFF ? settings->cuda_part : 0;
+}
+
 static void gather_facts(tutti_comm *comm, struct facts *facts)
 {
     const struct settings *settings = &comm->settings;
@@ -148,6 +157,7 @@ static void gather_facts(tutti_comm *comm, struct facts *facts)
                             .chunk = settings->chunk,
                             .lanes = settings->lanes,
                             .direct_min = settings->cuda_direct ? settings->cuda_direct_min : 0};
+    facts->part_bytes = part_bytes(settings);
     bool in_use = mem_device_in_use(&comm->device); /* asked even if not wanted: it looks */
     if (in_use)
         memcpy(facts->device, mem_device_uuid(comm->device), sizeof facts->device);
@@ -254,10 +264,13 @@ static tutti_status make_secret(tutti_comm *comm, const uint8_t random[32])
  * and a plan waits for several turns of each: with p of them the copy through host memory, which
  * needs none, wins up to some (p - 1)^2 times the size (256 KiB, 4 MiB, 16 MiB with 2, 4, 8
  * measured on an H200). */
-static void count_device_peers(tutti_comm *comm, const struct facts *all)
+static void note_devices(tutti_comm *comm, const struct facts *all)
 {
+    comm->part_bytes = all[0].part_bytes;
     for (uint32_t r = 0; r < comm->size; r++) {
         uint32_t sharing = 0;
+        uint64_t part = has_device(&all[r]) ? all[r].part_bytes : 0;
+        comm->part_bytes = part < comm->part_bytes ? part : comm->part_bytes;
         if (!has_device(&all[r]))
             continue;
         for (uint32_t s = 0; s < comm->size; s++) {
@@ -299,7 +312,7 @@ static tutti_status take_facts(tutti_comm *comm, const struct facts *all)
     const char *apart = devices_apart(comm, all);
     if (apart)
         refuse_device(comm, apart);
-    count_device_peers(comm, all);
+    note_devices(comm, all);
     return status;
 }
 

@@ -140,6 +140,19 @@ static void transfers_differ(tutti_comm *comm, uint32_t peer, const struct tag *
              dtype_name(expected));
 }
 
+/* What ranks must do alike that call different things. A call in GPU memory may go in parts, which
+ * one in host memory does not. */
+static const char *advice(const tutti_comm *comm, const struct tag *mine, const struct tag *theirs)
+{
+    if (tag_replayed(mine) != tag_replayed(theirs))
+        return "and capture a collective in a graph on every rank or on none";
+    if (comm->part_bytes > 0 && tag_coll(mine) == tag_coll(theirs) &&
+        mine->word[1] != theirs->word[1])
+        return "with the same arguments, in GPU memory on every rank or on none (or set "
+               "TUTTI_CUDA_PART=0)";
+    return "with the same arguments (and the same TUTTI_ALGO settings)";
+}
+
 /* Both sides of a disagreement, in one sentence. */
 static void fail_mismatch(tutti_comm *comm, uint32_t peer, const struct tag *mine,
                           const struct tag *theirs, size_t my_len, size_t their_len)
@@ -155,10 +168,7 @@ static void fail_mismatch(tutti_comm *comm, uint32_t peer, const struct tag *min
             "ranks disagree: %s calls %s, but %s calls %s%s: every rank must make the same calls "
             "in the same order %s",
             comm->names[comm->rank], a, comm->names[peer], b,
-            strcmp(a, b) == 0 ? hidden_difference(mine, theirs) : "",
-            tag_replayed(mine) == tag_replayed(theirs)
-                ? "with the same arguments (and the same TUTTI_ALGO settings)"
-                : "and capture a collective in a graph on every rank or on none");
+            strcmp(a, b) == 0 ? hidden_difference(mine, theirs) : "", advice(comm, mine, theirs));
     else
         snprintf(
             text, sizeof text,

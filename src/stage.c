@@ -16,6 +16,8 @@
 #define STAGE_SLICE_US    120.0 /* for each other process that shares the device */
 #define STAGE_US_PER_BYTE (1e-3 / 25)
 
+#define PARTS_MAX 32 /* by then copies are hidden, and more are more calls of the driver */
+
 struct buffers {
     struct extent in, out;
     struct mem_place in_place, out_place;
@@ -220,6 +222,21 @@ tutti_status stage_make(struct tutti_comm *comm, struct call *call, struct stage
     return status;
 }
 
+size_t stage_parts(const struct tutti_comm *comm, const struct call *call)
+{
+    struct buffers b;
+    struct mem_device *device;
+    uint64_t bytes = (uint64_t)call->count * call->elem_size, each = comm->part_bytes;
+    bool blocks = call->coll != TUTTI_COLL_ALLREDUCE && call->coll != TUTTI_COLL_REDUCE &&
+                  call->coll != TUTTI_COLL_BROADCAST;
+    if (blocks || each == 0 || bytes / 2 < each ||
+        find_buffers(comm, call, &b, &device) != TUTTI_OK || !device ||
+        judge_direct(comm, call, &b) == ACCEPTED)
+        return 1;
+    size_t parts = bytes / each < PARTS_MAX ? (size_t)(bytes / each) : PARTS_MAX;
+    return parts < call->count ? parts : call->count;
+}
+
 void stage_free(struct stage *stage)
 {
     if (!stage->block)
@@ -352,14 +369,15 @@ static void direct_text(const struct tutti_comm *comm, const struct call *call,
                  where, (unsigned long long)replicated_bytes(comm, call), limit);
 }
 
+/* What is not hidden by the travel of other parts. */
 static double copy_us(const struct tutti_comm *comm, const struct extent *extent,
-                      const struct mem_place *place)
+                      const struct mem_place *place, size_t parts)
 {
     if (!place->device)
         return 0;
     unsigned others = comm->device_peers > 1 ? comm->device_peers - 1 : 0;
     double alpha_us = others > 0 ? STAGE_SLICE_US * others : STAGE_ALPHA_US;
-    return alpha_us + (double)extent->bytes * STAGE_US_PER_BYTE;
+    return alpha_us + (double)extent->bytes / (double)parts * STAGE_US_PER_BYTE;
 }
 
 tutti_status stage_explain(const struct tutti_comm *comm, struct call *call, char *text, size_t len,
@@ -367,7 +385,7 @@ tutti_status stage_explain(const struct tutti_comm *comm, struct call *call, cha
 {
     struct buffers b;
     struct stage stage = {.call = *call};
-    char why[256];
+    char why[256], cut[80] = "";
     tutti_status status = find_buffers(comm, call, &b, &stage.device);
     if (status != TUTTI_OK)
         return status;
@@ -386,12 +404,16 @@ tutti_status stage_explain(const struct tutti_comm *comm, struct call *call, cha
                  "memory, and all of it with TUTTI_VERBS_GPU=off\n",
                  (unsigned long long)comm->settings.verbs_slot);
     } else {
-        *around_us = copy_us(comm, &b.in, &b.in_place) + copy_us(comm, &b.out, &b.out_place);
+        size_t parts = stage_parts(comm, call);
+        *around_us =
+            copy_us(comm, &b.in, &b.in_place, parts) + copy_us(comm, &b.out, &b.out_place, parts);
         refusal_text(comm, call, &b, stage.device, why, sizeof why);
-        snprintf(text, len,
-                 "works in pinned host memory, copied there and back in about %.0f us, "
-                 "since %s\n",
-                 *around_us, why);
+        if (parts > 1)
+            snprintf(cut, sizeof cut, " in %zu parts (TUTTI_CUDA_PART), beside each other", parts);
+        snprintf(
+            text, len,
+            "works in pinned host memory, copied there and back%s in about %.0f us, since %s\n",
+            cut, *around_us, why);
     }
     return TUTTI_OK;
 }

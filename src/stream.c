@@ -186,7 +186,9 @@ static tutti_status choose_carriers(struct unit *unit)
 /* ---- the units of a launch --------------------------------------------------------------------
  * Calls that name one communicator, or one stream, directly or through others, are one unit. What
  * shares neither with the rest is a unit of its own: so a thread that drives several ranks has the
- * work of each in that rank's stream. */
+ * work of each in that rank's stream. The legacy default stream is shared by all, for others wait
+ * for what it was given: one rank would wait for the first unit before it begins with the second,
+ * another for the second. */
 
 /* A communicator and a stream that calls name together. */
 struct pair {
@@ -197,6 +199,12 @@ struct pair {
     size_t part_calls;
     struct unit *unit;
 };
+
+static bool are_linked(const struct pair *pair, const struct group_call *call)
+{
+    return pair->comm == call->comm || pair->stream == call->stream ||
+           mem_stream_is_legacy(pair->stream) || mem_stream_is_legacy(call->stream);
+}
 
 /* The index of the call's pair. A new one links those that share something with it. */
 static size_t pair_of(struct pair *pairs, size_t *known, const struct group_call *call)
@@ -209,8 +217,8 @@ static size_t pair_of(struct pair *pairs, size_t *known, const struct group_call
     pairs[at] = (struct pair){.comm = call->comm, .stream = call->stream, .part = at};
     for (size_t i = 0; i < at; i++) {
         size_t old = pairs[i].part;
-        bool shares = pairs[i].comm == call->comm || pairs[i].stream == call->stream;
-        for (size_t j = 0; j < at && shares && old != at; j++)
+        bool shares = old != at && are_linked(&pairs[i], call);
+        for (size_t j = 0; j < at && shares; j++)
             pairs[j].part = pairs[j].part == old ? at : pairs[j].part;
     }
     return at;
@@ -359,7 +367,7 @@ static tutti_status make_ready(const struct group_call *calls, size_t count, boo
     return status;
 }
 
-tutti_status stream_launch(const struct group_call *calls, size_t count, struct operation **result)
+static tutti_status launch(const struct group_call *calls, size_t count, struct operation **result)
 {
     struct unit *units = NULL, *unit;
     size_t taken = 0;
@@ -382,6 +390,20 @@ tutti_status stream_launch(const struct group_call *calls, size_t count, struct 
     }
     for (size_t i = taken; i < count; i++)
         call_unkeep(calls[i].comm, &calls[i].call, calls[i].counts);
+    return status;
+}
+
+tutti_status stream_launch(const struct group_call *calls, size_t count, struct operation **result)
+{
+    struct group_call *parts;
+    tutti_status status = parts_make(calls, count, &parts, &count);
+    if (status != TUTTI_OK)
+        launch_failed(calls, count, status);
+    for (size_t i = 0; i < count && status != TUTTI_OK; i++)
+        call_unkeep(calls[i].comm, &calls[i].call, calls[i].counts);
+    if (status == TUTTI_OK)
+        status = launch(parts ? parts : calls, count, result);
+    free(parts);
     return status;
 }
 

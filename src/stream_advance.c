@@ -1,6 +1,7 @@
-/* stream_advance.c: what becomes of one unit, in the proxy. It goes QUEUED -> CLEARING -> ENTERING
- * -> RUNNING -> LEAVING -> (DRAINING) -> ended; a captured one goes back to QUEUED. Nothing here
- * waits: each look sees what has come and goes on. */
+/* stream_advance.c: what becomes of one unit, in the proxy. It goes QUEUED -> CLEARING -> RUNNING
+ * -> (DRAINING) -> ended; a captured one goes back to QUEUED. While it runs each of its calls goes
+ * on by itself, in their order: its bytes come, it is submitted, it ends, its bytes are back.
+ * Nothing here waits: each look sees what has come and goes on. */
 #include "base/check.h"
 #include "src/group.h"
 #include "src/stream_unit.h"
@@ -143,20 +144,26 @@ static void leave_call(struct unit *unit, struct unit_call *call)
         unit_failed(unit, call->comm, status);
 }
 
-static bool bytes_are_there(struct unit *unit)
+/* Whether what the call gave its queue is done. */
+static bool is_carried(struct unit *unit, struct unit_call *call)
 {
-    for (size_t i = 0; i < unit->call_count; i++) {
-        struct unit_call *call = &unit->calls[i];
-        uint64_t done = 0;
-        if (call->ticket == 0 || call->comm->failed != TUTTI_OK)
-            continue;
-        tutti_status status = mem_queue_poll(call->queue, &done);
-        if (status != TUTTI_OK)
-            unit_failed(unit, call->comm, status);
-        else if (done < call->ticket)
-            return false;
-    }
-    return true;
+    uint64_t done = 0;
+    if (call->ticket == 0 || call->comm->failed != TUTTI_OK)
+        return true;
+    tutti_status status = mem_queue_poll(call->queue, &done);
+    if (status != TUTTI_OK)
+        unit_failed(unit, call->comm, status);
+    return status != TUTTI_OK || done >= call->ticket;
+}
+
+/* Whether the stream has brought the call's bytes, or nobody needs them any more. */
+static bool has_come(const struct unit *unit, const struct unit_call *call)
+{
+    if (unit->captured || call->stream < 0 || call->comm->failed != TUTTI_OK)
+        return true;
+    const struct unit_stream *at = &unit->streams[call->stream];
+    uint32_t seen = atomic_load_explicit(&at->words->word[UNIT_START], memory_order_acquire);
+    return (int32_t)(seen - (at->first + call->step)) >= 0;
 }
 
 /* Transfers match in the order they were issued, however long their bytes took. */
@@ -165,26 +172,83 @@ static bool may_submit(const struct unit *unit)
     return !unit->transfer || unit->comms[0].comm->units_submitted == unit->comms[0].order;
 }
 
-static void submit(struct unit *unit)
+static void submit_call(struct unit *unit, struct unit_call *call)
 {
-    for (size_t i = 0; i < unit->comm_count && !unit->captured; i++)
+    tutti_status status = call->comm->failed;
+    call->operation = NULL;
+    if (status == TUTTI_OK)
+        status = comm_submit(call->comm, &call->call, &call->operation);
+    if (status != TUTTI_OK)
+        unit_failed(unit, call->comm, status);
+}
+
+/* Submits the calls whose bytes are there, in their order; true if there were any. */
+static bool submit(struct unit *unit)
+{
+    size_t before = unit->submitted;
+    if (before == 0 && !may_submit(unit))
+        return false;
+    if (before == 0)
+        unit->comms[0].comm->slots = unit->slots;
+    while (unit->submitted < unit->call_count) {
+        struct unit_call *call = &unit->calls[unit->submitted];
+        if (!is_carried(unit, call) || !has_come(unit, call))
+            break;
+        submit_call(unit, call);
+        unit->submitted++;
+    }
+    for (size_t i = 0; i < unit->comm_count && before < unit->submitted && !unit->captured; i++)
         unit->comms[i].comm->units_submitted = unit->comms[i].order + 1;
-    unit->comms[0].comm->slots = unit->slots;
-    unit->ended = 0;
-    for (size_t i = 0; i < unit->call_count; i++) {
-        struct unit_call *call = &unit->calls[i];
-        tutti_status status = call->comm->failed;
-        call->operation = NULL;
-        if (status == TUTTI_OK)
-            status = comm_submit(call->comm, &call->call, &call->operation);
-        if (status != TUTTI_OK)
-            unit_failed(unit, call->comm, status);
+    return before < unit->submitted;
+}
+
+/* Takes note of the calls that are over. */
+static void end_calls(struct unit *unit, bool moved)
+{
+    bool all = unit->submitted == unit->call_count;
+    while (unit->ended < unit->submitted) {
+        struct operation *op = unit->calls[unit->ended].operation;
+        if (op && op->status == TUTTI_IN_PROGRESS) {
+            if (moved || !all || unit->transfer || !group_refuse_unpaired(op))
+                return;
+            unit_failed(unit, op->comm, op->status);
+        } else if (op && op->status != TUTTI_OK) {
+            unit_failed(unit, op->comm, op->status);
+        }
+        unit->ended++;
     }
 }
 
-/* True when every call is over. */
+/* Lets the stream take back what its first steps brought. */
+static void tell_steps(const struct unit *unit)
+{
+    if (unit->captured || unit->stream_count != 1 || unit->left == unit->call_count)
+        return; /* the last is told when the unit is retired */
+    const struct unit_stream *at = &unit->streams[0];
+    uint32_t over = unit->calls[unit->left].step;
+    if (over > 0)
+        atomic_store_explicit(&at->words->word[UNIT_DONE], at->first + over - 1,
+                              memory_order_release);
+}
+
+/* Lets bytes go back. What a queue brings might be where a later call's come from, so it waits
+ * until all are submitted. */
+static void leave(struct unit *unit)
+{
+    bool all = unit->submitted == unit->call_count;
+    size_t before = unit->left;
+    while (unit->leaving < unit->ended && (all || !unit->calls[unit->leaving].in_queue))
+        leave_call(unit, &unit->calls[unit->leaving++]);
+    while (unit->left < unit->leaving && is_carried(unit, &unit->calls[unit->left]))
+        unit->left++;
+    if (before < unit->left)
+        tell_steps(unit);
+}
+
+/* True when every call is over and its bytes are back. */
 static bool run(struct unit *unit, bool *moved)
 {
+    *moved |= submit(unit);
     for (size_t i = 0; i < unit->comm_count; i++) {
         tutti_comm *comm = unit->comms[i].comm;
         if (comm->failed != TUTTI_OK)
@@ -194,18 +258,9 @@ static bool run(struct unit *unit, bool *moved)
         else
             comm_look(comm);
     }
-    while (unit->ended < unit->call_count) {
-        struct operation *op = unit->calls[unit->ended].operation;
-        if (op && op->status == TUTTI_IN_PROGRESS) {
-            if (*moved || unit->transfer || !group_refuse_unpaired(op))
-                return false;
-            unit_failed(unit, op->comm, op->status);
-        } else if (op && op->status != TUTTI_OK) {
-            unit_failed(unit, op->comm, op->status);
-        }
-        unit->ended++;
-    }
-    return true;
+    end_calls(unit, *moved);
+    leave(unit);
+    return unit->left == unit->call_count;
 }
 
 /* A captured unit's next replay signals the same value again, and uses the same slots. */
@@ -323,23 +378,13 @@ bool unit_advance(struct unit *unit, struct unit *list, bool *over)
     if (unit->state == UNIT_QUEUED)
         moved = start(unit, list);
     if (unit->state == UNIT_CLEARING && queues_are_clear(unit)) {
+        unit->submitted = unit->ended = unit->leaving = unit->left = 0;
         for (size_t i = 0; i < unit->call_count; i++)
             enter_call(unit, &unit->calls[i]);
-        unit->state = UNIT_ENTERING;
-        moved = true;
-    }
-    if (unit->state == UNIT_ENTERING && bytes_are_there(unit) && may_submit(unit)) {
-        submit(unit);
         unit->state = UNIT_RUNNING;
         moved = true;
     }
     if (unit->state == UNIT_RUNNING && run(unit, &moved)) {
-        for (size_t i = 0; i < unit->call_count; i++)
-            leave_call(unit, &unit->calls[i]);
-        unit->state = UNIT_LEAVING;
-        moved = true;
-    }
-    if (unit->state == UNIT_LEAVING && bytes_are_there(unit)) {
         retire(unit);
         moved = true;
     }

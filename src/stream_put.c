@@ -79,6 +79,30 @@ static tutti_status copy_in_stream(void *context, void *dst, const void *src, si
     return mem_stream_copy(context, dst, src, len);
 }
 
+/* What a stream brings back of a call. */
+struct bringing {
+    const struct mem_stream *stream;
+    uint64_t kernel_max;
+};
+
+static tutti_status bring_in_stream(void *context, void *dst, const void *src, size_t len)
+{
+    const struct bringing *back = context;
+    return len <= back->kernel_max ? mem_stream_copy_short(back->stream, dst, src, len)
+                                   : mem_stream_copy(back->stream, dst, src, len);
+}
+
+/* Where all that a stream does before its signal is one short copy to host memory. */
+static const struct stage *only_copy(const struct unit *unit)
+{
+    const struct unit_call *call = &unit->calls[0];
+    const struct stage *stage = &call->stage;
+    return unit->call_count == 1 && !call->in_queue && stage->pinned && stage->copy_in &&
+                   stage->in_bytes > 0 && stage->in_bytes <= call->comm->settings.cuda_kernel_out
+               ? stage
+               : NULL;
+}
+
 static tutti_status scale_in_stream(const struct unit_call *call, const struct mem_stream *stream)
 {
     const struct comm_op *op = &call->comm->ops[call->call.op - TUTTI_OP_DYNAMIC];
@@ -89,41 +113,108 @@ static tutti_status scale_in_stream(const struct unit_call *call, const struct m
 static tutti_status put_before(struct unit *unit, size_t index)
 {
     struct unit_stream *at = &unit->streams[index];
+    const struct stage *only = only_copy(unit);
+    uint32_t step = 0;
     tutti_status status = TUTTI_OK;
+    if (only)
+        return mem_stream_copy_signal(&at->stream, (void *)only->in, only->call.in, only->in_bytes,
+                                      at->words, UNIT_START, at->value);
     for (size_t i = 0; i < unit->call_count && status == TUTTI_OK; i++) {
         const struct unit_call *call = &unit->calls[i];
         if (call->stream != (int)index || call->in_queue)
             continue;
-        status = call->stage.scale ? scale_in_stream(call, &at->stream)
-                                   : stage_in(&call->stage, copy_in_stream, &at->stream);
+        if (call->step > step)
+            status = mem_stream_signal(&at->stream, at->words, UNIT_START, at->first + step);
+        step = call->step;
+        if (status == TUTTI_OK)
+            status = call->stage.scale ? scale_in_stream(call, &at->stream)
+                                       : stage_in(&call->stage, copy_in_stream, &at->stream);
     }
     if (status == TUTTI_OK)
         status = mem_stream_signal(&at->stream, at->words, UNIT_START, at->value);
     return status;
 }
 
-static tutti_status put_after(struct unit *unit, size_t index)
+/* Waits for the last, or the only step of the unit, and sets back what a graph will use again. */
+static tutti_status put_last_wait(struct unit *unit, struct unit_stream *at)
 {
-    struct unit_stream *at = &unit->streams[index];
     tutti_status status = mem_stream_wait(&at->stream, at->words, UNIT_DONE, at->value);
     if (status == TUTTI_OK && unit->captured)
         status = mem_stream_signal(&at->stream, at->words, UNIT_DONE, at->value - 1);
     if (status == TUTTI_OK && unit->captured && unit->slots)
         status = mem_slots_put_reset(unit->slots, &at->stream);
+    return status;
+}
+
+/* Waits for the step, unless that was done. */
+static tutti_status put_wait(struct unit *unit, struct unit_stream *at, uint32_t value,
+                             uint32_t *waited)
+{
+    if (value == *waited)
+        return TUTTI_OK;
+    *waited = value;
+    return value == at->value ? put_last_wait(unit, at)
+                              : mem_stream_wait(&at->stream, at->words, UNIT_DONE, value);
+}
+
+static tutti_status put_after(struct unit *unit, size_t index)
+{
+    struct unit_stream *at = &unit->streams[index];
+    uint32_t waited = at->first - 1;
+    tutti_status status = TUTTI_OK;
     for (size_t i = 0; i < unit->call_count && status == TUTTI_OK; i++) {
         const struct unit_call *call = &unit->calls[i];
         if (call->stream != (int)index || call->in_queue)
             continue;
-        if (call->stage.divide)
+        status = put_wait(unit, at, at->first + call->step, &waited);
+        if (status == TUTTI_OK && call->stage.divide)
             status =
                 mem_stream_divide(&at->stream, call->call.dtype, call->stage.out, call->comm->size,
                                   call->stage.out_bytes / call->call.elem_size);
+        struct bringing back = {&at->stream, call->comm->settings.cuda_kernel_back};
         if (status == TUTTI_OK)
-            status = stage_out(call->comm, &call->stage, copy_in_stream, &at->stream);
+            status = stage_out(call->comm, &call->stage, bring_in_stream, &back);
     }
+    if (status == TUTTI_OK)
+        status = put_wait(unit, at, at->value, &waited);
     if (status == TUTTI_OK && unit->ends)
         status = mem_stream_signal(&at->stream, at->words, UNIT_END, at->value);
     return status;
+}
+
+/* A step is so many bytes at least: a signal and a wait cost the stream 2 us each. */
+#define STEP_BYTES (1u << 20)
+#define STEPS_MAX  32
+
+static uint64_t carried_bytes(const struct unit_call *call)
+{
+    const struct stage *stage = &call->stage;
+    return (stage->copy_in ? stage->in_bytes : 0) + (stage->copy_out ? stage->out_bytes : 0);
+}
+
+/* Cuts what the stream of a unit carries into steps; returns their number. With several streams, or
+ * a call that has none, bytes go through queues. A replay has one step, since its words are set
+ * back when it begins. */
+static uint32_t make_steps(struct unit *unit)
+{
+    uint64_t all = 0, bytes = 0;
+    uint32_t step = 0;
+    if (unit->captured || unit->stream_count != 1)
+        return 1;
+    for (size_t i = 0; i < unit->call_count; i++) {
+        if (unit->calls[i].in_queue)
+            return 1;
+        all += carried_bytes(&unit->calls[i]);
+    }
+    for (size_t i = 0; i < unit->call_count; i++) {
+        if (bytes >= STEP_BYTES && bytes >= all / STEPS_MAX) {
+            step++;
+            bytes = 0;
+        }
+        unit->calls[i].step = step;
+        bytes += carried_bytes(&unit->calls[i]);
+    }
+    return step + 1;
 }
 
 static void graph_gone(void *context)
@@ -142,8 +233,12 @@ static tutti_status put_all(struct unit *unit)
     if (status != TUTTI_OK)
         return status;
     unit->put = unit->stream_count > 0;
-    for (size_t i = 0; i < unit->stream_count; i++)
-        unit->streams[i].value = ++unit->streams[i].words->value;
+    uint32_t steps = make_steps(unit);
+    for (size_t i = 0; i < unit->stream_count; i++) {
+        struct unit_stream *at = &unit->streams[i];
+        at->first = at->words->value + 1;
+        at->value = at->words->value += steps;
+    }
     for (size_t i = 0; i < unit->stream_count && status == TUTTI_OK; i++)
         status = put_before(unit, i);
     if (status == TUTTI_OK)

@@ -7,6 +7,7 @@
 #include <stdatomic.h>
 
 #include "src/comm.h"
+#include "src/group.h"
 #include "src/stage.h"
 
 #define WAIT_YIELD_NS 2000000u /* a waiting caller yields so long, then sleeps */
@@ -20,17 +21,15 @@ enum unit_word { UNIT_START, UNIT_DONE, UNIT_END };
 enum unit_state {
     UNIT_QUEUED,   /* its streams are not there yet, or units before it are not over */
     UNIT_CLEARING, /* its queues look for a channel that no waiting stream holds */
-    UNIT_ENTERING, /* bytes on their way in */
-    UNIT_RUNNING,
-    UNIT_LEAVING, /* bytes on their way out */
-    UNIT_DRAINING /* over; its blocks wait until the streams have passed */
+    UNIT_RUNNING,  /* its calls, from their bytes' way in to their way out */
+    UNIT_DRAINING  /* over; its blocks wait until the streams have passed */
 };
 
 struct unit_stream {
     struct mem_stream stream;
     struct mem_words *words;
-    uint32_t value;
-    bool passed; /* the stream is beyond the unit */
+    uint32_t first, value; /* of START and DONE: its first step, and all of them */
+    bool passed;           /* the stream is beyond the unit */
 };
 
 /* Blocks so large are given back as soon as their stream has passed, which a signal tells; smaller
@@ -44,6 +43,7 @@ struct unit_call {
     struct stage stage;
     struct exec_demand demand; /* where it has slots */
     int stream;                /* index, or -1 */
+    uint32_t step;             /* of its stream, whose START brings its bytes and DONE awaits it */
     bool in_queue; /* its bytes are carried, scaled, divided in the queue, not by the stream */
     bool is_clear;
     struct mem_queue *queue; /* for bytes and arithmetic outside the plan; NULL: none */
@@ -80,7 +80,8 @@ struct unit {
     } replay;
     tutti_status status;
     struct unit_call *calls;
-    size_t call_count, ended; /* ended: the first calls so many are known to be over */
+    size_t call_count;
+    size_t submitted, ended, leaving, left; /* so many of the first; left: their bytes are back */
     struct unit_stream *streams;
     size_t stream_count;
     struct unit_comm *comms;
@@ -96,16 +97,24 @@ void unit_abandon(struct unit *unit);
 /* One of the two, by whether it is broken. */
 void unit_end(struct unit *unit);
 
+/* START: at the first step; END: at all. */
 static inline bool unit_streams_at(const struct unit *unit, enum unit_word word)
 {
     for (size_t i = 0; i < unit->stream_count; i++) {
         const struct unit_stream *at = &unit->streams[i];
         uint32_t seen = atomic_load_explicit(&at->words->word[word], memory_order_acquire);
-        if ((int32_t)(seen - at->value) < 0)
+        if ((int32_t)(seen - (word == UNIT_START ? at->first : at->value)) < 0)
             return false;
     }
     return true;
 }
+
+/* ---- parts of calls (stream_parts.c) ---- */
+
+/* The calls with the large ones cut: *made is to be freed, and its calls hold what theirs held.
+ * NULL where nothing is to be cut, and on failure (TUTTI_ERR_NOMEM). */
+tutti_status parts_make(const struct group_call *calls, size_t count, struct group_call **made,
+                        size_t *made_count);
 
 /* ---- in streams (stream_put.c) ---- */
 

@@ -34,6 +34,7 @@ static void load_settings(void)
     settings.delay_us = number(getenv("TUTTI_TEST_STANDIN_DELAY_US"), 0);
     settings.room = number(getenv("TUTTI_TEST_STANDIN_ROOM"), 1024);
     settings.devices = number(getenv("TUTTI_TEST_STANDIN_DEVICES"), 1);
+    settings.copy_mbps = number(getenv("TUTTI_TEST_STANDIN_COPY_MBPS"), 0);
     settings.peers = number(getenv("TUTTI_TEST_STANDIN_PEERS"), 8);
     settings.links = number(getenv("TUTTI_TEST_STANDIN_LINKS"), 1) != 0;
     settings.bytes = number(getenv("TUTTI_TEST_STANDIN_BYTES"), (uint64_t)16 << 30);

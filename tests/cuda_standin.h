@@ -9,7 +9,8 @@
  *                   of every priority share TUTTI_TEST_STANDIN_CHANNELS (8) channels, so that one
  *                   that waits holds up another of the same channel, as on real devices
  *   delays          before each piece of work, random (TUTTI_TEST_STANDIN_SEED), up to
- *                   TUTTI_TEST_STANDIN_DELAY_US (0)
+ *                   TUTTI_TEST_STANDIN_DELAY_US (0); after each copy so long as its bytes take at
+ *                   TUTTI_TEST_STANDIN_COPY_MBPS (0: no time)
  *   kernels         the library's, by name, as they are written (cuda_kernels.h); none with
  *                   TUTTI_TEST_STANDIN_KERNELS=0
  *   blocking        freeing memory, unpinning and loading code wait until the context's channels
@@ -46,13 +47,14 @@ CUDA_FUNCTIONS(X)
 #undef X
 #define X(member, symbol, parameters) EXPORT cuda_result symbol parameters;
 GPU_FUNCTIONS(X)
+GPU_RARE_FUNCTIONS(X)
 STANDIN_CONTROLS(X)
 #undef X
 
 #define CHANNELS_MAX 64 /* shared by streams */
 #define DEVICES_MAX  8
 
-struct standin_stream;
+struct standin_channel;
 struct standin_graph;
 
 /* A GPU context. */
@@ -68,6 +70,19 @@ struct standin_context {
     struct standin_stream *streams; /* all of them; the last is the legacy stream */
     struct standin_stream *legacy;
     struct standin_context *next;
+};
+
+struct standin_stream {
+    struct standin_context *context;
+    struct standin_channel *channel;
+    bool blocking; /* waits for the legacy stream, and it for this */
+    bool destroyed;
+    uint64_t last;                 /* number of its last work in the channel */
+    struct standin_graph *capture; /* being captured into */
+    bool broken;                   /* that capture was invalidated */
+    int mode;
+    pthread_t thread; /* that began it */
+    struct standin_stream *next;
 };
 
 /* A piece of work. */
@@ -103,7 +118,7 @@ extern pthread_cond_t standin_done;
 
 /* From the environment, at the first call of the process. */
 struct standin_settings {
-    uint64_t channels, room, seed, delay_us, devices, peers, bytes;
+    uint64_t channels, room, seed, delay_us, devices, peers, bytes, copy_mbps;
     bool kernels, memory_ops, nic, dmabuf, flush, links;
 };
 const struct standin_settings *standin_settings(void);
@@ -143,11 +158,26 @@ void standin_play_kernel(const struct standin_op *op);
 
 /* cuda_standin_stream.c */
 cuda_result standin_make_streams(struct standin_context *context);
-/* CUDA_DRIVER_OK unless a capture forbids this thread's call; then the capture is broken. */
-cuda_result standin_unsafe(void);
 /* Gives work to a stream, or to its capture. wait: until it is done. */
 cuda_result standin_issue(cuda_stream stream, const struct standin_op *op, bool wait);
 /* Waits until every channel of the context has done what it was given before. */
 void standin_drain(struct standin_context *context);
+/* With the lock: the stream of the current context that the handle names. */
+cuda_result standin_find_stream(struct standin_context *context, cuda_stream handle,
+                                struct standin_stream **found);
+/* With the lock: gives work to a stream that is not captured, behind what it must wait for. */
+void standin_push_ordered(struct standin_stream *stream, const struct standin_op *op);
+
+/* cuda_standin_graph.c */
+/* CUDA_DRIVER_OK unless a capture forbids this thread's call; then the capture is broken. */
+cuda_result standin_unsafe(void);
+/* With the lock: the legacy stream cannot be used beside the capture of a stream that it waits for,
+ * which it breaks if it may. */
+cuda_result standin_check_legacy(struct standin_context *context, struct standin_stream *stream,
+                                 bool breaks);
+/* With the lock: appends work to the stream's capture. */
+cuda_result standin_record(struct standin_stream *stream, const struct standin_op *op);
+/* With the lock: one reference less. */
+void standin_release_graph(struct standin_graph *graph);
 
 #endif

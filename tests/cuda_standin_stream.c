@@ -1,4 +1,4 @@
-/* cuda_standin_stream.c: the stand-in's channels, streams, events, captures and graphs.
+/* cuda_standin_stream.c: the stand-in's channels, streams and events.
  * A channel is a thread with a list of work. All of what streams were given is numbered per
  * channel, so "done up to here" is one number. */
 #include <sched.h>
@@ -20,19 +20,6 @@ struct standin_channel {
     struct standin_channel *next;
 };
 
-struct standin_stream {
-    struct standin_context *context;
-    struct standin_channel *channel;
-    bool blocking; /* waits for the legacy stream, and it for this */
-    bool destroyed;
-    uint64_t last;                 /* number of its last work in the channel */
-    struct standin_graph *capture; /* being captured into */
-    bool broken;                   /* that capture was invalidated */
-    int mode;
-    pthread_t thread; /* that began it */
-    struct standin_stream *next;
-};
-
 struct standin_event {
     uint64_t recorded; /* recordings begun */
     _Atomic uint64_t completed;
@@ -40,27 +27,10 @@ struct standin_event {
     struct standin_event *next;
 };
 
-struct user_object {
-    cuda_host_fn *destroy;
-    void *data;
-    unsigned references;
-    struct user_object *next; /* of its graph */
-};
-
-struct standin_graph {
-    uint64_t id;
-    struct standin_op *first, **end;
-    struct user_object *objects;
-    unsigned references; /* the graph, its executables and launches under way */
-};
-
 pthread_mutex_t standin_lock = PTHREAD_MUTEX_INITIALIZER;
 pthread_cond_t standin_done = PTHREAD_COND_INITIALIZER;
 
 static struct standin_event *events; /* all, for the leak checker: they are never freed */
-static uint64_t captures;
-static unsigned refused; /* the number of the captured piece that will be */
-static _Thread_local int thread_mode = CUDA_CAPTURE_MODE_GLOBAL;
 
 /* ---- channels ------------------------------------------------------------------------------- */
 
@@ -70,11 +40,20 @@ static void pause_briefly(void)
     nanosleep(&pause, NULL);
 }
 
-static void release_graph(struct standin_graph *graph);
-
 static void set_error(struct standin_context *context, cuda_result error)
 {
     atomic_store(&context->error, error);
+}
+
+/* The time that a copy takes besides. */
+static void pause_for(size_t bytes)
+{
+    uint64_t mbps = standin_settings()->copy_mbps;
+    uint64_t ns = mbps ? bytes * 1000 / mbps : 0;
+    struct timespec pause = {.tv_sec = (time_t)(ns / 1000000000u),
+                             .tv_nsec = (long)(ns % 1000000000u)};
+    if (ns > 0)
+        nanosleep(&pause, NULL);
 }
 
 static void play_memory(const struct standin_op *op)
@@ -87,6 +66,7 @@ static void play_memory(const struct standin_op *op)
     }
     if (op->kind == OP_COPY) {
         memmove(dst, src, op->bytes);
+        pause_for(op->bytes);
     } else if (op->kind == OP_FILL && op->value_bytes == 1) {
         memset(dst, (int)op->value, op->bytes);
     } else {
@@ -140,7 +120,7 @@ static void play(const struct standin_op *op)
         break;
     case OP_RELEASE:
         pthread_mutex_lock(&standin_lock);
-        release_graph(op->data);
+        standin_release_graph(op->data);
         pthread_mutex_unlock(&standin_lock);
         break;
     default:
@@ -290,9 +270,8 @@ cuda_result cuStreamCreate(cuda_stream *stream, unsigned flags)
     return cuStreamCreateWithPriority(stream, flags, 0);
 }
 
-/* With the lock: the stream of the current context that the handle names. */
-static cuda_result find_stream(struct standin_context *context, cuda_stream handle,
-                               struct standin_stream **found)
+cuda_result standin_find_stream(struct standin_context *context, cuda_stream handle,
+                                struct standin_stream **found)
 {
     if (handle == NULL || handle == (void *)1) {
         *found = context->legacy;
@@ -307,30 +286,7 @@ static cuda_result find_stream(struct standin_context *context, cuda_stream hand
     return stream && !stream->destroyed ? CUDA_DRIVER_OK : CUDA_DRIVER_INVALID_HANDLE;
 }
 
-/* With the lock: the stream captured in the context, if one is. */
-static struct standin_stream *find_capture(const struct standin_context *context)
-{
-    for (struct standin_stream *s = context->streams; s; s = s->next) {
-        if (s->capture)
-            return s;
-    }
-    return NULL;
-}
-
-/* With the lock: the legacy stream cannot be used beside the capture of a stream that it waits for.
- */
-static cuda_result check_legacy(struct standin_context *context, struct standin_stream *stream,
-                                bool breaks)
-{
-    struct standin_stream *captured = find_capture(context);
-    if (stream != context->legacy || !captured || !captured->blocking)
-        return CUDA_DRIVER_OK;
-    captured->broken |= breaks;
-    return CUDA_DRIVER_CAPTURE_IMPLICIT;
-}
-
-/* With the lock. */
-static void push_ordered(struct standin_stream *stream, const struct standin_op *op)
+void standin_push_ordered(struct standin_stream *stream, const struct standin_op *op)
 {
     struct standin_context *context = stream->context;
     struct standin_op after = {.kind = OP_AFTER};
@@ -362,23 +318,6 @@ static void await_room(struct standin_channel *channel)
     standin_hold(-1);
 }
 
-/* With the lock. */
-static cuda_result record(struct standin_stream *stream, const struct standin_op *op)
-{
-    if (stream->broken)
-        return CUDA_DRIVER_CAPTURE_INVALIDATED;
-    if (refused > 0 && --refused == 0)
-        return CUDA_DRIVER_OUT_OF_MEMORY;
-    struct standin_op *copy = malloc(sizeof *copy);
-    if (!copy)
-        return CUDA_DRIVER_OUT_OF_MEMORY;
-    *copy = *op;
-    copy->next = NULL;
-    *stream->capture->end = copy;
-    stream->capture->end = &copy->next;
-    return CUDA_DRIVER_OK;
-}
-
 cuda_result standin_issue(cuda_stream handle, const struct standin_op *op, bool wait)
 {
     struct standin_context *context;
@@ -390,14 +329,14 @@ cuda_result standin_issue(cuda_stream handle, const struct standin_op *op, bool 
     if (op->kind == OP_COPY || op->kind == OP_FILL || op->kind == OP_KERNEL)
         standin_wait_for_blocking(context);
     pthread_mutex_lock(&standin_lock);
-    result = find_stream(context, handle, &stream);
+    result = standin_find_stream(context, handle, &stream);
     if (result == CUDA_DRIVER_OK)
-        result = check_legacy(context, stream, true);
+        result = standin_check_legacy(context, stream, true);
     if (result == CUDA_DRIVER_OK && stream->capture) {
-        result = record(stream, op);
+        result = standin_record(stream, op);
     } else if (result == CUDA_DRIVER_OK) {
         await_room(stream->channel);
-        push_ordered(stream, op);
+        standin_push_ordered(stream, op);
         if (wait)
             await(stream->channel, stream->last);
     }
@@ -413,7 +352,7 @@ cuda_result cuStreamDestroy_v2(cuda_stream handle)
     if (result != CUDA_DRIVER_OK)
         return result;
     pthread_mutex_lock(&standin_lock);
-    result = find_stream(context, handle, &stream);
+    result = standin_find_stream(context, handle, &stream);
     if (result == CUDA_DRIVER_OK && stream == context->legacy)
         result = CUDA_DRIVER_INVALID_HANDLE;
     if (result == CUDA_DRIVER_OK)
@@ -433,7 +372,7 @@ static cuda_result look_at_stream(cuda_stream handle, bool wait)
     if (result != CUDA_DRIVER_OK)
         return result;
     pthread_mutex_lock(&standin_lock);
-    result = find_stream(context, handle, &stream);
+    result = standin_find_stream(context, handle, &stream);
     if (result == CUDA_DRIVER_OK && stream->capture) {
         stream->broken = true;
         result = CUDA_DRIVER_CAPTURE_UNSUPPORTED;
@@ -482,7 +421,7 @@ cuda_result cuStreamGetCtx(cuda_stream handle, cuda_context *context)
     pthread_mutex_lock(&standin_lock);
     for (struct standin_context *c = standin_contexts; c; c = c->next) {
         struct standin_stream *found;
-        if (find_stream(c, handle, &found) == CUDA_DRIVER_OK) {
+        if (standin_find_stream(c, handle, &found) == CUDA_DRIVER_OK) {
             *context = c;
             result = found->broken ? CUDA_DRIVER_CAPTURE_INVALIDATED : CUDA_DRIVER_OK;
         }
@@ -531,6 +470,22 @@ cuda_result cuStreamWaitValue32_v2(cuda_stream stream, cuda_address address, uin
         return CUDA_DRIVER_INVALID_VALUE;
     return standin_settings()->memory_ops ? standin_issue(stream, &op, false)
                                           : CUDA_DRIVER_NOT_SUPPORTED;
+}
+
+cuda_result cuStreamBatchMemOp_v2(cuda_stream stream, unsigned count, struct gpu_word_op *ops,
+                                  unsigned flags)
+{
+    cuda_result result = flags == 0 ? CUDA_DRIVER_OK : CUDA_DRIVER_INVALID_VALUE;
+    for (unsigned i = 0; i < count && result == CUDA_DRIVER_OK; i++) {
+        uint32_t value = (uint32_t)ops[i].value;
+        if (ops[i].operation == GPU_WRITES_WORD)
+            result = cuStreamWriteValue32_v2(stream, ops[i].address, value, ops[i].flags);
+        else if (ops[i].operation == GPU_AWAITS_WORD)
+            result = cuStreamWaitValue32_v2(stream, ops[i].address, value, ops[i].flags);
+        else
+            result = CUDA_DRIVER_INVALID_VALUE;
+    }
+    return result;
 }
 
 cuda_result cuLaunchHostFunc(cuda_stream stream, cuda_host_fn *function, void *data)
@@ -616,227 +571,4 @@ cuda_result cuEventElapsedTime(float *ms, cuda_event from, cuda_event to)
         *ms = (float)((double)(int64_t)(atomic_load(&last->at_ns) - atomic_load(&first->at_ns)) /
                       1e6);
     return result;
-}
-
-/* ---- captures and graphs -------------------------------------------------------------------- */
-
-cuda_result standin_refuse_captured(unsigned number)
-{
-    pthread_mutex_lock(&standin_lock);
-    refused = number;
-    pthread_mutex_unlock(&standin_lock);
-    return CUDA_DRIVER_OK;
-}
-
-cuda_result cuThreadExchangeStreamCaptureMode(int *mode)
-{
-    int before = thread_mode;
-    thread_mode = *mode;
-    *mode = before;
-    return CUDA_DRIVER_OK;
-}
-
-cuda_result standin_unsafe(void)
-{
-    cuda_result result = CUDA_DRIVER_OK;
-    if (thread_mode == CUDA_CAPTURE_MODE_RELAXED)
-        return result;
-    pthread_mutex_lock(&standin_lock);
-    for (struct standin_context *c = standin_contexts; c; c = c->next) {
-        struct standin_stream *captured = find_capture(c);
-        if (!captured || captured->mode == CUDA_CAPTURE_MODE_RELAXED)
-            continue;
-        bool ours = pthread_equal(captured->thread, pthread_self()) != 0;
-        if (ours || (captured->mode == CUDA_CAPTURE_MODE_GLOBAL &&
-                     thread_mode == CUDA_CAPTURE_MODE_GLOBAL)) {
-            captured->broken = true;
-            result = CUDA_DRIVER_CAPTURE_UNSUPPORTED;
-        }
-    }
-    pthread_mutex_unlock(&standin_lock);
-    return result;
-}
-
-cuda_result cuStreamBeginCapture_v2(cuda_stream handle, int mode)
-{
-    struct standin_context *context;
-    struct standin_stream *stream;
-    cuda_result result = standin_enter(&context);
-    if (result != CUDA_DRIVER_OK)
-        return result;
-    struct standin_graph *graph = calloc(1, sizeof *graph);
-    if (!graph)
-        return CUDA_DRIVER_OUT_OF_MEMORY;
-    pthread_mutex_lock(&standin_lock);
-    result = find_stream(context, handle, &stream);
-    if (result == CUDA_DRIVER_OK && (stream == context->legacy || find_capture(context)))
-        result = CUDA_DRIVER_CAPTURE_UNSUPPORTED;
-    if (result == CUDA_DRIVER_OK) {
-        *graph = (struct standin_graph){.id = ++captures, .references = 1};
-        graph->end = &graph->first;
-        stream->capture = graph;
-        stream->broken = false;
-        stream->mode = mode;
-        stream->thread = pthread_self();
-    }
-    pthread_mutex_unlock(&standin_lock);
-    if (result != CUDA_DRIVER_OK)
-        free(graph);
-    return result;
-}
-
-cuda_result cuStreamEndCapture(cuda_stream handle, cuda_graph *graph)
-{
-    struct standin_context *context;
-    struct standin_stream *stream;
-    cuda_result result = standin_enter(&context);
-    if (result != CUDA_DRIVER_OK)
-        return result;
-    pthread_mutex_lock(&standin_lock);
-    result = find_stream(context, handle, &stream);
-    if (result == CUDA_DRIVER_OK && !stream->capture)
-        result = CUDA_DRIVER_INVALID_VALUE;
-    if (result == CUDA_DRIVER_OK) {
-        *graph = stream->broken ? NULL : stream->capture;
-        if (stream->broken) {
-            release_graph(stream->capture);
-            result = CUDA_DRIVER_CAPTURE_INVALIDATED;
-        }
-        stream->capture = NULL;
-        stream->broken = false;
-    }
-    pthread_mutex_unlock(&standin_lock);
-    return result;
-}
-
-cuda_result cuStreamGetCaptureInfo_v2(cuda_stream handle, int *status, uint64_t *id,
-                                      cuda_graph *graph, const void **after, size_t *after_count)
-{
-    struct standin_context *context;
-    struct standin_stream *stream;
-    cuda_result result = standin_enter(&context);
-    if (result != CUDA_DRIVER_OK)
-        return result;
-    pthread_mutex_lock(&standin_lock);
-    result = find_stream(context, handle, &stream);
-    if (result == CUDA_DRIVER_OK)
-        result = check_legacy(context, stream, false);
-    if (result == CUDA_DRIVER_OK) {
-        *status = !stream->capture ? CUDA_CAPTURE_NONE
-                  : stream->broken ? CUDA_CAPTURE_BROKEN
-                                   : CUDA_CAPTURE_ACTIVE;
-        if (id)
-            *id = stream->capture ? stream->capture->id : 0;
-        if (graph)
-            *graph = stream->capture;
-        if (after_count)
-            *after_count = 0;
-    }
-    pthread_mutex_unlock(&standin_lock);
-    return result;
-}
-
-cuda_result cuStreamIsCapturing(cuda_stream stream, int *status)
-{
-    return cuStreamGetCaptureInfo_v2(stream, status, NULL, NULL, NULL, NULL);
-}
-
-cuda_result cuGraphInstantiateWithFlags(void **executable, cuda_graph graph,
-                                        unsigned long long flags)
-{
-    pthread_mutex_lock(&standin_lock);
-    ((struct standin_graph *)graph)->references++;
-    pthread_mutex_unlock(&standin_lock);
-    *executable = graph;
-    return CUDA_DRIVER_OK;
-}
-
-cuda_result cuGraphLaunch(void *executable, cuda_stream handle)
-{
-    struct standin_context *context;
-    struct standin_stream *stream;
-    struct standin_graph *graph = executable;
-    cuda_result result = standin_enter(&context);
-    if (result != CUDA_DRIVER_OK)
-        return result;
-    pthread_mutex_lock(&standin_lock);
-    result = find_stream(context, handle, &stream);
-    if (result == CUDA_DRIVER_OK) {
-        for (const struct standin_op *op = graph->first; op; op = op->next)
-            push_ordered(stream, op);
-        struct standin_op release = {.kind = OP_RELEASE, .data = graph};
-        graph->references++;
-        push_ordered(stream, &release);
-    }
-    pthread_mutex_unlock(&standin_lock);
-    return result;
-}
-
-/* The objects of a graph that is gone, in a thread of the driver. */
-static void *destroy_objects(void *first)
-{
-    for (struct user_object *object = first, *next; object; object = next) {
-        next = object->next;
-        object->destroy(object->data);
-        free(object);
-    }
-    return NULL;
-}
-
-/* With the lock. */
-static void release_graph(struct standin_graph *graph)
-{
-    if (--graph->references > 0)
-        return;
-    pthread_t thread;
-    if (graph->objects && pthread_create(&thread, NULL, destroy_objects, graph->objects) == 0)
-        pthread_detach(thread);
-    for (struct standin_op *op = graph->first, *next; op; op = next) {
-        next = op->next;
-        free(op);
-    }
-    free(graph);
-}
-
-cuda_result cuGraphDestroy(cuda_graph graph)
-{
-    pthread_mutex_lock(&standin_lock);
-    release_graph(graph);
-    pthread_mutex_unlock(&standin_lock);
-    return CUDA_DRIVER_OK;
-}
-
-cuda_result cuGraphExecDestroy(void *executable)
-{
-    return cuGraphDestroy(executable);
-}
-
-cuda_result cuUserObjectCreate(cuda_object *object, void *data, cuda_host_fn *destroy,
-                               unsigned references, unsigned flags)
-{
-    struct user_object *made = malloc(sizeof *made);
-    if (!made)
-        return CUDA_DRIVER_OUT_OF_MEMORY;
-    *made = (struct user_object){.destroy = destroy, .data = data, .references = references};
-    *object = made;
-    return flags == CUDA_OBJECT_NO_SYNC ? CUDA_DRIVER_OK : CUDA_DRIVER_INVALID_VALUE;
-}
-
-cuda_result cuUserObjectRelease(cuda_object object, unsigned references)
-{
-    return CUDA_DRIVER_NOT_SUPPORTED;
-}
-
-cuda_result cuGraphRetainUserObject(cuda_graph handle, cuda_object object, unsigned references,
-                                    unsigned flags)
-{
-    struct standin_graph *graph = handle;
-    struct user_object *moved = object;
-    if (references != 1 || moved->references != 1 || flags != CUDA_GRAPH_TAKES_REFERENCE)
-        return CUDA_DRIVER_NOT_SUPPORTED; /* all that the library needs */
-    pthread_mutex_lock(&standin_lock);
-    moved->next = graph->objects;
-    graph->objects = moved;
-    pthread_mutex_unlock(&standin_lock);
-    return CUDA_DRIVER_OK;
 }

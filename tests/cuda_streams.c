@@ -49,6 +49,60 @@ void test_cuda_streams_signal_and_wait(void)
     mem_words_give(device, words);
 }
 
+/* The same by kernels, of any length and alignment, and of nothing else in the block. */
+void test_cuda_streams_copy_short_by_kernels(void)
+{
+    enum { LEN = 70000 };
+    static const size_t lengths[] = {1, 7, 8, 100, 4096, LEN - 2};
+    struct mem_words *words = take_words();
+    struct buffer on_device = make_buffer(DEVICE, LEN), pinned = make_buffer(PINNED, LEN);
+    cuda_stream handle = make_stream(CUDA_STREAM_NON_BLOCKING);
+    struct mem_stream stream = open_stream(handle);
+    unsigned char *was = malloc(LEN), *result = malloc(LEN);
+    unsigned before = 0, after = 0;
+    random_state = suite_seed();
+    if (gpu->standin)
+        gpu->count_launches(&before);
+    for (size_t i = 0; i < 2 * sizeof lengths / sizeof *lengths; i++) {
+        size_t len = lengths[i / 2], at = random_bits() % (LEN - len),
+               to = random_bits() % (LEN - len);
+        uint32_t value = ++words->value;
+        fill(was, LEN);
+        upload(on_device.at, was, LEN);
+        memset(pinned.at, 0, LEN);
+        CU_ASSERT_EQUAL(mem_stream_copy_signal(&stream, pinned.at + to, on_device.at + at, len,
+                                               words, 0, value),
+                        TUTTI_OK);
+        CU_ASSERT_EQUAL(mem_stream_wait(&stream, words, 1, value), TUTTI_OK);
+        CU_ASSERT_EQUAL(mem_stream_copy_short(&stream, on_device.at + to, pinned.at + at, len),
+                        TUTTI_OK);
+        CU_ASSERT_EQUAL(mem_stream_signal(&stream, words, 2, value), TUTTI_OK);
+        CU_ASSERT_FATAL(await_word(words, 0, value, 20000));
+        CU_ASSERT_EQUAL(memcmp(pinned.at + to, was + at, len), 0);
+        memset(pinned.at + to, 0, len);
+        memset(result, 0, LEN);
+        CU_ASSERT_EQUAL(memcmp(pinned.at, result, LEN), 0);
+        CU_ASSERT_FALSE(await_word(words, 2, value, i < 4 ? 20 : 0));
+        fill(pinned.at, LEN);
+        answer(words, 1, value);
+        CU_ASSERT_FATAL(await_word(words, 2, value, 20000));
+        download(result, on_device.at, LEN);
+        memcpy(was + to, pinned.at + at, len);
+        CU_ASSERT_EQUAL(memcmp(result, was, LEN), 0);
+    }
+    if (gpu->standin)
+        gpu->count_launches(&after);
+    CU_ASSERT_EQUAL(after - before, gpu->standin ? 4 * sizeof lengths / sizeof *lengths : 0);
+    CU_ASSERT_EQUAL(mem_stream_copy_short(&stream, on_device.at, pinned.at, 0), TUTTI_OK);
+    CU_ASSERT_EQUAL(gpu->stream_synchronize(handle), CUDA_DRIVER_OK);
+    CU_ASSERT_EQUAL(gpu->stream_destroy(handle), CUDA_DRIVER_OK);
+    free(was);
+    free(result);
+    drop_buffer(on_device);
+    drop_buffer(pinned);
+    mem_words_give(device, words);
+}
+
 /* Values wrap: a word that was -2 passes a wait for 1. */
 void test_cuda_waits_compare_in_a_circle(void)
 {

@@ -32,6 +32,7 @@ bool run_mode(const char *mode, int *status);
 int peer_main(void);
 
 void test_cuda_streams_signal_and_wait(void);
+void test_cuda_streams_copy_short_by_kernels(void);
 void test_cuda_waits_compare_in_a_circle(void);
 void test_cuda_words_given_back_keep_their_values(void);
 void test_cuda_works_beside_waiting_streams(void);

@@ -43,6 +43,7 @@ const struct gpu *gpu_open(void)
     GPU_FUNCTIONS(X)
 #undef X
 #define X(member, symbol, parameters) *(void **)&gpu.member = dlsym(library, #symbol);
+    GPU_RARE_FUNCTIONS(X)
     STANDIN_CONTROLS(X)
 #undef X
     gpu.standin = gpu.fail_context != NULL;

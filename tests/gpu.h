@@ -43,6 +43,20 @@
     X(graph_destroy, cuGraphDestroy, (cuda_graph graph))                                           \
     X(graph_exec_destroy, cuGraphExecDestroy, (void *executable))
 
+/* NULL members where the driver has them not. */
+#define GPU_RARE_FUNCTIONS(X)                                                                      \
+    X(batch_words, cuStreamBatchMemOp_v2,                                                          \
+      (cuda_stream stream, unsigned count, struct gpu_word_op *ops, unsigned flags))
+
+/* One of a batch, in 48 bytes. */
+struct gpu_word_op {
+    enum { GPU_AWAITS_WORD = 1, GPU_WRITES_WORD = 2 } operation;
+    cuda_address address;
+    uint64_t value; /* 32 bits count */
+    unsigned flags; /* CUDA_WAIT_REACHED, CUDA_WRITE_ORDERED */
+    cuda_address alias, unused;
+};
+
 /* Controls of the stand-in; NULL members with the real driver. */
 #define STANDIN_CONTROLS(X)                                                                        \
     /* From now on every call in the context answers that the device failed. */                    \
@@ -62,6 +76,7 @@ struct gpu {
 #undef X
 #define X(member, symbol, parameters) cuda_result(*member) parameters;
     GPU_FUNCTIONS(X)
+    GPU_RARE_FUNCTIONS(X)
     STANDIN_CONTROLS(X)
 #undef X
     bool standin;

@@ -11,6 +11,8 @@
 #endif
 
 static const char *const staged[] __attribute__((unused)) = {"TUTTI_CUDA_DIRECT=0", NULL};
+static const char *const by_kernels[] __attribute__((unused)) = {
+    "TUTTI_CUDA_DIRECT=0", "TUTTI_CUDA_KERNEL_OUT=16K", "TUTTI_CUDA_KERNEL_BACK=32K", NULL};
 static const char *const direct[] __attribute__((unused)) = {"TUTTI_CUDA_DIRECT_MIN=1", NULL};
 
 /* Runs the function as every rank; nothing may be wrong. Skipped where there is no GPU. */

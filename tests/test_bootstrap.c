@@ -1,5 +1,6 @@
 /* test_bootstrap.c: the rendezvous, with ranks as threads and as processes, with strangers at the
  * door, with ranks that are missing, double or wrong, and under simulated launchers. */
+#include <dirent.h>
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
@@ -337,7 +338,21 @@ static void test_bootstrap_joins_64_processes(void)
     free(players);
 }
 
-/* Rank 0 is killed while it waits: everyone ends, soon, with its name. */
+/* The open descriptors of a process. */
+static int count_descriptors(pid_t pid)
+{
+    char path[64];
+    int count = 0;
+    snprintf(path, sizeof path, "/proc/%d/fd", (int)pid);
+    DIR *list = opendir(path);
+    while (list && readdir(list))
+        count++;
+    if (list)
+        closedir(list);
+    return count;
+}
+
+/* Rank 0 is killed while it waits: everyone who had found it ends, soon, with its name. */
 static void test_bootstrap_survives_the_death_of_the_root(void)
 {
     struct settings settings = quick(4000);
@@ -356,8 +371,13 @@ static void test_bootstrap_survives_the_death_of_the_root(void)
     CU_ASSERT_EQUAL_FATAL(read(pipes[0], &id, sizeof id), sizeof id);
     struct player *players = cast(5, &id, 4000);
     pthread_t threads[5];
+    clock_sleep_us(100000);
+    int alone = count_descriptors(root);
+    uint64_t until = clock_ms() + 3000;
     for (uint32_t r = 1; r < 4; r++)
         pthread_create(&threads[r], NULL, play, &players[r]);
+    while (count_descriptors(root) < alone + 3 && clock_ms() < until)
+        clock_sleep_us(1000);
     clock_sleep_us(200000);
     kill(root, SIGKILL);
     waitpid(root, NULL, 0);

@@ -524,6 +524,7 @@ int main(int argc, char **argv)
         TEST(cuda_keeps_blocks_for_the_next),
         TEST(cuda_allocates_zeroed_memory_for_users),
         TEST(cuda_streams_signal_and_wait),
+        TEST(cuda_streams_copy_short_by_kernels),
         TEST(cuda_waits_compare_in_a_circle),
         TEST(cuda_words_given_back_keep_their_values),
         TEST(cuda_works_beside_waiting_streams),

@@ -576,6 +576,27 @@ static void test_cuda_kernels_look_up_slots(void)
     }
 }
 
+/* One block tells of its end without a claim, or tells nobody. */
+static void test_cuda_kernels_tell_alone(void)
+{
+    enum { COUNT = 1000 };
+    const struct cuda_kernel *kernel = cuda_kernel_find(CUDA_KERNEL_PREFIX "copy_uint8");
+    static unsigned char from[COUNT], to[COUNT];
+    uint32_t done = 0;
+    for (size_t i = 0; i < COUNT; i++)
+        from[i] = (unsigned char)(i * 7 + 1);
+    for (uint32_t i = 1; i <= 4; i++) {
+        struct cuda_work work = {.dst = to, .a = from, .count = COUNT, .ticket = i, .done = &done};
+        memset(to, 0, sizeof to);
+        cuda_kernel_play(kernel, &work, 1, i % 2 ? 32 : 1);
+        CU_ASSERT_EQUAL(done, i);
+        CU_ASSERT_EQUAL(memcmp(to, from, COUNT), 0);
+        work.done = NULL;
+        cuda_kernel_play(kernel, &work, 3, i % 2 ? 32 : 1);
+        CU_ASSERT_EQUAL(done, i);
+    }
+}
+
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
@@ -591,6 +612,7 @@ int main(int argc, char **argv)
         TEST(cuda_kernels_stay_in_their_words),
         TEST(cuda_kernels_touch_no_other_page),
         TEST(cuda_kernels_look_up_slots),
+        TEST(cuda_kernels_tell_alone),
     };
     return suite_run("cuda_kernels", tests, sizeof tests / sizeof *tests, argc, argv);
 }

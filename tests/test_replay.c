@@ -29,7 +29,7 @@ static struct unit *make(int c, int g, int i)
     atomic_store(&lines[c][g][i], 0);
     words[c][g][i].word = &lines[c][g][i];
     unit->streams[0].words = &words[c][g][i];
-    unit->streams[0].value = 1;
+    unit->streams[0].first = unit->streams[0].value = 1;
     units[c][g][i] = unit;
     return unit;
 }

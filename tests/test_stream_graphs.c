@@ -121,6 +121,7 @@ static void test_stream_graphs_are_replayed(void)
 {
     run(WORLD_THREADS, 2, direct, graphs, NULL);
     run(WORLD_THREADS, 3, staged, graphs, NULL);
+    run(WORLD_PROCESSES, 2, by_kernels, graphs, NULL);
     run(WORLD_PROCESSES, 2, direct, graphs, NULL);
     run(WORLD_PROCESSES, 3, tcp, graphs, NULL);
 }

@@ -344,10 +344,11 @@ TUTTI_API tutti_status tutti_wait_all(size_t count, tutti_request **requests);
  * Every form of a call takes device memory; a blocking or started call begins at once, so whatever
  * writes its input must be complete.
  * Operations on one communicator run in the order issued, whatever their streams; a blocking call
- * waits until those before it are done. Inside a group, calls that share a communicator or a
- * stream, directly or through others, are one unit: each of its streams waits until all of them are
- * done. In one collective either every rank passes device memory or none does (on one host;
- * TUTTI_CUDA_DIRECT=0 lifts this).
+ * waits until those before it are done. Inside a group, calls that share a communicator or a stream
+ * (and the legacy default stream is shared with all), directly or through others, are one unit: each
+ * of its streams waits until all of them are done.
+ * In one collective either every rank passes device memory or none does (TUTTI_CUDA_DIRECT=0 lifts
+ * this, and on several hosts TUTTI_CUDA_PART=0).
  * A stream that is being captured records the operation, which then runs at every launch of the
  * graph, when the stream gets there. A collective must be captured on every rank or on none (else
  * TUTTI_ERR_MISMATCH); where other streams use its communicator too, events must say what comes

@@ -51,8 +51,15 @@
       "ranks of one host work in each other's GPU memory; no: through host memory")                \
     X(U64, cuda_direct_min, "CUDA_DIRECT_MIN", 256 << 10, 1, 1ull << 40,                           \
       "bytes from which they do (times (p-1)^2 when p processes share a GPU); less: host memory")  \
+    X(U64, cuda_part, "CUDA_PART", 8 << 20, 0, 1ull << 40,                                         \
+      "bytes of a part, of which one is copied while another travels, of calls that go through "   \
+      "host memory; 0: whole")                                                                     \
     X(BOOL, cuda_slots, "CUDA_SLOTS", true, 0, 1,                                                  \
       "work in GPU memory lies in its stream from the start; no: launched when data are there")    \
+    X(U64, cuda_kernel_out, "CUDA_KERNEL_OUT", 0, 0, 1 << 20,                                      \
+      "bytes up to which a stream takes a call's input to host memory by a kernel, not a copy")    \
+    X(U64, cuda_kernel_back, "CUDA_KERNEL_BACK", 0, 0, 1 << 20,                                    \
+      "bytes up to which it takes the output back by a kernel")                                    \
     X(TEXT, verbs_device, "VERBS_DEVICE", "", 0, 255,                                              \
       "RDMA ports to use, device or device:port, with commas; empty: all that are active")         \
     X(U64, verbs_rails, "VERBS_RAILS", 4, 1, 4,                                                    \

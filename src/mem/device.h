@@ -185,6 +185,9 @@ struct mem_stream {
     uint64_t capture; /* names the capture in progress, 0: none */
 };
 
+/* Whether the handle is that of the legacy default stream of a device, whose work and that of
+ * ordinary streams wait for each other in the order they were given. */
+bool mem_stream_is_legacy(const void *handle);
 /* What there is to know of a stream of the program. hint: a device pointer of the call whose
  * context a default stream (NULL) belongs to; NULL: the context current in this thread.
  * Errors TUTTI_ERR_ARG: not a stream, or one whose capture was invalidated;
@@ -200,6 +203,13 @@ tutti_status mem_stream_wait(const struct mem_stream *stream, const struct mem_w
                              unsigned index, uint32_t value);
 tutti_status mem_stream_copy(const struct mem_stream *stream, void *dst, const void *src,
                              size_t len);
+/* As a copy, and as a copy and a signal, of so few bytes that to start a copy engine may take
+ * longer than they do: by a kernel of one block, where the device has kernels. */
+tutti_status mem_stream_copy_short(const struct mem_stream *stream, void *dst, const void *src,
+                                   size_t len);
+tutti_status mem_stream_copy_signal(const struct mem_stream *stream, void *dst, const void *src,
+                                    size_t len, const struct mem_words *words, unsigned index,
+                                    uint32_t value);
 /* As mem_queue_scale and mem_queue_divide. */
 tutti_status mem_stream_scale(const struct mem_stream *stream, tutti_dtype dtype, void *dst,
                               const void *src, const void *scalar, size_t count);

@@ -179,6 +179,19 @@ cuda_result mem_cuda_launch(struct mem_device *device, cuda_function function,
                                   CUDA_THREADS, 1, 1, 0, stream, parameters, NULL);
 }
 
+#define WARP 32 /* threads that a device starts at least */
+
+cuda_result mem_cuda_launch_block(struct mem_device *device, cuda_function function,
+                                  const struct cuda_work *work, size_t bytes, cuda_stream stream)
+{
+    size_t threads = (bytes / CUDA_VECTOR + WARP) / WARP * WARP;
+    struct cuda_work copy = *work;
+    void *parameters[] = {&copy};
+    return device->driver->launch(function, 1, 1, 1,
+                                  (unsigned)(threads < CUDA_THREADS ? threads : CUDA_THREADS), 1, 1,
+                                  0, stream, parameters, NULL);
+}
+
 cuda_result mem_cuda_start_piece(struct mem_queue *queue, const struct piece *piece)
 {
     const struct cuda_driver *driver = queue->device->driver;

@@ -71,6 +71,9 @@ cuda_result mem_cuda_start_piece(struct mem_queue *queue, const struct piece *pi
 /* Launches a kernel of about so many bytes, with the context entered. */
 cuda_result mem_cuda_launch(struct mem_device *device, cuda_function function,
                             const struct cuda_work *work, size_t bytes, cuda_stream stream);
+/* The same of one block, with no more threads than have something to do. */
+cuda_result mem_cuda_launch_block(struct mem_device *device, cuda_function function,
+                                  const struct cuda_work *work, size_t bytes, cuda_stream stream);
 /* The device failed the queue, which is of no use from now on. */
 tutti_status mem_cuda_queue_failed(struct mem_queue *queue, cuda_result result, const char *what);
 

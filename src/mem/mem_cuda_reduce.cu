@@ -194,19 +194,21 @@ static __device__ __forceinline__ bool begin(const struct cuda_work &work)
 }
 
 /* The last block tells the CPU, by a word of its own: one that the stream writes behind the kernel
- * could be held up by a stream that began to wait in between. */
+ * could be held up by a stream that began to wait in between. A block that is alone is the last. */
 static __device__ __forceinline__ void end(const struct cuda_work &work)
 {
-    if (!work.claim)
+    if (!work.done)
         return;
     __syncthreads();
     if (threadIdx.x != 0)
         return;
     __threadfence_system(); /* for the block: what its threads wrote before they met is older */
-    if (atomicInc(&work.claim->blocks, gridDim.x - 1) == gridDim.x - 1) {
+    if (gridDim.x > 1) {
+        if (atomicInc(&work.claim->blocks, gridDim.x - 1) < gridDim.x - 1)
+            return;
         __threadfence_system();
-        *(volatile uint32_t *)work.done = work.ticket;
     }
+    *(volatile uint32_t *)work.done = work.ticket;
 }
 
 /* dst[i] = two(a[i], b[i]) for every element; with ONE_SOURCE b is not read. */

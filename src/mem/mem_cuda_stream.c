@@ -66,6 +66,11 @@ static tutti_status device_of_default(const struct cuda_driver *driver, const vo
     return TUTTI_OK;
 }
 
+bool mem_stream_is_legacy(const void *handle)
+{
+    return handle == NULL || handle == STREAM_LEGACY;
+}
+
 tutti_status mem_stream_open(void *handle, const void *hint, struct mem_stream *stream)
 {
     const struct cuda_driver *driver;
@@ -145,6 +150,45 @@ tutti_status mem_stream_copy(const struct mem_stream *stream, void *dst, const v
     cuda_result result = stream->device->driver->copy(cuda_address_of(dst), cuda_address_of(src),
                                                       len, stream->handle);
     return finish(stream, &scope, result, "copy");
+}
+
+/* By a kernel that then writes the word, too; signal 0: it tells nobody. */
+static tutti_status copy_in_block(const struct mem_stream *stream, void *dst, const void *src,
+                                  size_t len, uint64_t signal, uint32_t value)
+{
+    struct mem_device *device = stream->device;
+    struct cuda_work work = {
+        .dst = dst, .a = src, .count = len, .ticket = value, .done = (uint32_t *)(uintptr_t)signal};
+    struct cuda_scope scope;
+    tutti_status status = mem_cuda_enter(device, &scope);
+    if (status != TUTTI_OK)
+        return status;
+    cuda_result result = mem_cuda_launch_block(device, device->copy, &work, len, stream->handle);
+    return finish(stream, &scope, result, "copy by a kernel");
+}
+
+static bool copies_in_blocks(const struct mem_device *device)
+{
+    return device->has_kernels && device->host_pointers;
+}
+
+tutti_status mem_stream_copy_short(const struct mem_stream *stream, void *dst, const void *src,
+                                   size_t len)
+{
+    return copies_in_blocks(stream->device) && len > 0 ? copy_in_block(stream, dst, src, len, 0, 0)
+                                                       : mem_stream_copy(stream, dst, src, len);
+}
+
+tutti_status mem_stream_copy_signal(const struct mem_stream *stream, void *dst, const void *src,
+                                    size_t len, const struct mem_words *words, unsigned index,
+                                    uint32_t value)
+{
+    must(index < MEM_WORDS);
+    if (copies_in_blocks(stream->device))
+        return copy_in_block(stream, dst, src, len, words->address + index * sizeof(uint32_t),
+                             value);
+    tutti_status status = mem_stream_copy(stream, dst, src, len);
+    return status == TUTTI_OK ? mem_stream_signal(stream, words, index, value) : status;
 }
 
 static tutti_status start_kernel(const struct mem_stream *stream, cuda_function function,

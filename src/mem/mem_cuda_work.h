@@ -37,10 +37,10 @@ struct cuda_work {
     uint32_t ranks;
     uint32_t ticket;              /* written to *done after all else is visible */
     const struct cuda_slot *slot; /* has dst, a, b and count; NULL: they are here */
-    struct cuda_claim *claim;     /* NULL: the launch tells nobody */
+    struct cuda_claim *claim;     /* NULL: of one block, or tells nobody */
     uint64_t attempt;       /* its number, whose lower half is written to *begun; 0: the only one */
     uint64_t first;         /* attempt at the piece: it takes lower claims only */
-    uint32_t *begun, *done; /* as the device sees them */
+    uint32_t *begun, *done; /* as the device sees them; done NULL: the launch tells nobody */
 };
 
 /* Then operation, "scale", "divide" or "copy", "_", and type. */

@@ -78,6 +78,13 @@ static cuda_result count_call(double start, cuda_result result)
     return result;
 }
 
+/* By the stream or by a kernel. Where words lie for them they do for the CPU (parts_open). */
+static void note_signal(const void *word, uint32_t value)
+{
+    notes.signal = word;
+    notes.signal_value = value;
+}
+
 /* ---- entries of the table -------------------------------------------------------------------- */
 
 static cuda_result launch(cuda_function function, unsigned grid_x, unsigned grid_y, unsigned grid_z,
@@ -89,8 +96,12 @@ static cuda_result launch(cuda_function function, unsigned grid_x, unsigned grid
     double start = now_us();
     cuda_result result = real.launch(function, grid_x, grid_y, grid_z, block_x, block_y, block_z,
                                      shared_bytes, stream, parameters, extra);
-    if (is_noted(stream))
+    if (is_noted(stream)) {
+        const struct cuda_work *work = parameters[0];
+        if (!notes.signal && work->done)
+            note_signal(work->done, work->ticket);
         count_call(start, result);
+    }
     if (piece) {
         piece->slot = ((const struct cuda_work *)parameters[0])->slot;
         piece->bytes = 0;
@@ -121,10 +132,8 @@ static cuda_result write_word(cuda_stream stream, cuda_address address, uint32_t
     cuda_result result = real.write_word(stream, address, value, flags);
     if (!is_noted(stream))
         return result;
-    if (!notes.signal) {
-        notes.signal = (const _Atomic uint32_t *)(uintptr_t)address;
-        notes.signal_value = value;
-    }
+    if (!notes.signal)
+        note_signal((const void *)(uintptr_t)address, value);
     return count_call(start, result);
 }
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The GPU's own suite where this machine has a GPU (tests/gpu/run), and what of it runs over the
-# stand-in driver everywhere: the NCCL face call by call, and coll_perf on GPU memory.
+# stand-in driver everywhere: the NCCL face call by call, coll_perf on GPU memory, and the probes.
 #   BUILD: build directory (default build)
 #   FAST=1: fewer ranks, no probe
 set -u
@@ -46,6 +46,7 @@ else
     echo "    SKIPPED: this build has no NCCL face"
     skipped=$((skipped + 1))
 fi
+run "probe of small copies, 2 threads" "the least" "$build/tests/gpu_ways" threads 2
 [ -n "${FAST:-}" ] || run "probe of the driver" "| frees memory |" "$build/tests/gpu_probe"
 
 # The whole of tests/gpu/run takes minutes where there is a GPU: not in fast runs.
