@@ -3,13 +3,14 @@
 #include "tests/suite.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-static unsigned skipped;
+static unsigned skipped; /* tests that left something out */
 static uint64_t seed;
 
 uint64_t suite_seed(void)
@@ -33,7 +34,9 @@ uint64_t suite_random(uint64_t *state)
 
 void suite_skip(const char *reason)
 {
-    skipped++;
+    static unsigned last = UINT_MAX; /* so many tests were over when the last skip was told */
+    skipped += CU_get_number_of_tests_run() != last;
+    last = CU_get_number_of_tests_run();
     printf("    SKIPPED: %s\n", reason);
 }
 
@@ -117,7 +120,8 @@ int suite_run(const char *name, const struct suite_test *tests, size_t count, in
     unsigned ran = CU_get_number_of_tests_run();
     unsigned failed = CU_get_number_of_tests_failed();
     CU_cleanup_registry();
-    printf("suite %s: %u passed, %u failed, %u skipped\n", name, ran - failed - skipped, failed,
-           skipped);
+    unsigned others = failed + skipped; /* one test may count twice */
+    printf("suite %s: %u passed, %u failed, %u skipped\n", name, ran > others ? ran - others : 0,
+           failed, skipped);
     return failed != 0 || ran == 0;
 }

@@ -361,36 +361,56 @@ static int run_world(int w, int programs, bool alone)
     return wrong;
 }
 
-static void test_programs(void)
+static const char *channels; /* given; NULL: each world's own */
+
+static int programs_wanted(void)
 {
     const char *text = getenv("TUTTI_TEST_PROGRAMS");
-    int programs = text ? atoi(text) : 30;
-    const char *given = getenv("TUTTI_TEST_STANDIN_CHANNELS");
-    given = given ? strdup(given) : NULL;
-    if (!rig_is_there()) {
-        suite_skip("no GPU");
-        return;
-    }
-    setenv("TUTTI_TEST_STANDIN_DELAY_US", "30", 1);
-    setenv("TUTTI_TEST_STANDIN_DEVICES", "2", 1);
-    int devices = rig_count(), kinds = 0;
+    return text ? atoi(text) : 30;
+}
+
+/* So many programs over the worlds of so many GPUs; 1: in every world. */
+static void run_worlds(int devices, int programs)
+{
+    int kinds = 0, at = 0;
     for (int w = 0; w < WORLDS; w++)
-        kinds += worlds[w].devices <= devices;
-    for (int w = 0, at = 0; w < WORLDS; w++) {
-        if (worlds[w].devices > devices) {
-            suite_skip(worlds[w].name);
+        kinds += worlds[w].devices == devices;
+    for (int w = 0; w < WORLDS; w++) {
+        if (worlds[w].devices != devices)
             continue;
-        }
         int share = programs == 1 ? 1 : programs / kinds + (at++ < programs % kinds);
-        setenv("TUTTI_TEST_STANDIN_CHANNELS", given ? given : worlds[w].channels, 1);
-        setenv("CUDA_DEVICE_MAX_CONNECTIONS", given ? given : worlds[w].channels, 1);
+        setenv("TUTTI_TEST_STANDIN_CHANNELS", channels ? channels : worlds[w].channels, 1);
+        setenv("CUDA_DEVICE_MAX_CONNECTIONS", channels ? channels : worlds[w].channels, 1);
         CU_ASSERT_EQUAL(run_world(w, share, programs == 1), 0);
     }
-    free((void *)given);
+}
+
+static void test_programs_random(void)
+{
+    if (rig_is_there())
+        run_worlds(1, programs_wanted());
+    else
+        suite_skip("no GPU");
+}
+
+static void test_programs_on_two_gpus(void)
+{
+    int programs = programs_wanted();
+    if (rig_is_there() && rig_count() >= DEVICES)
+        run_worlds(DEVICES, programs == 1 ? 1 : programs / 4);
+    else
+        suite_skip("wants two GPUs");
 }
 
 int main(int argc, char **argv)
 {
-    static const struct suite_test tests[] = {{"random", test_programs}};
+    static const struct suite_test tests[] = {
+        {"random", test_programs_random},
+        {"on_two_gpus", test_programs_on_two_gpus},
+    };
+    channels = getenv("TUTTI_TEST_STANDIN_CHANNELS");
+    channels = channels ? strdup(channels) : NULL;
+    setenv("TUTTI_TEST_STANDIN_DELAY_US", "30", 1);
+    setenv("TUTTI_TEST_STANDIN_DEVICES", "2", 1);
     return suite_run("programs", tests, sizeof tests / sizeof *tests, argc, argv);
 }
