@@ -231,8 +231,12 @@ void standin_release_graph(struct standin_graph *graph)
     if (--graph->references > 0)
         return;
     pthread_t thread;
-    if (graph->objects && pthread_create(&thread, NULL, destroy_objects, graph->objects) == 0)
-        pthread_detach(thread);
+    pthread_attr_t detached;
+    pthread_attr_init(&detached);
+    pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
+    if (graph->objects && pthread_create(&thread, &detached, destroy_objects, graph->objects) != 0)
+        destroy_objects(graph->objects);
+    pthread_attr_destroy(&detached);
     for (struct standin_op *op = graph->first, *next; op; op = next) {
         next = op->next;
         free(op);

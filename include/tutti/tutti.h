@@ -345,8 +345,8 @@ TUTTI_API tutti_status tutti_wait_all(size_t count, tutti_request **requests);
  * writes its input must be complete.
  * Operations on one communicator run in the order issued, whatever their streams; a blocking call
  * waits until those before it are done. Inside a group, calls that share a communicator or a stream
- * (and the legacy default stream is shared with all), directly or through others, are one unit: each
- * of its streams waits until all of them are done.
+ * (the legacy default stream is shared with all), directly or through others, are one unit: each of
+ * its streams waits until all of them are done.
  * In one collective either every rank passes device memory or none does (TUTTI_CUDA_DIRECT=0 lifts
  * this, and on several hosts TUTTI_CUDA_PART=0).
  * A stream that is being captured records the operation, which then runs at every launch of the
