@@ -24,6 +24,7 @@ enum {
     ADAPTIVE_LEAST = 3,
     ADAPTIVE_LEAST_BLOCK = 2,
     ADAPTIVE_MOST = 1000,
+    PATIENCE = 10, /* a peer may take so many times the budget */
     SAMPLES_MOST = 1 << 20,
     BARRIER_DELAY_US = 2000
 };
@@ -347,16 +348,35 @@ static const struct arena *enter_peer(struct bench *bench)
     return in;
 }
 
+/* No more repetitions than the peer can do with some patience: one that polls while others wait for
+ * its core would take minutes for a row. The first call may be where the peer prepares; the least
+ * of some more is no accident. */
+static uint64_t agree_peer(struct bench *bench, double budget_us, uint64_t iters)
+{
+    enum { CALLS = 5 };
+    double least = loop_theirs(bench, 1);
+    for (int i = 1; i < CALLS; i++) {
+        double us = loop_theirs(bench, 1);
+        least = us < least ? us : least;
+    }
+    bench->peer->barrier();
+    bench_exchange(bench, &least, 1);
+    double fit = PATIENCE * budget_us / (over_ranks(bench, 0, AVERAGE_MAX) + 0.1);
+    uint64_t most = fit > ADAPTIVE_LEAST_BLOCK ? (uint64_t)fit : ADAPTIVE_LEAST_BLOCK;
+    return bench->options->iters || iters < most ? iters : most;
+}
+
 /* Blocks in turn. The two libraries have buffers of their own, filled once: what repeated calls in
  * place make of the data costs both the same. */
 static void time_in_turn(struct bench *bench, struct timing *timing)
 {
     const struct options *options = bench->options;
     uint64_t warmup, iters;
-    agree(bench, options->budget_ms * 1e3 / options->blocks, ADAPTIVE_LEAST_BLOCK, &warmup, &iters);
+    double budget_us = options->budget_ms * 1e3 / options->blocks;
+    agree(bench, budget_us, ADAPTIVE_LEAST_BLOCK, &warmup, &iters);
     enter_peer(bench);
-    loop_theirs(bench, 2); /* as many as agree() made */
-    bench->peer->barrier();
+    iters = agree_peer(bench, budget_us, iters);
+    warmup = warmup < iters || options->warmup_fixed ? warmup : iters;
     double *our_us = allocate(bench, 3 * (size_t)options->blocks * sizeof(double));
     double *their_us = our_us + options->blocks, *ratio = their_us + options->blocks;
     for (unsigned block = 0; block < options->blocks; block++) {
