@@ -33,6 +33,7 @@
  * Only kernels can be given twice, so copies are kernels here, and stay out of the copy engines'
  * channels, which are fewer still. Without kernels or memory operations work stays where it was
  * put, and mem_queue_clear looks before it begins. */
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 
@@ -329,6 +330,7 @@ static tutti_status try_beside(struct mem_queue *queue, bool *beside, uint64_t *
         if (*beside)
             return status;
         status = status == TUTTI_IN_PROGRESS ? TUTTI_OK : status;
+        sched_yield(); /* a host function may want this core */
     }
     return status;
 }
