@@ -311,7 +311,12 @@ tutti_status mem_queue_clear(struct mem_queue *queue)
 
 /* ---- what a device can ----------------------------------------------------------------------- */
 
-/* Whether the queue does something within the time that all its streams have twice. */
+/* All streams are asked in a tenth of that; a loaded machine may leave the driver's threads without
+ * a core for the rest. */
+#define PROBE_NS 500000000u
+static_assert(PROBE_NS > 2 * QUEUE_STREAMS * STREAM_ANSWERS_NS, "all streams are asked twice");
+
+/* Whether the queue does something in that time. */
 static tutti_status try_beside(struct mem_queue *queue, bool *beside, uint64_t *ticket)
 {
     const struct mem_device *device = queue->device;
@@ -321,7 +326,7 @@ static tutti_status try_beside(struct mem_queue *queue, bool *beside, uint64_t *
         char *bytes = (char *)(device->claims + QUEUES_MAX);
         status = mem_queue_copy(queue, bytes, bytes + PROBE_BYTES, PROBE_BYTES, ticket);
     }
-    while (status == TUTTI_OK && clock_ns() - start < 2 * QUEUE_STREAMS * STREAM_ANSWERS_NS) {
+    while (status == TUTTI_OK && clock_ns() - start < PROBE_NS) {
         if (queue->pieces)
             status = mem_queue_poll(queue, &done);
         else
