@@ -145,8 +145,7 @@ static void refuse_device(tutti_comm *comm, const char *why)
  * pass host memory where others pass a GPU's cut nothing either. */
 static uint64_t part_bytes(const struct settings *settings)
 {
-    enum { AUTO, DMABUF, PEERMEM, OFF };
-    return settings->cuda_direct && settings->verbs_gpu == OFF ? settings->cuda_part : 0;
+    return settings->cuda_direct && settings->verbs_gpu == VERBS_GPU_OFF ? settings->cuda_part : 0;
 }
 
 static void gather_facts(tutti_comm *comm, struct facts *facts)

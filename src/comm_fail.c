@@ -140,16 +140,21 @@ static void transfers_differ(tutti_comm *comm, uint32_t peer, const struct tag *
              dtype_name(expected));
 }
 
-/* What ranks must do alike that call different things. A call in GPU memory may go in parts, which
- * one in host memory does not. */
+/* A call that would be cut in GPU memory and was not, since this rank passes host memory? */
+static bool is_whole(const tutti_comm *comm, const struct tag *tag)
+{
+    size_t size = dtype_size(tag_dtype(tag)); /* 0: a peer's nonsense */
+    return comm->part_bytes > 0 && stage_cuts(tag_coll(tag)) && size > 0 &&
+           tag->word[1] / 2 >= comm->part_bytes / size;
+}
+
+/* What ranks must do alike that call different things. */
 static const char *advice(const tutti_comm *comm, const struct tag *mine, const struct tag *theirs)
 {
     if (tag_replayed(mine) != tag_replayed(theirs))
         return "and capture a collective in a graph on every rank or on none";
-    if (comm->part_bytes > 0 && tag_coll(mine) == tag_coll(theirs) &&
-        mine->word[1] != theirs->word[1])
-        return "with the same arguments, in GPU memory on every rank or on none (or set "
-               "TUTTI_CUDA_PART=0)";
+    if (tag_coll(mine) == tag_coll(theirs) && is_whole(comm, mine) != is_whole(comm, theirs))
+        return "and in GPU memory on every rank or on none (TUTTI_CUDA_PART)";
     return "with the same arguments (and the same TUTTI_ALGO settings)";
 }
 

@@ -15,8 +15,8 @@
 #define DEVICE_ALPHA_US           12.0
 #define DEVICE_SLICE_US           140.0 /* a turn of one of the processes that share the device */
 #define DEVICE_US_PER_BYTE        1e-6
-#define DEVICE_LINK_US_PER_BYTE   5e-6 /* between GPUs with links: NVLink of 2017 to 2024 has 150 */
-#define DEVICE_BUS_US_PER_BYTE    50e-6  /* to 450 GB/s; PCIe 12 to 50. No such machine measured */
+#define DEVICE_LINK_US_PER_BYTE   5e-6
+#define DEVICE_BUS_US_PER_BYTE    50e-6
 #define DEVICE_REDUCE_US_PER_BYTE 0.5e-6 /* beside receiving */
 #define DEVICE_CHUNK              (64u << 20)
 

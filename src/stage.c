@@ -222,14 +222,18 @@ tutti_status stage_make(struct tutti_comm *comm, struct call *call, struct stage
     return status;
 }
 
+bool stage_cuts(tutti_coll coll)
+{
+    return coll == TUTTI_COLL_ALLREDUCE || coll == TUTTI_COLL_REDUCE ||
+           coll == TUTTI_COLL_BROADCAST;
+}
+
 size_t stage_parts(const struct tutti_comm *comm, const struct call *call)
 {
     struct buffers b;
     struct mem_device *device;
     uint64_t bytes = (uint64_t)call->count * call->elem_size, each = comm->part_bytes;
-    bool blocks = call->coll != TUTTI_COLL_ALLREDUCE && call->coll != TUTTI_COLL_REDUCE &&
-                  call->coll != TUTTI_COLL_BROADCAST;
-    if (blocks || each == 0 || bytes / 2 < each ||
+    if (!stage_cuts(call->coll) || each == 0 || bytes / 2 < each ||
         find_buffers(comm, call, &b, &device) != TUTTI_OK || !device ||
         judge_direct(comm, call, &b) == ACCEPTED)
         return 1;

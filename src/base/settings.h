@@ -103,6 +103,9 @@ struct settings {
 #undef X
 };
 
+/* What TUTTI_VERBS_GPU may say, in the order of its row. */
+enum setting_verbs_gpu { VERBS_GPU_AUTO, VERBS_GPU_DMABUF, VERBS_GPU_PEERMEM, VERBS_GPU_OFF };
+
 /* Defaults, then the environment. TUTTI_ERR_SETTING with the name, the value and the range;
  * a TUTTI_* variable that is in no row is an error too (it is a typing mistake). */
 tutti_status settings_load(struct settings *settings);

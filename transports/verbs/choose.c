@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/settings.h"
+
 #define SCORE_V2     100
 #define SCORE_SUBNET 40
 #define SCORE_IPV4   20
@@ -210,10 +212,10 @@ void choose_why(const struct choose_ports *a, const struct choose_ports *b, char
 
 enum choose_gpu choose_gpu(unsigned setting, unsigned from, bool dmabuf)
 {
-    enum { AUTO, DMABUF, PEERMEM };
-    if (from <= CHOOSE_GPU_DMABUF && dmabuf && (setting == AUTO || setting == DMABUF))
+    if (from <= CHOOSE_GPU_DMABUF && dmabuf &&
+        (setting == VERBS_GPU_AUTO || setting == VERBS_GPU_DMABUF))
         return CHOOSE_GPU_DMABUF;
-    if (from <= CHOOSE_GPU_PEERMEM && (setting == AUTO || setting == PEERMEM))
+    if (from <= CHOOSE_GPU_PEERMEM && (setting == VERBS_GPU_AUTO || setting == VERBS_GPU_PEERMEM))
         return CHOOSE_GPU_PEERMEM;
     return CHOOSE_GPU_STAGED;
 }
