@@ -66,3 +66,26 @@ void nccl_world_run(enum world_kind kind, int size, const char *const *settings,
     struct world world = {.kind = kind, .size = size, .settings = settings, .limit_s = 60};
     CU_ASSERT_EQUAL(world_run(&world, function, context), 0);
 }
+
+int nccl_world_works(ncclComm_t comm, int rank, int want_rank, int want_size)
+{
+    int new_rank = -1, new_size = -1, sum = -1, wrong = 0;
+    if (!comm)
+        return world_check(rank, 0, "no communicator");
+    wrong += OK(ncclCommUserRank(comm, &new_rank));
+    wrong += OK(ncclCommCount(comm, &new_size));
+    wrong +=
+        world_check(rank, new_rank == want_rank && new_size == want_size,
+                    "rank %d of %d, expected %d of %d", new_rank, new_size, want_rank, want_size);
+    for (int i = 0; i < 20; i++)
+        wrong += OK(ncclAllReduce(&new_rank, &sum, 1, ncclInt32, ncclSum, comm, NULL));
+    return wrong + world_check(rank, sum == want_size * (want_size - 1) / 2, "sum %d", sum);
+}
+
+int nccl_world_is(ncclComm_t comm, int rank, ncclResult_t want)
+{
+    ncclResult_t state = ncclNumResults;
+    int wrong = OK(ncclCommGetAsyncError(comm, &state));
+    return wrong + world_check(rank, state == want, "state %d, expected %d: %s", (int)state,
+                               (int)want, ncclGetLastError(comm));
+}

@@ -28,5 +28,8 @@ ncclResult_t nccl_world_settle(ncclComm_t comm);
 extern const char *const nccl_world_shm[], *const nccl_world_tcp[];
 void nccl_world_run(enum world_kind kind, int size, const char *const *settings, world_fn *function,
                     void *context);
+/* The communicator has the given place, and works; it is in that state. What is wrong. */
+int nccl_world_works(ncclComm_t comm, int rank, int want_rank, int want_size);
+int nccl_world_is(ncclComm_t comm, int rank, ncclResult_t want);
 
 #endif

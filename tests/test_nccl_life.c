@@ -1,8 +1,6 @@
 /* test_nccl_life.c: how communicators of the NCCL face come to be, fail and end: split, shrink,
- * revoke, abort from another thread, non-blocking ones, exits that leave them alive; and what each
- * kind of bad input gets, by code and sentence. */
+ * revoke, abort from another thread, non-blocking ones, exits that leave them alive, ids. */
 #include <dirent.h>
-#include <dlfcn.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -13,30 +11,6 @@
 #include <unistd.h>
 
 #include "tests/nccl_world.h"
-
-/* The communicator has the given place, and works. */
-static int works(ncclComm_t comm, int rank, int want_rank, int want_size)
-{
-    int new_rank = -1, new_size = -1, sum = -1, wrong = 0;
-    if (!comm)
-        return world_check(rank, 0, "no communicator");
-    wrong += OK(ncclCommUserRank(comm, &new_rank));
-    wrong += OK(ncclCommCount(comm, &new_size));
-    wrong +=
-        world_check(rank, new_rank == want_rank && new_size == want_size,
-                    "rank %d of %d, expected %d of %d", new_rank, new_size, want_rank, want_size);
-    for (int i = 0; i < 20; i++)
-        wrong += OK(ncclAllReduce(&new_rank, &sum, 1, ncclInt32, ncclSum, comm, NULL));
-    return wrong + world_check(rank, sum == want_size * (want_size - 1) / 2, "sum %d", sum);
-}
-
-static int state_is(ncclComm_t comm, int rank, ncclResult_t want)
-{
-    ncclResult_t state = ncclNumResults;
-    int wrong = OK(ncclCommGetAsyncError(comm, &state));
-    return wrong + world_check(rank, state == want, "state %d, expected %d: %s", (int)state,
-                               (int)want, ncclGetLastError(comm));
-}
 
 /* ---- split, shrink, revoke --------------------------------------------------------------------
  */
@@ -53,18 +27,19 @@ static int splitting(tutti_comm *native, int rank, int size, void *context)
     if (rank == last)
         wrong += world_check(rank, child == NULL, "a communicator without a color");
     else
-        wrong += works(child, rank, last - 1 - rank, last) + OK(ncclCommDestroy(child));
+        wrong += nccl_world_works(child, rank, last - 1 - rank, last) + OK(ncclCommDestroy(child));
     /* Two splits of one parent in one group run in order. */
     wrong += OK(ncclGroupStart());
     wrong += OK(ncclCommSplit(comm, rank % 2, rank, &child, NULL));
     wrong += OK(ncclCommSplit(comm, 0, -rank, &other, NULL));
     wrong += OK(ncclGroupEnd());
-    wrong += works(child, rank, rank / 2, (size + 1 - rank % 2) / 2) + OK(ncclCommDestroy(child));
-    wrong += works(other, rank, last - rank, size) + OK(ncclCommDestroy(other));
+    wrong += nccl_world_works(child, rank, rank / 2, (size + 1 - rank % 2) / 2) +
+             OK(ncclCommDestroy(child));
+    wrong += nccl_world_works(other, rank, last - rank, size) + OK(ncclCommDestroy(other));
     wrong += TAKEN(ncclCommSplit(comm, -5, 0, &child, NULL), ncclInvalidArgument);
     wrong += nccl_world_says(rank, "color -5");
     wrong += TAKEN(ncclCommSplit(comm, 0, 0, NULL, NULL), ncclInvalidArgument);
-    wrong += works(comm, rank, rank, size);
+    wrong += nccl_world_works(comm, rank, rank, size);
     return wrong + OK(ncclCommDestroy(comm));
 }
 
@@ -84,16 +59,16 @@ static int shrinking(tutti_comm *native, int rank, int size, void *context)
     (void)context;
     if (rank != 1) {
         wrong += OK(ncclCommShrink(comm, excluded, 1, &child, NULL, NCCL_SHRINK_DEFAULT));
-        wrong += works(child, rank, new_rank, size - 1) + OK(ncclCommDestroy(child));
+        wrong += nccl_world_works(child, rank, new_rank, size - 1) + OK(ncclCommDestroy(child));
     }
-    wrong += works(comm, rank, rank, size);
+    wrong += nccl_world_works(comm, rank, rank, size);
     wrong += TAKEN(ncclCommShrink(comm, &rank, 1, &child, NULL, 0), ncclInvalidArgument);
     wrong += nccl_world_says(rank, "excludes itself");
     wrong += TAKEN(ncclCommShrink(comm, excluded, 1, &child, NULL, 8), ncclInvalidArgument);
     wrong += nccl_world_says(rank, "flags 0x8: expected");
     wrong += TAKEN(ncclCommShrink(comm, NULL, 1, &child, NULL, 0), ncclInvalidArgument);
     wrong += TAKEN(ncclCommShrink(comm, excluded, -1, &child, NULL, 0), ncclInvalidArgument);
-    wrong += works(comm, rank, rank, size);
+    wrong += nccl_world_works(comm, rank, rank, size);
     wrong += tutti_barrier(native) != TUTTI_OK; /* until all have their results */
     if (rank == 1)
         return wrong + OK(ncclCommAbort(comm));
@@ -104,9 +79,9 @@ static int shrinking(tutti_comm *native, int rank, int size, void *context)
                              "received from a rank that sends nothing");
     }
     wrong += OK(ncclCommShrink(comm, excluded, 1, &child, NULL, NCCL_SHRINK_ABORT));
-    wrong += works(child, rank, new_rank, size - 1);
+    wrong += nccl_world_works(child, rank, new_rank, size - 1);
     wrong += OK(ncclCommDestroy(comm));
-    wrong += works(child, rank, new_rank, size - 1);
+    wrong += nccl_world_works(child, rank, new_rank, size - 1);
     return wrong + OK(ncclCommDestroy(child));
 }
 
@@ -124,7 +99,7 @@ static int mourning(tutti_comm *native, int rank, int size, void *context)
     ncclResult_t result = ncclSuccess;
     int excluded[] = {2}, sum, wrong = nccl_world_init(native, rank, size, &comm);
     (void)context;
-    wrong += works(comm, rank, rank, size);
+    wrong += nccl_world_works(comm, rank, rank, size);
     if (rank == 2) {
         usleep(100000); /* until the others have their results too */
         raise(SIGKILL);
@@ -134,9 +109,9 @@ static int mourning(tutti_comm *native, int rank, int size, void *context)
         result = ncclAllReduce(&rank, &sum, 1, ncclInt32, ncclSum, comm, NULL);
     wrong += world_check(rank, result == ncclRemoteError, "result %d", (int)result);
     wrong += nccl_world_says(rank, "rank 2 (host ");
-    wrong += state_is(comm, rank, ncclRemoteError);
+    wrong += nccl_world_is(comm, rank, ncclRemoteError);
     wrong += OK(ncclCommShrink(comm, excluded, 1, &child, NULL, NCCL_SHRINK_ABORT));
-    wrong += works(child, rank, rank - (rank > 2), size - 1);
+    wrong += nccl_world_works(child, rank, rank - (rank > 2), size - 1);
     wrong += world_check(rank, nccl_world_seconds() - start < 6, "took %.1f s",
                          nccl_world_seconds() - start);
     wrong += OK(ncclCommAbort(comm));
@@ -161,7 +136,7 @@ static int mourning_idle(tutti_comm *native, int rank, int size, void *context)
     int wrong = nccl_world_init(native, rank, size, &comm);
     wrong += nccl_world_init(native, rank, size, &other);
     (void)context;
-    wrong += works(comm, rank, rank, size) + works(other, rank, rank, size);
+    wrong += nccl_world_works(comm, rank, rank, size) + nccl_world_works(other, rank, rank, size);
     usleep(100000); /* until the others have their results too */
     if (rank == 2) {
         wrong += OK(ncclCommDestroy(other));
@@ -171,14 +146,14 @@ static int mourning_idle(tutti_comm *native, int rank, int size, void *context)
     double start = nccl_world_seconds();
     while (state == ncclSuccess && nccl_world_seconds() < start + 10) {
         wrong += OK(ncclCommGetAsyncError(comm, &state));
-        wrong += state_is(other, rank, ncclSuccess);
+        wrong += nccl_world_is(other, rank, ncclSuccess);
         usleep(1000);
     }
     wrong += world_check(rank, state == ncclRemoteError, "state %d", (int)state);
     wrong += nccl_world_says(rank, "rank 2 (host ");
     wrong += world_check(rank, nccl_world_seconds() - start < 5, "took %.1f s",
                          nccl_world_seconds() - start);
-    wrong += state_is(other, rank, ncclSuccess);
+    wrong += nccl_world_is(other, rank, ncclSuccess);
     return wrong + OK(ncclCommAbort(comm)) + OK(ncclCommDestroy(other));
 }
 
@@ -198,18 +173,18 @@ static int revoking(tutti_comm *native, int rank, int size, void *context)
     int sum, wrong = nccl_world_init(native, rank, size, &comm);
     (void)context;
     wrong += TAKEN(ncclCommRevoke(comm, 3), ncclInvalidArgument);
-    wrong += works(comm, rank, rank, size);
+    wrong += nccl_world_works(comm, rank, rank, size);
     wrong += tutti_barrier(native) != TUTTI_OK; /* until all have their results */
     wrong += OK(ncclCommRevoke(comm, NCCL_REVOKE_DEFAULT));
-    wrong += state_is(comm, rank, ncclSuccess);
+    wrong += nccl_world_is(comm, rank, ncclSuccess);
     wrong += TAKEN(ncclAllReduce(&rank, &sum, 1, ncclInt32, ncclSum, comm, NULL), ncclInvalidUsage);
     wrong += nccl_world_says(rank, "was revoked: it can be split, shrunk, destroyed");
     wrong += TAKEN(ncclCommFinalize(comm), ncclInvalidUsage);
     wrong += OK(ncclCommSplit(comm, rank == 0 ? NCCL_SPLIT_NOCOLOR : 1, rank, &child, NULL));
     if (rank > 0)
-        wrong += works(child, rank, rank - 1, size - 1) + OK(ncclCommDestroy(child));
+        wrong += nccl_world_works(child, rank, rank - 1, size - 1) + OK(ncclCommDestroy(child));
     wrong += OK(ncclCommShrink(comm, NULL, 0, &child, NULL, NCCL_SHRINK_DEFAULT));
-    wrong += works(child, rank, rank, size) + OK(ncclCommDestroy(child));
+    wrong += nccl_world_works(child, rank, rank, size) + OK(ncclCommDestroy(child));
     return wrong + OK(ncclCommDestroy(comm));
 }
 
@@ -255,7 +230,7 @@ static int aborting(tutti_comm *native, int rank, int size, void *context)
     bool grouped = *(int *)context;
     ncclResult_t result;
     int value, wrong = nccl_world_init(native, rank, size, &dog.comm);
-    wrong += works(dog.comm, rank, rank, size);
+    wrong += nccl_world_works(dog.comm, rank, rank, size);
     if (pthread_create(&dog.thread, NULL, watch, &dog) != 0)
         return wrong + 1;
     double start = nccl_world_seconds();
@@ -284,7 +259,7 @@ static int aborting(tutti_comm *native, int rank, int size, void *context)
         wrong += nccl_world_says(rank, "was destroyed or aborted before");
         return wrong;
     }
-    wrong += state_is(dog.comm, rank, ncclRemoteError);
+    wrong += nccl_world_is(dog.comm, rank, ncclRemoteError);
     return wrong + OK(ncclCommAbort(dog.comm));
 }
 
@@ -361,13 +336,13 @@ static int ending_in_a_group(tutti_comm *native, int rank, int size, void *conte
     wrong += OK(ncclGroupEnd());
     for (int i = 0; i < 3; i++)
         wrong += world_check(rank, sums[i] == want, "sum %d is %d", i, sums[i]);
-    wrong += works(child, rank, rank, size);
+    wrong += nccl_world_works(child, rank, rank, size);
     wrong += OK(ncclGroupStart());
     wrong += OK(ncclCommDestroy(child));
     wrong +=
         TAKEN(ncclAllReduce(&rank, &rank, 1, ncclInt32, ncclSum, child, NULL), ncclInvalidArgument);
     wrong += TAKEN(ncclGroupEnd(), ncclInvalidArgument);
-    return wrong + works(child, rank, rank, size) + OK(ncclCommDestroy(child));
+    return wrong + nccl_world_works(child, rank, rank, size) + OK(ncclCommDestroy(child));
 }
 
 static void test_nccl_life_ends_in_a_group(void)
@@ -394,7 +369,7 @@ static int nonblocking(tutti_comm *native, int rank, int size, void *context)
     } else {
         wrong += TAKEN(ncclCommInitRankConfig(&comm, size, id, rank, &config), ncclInProgress);
         wrong += world_check(rank, comm != NULL, "no handle");
-        wrong += state_is(comm, rank, ncclInProgress);
+        wrong += nccl_world_is(comm, rank, ncclInProgress);
         wrong += TAKEN(ncclAllReduce(&rank, &sum, 1, ncclInt32, ncclSum, comm, NULL),
                        ncclInvalidArgument);
         wrong += nccl_world_says(rank, "is not ready: an earlier call on this communicator");
@@ -404,17 +379,17 @@ static int nonblocking(tutti_comm *native, int rank, int size, void *context)
     }
     wrong += world_check(rank, nccl_world_settle(comm) == ncclSuccess, "init: %s",
                          ncclGetLastError(comm));
-    wrong += works(comm, rank, rank, size);
+    wrong += nccl_world_works(comm, rank, rank, size);
     /* The child inherits; in a group the end is what is in progress. */
     wrong += TAKEN(ncclCommSplit(comm, 1, rank, &child, NULL), ncclInProgress);
     wrong += world_check(rank, nccl_world_settle(comm) == ncclSuccess, "the parent of a split");
     wrong += world_check(rank, nccl_world_settle(child) == ncclSuccess, "the child of a split");
-    wrong += works(child, rank, rank, size);
+    wrong += nccl_world_works(child, rank, rank, size);
     wrong += OK(ncclGroupStart());
     wrong += OK(ncclCommShrink(child, NULL, 0, &whole, NULL, NCCL_SHRINK_DEFAULT));
     wrong += TAKEN(ncclGroupEnd(), ncclInProgress);
     wrong += world_check(rank, nccl_world_settle(whole) == ncclSuccess, "shrink");
-    wrong += works(whole, rank, rank, size);
+    wrong += nccl_world_works(whole, rank, rank, size);
     wrong += OK(ncclCommDestroy(whole));
     /* A group that uses its parent too. */
     wrong += OK(ncclGroupStart());
@@ -422,7 +397,7 @@ static int nonblocking(tutti_comm *native, int rank, int size, void *context)
     wrong += OK(ncclCommSplit(child, 0, rank, &whole, NULL));
     wrong += OK(ncclGroupEnd());
     wrong += world_check(rank, sum == size * (size - 1) / 2, "sum %d", sum);
-    wrong += works(whole, rank, rank, size);
+    wrong += nccl_world_works(whole, rank, rank, size);
     ncclResult_t result = ncclCommFinalize(comm);
     wrong += world_check(rank, result == ncclInProgress || result == ncclSuccess, "finalize %d",
                          (int)result);
@@ -462,7 +437,7 @@ static int abandoning(tutti_comm *native, int rank, int size, void *context)
     wrong += nccl_world_id(native, rank, &id);
     wrong += TAKEN(ncclCommInitRankConfig(&comm, size + 1, id, rank, &config), ncclInProgress);
     usleep(100000); /* until those who come have met */
-    wrong += state_is(comm, rank, ncclInProgress);
+    wrong += nccl_world_is(comm, rank, ncclInProgress);
     wrong += tutti_barrier(native) != TUTTI_OK;
     double start = nccl_world_seconds();
     wrong += OK(ncclCommAbort(comm));
@@ -537,236 +512,8 @@ static void test_nccl_life_exit_with_live_communicators(void)
     CU_ASSERT(nccl_world_seconds() - start < 5);
 }
 
-/* ---- bad input --------------------------------------------------------------------------------
+/* ---- ids --------------------------------------------------------------------------------------
  */
-
-static int bad_calls(tutti_comm *native, int rank, int size, void *context)
-{
-    float in[8] = {0}, out[8] = {0};
-    ncclComm_t comm;
-    int wrong = nccl_world_init(native, rank, size, &comm);
-    (void)context;
-    wrong +=
-        TAKEN(ncclAllReduce(in, out, 4, ncclFloat32, ncclSum, NULL, NULL), ncclInvalidArgument);
-    wrong += nccl_world_says(rank, "ncclAllReduce: comm is NULL");
-    wrong +=
-        TAKEN(ncclAllReduce(NULL, out, 4, ncclFloat32, ncclSum, comm, NULL), ncclInvalidArgument);
-    wrong += nccl_world_says(rank, "ncclAllReduce: sendbuff is NULL at rank");
-    wrong +=
-        TAKEN(ncclAllReduce(in, NULL, 4, ncclFloat32, ncclSum, comm, NULL), ncclInvalidArgument);
-    wrong += nccl_world_says(rank, "recvbuff is NULL at rank");
-    wrong +=
-        TAKEN(ncclAllReduce(in, in + 1, 4, ncclFloat32, ncclSum, comm, NULL), ncclInvalidArgument);
-    wrong += nccl_world_says(rank, "overlap");
-    wrong += TAKEN(ncclAllReduce(in, out, 4, (ncclDataType_t)12, ncclSum, comm, NULL),
-                   ncclInvalidArgument);
-    wrong += nccl_world_says(rank, "datatype 12: expected 0 to 11");
-    wrong += TAKEN(ncclAllReduce(in, out, 4, ncclFloat32, (ncclRedOp_t)77, comm, NULL),
-                   ncclInvalidArgument);
-    wrong += nccl_world_says(rank, "the operation was not made on this communicator");
-    wrong += TAKEN(ncclAllReduce(in, out, 4, ncclFloat32, (ncclRedOp_t)5000, comm, NULL),
-                   ncclInvalidArgument);
-    wrong += nccl_world_says(rank, "the operation was not made on this communicator");
-    wrong += TAKEN(ncclAllReduce(in, out, 4, ncclFloat32, (ncclRedOp_t)-1, comm, NULL),
-                   ncclInvalidArgument);
-    wrong += nccl_world_says(rank, "operation -1: expected 0 to 4");
-    wrong += TAKEN(ncclBroadcast(in, out, 4, ncclFloat32, size, comm, NULL), ncclInvalidArgument);
-    wrong += nccl_world_says(rank, "ncclBroadcast: root ");
-    wrong +=
-        TAKEN(ncclReduce(in, out, 4, ncclFloat32, ncclSum, -1, comm, NULL), ncclInvalidArgument);
-    wrong += TAKEN(ncclSend(in, 4, ncclFloat32, size, comm, NULL), ncclInvalidArgument);
-    wrong += nccl_world_says(rank, "ncclSend: peer ");
-    wrong += TAKEN(ncclSend(in, 4, ncclFloat32, rank, comm, NULL), ncclInvalidUsage);
-    wrong += nccl_world_says(rank, "names itself outside a group");
-    wrong += TAKEN(ncclAllReduce(in, out, SIZE_MAX / 2, ncclFloat64, ncclSum, comm, NULL),
-                   ncclInvalidArgument);
-    if (!dlopen("libcuda.so.1", RTLD_LAZY)) { /* a driver need not survive what is no stream */
-        wrong += TAKEN(ncclAllReduce(in, out, 4, ncclFloat32, ncclSum, comm, (cudaStream_t)in),
-                       ncclUnhandledCudaError);
-        wrong += nccl_world_says(rank, "libcuda.so.1");
-    } else {
-        suite_skip("a stream without a driver: this machine has one");
-    }
-    /* One bad call spoils its group: nothing of it runs. */
-    in[0] = 5;
-    wrong += OK(ncclGroupStart());
-    wrong += OK(ncclBroadcast(in, out, 1, ncclFloat32, rank, comm, NULL)); /* each another root */
-    wrong +=
-        TAKEN(ncclAllReduce(in, NULL, 1, ncclFloat32, ncclSum, comm, NULL), ncclInvalidArgument);
-    wrong += TAKEN(ncclGroupEnd(), ncclInvalidArgument);
-    wrong += nccl_world_says(rank, "ncclAllReduce: recvbuff is NULL");
-    wrong += world_check(rank, out[0] == 0, "a spoilt group ran");
-    wrong += OK(ncclGroupStart());
-    wrong += OK(ncclAllReduce(in, in + 1, 4, ncclFloat32, ncclSum, comm, NULL));
-    wrong += TAKEN(ncclGroupEnd(), ncclInvalidArgument);
-    wrong += nccl_world_says(rank, "overlap");
-    wrong += OK(ncclGroupStart());
-    wrong += OK(ncclSend(in, 1, ncclFloat32, rank, comm, NULL));
-    wrong += TAKEN(ncclGroupEnd(), ncclInvalidArgument);
-    wrong += nccl_world_says(rank, "sends to itself in a group that does not receive it");
-    /* Nothing moved: it still works. */
-    wrong += state_is(comm, rank, ncclSuccess);
-    wrong += works(comm, rank, rank, size);
-    wrong += OK(ncclCommDestroy(comm));
-    wrong += TAKEN(ncclCommDestroy(comm), ncclInvalidArgument);
-    wrong += nccl_world_says(rank, "ncclCommDestroy: the communicator was destroyed or aborted");
-    return wrong;
-}
-
-static int disagreeing(tutti_comm *native, int rank, int size, void *context)
-{
-    float in[8] = {0}, out[8];
-    ncclComm_t comm;
-    ncclResult_t result;
-    int wrong = nccl_world_init(native, rank, size, &comm);
-    (void)context;
-    wrong += works(comm, rank, rank, size);
-    result = ncclAllReduce(in, out, rank == 1 ? 7 : 8, ncclFloat32, ncclSum, comm, NULL);
-    wrong += world_check(rank, result == ncclInvalidUsage, "result %d", (int)result);
-    wrong += nccl_world_says(rank, "ranks disagree: rank ");
-    wrong += nccl_world_says(rank, "allreduce(count 7, float32, sum)");
-    wrong += state_is(comm, rank, ncclInvalidUsage);
-    return wrong + OK(ncclCommAbort(comm));
-}
-
-/* What an init says about its arguments. rank 0 stands for complaints of the test. */
-static int bad_inits(void)
-{
-    ncclConfig_t fresh = NCCL_CONFIG_INITIALIZER, config = fresh;
-    ncclUniqueId id, forged;
-    ncclComm_t comm = NULL;
-    int rank = 0, wrong = 0, devices[2] = {0, -1};
-    memset(&forged, 7, sizeof forged);
-    wrong += OK(ncclGetUniqueId(&id));
-    wrong += TAKEN(ncclGetUniqueId(NULL), ncclInvalidArgument);
-    wrong += TAKEN(ncclCommInitRank(NULL, 1, id, 0), ncclInvalidArgument);
-    wrong += nccl_world_says(rank, "ncclCommInitRank: comm is NULL");
-    wrong += TAKEN(ncclCommInitRank(&comm, 2, id, 2), ncclInvalidArgument);
-    wrong += nccl_world_says(rank, "rank 2 of 2 ranks: expected");
-    wrong += TAKEN(ncclCommInitRank(&comm, 0, id, 0), ncclInvalidArgument);
-    wrong += TAKEN(ncclCommInitRank(&comm, 1, forged, 0), ncclInvalidArgument);
-    wrong += nccl_world_says(rank, "no unique id");
-    config.magic = 0xdeadbeef;
-    wrong += TAKEN(ncclCommInitRankConfig(&comm, 1, id, 0, &config), ncclInvalidArgument);
-    wrong += nccl_world_says(rank, "config has the magic 0xdeadbeef, expected 0xcafebeef: begin it "
-                                   "with NCCL_CONFIG_INITIALIZER");
-    config = fresh;
-    config.size = 4;
-    wrong += TAKEN(ncclCommInitRankConfig(&comm, 1, id, 0, &config), ncclInvalidArgument);
-    wrong += nccl_world_says(rank, "config has a size of 4 bytes, expected 80");
-    config = fresh;
-    config.blocking = 2;
-    wrong += TAKEN(ncclCommInitRankConfig(&comm, 1, id, 0, &config), ncclInvalidArgument);
-    wrong += nccl_world_says(rank, "config.blocking is 2: expected 0 to 1");
-    config = fresh;
-    config.minCTAs = 9;
-    config.maxCTAs = 3;
-    wrong += TAKEN(ncclCommInitRankConfig(&comm, 1, id, 0, &config), ncclInvalidArgument);
-    wrong += nccl_world_says(rank, "config.minCTAs is 9, more than config.maxCTAs, 3");
-    wrong += TAKEN(ncclCommInitRankScalable(&comm, 1, 0, 0, &id, NULL), ncclInvalidArgument);
-    wrong += TAKEN(ncclCommInitRankScalable(&comm, 1, 0, 1, NULL, NULL), ncclInvalidArgument);
-    wrong += TAKEN(ncclCommInitAll(&comm, 0, NULL), ncclInvalidArgument);
-    wrong += TAKEN(ncclCommInitAll(NULL, 1, NULL), ncclInvalidArgument);
-    wrong += TAKEN(ncclCommInitAll(&comm, 2, devices), ncclInvalidArgument);
-    wrong += nccl_world_says(rank, "devlist[1] is -1");
-    wrong += world_check(rank, comm == NULL, "a handle where nothing was made");
-    /* An older program's configuration: what it does not know is not read. */
-    config = fresh;
-    config.version = NCCL_VERSION(2, 14, 0);
-    config.size = offsetof(ncclConfig_t, cgaClusterSize);
-    config.cgaClusterSize = config.minCTAs = -99;
-    wrong += OK(ncclCommInitRankConfig(&comm, 1, id, 0, &config));
-    wrong += works(comm, rank, 0, 1) + OK(ncclCommDestroy(comm));
-    /* A newer program's, which is larger. */
-    struct {
-        ncclConfig_t known;
-        int more[4];
-    } newer = {fresh, {1, 2, 3, 4}};
-    newer.known.size = sizeof newer;
-    newer.known.version = 23007;
-    wrong += OK(ncclGetUniqueId(&id));
-    wrong += OK(ncclCommInitRankConfig(&comm, 1, id, 0, &newer.known));
-    wrong += works(comm, rank, 0, 1) + OK(ncclCommDestroy(comm));
-    wrong += TAKEN(ncclCommInitRank(&comm, 1, id, 0), ncclInvalidArgument); /* used up */
-    return wrong;
-}
-
-static int strangers(void)
-{
-    ncclResult_t state;
-    int rank = 0, wrong = 0, number;
-    long stranger[64] = {0};
-    ncclComm_t not_one = (ncclComm_t)stranger;
-    wrong += OK(ncclCommDestroy(NULL));
-    wrong += OK(ncclCommAbort(NULL));
-    wrong += OK(ncclCommFinalize(NULL));
-    wrong += TAKEN(ncclCommGetAsyncError(NULL, &state), ncclInvalidArgument);
-    wrong += TAKEN(ncclCommGetAsyncError(not_one, &state), ncclInvalidArgument);
-    wrong += nccl_world_says(rank, "comm is no communicator");
-    wrong += TAKEN(ncclCommCount(NULL, &number), ncclInvalidArgument);
-    wrong += TAKEN(ncclCommUserRank(NULL, &number), ncclInvalidArgument);
-    wrong += TAKEN(ncclCommCuDevice(NULL, &number), ncclInvalidArgument);
-    wrong += TAKEN(ncclCommCount(not_one, NULL), ncclInvalidArgument);
-    wrong += TAKEN(ncclCommRevoke(NULL, 0), ncclInvalidArgument);
-    wrong += TAKEN(ncclCommSplit(NULL, 0, 0, &not_one, NULL), ncclInvalidArgument);
-    wrong += TAKEN(ncclGetVersion(NULL), ncclInvalidArgument);
-    wrong += OK(ncclGetVersion(&number));
-    return wrong + world_check(rank, number == 22809, "version %d", number);
-}
-
-static void test_nccl_life_refuses_bad_input(void)
-{
-    static const char *const hurry[] = {"TUTTI_CONNECT_TIMEOUT_MS=2000", NULL};
-    nccl_world_run(WORLD_PROCESSES, 3, nccl_world_shm, bad_calls, NULL);
-    nccl_world_run(WORLD_PROCESSES, 3, nccl_world_tcp, disagreeing, NULL);
-    nccl_world_run(WORLD_THREADS, 3, hurry, disagreeing, NULL);
-    CU_ASSERT_EQUAL(bad_inits(), 0);
-    CU_ASSERT_EQUAL(strangers(), 0);
-}
-
-/* Ranks that hold different ids: each learns it within the limit. */
-static int mismatched_ids(tutti_comm *native, int rank, int size, void *context)
-{
-    ncclUniqueId id;
-    ncclComm_t comm = NULL;
-    int wrong = nccl_world_id(native, rank, &id);
-    (void)context;
-    if (rank == 1)
-        wrong += OK(ncclGetUniqueId(&id));
-    double start = nccl_world_seconds();
-    wrong += TAKEN(ncclCommInitRank(&comm, size, id, rank), ncclRemoteError);
-    wrong += world_check(rank, comm == NULL, "a handle");
-    return wrong + world_check(rank, nccl_world_seconds() - start < 5, "took %.1f s",
-                               nccl_world_seconds() - start);
-}
-
-/* The sentences of a thread are its own; one that had no error sees the process's last. */
-static void *ask_elsewhere(void *argument)
-{
-    strcpy(argument, ncclGetLastError(NULL));
-    return NULL;
-}
-
-static void test_nccl_life_last_error(void)
-{
-    static const char *const hurry[] = {"TUTTI_CONNECT_TIMEOUT_MS=1500", NULL};
-    char text[1024] = "";
-    pthread_t thread;
-    ncclComm_t comm;
-    nccl_world_run(WORLD_PROCESSES, 3, hurry, mismatched_ids, NULL);
-    CU_ASSERT_EQUAL(ncclCommInitAll(&comm, -3, NULL), ncclInvalidArgument);
-    CU_ASSERT_PTR_NOT_NULL(strstr(ncclGetLastError(NULL), "ncclCommInitAll: -3 ranks"));
-    CU_ASSERT_EQUAL_FATAL(pthread_create(&thread, NULL, ask_elsewhere, text), 0);
-    pthread_join(thread, NULL);
-    CU_ASSERT_STRING_EQUAL(text, ncclGetLastError(NULL));
-    for (int code = -1; code <= ncclNumResults; code++) {
-        const char *sentence = ncclGetErrorString((ncclResult_t)code);
-        CU_ASSERT_PTR_NOT_NULL_FATAL(sentence);
-        bool known = code >= 0 && code < ncclNumResults;
-        CU_ASSERT((strcmp(sentence, "unknown result code") != 0) == known);
-    }
-    CU_ASSERT_STRING_EQUAL(ncclGetErrorString(ncclSuccess), "no error");
-}
 
 /* Every rank asks for the id itself; two communicators after each other, in processes and threads.
  */
@@ -780,10 +527,10 @@ static int by_address(tutti_comm *native, int rank, int size, void *context)
     for (int i = 0; i < 2; i++) {
         wrong += OK(ncclGetUniqueId(&id));
         wrong += OK(ncclCommInitRank(&comm, size, id, rank));
-        wrong += works(comm, rank, rank, size) + OK(ncclCommDestroy(comm));
+        wrong += nccl_world_works(comm, rank, rank, size) + OK(ncclCommDestroy(comm));
     }
     wrong += OK(ncclCommInitAll(&all, 1, NULL)); /* has no need of it */
-    return wrong + works(all, rank, 0, 1) + OK(ncclCommDestroy(all));
+    return wrong + nccl_world_works(all, rank, 0, 1) + OK(ncclCommDestroy(all));
 }
 
 static int by_bad_address(tutti_comm *native, int rank, int size, void *context)
@@ -824,7 +571,7 @@ static int scalable(tutti_comm *native, int rank, int size, void *context)
         wrong += OK(ncclGetUniqueId(&ids[1]));
     wrong += tutti_broadcast(&ids[1], &ids[1], sizeof ids[1], TUTTI_UINT8, 1, native) != TUTTI_OK;
     wrong += OK(ncclCommInitRankScalable(&comm, size, rank, 2, ids, NULL));
-    wrong += works(comm, rank, rank, size);
+    wrong += nccl_world_works(comm, rank, rank, size);
     return wrong + OK(ncclCommDestroy(comm));
 }
 
@@ -846,8 +593,6 @@ int main(int argc, char **argv)
         {"ends_in_a_group", test_nccl_life_ends_in_a_group},
         {"nonblocking", test_nccl_life_nonblocking},
         {"exit_with_live_communicators", test_nccl_life_exit_with_live_communicators},
-        {"refuses_bad_input", test_nccl_life_refuses_bad_input},
-        {"last_error", test_nccl_life_last_error},
         {"comm_id_by_address", test_nccl_life_comm_id_by_address},
         {"scalable", test_nccl_life_scalable},
     };

@@ -2,7 +2,6 @@
  * with exact results. Over the stand-in driver, or over a real one (TUTTI_TEST_CUDA_DRIVER). */
 #include <pthread.h>
 #include <stdatomic.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -324,180 +323,6 @@ static void test_stream_started_transfers(void)
     }
 }
 
-/* A group of collectives and transfers of several communicators, each in any stream, which every
- * rank chooses alone: so what is one unit at one is several at another. */
-static int big_group(tutti_comm *comm, int rank, int size, void *context)
-{
-    enum { JOBS = 8, COMMS = 3 };
-    uint64_t state = *(uint64_t *)context, own = state + (uint64_t)rank + 1;
-    struct rig_job *jobs = calloc(JOBS, sizeof *jobs);
-    cuda_stream streams[COMMS], in[JOBS];
-    tutti_comm *comms[COMMS] = {comm};
-    int wrong = 0;
-    for (int s = 0; s < COMMS; s++)
-        streams[s] = rig_stream_take(false);
-    for (int c = 1; c < COMMS; c++)
-        wrong += WORLD_OK(tutti_comm_dup(comm, &comms[c]));
-    for (int i = 0; i < JOBS; i++) {
-        uint64_t of = suite_random(&state) % COMMS, choice = suite_random(&own) % 8;
-        testcase_generate(&jobs[i].c, &state, size, 3000);
-        jobs[i].c.form = FORM_ON_STREAM;
-        rig_job_make(&jobs[i], i, comms[of], rank, size);
-        in[i] = streams[choice < COMMS ? choice : of];
-        rig_put_delay(in[i], (unsigned)(rank * 100));
-        rig_job_before(&jobs[i], in[i]);
-    }
-    wrong += WORLD_OK(tutti_group_start());
-    for (int i = 0; i < JOBS; i++)
-        wrong += WORLD_OK(rig_job_call(&jobs[i], in[i]));
-    wrong += WORLD_OK(tutti_group_end());
-    for (int i = 0; i < JOBS; i++)
-        rig_job_after(&jobs[i], in[i]);
-    for (int s = 0; s < COMMS; s++) {
-        wrong += rig_await(rank, streams[s], AWAIT_S);
-        rig_stream_give(streams[s], false);
-    }
-    for (int i = 0; i < JOBS; i++)
-        wrong += rig_job_check(&jobs[i]);
-    for (int c = 1; c < COMMS; c++)
-        wrong += WORLD_OK(tutti_comm_destroy(comms[c]));
-    free(jobs);
-    return wrong;
-}
-
-/* Work in the default stream waits for what blocking streams were given, and they for it. Which of
- * a group's streams that is differs from rank to rank: no rank may finish one communicator before
- * it begins with another. */
-static int group_in_default_stream(tutti_comm *comm, int rank, int size, void *context)
-{
-    enum { COMMS = 3, COUNT = 2000 };
-    cuda_stream blocking = rig_stream_take(true), other = rig_stream_take(false);
-    cuda_stream in[2][COMMS] = {{blocking, NULL, blocking}, {other, blocking, NULL}};
-    tutti_comm *comms[COMMS] = {comm};
-    void *memory[COMMS];
-    int wrong = 0, at = rank % 2;
-    (void)context;
-    for (int c = 0; c < COMMS; c++) {
-        memory[c] = rig_take(COUNT * 4);
-        rig_set_ints(memory[c], COUNT, rank);
-        wrong += c > 0 ? WORLD_OK(tutti_comm_dup(comm, &comms[c])) : 0;
-    }
-    wrong += WORLD_OK(tutti_group_start());
-    for (int c = 0; c < COMMS; c++)
-        wrong += WORLD_OK(tutti_allreduce_on(memory[c], memory[c], COUNT, TUTTI_INT32, TUTTI_SUM,
-                                             comms[c], in[at][c]));
-    wrong += WORLD_OK(tutti_group_end());
-    for (int c = 0; c < COMMS; c++) {
-        wrong += rig_await(rank, in[at][c], AWAIT_S);
-        wrong += rig_wrong_ints(rank, memory[c], COUNT, size * (size - 1) / 2, size, "a group");
-        rig_give(memory[c]);
-    }
-    for (int c = 1; c < COMMS; c++)
-        wrong += WORLD_OK(tutti_comm_destroy(comms[c]));
-    return wrong;
-}
-
-static void test_stream_groups_in_the_default_stream(void)
-{
-    run(WORLD_PROCESSES, 2, direct, group_in_default_stream, NULL);
-    run(WORLD_PROCESSES, 3, staged, group_in_default_stream, NULL);
-}
-
-static void test_stream_groups(void)
-{
-    for (uint64_t round = 0; round < 8; round++) {
-        uint64_t seed = suite_seed() + round;
-        run(WORLD_THREADS, 2, mixed, big_group, &seed);
-        run(WORLD_PROCESSES, 3, mixed, big_group, &seed);
-    }
-}
-
-/* ---- large calls in parts --------------------------------------------------------------------
- */
-
-/* Alone, in a group with transfers, over two streams, from a graph, and without a stream. */
-static int in_parts(tutti_comm *comm, int rank, int size, void *context)
-{
-    enum { COUNT = 1500001, FEW = 1000, WAYS = 5 };
-    cuda_stream stream = rig_stream_take(false), other = rig_stream_take(false);
-    void *in = rig_take(COUNT * 4), *out = rig_take(COUNT * 4), *sent = rig_take(COUNT * 4),
-         *few = rig_take(FEW * 4);
-    int wrong = 0, to = (rank + 1) % size, from = (rank + size - 1) % size;
-    (void)context;
-    for (int way = 0; way < WAYS; way++) {
-        void *executable = NULL;
-        int base = way * 1000; /* what the way before left must not do */
-        rig_set_ints(in, COUNT, base + rank);
-        rig_set_ints(sent, COUNT, rank == 1 ? base + 77 : 0);
-        rig_put_delay(stream, (unsigned)(rank * 1000));
-        if (way == 3)
-            rig_capture_begin(stream);
-        if (way < 4)
-            wrong += WORLD_OK(tutti_group_start());
-        wrong += way == 4 ? WORLD_OK(tutti_allreduce(in, out, COUNT, TUTTI_INT32, TUTTI_SUM, comm))
-                          : WORLD_OK(tutti_allreduce_on(in, out, COUNT, TUTTI_INT32, TUTTI_SUM,
-                                                        comm, stream));
-        if (way > 0 && way < 4) {
-            wrong += WORLD_OK(tutti_send_on(in, FEW, TUTTI_INT32, to, comm, stream));
-            wrong += WORLD_OK(tutti_recv_on(few, FEW, TUTTI_INT32, from, comm, stream));
-        }
-        wrong += way == 4 ? WORLD_OK(tutti_broadcast(sent, sent, COUNT, TUTTI_INT32, 1, comm))
-                          : WORLD_OK(tutti_broadcast_on(sent, sent, COUNT, TUTTI_INT32, 1, comm,
-                                                        way == 2 ? other : stream));
-        if (way < 4)
-            wrong += WORLD_OK(tutti_group_end());
-        if (way == 3) {
-            executable = rig_capture_end(stream);
-            rig_graph_launch(executable, stream);
-            rig_graph_launch(executable, stream);
-        }
-        wrong += rig_await(rank, stream, AWAIT_S) + rig_await(rank, other, AWAIT_S);
-        wrong += rig_wrong_ints(rank, out, COUNT, size * base + size * (size - 1) / 2, size,
-                                "a sum in parts");
-        wrong += rig_wrong_ints(rank, sent, COUNT, base + 77, 1, "a broadcast in parts");
-        if (way > 0 && way < 4)
-            wrong += rig_wrong_ints(rank, few, FEW, base + from, 1, "beside it");
-        if (executable)
-            rig_graph_destroy(executable);
-    }
-    rig_give(in);
-    rig_give(out);
-    rig_give(sent);
-    rig_give(few);
-    return wrong;
-}
-
-/* One rank passes host memory, whose calls are not cut. */
-static int whole_at_one(tutti_comm *comm, int rank, int size, void *context)
-{
-    enum { COUNT = 600000 };
-    void *memory = rank == 0 ? calloc(COUNT, 4) : rig_take(COUNT * 4);
-    tutti_comm *other;
-    int wrong = WORLD_OK(tutti_comm_dup(comm, &other));
-    (void)size;
-    (void)context;
-    wrong += WORLD_TAKEN(tutti_allreduce(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, other),
-                         TUTTI_ERR_MISMATCH);
-    wrong += world_says(rank, "in GPU memory on every rank or on none");
-    wrong += WORLD_OK(tutti_barrier(comm)); /* no rank leaves before all know */
-    if (rank == 0)
-        free(memory);
-    return wrong + WORLD_OK(tutti_comm_destroy(other));
-}
-
-static void test_stream_large_calls_in_parts(void)
-{
-    static const char *const settings[] = {"TUTTI_CUDA_DIRECT_MIN=1024G", "TUTTI_CUDA_PART=512K",
-                                           NULL};
-    run(WORLD_THREADS, 3, settings, in_parts, NULL);
-    run(WORLD_PROCESSES, 2, settings, in_parts, NULL);
-    run(WORLD_PROCESSES, 3, settings, whole_at_one, NULL);
-    /* So slow that a part which travels before it has come carries what was there before. */
-    setenv("TUTTI_TEST_STANDIN_COPY_MBPS", "200", 1);
-    run(WORLD_PROCESSES, 3, settings, in_parts, NULL);
-    unsetenv("TUTTI_TEST_STANDIN_COPY_MBPS");
-}
-
 /* ---- order -----------------------------------------------------------------------------------
  */
 
@@ -817,9 +642,6 @@ int main(int argc, char **argv)
         {"through_host_functions", test_stream_through_host_functions},
         {"sends_and_receives", test_stream_sends_and_receives},
         {"started_transfers", test_stream_started_transfers},
-        {"groups", test_stream_groups},
-        {"groups_in_the_default_stream", test_stream_groups_in_the_default_stream},
-        {"large_calls_in_parts", test_stream_large_calls_in_parts},
         {"nothing_runs_early", test_stream_nothing_runs_early},
         {"blocking_calls_wait", test_stream_blocking_calls_wait},
         {"across_streams", test_stream_across_streams},

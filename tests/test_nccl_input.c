@@ -1,0 +1,243 @@
+/* test_nccl_input.c: what each kind of bad input gets from the NCCL face, by code and sentence. */
+#include <dlfcn.h>
+#include <pthread.h>
+#include <string.h>
+
+#include "tests/nccl_world.h"
+
+static int bad_calls(tutti_comm *native, int rank, int size, void *context)
+{
+    float in[8] = {0}, out[8] = {0};
+    ncclComm_t comm;
+    int wrong = nccl_world_init(native, rank, size, &comm);
+    (void)context;
+    wrong +=
+        TAKEN(ncclAllReduce(in, out, 4, ncclFloat32, ncclSum, NULL, NULL), ncclInvalidArgument);
+    wrong += nccl_world_says(rank, "ncclAllReduce: comm is NULL");
+    wrong +=
+        TAKEN(ncclAllReduce(NULL, out, 4, ncclFloat32, ncclSum, comm, NULL), ncclInvalidArgument);
+    wrong += nccl_world_says(rank, "ncclAllReduce: sendbuff is NULL at rank");
+    wrong +=
+        TAKEN(ncclAllReduce(in, NULL, 4, ncclFloat32, ncclSum, comm, NULL), ncclInvalidArgument);
+    wrong += nccl_world_says(rank, "recvbuff is NULL at rank");
+    wrong +=
+        TAKEN(ncclAllReduce(in, in + 1, 4, ncclFloat32, ncclSum, comm, NULL), ncclInvalidArgument);
+    wrong += nccl_world_says(rank, "overlap");
+    wrong += TAKEN(ncclAllReduce(in, out, 4, (ncclDataType_t)12, ncclSum, comm, NULL),
+                   ncclInvalidArgument);
+    wrong += nccl_world_says(rank, "datatype 12: expected 0 to 11");
+    wrong += TAKEN(ncclAllReduce(in, out, 4, ncclFloat32, (ncclRedOp_t)77, comm, NULL),
+                   ncclInvalidArgument);
+    wrong += nccl_world_says(rank, "the operation was not made on this communicator");
+    wrong += TAKEN(ncclAllReduce(in, out, 4, ncclFloat32, (ncclRedOp_t)5000, comm, NULL),
+                   ncclInvalidArgument);
+    wrong += nccl_world_says(rank, "the operation was not made on this communicator");
+    wrong += TAKEN(ncclAllReduce(in, out, 4, ncclFloat32, (ncclRedOp_t)-1, comm, NULL),
+                   ncclInvalidArgument);
+    wrong += nccl_world_says(rank, "operation -1: expected 0 to 4");
+    wrong += TAKEN(ncclBroadcast(in, out, 4, ncclFloat32, size, comm, NULL), ncclInvalidArgument);
+    wrong += nccl_world_says(rank, "ncclBroadcast: root ");
+    wrong +=
+        TAKEN(ncclReduce(in, out, 4, ncclFloat32, ncclSum, -1, comm, NULL), ncclInvalidArgument);
+    wrong += TAKEN(ncclSend(in, 4, ncclFloat32, size, comm, NULL), ncclInvalidArgument);
+    wrong += nccl_world_says(rank, "ncclSend: peer ");
+    wrong += TAKEN(ncclSend(in, 4, ncclFloat32, rank, comm, NULL), ncclInvalidUsage);
+    wrong += nccl_world_says(rank, "names itself outside a group");
+    wrong += TAKEN(ncclAllReduce(in, out, SIZE_MAX / 2, ncclFloat64, ncclSum, comm, NULL),
+                   ncclInvalidArgument);
+    if (!dlopen("libcuda.so.1", RTLD_LAZY)) { /* a driver need not survive what is no stream */
+        wrong += TAKEN(ncclAllReduce(in, out, 4, ncclFloat32, ncclSum, comm, (cudaStream_t)in),
+                       ncclUnhandledCudaError);
+        wrong += nccl_world_says(rank, "libcuda.so.1");
+    } else {
+        suite_skip("a stream without a driver: this machine has one");
+    }
+    /* One bad call spoils its group: nothing of it runs. */
+    in[0] = 5;
+    wrong += OK(ncclGroupStart());
+    wrong += OK(ncclBroadcast(in, out, 1, ncclFloat32, rank, comm, NULL)); /* each another root */
+    wrong +=
+        TAKEN(ncclAllReduce(in, NULL, 1, ncclFloat32, ncclSum, comm, NULL), ncclInvalidArgument);
+    wrong += TAKEN(ncclGroupEnd(), ncclInvalidArgument);
+    wrong += nccl_world_says(rank, "ncclAllReduce: recvbuff is NULL");
+    wrong += world_check(rank, out[0] == 0, "a spoilt group ran");
+    wrong += OK(ncclGroupStart());
+    wrong += OK(ncclAllReduce(in, in + 1, 4, ncclFloat32, ncclSum, comm, NULL));
+    wrong += TAKEN(ncclGroupEnd(), ncclInvalidArgument);
+    wrong += nccl_world_says(rank, "overlap");
+    wrong += OK(ncclGroupStart());
+    wrong += OK(ncclSend(in, 1, ncclFloat32, rank, comm, NULL));
+    wrong += TAKEN(ncclGroupEnd(), ncclInvalidArgument);
+    wrong += nccl_world_says(rank, "sends to itself in a group that does not receive it");
+    /* Nothing moved: it still works. */
+    wrong += nccl_world_is(comm, rank, ncclSuccess);
+    wrong += nccl_world_works(comm, rank, rank, size);
+    wrong += OK(ncclCommDestroy(comm));
+    wrong += TAKEN(ncclCommDestroy(comm), ncclInvalidArgument);
+    wrong += nccl_world_says(rank, "ncclCommDestroy: the communicator was destroyed or aborted");
+    return wrong;
+}
+
+static int disagreeing(tutti_comm *native, int rank, int size, void *context)
+{
+    float in[8] = {0}, out[8];
+    ncclComm_t comm;
+    ncclResult_t result;
+    int wrong = nccl_world_init(native, rank, size, &comm);
+    (void)context;
+    wrong += nccl_world_works(comm, rank, rank, size);
+    result = ncclAllReduce(in, out, rank == 1 ? 7 : 8, ncclFloat32, ncclSum, comm, NULL);
+    wrong += world_check(rank, result == ncclInvalidUsage, "result %d", (int)result);
+    wrong += nccl_world_says(rank, "ranks disagree: rank ");
+    wrong += nccl_world_says(rank, "allreduce(count 7, float32, sum)");
+    wrong += nccl_world_is(comm, rank, ncclInvalidUsage);
+    return wrong + OK(ncclCommAbort(comm));
+}
+
+/* What an init says about its arguments. rank 0 stands for complaints of the test. */
+static int bad_inits(void)
+{
+    ncclConfig_t fresh = NCCL_CONFIG_INITIALIZER, config = fresh;
+    ncclUniqueId id, forged;
+    ncclComm_t comm = NULL;
+    int rank = 0, wrong = 0, devices[2] = {0, -1};
+    memset(&forged, 7, sizeof forged);
+    wrong += OK(ncclGetUniqueId(&id));
+    wrong += TAKEN(ncclGetUniqueId(NULL), ncclInvalidArgument);
+    wrong += TAKEN(ncclCommInitRank(NULL, 1, id, 0), ncclInvalidArgument);
+    wrong += nccl_world_says(rank, "ncclCommInitRank: comm is NULL");
+    wrong += TAKEN(ncclCommInitRank(&comm, 2, id, 2), ncclInvalidArgument);
+    wrong += nccl_world_says(rank, "rank 2 of 2 ranks: expected");
+    wrong += TAKEN(ncclCommInitRank(&comm, 0, id, 0), ncclInvalidArgument);
+    wrong += TAKEN(ncclCommInitRank(&comm, 1, forged, 0), ncclInvalidArgument);
+    wrong += nccl_world_says(rank, "no unique id");
+    config.magic = 0xdeadbeef;
+    wrong += TAKEN(ncclCommInitRankConfig(&comm, 1, id, 0, &config), ncclInvalidArgument);
+    wrong += nccl_world_says(rank, "config has the magic 0xdeadbeef, expected 0xcafebeef: begin it "
+                                   "with NCCL_CONFIG_INITIALIZER");
+    config = fresh;
+    config.size = 4;
+    wrong += TAKEN(ncclCommInitRankConfig(&comm, 1, id, 0, &config), ncclInvalidArgument);
+    wrong += nccl_world_says(rank, "config has a size of 4 bytes, expected 80");
+    config = fresh;
+    config.blocking = 2;
+    wrong += TAKEN(ncclCommInitRankConfig(&comm, 1, id, 0, &config), ncclInvalidArgument);
+    wrong += nccl_world_says(rank, "config.blocking is 2: expected 0 to 1");
+    config = fresh;
+    config.minCTAs = 9;
+    config.maxCTAs = 3;
+    wrong += TAKEN(ncclCommInitRankConfig(&comm, 1, id, 0, &config), ncclInvalidArgument);
+    wrong += nccl_world_says(rank, "config.minCTAs is 9, more than config.maxCTAs, 3");
+    wrong += TAKEN(ncclCommInitRankScalable(&comm, 1, 0, 0, &id, NULL), ncclInvalidArgument);
+    wrong += TAKEN(ncclCommInitRankScalable(&comm, 1, 0, 1, NULL, NULL), ncclInvalidArgument);
+    wrong += TAKEN(ncclCommInitAll(&comm, 0, NULL), ncclInvalidArgument);
+    wrong += TAKEN(ncclCommInitAll(NULL, 1, NULL), ncclInvalidArgument);
+    wrong += TAKEN(ncclCommInitAll(&comm, 2, devices), ncclInvalidArgument);
+    wrong += nccl_world_says(rank, "devlist[1] is -1");
+    wrong += world_check(rank, comm == NULL, "a handle where nothing was made");
+    /* An older program's configuration: what it does not know is not read. */
+    config = fresh;
+    config.version = NCCL_VERSION(2, 14, 0);
+    config.size = offsetof(ncclConfig_t, cgaClusterSize);
+    config.cgaClusterSize = config.minCTAs = -99;
+    wrong += OK(ncclCommInitRankConfig(&comm, 1, id, 0, &config));
+    wrong += nccl_world_works(comm, rank, 0, 1) + OK(ncclCommDestroy(comm));
+    /* A newer program's, which is larger. */
+    struct {
+        ncclConfig_t known;
+        int more[4];
+    } newer = {fresh, {1, 2, 3, 4}};
+    newer.known.size = sizeof newer;
+    newer.known.version = 23007;
+    wrong += OK(ncclGetUniqueId(&id));
+    wrong += OK(ncclCommInitRankConfig(&comm, 1, id, 0, &newer.known));
+    wrong += nccl_world_works(comm, rank, 0, 1) + OK(ncclCommDestroy(comm));
+    wrong += TAKEN(ncclCommInitRank(&comm, 1, id, 0), ncclInvalidArgument); /* used up */
+    return wrong;
+}
+
+static int strangers(void)
+{
+    ncclResult_t state;
+    int rank = 0, wrong = 0, number;
+    long stranger[64] = {0};
+    ncclComm_t not_one = (ncclComm_t)stranger;
+    wrong += OK(ncclCommDestroy(NULL));
+    wrong += OK(ncclCommAbort(NULL));
+    wrong += OK(ncclCommFinalize(NULL));
+    wrong += TAKEN(ncclCommGetAsyncError(NULL, &state), ncclInvalidArgument);
+    wrong += TAKEN(ncclCommGetAsyncError(not_one, &state), ncclInvalidArgument);
+    wrong += nccl_world_says(rank, "comm is no communicator");
+    wrong += TAKEN(ncclCommCount(NULL, &number), ncclInvalidArgument);
+    wrong += TAKEN(ncclCommUserRank(NULL, &number), ncclInvalidArgument);
+    wrong += TAKEN(ncclCommCuDevice(NULL, &number), ncclInvalidArgument);
+    wrong += TAKEN(ncclCommCount(not_one, NULL), ncclInvalidArgument);
+    wrong += TAKEN(ncclCommRevoke(NULL, 0), ncclInvalidArgument);
+    wrong += TAKEN(ncclCommSplit(NULL, 0, 0, &not_one, NULL), ncclInvalidArgument);
+    wrong += TAKEN(ncclGetVersion(NULL), ncclInvalidArgument);
+    wrong += OK(ncclGetVersion(&number));
+    return wrong + world_check(rank, number == 22809, "version %d", number);
+}
+
+static void test_nccl_input_is_refused(void)
+{
+    static const char *const hurry[] = {"TUTTI_CONNECT_TIMEOUT_MS=2000", NULL};
+    nccl_world_run(WORLD_PROCESSES, 3, nccl_world_shm, bad_calls, NULL);
+    nccl_world_run(WORLD_PROCESSES, 3, nccl_world_tcp, disagreeing, NULL);
+    nccl_world_run(WORLD_THREADS, 3, hurry, disagreeing, NULL);
+    CU_ASSERT_EQUAL(bad_inits(), 0);
+    CU_ASSERT_EQUAL(strangers(), 0);
+}
+
+/* Ranks that hold different ids: each learns it within the limit. */
+static int mismatched_ids(tutti_comm *native, int rank, int size, void *context)
+{
+    ncclUniqueId id;
+    ncclComm_t comm = NULL;
+    int wrong = nccl_world_id(native, rank, &id);
+    (void)context;
+    if (rank == 1)
+        wrong += OK(ncclGetUniqueId(&id));
+    double start = nccl_world_seconds();
+    wrong += TAKEN(ncclCommInitRank(&comm, size, id, rank), ncclRemoteError);
+    wrong += world_check(rank, comm == NULL, "a handle");
+    return wrong + world_check(rank, nccl_world_seconds() - start < 5, "took %.1f s",
+                               nccl_world_seconds() - start);
+}
+
+/* The sentences of a thread are its own; one that had no error sees the process's last. */
+static void *ask_elsewhere(void *argument)
+{
+    strcpy(argument, ncclGetLastError(NULL));
+    return NULL;
+}
+
+static void test_nccl_input_last_error(void)
+{
+    static const char *const hurry[] = {"TUTTI_CONNECT_TIMEOUT_MS=1500", NULL};
+    char text[1024] = "";
+    pthread_t thread;
+    ncclComm_t comm;
+    nccl_world_run(WORLD_PROCESSES, 3, hurry, mismatched_ids, NULL);
+    CU_ASSERT_EQUAL(ncclCommInitAll(&comm, -3, NULL), ncclInvalidArgument);
+    CU_ASSERT_PTR_NOT_NULL(strstr(ncclGetLastError(NULL), "ncclCommInitAll: -3 ranks"));
+    CU_ASSERT_EQUAL_FATAL(pthread_create(&thread, NULL, ask_elsewhere, text), 0);
+    pthread_join(thread, NULL);
+    CU_ASSERT_STRING_EQUAL(text, ncclGetLastError(NULL));
+    for (int code = -1; code <= ncclNumResults; code++) {
+        const char *sentence = ncclGetErrorString((ncclResult_t)code);
+        CU_ASSERT_PTR_NOT_NULL_FATAL(sentence);
+        bool known = code >= 0 && code < ncclNumResults;
+        CU_ASSERT((strcmp(sentence, "unknown result code") != 0) == known);
+    }
+    CU_ASSERT_STRING_EQUAL(ncclGetErrorString(ncclSuccess), "no error");
+}
+
+int main(int argc, char **argv)
+{
+    static const struct suite_test tests[] = {
+        {"is_refused", test_nccl_input_is_refused},
+        {"last_error", test_nccl_input_last_error},
+    };
+    return suite_run("nccl_input", tests, sizeof tests / sizeof *tests, argc, argv);
+}
