@@ -141,11 +141,12 @@ static void refuse_device(tutti_comm *comm, const char *why)
         comm->no_device = why;
 }
 
-/* Where adapters may carry GPU memory, each rank decides alone whether they do; and ranks that may
- * pass host memory where others pass a GPU's cut nothing either. */
-static uint64_t part_bytes(const struct settings *settings)
+/* Parts of calls: none where adapters may carry GPU memory, since each rank decides alone whether
+ * they do, nor where a rank may pass host memory while others pass a GPU's. */
+static uint64_t part_bytes(const struct settings *settings, bool in_use)
 {
-    return settings->cuda_direct && settings->verbs_gpu == VERBS_GPU_OFF ? settings->cuda_part : 0;
+    bool alike = in_use && settings->cuda_direct && settings->verbs_gpu == VERBS_GPU_OFF;
+    return alike ? settings->cuda_part : 0;
 }
 
 static void gather_facts(tutti_comm *comm, struct facts *facts)
@@ -156,8 +157,8 @@ static void gather_facts(tutti_comm *comm, struct facts *facts)
                             .chunk = settings->chunk,
                             .lanes = settings->lanes,
                             .direct_min = settings->cuda_direct ? settings->cuda_direct_min : 0};
-    facts->part_bytes = part_bytes(settings);
     bool in_use = mem_device_in_use(&comm->device); /* asked even if not wanted: it looks */
+    facts->part_bytes = part_bytes(settings, in_use);
     if (in_use)
         memcpy(facts->device, mem_device_uuid(comm->device), sizeof facts->device);
     if (!in_use || !settings->cuda_direct)
@@ -263,13 +264,10 @@ static tutti_status make_secret(tutti_comm *comm, const uint8_t random[32])
  * and a plan waits for several turns of each: with p of them the copy through host memory, which
  * needs none, wins up to some (p - 1)^2 times the size (256 KiB, 4 MiB, 16 MiB with 2, 4, 8
  * measured on an H200). */
-static void note_devices(tutti_comm *comm, const struct facts *all)
+static void count_device_peers(tutti_comm *comm, const struct facts *all)
 {
-    comm->part_bytes = all[0].part_bytes;
     for (uint32_t r = 0; r < comm->size; r++) {
         uint32_t sharing = 0;
-        uint64_t part = has_device(&all[r]) ? all[r].part_bytes : 0;
-        comm->part_bytes = part < comm->part_bytes ? part : comm->part_bytes;
         if (!has_device(&all[r]))
             continue;
         for (uint32_t s = 0; s < comm->size; s++) {
@@ -283,6 +281,15 @@ static void note_devices(tutti_comm *comm, const struct facts *all)
     }
     uint64_t others = comm->device_peers > 2 ? comm->device_peers - 1 : 1;
     comm->direct_min = comm->settings.cuda_direct_min * others * others;
+}
+
+/* The smallest; 0: some rank must not have calls cut. */
+static uint64_t agreed_part(const struct facts *all, uint32_t size)
+{
+    uint64_t least = all[0].part_bytes;
+    for (uint32_t r = 1; r < size; r++)
+        least = all[r].part_bytes < least ? all[r].part_bytes : least;
+    return least;
 }
 
 static tutti_status take_facts(tutti_comm *comm, const struct facts *all)
@@ -311,7 +318,8 @@ static tutti_status take_facts(tutti_comm *comm, const struct facts *all)
     const char *apart = devices_apart(comm, all);
     if (apart)
         refuse_device(comm, apart);
-    note_devices(comm, all);
+    count_device_peers(comm, all);
+    comm->part_bytes = agreed_part(all, comm->size);
     return status;
 }
 
