@@ -142,24 +142,33 @@ static tutti_status vector_sizes(const struct tutti_comm *comm, const struct cal
     return status;
 }
 
+/* Bytes from the pointer to the end of the last block. */
+static bool block_extent(const struct call *call, struct extent *extent)
+{
+    if (call->stride == 0)
+        return scaled(call->count, extent->blocks, call->elem_size, &extent->bytes);
+    return scaled((extent->blocks - 1) * call->stride + call->count, 1, call->elem_size,
+                  &extent->bytes);
+}
+
 tutti_status call_extents(const struct tutti_comm *comm, const struct call *call, struct extent *in,
                           struct extent *out)
 {
-    uint64_t n = comm->size, in_times = 1, out_times = 1;
+    uint64_t n = comm->size;
     bool root = call->root == (int)comm->rank;
-    *in = (struct extent){.name = "in", .begin = call->in, .used = true};
-    *out = (struct extent){.name = "out", .begin = call->out, .used = true};
+    *in = (struct extent){.name = "in", .begin = call->in, .blocks = 1, .used = true};
+    *out = (struct extent){.name = "out", .begin = call->out, .blocks = 1, .used = true};
     switch (call->coll) {
     case TUTTI_COLL_ALLREDUCE:
         break;
     case TUTTI_COLL_ALLGATHER:
-        out_times = n;
+        out->blocks = n;
         break;
     case TUTTI_COLL_REDUCE_SCATTER:
-        in_times = n;
+        in->blocks = n;
         break;
     case TUTTI_COLL_ALLTOALL:
-        in_times = out_times = n;
+        in->blocks = out->blocks = n;
         break;
     case TUTTI_COLL_BROADCAST:
         in->used = root;
@@ -169,11 +178,11 @@ tutti_status call_extents(const struct tutti_comm *comm, const struct call *call
         break;
     case TUTTI_COLL_GATHER:
         out->used = root;
-        out_times = n;
+        out->blocks = n;
         break;
     case TUTTI_COLL_SCATTER:
         in->used = root;
-        in_times = n;
+        in->blocks = n;
         break;
     case TUTTI_COLL_GATHERV:
         out->used = root;
@@ -191,8 +200,7 @@ tutti_status call_extents(const struct tutti_comm *comm, const struct call *call
     default:
         return vector_sizes(comm, call, in, out);
     }
-    if (!scaled(call->count, in_times, call->elem_size, &in->bytes) ||
-        !scaled(call->count, out_times, call->elem_size, &out->bytes))
+    if (!block_extent(call, in) || !block_extent(call, out))
         return too_large(call);
     return TUTTI_OK;
 }
@@ -376,7 +384,8 @@ const char *tag_text(const struct tutti_comm *comm, const struct tag *tag, char 
     if ((unsigned)call.coll >= TUTTI_COLL_COUNT)
         snprintf(text, len, "an unreadable operation");
     else
-        snprintf(text, len, "%s as operation %u%s", call_text(comm, &call, inner, sizeof inner),
-                 tag_sequence(tag), tag_replayed(tag) ? " from a graph" : "");
+        snprintf(text, len, "%s as operation %u%s%s", call_text(comm, &call, inner, sizeof inner),
+                 tag_sequence(tag), tag_part(tag) ? ", a part of a call" : "",
+                 tag_replayed(tag) ? " from a graph" : "");
     return text;
 }

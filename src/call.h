@@ -3,8 +3,8 @@
  * Every collective becomes a struct call; from here on no code knows which function was called.
  * The tag is the operation's identity, carried by every transfer (transports/transport.h):
  *
- *     word 0   sequence number 32 | collective 8 | in device memory 1 | replayed 1 | type 6 |
- *              operation 16
+ *     word 0   sequence number 32 | collective 7 | part 1 | in device memory 1 | replayed 1 |
+ *              type 6 | operation 16
  *     word 1   count (a hash of the counts where they are replicated; 0 where they are local)
  *     word 2   root 32 | hash of the plan 32 */
 #ifndef SRC_CALL_H
@@ -29,7 +29,9 @@ struct call {
     bool replayed; /* by a graph */
     const void *in;
     void *out;
-    size_t count; /* in_count of gatherv, out_count of scatterv */
+    size_t count;  /* in_count of gatherv, out_count of scatterv */
+    size_t stride; /* of a part (stream_parts.c): elements from block to block in the caller's
+                    * buffers; 0: the call is whole, its blocks without gaps */
     const size_t *counts, *displs;
     const size_t *recv_counts, *recv_displs;
 };
@@ -41,7 +43,8 @@ struct extent {
     const char *name;
     const char *begin;
     uint64_t bytes;
-    bool used; /* read or written at this rank at all */
+    uint64_t blocks; /* of equal size, in one that has such; else 1 */
+    bool used;       /* read or written at this rank at all */
 };
 /* Both buffers' extents. TUTTI_ERR_ARG if counts are missing or overflow. */
 tutti_status call_extents(const struct tutti_comm *comm, const struct call *call, struct extent *in,
@@ -70,7 +73,11 @@ static inline uint32_t tag_sequence(const struct tag *tag)
 }
 static inline tutti_coll tag_coll(const struct tag *tag)
 {
-    return (tutti_coll)(tag->word[0] >> 24 & 0xff);
+    return (tutti_coll)(tag->word[0] >> 25 & 0x7f);
+}
+static inline bool tag_part(const struct tag *tag)
+{
+    return tag->word[0] >> 24 & 1;
 }
 static inline tutti_dtype tag_dtype(const struct tag *tag)
 {
@@ -85,12 +92,12 @@ static inline bool tag_replayed(const struct tag *tag)
 {
     return tag->word[0] >> 22 & 1;
 }
-static_assert(TUTTI_DTYPE_COUNT <= 64, "six bits of a tag");
+static_assert(TUTTI_DTYPE_COUNT <= 64 && TUTTI_COLL_COUNT <= 128, "six and seven bits of a tag");
 static inline struct tag tag_make(uint32_t sequence, const struct call *call, uint64_t count,
                                   uint32_t plan_hash)
 {
-    return (struct tag){{(uint64_t)sequence << 32 | (uint64_t)call->coll << 24 |
-                             (uint64_t)call->on_device << 23 |
+    return (struct tag){{(uint64_t)sequence << 32 | (uint64_t)call->coll << 25 |
+                             (uint64_t)(call->stride > 0) << 24 | (uint64_t)call->on_device << 23 |
                              (uint64_t)(call->replayed && call->coll != TUTTI_COLL_SENDRECV) << 22 |
                              (uint64_t)call->dtype << 16 | (uint64_t)call->op,
                          count, (uint64_t)(uint32_t)call->root << 32 | plan_hash}};

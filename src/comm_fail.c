@@ -140,20 +140,12 @@ static void transfers_differ(tutti_comm *comm, uint32_t peer, const struct tag *
              dtype_name(expected));
 }
 
-/* A call that would be cut in GPU memory and was not, since this rank passes host memory? */
-static bool is_whole(const tutti_comm *comm, const struct tag *tag)
-{
-    size_t size = dtype_size(tag_dtype(tag)); /* 0: a peer's nonsense */
-    return comm->part_bytes > 0 && stage_cuts(tag_coll(tag)) && size > 0 &&
-           tag->word[1] / 2 >= comm->part_bytes / size;
-}
-
 /* What ranks must do alike that call different things. */
-static const char *advice(const tutti_comm *comm, const struct tag *mine, const struct tag *theirs)
+static const char *advice(const struct tag *mine, const struct tag *theirs)
 {
     if (tag_replayed(mine) != tag_replayed(theirs))
         return "and capture a collective in a graph on every rank or on none";
-    if (tag_coll(mine) == tag_coll(theirs) && is_whole(comm, mine) != is_whole(comm, theirs))
+    if (tag_part(mine) != tag_part(theirs) && tag_coll(mine) == tag_coll(theirs))
         return "and in GPU memory on every rank or on none (TUTTI_CUDA_PART)";
     return "with the same arguments (and the same TUTTI_ALGO settings)";
 }
@@ -173,7 +165,7 @@ static void fail_mismatch(tutti_comm *comm, uint32_t peer, const struct tag *min
             "ranks disagree: %s calls %s, but %s calls %s%s: every rank must make the same calls "
             "in the same order %s",
             comm->names[comm->rank], a, comm->names[peer], b,
-            strcmp(a, b) == 0 ? hidden_difference(mine, theirs) : "", advice(comm, mine, theirs));
+            strcmp(a, b) == 0 ? hidden_difference(mine, theirs) : "", advice(mine, theirs));
     else
         snprintf(
             text, sizeof text,

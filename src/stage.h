@@ -25,7 +25,8 @@ struct stage {
     struct call call;          /* the caller's */
     const void *in;            /* where the plan finds and leaves its bytes */
     void *out;
-    uint64_t in_bytes, out_bytes;
+    uint64_t in_bytes, out_bytes;   /* there */
+    uint64_t in_blocks, out_blocks; /* of a part: apart from each other in the caller's memory */
 };
 
 /* Decides, takes a block where one is needed and turns *call to it. call_check accepted the call.
@@ -37,9 +38,6 @@ tutti_status stage_make(struct tutti_comm *comm, struct call *call, struct stage
  * touches no buffer; one that is NULL counts as host memory. Errors as stage_make. */
 tutti_status stage_explain(const struct tutti_comm *comm, struct call *call, char *text, size_t len,
                            double *around_us);
-/* Whether such calls are cut into parts where they are large and go through host memory: those
- * whose buffers have no blocks. */
-bool stage_cuts(tutti_coll coll);
 /* Into how many parts a call that will be `pinned` is cut (stream_parts.c); 1: it is not. Pure. All
  * ranks come to one answer, since they are cut only where none passes host memory instead. */
 size_t stage_parts(const struct tutti_comm *comm, const struct call *call);

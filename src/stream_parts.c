@@ -8,14 +8,14 @@
  *      travels       1 2 3 4
  *      back            1 2 3 4
  *
- * Only collectives whose buffers have no blocks are cut: a part of those that have would be as many
- * copies as there are ranks. */
+ * A part of a buffer of blocks is a piece of each block: as many copies as there are ranks, so that
+ * they are cut into fewer parts. */
 #include <stdlib.h>
 
 #include "src/comm.h"
 #include "src/stream_unit.h"
 
-/* Part p of the call, which holds what the call holds. */
+/* Part p of the call, which holds what the call holds; the only one of a call that is not cut. */
 static void make_part(const struct group_call *from, size_t p, size_t parts,
                       struct group_call *part)
 {
@@ -24,6 +24,7 @@ static void make_part(const struct group_call *from, size_t p, size_t parts,
     size_t first = p * each + (p < longer ? p : longer), bytes = first * from->call.elem_size;
     *part = *from;
     part->call.count = each + (p < longer);
+    part->call.stride = parts > 1 ? from->call.count : 0;
     if (from->call.in)
         part->call.in = (const char *)from->call.in + bytes;
     if (from->call.out)

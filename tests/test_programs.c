@@ -308,6 +308,7 @@ static int run_batch(tutti_comm *comm, int rank, int size, void *context)
 static const char *const direct[] = {"TUTTI_CUDA_DIRECT_MIN=1", NULL};
 static const char *const mixed[] = {"TUTTI_CUDA_DIRECT_MIN=4096", NULL};
 static const char *const staged[] = {"TUTTI_CUDA_DIRECT=0", NULL};
+static const char *const parts[] = {"TUTTI_CUDA_DIRECT_MIN=1024G", "TUTTI_CUDA_PART=256", NULL};
 static const char *const tcp[] = {"TUTTI_TRANSPORTS=tcp", NULL};
 
 /* Of the hardware's channels, processes have 8 where nobody asks for more, and few enough here that
@@ -330,6 +331,8 @@ static const struct {
     {"3 processes, as set by default, 4 channels", WORLD_PROCESSES, 3, NULL, "4", 1},
     {"2 processes over tcp, 4 channels", WORLD_PROCESSES, 2, tcp, "4", 1},
     {"2 processes, staged, 4 channels", WORLD_PROCESSES, 2, staged, "4", 1},
+    {"3 processes, staged in parts", WORLD_PROCESSES, 3, parts, "8", 1},
+    {"4 threads, staged in parts", WORLD_THREADS, 4, parts, "8", 1},
     {"3 threads on 2 GPUs, all calls direct", WORLD_THREADS, 3, direct, "8", 2},
     {"4 processes on 2 GPUs, large calls direct", WORLD_PROCESSES, 4, mixed, "8", 2},
 };

@@ -101,13 +101,15 @@ static void test_stream_groups_of_several(void)
 /* ---- large calls in parts --------------------------------------------------------------------
  */
 
-/* Alone, in a group with transfers, over two streams, from a graph, and without a stream. */
+/* Alone, in a group with calls that are not cut, over two streams, from a graph, and without a
+ * stream. */
 static int in_parts(tutti_comm *comm, int rank, int size, void *context)
 {
     enum { COUNT = 1500001, FEW = 1000, WAYS = 5 };
     cuda_stream stream = rig_stream_take(false), other = rig_stream_take(false);
     void *in = rig_take(COUNT * 4), *out = rig_take(COUNT * 4), *sent = rig_take(COUNT * 4),
-         *few = rig_take(FEW * 4);
+         *few = rig_take(FEW * 4), *gathered = rig_take((size_t)size * FEW * 4);
+    size_t counts[] = {FEW, FEW, FEW};
     int wrong = 0, to = (rank + 1) % size, from = (rank + size - 1) % size;
     (void)context;
     for (int way = 0; way < WAYS; way++) {
@@ -126,6 +128,8 @@ static int in_parts(tutti_comm *comm, int rank, int size, void *context)
         if (way > 0 && way < 4) {
             wrong += WORLD_OK(tutti_send_on(in, FEW, TUTTI_INT32, to, comm, stream));
             wrong += WORLD_OK(tutti_recv_on(few, FEW, TUTTI_INT32, from, comm, stream));
+            wrong += WORLD_OK(
+                tutti_gatherv_on(in, FEW, gathered, counts, NULL, TUTTI_INT32, 0, comm, stream));
         }
         wrong += way == 4 ? WORLD_OK(tutti_broadcast(sent, sent, COUNT, TUTTI_INT32, 1, comm))
                           : WORLD_OK(tutti_broadcast_on(sent, sent, COUNT, TUTTI_INT32, 1, comm,
@@ -143,6 +147,9 @@ static int in_parts(tutti_comm *comm, int rank, int size, void *context)
         wrong += rig_wrong_ints(rank, sent, COUNT, base + 77, 1, "a broadcast in parts");
         if (way > 0 && way < 4)
             wrong += rig_wrong_ints(rank, few, FEW, base + from, 1, "beside it");
+        for (int r = 0; rank == 0 && way > 0 && way < 4 && r < size; r++)
+            wrong += rig_wrong_ints(rank, (char *)gathered + (size_t)r * FEW * 4, FEW, base + r, 1,
+                                    "a v form beside it");
         if (executable)
             rig_graph_destroy(executable);
     }
@@ -150,6 +157,100 @@ static int in_parts(tutti_comm *comm, int rank, int size, void *context)
     rig_give(out);
     rig_give(sent);
     rig_give(few);
+    rig_give(gathered);
+    return wrong;
+}
+
+/* ---- and those whose buffers have blocks ---- */
+
+enum { BLOCK = 200003, BLOCKS_ROOT = 1 };
+#define BLOCK_BYTES ((size_t)BLOCK * 4)
+
+struct blocks {
+    tutti_coll coll;
+    char *in, *out;
+    int first; /* element i of the buffer that holds `in` is first + rank + i */
+};
+
+/* Whether the call is one of those that are cut, by its explanation. */
+static int is_cut(tutti_comm *comm, int rank, const struct blocks *b)
+{
+    char text[8192];
+    int wrong = WORLD_OK(tutti_comm_explain(comm, b->coll, b->in, b->out, BLOCK, TUTTI_INT32,
+                                            TUTTI_SUM, BLOCKS_ROOT, text, sizeof text));
+    return wrong + world_check(rank, strstr(text, " parts (TUTTI_CUDA_PART)") != NULL,
+                               "expected parts: %s", text);
+}
+
+static int call_with_blocks(tutti_comm *comm, int rank, const struct blocks *b, cuda_stream stream)
+{
+    const char *in = b->in;
+    char *out = b->out;
+    switch (b->coll) {
+    case TUTTI_COLL_ALLGATHER:
+        return WORLD_OK(tutti_allgather_on(in, out, BLOCK, TUTTI_INT32, comm, stream));
+    case TUTTI_COLL_GATHER:
+        return WORLD_OK(tutti_gather_on(in, out, BLOCK, TUTTI_INT32, BLOCKS_ROOT, comm, stream));
+    case TUTTI_COLL_SCATTER:
+        return WORLD_OK(tutti_scatter_on(in, out, BLOCK, TUTTI_INT32, BLOCKS_ROOT, comm, stream));
+    case TUTTI_COLL_ALLTOALL:
+        return WORLD_OK(tutti_alltoall_on(in, out, BLOCK, TUTTI_INT32, comm, stream));
+    default:
+        return WORLD_OK(
+            tutti_reduce_scatter_on(in, out, BLOCK, TUTTI_INT32, TUTTI_SUM, comm, stream));
+    }
+}
+
+/* What the output must be, block by block. */
+static int wrong_blocks(int rank, int size, const struct blocks *b)
+{
+    int wrong = 0, mine = b->first + rank * BLOCK, pairs = size * (size - 1) / 2;
+    if (b->coll == TUTTI_COLL_REDUCE_SCATTER)
+        return rig_wrong_ints(rank, b->out, BLOCK, size * mine + pairs, size, "reduce_scatter");
+    if (b->coll == TUTTI_COLL_SCATTER)
+        return rig_wrong_ints(rank, b->out, BLOCK, mine + BLOCKS_ROOT, 1, "scatter");
+    if (b->coll == TUTTI_COLL_GATHER && rank != BLOCKS_ROOT)
+        return 0;
+    for (int r = 0; r < size; r++) {
+        int from = b->coll == TUTTI_COLL_ALLTOALL ? mine : b->first + r * BLOCK;
+        wrong += rig_wrong_ints(rank, b->out + (size_t)r * BLOCK_BYTES, BLOCK, from + r, 1,
+                                coll_name(b->coll));
+    }
+    return wrong;
+}
+
+static int blocks_in_parts(tutti_comm *comm, int rank, int size, void *context)
+{
+    static const struct {
+        tutti_coll coll;
+        bool in_is_block, out_is_block; /* this rank's of the buffer, in place */
+    } colls[] = {
+        {TUTTI_COLL_ALLGATHER, true, false}, {TUTTI_COLL_REDUCE_SCATTER, false, true},
+        {TUTTI_COLL_ALLTOALL, false, false}, {TUTTI_COLL_GATHER, true, false},
+        {TUTTI_COLL_SCATTER, false, true},
+    };
+    size_t own = (size_t)rank * BLOCK_BYTES, all = (size_t)size * BLOCK;
+    cuda_stream stream = rig_stream_take(false);
+    char *memory = rig_take(all * 4), *other = rig_take(all * 4);
+    int wrong = 0;
+    (void)context;
+    for (size_t i = 0; i < 2 * sizeof colls / sizeof *colls; i++) {
+        bool in_place = i % 2;
+        struct blocks b = {.coll = colls[i / 2].coll,
+                           .in = memory + (colls[i / 2].in_is_block ? own : 0),
+                           .out = (in_place ? memory : other) +
+                                  (in_place && colls[i / 2].out_is_block ? own : 0),
+                           .first = (int)i * 1000};
+        rig_fill(other, 0xff, all * 4);
+        rig_set_ints(memory, all, b.first + rank);
+        rig_put_delay(stream, (unsigned)(rank * 1000));
+        wrong += is_cut(comm, rank, &b);
+        wrong += call_with_blocks(comm, rank, &b, stream);
+        wrong += rig_await(rank, stream, AWAIT_S);
+        wrong += wrong_blocks(rank, size, &b);
+    }
+    rig_give(memory);
+    rig_give(other);
     return wrong;
 }
 
@@ -157,18 +258,25 @@ static int in_parts(tutti_comm *comm, int rank, int size, void *context)
 static int whole_at_one(tutti_comm *comm, int rank, int size, void *context)
 {
     enum { COUNT = 600000 };
-    void *memory = rank == 0 ? calloc(COUNT, 4) : rig_take(COUNT * 4);
-    tutti_comm *other;
-    int wrong = WORLD_OK(tutti_comm_dup(comm, &other));
-    (void)size;
+    size_t bytes = (size_t)size * COUNT * 4;
+    void *memory = rank == 0 ? calloc(1, bytes) : rig_take(bytes);
+    int wrong = 0;
     (void)context;
-    wrong += WORLD_TAKEN(tutti_allreduce(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, other),
-                         TUTTI_ERR_MISMATCH);
-    wrong += world_says(rank, "in GPU memory on every rank or on none");
-    wrong += WORLD_OK(tutti_barrier(comm)); /* no rank leaves before all know */
+    for (int gathers = 0; gathers < 2; gathers++) {
+        tutti_comm *other;
+        wrong += WORLD_OK(tutti_comm_dup(comm, &other));
+        wrong += WORLD_TAKEN(
+            gathers ? tutti_allgather((char *)memory + (size_t)rank * COUNT * 4, memory, COUNT,
+                                      TUTTI_INT32, other)
+                    : tutti_allreduce(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, other),
+            TUTTI_ERR_MISMATCH);
+        wrong += world_says(rank, "in GPU memory on every rank or on none");
+        wrong += WORLD_OK(tutti_barrier(comm)); /* no rank leaves before all know */
+        wrong += WORLD_OK(tutti_comm_destroy(other));
+    }
     if (rank == 0)
         free(memory);
-    return wrong + WORLD_OK(tutti_comm_destroy(other));
+    return wrong;
 }
 
 static void test_stream_groups_and_parts(void)
@@ -177,10 +285,13 @@ static void test_stream_groups_and_parts(void)
                                            NULL};
     run(WORLD_THREADS, 3, settings, in_parts, NULL);
     run(WORLD_PROCESSES, 2, settings, in_parts, NULL);
+    run(WORLD_THREADS, 3, settings, blocks_in_parts, NULL);
+    run(WORLD_PROCESSES, 2, settings, blocks_in_parts, NULL);
     run(WORLD_PROCESSES, 3, settings, whole_at_one, NULL);
     /* So slow that a part which travels before it has come carries what was there before. */
     setenv("TUTTI_TEST_STANDIN_COPY_MBPS", "200", 1);
     run(WORLD_PROCESSES, 3, settings, in_parts, NULL);
+    run(WORLD_PROCESSES, 3, settings, blocks_in_parts, NULL);
     unsetenv("TUTTI_TEST_STANDIN_COPY_MBPS");
 }
 
