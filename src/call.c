@@ -250,6 +250,7 @@ static tutti_status check_buffers(const struct tutti_comm *comm, struct call *ca
     if (status != TUTTI_OK)
         return status;
     const struct extent *both[2] = {&in, &out};
+    mem_device_notice();
     for (int i = 0; i < 2; i++) {
         if (both[i]->used && both[i]->bytes > 0 && !both[i]->begin)
             return fail(TUTTI_ERR_ARG, "%s: %s is NULL at rank %u, expected %" PRIu64 " bytes",

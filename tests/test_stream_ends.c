@@ -321,6 +321,38 @@ static void test_stream_ends_memory_of_a_driver_that_is_not_used_is_refused(void
     run(WORLD_THREADS, 2, without, unused_driver, NULL);
 }
 
+/* The program's first use of a driver may come after its last communicator was made. */
+static int loads_it_late(tutti_comm *comm, int rank, int size, void *context)
+{
+    int32_t in = rank, out = -1;
+    world_fn *then = *(world_fn *const *)context;
+    int wrong = 0;
+    for (int i = 0; i < 3; i++)
+        wrong += WORLD_OK(tutti_allreduce(&in, &out, 1, TUTTI_INT32, TUTTI_SUM, comm));
+    rig_enter(0);
+    if (then)
+        return wrong + then(comm, rank, size, NULL);
+    int32_t *memory = rig_take(COUNT * sizeof *memory);
+    rig_set_ints(memory, COUNT, rank);
+    wrong += WORLD_OK(tutti_allreduce(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, comm));
+    wrong += rig_wrong_ints(rank, memory, COUNT, size * (size - 1) / 2, size, "a late sum");
+    rig_give(memory);
+    return wrong;
+}
+
+static void test_stream_ends_a_driver_that_is_loaded_late(void)
+{
+    world_fn *used = NULL, *unused = unused_driver;
+    struct world world = {.kind = WORLD_PROCESSES, .size = 3};
+    if (!rig_is_there()) {
+        suite_skip("no GPU");
+        return;
+    }
+    CU_ASSERT_EQUAL(world_run(&world, loads_it_late, &used), 0);
+    world.settings = without;
+    CU_ASSERT_EQUAL(world_run(&world, loads_it_late, &unused), 0);
+}
+
 /* One rank of a process leaves at the very moment when another hands over its next operation, and
  * the thread that serves them both sleeps: it wakes for that all the same. */
 static int leaves_at_once(tutti_comm *comm, int rank, int size, void *context)
@@ -371,6 +403,7 @@ int main(int argc, char **argv)
         {"without_a_driver", test_stream_ends_without_a_driver},
         {"memory_of_a_driver_that_is_not_used_is_refused",
          test_stream_ends_memory_of_a_driver_that_is_not_used_is_refused},
+        {"a_driver_that_is_loaded_late", test_stream_ends_a_driver_that_is_loaded_late},
     };
     return suite_run("stream_ends", tests, sizeof tests / sizeof *tests, argc, argv);
 }

@@ -36,9 +36,12 @@ struct mem_place {
     bool shareable;  /* other processes can map it (mem_share), and other devices reach it */
 };
 
-/* Whether this process has a driver loaded at all. While it has none, no pointer is a device's and
- * the answer costs one load: the path of host memory asks nothing else. Loads nothing itself. */
+/* Whether this process is known to have a driver loaded. While it has none, no pointer is a
+ * device's and the answer costs one load. Loads nothing itself. */
 bool mem_device_present(void);
+/* Takes note of a driver that the program has loaded since: to be called before new pointers are
+ * judged. Costs 15 ns until there is one, and a load then. */
+void mem_device_notice(void);
 /* Whether the program uses a device in which queues run beside streams that wait: a driver is
  * loaded, by whomever, and a context is current in the calling thread, or else one device's primary
  * context is active; *device is that. Loads and

@@ -10,6 +10,7 @@
 #include "mem/mem_cuda_driver.h"
 
 #include <dlfcn.h>
+#include <link.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -148,12 +149,27 @@ static tutti_status load_library(int flags)
     return status;
 }
 
-void mem_cuda_notice(void)
+/* How many libraries were ever added to the process. */
+static int count_added(struct dl_phdr_info *info, size_t size, void *context)
 {
+    (void)size;
+    *(unsigned long long *)context = info->dlpi_adds;
+    return 1;
+}
+
+void mem_device_notice(void)
+{
+    static atomic_ullong looked_at;
+    unsigned long long added = 0;
     if (mem_device_present())
+        return;
+    dl_iterate_phdr(count_added, &added);
+    if (added == atomic_load_explicit(&looked_at, memory_order_acquire))
         return;
     pthread_mutex_lock(&opening.lock);
     (void)load_library(RTLD_NOLOAD);
+    if (opening.loaded)
+        atomic_store_explicit(&looked_at, added, memory_order_release);
     pthread_mutex_unlock(&opening.lock);
 }
 

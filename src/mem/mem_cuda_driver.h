@@ -182,8 +182,6 @@ struct cuda_driver {
 
 /* The driver, when this process has loaded one (see mem_device_present); else NULL. */
 const struct cuda_driver *mem_cuda_driver(void);
-/* Takes the driver's library if the program has loaded it since. */
-void mem_cuda_notice(void);
 /* Loads and initialises it if need be. TUTTI_ERR_UNSUPPORTED with the reason. */
 tutti_status mem_cuda_driver_open(const struct cuda_driver **driver);
 /* Records "<what>: <the driver's words> (<its name>)" and gives the status that fits: no memory,
