@@ -31,9 +31,10 @@ static _Atomic(const struct cuda_driver *) driver;
 static struct {
     pthread_mutex_t lock;
     struct settings settings;
-    bool loaded;      /* the settings */
-    bool refused;     /* the library lacks something: it is not asked again */
-    bool initialised; /* cuInit was good */
+    bool loaded;             /* the settings */
+    bool refused;            /* the library lacks something: it is not asked again */
+    bool initialised;        /* cuInit was good */
+    atomic_ullong looked_at; /* when the process had got so many libraries */
     /* Of a driver that is there and not used; set after the reason. */
     _Atomic(pointer_query *) unused;
     char why_unused[WORDS_MAX];
@@ -159,17 +160,16 @@ static int count_added(struct dl_phdr_info *info, size_t size, void *context)
 
 void mem_device_notice(void)
 {
-    static atomic_ullong looked_at;
     unsigned long long added = 0;
     if (mem_device_present())
         return;
     dl_iterate_phdr(count_added, &added);
-    if (added == atomic_load_explicit(&looked_at, memory_order_acquire))
+    if (added == atomic_load_explicit(&opening.looked_at, memory_order_acquire))
         return;
     pthread_mutex_lock(&opening.lock);
     (void)load_library(RTLD_NOLOAD);
     if (opening.loaded)
-        atomic_store_explicit(&looked_at, added, memory_order_release);
+        atomic_store_explicit(&opening.looked_at, added, memory_order_release);
     pthread_mutex_unlock(&opening.lock);
 }
 
