@@ -2,8 +2,10 @@
  *
  * A wait spins for a moment (a peer on another core answers within it), then yields the core, then
  * sleeps: on the transport's descriptor where there is one, else in short naps. Ranks that share
- * cores skip the spinning, since the peer they wait for may need this very core. Failures, abort
- * and the timeout are looked at only when nothing moves, so they cost a busy rank nothing. */
+ * cores skip the spinning, since the peer they wait for may need this very core, and the times
+ * below are so many times longer for them: with hundreds on a core, naps and looks that come due
+ * faster than the core can serve them leave nothing for those that have work. Failures, abort and
+ * the timeout are looked at only when nothing moves, so they cost a busy rank nothing. */
 #include <errno.h>
 #include <poll.h>
 #include <sched.h>
@@ -15,13 +17,14 @@
 #include "base/clock.h"
 #include "src/comm.h"
 
-#define SPIN_POLLS      64       /* polls before the first look at the clock: about 2 us */
-#define CROWDED_POLLS   2        /* the same when ranks share cores */
-#define CLOCK_TICKS     32768u   /* between looks at the clock: about 12 us */
-#define EVENT_PERIOD_NS 1000000u /* between looks at the transports' events while waiting */
-#define YIELD_NS        5000000u /* yielding turns into sleeping after this */
-#define NAP_US          50u      /* sleep where no descriptor can wake us */
-#define SLEEP_MS        1        /* sleep on a descriptor: bounded, so that events are looked at */
+#define SPIN_POLLS      64         /* polls before the first look at the clock: about 2 us */
+#define CROWDED_POLLS   2          /* the same when ranks share cores */
+#define CLOCK_TICKS     32768u     /* between looks at the clock: about 12 us */
+#define EVENT_PERIOD_NS 1000000ull /* between looks at the transports' events while waiting */
+#define YIELD_NS        5000000ull /* yielding turns into sleeping after this */
+#define NAP_US          50u        /* sleep where no descriptor can wake us */
+#define SLEEP_MS        1    /* sleep on a descriptor: bounded, so that events are looked at */
+#define CROWD_MAX       256u /* no time is longer than so many of the above */
 
 static inline void relax(void)
 {
@@ -32,13 +35,20 @@ static inline void relax(void)
 #endif
 }
 
+/* How many times longer than for a rank that has its core alone. */
+static unsigned crowd(const tutti_comm *comm)
+{
+    uint32_t ranks = comm->topology.max_ranks_per_core;
+    return ranks < 1 ? 1 : ranks < CROWD_MAX ? ranks : CROWD_MAX;
+}
+
 void comm_idle_reset(tutti_comm *comm)
 {
     comm->idle_polls = 0;
     comm->idle_since_ns = 0;
 }
 
-/* Sleeps until the only transport in use has something, at most SLEEP_MS. */
+/* Sleeps until the only transport in use has something, or it is time to look around. */
 static bool sleep_on_descriptor(tutti_comm *comm)
 {
     if (comm->transport_count != 1)
@@ -49,7 +59,7 @@ static bool sleep_on_descriptor(tutti_comm *comm)
         return false;
     if (transport->ops->arm(transport)) {
         struct pollfd wait = {.fd = fd, .events = POLLIN};
-        poll(&wait, 1, SLEEP_MS);
+        poll(&wait, 1, (int)(SLEEP_MS * crowd(comm)));
     }
     return true;
 }
@@ -89,20 +99,20 @@ void comm_idle(tutti_comm *comm)
         relax();
         return;
     }
-    if (now - comm->last_event_ns >= EVENT_PERIOD_NS)
+    if (now - comm->last_event_ns >= EVENT_PERIOD_NS * crowd(comm))
         look_around(comm, now);
     if (sleep_on_descriptor(comm))
         return;
-    if (now - comm->idle_since_ns < YIELD_NS)
+    if (now - comm->idle_since_ns < YIELD_NS * crowd(comm))
         sched_yield();
     else
-        clock_sleep_us(NAP_US);
+        clock_sleep_us(NAP_US * crowd(comm));
 }
 
 void comm_look(tutti_comm *comm)
 {
     uint64_t now = clock_ns();
-    if (now - comm->last_event_ns < EVENT_PERIOD_NS)
+    if (now - comm->last_event_ns < EVENT_PERIOD_NS * crowd(comm))
         return;
     if (comm->idle_since_ns == 0)
         comm->idle_since_ns = now;
