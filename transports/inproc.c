@@ -404,27 +404,27 @@ static void inproc_disconnect(struct transport *transport, uint32_t peer)
 /* Peers that closed: a quiet end, unless transfers were left. */
 static void check_closed(struct inproc *inproc)
 {
-    for (uint32_t i = 0; i < inproc->local.config->size; i++) {
-        struct inproc_link *link = (struct inproc_link *)inproc->local.links[i];
-        if (!link || link->base.down || !atomic_load(&link->shared->end[1 - link->side].closed))
+    for (uint32_t i = 0; i < inproc->local.made_count; i++) {
+        struct inproc_link *link = (struct inproc_link *)inproc->local.made[i];
+        if (link->base.down || !atomic_load(&link->shared->end[1 - link->side].closed))
             continue;
         char sentence[SENTENCE_MAX];
         snprintf(sentence, sizeof sentence, "%s has left the communicator",
-                 inproc->local.config->peer_names[i]);
+                 inproc->local.config->peer_names[link->base.peer]);
         local_link_fail(&inproc->local, &link->base, TUTTI_ERR_PEER, true, sentence);
     }
 }
 
 static void take_notices(struct inproc *inproc)
 {
-    for (uint32_t i = 0; i < inproc->local.config->size; i++) {
-        struct inproc_link *link = (struct inproc_link *)inproc->local.links[i];
-        if (!link || !link->shared)
+    for (uint32_t i = 0; i < inproc->local.made_count; i++) {
+        struct inproc_link *link = (struct inproc_link *)inproc->local.made[i];
+        if (!link->shared)
             continue;
         struct mailbox *box = &link->shared->end[1 - link->side].outgoing;
         uint32_t taken = atomic_load_explicit(&box->taken, memory_order_relaxed);
         while (taken != atomic_load_explicit(&box->written, memory_order_acquire)) {
-            local_notice_keep(&inproc->local, i,
+            local_notice_keep(&inproc->local, link->base.peer,
                               &link->shared->notices[1 - link->side][taken % MAILBOX_NOTICES]);
             atomic_store_explicit(&box->taken, ++taken, memory_order_release);
         }

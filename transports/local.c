@@ -38,19 +38,22 @@ tutti_status local_init(struct local *local, const struct transport_ops *ops,
 void local_free(struct local *local)
 {
     free(local->links);
+    free(local->made);
     free(local->active);
 }
 
 tutti_status local_link_init(struct local *local, struct local_link *link, uint32_t peer)
 {
-    uint32_t lanes = local->config->lanes, links = 1;
-    for (uint32_t i = 0; i < local->config->size; i++)
-        links += local->links[i] != NULL;
-    struct lane **active = realloc(local->active, (size_t)links * lanes * sizeof *active);
+    uint32_t lanes = local->config->lanes;
+    size_t links = local->made_count + 1;
+    struct lane **active = realloc(local->active, links * lanes * sizeof *active);
     if (active)
         local->active = active;
+    struct local_link **made = realloc(local->made, links * sizeof *made);
+    if (made)
+        local->made = made;
     link->lanes = calloc(lanes, sizeof *link->lanes);
-    if (!active || !link->lanes)
+    if (!active || !made || !link->lanes)
         return fail(TUTTI_ERR_NOMEM, "no memory for the link to %s",
                     local->config->peer_names[peer]);
     link->peer = peer;
@@ -59,6 +62,7 @@ tutti_status local_link_init(struct local *local, struct local_link *link, uint3
         link->lanes[i].index = i;
     }
     local->links[peer] = link;
+    local->made[local->made_count++] = link;
     return TUTTI_OK;
 }
 
@@ -576,7 +580,12 @@ bool local_link_cancel(struct local *local, struct local_link *link)
 void local_link_free(struct local *local, struct local_link *link)
 {
     local_link_drop(local, link);
-    if (local->links[link->peer] == link)
+    if (local->links[link->peer] == link) {
+        uint32_t at = 0;
+        while (local->made[at] != link)
+            at++;
+        local->made[at] = local->made[--local->made_count];
         local->links[link->peer] = NULL;
+    }
     free(link->lanes);
 }

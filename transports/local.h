@@ -80,11 +80,13 @@ struct local {
      * to overwrite, of which the peer cannot have an old copy worth keeping. */
     size_t eager_max, eager_fresh_max;
     struct local_link **links; /* [size]; NULL where there is none */
-    struct lane **active;      /* lanes with something posted */
+    struct local_link **made;  /* those there are, for looks at all: a rank has few of them */
+    uint32_t made_count;
+    struct lane **active; /* lanes with something posted */
     uint32_t active_count;
     struct xfer *done, *done_last;
     struct transport_stats stats;
-    uint32_t cursor; /* of the round of unexpected arrivals: peer * lanes + lane */
+    uint32_t cursor; /* of the round of unexpected arrivals: index in made * lanes + lane */
     uint32_t notice_first, notice_count;
     struct local_notice {
         uint32_t peer;

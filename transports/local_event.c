@@ -24,11 +24,11 @@ void local_notice_keep(struct local *local, uint32_t peer, const struct notice *
 static bool event_unexpected(struct local *local, struct transport_event *event)
 {
     uint32_t lanes = local->config->lanes;
-    while (local->cursor < local->config->size * lanes) {
+    while (local->cursor < local->made_count * lanes) {
         uint32_t at = local->cursor++;
-        const struct local_link *link = local->links[at / lanes];
-        const struct lane *lane = link ? &link->lanes[at % lanes] : NULL;
-        if (!lane || !lane->in || lane->recv_head || lane->broken || !arrived(lane))
+        const struct local_link *link = local->made[at / lanes];
+        const struct lane *lane = &link->lanes[at % lanes];
+        if (!lane->in || lane->recv_head || lane->broken || !arrived(lane))
             continue;
         const struct slot *slot = &lane->in->slots[lane->in_next & lane->in_mask];
         event->kind = TRANSPORT_EVENT_UNEXPECTED;
@@ -54,12 +54,12 @@ bool local_event(struct local *local, bool restart, struct transport_event *even
         event->notice = kept->notice;
         return true;
     }
-    for (uint32_t i = 0; i < local->config->size; i++) {
-        struct local_link *link = local->links[i];
-        if (link && link->report) {
+    for (uint32_t i = 0; i < local->made_count; i++) {
+        struct local_link *link = local->made[i];
+        if (link->report) {
             link->report = false;
             event->kind = TRANSPORT_EVENT_LINK_DOWN;
-            event->peer = i;
+            event->peer = link->peer;
             event->status = link->down;
             memcpy(event->sentence, link->sentence, sizeof event->sentence);
             return true;

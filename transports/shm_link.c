@@ -590,9 +590,9 @@ void shm_service(struct shm *shm)
         handle(shm, events[i].data.u64);
     if (shm->stranger_count > 0)
         drop_silent_strangers(shm);
-    for (uint32_t i = 0; i < shm->local.config->size; i++) {
-        struct shm_link *link = shm_link_of(shm, i);
-        if (!link || link->state == SHM_DOWN)
+    for (uint32_t i = 0; i < shm->local.made_count; i++) {
+        struct shm_link *link = (struct shm_link *)shm->local.made[i];
+        if (link->state == SHM_DOWN)
             continue;
         if (link->state == SHM_DIALING)
             shm_link_dial(shm, link);
