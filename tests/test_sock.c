@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <net/if.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -311,6 +312,17 @@ static void wait_for(int fd, short events)
     CU_ASSERT_EQUAL(poll(&wait, 1, 5000), 1);
 }
 
+/* Ends of this host, which no overload may take for lost. */
+static bool is_patient(int fd)
+{
+    int probes = -1;
+    unsigned timeout = 1;
+    socklen_t len = sizeof probes;
+    CU_ASSERT_EQUAL(getsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &probes, &len), 0);
+    CU_ASSERT_EQUAL(getsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout, &len), 0);
+    return probes == 0 && timeout == 0;
+}
+
 /* Connects two ends over the loopback address at text. */
 static void link_open(struct link *link, const char *text)
 {
@@ -331,6 +343,8 @@ static void link_open(struct link *link, const char *text)
     CU_ASSERT_TRUE(flags_are_right(link->server));
     sock_tune(link->client);
     sock_tune(link->server);
+    CU_ASSERT_TRUE(is_patient(link->client));
+    CU_ASSERT_TRUE(is_patient(link->server));
 }
 
 static void link_close(struct link *link)

@@ -300,6 +300,25 @@ tutti_status sock_accept(int listener, int *fd, struct sock_address *from)
     return TUTTI_OK;
 }
 
+/* Both ends of the connection have one address. */
+static bool is_within_host(int fd)
+{
+    struct sock_address ends[2] = {{.len = sizeof ends[0].storage},
+                                   {.len = sizeof ends[1].storage}};
+    if (getsockname(fd, (struct sockaddr *)&ends[0].storage, &ends[0].len) != 0 ||
+        getpeername(fd, (struct sockaddr *)&ends[1].storage, &ends[1].len) != 0 ||
+        ends[0].storage.ss_family != ends[1].storage.ss_family)
+        return false;
+    const struct sockaddr_in *v4 = (const struct sockaddr_in *)&ends[0].storage;
+    const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)&ends[0].storage;
+    if (v4->sin_family == AF_INET)
+        return v4->sin_addr.s_addr ==
+               ((const struct sockaddr_in *)&ends[1].storage)->sin_addr.s_addr;
+    return v6->sin6_family == AF_INET6 &&
+           memcmp(&v6->sin6_addr, &((const struct sockaddr_in6 *)&ends[1].storage)->sin6_addr,
+                  sizeof v6->sin6_addr) == 0;
+}
+
 void sock_tune(int fd)
 {
     /* Advice: a socket that refuses one of these (not TCP, or a sandbox) works without it. */
@@ -308,6 +327,8 @@ void sock_tune(int fd)
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     /* A lone message whose wire was cut is repeated each 0.2 s, not after ever longer waits. */
     setsockopt(fd, IPPROTO_TCP, TCP_THIN_LINEAR_TIMEOUTS, &one, sizeof one);
+    if (is_within_host(fd))
+        return;
     setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one);
     setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof idle);
     setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval, sizeof interval);

@@ -40,7 +40,9 @@ tutti_status sock_connect_start(const struct sock_address *address, int *fd);
 tutti_status sock_connect_finish(int fd, const struct sock_address *address);
 /* Accepts one; *fd = -1 if none is waiting. */
 tutti_status sock_accept(int listener, int *fd, struct sock_address *from);
-/* No delay, keepalive 1 s / 1 s / 3, user timeout 5 s. */
+/* Of a connection: no delay; to another host, keepalive 1 s / 1 s / 3 and user timeout 5 s. Of a
+ * peer on this host the kernel tells when it ends, and one that gets no turn of an overloaded
+ * machine for seconds is not lost. */
 void sock_tune(int fd);
 /* Whole messages on non-blocking sockets, bounded by an absolute clock_ms() deadline
  * (TUTTI_ERR_TIMEOUT) and by another thread (clock_cancelled: TUTTI_ERR_ABORTED). */
