@@ -363,7 +363,7 @@ static const char *nic_text(const struct tutti_comm *comm, const struct call *ca
     if (!comm->nic || (transfer && !comm->peers[call->root].nic))
         return ", and no adapter works in GPU memory (TUTTI_VERBS_GPU)";
     if (is_for_cpu(comm, call, mem_device_reduces(device)))
-        return ", and this build has no kernels for GPU memory";
+        return ", and there are no kernels for GPU memory here";
     return ", and it is too short for adapters (TUTTI_VERBS_SLOT, TUTTI_CUDA_DIRECT_MIN)";
 }
 
@@ -382,7 +382,9 @@ static void refusal_text(const struct tutti_comm *comm, const struct call *call,
         snprintf(text, len, "%s%s", comm->no_device, nic_text(comm, call, device));
         break;
     case NO_KERNELS:
-        snprintf(text, len, "not every rank's build has the GPU's kernels");
+        snprintf(text, len,
+                 "not every rank has the GPU's kernels (those of a build without nvcc, or with "
+                 "CUDA_LAUNCH_BLOCKING=1, do not)");
         break;
     case IN_ELSEWHERE:
         elsewhere_text(comm, "in", b->in_place.device, text, len);

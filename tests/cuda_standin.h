@@ -17,6 +17,8 @@
  *                   have done all they were given, and other threads' launches, copies, allocations
  *                   and pinning wait with them, as in the real driver. The same where a channel
  *                   has no room (TUTTI_TEST_STANDIN_ROOM pieces of work, 1024)
+ *   launches        return when the kernel has ended with TUTTI_TEST_STANDIN_BLOCKING=1, as with
+ *                   CUDA_LAUNCH_BLOCKING=1 on real devices
  *   captures        of one stream at a time, forbidding other threads' calls as the real one does
  *   IPC             processes map each other's memory file
  *   several GPUs    kernels reach what was allocated plainly on one that was opened to theirs, of
@@ -119,7 +121,7 @@ extern pthread_cond_t standin_done;
 /* From the environment, at the first call of the process. */
 struct standin_settings {
     uint64_t channels, room, seed, delay_us, devices, peers, bytes, copy_mbps;
-    bool kernels, memory_ops, nic, dmabuf, flush, links;
+    bool kernels, memory_ops, nic, dmabuf, flush, links, launch_blocking;
 };
 const struct standin_settings *standin_settings(void);
 extern struct standin_context *standin_contexts; /* all of them */

@@ -69,7 +69,7 @@ cuda_result cuLaunchKernel(cuda_function function, unsigned grid_x, unsigned gri
     if (parameters)
         memcpy(&op.work, parameters[0], sizeof op.work);
     atomic_fetch_add(&launches, 1);
-    return standin_issue(stream, &op, false);
+    return standin_issue(stream, &op, standin_settings()->launch_blocking);
 }
 
 /* Replaces what a kernel was given by where it is; false unless kernels reach it. */

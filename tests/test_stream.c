@@ -145,6 +145,18 @@ static void test_stream_through_host_functions(void)
     run_sweep(WORLD_THREADS, 1, host_functions, 20);
 }
 
+/* A debugger's mode: a launch returns when its kernel has ended. One behind a wait would never. */
+static void test_stream_launches_that_block(void)
+{
+    setenv("CUDA_LAUNCH_BLOCKING", "1", 1);
+    setenv("TUTTI_TEST_STANDIN_BLOCKING", "1", 1);
+    run_sweep(WORLD_PROCESSES, 2, direct, 40);
+    run_sweep(WORLD_PROCESSES, 2, by_kernels, 40);
+    run_sweep(WORLD_THREADS, 3, mixed, 40);
+    unsetenv("CUDA_LAUNCH_BLOCKING");
+    unsetenv("TUTTI_TEST_STANDIN_BLOCKING");
+}
+
 /* ---- sends and receives ----------------------------------------------------------------------
  */
 
@@ -640,6 +652,7 @@ int main(int argc, char **argv)
         {"processes_over_tcp", test_stream_processes_over_tcp},
         {"copies_by_kernels", test_stream_copies_by_kernels},
         {"through_host_functions", test_stream_through_host_functions},
+        {"launches_that_block", test_stream_launches_that_block},
         {"sends_and_receives", test_stream_sends_and_receives},
         {"started_transfers", test_stream_started_transfers},
         {"nothing_runs_early", test_stream_nothing_runs_early},

@@ -1,7 +1,12 @@
 /* mem_cuda_kernels.c: finding the kernels (mem_cuda_reduce.cu) and making their code resident, once
- * per device, while no stream waits for the library yet. */
+ * per device, while no stream waits for the library yet.
+ *
+ * With CUDA_LAUNCH_BLOCKING=1, for debugging, a launch returns when its kernel has ended. Most of
+ * ours are put behind waits, which end by what is done after the launch: so there are none then. */
 #include <stdio.h>
+#include <stdlib.h>
 
+#include "base/settings.h"
 #include "mem/mem_cuda.h"
 
 /* The kernels' image, where the build had a compiler for it. */
@@ -44,9 +49,22 @@ static cuda_result load_type(struct mem_device *device, cuda_module module, tutt
     return result;
 }
 
+static bool launches_block(void)
+{
+    const char *text = settings_launcher_variable("CUDA_LAUNCH_BLOCKING");
+    return text && atoi(text) != 0;
+}
+
 void mem_cuda_load_kernels(struct mem_device *device)
 {
     cuda_module module;
+    if (launches_block()) {
+        snprintf(device->no_kernels, sizeof device->no_kernels,
+                 "no reduction on %s: CUDA_LAUNCH_BLOCKING is set, and a kernel that waits would "
+                 "block its launch for ever",
+                 device->name);
+        return;
+    }
     cuda_result result = device->driver->module_load(&module, image);
     if (result == CUDA_DRIVER_OK)
         result = load_kernel(device->driver, module, "copy", TUTTI_UINT8, &device->copy);
