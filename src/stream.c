@@ -110,8 +110,7 @@ static tutti_status add_stream(struct unit *unit, const struct group_call *from,
                     coll_name(call->call.coll), mem_device_name(stream.device),
                     mem_device_name(call->stage.device), call->comm->rank);
     for (size_t i = 0; i < unit->stream_count; i++) {
-        const struct mem_stream *known = &unit->streams[i].stream;
-        if (known->handle == stream.handle && known->device == stream.device) {
+        if (mem_stream_is_same(&unit->streams[i].stream, &stream)) {
             call->stream = (int)i;
             return TUTTI_OK;
         }

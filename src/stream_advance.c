@@ -317,8 +317,7 @@ static void mark_passed(struct unit *list, const struct unit *unit)
         for (size_t i = 0; i < old->stream_count && old->state == UNIT_DRAINING; i++) {
             const struct mem_stream *stream = &old->streams[i].stream;
             for (size_t j = 0; j < unit->stream_count; j++)
-                old->streams[i].passed |= unit->streams[j].stream.handle == stream->handle &&
-                                          unit->streams[j].stream.device == stream->device;
+                old->streams[i].passed |= mem_stream_is_same(&unit->streams[j].stream, stream);
         }
     }
 }

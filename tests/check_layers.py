@@ -137,6 +137,7 @@ GLOBALS = {
     "lock": "src/mem: guards the number that names this process",
     "number": "src/mem: names this process",
     "owner": "src/mem: the process it names",
+    "threads": "src/mem: counts threads with default streams, whose ids are used again",
     "waiting_lock": "src/bootstrap_id: listening sockets of unique ids not yet used",
     "waiting_table": "src/bootstrap_id: listening sockets of unique ids not yet used",
 }

@@ -9,7 +9,7 @@
  *                   of every priority share TUTTI_TEST_STANDIN_CHANNELS (8) channels, so that one
  *                   that waits holds up another of the same channel, as on real devices
  *   delays          before each piece of work, random (TUTTI_TEST_STANDIN_SEED), up to
- *                   TUTTI_TEST_STANDIN_DELAY_US (0); after each copy so long as its bytes take at
+ *                   TUTTI_TEST_STANDIN_DELAY_US (0); in each copy so long as its bytes take at
  *                   TUTTI_TEST_STANDIN_COPY_MBPS (0: no time)
  *   kernels         the library's, by name, as they are written (cuda_kernels.h); none with
  *                   TUTTI_TEST_STANDIN_KERNELS=0
@@ -79,6 +79,8 @@ struct standin_stream {
     struct standin_channel *channel;
     bool blocking; /* waits for the legacy stream, and it for this */
     bool destroyed;
+    bool per_thread; /* the default stream of its owner */
+    pthread_t owner;
     uint64_t last;                 /* number of its last work in the channel */
     struct standin_graph *capture; /* being captured into */
     bool broken;                   /* that capture was invalidated */

@@ -56,6 +56,17 @@ static void pause_for(size_t bytes)
         nanosleep(&pause, NULL);
 }
 
+/* Where a copy takes time the second half of the bytes is read and written at its end. */
+static void copy_in_time(char *dst, const char *src, size_t bytes)
+{
+    size_t half = standin_settings()->copy_mbps ? bytes / 2 : 0;
+    if (dst < src + bytes && src < dst + bytes)
+        half = 0;
+    memmove(dst, src, half);
+    pause_for(bytes);
+    memmove(dst + half, src + half, bytes - half);
+}
+
 static void play_memory(const struct standin_op *op)
 {
     char *dst = standin_alias(op->dst, op->bytes);
@@ -65,8 +76,7 @@ static void play_memory(const struct standin_op *op)
         return;
     }
     if (op->kind == OP_COPY) {
-        memmove(dst, src, op->bytes);
-        pause_for(op->bytes);
+        copy_in_time(dst, src, op->bytes);
     } else if (op->kind == OP_FILL && op->value_bytes == 1) {
         memset(dst, (int)op->value, op->bytes);
     } else {
@@ -270,6 +280,22 @@ cuda_result cuStreamCreate(cuda_stream *stream, unsigned flags)
     return cuStreamCreateWithPriority(stream, flags, 0);
 }
 
+/* With the lock: this thread's default stream in the context. */
+static struct standin_stream *stream_of_thread(struct standin_context *context)
+{
+    struct standin_stream *stream = context->streams;
+    while (stream && !(stream->per_thread && pthread_equal(stream->owner, pthread_self())))
+        stream = stream->next;
+    if (stream)
+        return stream;
+    stream = make_stream(context, 0, shared_channel(context));
+    if (stream) {
+        stream->per_thread = true;
+        stream->owner = pthread_self();
+    }
+    return stream;
+}
+
 cuda_result standin_find_stream(struct standin_context *context, cuda_stream handle,
                                 struct standin_stream **found)
 {
@@ -277,8 +303,10 @@ cuda_result standin_find_stream(struct standin_context *context, cuda_stream han
         *found = context->legacy;
         return CUDA_DRIVER_OK;
     }
-    if (handle == (void *)2)
-        return CUDA_DRIVER_NOT_SUPPORTED; /* the stand-in has no per-thread streams */
+    if (handle == (void *)2) {
+        *found = stream_of_thread(context);
+        return *found ? CUDA_DRIVER_OK : CUDA_DRIVER_OUT_OF_MEMORY;
+    }
     struct standin_stream *stream = context->streams;
     while (stream && stream != handle)
         stream = stream->next;
@@ -353,7 +381,7 @@ cuda_result cuStreamDestroy_v2(cuda_stream handle)
         return result;
     pthread_mutex_lock(&standin_lock);
     result = standin_find_stream(context, handle, &stream);
-    if (result == CUDA_DRIVER_OK && stream == context->legacy)
+    if (result == CUDA_DRIVER_OK && (stream == context->legacy || stream->per_thread))
         result = CUDA_DRIVER_INVALID_HANDLE;
     if (result == CUDA_DRIVER_OK)
         stream->destroyed = true;

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/status.h"
+#include "mem/device.h"
 #include "tests/rig_suite.h"
 
 #define AWAIT_S   30
@@ -605,6 +606,51 @@ static void test_stream_many_communicators(void)
     run(WORLD_PROCESSES, 2, direct, many_comms, &seed);
 }
 
+#define THREAD_STREAM ((void *)2) /* the default stream of the thread that names it */
+
+/* While a large result comes back in one thread's default stream, another thread's goes on; so long
+ * nobody else may have the block that it comes from. */
+static int streams_of_threads(tutti_comm *comm, int rank, int size, void *context)
+{
+    enum { COUNT = 100000, BYTES = 4 * COUNT, BLOCK = 2 * BYTES + 256, ROUNDS = 20 };
+    tutti_comm *own;
+    struct mem_place place;
+    (void)size;
+    (void)context;
+    if (tutti_comm_split(comm, rank, 0, &own) != TUTTI_OK)
+        return world_check(rank, 0, "split: %s", tutti_last_error());
+    void *in = ints(COUNT, rank), *out = rig_take(BYTES), *small = ints(4, 0), *block;
+    int wrong = WORLD_OK(tutti_barrier(comm));
+    if (rank == 0)
+        wrong += WORLD_OK(
+            tutti_allreduce_on(in, out, COUNT, TUTTI_INT32, TUTTI_SUM, own, THREAD_STREAM));
+    wrong += WORLD_OK(mem_device_of(in, &place));
+    for (int i = 0; rank > 0 && i < ROUNDS && wrong == 0; i++) {
+        wrong += WORLD_OK(
+            tutti_allreduce_on(small, small, 4, TUTTI_INT32, TUTTI_SUM, own, THREAD_STREAM));
+        wrong += rig_await(rank, THREAD_STREAM, AWAIT_S);
+        usleep(5000);
+        wrong += WORLD_OK(mem_pinned_take(place.device, BLOCK, &block));
+        memset(block, 0xee, BLOCK);
+        mem_pinned_give(place.device, block);
+    }
+    wrong += rig_await(rank, THREAD_STREAM, AWAIT_S);
+    if (rank == 0)
+        wrong += wrong_ints(rank, out, COUNT, 0, "beside another thread's");
+    wrong += WORLD_OK(tutti_barrier(comm));
+    rig_give(in);
+    rig_give(out);
+    rig_give(small);
+    return wrong + WORLD_OK(tutti_comm_destroy(own));
+}
+
+static void test_stream_of_each_thread(void)
+{
+    setenv("TUTTI_TEST_STANDIN_COPY_MBPS", "10", 1);
+    run(WORLD_THREADS, 2, staged, streams_of_threads, NULL);
+    unsetenv("TUTTI_TEST_STANDIN_COPY_MBPS");
+}
+
 /* Memory of a pool, which other processes cannot map, and memory in the middle of an allocation. */
 static int memory_of_a_pool(tutti_comm *comm, int rank, int size, void *context)
 {
@@ -661,6 +707,7 @@ int main(int argc, char **argv)
         {"beside_blocking_calls", test_stream_beside_blocking_calls},
         {"far_ahead", test_stream_far_ahead},
         {"many_communicators", test_stream_many_communicators},
+        {"of_each_thread", test_stream_of_each_thread},
         {"memory_that_peers_cannot_map", test_stream_memory_that_peers_cannot_map},
     };
     return suite_run("stream", tests, sizeof tests / sizeof *tests, argc, argv);

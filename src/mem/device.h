@@ -186,7 +186,10 @@ struct mem_stream {
     struct mem_device *device;
     void *handle;     /* the driver's; NULL: the legacy default stream */
     uint64_t capture; /* names the capture in progress, 0: none */
+    uint64_t thread;  /* names the thread whose default stream it is; 0: the handle says it all */
 };
+/* Whether both are one stream of the device: one handle may be another stream in each thread. */
+bool mem_stream_is_same(const struct mem_stream *a, const struct mem_stream *b);
 
 /* Whether the handle is that of the legacy default stream of a device, whose work and that of
  * ordinary streams wait for each other in the order they were given. */

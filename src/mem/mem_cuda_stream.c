@@ -71,6 +71,22 @@ bool mem_stream_is_legacy(const void *handle)
     return handle == NULL || handle == STREAM_LEGACY;
 }
 
+/* A number that no other thread of the process has or had. */
+static uint64_t thread_number(void)
+{
+    static _Atomic uint64_t threads;
+    static _Thread_local uint64_t number;
+    if (number == 0)
+        number = atomic_fetch_add(&threads, 1) + 1;
+    return number;
+}
+
+bool mem_stream_is_same(const struct mem_stream *a, const struct mem_stream *b)
+{
+    bool legacy = mem_stream_is_legacy(a->handle) && mem_stream_is_legacy(b->handle);
+    return a->device == b->device && a->thread == b->thread && (legacy || a->handle == b->handle);
+}
+
 tutti_status mem_stream_open(void *handle, const void *hint, struct mem_stream *stream)
 {
     const struct cuda_driver *driver;
@@ -100,7 +116,10 @@ tutti_status mem_stream_open(void *handle, const void *hint, struct mem_stream *
     status = find_capture(device, handle, &capture, NULL);
     mem_cuda_leave(&scope);
     if (status == TUTTI_OK)
-        *stream = (struct mem_stream){.device = device, .handle = handle, .capture = capture};
+        *stream = (struct mem_stream){.device = device,
+                                      .handle = handle,
+                                      .capture = capture,
+                                      .thread = handle == STREAM_PER_THREAD ? thread_number() : 0};
     return status;
 }
 
