@@ -27,6 +27,7 @@ struct facts {
     uint64_t chunk, lanes, direct_min; /* direct_min: 0 without TUTTI_CUDA_DIRECT */
     uint64_t part_bytes;               /* 0: this rank may pass other memory than its peers */
     uint8_t device[16];                /* of this rank; zero: none */
+    int32_t device_number;             /* within its process */
     char algo[SHARED_TEXT], transports[SHARED_TEXT];
     uint8_t comm_id[8], secret[32];
     int32_t status;
@@ -159,8 +160,10 @@ static void gather_facts(tutti_comm *comm, struct facts *facts)
                             .direct_min = settings->cuda_direct ? settings->cuda_direct_min : 0};
     bool in_use = mem_device_in_use(&comm->device); /* asked even if not wanted: it looks */
     facts->part_bytes = part_bytes(settings, in_use);
-    if (in_use)
+    if (in_use) {
         memcpy(facts->device, mem_device_uuid(comm->device), sizeof facts->device);
+        facts->device_number = mem_device_number(comm->device);
+    }
     if (!in_use || !settings->cuda_direct)
         refuse_device(comm, settings->cuda_direct ? NO_GPU : "TUTTI_CUDA_DIRECT is 0");
     snprintf(facts->algo, sizeof facts->algo, "%s", settings->algo);
@@ -519,7 +522,8 @@ static tutti_status build_rounds(tutti_comm *comm, struct bootstrap *bootstrap, 
     mine->reach = comm->device ? MEM_REACH_SAME : MEM_REACH_NONE;
     for (uint32_t r = 0; r < comm->size && mine->reach != MEM_REACH_NONE; r++) {
         bool here = facts[r].host.process_id == my_facts->host.process_id;
-        enum mem_reach reach = mem_device_reach(comm->device, facts[r].device, here);
+        enum mem_reach reach =
+            mem_device_reach(comm->device, facts[r].device, here ? facts[r].device_number : -1);
         mine->reach = reach < mine->reach ? reach : mine->reach;
     }
     if (status != TUTTI_OK)

@@ -271,11 +271,11 @@ static int mode_two_devices(void)
     uint8_t nobody[16] = {1};
     fill(data, 64);
     return EXPECT(place[0].device == first) || EXPECT(place[0].device != place[1].device) ||
-           EXPECT(mem_device_reach(place[0].device, mem_device_uuid(place[1].device), false) ==
+           EXPECT(mem_device_reach(place[0].device, mem_device_uuid(place[1].device), -1) ==
                   MEM_REACH_LINK) ||
-           EXPECT(mem_device_reach(place[0].device, mem_device_uuid(place[0].device), true) ==
-                  MEM_REACH_SAME) ||
-           EXPECT(mem_device_reach(place[0].device, nobody, true) == MEM_REACH_NONE) ||
+           EXPECT(mem_device_reach(place[0].device, mem_device_uuid(place[0].device),
+                                   mem_device_number(first)) == MEM_REACH_SAME) ||
+           EXPECT(mem_device_reach(place[0].device, nobody, 1) == MEM_REACH_NONE) ||
            EXPECT(mem_copy_any(place[0].base, data, 64) == TUTTI_OK) ||
            EXPECT(mem_copy_any(place[1].base, place[0].base, 64) == TUTTI_OK) ||
            EXPECT(mem_copy_any(seen, place[1].base, 64) == TUTTI_OK) ||

@@ -79,6 +79,7 @@ static const char *name_of(cuda_result result)
         X(INVALID_DEVICE, 101, CUDA_ERROR_INVALID_DEVICE)
         X(INVALID_IMAGE, 200, CUDA_ERROR_INVALID_IMAGE)
         X(INVALID_CONTEXT, 201, CUDA_ERROR_INVALID_CONTEXT)
+        X(NO_PEER, 217, CUDA_ERROR_PEER_ACCESS_UNSUPPORTED)
         X(INVALID_HANDLE, 400, CUDA_ERROR_INVALID_HANDLE)
         X(NOT_FOUND, 500, CUDA_ERROR_NOT_FOUND)
         X(NOT_READY, 600, CUDA_ERROR_NOT_READY)
@@ -184,13 +185,17 @@ cuda_result cuCtxEnablePeerAccess(cuda_context other, unsigned flags)
     cuda_result result = standin_block(&context);
     if (result != CUDA_DRIVER_OK)
         return result;
-    unsigned bit = 1u << peer->ordinal;
+    uint64_t bit = UINT64_C(1) << peer->number % 64;
     pthread_mutex_lock(&standin_lock);
-    if (flags != 0 || peer->ordinal == context->ordinal)
+    if (flags != 0)
         result = CUDA_DRIVER_INVALID_VALUE;
+    else if (peer == context)
+        result = CUDA_DRIVER_INVALID_CONTEXT;
+    else if (peer->ordinal == context->ordinal)
+        result = CUDA_DRIVER_NO_PEER; /* what cuDeviceCanAccessPeer denies */
     else if (context->opened & bit)
         result = CUDA_DRIVER_PEER_OPEN;
-    else if ((uint64_t)__builtin_popcount(context->opened) >= standin_settings()->peers)
+    else if ((uint64_t)__builtin_popcountll(context->opened) >= standin_settings()->peers)
         result = CUDA_DRIVER_TOO_MANY_PEERS;
     else
         context->opened |= bit;
@@ -210,6 +215,8 @@ static cuda_result make_context(int ordinal, struct standin_context **made)
     struct standin_context *context = calloc(1, sizeof *context);
     cuda_result result = context ? standin_make_arena(ordinal) : CUDA_DRIVER_OUT_OF_MEMORY;
     if (result == CUDA_DRIVER_OK) {
+        static unsigned made_before;
+        context->number = made_before++;
         context->ordinal = ordinal;
         context->retained = 1;
         result = standin_make_streams(context);

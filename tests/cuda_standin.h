@@ -21,14 +21,16 @@
  *                   CUDA_LAUNCH_BLOCKING=1 on real devices
  *   captures        of one stream at a time, forbidding other threads' calls as the real one does
  *   IPC             processes map each other's memory file
- *   several GPUs    kernels reach what was allocated plainly on one that was opened to theirs, of
- *                   at most TUTTI_TEST_STANDIN_PEERS (8) others; copies go anywhere. They have
- * links to each other, or with TUTTI_TEST_STANDIN_LINKS=0 a bus adapters        with
- * TUTTI_TEST_STANDIN_NIC=1 memory can be registered by its device address: the view without access
- * is open from the question whether adapters may reach an allocation until the thread that asked
- * calls again; pinned pages stay pinned. A descriptor of the memory file passes for a dma-buf, or
- * nothing does with TUTTI_TEST_STANDIN_DMABUF=0. TUTTI_TEST_STANDIN_FLUSH=1: arrivals must be
- * flushed, which is counted
+ *   contexts        kernels reach what was allocated plainly in one that was opened to theirs, of
+ *                   at most TUTTI_TEST_STANDIN_PEERS (8) others, and on another GPU; copies go
+ *                   anywhere. GPUs have links to each other, or with TUTTI_TEST_STANDIN_LINKS=0 a
+ *                   bus
+ *   adapters        with TUTTI_TEST_STANDIN_NIC=1 memory can be registered by its device address:
+ *                   the view without access is open from the question whether adapters may reach an
+ *                   allocation until the thread that asked calls again; pinned pages stay pinned. A
+ *                   descriptor of the memory file passes for a dma-buf, or nothing does with
+ *                   TUTTI_TEST_STANDIN_DMABUF=0. TUTTI_TEST_STANDIN_FLUSH=1: arrivals must be
+ *                   flushed, which is counted
  *
  * TUTTI_TEST_STANDIN_DEVICES (1) is the number of GPUs, TUTTI_TEST_STANDIN_MEMORY_OPS=0 takes the
  * streams' memory operations away, TUTTI_TEST_STANDIN_BYTES (16 GiB) is the memory of each GPU. */
@@ -62,9 +64,10 @@ struct standin_graph;
 /* A GPU context. */
 struct standin_context {
     int ordinal;
+    unsigned number; /* of the contexts made */
     bool primary;
     unsigned retained;
-    unsigned opened;                  /* a bit for each GPU whose memory is open to this one */
+    uint64_t opened;                  /* a bit for each context whose memory is open to this one */
     _Atomic cuda_result error;        /* sticky */
     struct standin_channel *channels; /* all of them */
     struct standin_channel *shared[CHANNELS_MAX];
@@ -150,7 +153,8 @@ cuda_result standin_make_arena(int ordinal);
 /* The address at which the stand-in's threads reach [address, address + bytes): host memory is
  * where it is. NULL: beyond an allocation. */
 void *standin_alias(cuda_address address, size_t bytes);
-/* Pinned memory, peers', that of the context's own device, and of others that were opened to it. */
+/* Pinned memory, peers' that the context mapped, its own, that of its device's pools, and that of
+ * contexts which were opened to it. */
 bool standin_kernels_reach(const struct standin_context *context, cuda_address address);
 /* True: neither device memory nor pinned. */
 bool standin_is_pageable(cuda_address address);

@@ -124,8 +124,10 @@ bool standin_kernels_reach(const struct standin_context *context, cuda_address a
 {
     pthread_mutex_lock(&standin_lock);
     const struct memory *memory = find_memory(address);
-    bool reach = memory && (memory->kind >= IMPORTED || memory->ordinal == context->ordinal ||
-                            (memory->kind == DEVICE && context->opened >> memory->ordinal & 1));
+    bool reach =
+        memory && (memory->kind > IMPORTED || memory->context == context ||
+                   (memory->kind == POOL && memory->ordinal == context->ordinal) ||
+                   (memory->kind == DEVICE && context->opened >> memory->context->number % 64 & 1));
     pthread_mutex_unlock(&standin_lock);
     return reach;
 }
@@ -539,9 +541,12 @@ cuda_result cuIpcOpenMemHandle_v2(cuda_address *address, struct cuda_ipc_handle 
         return result;
     pthread_mutex_lock(&standin_lock);
     struct memory *memory = memories;
-    while (memory && !(memory->kind == IMPORTED && memory->key == handle.key))
+    while (memory && !(memory->kind == IMPORTED && memory->key == handle.key &&
+                       memory->context->ordinal == context->ordinal))
         memory = memory->next;
-    if (memory) {
+    if (memory && memory->context != context) {
+        result = CUDA_DRIVER_INVALID_CONTEXT; /* one context of each GPU may */
+    } else if (memory) {
         memory->opened++;
         *address = memory->base;
     } else {

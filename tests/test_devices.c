@@ -141,6 +141,44 @@ static void test_devices_are_linked_or_apart(void)
                            "on GPUs with links to each other: about 12 us and 200 GB/s"});
 }
 
+/* ---- several contexts of a GPU ----------------------------------------------------------------
+ */
+
+static void enter_context_of_own(int rank)
+{
+    cuda_context context;
+    if (rank == 1 && rig_gpu()->context_create(&context, 0, 0) != CUDA_DRIVER_OK)
+        abort();
+}
+
+/* Each context has its own addresses: what one was given another one's kernels cannot touch. */
+static int contexts(tutti_comm *comm, int rank, int size, void *context)
+{
+    cuda_stream stream;
+    cuda_address memory;
+    int wrong = 0;
+    (void)context;
+    if (rig_gpu()->alloc(&memory, COUNT * 4) != CUDA_DRIVER_OK ||
+        rig_gpu()->stream_make(&stream, CUDA_STREAM_NON_BLOCKING) != CUDA_DRIVER_OK)
+        return world_check(rank, 0, "no memory or no stream");
+    void *data = (void *)(uintptr_t)memory;
+    rig_set_ints(data, COUNT, rank);
+    wrong += WORLD_OK(tutti_allreduce_on(data, data, COUNT, TUTTI_INT32, TUTTI_SUM, comm, stream));
+    wrong += rig_await(rank, stream, AWAIT_S);
+    wrong += WORLD_OK(tutti_comm_status(comm));
+    return wrong + rig_wrong_ints(rank, data, COUNT, size * (size - 1) / 2, size, "contexts");
+}
+
+static void test_devices_with_several_contexts(void)
+{
+    struct world world = {.kind = WORLD_THREADS,
+                          .size = 3,
+                          .settings = direct,
+                          .limit_s = RUN_LIMIT_S,
+                          .prepare = enter_context_of_own};
+    run_world(&world, contexts, NULL);
+}
+
 /* ---- bad input -------------------------------------------------------------------------------
  */
 
@@ -197,6 +235,7 @@ int main(int argc, char **argv)
         {"one_for_each_rank", test_devices_one_for_each_rank},
         {"work_in_each_others_memory", test_devices_work_in_each_others_memory},
         {"are_linked_or_apart", test_devices_are_linked_or_apart},
+        {"with_several_contexts", test_devices_with_several_contexts},
         {"in_one_call_are_refused", test_devices_in_one_call_are_refused},
     };
     return suite_run("devices", tests, sizeof tests / sizeof *tests, argc, argv);

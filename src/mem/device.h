@@ -64,12 +64,14 @@ const char *mem_device_name(const struct mem_device *device);
 const uint8_t *mem_device_uuid(const struct mem_device *device);
 /* Whether queues of this device reduce; not in a build without its kernels. */
 bool mem_device_reduces(const struct mem_device *device);
+/* A number that names the device within this process. */
+int mem_device_number(const struct mem_device *device);
 /* How this device works in the memory of that one, the slowest first: not at all; over the bus;
- * over links between GPUs; it is the same. here: in what this process has there, too (the
- * shareable, also of later), which is opened to the device the first time; that may wait for the
- * streams of both. */
+ * over links between GPUs; it is the same. here: the number of that one if it is of this process,
+ * else -1: what it has there (the shareable, also of later) is opened to the device the first time,
+ * which may wait for the streams of both. Two contexts of one GPU are two devices. */
 enum mem_reach { MEM_REACH_NONE, MEM_REACH_BUS, MEM_REACH_LINK, MEM_REACH_SAME };
-enum mem_reach mem_device_reach(struct mem_device *device, const uint8_t uuid[16], bool here);
+enum mem_reach mem_device_reach(struct mem_device *device, const uint8_t uuid[16], int here);
 
 /* ---- memory ---- */
 

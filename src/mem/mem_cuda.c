@@ -145,6 +145,7 @@ tutti_status mem_cuda_device_of_context(const struct cuda_driver *driver, cuda_c
                 status = fail(TUTTI_ERR_NOMEM, "open a GPU context: out of host memory");
         }
         if (device && !find_device(context)) {
+            device->number = (int)count;
             devices.list[count] = device;
             atomic_store_explicit(&devices.count, count + 1, memory_order_release);
         }
@@ -237,38 +238,42 @@ static enum mem_reach connection(const struct mem_device *device, const uint8_t 
     return MEM_REACH_NONE;
 }
 
-/* With the lock: opens what the listed device has, and will have, to this one. The driver allows a
- * device so many others only. */
-static bool open_other(struct mem_device *device, unsigned index)
+/* Opens what the listed device has, and will have, to this one. The driver allows a device so many
+ * others only. */
+static bool open_other(struct mem_device *device, const struct mem_device *other)
 {
     struct cuda_scope scope;
-    if (device->opened >> index & 1)
-        return true;
-    if (mem_cuda_enter(device, &scope) != TUTTI_OK)
-        return false;
-    cuda_result result = device->driver->context_open(devices.list[index]->context, 0);
-    mem_cuda_leave(&scope);
-    if (result != CUDA_DRIVER_OK && result != CUDA_DRIVER_PEER_OPEN)
-        return false;
-    device->opened |= UINT64_C(1) << index;
-    return true;
+    uint64_t bit = UINT64_C(1) << other->number;
+    pthread_mutex_lock(&devices.lock);
+    if (!(device->opened & bit) && mem_cuda_enter(device, &scope) == TUTTI_OK) {
+        cuda_result result = device->driver->context_open(other->context, 0);
+        mem_cuda_leave(&scope);
+        if (result == CUDA_DRIVER_OK || result == CUDA_DRIVER_PEER_OPEN)
+            device->opened |= bit;
+    }
+    bool opened = (device->opened & bit) != 0;
+    pthread_mutex_unlock(&devices.lock);
+    return opened;
 }
 
 static_assert(DEVICES_MAX <= 64, "a bit for each in mem_device.opened");
 
-enum mem_reach mem_device_reach(struct mem_device *device, const uint8_t uuid[16], bool here)
+int mem_device_number(const struct mem_device *device)
 {
-    if (memcmp(&device->uuid, uuid, sizeof device->uuid) == 0)
+    return device->number;
+}
+
+enum mem_reach mem_device_reach(struct mem_device *device, const uint8_t uuid[16], int here)
+{
+    bool is_same = memcmp(&device->uuid, uuid, sizeof device->uuid) == 0;
+    if (is_same && (here < 0 || here == device->number))
         return MEM_REACH_SAME;
-    enum mem_reach reach = connection(device, uuid);
-    pthread_mutex_lock(&devices.lock);
-    unsigned count = atomic_load_explicit(&devices.count, memory_order_relaxed);
-    for (unsigned i = 0; i < count && here && reach != MEM_REACH_NONE; i++) {
-        if (memcmp(&devices.list[i]->uuid, uuid, sizeof device->uuid) == 0 &&
-            !open_other(device, i))
-            reach = MEM_REACH_NONE;
-    }
-    pthread_mutex_unlock(&devices.lock);
+    enum mem_reach reach = is_same ? MEM_REACH_LINK : connection(device, uuid);
+    if (here < 0 || reach == MEM_REACH_NONE)
+        return reach;
+    if ((unsigned)here >= atomic_load_explicit(&devices.count, memory_order_acquire) ||
+        !open_other(device, devices.list[here]))
+        return MEM_REACH_NONE;
     return reach;
 }
 

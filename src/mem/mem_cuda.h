@@ -32,6 +32,7 @@ struct mem_device {
     tutti_status unusable;  /* not TUTTI_OK: it could not be opened; it is not tried again */
     char why[SENTENCE_MAX]; /* the sentence of that */
     int ordinal;
+    int number; /* in the list of devices */
     char name[CUDA_NAME_MAX];
     struct cuda_uuid uuid;
     int priority;             /* the highest that streams can have */

@@ -38,6 +38,7 @@ struct cuda_uuid {
     X(DRIVER_NO_DEVICE, 100, CUDA_ERROR_NO_DEVICE)                                                 \
     X(DRIVER_INVALID_DEVICE, 101, CUDA_ERROR_INVALID_DEVICE)                                       \
     X(DRIVER_INVALID_CONTEXT, 201, CUDA_ERROR_INVALID_CONTEXT)                                     \
+    X(DRIVER_NO_PEER, 217, CUDA_ERROR_PEER_ACCESS_UNSUPPORTED)                                     \
     X(DRIVER_INVALID_HANDLE, 400, CUDA_ERROR_INVALID_HANDLE)                                       \
     X(DRIVER_NOT_FOUND, 500, CUDA_ERROR_NOT_FOUND)                                                 \
     X(DRIVER_NOT_READY, 600, CUDA_ERROR_NOT_READY)                                                 \
