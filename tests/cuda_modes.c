@@ -1,5 +1,6 @@
 /* cuda_modes.c: drivers that are missing, old, failing or different, and settings, each in a
  * process of its own, because a process has one driver; part of test_cuda. */
+#include <dlfcn.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 
@@ -121,6 +122,21 @@ static int mode_no_gpu(void)
     gpu_name_driver();
     return EXPECT(mem_device_open(&opened) == TUTTI_ERR_UNSUPPORTED) ||
            EXPECT(strstr(status_sentence(), "NO_DEVICE"));
+}
+
+/* A program that has loaded a stub, as it was linked with one, may use the library all the same. */
+static int mode_stub(void)
+{
+    struct mem_device *opened = NULL;
+    struct mem_place place;
+    unsigned char local[8] = {0}, other[8] = {1};
+    setenv("TUTTI_TEST_STANDIN_STUB", "1", 1);
+    gpu_name_driver();
+    return EXPECT(dlopen(STANDIN_FILE, RTLD_NOW)) || EXPECT(!mem_device_in_use(&opened)) ||
+           EXPECT(mem_device_present()) || EXPECT(mem_device_of(local, &place) == TUTTI_OK) ||
+           EXPECT(!place.device) || EXPECT(mem_copy_any(other, local, sizeof local) == TUTTI_OK) ||
+           EXPECT(other[0] == 0) || EXPECT(mem_device_open(&opened) == TUTTI_ERR_UNSUPPORTED) ||
+           EXPECT(strstr(status_sentence(), "STUB_LIBRARY"));
 }
 
 /* A failed device answers every call with the same, and ends no process. */
@@ -330,6 +346,7 @@ static const struct mode modes[] = {
     {"--old", mode_old, false},
     {"--fault", mode_fault, false},
     {"--no-gpu", mode_no_gpu, true},
+    {"--stub", mode_stub, true},
     {"--failing", mode_failing, true},
     {"--no-kernels", mode_no_kernels, true},
     {"--no-memory-ops", mode_no_memory_ops, true},

@@ -43,6 +43,7 @@ static void load_settings(void)
     settings.nic = number(getenv("TUTTI_TEST_STANDIN_NIC"), 0) != 0;
     settings.dmabuf = number(getenv("TUTTI_TEST_STANDIN_DMABUF"), 1) != 0;
     settings.flush = number(getenv("TUTTI_TEST_STANDIN_FLUSH"), 0) != 0;
+    settings.stub = number(getenv("TUTTI_TEST_STANDIN_STUB"), 0) != 0;
     settings.launch_blocking = number(getenv("TUTTI_TEST_STANDIN_BLOCKING"), 0) != 0;
     if (settings.channels < 1 || settings.channels > CHANNELS_MAX)
         settings.channels = CHANNELS_MAX;
@@ -59,6 +60,8 @@ const struct standin_settings *standin_settings(void)
 
 cuda_result cuInit(unsigned flags)
 {
+    if (standin_settings()->stub)
+        return CUDA_STUB;
     if (standin_settings()->devices == 0)
         return CUDA_DRIVER_NO_DEVICE;
     atomic_store(&initialised, true);
@@ -75,6 +78,7 @@ static const char *name_of(cuda_result result)
         X(INVALID_VALUE, 1, CUDA_ERROR_INVALID_VALUE)
         X(OUT_OF_MEMORY, 2, CUDA_ERROR_OUT_OF_MEMORY)
         X(NOT_INITIALIZED, 3, CUDA_ERROR_NOT_INITIALIZED)
+        X(STUB, CUDA_STUB, CUDA_ERROR_STUB_LIBRARY)
         X(NO_DEVICE, 100, CUDA_ERROR_NO_DEVICE)
         X(INVALID_DEVICE, 101, CUDA_ERROR_INVALID_DEVICE)
         X(INVALID_IMAGE, 200, CUDA_ERROR_INVALID_IMAGE)
@@ -117,7 +121,7 @@ cuda_result cuDriverGetVersion(int *version)
 cuda_result cuDeviceGetCount(int *count)
 {
     *count = (int)standin_settings()->devices;
-    return atomic_load(&initialised) ? CUDA_DRIVER_OK : CUDA_DRIVER_NOT_INITIALIZED;
+    return standin_is_initialised();
 }
 
 static bool is_device(int device)
@@ -128,8 +132,9 @@ static bool is_device(int device)
 cuda_result cuDeviceGet(int *device, int ordinal)
 {
     *device = ordinal;
-    if (!atomic_load(&initialised))
-        return CUDA_DRIVER_NOT_INITIALIZED;
+    cuda_result ready = standin_is_initialised();
+    if (ready != CUDA_DRIVER_OK)
+        return ready;
     return is_device(ordinal) ? CUDA_DRIVER_OK : CUDA_DRIVER_INVALID_DEVICE;
 }
 
@@ -233,8 +238,9 @@ static cuda_result make_context(int ordinal, struct standin_context **made)
 
 cuda_result cuDevicePrimaryCtxRetain(cuda_context *context, int ordinal)
 {
-    if (!atomic_load(&initialised))
-        return CUDA_DRIVER_NOT_INITIALIZED;
+    cuda_result ready = standin_is_initialised();
+    if (ready != CUDA_DRIVER_OK)
+        return ready;
     if (!is_device(ordinal))
         return CUDA_DRIVER_INVALID_DEVICE;
     cuda_result result = CUDA_DRIVER_OK;
@@ -313,18 +319,21 @@ cuda_result cuCtxSetCurrent(cuda_context context)
 cuda_result cuCtxGetCurrent(cuda_context *context)
 {
     *context = depth > 0 ? stack[depth - 1] : NULL;
-    return atomic_load(&initialised) ? CUDA_DRIVER_OK : CUDA_DRIVER_NOT_INITIALIZED;
+    return standin_is_initialised();
 }
 
-bool standin_is_initialised(void)
+cuda_result standin_is_initialised(void)
 {
-    return atomic_load(&initialised);
+    if (standin_settings()->stub)
+        return CUDA_STUB;
+    return atomic_load(&initialised) ? CUDA_DRIVER_OK : CUDA_DRIVER_NOT_INITIALIZED;
 }
 
 cuda_result standin_enter(struct standin_context **context)
 {
-    if (!atomic_load(&initialised))
-        return CUDA_DRIVER_NOT_INITIALIZED;
+    cuda_result ready = standin_is_initialised();
+    if (ready != CUDA_DRIVER_OK)
+        return ready;
     if (depth == 0)
         return CUDA_DRIVER_INVALID_CONTEXT;
     *context = stack[depth - 1];

@@ -33,7 +33,9 @@
  *                   flushed, which is counted
  *
  * TUTTI_TEST_STANDIN_DEVICES (1) is the number of GPUs, TUTTI_TEST_STANDIN_MEMORY_OPS=0 takes the
- * streams' memory operations away, TUTTI_TEST_STANDIN_BYTES (16 GiB) is the memory of each GPU. */
+ * streams' memory operations away, TUTTI_TEST_STANDIN_BYTES (16 GiB) is the memory of each GPU.
+ * With TUTTI_TEST_STANDIN_STUB=1 it is a stub, as toolkits have one to link with: whatever is
+ * asked, it answers that it is no driver. */
 #ifndef TESTS_CUDA_STANDIN_H
 #define TESTS_CUDA_STANDIN_H
 
@@ -55,6 +57,7 @@ GPU_RARE_FUNCTIONS(X)
 STANDIN_CONTROLS(X)
 #undef X
 
+#define CUDA_STUB    34 /* CUDA_ERROR_STUB_LIBRARY */
 #define CHANNELS_MAX 64 /* shared by streams */
 #define DEVICES_MAX  8
 
@@ -126,7 +129,7 @@ extern pthread_cond_t standin_done;
 /* From the environment, at the first call of the process. */
 struct standin_settings {
     uint64_t channels, room, seed, delay_us, devices, peers, bytes, copy_mbps;
-    bool kernels, memory_ops, nic, dmabuf, flush, links, launch_blocking;
+    bool kernels, memory_ops, nic, dmabuf, flush, links, launch_blocking, stub;
 };
 const struct standin_settings *standin_settings(void);
 extern struct standin_context *standin_contexts; /* all of them */
@@ -137,7 +140,8 @@ static inline cuda_address cuda_address_of_host(const void *pointer)
 }
 
 /* cuda_standin.c */
-bool standin_is_initialised(void);
+/* CUDA_DRIVER_OK, or what every call answers. */
+cuda_result standin_is_initialised(void);
 /* The context current in this thread, if the call may be made: CUDA_DRIVER_OK and *context. */
 cuda_result standin_enter(struct standin_context **context);
 /* As standin_enter, for calls that wait for all that the context was given: they have waited. */

@@ -425,9 +425,9 @@ static cuda_result answer(const struct memory *memory, int attribute, void *valu
 cuda_result cuPointerGetAttributes(unsigned count, int *attributes, void **values,
                                    cuda_address pointer)
 {
-    if (!standin_is_initialised())
-        return CUDA_DRIVER_NOT_INITIALIZED;
-    cuda_result result = CUDA_DRIVER_OK;
+    cuda_result result = standin_is_initialised();
+    if (result != CUDA_DRIVER_OK)
+        return result;
     standin_close_views();
     pthread_mutex_lock(&standin_lock);
     const struct memory *memory = find_memory(pointer);

@@ -34,7 +34,6 @@ struct cuda_uuid {
     X(DRIVER_INVALID_VALUE, 1, CUDA_ERROR_INVALID_VALUE)                                           \
     X(DRIVER_OUT_OF_MEMORY, 2, CUDA_ERROR_OUT_OF_MEMORY)                                           \
     X(DRIVER_NOT_INITIALIZED, 3, CUDA_ERROR_NOT_INITIALIZED)                                       \
-    X(DRIVER_DEINITIALIZED, 4, CUDA_ERROR_DEINITIALIZED)                                           \
     X(DRIVER_NO_DEVICE, 100, CUDA_ERROR_NO_DEVICE)                                                 \
     X(DRIVER_INVALID_DEVICE, 101, CUDA_ERROR_INVALID_DEVICE)                                       \
     X(DRIVER_INVALID_CONTEXT, 201, CUDA_ERROR_INVALID_CONTEXT)                                     \
