@@ -17,14 +17,14 @@
  *                   have done all they were given, and other threads' launches, copies, allocations
  *                   and pinning wait with them, as in the real driver. The same where a channel
  *                   has no room (TUTTI_TEST_STANDIN_ROOM pieces of work, 1024)
- *   launches        return when the kernel has ended with TUTTI_TEST_STANDIN_BLOCKING=1, as with
- *                   CUDA_LAUNCH_BLOCKING=1 on real devices
+ *   launches        wait so, too, the first time in a context: a driver may make then what kernels
+ *                   share. With TUTTI_TEST_STANDIN_BLOCKING=1 each returns when its kernel has
+ *                   ended, as CUDA_LAUNCH_BLOCKING=1 has it on real devices
  *   captures        of one stream at a time, forbidding other threads' calls as the real one does
  *   IPC             processes map each other's memory file
  *   contexts        kernels reach what was allocated plainly in one that was opened to theirs, of
  *                   at most TUTTI_TEST_STANDIN_PEERS (8) others, and on another GPU; copies go
- *                   anywhere. GPUs have links to each other, or with TUTTI_TEST_STANDIN_LINKS=0 a
- *                   bus
+ *                   anywhere. GPUs have links to each other, or a bus (TUTTI_TEST_STANDIN_LINKS=0)
  *   adapters        with TUTTI_TEST_STANDIN_NIC=1 memory can be registered by its device address:
  *                   the view without access is open from the question whether adapters may reach an
  *                   allocation until the thread that asked calls again; pinned pages stay pinned. A
@@ -72,6 +72,7 @@ struct standin_context {
     unsigned retained;
     uint64_t opened;                  /* a bit for each context whose memory is open to this one */
     _Atomic cuda_result error;        /* sticky */
+    _Atomic bool launched;            /* some kernel was */
     struct standin_channel *channels; /* all of them */
     struct standin_channel *shared[CHANNELS_MAX];
     unsigned streams_made;

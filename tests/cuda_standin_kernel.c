@@ -68,6 +68,12 @@ cuda_result cuLaunchKernel(cuda_function function, unsigned grid_x, unsigned gri
                             .blocks = grid_x < BLOCKS_MAX ? grid_x : BLOCKS_MAX};
     if (parameters)
         memcpy(&op.work, parameters[0], sizeof op.work);
+    struct standin_context *context;
+    cuda_result result = standin_enter(&context);
+    if (result == CUDA_DRIVER_OK && !atomic_exchange(&context->launched, true))
+        result = standin_block(&context);
+    if (result != CUDA_DRIVER_OK)
+        return result;
     atomic_fetch_add(&launches, 1);
     return standin_issue(stream, &op, standin_settings()->launch_blocking);
 }

@@ -150,6 +150,28 @@ static tutti_status make_claims(struct mem_device *device)
     return status;
 }
 
+/* The first kernel of a context runs while no stream waits: a driver that makes only then what
+ * kernels share may wait for all streams to do so, and it is done before one waits for us. */
+static tutti_status run_first_kernel(struct mem_device *device)
+{
+    struct mem_queue *queue;
+    void *block = NULL;
+    uint64_t ticket;
+    if (!device->has_kernels)
+        return TUTTI_OK;
+    tutti_status status = mem_queue_take(device, &queue);
+    if (status != TUTTI_OK)
+        return status;
+    status = mem_device_take(device, PROBE_BYTES, &block);
+    if (status == TUTTI_OK)
+        status = mem_queue_divide(queue, TUTTI_UINT8, block, 1, PROBE_BYTES, &ticket);
+    if (status == TUTTI_OK)
+        status = mem_cuda_await(queue, ticket);
+    mem_device_give(device, block);
+    mem_queue_give(queue);
+    return status;
+}
+
 tutti_status mem_cuda_make_lanes(struct mem_device *device)
 {
     struct cuda_scope scope;
@@ -164,8 +186,9 @@ tutti_status mem_cuda_make_lanes(struct mem_device *device)
         result = device->driver->stream_create(&device->streams[i], CUDA_STREAM_NON_BLOCKING,
                                                device->priority);
     mem_cuda_leave(&scope);
-    return result == CUDA_DRIVER_OK ? make_claims(device)
-                                    : mem_cuda_fail(result, "make streams on %s", device->name);
+    status = result == CUDA_DRIVER_OK ? make_claims(device)
+                                      : mem_cuda_fail(result, "make streams on %s", device->name);
+    return status == TUTTI_OK ? run_first_kernel(device) : status;
 }
 
 static struct piece *piece_at(const struct mem_queue *queue, uint64_t ticket)
