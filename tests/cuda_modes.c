@@ -298,6 +298,21 @@ static int mode_two_devices(void)
            EXPECT(memcmp(seen, data, 64) == 0);
 }
 
+/* A program may give back the primary context that the library works in: it is there to the end. */
+static int mode_released(void)
+{
+    unsigned char data[64], seen[64] = {0};
+    gpu = gpu_open();
+    if (!gpu || mem_device_open(&device) != TUTTI_OK)
+        return 1;
+    void *memory = gpu_alloc(64);
+    fill(data, 64);
+    return EXPECT(gpu->primary_release(0) == CUDA_DRIVER_OK) ||
+           EXPECT(mem_copy_any(memory, data, 64) == TUTTI_OK) ||
+           EXPECT(mem_copy_any(seen, memory, 64) == TUTTI_OK) ||
+           EXPECT(memcmp(seen, data, 64) == 0);
+}
+
 /* Can the kernel get at the bytes by their device address, as it must to register them? */
 static bool is_open(const void *memory)
 {
@@ -345,6 +360,7 @@ static const struct mode modes[] = {
     {"--missing", mode_missing, false},
     {"--old", mode_old, false},
     {"--fault", mode_fault, false},
+    {"--released", mode_released, false},
     {"--no-gpu", mode_no_gpu, true},
     {"--stub", mode_stub, true},
     {"--failing", mode_failing, true},

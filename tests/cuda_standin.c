@@ -88,6 +88,7 @@ static const char *name_of(cuda_result result)
         X(NOT_FOUND, 500, CUDA_ERROR_NOT_FOUND)
         X(NOT_READY, 600, CUDA_ERROR_NOT_READY)
         X(ILLEGAL_ADDRESS, 700, CUDA_ERROR_ILLEGAL_ADDRESS)
+        X(DESTROYED, CUDA_DESTROYED, CUDA_ERROR_CONTEXT_IS_DESTROYED)
         X(NOT_SUPPORTED, 801, CUDA_ERROR_NOT_SUPPORTED)
         X(CAPTURE_UNSUPPORTED, 900, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED)
         X(CAPTURE_INVALIDATED, 901, CUDA_ERROR_STREAM_CAPTURE_INVALIDATED)
@@ -260,11 +261,20 @@ cuda_result cuDevicePrimaryCtxRetain(cuda_context *context, int ordinal)
 
 cuda_result cuDevicePrimaryCtxRelease_v2(int ordinal)
 {
+    cuda_result result = CUDA_DRIVER_OK;
+    if (!is_device(ordinal))
+        return CUDA_DRIVER_INVALID_DEVICE;
     pthread_mutex_lock(&standin_lock);
-    if (is_device(ordinal) && primaries[ordinal] && primaries[ordinal]->retained > 0)
-        primaries[ordinal]->retained--;
+    struct standin_context *primary = primaries[ordinal];
+    if (!primary) {
+        result = CUDA_DRIVER_INVALID_CONTEXT;
+    } else if (--primary->retained == 0) {
+        atomic_store(&primary->error, CUDA_DESTROYED);
+        primaries[ordinal] = NULL;
+        pthread_cond_broadcast(&standin_done);
+    }
     pthread_mutex_unlock(&standin_lock);
-    return CUDA_DRIVER_OK;
+    return result;
 }
 
 cuda_result cuDevicePrimaryCtxGetState(int ordinal, unsigned *flags, int *active)

@@ -57,9 +57,11 @@ GPU_RARE_FUNCTIONS(X)
 STANDIN_CONTROLS(X)
 #undef X
 
-#define CUDA_STUB    34 /* CUDA_ERROR_STUB_LIBRARY */
-#define CHANNELS_MAX 64 /* shared by streams */
-#define DEVICES_MAX  8
+/* Answers that the library does not know one by one. */
+#define CUDA_STUB      34  /* CUDA_ERROR_STUB_LIBRARY */
+#define CUDA_DESTROYED 709 /* CUDA_ERROR_CONTEXT_IS_DESTROYED */
+#define CHANNELS_MAX   64  /* shared by streams */
+#define DEVICES_MAX    8
 
 struct standin_channel;
 struct standin_graph;

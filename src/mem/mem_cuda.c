@@ -88,6 +88,19 @@ static tutti_status describe(struct mem_device *device)
     return TUTTI_OK;
 }
 
+/* A primary context ends when all who retained it have released it; what is kept of it here is used
+ * as long as the process lives. */
+static void keep_context(const struct mem_device *device)
+{
+    const struct cuda_driver *driver = device->driver;
+    int ordinal = device->ordinal, active = 0;
+    unsigned flags;
+    cuda_context primary;
+    if (driver->primary_state(ordinal, &flags, &active) == CUDA_DRIVER_OK && active &&
+        driver->primary_retain(&primary, ordinal) == CUDA_DRIVER_OK && primary != device->context)
+        (void)driver->primary_release(ordinal);
+}
+
 /* NULL: out of memory. A device that cannot be used is one, too: opening it takes long, and what
  * was made before the failure cannot be given back while streams wait. */
 static struct mem_device *open_device(const struct cuda_driver *driver, cuda_context context)
@@ -102,8 +115,10 @@ static struct mem_device *open_device(const struct cuda_driver *driver, cuda_con
     tutti_status status = mem_cuda_enter(device, &scope);
     if (status == TUTTI_OK) {
         status = describe(device);
-        if (status == TUTTI_OK)
+        if (status == TUTTI_OK) {
+            keep_context(device);
             mem_cuda_load_kernels(device);
+        }
         if (status == TUTTI_OK)
             status = mem_cuda_probe_stream_ops(device);
         mem_cuda_leave(&scope);

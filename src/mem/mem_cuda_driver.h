@@ -109,6 +109,7 @@ enum cuda_number {
       MUST)                                                                                        \
     X(primary_state, cuDevicePrimaryCtxGetState, (int device, unsigned *flags, int *active), MUST) \
     X(primary_retain, cuDevicePrimaryCtxRetain, (cuda_context * context, int device), MUST)        \
+    X(primary_release, cuDevicePrimaryCtxRelease_v2, (int device), MUST)                           \
     X(context_current, cuCtxGetCurrent, (cuda_context * context), MUST)                            \
     X(context_push, cuCtxPushCurrent_v2, (cuda_context context), MUST)                             \
     X(context_pop, cuCtxPopCurrent_v2, (cuda_context * context), MUST)                             \
