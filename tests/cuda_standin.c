@@ -361,6 +361,10 @@ cuda_result cuCtxGetDevice(int *device)
 
 cuda_result cuCtxGetStreamPriorityRange(int *least, int *greatest)
 {
+    struct standin_context *context;
+    cuda_result entered = standin_enter(&context);
+    if (entered != CUDA_DRIVER_OK)
+        return entered;
     *least = 0;
     *greatest = -5;
     return CUDA_DRIVER_OK;

@@ -29,6 +29,10 @@ static const struct cuda_kernel nothing = {
 
 cuda_result cuModuleGetFunction(cuda_function *function, cuda_module module, const char *name)
 {
+    struct standin_context *context;
+    cuda_result entered = standin_enter(&context);
+    if (entered != CUDA_DRIVER_OK)
+        return entered;
     const struct cuda_kernel *kernel =
         strcmp(name, nothing.name) == 0 ? &nothing : cuda_kernel_find(name);
     if (!kernel)
@@ -39,12 +43,20 @@ cuda_result cuModuleGetFunction(cuda_function *function, cuda_module module, con
 
 cuda_result cuFuncGetAttribute(int *value, int attribute, cuda_function function)
 {
+    struct standin_context *context;
+    cuda_result entered = standin_enter(&context);
+    if (entered != CUDA_DRIVER_OK)
+        return entered;
     *value = 1;
     return CUDA_DRIVER_OK;
 }
 
 cuda_result cuFuncLoad(cuda_function function)
 {
+    struct standin_context *context;
+    cuda_result entered = standin_enter(&context);
+    if (entered != CUDA_DRIVER_OK)
+        return entered;
     return CUDA_DRIVER_OK;
 }
 

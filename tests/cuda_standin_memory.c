@@ -327,6 +327,10 @@ cuda_result cuMemHostUnregister(void *memory)
 
 cuda_result cuMemHostGetDevicePointer_v2(cuda_address *address, void *memory, unsigned flags)
 {
+    struct standin_context *context;
+    cuda_result entered = standin_enter(&context);
+    if (entered != CUDA_DRIVER_OK)
+        return entered;
     pthread_mutex_lock(&standin_lock);
     bool known = find_memory(cuda_address_of_host(memory)) != NULL;
     pthread_mutex_unlock(&standin_lock);
@@ -439,6 +443,10 @@ cuda_result cuPointerGetAttributes(unsigned count, int *attributes, void **value
 
 cuda_result cuPointerSetAttribute(const void *value, int attribute, cuda_address pointer)
 {
+    struct standin_context *context;
+    cuda_result entered = standin_enter(&context);
+    if (entered != CUDA_DRIVER_OK)
+        return entered;
     return standin_is_pageable(pointer) ? CUDA_DRIVER_INVALID_VALUE : CUDA_DRIVER_OK;
 }
 

@@ -526,6 +526,10 @@ cuda_result cuLaunchHostFunc(cuda_stream stream, cuda_host_fn *function, void *d
 
 cuda_result cuEventCreate(cuda_event *event, unsigned flags)
 {
+    struct standin_context *context;
+    cuda_result entered = standin_enter(&context);
+    if (entered != CUDA_DRIVER_OK)
+        return entered;
     struct standin_event *made = calloc(1, sizeof *made);
     if (!made)
         return CUDA_DRIVER_OUT_OF_MEMORY;
