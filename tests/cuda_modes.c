@@ -328,6 +328,7 @@ static int mode_adapters(void)
     struct mem_export found = {.fd = -1};
     int fd = -1;
     uint64_t offset = 0;
+    cuda_address virtual;
     unsigned before = 0, after = 0;
     setenv("TUTTI_TEST_STANDIN_NIC", "1", 1);
     setenv("TUTTI_TEST_STANDIN_FLUSH", "1", 1);
@@ -338,6 +339,11 @@ static int mode_adapters(void)
     if (EXPECT(mem_nic_find(memory + 5000, &found)) || EXPECT(!is_open(memory)) ||
         EXPECT(mem_nic_admit(&found) == TUTTI_OK) || EXPECT(is_open(memory)) ||
         EXPECT(mem_nic_dmabuf(&found, &fd, &offset) == TUTTI_OK) || EXPECT(!is_open(memory)))
+        return 1;
+    /* What is mapped there may change under a registration. */
+    if (EXPECT(gpu->alloc_virtual(&virtual, 10000) == CUDA_DRIVER_OK) ||
+        EXPECT(mem_nic_find(address(virtual), &found)) ||
+        EXPECT(mem_nic_admit(&found) == TUTTI_ERR_UNSUPPORTED))
         return 1;
     gpu->count_flushes(&before);
     tutti_status status = mem_nic_flush(memory);

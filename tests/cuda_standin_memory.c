@@ -25,6 +25,7 @@ struct memory {
     uint64_t id;
     int ordinal;
     enum { DEVICE, POOL, IMPORTED, REGISTERED, PINNED } kind;
+    bool is_virtual; /* POOL: belongs to no context either, but no pool */
     struct standin_context *context;
     uint64_t key;        /* IMPORTED: of the owner's */
     unsigned opened;     /* IMPORTED: times */
@@ -216,6 +217,16 @@ cuda_result cuMemAlloc_v2(cuda_address *memory, size_t bytes)
 cuda_result cuMemAllocAsync(cuda_address *memory, size_t bytes, cuda_stream stream)
 {
     return allocate(memory, bytes, POOL);
+}
+
+cuda_result standin_alloc_virtual(cuda_address *memory, size_t bytes)
+{
+    cuda_result result = allocate(memory, bytes, POOL);
+    pthread_mutex_lock(&standin_lock);
+    if (result == CUDA_DRIVER_OK)
+        find_memory(*memory)->is_virtual = true;
+    pthread_mutex_unlock(&standin_lock);
+    return result;
 }
 
 /* What waits for everything that the context was given. */
@@ -411,13 +422,14 @@ static cuda_result answer(const struct memory *memory, int attribute, void *valu
         *(uint64_t *)value = memory ? memory->base : 0;
         return CUDA_DRIVER_OK;
     case CUDA_POINTER_RANGE_SIZE:
-        *(size_t *)value = memory ? memory->bytes : 0;
+        /* Of virtual memory what is reserved, not what is mapped. */
+        *(size_t *)value = memory ? memory->bytes << memory->is_virtual : 0;
         return CUDA_DRIVER_OK;
     case CUDA_POINTER_BUFFER_ID:
         *(uint64_t *)value = memory ? memory->id : 0;
         return CUDA_DRIVER_OK;
     case CUDA_POINTER_NIC_CAPABLE:
-        *(bool *)value = memory && memory->kind == DEVICE;
+        *(bool *)value = memory && (memory->kind == DEVICE || memory->is_virtual);
         if (standin_settings()->nic && memory && memory->kind == DEVICE)
             open_view(memory);
         return CUDA_DRIVER_OK;
