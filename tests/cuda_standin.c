@@ -43,6 +43,7 @@ static void load_settings(void)
     settings.nic = number(getenv("TUTTI_TEST_STANDIN_NIC"), 0) != 0;
     settings.dmabuf = number(getenv("TUTTI_TEST_STANDIN_DMABUF"), 1) != 0;
     settings.flush = number(getenv("TUTTI_TEST_STANDIN_FLUSH"), 0) != 0;
+    settings.ipc = number(getenv("TUTTI_TEST_STANDIN_IPC"), 1) != 0;
     settings.stub = number(getenv("TUTTI_TEST_STANDIN_STUB"), 0) != 0;
     settings.launch_blocking = number(getenv("TUTTI_TEST_STANDIN_BLOCKING"), 0) != 0;
     if (settings.channels < 1 || settings.channels > CHANNELS_MAX)

@@ -21,7 +21,8 @@
  *                   share. With TUTTI_TEST_STANDIN_BLOCKING=1 each returns when its kernel has
  *                   ended, as CUDA_LAUNCH_BLOCKING=1 has it on real devices
  *   captures        of one stream at a time, forbidding other threads' calls as the real one does
- *   IPC             processes map each other's memory file
+ *   IPC             processes map each other's memory file; with TUTTI_TEST_STANDIN_IPC=0 they
+ *                   do not, as on some platforms
  *   contexts        kernels reach what was allocated plainly in one that was opened to theirs, of
  *                   at most TUTTI_TEST_STANDIN_PEERS (8) others, and on another GPU; copies go
  *                   anywhere. GPUs have links to each other, or a bus (TUTTI_TEST_STANDIN_LINKS=0)
@@ -132,7 +133,7 @@ extern pthread_cond_t standin_done;
 /* From the environment, at the first call of the process. */
 struct standin_settings {
     uint64_t channels, room, seed, delay_us, devices, peers, bytes, copy_mbps;
-    bool kernels, memory_ops, nic, dmabuf, flush, links, launch_blocking, stub;
+    bool kernels, memory_ops, nic, dmabuf, flush, links, launch_blocking, stub, ipc;
 };
 const struct standin_settings *standin_settings(void);
 extern struct standin_context *standin_contexts; /* all of them */

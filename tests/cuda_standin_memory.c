@@ -497,7 +497,9 @@ cuda_result cuIpcGetMemHandle(struct cuda_ipc_handle *out, cuda_address address)
         return result;
     pthread_mutex_lock(&standin_lock);
     const struct memory *memory = find_memory(address);
-    if (!memory || memory->kind != DEVICE) {
+    if (!standin_settings()->ipc) {
+        result = CUDA_DRIVER_NOT_SUPPORTED;
+    } else if (!memory || memory->kind != DEVICE) {
         result = CUDA_DRIVER_INVALID_VALUE;
     } else {
         const struct device *device = &devices[memory->ordinal];

@@ -141,6 +141,23 @@ static void test_devices_are_linked_or_apart(void)
                            "on GPUs with links to each other: about 12 us and 200 GB/s"});
 }
 
+/* Where processes cannot map each other's memory, only threads work in it. */
+static void test_devices_whose_memory_stays_in_its_process(void)
+{
+    struct said threads = {in_place, in_block, ""}, processes = {on_host, on_host, ""};
+    if (!are_there())
+        return;
+    if (!rig_is_standin()) {
+        suite_skip("platforms without IPC are the stand-in's");
+        return;
+    }
+    setenv("TUTTI_TEST_STANDIN_IPC", "0", 1);
+    run_each(WORLD_PROCESSES, 2, direct, places, &processes);
+    run(WORLD_PROCESSES, 2, direct, places, &processes);
+    run_each(WORLD_THREADS, 2, direct, places, &threads);
+    unsetenv("TUTTI_TEST_STANDIN_IPC");
+}
+
 /* ---- several contexts of a GPU ----------------------------------------------------------------
  */
 
@@ -235,6 +252,7 @@ int main(int argc, char **argv)
         {"one_for_each_rank", test_devices_one_for_each_rank},
         {"work_in_each_others_memory", test_devices_work_in_each_others_memory},
         {"are_linked_or_apart", test_devices_are_linked_or_apart},
+        {"whose_memory_stays_in_its_process", test_devices_whose_memory_stays_in_its_process},
         {"with_several_contexts", test_devices_with_several_contexts},
         {"in_one_call_are_refused", test_devices_in_one_call_are_refused},
     };

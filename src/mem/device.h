@@ -69,7 +69,8 @@ int mem_device_number(const struct mem_device *device);
 /* How this device works in the memory of that one, the slowest first: not at all; over the bus;
  * over links between GPUs; it is the same. here: the number of that one if it is of this process,
  * else -1: what it has there (the shareable, also of later) is opened to the device the first time,
- * which may wait for the streams of both. Two contexts of one GPU are two devices. */
+ * which may wait for the streams of both. Two contexts of one GPU are two devices. On some
+ * platforms the memory of other processes is out of reach. */
 enum mem_reach { MEM_REACH_NONE, MEM_REACH_BUS, MEM_REACH_LINK, MEM_REACH_SAME };
 enum mem_reach mem_device_reach(struct mem_device *device, const uint8_t uuid[16], int here);
 

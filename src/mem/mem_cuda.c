@@ -126,6 +126,8 @@ static struct mem_device *open_device(const struct cuda_driver *driver, cuda_con
     if (status == TUTTI_OK)
         status = mem_cuda_make_lanes(device);
     if (status == TUTTI_OK)
+        status = mem_cuda_probe_shares(device);
+    if (status == TUTTI_OK)
         status = mem_cuda_probe_beside(device);
     device->unusable = status;
     if (status != TUTTI_OK)
@@ -281,6 +283,8 @@ int mem_device_number(const struct mem_device *device)
 enum mem_reach mem_device_reach(struct mem_device *device, const uint8_t uuid[16], int here)
 {
     bool is_same = memcmp(&device->uuid, uuid, sizeof device->uuid) == 0;
+    if (here < 0 && !device->shares)
+        return MEM_REACH_NONE;
     if (is_same && (here < 0 || here == device->number))
         return MEM_REACH_SAME;
     enum mem_reach reach = is_same ? MEM_REACH_LINK : connection(device, uuid);

@@ -107,6 +107,23 @@ static tutti_status name_of(const struct mem_place *place, struct cuda_ipc_handl
     return TUTTI_OK;
 }
 
+tutti_status mem_cuda_probe_shares(struct mem_device *device)
+{
+    struct cuda_ipc_handle handle;
+    struct cuda_scope scope;
+    void *block;
+    tutti_status status = mem_device_take(device, sizeof handle, &block);
+    if (status != TUTTI_OK)
+        return status;
+    status = mem_cuda_enter(device, &scope);
+    if (status == TUTTI_OK) {
+        device->shares = device->driver->ipc_get(&handle, cuda_address_of(block)) == CUDA_DRIVER_OK;
+        mem_cuda_leave(&scope);
+    }
+    mem_device_give(device, block);
+    return status;
+}
+
 tutti_status mem_share(const struct mem_place *place, struct mem_share *share)
 {
     must(place->device != NULL);
