@@ -217,6 +217,23 @@ static uint32_t make_steps(struct unit *unit)
     return step + 1;
 }
 
+/* All streams of a graph signal before one of them waits, also where the graph runs one after the
+ * other. Streams that are not captured are given their work in that order. */
+static tutti_status order_streams(const struct unit *unit)
+{
+    const struct mem_stream *first = &unit->streams[0].stream;
+    tutti_status status = TUTTI_OK;
+    for (size_t i = 1; i < unit->stream_count && status == TUTTI_OK; i++) {
+        if (unit->streams[i].stream.capture == first->capture)
+            status = mem_stream_order(&unit->streams[i].stream, first);
+    }
+    for (size_t i = 1; i < unit->stream_count && status == TUTTI_OK; i++) {
+        if (unit->streams[i].stream.capture == first->capture)
+            status = mem_stream_order(first, &unit->streams[i].stream);
+    }
+    return status;
+}
+
 static void graph_gone(void *context)
 {
     struct unit *unit = context;
@@ -241,6 +258,8 @@ static tutti_status put_all(struct unit *unit)
     }
     for (size_t i = 0; i < unit->stream_count && status == TUTTI_OK; i++)
         status = put_before(unit, i);
+    if (status == TUTTI_OK && unit->captured)
+        status = order_streams(unit);
     if (status == TUTTI_OK)
         status = put_slots(unit);
     for (size_t i = 0; i < unit->stream_count && status == TUTTI_OK; i++)

@@ -20,7 +20,9 @@
  *   launches        wait so, too, the first time in a context: a driver may make then what kernels
  *                   share. With TUTTI_TEST_STANDIN_BLOCKING=1 each returns when its kernel has
  *                   ended, as CUDA_LAUNCH_BLOCKING=1 has it on real devices
- *   captures        of one stream at a time, forbidding other threads' calls as the real one does
+ *   captures        of one stream at a time and of those that events join to it, forbidding other
+ *                   threads' calls as the real one does; a graph's launch runs one stream's part as
+ *                   far as events allow before it goes on with another's
  *   IPC             processes map each other's memory file; with TUTTI_TEST_STANDIN_IPC=0 they
  *                   do not, as on some platforms
  *   contexts        kernels reach what was allocated plainly in one that was opened to theirs, of
@@ -60,6 +62,7 @@ STANDIN_CONTROLS(X)
 
 /* Answers that the library does not know one by one. */
 #define CUDA_STUB      34  /* CUDA_ERROR_STUB_LIBRARY */
+#define CUDA_MERGE     902 /* CUDA_ERROR_STREAM_CAPTURE_MERGE */
 #define CUDA_DESTROYED 709 /* CUDA_ERROR_CONTEXT_IS_DESTROYED */
 #define CHANNELS_MAX   64  /* shared by streams */
 #define DEVICES_MAX    8
@@ -93,6 +96,7 @@ struct standin_stream {
     pthread_t owner;
     uint64_t last;                 /* number of its last work in the channel */
     struct standin_graph *capture; /* being captured into */
+    uint64_t captured;             /* pieces of work in it */
     bool broken;                   /* that capture was invalidated */
     int mode;
     pthread_t thread; /* that began it */
@@ -111,7 +115,8 @@ struct standin_op {
         OP_AWAIT,
         OP_AFTER,
         OP_KERNEL,
-        OP_RELEASE
+        OP_RELEASE,
+        OP_JOIN /* of graphs alone: behind a place in another branch */
     } kind;
     struct standin_context *context;
     cuda_address dst, src;
@@ -123,6 +128,10 @@ struct standin_op {
     const struct cuda_kernel *kernel;
     struct cuda_work work;
     unsigned blocks; /* OP_KERNEL */
+    /* Of a graph: the stream it was captured in, its place there, whether this launch has it. */
+    struct standin_stream *branch;
+    uint64_t place;
+    bool launched;
     struct standin_op *next;
 };
 
@@ -193,6 +202,10 @@ cuda_result standin_check_legacy(struct standin_context *context, struct standin
                                  bool breaks);
 /* With the lock: appends work to the stream's capture. */
 cuda_result standin_record(struct standin_stream *stream, const struct standin_op *op);
+/* With the lock: the stream is captured from now on, if it is not, into the graph that the branch
+ * is captured into, behind so many pieces of the branch. */
+cuda_result standin_join(struct standin_stream *stream, struct standin_stream *branch,
+                         uint64_t place);
 /* With the lock: one reference less. */
 void standin_release_graph(struct standin_graph *graph);
 

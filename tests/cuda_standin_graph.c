@@ -1,6 +1,8 @@
 /* cuda_standin_graph.c: the stand-in's captures and graphs.
  * A captured stream has a graph, a list of work in the order of the calls, which a launch gives to
- * a stream whole. An executable is its graph, counted once more. */
+ * a stream whole: as it is, or, where several streams were captured into it, one stream's after the
+ * other's as far as events between them allow, since what words order no driver sees. An executable
+ * is its graph, counted once more. */
 #include <stdlib.h>
 
 #include "tests/cuda_standin.h"
@@ -16,6 +18,7 @@ struct standin_graph {
     uint64_t id;
     struct standin_op *first, **end;
     struct user_object *objects;
+    bool branches;       /* several streams were captured into it */
     unsigned references; /* the graph, its executables and launches under way */
 };
 
@@ -56,9 +59,29 @@ cuda_result standin_record(struct standin_stream *stream, const struct standin_o
         return CUDA_DRIVER_OUT_OF_MEMORY;
     *copy = *op;
     copy->next = NULL;
+    copy->branch = stream;
+    copy->place = stream->captured++;
     *stream->capture->end = copy;
     stream->capture->end = &copy->next;
     return CUDA_DRIVER_OK;
+}
+
+cuda_result standin_join(struct standin_stream *stream, struct standin_stream *branch,
+                         uint64_t place)
+{
+    struct standin_op op = {.kind = OP_JOIN, .data = branch, .number = place};
+    if (stream->capture && stream->capture != branch->capture) {
+        stream->broken = branch->broken = true;
+        return CUDA_MERGE;
+    }
+    if (!stream->capture) {
+        stream->capture = branch->capture;
+        stream->capture->branches = true;
+        stream->captured = 0;
+        stream->mode = branch->mode;
+        stream->thread = branch->thread;
+    }
+    return standin_record(stream, &op);
 }
 
 cuda_result standin_refuse_captured(unsigned number)
@@ -116,6 +139,7 @@ cuda_result cuStreamBeginCapture_v2(cuda_stream handle, int mode)
         *graph = (struct standin_graph){.id = ++captures, .references = 1};
         graph->end = &graph->first;
         stream->capture = graph;
+        stream->captured = 0;
         stream->broken = false;
         stream->mode = mode;
         stream->thread = pthread_self();
@@ -124,6 +148,22 @@ cuda_result cuStreamBeginCapture_v2(cuda_stream handle, int mode)
     if (result != CUDA_DRIVER_OK)
         free(graph);
     return result;
+}
+
+/* With the lock: none of the graph's streams is captured any more; whether the capture was good. */
+static bool end_capture(const struct standin_graph *graph)
+{
+    bool good = true;
+    for (struct standin_context *c = standin_contexts; c; c = c->next) {
+        for (struct standin_stream *s = c->streams; s; s = s->next) {
+            if (s->capture != graph)
+                continue;
+            good &= !s->broken;
+            s->capture = NULL;
+            s->broken = false;
+        }
+    }
+    return good;
 }
 
 cuda_result cuStreamEndCapture(cuda_stream handle, cuda_graph *graph)
@@ -138,13 +178,13 @@ cuda_result cuStreamEndCapture(cuda_stream handle, cuda_graph *graph)
     if (result == CUDA_DRIVER_OK && !stream->capture)
         result = CUDA_DRIVER_INVALID_VALUE;
     if (result == CUDA_DRIVER_OK) {
-        *graph = stream->broken ? NULL : stream->capture;
-        if (stream->broken) {
-            standin_release_graph(stream->capture);
+        struct standin_graph *captured = stream->capture;
+        bool good = end_capture(captured);
+        *graph = good ? captured : NULL;
+        if (!good) {
+            standin_release_graph(captured);
             result = CUDA_DRIVER_CAPTURE_INVALIDATED;
         }
-        stream->capture = NULL;
-        stream->broken = false;
     }
     pthread_mutex_unlock(&standin_lock);
     return result;
@@ -194,6 +234,45 @@ cuda_result cuGraphInstantiateWithFlags(void **executable, cuda_graph graph,
     return CUDA_DRIVER_OK;
 }
 
+/* Whether what the work is behind has been launched. */
+static bool is_due(const struct standin_graph *graph, const struct standin_op *op)
+{
+    for (const struct standin_op *other = graph->first; other; other = other->next) {
+        bool before = op->kind == OP_JOIN && other->branch == op->data && other->place < op->number;
+        before |= other->branch == op->branch && other->place < op->place;
+        if (before && !other->launched)
+            return false;
+    }
+    return true;
+}
+
+/* The next piece: of that stream, if it goes on. */
+static struct standin_op *next_piece(const struct standin_graph *graph,
+                                     const struct standin_stream *branch)
+{
+    struct standin_op *found = NULL;
+    for (struct standin_op *op = graph->first; op; op = op->next) {
+        if (op->launched || !is_due(graph, op))
+            continue;
+        if (op->branch == branch)
+            return op;
+        found = found ? found : op;
+    }
+    return found;
+}
+
+static void launch_branches(const struct standin_graph *graph, struct standin_stream *stream)
+{
+    const struct standin_stream *branch = NULL;
+    for (struct standin_op *op = graph->first; op; op = op->next)
+        op->launched = false;
+    for (struct standin_op *op; (op = next_piece(graph, branch)); branch = op->branch) {
+        op->launched = true;
+        if (op->kind != OP_JOIN)
+            standin_push_ordered(stream, op);
+    }
+}
+
 cuda_result cuGraphLaunch(void *executable, cuda_stream handle)
 {
     struct standin_context *context;
@@ -205,7 +284,9 @@ cuda_result cuGraphLaunch(void *executable, cuda_stream handle)
     pthread_mutex_lock(&standin_lock);
     result = standin_find_stream(context, handle, &stream);
     if (result == CUDA_DRIVER_OK) {
-        for (const struct standin_op *op = graph->first; op; op = op->next)
+        if (graph->branches)
+            launch_branches(graph, stream);
+        for (const struct standin_op *op = graph->first; op && !graph->branches; op = op->next)
             standin_push_ordered(stream, op);
         struct standin_op release = {.kind = OP_RELEASE, .data = graph};
         graph->references++;

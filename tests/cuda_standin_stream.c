@@ -23,7 +23,10 @@ struct standin_channel {
 struct standin_event {
     uint64_t recorded; /* recordings begun */
     _Atomic uint64_t completed;
-    _Atomic uint64_t at_ns; /* the last of them */
+    _Atomic uint64_t at_ns;        /* the last of them */
+    struct standin_stream *branch; /* recorded last in this one, which was captured, */
+    struct standin_graph *capture; /* into that, */
+    uint64_t place;                /* behind so many pieces */
     struct standin_event *next;
 };
 
@@ -549,7 +552,23 @@ cuda_result cuEventDestroy_v2(cuda_event event)
 cuda_result cuEventRecord(cuda_event handle, cuda_stream stream)
 {
     struct standin_event *event = handle;
+    struct standin_context *context;
+    struct standin_stream *found;
+    cuda_result result = standin_enter(&context);
+    if (result != CUDA_DRIVER_OK)
+        return result;
     pthread_mutex_lock(&standin_lock);
+    result = standin_find_stream(context, stream, &found);
+    event->capture = result == CUDA_DRIVER_OK ? found->capture : NULL;
+    if (event->capture) {
+        event->branch = found;
+        event->place = found->captured;
+        result = found->broken ? CUDA_DRIVER_CAPTURE_INVALIDATED : CUDA_DRIVER_OK;
+    }
+    if (result != CUDA_DRIVER_OK || event->capture) {
+        pthread_mutex_unlock(&standin_lock);
+        return result;
+    }
     struct standin_op op = {.kind = OP_RECORD, .data = event, .number = ++event->recorded};
     pthread_mutex_unlock(&standin_lock);
     return standin_issue(stream, &op, false);
@@ -558,7 +577,19 @@ cuda_result cuEventRecord(cuda_event handle, cuda_stream stream)
 cuda_result cuStreamWaitEvent(cuda_stream stream, cuda_event handle, unsigned flags)
 {
     struct standin_event *event = handle;
+    struct standin_context *context;
+    struct standin_stream *found;
+    cuda_result result = standin_enter(&context);
+    if (result != CUDA_DRIVER_OK)
+        return result;
     pthread_mutex_lock(&standin_lock);
+    if (event->capture && event->branch->capture == event->capture) {
+        result = standin_find_stream(context, stream, &found);
+        if (result == CUDA_DRIVER_OK)
+            result = standin_join(found, event->branch, event->place);
+        pthread_mutex_unlock(&standin_lock);
+        return result;
+    }
     struct standin_op op = {.kind = OP_AWAIT, .data = event, .number = event->recorded};
     pthread_mutex_unlock(&standin_lock);
     return standin_issue(stream, &op, false);

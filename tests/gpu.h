@@ -29,7 +29,6 @@
     X(stream_make, cuStreamCreate, (cuda_stream * stream, unsigned flags))                         \
     X(stream_destroy, cuStreamDestroy_v2, (cuda_stream stream))                                    \
     X(stream_synchronize, cuStreamSynchronize, (cuda_stream stream))                               \
-    X(stream_await, cuStreamWaitEvent, (cuda_stream stream, cuda_event event, unsigned flags))     \
     X(stream_capturing, cuStreamIsCapturing, (cuda_stream stream, int *status))                    \
     X(capture_begin, cuStreamBeginCapture_v2, (cuda_stream stream, int mode))                      \
     X(capture_end, cuStreamEndCapture, (cuda_stream stream, cuda_graph * graph))                   \

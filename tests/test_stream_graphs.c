@@ -314,6 +314,43 @@ static void test_stream_graphs_that_hold_half_an_operation(void)
     run(WORLD_PROCESSES, 2, staged, half_recorded, NULL);
 }
 
+/* A group in two streams that are captured into one graph: it needs both, and the graph may be run
+ * one stream after the other unless the driver knows better. */
+static int in_two_streams(tutti_comm *comm, int rank, int size, void *context)
+{
+    enum { ROUNDS = 3 };
+    cuda_stream first = rig_stream_take(false), second = rig_stream_take(false);
+    void *source = rig_take(COUNT * 4), *sum = rig_take(COUNT * 4), *most = rig_take(COUNT * 4);
+    int wrong = 0, total = size * (size - 1) / 2;
+    (void)context;
+    rig_set_ints(source, COUNT, rank);
+    rig_capture_begin(first);
+    rig_put_order(first, second);
+    wrong += WORLD_OK(tutti_group_start());
+    wrong += WORLD_OK(tutti_allreduce_on(source, sum, COUNT, TUTTI_INT32, TUTTI_SUM, comm, first));
+    wrong +=
+        WORLD_OK(tutti_allreduce_on(source, most, COUNT, TUTTI_INT32, TUTTI_MAX, comm, second));
+    wrong += WORLD_OK(tutti_group_end());
+    rig_put_order(second, first);
+    void *executable = rig_capture_end(first);
+    wrong += world_check(rank, executable != NULL, "the capture was invalidated");
+    for (int i = 0; i < ROUNDS && wrong == 0; i++) {
+        rig_fill(sum, 0, COUNT * 4);
+        rig_fill(most, 0, COUNT * 4);
+        rig_graph_launch(executable, first);
+        wrong += rig_await(rank, first, AWAIT_S);
+        wrong += rig_wrong_ints(rank, sum, COUNT, total, size, "sum");
+        wrong += rig_wrong_ints(rank, most, COUNT, size - 1, 1, "most");
+    }
+    return wrong;
+}
+
+static void test_stream_graphs_of_several_streams(void)
+{
+    run(WORLD_PROCESSES, 2, direct, in_two_streams, NULL);
+    run(WORLD_PROCESSES, 2, staged, in_two_streams, NULL);
+}
+
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
@@ -322,6 +359,7 @@ int main(int argc, char **argv)
         {"outlive_their_communicator", test_stream_graphs_outlive_their_communicator},
         {"half_captured_groups_are_refused", test_stream_graphs_half_captured_groups_are_refused},
         {"on_every_rank_or_on_none", test_stream_graphs_on_every_rank_or_on_none},
+        {"of_several_streams", test_stream_graphs_of_several_streams},
         {"that_hold_half_an_operation", test_stream_graphs_that_hold_half_an_operation},
     };
     return suite_run("stream_graphs", tests, sizeof tests / sizeof *tests, argc, argv);

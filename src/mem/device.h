@@ -224,6 +224,10 @@ tutti_status mem_stream_scale(const struct mem_stream *stream, tutti_dtype dtype
                               const void *src, const void *scalar, size_t count);
 tutti_status mem_stream_divide(const struct mem_stream *stream, tutti_dtype dtype, void *dst,
                                uint32_t ranks, size_t count);
+/* What is put into `second` from now on comes after all that is in `first` now, as the driver
+ * knows, too: words order streams without its knowledge, and it may run two streams of one graph
+ * one after the other. Both are captured into one graph, or neither is captured. */
+tutti_status mem_stream_order(const struct mem_stream *first, const struct mem_stream *second);
 /* While the stream is being captured: gone(context) is called, from a thread of the driver that may
  * not call it, when the graph and all its executables are destroyed. */
 tutti_status mem_stream_retain(const struct mem_stream *stream, void (*gone)(void *context),

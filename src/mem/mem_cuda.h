@@ -61,6 +61,7 @@ struct mem_device {
     unsigned claims_taken;
     uint64_t opened;      /* a bit for each device of the list whose memory is open to this one */
     cuda_stream *streams; /* [QUEUE_STREAMS], that queues move to */
+    cuda_event order;     /* recorded in one stream and awaited in another, with `putting` locked */
     cuda_stream asked;    /* whether the device failed, for who has no stream */
 };
 

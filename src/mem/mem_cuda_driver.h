@@ -132,6 +132,8 @@ enum cuda_number {
       (cuda_address dst, unsigned value, size_t count, cuda_stream stream), MUST)                  \
     X(stream_create, cuStreamCreateWithPriority,                                                   \
       (cuda_stream * stream, unsigned flags, int priority), MUST)                                  \
+    X(stream_await, cuStreamWaitEvent, (cuda_stream stream, cuda_event event, unsigned flags),     \
+      MUST)                                                                                        \
     X(stream_query, cuStreamQuery, (cuda_stream stream), MUST)                                     \
     X(stream_context, cuStreamGetCtx, (cuda_stream stream, cuda_context * context), MUST)          \
     X(stream_capture, cuStreamGetCaptureInfo_v2,                                                   \

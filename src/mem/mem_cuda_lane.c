@@ -185,6 +185,8 @@ tutti_status mem_cuda_make_lanes(struct mem_device *device)
     for (unsigned i = 0; i < QUEUE_STREAMS && result == CUDA_DRIVER_OK; i++)
         result = device->driver->stream_create(&device->streams[i], CUDA_STREAM_NON_BLOCKING,
                                                device->priority);
+    if (result == CUDA_DRIVER_OK)
+        result = device->driver->event_create(&device->order, CUDA_EVENT_NO_TIMING);
     mem_cuda_leave(&scope);
     status = result == CUDA_DRIVER_OK ? make_claims(device)
                                       : mem_cuda_fail(result, "make streams on %s", device->name);

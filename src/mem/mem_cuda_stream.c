@@ -329,6 +329,24 @@ tutti_status mem_stream_wait(const struct mem_stream *stream, const struct mem_w
     return status;
 }
 
+tutti_status mem_stream_order(const struct mem_stream *first, const struct mem_stream *second)
+{
+    struct mem_device *device = first->device;
+    const struct cuda_driver *driver = device->driver;
+    struct cuda_scope scope;
+    pthread_mutex_lock(&device->putting);
+    tutti_status status = mem_cuda_enter(device, &scope);
+    if (status == TUTTI_OK)
+        status = finish(first, &scope, driver->event_record(device->order, first->handle), "mark");
+    if (status == TUTTI_OK)
+        status = mem_cuda_enter(second->device, &scope);
+    if (status == TUTTI_OK)
+        status = finish(second, &scope, driver->stream_await(second->handle, device->order, 0),
+                        "await a mark");
+    pthread_mutex_unlock(&device->putting);
+    return status;
+}
+
 /* ---- captures ------------------------------------------------------------------------------- */
 
 tutti_status mem_stream_retain(const struct mem_stream *stream, void (*gone)(void *context),
