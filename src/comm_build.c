@@ -540,7 +540,9 @@ tutti_status comm_build(const struct settings *settings, struct bootstrap *boots
     uint32_t size = bootstrap_size(bootstrap);
     tutti_comm *comm = NULL;
     log_set_level((enum log_level)settings->log);
-    tutti_status status = allocate(settings, bootstrap_rank(bootstrap), size, &comm);
+    tutti_status status = log_set_file(settings->log_file);
+    if (status == TUTTI_OK)
+        status = allocate(settings, bootstrap_rank(bootstrap), size, &comm);
     if (status != TUTTI_OK)
         return status;
     /* One more than the ranks: the last entry is this rank's own, on its way out. */

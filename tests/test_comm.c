@@ -1,7 +1,9 @@
 /* test_comm.c: communicators as users meet them: arguments, requests, groups, split; test_comm_ends
  * has what goes wrong. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "src/comm.h"
 #include "tests/suite.h"
@@ -394,6 +396,56 @@ static void test_comm_keeps_what_started_operations_need(void)
     run(WORLD_PROCESSES, 4, shm, borrowed_arguments, NULL);
 }
 
+/* ---- log -------------------------------------------------------------------------------------
+ */
+
+/* This process's descriptors of the file. */
+static int times_open(const char *path)
+{
+    int times = 0;
+    for (int fd = 0; fd < 1024; fd++) {
+        char name[32], target[128] = "";
+        snprintf(name, sizeof name, "/proc/self/fd/%d", fd);
+        times += readlink(name, target, sizeof target - 1) > 0 && strcmp(target, path) == 0;
+    }
+    return times;
+}
+
+static int logs(tutti_comm *comm, int rank, int size, void *context)
+{
+    const char *path = context;
+    char text[4096] = "", line[80];
+    tutti_unique_id id;
+    tutti_comm *twin;
+    (void)size;
+    int wrong = WORLD_OK(tutti_comm_dup(comm, &twin));
+    wrong += WORLD_OK(tutti_comm_abort(twin)) + WORLD_OK(tutti_comm_destroy(twin));
+    wrong += WORLD_OK(tutti_comm_dup(comm, &twin)) + WORLD_OK(tutti_comm_destroy(twin));
+    FILE *file = fopen(path, "r");
+    wrong += world_check(rank, file && fread(text, 1, sizeof text - 1, file) > 0, "an empty file");
+    if (file)
+        fclose(file);
+    snprintf(line, sizeof line, " rank %d] info: communicator failed: ", rank);
+    wrong += world_check(rank, strstr(text, line) != NULL, "the file has: %s", text);
+    wrong += world_check(rank, times_open(path) == 1, "open %d times", times_open(path));
+    setenv("TUTTI_LOG_FILE", "/nowhere/at/all", 1);
+    wrong += WORLD_OK(tutti_unique_id_create(&id));
+    wrong += WORLD_TAKEN(tutti_comm_create(1, &id, 0, &twin), TUTTI_ERR_SETTING);
+    return wrong + world_says(rank, "TUTTI_LOG_FILE=/nowhere/at/all: No such file");
+}
+
+static void test_comm_logs_to_the_file_that_is_set(void)
+{
+    char path[] = "/tmp/tutti_test_comm_XXXXXX", setting[64];
+    const char *const settings[] = {"TUTTI_LOG=info", setting, NULL};
+    int fd = mkstemp(path);
+    CU_ASSERT_FATAL(fd >= 0);
+    close(fd);
+    snprintf(setting, sizeof setting, "TUTTI_LOG_FILE=%s", path);
+    run(WORLD_PROCESSES, 2, settings, logs, path);
+    unlink(path);
+}
+
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
@@ -406,6 +458,7 @@ int main(int argc, char **argv)
         {"takes_along_what_is_overwritten_next", test_comm_takes_along_what_is_overwritten_next},
         {"own_operations", test_comm_own_operations},
         {"split_and_dup", test_comm_split_and_dup},
+        {"logs_to_the_file_that_is_set", test_comm_logs_to_the_file_that_is_set},
     };
     return suite_run("comm", tests, sizeof tests / sizeof *tests, argc, argv);
 }

@@ -2,12 +2,14 @@
  * The idea: a line is composed on the stack and leaves in one write call, so lines of many ranks
  * never mix and logging needs no lock. The level and the file are process wide, the one exception
  * to "no mutable globals": a process has one standard error, whatever the number of its
- * communicators; both are atomics, so any thread may change them at any time.
+ * communicators; both are atomics, so any thread may change them at any time. Changing the file has
+ * a lock, so that one that is set again, by each communicator, is opened once.
  * Invariant: errno is the same after a line as before it. */
 #include "base/log.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -15,9 +17,12 @@
 #include <unistd.h>
 
 #define LOG_LINE_MAX 1024 /* bytes of a line; an error sentence is 512, longer lines are cut */
+#define LOG_FILE_MAX 256  /* as the setting's; a longer path is opened each time it is set */
 
 static _Atomic(int) log_level_now = LOG_LEVEL_WARN;
 static _Atomic(int) log_fd = STDERR_FILENO;
+static pthread_mutex_t log_file_lock = PTHREAD_MUTEX_INITIALIZER;
+static char log_file[LOG_FILE_MAX]; /* that of log_fd */
 
 void log_set_level(enum log_level level)
 {
@@ -27,14 +32,21 @@ void log_set_level(enum log_level level)
 tutti_status log_set_file(const char *path)
 {
     int fd = STDERR_FILENO;
-    if (path[0] != '\0') {
+    tutti_status status = TUTTI_OK;
+    pthread_mutex_lock(&log_file_lock);
+    bool same = strncmp(path, log_file, sizeof log_file) == 0;
+    if (!same && path[0] != '\0') {
         fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
         if (fd < 0)
-            return fail_errno(TUTTI_ERR_SETTING, "open TUTTI_LOG_FILE=%s", path);
+            status = fail_errno(TUTTI_ERR_SETTING, "open TUTTI_LOG_FILE=%s", path);
     }
-    /* The earlier file stays open: another thread may be writing its line to it. */
-    atomic_store(&log_fd, fd);
-    return TUTTI_OK;
+    if (!same && status == TUTTI_OK) {
+        /* The earlier file stays open: another thread may be writing its line to it. */
+        atomic_store(&log_fd, fd);
+        snprintf(log_file, sizeof log_file, "%s", path);
+    }
+    pthread_mutex_unlock(&log_file_lock);
+    return status;
 }
 
 bool log_enabled(enum log_level level)
