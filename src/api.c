@@ -3,7 +3,9 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
+#include "base/log.h"
 #include "src/comm.h"
 #include "src/group.h"
 #include "src/stream.h"
@@ -279,6 +281,16 @@ const char *tutti_status_string(tutti_status status)
 const char *tutti_last_error(void)
 {
     return status_sentence();
+}
+
+void tutti_log_failure(const char *sentence)
+{
+    static const char *const asking[] = {"WARN", "INFO", "ABORT", "TRACE"};
+    const char *debug = settings_launcher_variable("NCCL_DEBUG");
+    for (size_t i = 0; debug && sentence && i < sizeof asking / sizeof *asking; i++) {
+        if (strcasecmp(debug, asking[i]) == 0)
+            log_at(LOG_LEVEL_ERROR, -1, "%s", sentence);
+    }
 }
 
 const char *tutti_dtype_name(tutti_dtype dtype)

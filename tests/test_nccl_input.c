@@ -1,7 +1,10 @@
 /* test_nccl_input.c: what each kind of bad input gets from the NCCL face, by code and sentence. */
 #include <dlfcn.h>
 #include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "tests/nccl_world.h"
 
@@ -233,11 +236,68 @@ static void test_nccl_input_last_error(void)
     CU_ASSERT_STRING_EQUAL(ncclGetErrorString(ncclSuccess), "no error");
 }
 
+/* How often a line of the log ends in the text. */
+static int lines(const char *path, const char *text)
+{
+    char line[1200];
+    int found = 0;
+    FILE *file = fopen(path, "r");
+    while (file && fgets(line, sizeof line, file)) {
+        const char *at = strstr(line, text);
+        found += at && strstr(line, "] error: ") && strcmp(at + strlen(text), "\n") == 0;
+    }
+    if (file)
+        fclose(file);
+    return found;
+}
+
+struct logged {
+    const char *path;
+    int times;
+};
+
+static int logged(tutti_comm *native, int rank, int size, void *context)
+{
+    const struct logged *want = context;
+    float in[8] = {0}, out[8] = {0};
+    char sentence[1024];
+    ncclComm_t comm;
+    int wrong = nccl_world_init(native, rank, size, &comm);
+    wrong += OK(ncclAllReduce(in, out, 4, ncclFloat32, ncclSum, comm, NULL));
+    for (int i = 0; i < 3; i++)
+        wrong += TAKEN(ncclBroadcast(in, out, 4, ncclFloat32, 7 + rank, comm, NULL),
+                       ncclInvalidArgument);
+    snprintf(sentence, sizeof sentence, "%s", ncclGetLastError(comm));
+    int times = lines(want->path, sentence);
+    wrong += world_check(rank, times == want->times, "%d lines end in: %s", times, sentence);
+    return wrong + OK(ncclCommDestroy(comm));
+}
+
+/* Programs that never ask for the sentence, as most that print ncclGetErrorString. */
+static void test_nccl_input_is_logged_where_nccl_debug_asks(void)
+{
+    static const char *const debug[] = {"NCCL_DEBUG=WARN", "NCCL_DEBUG=info", "NCCL_DEBUG=VERSION",
+                                        "NCCL_DEBUG="};
+    for (int i = 0; i < 4; i++) {
+        char path[] = "/tmp/tutti_test_nccl_XXXXXX", setting[64];
+        const char *const settings[] = {debug[i], setting, NULL};
+        struct logged want = {path, i < 2};
+        int fd = mkstemp(path);
+        CU_ASSERT_FATAL(fd >= 0);
+        close(fd);
+        snprintf(setting, sizeof setting, "TUTTI_LOG_FILE=%s", path);
+        /* The sentences of ranks differ, and each rank repeats its own. */
+        nccl_world_run(WORLD_PROCESSES, 2, settings, logged, &want);
+        unlink(path);
+    }
+}
+
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
         {"is_refused", test_nccl_input_is_refused},
         {"last_error", test_nccl_input_last_error},
+        {"is_logged_where_nccl_debug_asks", test_nccl_input_is_logged_where_nccl_debug_asks},
     };
     return suite_run("nccl_input", tests, sizeof tests / sizeof *tests, argc, argv);
 }

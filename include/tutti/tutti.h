@@ -59,6 +59,11 @@ TUTTI_API const char *tutti_status_string(tutti_status status);
  * of the library in this thread. */
 TUTTI_API const char *tutti_last_error(void);
 
+/* tutti_log_failure: a line "tutti[host:pid] error: sentence" on standard error, or in
+ * TUTTI_LOG_FILE, where NCCL_DEBUG is WARN, INFO, ABORT or TRACE; else nothing. For an interface
+ * over this one whose programs print its codes and may never ask for the sentence. */
+TUTTI_API void tutti_log_failure(const char *sentence);
+
 /* The name of a type, operation or collective ("float32", "sum", "allreduce"); "?" if unknown. */
 TUTTI_API const char *tutti_dtype_name(tutti_dtype dtype);
 TUTTI_API const char *tutti_op_name(tutti_op op);

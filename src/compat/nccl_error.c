@@ -1,6 +1,8 @@
 /* nccl_error.c: result codes, and the sentence of the last error. A thread keeps its own, so that
  * one rank's thread never reads another's; since programs also ask from a thread that only reports
- * (a watchdog, a logger), the process's last one is kept too, for threads that had none. */
+ * (a watchdog, a logger), the process's last one is kept too, for threads that had none. Many
+ * programs print the code's text alone: with NCCL_DEBUG=WARN each sentence is a line of the log,
+ * once however often it comes in a row: a job's thread has it first, then the caller's. */
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -20,8 +22,11 @@ ncclResult_t face_fail(ncclResult_t result, const char *format, ...)
     va_end(arguments);
     memcpy(own, text, sizeof own);
     pthread_mutex_lock(&last_lock);
+    bool again = strcmp(last, text) == 0;
     memcpy(last, text, sizeof last);
     pthread_mutex_unlock(&last_lock);
+    if (!again)
+        tutti_log_failure(text);
     return result;
 }
 
@@ -75,13 +80,16 @@ NCCL_FACE(const char *, ncclGetErrorString, (ncclResult_t result))
     static const char *const texts[ncclNumResults] = {
         [ncclSuccess] = "no error",
         [ncclUnhandledCudaError] = "no driver serves this stream or this memory "
-                                   "(ncclGetLastError says more)",
-        [ncclSystemError] = "a system call failed or memory ran out (ncclGetLastError says more)",
-        [ncclInternalError] = "an internal check failed (ncclGetLastError says more)",
-        [ncclInvalidArgument] = "invalid argument (ncclGetLastError says more)",
+                                   "(ncclGetLastError or NCCL_DEBUG=WARN says more)",
+        [ncclSystemError] = "a system call failed or memory ran out (ncclGetLastError or "
+                            "NCCL_DEBUG=WARN says more)",
+        [ncclInternalError] =
+            "an internal check failed (ncclGetLastError or NCCL_DEBUG=WARN says more)",
+        [ncclInvalidArgument] = "invalid argument (ncclGetLastError or NCCL_DEBUG=WARN says more)",
         [ncclInvalidUsage] = "the call does not fit the state of the communicator or the calls of "
-                             "the other ranks (ncclGetLastError says more)",
-        [ncclRemoteError] = "a peer died or cannot be reached (ncclGetLastError says more)",
+                             "the other ranks (ncclGetLastError or NCCL_DEBUG=WARN says more)",
+        [ncclRemoteError] =
+            "a peer died or cannot be reached (ncclGetLastError or NCCL_DEBUG=WARN says more)",
         [ncclInProgress] = "the operation is in progress",
     };
     unsigned code = (unsigned)result;
