@@ -8,7 +8,8 @@
  *   returns when its result is there; with device memory it is put into the stream.
  *   Any number of ranks may share one GPU, or need none.
  *   No call waits for ever: a dead or disagreeing rank gives ncclRemoteError or ncclInvalidUsage,
- *   and ncclGetLastError names it.
+ *   and ncclGetLastError names it. A stream goes on when an operation in it fails, with unspecified
+ *   data: ask ncclCommGetAsyncError when a wait for it is over too, not only during the wait.
  *   The device-side interface (windows used inside kernels) is refused with ncclInvalidUsage.
  *
  * Every function has a twin of the same meaning whose name begins with p, for tools that stand in
