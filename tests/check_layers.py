@@ -106,6 +106,8 @@ PREFIXES = {
 GLOBALS = {
     "log_level_now": "a process has one standard error",
     "log_fd": "a process has one standard error",
+    "log_file": "the path of log_fd",
+    "log_file_lock": "guards a change of both",
     "list": "src/mem: a pointer carries no handle, so the list of allocations is the process's",
     "generation": "src/mem: moves when that list changes",
     "once": "src/mem: finds the memory kinds once",
