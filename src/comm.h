@@ -122,6 +122,8 @@ struct tutti_comm {
     struct operation *works, **works_tail; /* sends and receives whose copy is under way */
     _Atomic uint64_t units_issued, units_retired;
     atomic_uint replays; /* captured units under way */
+    atomic_bool holds;   /* streams of units that fail wait for abort */
+    atomic_uint held;    /* units that do */
     /* The proxy's: units begun, in their order, and started transfers under way together. */
     uint64_t units_begun, units_submitted;
     struct replay_set *replay_set; /* its captured units (stream_replay.c) */

@@ -217,6 +217,14 @@ tutti_status tutti_comm_dup(tutti_comm *comm, tutti_comm **new_comm)
     return tutti_comm_split(comm, 0, 0, new_comm);
 }
 
+tutti_status tutti_comm_hold_streams(tutti_comm *comm, int hold)
+{
+    tutti_status status = comm_check_query(comm, comm);
+    if (status == TUTTI_OK)
+        atomic_store(&comm->holds, hold != 0);
+    return status;
+}
+
 /* ---- queries ----------------------------------------------------------------------------------
  */
 

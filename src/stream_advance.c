@@ -1,8 +1,10 @@
 /* stream_advance.c: what becomes of one unit, in the proxy. It goes QUEUED -> CLEARING -> RUNNING
- * -> (DRAINING) -> ended; a captured one goes back to QUEUED. While it runs each of its calls goes
- * on by itself, in their order: its bytes come, it is submitted, it ends, its bytes are back.
- * Nothing here waits: each look sees what has come and goes on. */
+ * -> (HELD) -> (DRAINING) -> ended; a captured one goes back to QUEUED. While it runs each of its
+ * calls goes on by itself, in their order: its bytes come, it is submitted, it ends, its bytes are
+ * back. Nothing here waits: each look sees what has come and goes on. */
 #include "base/check.h"
+#include "base/clock.h"
+#include "base/log.h"
 #include "src/group.h"
 #include "src/stream_unit.h"
 
@@ -283,9 +285,68 @@ static void answer_streams(struct unit *unit)
     }
 }
 
-/* The unit is over: its communicators are left, its streams go on, its caller sees it ended. */
+/* ---- the end ---- */
+
+/* How long the streams of a unit that failed are held; 0: they are not. */
+static uint64_t hold_ms(const struct unit *unit)
+{
+    uint64_t ms = 0;
+    for (size_t i = 0; i < unit->comm_count && unit->stream_count > 0; i++) {
+        const tutti_comm *comm = unit->comms[i].comm;
+        if (comm->failed == TUTTI_OK || !atomic_load(&comm->holds))
+            continue;
+        if (comm->settings.hold_ms > ms)
+            ms = comm->settings.hold_ms;
+    }
+    return ms;
+}
+
+static void hold(struct unit *unit, uint64_t ms)
+{
+    unit->held_until_ns = clock_ns() + ms * 1000000u;
+    unit->state = UNIT_HELD;
+    for (size_t i = 0; i < unit->comm_count; i++)
+        atomic_fetch_add(&unit->comms[i].comm->held, 1);
+}
+
+static bool is_let_go(const struct unit *unit)
+{
+    for (size_t i = 0; i < unit->comm_count; i++) {
+        if (atomic_load(&unit->comms[i].comm->aborted))
+            return true;
+    }
+    if (clock_ns() < unit->held_until_ns)
+        return false;
+    for (size_t i = 0; i < unit->comm_count; i++) {
+        tutti_comm *comm = unit->comms[i].comm;
+        if (comm->failed != TUTTI_OK && atomic_exchange(&comm->holds, false))
+            log_at(LOG_LEVEL_WARN, (int)comm->rank,
+                   "nobody aborted the communicator: streams that waited for it since it failed go "
+                   "on, with unspecified data (TUTTI_HOLD_MS)");
+    }
+    return true;
+}
+
+/* Its streams go on. */
+static void let_go(struct unit *unit)
+{
+    answer_streams(unit);
+    unit->state = unit->captured ? UNIT_QUEUED : UNIT_DRAINING;
+}
+
+/* After this nobody of the unit looks at a communicator. */
+static void end_hold(struct unit *unit)
+{
+    let_go(unit);
+    for (size_t i = 0; i < unit->comm_count; i++)
+        atomic_fetch_sub(&unit->comms[i].comm->held, 1);
+}
+
+/* The unit is over: its communicators are left, its streams go on unless they are held, its caller
+ * sees it ended. */
 static void retire(struct unit *unit)
 {
+    uint64_t ms = hold_ms(unit);
     for (size_t i = 0; i < unit->call_count; i++) {
         if (unit->calls[i].operation)
             operation_release(unit->calls[i].operation);
@@ -296,7 +357,10 @@ static void retire(struct unit *unit)
         for (size_t i = 0; i < unit->call_count; i++)
             call_unkeep(unit->calls[i].comm, &unit->calls[i].stage.call, NULL);
     }
-    answer_streams(unit);
+    if (ms > 0)
+        hold(unit, ms);
+    else
+        let_go(unit);
     if (unit->inside) {
         unit->comms[0].comm->slots = NULL;
         leave_comms(unit, unit->comm_count);
@@ -307,7 +371,6 @@ static void retire(struct unit *unit)
     if (unit->result)
         unit->result->status = unit->status;
     unit->result = NULL;
-    unit->state = unit->captured ? UNIT_QUEUED : UNIT_DRAINING;
 }
 
 /* Streams that have come to this unit are beyond all those before it. */
@@ -385,6 +448,10 @@ bool unit_advance(struct unit *unit, struct unit *list, bool *over)
     }
     if (unit->state == UNIT_RUNNING && run(unit, &moved)) {
         retire(unit);
+        moved = true;
+    }
+    if (unit->state == UNIT_HELD && is_let_go(unit)) {
+        end_hold(unit);
         moved = true;
     }
     if (unit->state == UNIT_DRAINING)

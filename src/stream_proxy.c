@@ -19,7 +19,7 @@
 #define PROXY_SPIN_NS  200000u  /* after the last thing that moved the proxy looks all the time, */
 #define PROXY_YIELD_NS 2000000u /* then it yields between looks, */
 #define PROXY_NAP_US   20u      /* then it naps between them, */
-#define PROXY_LONG_NS  200000000u /* and when it does nothing but wait for graphs, it naps */
+#define PROXY_LONG_NS  200000000u /* and when it does nothing but wait for the program, it naps */
 #define PROXY_LONG_US  200u       /* longer; without anything to wait for it sleeps */
 
 /* A process has one proxy: the words of all its streams are watched by one thread. */
@@ -67,12 +67,13 @@ static bool take_inbox(void)
 }
 
 /* What the proxy waits for. */
-enum waiting { WAITING_NOTHING, WAITING_GRAPHS, WAITING_UNITS };
+enum waiting { WAITING_NOTHING, WAITING_GRAPHS /* or an abort */, WAITING_UNITS };
 
 static enum waiting waits_for(const struct unit *unit)
 {
-    return unit->state == UNIT_DRAINING && !unit->ends ? WAITING_NOTHING /* another unit tells */
-                                                       : WAITING_UNITS;
+    if (unit->state == UNIT_DRAINING && !unit->ends)
+        return WAITING_NOTHING; /* another unit tells */
+    return unit->state == UNIT_HELD ? WAITING_GRAPHS : WAITING_UNITS;
 }
 
 /* Captured units that a pass looks at besides those that it expects: few while others run, all when
@@ -250,10 +251,10 @@ void proxy_take(struct unit *unit)
     }
 }
 
-void stream_drain(struct tutti_comm *comm)
+static void drain(const struct tutti_comm *comm, bool (*is_waited_for)(const struct tutti_comm *))
 {
     uint64_t since = clock_ns();
-    while (comm_has_units(comm) && !atomic_load(&proxy.stop)) {
+    while (is_waited_for(comm) && !atomic_load(&proxy.stop)) {
         if (clock_ns() - since < WAIT_YIELD_NS)
             sched_yield();
         else
@@ -261,14 +262,24 @@ void stream_drain(struct tutti_comm *comm)
     }
 }
 
-/* Locks when no unit of the communicator is under way. */
+void stream_drain(struct tutti_comm *comm)
+{
+    drain(comm, comm_has_units);
+}
+
+static bool has_units_at_all(const struct tutti_comm *comm)
+{
+    return comm_has_units(comm) || atomic_load(&comm->held) > 0;
+}
+
+/* Locks when no unit of the communicator is under way or held. */
 static void lock_when_idle(struct tutti_comm *comm)
 {
     proxy_lock();
-    while (comm_has_units(comm) && !atomic_load(&proxy.stop)) {
+    while (has_units_at_all(comm) && !atomic_load(&proxy.stop)) {
         pthread_mutex_unlock(&proxy.lock);
         atomic_store(&comm->aborted, true);
-        stream_drain(comm);
+        drain(comm, has_units_at_all);
         proxy_lock();
     }
 }

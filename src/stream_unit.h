@@ -22,6 +22,7 @@ enum unit_state {
     UNIT_QUEUED,   /* its streams are not there yet, or units before it are not over */
     UNIT_CLEARING, /* its queues look for a channel that no waiting stream holds */
     UNIT_RUNNING,  /* its calls, from their bytes' way in to their way out */
+    UNIT_HELD,     /* failed; its streams wait for the abort of its communicators */
     UNIT_DRAINING  /* over; its blocks wait until the streams have passed */
 };
 
@@ -79,6 +80,7 @@ struct unit {
         struct unit *follower, *leader, *next, *previous;
     } replay;
     tutti_status status;
+    uint64_t held_until_ns;
     struct unit_call *calls;
     size_t call_count;
     size_t submitted, ended, leaving, left; /* so many of the first; left: their bytes are back */

@@ -345,6 +345,38 @@ static int aborting(tutti_comm *native, int rank, int size, void *context)
     return wrong;
 }
 
+/* Rank 0 leaves in the middle: until the others abort, too, nothing behind their operation runs. */
+static int holding(tutti_comm *native, int rank, int size, void *context)
+{
+    cuda_stream stream = rig_stream_take(false);
+    void *buffer = rig_take(COUNT);
+    ncclComm_t comm;
+    ncclResult_t state = ncclSuccess;
+    int wrong = nccl_world_init(native, rank, size, &comm);
+    (void)context;
+    rig_put_fill(stream, buffer, 1, COUNT);
+    wrong +=
+        OK(ncclAllReduce(buffer, buffer, COUNT, ncclUint8, ncclSum, comm, (cudaStream_t)stream));
+    wrong += bytes_are(stream, rank, buffer, COUNT, size, "allreduce");
+    if (rank > 0)
+        wrong += OK(
+            ncclAllReduce(buffer, buffer, COUNT, ncclUint8, ncclSum, comm, (cudaStream_t)stream));
+    wrong += tutti_barrier(native) != TUTTI_OK;
+    if (rank > 0) {
+        double end = nccl_world_seconds() + 10;
+        while (state == ncclSuccess && wrong == 0 && nccl_world_seconds() < end)
+            wrong += OK(ncclCommGetAsyncError(comm, &state));
+        wrong += world_check(rank, state == ncclRemoteError, "state %d", (int)state);
+        usleep(100000);
+        wrong += world_check(rank, !rig_is_done(stream), "the stream went on");
+    }
+    wrong += OK(ncclCommAbort(comm));
+    wrong += rig_await(rank, stream, 5);
+    wrong += tutti_barrier(native) != TUTTI_OK;
+    rig_give(buffer);
+    return wrong;
+}
+
 /* A destroy waits for what is in the streams, also one that its own group has put there; there an
  * operation goes before its call has run. */
 static int destroying(tutti_comm *native, int rank, int size, void *context)
@@ -380,6 +412,9 @@ static void test_nccl_gpu_ends(void)
     run(WORLD_PROCESSES, 3, direct, aborting, NULL);
     run(WORLD_PROCESSES, 2, tcp, aborting, NULL);
     run(WORLD_THREADS, 2, direct, aborting, NULL);
+    run(WORLD_PROCESSES, 3, direct, holding, NULL);
+    run(WORLD_PROCESSES, 2, tcp, holding, NULL);
+    run(WORLD_THREADS, 2, staged, holding, NULL);
     run(WORLD_PROCESSES, 3, direct, destroying, NULL);
     run(WORLD_THREADS, 3, staged, destroying, NULL);
 }

@@ -113,6 +113,79 @@ static void test_stream_ends_death_of_a_rank(void)
     run_doomed(2, tcp, death, 2);
 }
 
+enum { LET_GO_BY_ABORT, LET_GO_BY_DESTROY, LET_GO_BY_TIME };
+struct held_how {
+    int end;
+    bool in_graph;
+    const char *const *settings;
+};
+
+/* Rank 1 dies; the streams of the others are held, and what lies behind in them does not run, until
+ * the communicator is aborted, or destroyed, or the time is up. */
+static int held(tutti_comm *comm, int rank, int size, void *context)
+{
+    const struct held_how *how = context;
+    void *graph = NULL;
+    int32_t *memory = rig_take(COUNT * 4), *behind = rig_take(4);
+    cuda_stream stream = rig_stream_take(false);
+    tutti_comm *other;
+    int wrong = WORLD_OK(tutti_comm_dup(comm, &other));
+    (void)size;
+    wrong += WORLD_OK(tutti_comm_hold_streams(other, 1));
+    rig_set_ints(behind, 1, 5);
+    wrong +=
+        WORLD_OK(tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, other, stream));
+    wrong += rig_await(rank, stream, AWAIT_S);
+    wrong += WORLD_OK(tutti_barrier(comm));
+    if (rank == 1) {
+        usleep(100000);
+        raise(SIGKILL);
+    }
+    if (how->in_graph)
+        rig_capture_begin(stream);
+    for (int i = 0; i < 2; i++)
+        wrong += WORLD_OK(
+            tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, other, stream));
+    if (how->in_graph) {
+        graph = rig_capture_end(stream);
+        rig_graph_launch(graph, stream);
+    }
+    rig_put_fill(stream, behind, 0, 4);
+    double end = world_seconds() + 10;
+    while (tutti_comm_status(other) == TUTTI_OK && world_seconds() < end)
+        usleep(1000);
+    wrong += WORLD_TAKEN(tutti_comm_status(other), TUTTI_ERR_PEER);
+    usleep(300000);
+    if (how->end != LET_GO_BY_TIME) {
+        wrong += world_check(rank, !rig_is_done(stream), "the stream went on");
+        wrong += rig_wrong_ints(rank, behind, 1, 5, 0, "what lies behind");
+    }
+    if (how->end == LET_GO_BY_ABORT)
+        wrong += WORLD_OK(tutti_comm_abort(other));
+    if (how->end == LET_GO_BY_DESTROY)
+        wrong += WORLD_OK(tutti_comm_destroy(other));
+    wrong += rig_await(rank, stream, 5);
+    if (graph)
+        rig_graph_destroy(graph);
+    return wrong + rig_wrong_ints(rank, behind, 1, 0, 0, "what lies behind, at the end");
+}
+
+static void test_stream_ends_streams_are_held(void)
+{
+    static const char *const soon[] = {"TUTTI_CUDA_DIRECT_MIN=1", "TUTTI_HOLD_MS=1000", NULL};
+    struct held_how ways[] = {{LET_GO_BY_ABORT, false, direct},  {LET_GO_BY_ABORT, true, direct},
+                              {LET_GO_BY_ABORT, false, tcp},     {LET_GO_BY_DESTROY, false, staged},
+                              {LET_GO_BY_DESTROY, true, staged}, {LET_GO_BY_TIME, false, soon}};
+    for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+        struct world world = {.kind = WORLD_PROCESSES,
+                              .size = 3,
+                              .settings = ways[i].settings,
+                              .limit_s = 60,
+                              .doomed = 2};
+        run_world(&world, held, &ways[i]);
+    }
+}
+
 /* Rank 1 dies while everyone's operations wait behind a gate: who asks learns it, and the streams
  * go on. */
 static int death_behind_a_gate(tutti_comm *comm, int rank, int size, void *context)
@@ -395,6 +468,7 @@ int main(int argc, char **argv)
     static const struct suite_test tests[] = {
         {"abort_releases_streams", test_stream_ends_abort_releases_streams},
         {"death_of_a_rank", test_stream_ends_death_of_a_rank},
+        {"streams_are_held", test_stream_ends_streams_are_held},
         {"death_behind_a_gate", test_stream_ends_death_behind_a_gate},
         {"destroyed_while_queued", test_stream_ends_destroyed_while_queued},
         {"a_rank_leaves_at_once", test_stream_ends_a_rank_leaves_at_once},

@@ -359,13 +359,20 @@ TUTTI_API tutti_status tutti_wait_all(size_t count, tutti_request **requests);
  * TUTTI_ERR_MISMATCH); where other streams use its communicator too, events must say what comes
  * first, alike on all ranks.
  * A failure is not returned by the call, which is over by then: the streams go on, with unspecified
- * data, and tutti_comm_status tells. tutti_comm_abort lets every waiting stream go on.
+ * data, and tutti_comm_status tells; or they wait (tutti_comm_hold_streams). tutti_comm_abort lets
+ * every waiting stream go on.
  * Errors as the blocking form's; TUTTI_ERR_UNSUPPORTED when there is no driver for the stream, and,
  * of every form, when a buffer is device memory that this process may not use (TUTTI_CUDA=0). */
 #define X(name, params, args)                                                                      \
     TUTTI_API tutti_status tutti_##name##_on(TUTTI_UNPAREN params, void *stream);
 TUTTI_COLLECTIVES(X)
 #undef X
+
+/* tutti_comm_hold_streams: whether streams whose operation on this communicator fails wait for
+ * tutti_comm_abort or tutti_comm_destroy (hold 1), so that nothing in them works on unspecified
+ * data, or go on at once (0, as a new communicator has it). They wait TUTTI_HOLD_MS at most. For
+ * programs that look at tutti_comm_status while they wait for a stream, and abort. Local. */
+TUTTI_API tutti_status tutti_comm_hold_streams(tutti_comm *comm, int hold);
 
 /* ---- settings -------------------------------------------------------------------------------- */
 

@@ -60,6 +60,8 @@
       "bytes up to which a stream takes a call's input to host memory by a kernel, not a copy")    \
     X(U64, cuda_kernel_back, "CUDA_KERNEL_BACK", 0, 0, 1 << 20,                                    \
       "bytes up to which it takes the output back by a kernel")                                    \
+    X(U64, hold_ms, "HOLD_MS", 60000, 0, 86400000,                                                 \
+      "longest wait of streams for the abort of a failed communicator, where they wait (NCCL)")    \
     X(TEXT, verbs_device, "VERBS_DEVICE", "", 0, 255,                                              \
       "RDMA ports to use, device or device:port, with commas; empty: all that are active")         \
     X(U64, verbs_rails, "VERBS_RAILS", 4, 1, 4,                                                    \

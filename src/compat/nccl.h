@@ -8,8 +8,9 @@
  *   returns when its result is there; with device memory it is put into the stream.
  *   Any number of ranks may share one GPU, or need none.
  *   No call waits for ever: a dead or disagreeing rank gives ncclRemoteError or ncclInvalidUsage,
- *   and ncclGetLastError names it. A stream goes on when an operation in it fails, with unspecified
- *   data: ask ncclCommGetAsyncError when a wait for it is over too, not only during the wait.
+ *   and ncclGetLastError names it. A stream whose operation fails waits for ncclCommAbort,
+ *   ncclCommRevoke or ncclCommDestroy as there, but for a minute at most (TUTTI_HOLD_MS), and then
+ *   goes on with unspecified data.
  *   The device-side interface (windows used inside kernels) is refused with ncclInvalidUsage.
  *
  * Every function has a twin of the same meaning whose name begins with p, for tools that stand in

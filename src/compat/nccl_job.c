@@ -50,6 +50,8 @@ static tutti_status publish(ncclComm_t comm, tutti_comm *made)
     tutti_status status = tutti_comm_rank(made, &rank);
     if (status == TUTTI_OK)
         status = tutti_comm_size(made, &size);
+    if (status == TUTTI_OK)
+        status = tutti_comm_hold_streams(made, 1); /* as programs of NCCL expect */
     pthread_mutex_lock(&comm->lock);
     comm->tutti = made;
     comm->rank = rank;
