@@ -70,6 +70,13 @@ static struct bootstrap *make(enum bootstrap_kind kind, uint32_t rank, uint32_t 
     return bootstrap;
 }
 
+/* What ended a wait early is the better reason for whatever came of it. */
+static tutti_status reason(const struct cancel *cancel, tutti_status status)
+{
+    tutti_status better = clock_check(cancel);
+    return better == TUTTI_OK ? status : better;
+}
+
 tutti_status bootstrap_meet(const struct settings *settings, struct meeting *meeting, uint32_t rank,
                             uint32_t size, struct bootstrap **bootstrap)
 {
@@ -94,8 +101,7 @@ tutti_status bootstrap_meet(const struct settings *settings, struct meeting *mee
     }
     meeting_close_listeners(meeting);
     if (status != TUTTI_OK) {
-        if (made && bootstrap_check(made) != TUTTI_OK)
-            status = TUTTI_ERR_ABORTED;
+        status = reason(meeting->cancel, status);
         bootstrap_free(made);
         return status;
     }
@@ -144,12 +150,13 @@ void bootstrap_free(struct bootstrap *bootstrap)
     free(bootstrap);
 }
 
-tutti_status bootstrap_check(const struct bootstrap *bootstrap)
+tutti_status bootstrap_check_word(void *word)
 {
-    if (!clock_cancelled(bootstrap->cancel))
+    const struct bootstrap_word *of = word;
+    if (!clock_cancelled(of->word))
         return TUTTI_OK;
     return fail(TUTTI_ERR_ABORTED, "rank %u of %u aborted the communicator while it was being made",
-                bootstrap->rank, bootstrap->size);
+                of->rank, of->size);
 }
 
 /* ---- allgather ------------------------------------------------------------------------------- */
@@ -188,9 +195,8 @@ tutti_status bootstrap_allgather(struct bootstrap *bootstrap, const void *in, vo
         break;
     }
     bootstrap->sequence++;
-    if (status != TUTTI_OK && bootstrap_check(bootstrap) != TUTTI_OK)
-        status = TUTTI_ERR_ABORTED;
     if (status != TUTTI_OK) {
+        status = reason(bootstrap->cancel, status);
         bootstrap->broken = status;
         snprintf(bootstrap->broken_sentence, sizeof bootstrap->broken_sentence, "%s",
                  status_sentence());

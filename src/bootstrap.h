@@ -5,12 +5,13 @@
  * launcher's environment (finds rank, size and a meeting place, then the same rendezvous), or the
  * caller's own allgather. Every wait is bounded by the connect timeout; a silent or garbage client
  * costs the root one slot for at most 2 s and is then dropped; nothing that came from the wire
- * sizes an allocation beyond a named maximum. Where the rendezvous is by unique id, another thread
- * can end every wait, those of the allgathers too: cancel, see clock_cancelled; TUTTI_ERR_ABORTED
- * here, TUTTI_ERR_CONNECT at the other ranks. */
+ * sizes an allocation beyond a named maximum. Where the rendezvous is by unique id, cancel
+ * (base/clock.h) can end every wait, those of the allgathers too, with its error here; the other
+ * ranks get it as well, TUTTI_ERR_CONNECT in place of TUTTI_ERR_ABORTED. */
 #ifndef SRC_BOOTSTRAP_H
 #define SRC_BOOTSTRAP_H
 
+#include "base/clock.h"
 #include "base/settings.h"
 #include "tutti/types.h"
 
@@ -24,8 +25,14 @@ tutti_status bootstrap_unique_id(const struct settings *settings, tutti_unique_i
 /* An id of the address that NCCL_COMM_ID names, where it is set; else a unique one. */
 tutti_status bootstrap_id_from_env(const struct settings *settings, tutti_unique_id *id);
 tutti_status bootstrap_from_id(const struct settings *settings, const tutti_unique_id *id,
-                               uint32_t rank, uint32_t size, const int *cancel,
+                               uint32_t rank, uint32_t size, const struct cancel *cancel,
                                struct bootstrap **bootstrap);
+/* A check for cancel: another thread wants no communicator any more (clock_cancelled). */
+struct bootstrap_word {
+    const int *word;
+    uint32_t rank, size;
+};
+tutti_status bootstrap_check_word(void *word);
 tutti_status bootstrap_from_env(const struct settings *settings, struct bootstrap **bootstrap);
 tutti_status bootstrap_from_callback(tutti_allgather_fn *allgather, void *context, uint32_t rank,
                                      uint32_t size, struct bootstrap **bootstrap);

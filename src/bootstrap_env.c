@@ -262,7 +262,7 @@ tutti_status bootstrap_parse_place(const char *name, const char *text, struct so
 }
 
 tutti_status bootstrap_meet_at(const struct settings *settings, const char *name, const char *text,
-                               uint32_t rank, uint32_t size, const int *cancel,
+                               uint32_t rank, uint32_t size, const struct cancel *cancel,
                                struct bootstrap **bootstrap)
 {
     struct meeting meeting = {.place_count = 1, .cancel = cancel};

@@ -109,7 +109,7 @@ static tutti_status collect(struct collection *collection, int epoll, uint64_t d
             return fail_errno(TUTTI_ERR_SYSTEM, "rendezvous: epoll_ctl");
     }
     while (collection->left > 0) {
-        tutti_status wanted = bootstrap_check(bootstrap);
+        tutti_status wanted = clock_check(bootstrap->cancel);
         if (wanted != TUTTI_OK)
             return wanted;
         if (clock_ms() >= deadline_ms)

@@ -264,7 +264,7 @@ static tutti_status read_id(const struct settings *settings, const tutti_unique_
 }
 
 tutti_status bootstrap_from_id(const struct settings *settings, const tutti_unique_id *id,
-                               uint32_t rank, uint32_t size, const int *cancel,
+                               uint32_t rank, uint32_t size, const struct cancel *cancel,
                                struct bootstrap **bootstrap)
 {
     struct meeting meeting = {.cancel = cancel};

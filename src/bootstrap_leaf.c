@@ -158,7 +158,7 @@ static tutti_status find_root(struct search *search, const struct bootstrap *boo
     for (;;) {
         struct pollfd fds[MEETING_PLACES_MAX];
         uint64_t now = clock_ms();
-        tutti_status wanted = bootstrap_check(bootstrap);
+        tutti_status wanted = clock_check(bootstrap->cancel);
         if (wanted != TUTTI_OK)
             return wanted;
         if (now >= search->deadline_ms)

@@ -40,7 +40,7 @@ struct meeting {
     uint32_t place_count;
     int listeners[MEETING_LISTENERS_MAX]; /* root only */
     uint32_t listener_count;
-    const int *cancel; /* borrowed for the bootstrap's life */
+    const struct cancel *cancel; /* borrowed for the bootstrap's life */
 };
 
 struct join_message {
@@ -73,11 +73,11 @@ enum bootstrap_kind { BOOTSTRAP_ALONE, BOOTSTRAP_ROOT, BOOTSTRAP_LEAF, BOOTSTRAP
 struct bootstrap {
     enum bootstrap_kind kind;
     uint32_t rank, size;
-    uint32_t sequence;   /* of the next allgather */
-    uint64_t timeout_ms; /* of each step */
-    const int *cancel;   /* ends each step */
-    struct seat *seats;  /* root: [size] */
-    int fd;              /* leaf: the connection to the root, else -1 */
+    uint32_t sequence;           /* of the next allgather */
+    uint64_t timeout_ms;         /* of each step */
+    const struct cancel *cancel; /* ends each step */
+    struct seat *seats;          /* root: [size] */
+    int fd;                      /* leaf: the connection to the root, else -1 */
     char root_text[SOCK_TEXT_MAX];
     tutti_status broken; /* status of the allgather that failed: the ranks are out of step */
     char broken_sentence[SENTENCE_MAX];
@@ -106,8 +106,6 @@ tutti_status bootstrap_root_allgather(struct bootstrap *bootstrap, const void *i
 tutti_status bootstrap_leaf_allgather(struct bootstrap *bootstrap, const void *in, void *out,
                                       size_t len, uint64_t deadline_ms);
 
-/* TUTTI_ERR_ABORTED when another thread wants no communicator any more. */
-tutti_status bootstrap_check(const struct bootstrap *bootstrap);
 /* As others are told of a failure here: an abort is the loss of a rank to them. */
 static inline tutti_status bootstrap_told(tutti_status status)
 {
@@ -120,7 +118,7 @@ static inline tutti_status bootstrap_told(tutti_status status)
 tutti_status bootstrap_parse_place(const char *name, const char *text,
                                    struct sock_address *address);
 tutti_status bootstrap_meet_at(const struct settings *settings, const char *name, const char *text,
-                               uint32_t rank, uint32_t size, const int *cancel,
+                               uint32_t rank, uint32_t size, const struct cancel *cancel,
                                struct bootstrap **bootstrap);
 /* An id that carries the text. */
 tutti_status bootstrap_id_of_place(const char *text, tutti_unique_id *id);

@@ -361,7 +361,7 @@ static tutti_status serve(struct lobby *lobby)
     struct epoll_event events[EVENTS_MAX];
     while (!finished(lobby)) {
         uint64_t now = clock_ms();
-        tutti_status wanted = bootstrap_check(lobby->bootstrap);
+        tutti_status wanted = clock_check(lobby->bootstrap->cancel);
         if (wanted != TUTTI_OK)
             return wanted;
         if (now >= lobby->deadline_ms) {

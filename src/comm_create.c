@@ -57,14 +57,16 @@ tutti_status tutti_comm_create_cancellable(int size, const tutti_unique_id *id, 
 {
     struct settings settings;
     struct bootstrap *bootstrap;
+    struct bootstrap_word word = {cancel, (uint32_t)rank, (uint32_t)size};
+    struct cancel wait = {bootstrap_check_word, &word};
     tutti_status status = check_rank(size, rank, comm);
     if (status == TUTTI_OK && !id)
         status = fail(TUTTI_ERR_ARG, "tutti_comm_create: id is NULL");
     if (status == TUTTI_OK)
         status = settings_load(&settings);
     if (status == TUTTI_OK)
-        status =
-            bootstrap_from_id(&settings, id, (uint32_t)rank, (uint32_t)size, cancel, &bootstrap);
+        status = bootstrap_from_id(&settings, id, (uint32_t)rank, (uint32_t)size,
+                                   cancel ? &wait : NULL, &bootstrap);
     return status == TUTTI_OK ? build(&settings, bootstrap, comm) : status;
 }
 

@@ -42,9 +42,12 @@ void *play(void *argument)
     uint64_t start = clock_ms();
     if (player->delay_ms)
         clock_sleep_us(player->delay_ms * 1000);
-    player->status = player->id ? bootstrap_from_id(&player->settings, player->id, player->rank,
-                                                    player->size, player->cancel, &bootstrap)
-                                : bootstrap_from_env(&player->settings, &bootstrap);
+    struct bootstrap_word word = {player->cancel, player->rank, player->size};
+    struct cancel cancel = {bootstrap_check_word, &word};
+    player->status =
+        player->id ? bootstrap_from_id(&player->settings, player->id, player->rank, player->size,
+                                       player->cancel ? &cancel : NULL, &bootstrap)
+                   : bootstrap_from_env(&player->settings, &bootstrap);
     if (player->status == TUTTI_OK && player->idle_ms)
         clock_sleep_us(player->idle_ms * 1000);
     if (player->status == TUTTI_OK && !player->leaves) {

@@ -426,6 +426,12 @@ static void test_sock_families_share_a_port(void)
     owned_close(four);
 }
 
+static tutti_status give_up(void *context)
+{
+    (void)context;
+    return fail(TUTTI_ERR_ABORTED, "no longer wanted");
+}
+
 static void test_sock_receive_stops_at_its_deadline(void)
 {
     struct link link;
@@ -443,8 +449,8 @@ static void test_sock_receive_stops_at_its_deadline(void)
     static char much[8 << 20];
     CU_ASSERT_EQUAL(sock_send_all(link.client, much, sizeof much, clock_ms() + 50, NULL),
                     TUTTI_ERR_TIMEOUT);
-    /* Or another thread ends the wait. */
-    int cancel = 1;
+    /* Or something else ends the wait. */
+    struct cancel cancel = {give_up, NULL};
     CU_ASSERT_EQUAL(sock_recv_all(link.client, two, 2, clock_ms() + 20000, &cancel),
                     TUTTI_ERR_ABORTED);
     CU_ASSERT_EQUAL(sock_send_all(link.client, much, sizeof much, clock_ms() + 20000, &cancel),

@@ -20,7 +20,7 @@ void clock_sleep_us(uint32_t us)
         ;
 }
 
-int clock_left_ms(uint64_t until_ms, const int *cancel)
+int clock_left_ms(uint64_t until_ms, const struct cancel *cancel)
 {
     uint64_t now = clock_ms(), most = cancel ? CLOCK_CANCEL_MS : INT_MAX;
     uint64_t left = until_ms > now ? until_ms - now : 0;

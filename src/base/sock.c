@@ -340,13 +340,15 @@ void sock_tune(int fd)
  */
 
 /* Waits until fd has events, at most to the deadline; TUTTI_IN_PROGRESS when it has passed. */
-static tutti_status wait_ready(int fd, short events, uint64_t deadline_ms, const int *cancel)
+static tutti_status wait_ready(int fd, short events, uint64_t deadline_ms,
+                               const struct cancel *cancel)
 {
     for (;;) {
         if (clock_ms() >= deadline_ms)
             return TUTTI_IN_PROGRESS;
-        if (clock_cancelled(cancel))
-            return fail(TUTTI_ERR_ABORTED, "the wait for a socket was cancelled");
+        tutti_status wanted = clock_check(cancel);
+        if (wanted != TUTTI_OK)
+            return wanted;
         struct pollfd wait = {.fd = fd, .events = events};
         int ready = poll(&wait, 1, clock_left_ms(deadline_ms, cancel));
         if (ready > 0)
@@ -381,7 +383,7 @@ static tutti_status io_error(int fd, const char *verb, size_t done, size_t len)
                       verb, peer, done, len);
 }
 
-static tutti_status io_wait(int fd, short events, uint64_t deadline_ms, const int *cancel,
+static tutti_status io_wait(int fd, short events, uint64_t deadline_ms, const struct cancel *cancel,
                             const char *verb, size_t done, size_t len)
 {
     char text[SOCK_TEXT_MAX];
@@ -393,7 +395,7 @@ static tutti_status io_wait(int fd, short events, uint64_t deadline_ms, const in
 }
 
 tutti_status sock_send_all(int fd, const void *data, size_t len, uint64_t deadline_ms,
-                           const int *cancel)
+                           const struct cancel *cancel)
 {
     size_t done = 0;
     while (done < len) {
@@ -411,7 +413,8 @@ tutti_status sock_send_all(int fd, const void *data, size_t len, uint64_t deadli
     return TUTTI_OK;
 }
 
-tutti_status sock_recv_all(int fd, void *data, size_t len, uint64_t deadline_ms, const int *cancel)
+tutti_status sock_recv_all(int fd, void *data, size_t len, uint64_t deadline_ms,
+                           const struct cancel *cancel)
 {
     size_t done = 0;
     while (done < len) {

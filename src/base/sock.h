@@ -7,6 +7,7 @@
 
 #include <sys/socket.h>
 
+#include "base/clock.h"
 #include "base/settings.h"
 #include "base/status.h"
 
@@ -45,10 +46,11 @@ tutti_status sock_accept(int listener, int *fd, struct sock_address *from);
  * machine for seconds is not lost. */
 void sock_tune(int fd);
 /* Whole messages on non-blocking sockets, bounded by an absolute clock_ms() deadline
- * (TUTTI_ERR_TIMEOUT) and by another thread (clock_cancelled: TUTTI_ERR_ABORTED). */
+ * (TUTTI_ERR_TIMEOUT) and by cancel (clock_check: its error). */
 tutti_status sock_send_all(int fd, const void *data, size_t len, uint64_t deadline_ms,
-                           const int *cancel);
-tutti_status sock_recv_all(int fd, void *data, size_t len, uint64_t deadline_ms, const int *cancel);
+                           const struct cancel *cancel);
+tutti_status sock_recv_all(int fd, void *data, size_t len, uint64_t deadline_ms,
+                           const struct cancel *cancel);
 /* "host:port" or "[v6]:port", names resolved; at most one address. */
 tutti_status sock_parse(const char *text, struct sock_address *address);
 const char *sock_text(const struct sock_address *address, char text[SOCK_TEXT_MAX]);
