@@ -82,6 +82,7 @@ struct tutti_comm {
     uint32_t fork_generation;
     atomic_bool aborted;
     atomic_bool revoked;         /* aborted, but stays within its peers' reach */
+    _Atomic(const int *) cancel; /* of a split under way: it and the communicator end by it */
     atomic_int busy;             /* a thread is inside; for abort and to refuse a second */
     _Atomic uint64_t asked_ns;   /* when comm_ask last looked */
     _Atomic tutti_status failed; /* TUTTI_OK while it works */
@@ -208,11 +209,16 @@ void comm_events(tutti_comm *comm);
 /* For threads that are not inside: while nobody is and nothing runs, looks whether a peer died, at
  * most every ASK_NS. Who enters meanwhile waits for the look. */
 void comm_ask(tutti_comm *comm);
+/* Whether another thread has ended it; fails it if so. */
+bool comm_check_abort(tutti_comm *comm);
 void comm_check_timeout(tutti_comm *comm, uint64_t waited_ns);
 tutti_status comm_error(const tutti_comm *comm); /* sets the thread's sentence to the kept one */
 
 /* Becomes the one thread inside; false if another is and stays. */
 bool comm_seize(tutti_comm *comm);
+/* The wait of comm_enter for what streams hold of it, which cancel ends too. Enters nothing;
+ * cancelled or not is for the caller to see. */
+tutti_status comm_drain(tutti_comm *comm, const int *cancel);
 /* Enter and leave a public call: refuses NULL, destroyed, forked, failed and busy communicators. */
 tutti_status comm_enter(tutti_comm *comm);
 /* The same refusals, without entering: another thread may be inside. */

@@ -190,15 +190,8 @@ static tutti_status split_entered(tutti_comm *comm, struct color_key mine, struc
     return status;
 }
 
-tutti_status tutti_comm_split(tutti_comm *comm, int color, int key, tutti_comm **new_comm)
+static tutti_status split(tutti_comm *comm, int color, int key, tutti_comm **new_comm)
 {
-    if (!new_comm)
-        return fail(TUTTI_ERR_ARG, "tutti_comm_split: new_comm is NULL");
-    if (color < 0 && color != TUTTI_NO_COLOR)
-        return fail(TUTTI_ERR_ARG,
-                    "tutti_comm_split: color %d: expected 0 or more, or "
-                    "TUTTI_NO_COLOR (-1)",
-                    color);
     tutti_status status = comm_enter(comm);
     if (status != TUTTI_OK)
         return status;
@@ -212,6 +205,35 @@ tutti_status tutti_comm_split(tutti_comm *comm, int color, int key, tutti_comm *
     free(members);
     comm_leave(comm);
     return status;
+}
+
+tutti_status tutti_comm_split_cancellable(tutti_comm *comm, int color, int key, const int *cancel,
+                                          tutti_comm **new_comm)
+{
+    if (!new_comm)
+        return fail(TUTTI_ERR_ARG, "tutti_comm_split: new_comm is NULL");
+    if (color < 0 && color != TUTTI_NO_COLOR)
+        return fail(TUTTI_ERR_ARG,
+                    "tutti_comm_split: color %d: expected 0 or more, or "
+                    "TUTTI_NO_COLOR (-1)",
+                    color);
+    tutti_status status = comm_drain(comm, cancel);
+    if (status != TUTTI_OK)
+        return status;
+    const int *nobodys = NULL; /* else it is refused below, for the other thread that is inside */
+    bool mine = atomic_compare_exchange_strong(&comm->cancel, &nobodys, cancel);
+    /* Also when nothing has begun: the others wait for this rank. */
+    if (mine && clock_cancelled(cancel))
+        tutti_comm_abort(comm);
+    status = split(comm, color, key, new_comm);
+    if (mine)
+        atomic_store(&comm->cancel, NULL);
+    return status;
+}
+
+tutti_status tutti_comm_split(tutti_comm *comm, int color, int key, tutti_comm **new_comm)
+{
+    return tutti_comm_split_cancellable(comm, color, key, NULL, new_comm);
 }
 
 tutti_status tutti_comm_dup(tutti_comm *comm, tutti_comm **new_comm)

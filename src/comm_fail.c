@@ -16,6 +16,7 @@
 
 #define REASON_MS  300u      /* wait for the reason of a broken link */
 #define EVENTS_MAX 4096      /* events taken per look, so that a flood cannot hold a rank */
+#define DRAIN_US   50u       /* between looks whether streams are done */
 #define ASK_NS     10000000u /* between looks of those who only ask: some 20 us each */
 
 static void tell_peers(tutti_comm *comm, tutti_status status, uint32_t culprit)
@@ -72,6 +73,16 @@ static void end_operations(tutti_comm *comm, tutti_status status)
     }
 }
 
+static void say_aborted(tutti_comm *comm)
+{
+    bool split = clock_cancelled(atomic_load(&comm->cancel));
+    snprintf(comm->sentence, sizeof comm->sentence, "%s aborted the communicator%s",
+             comm->names[comm->rank],
+             split ? " that a split of this one was making: this one ended with it, since its "
+                     "ranks are out of step: destroy it, or shrink it to the other ranks"
+                   : "");
+}
+
 /* leave: this rank fails on its own, so that peers which have no link to it yet cannot learn of it
  * from anyone else; who is told the reason by a notice passes it on, and stays to pass it on. */
 static void fail_comm(tutti_comm *comm, tutti_status status, uint32_t culprit, const char *sentence,
@@ -80,8 +91,7 @@ static void fail_comm(tutti_comm *comm, tutti_status status, uint32_t culprit, c
     if (comm->failed != TUTTI_OK)
         return;
     if (status == TUTTI_ERR_ABORTED && culprit == comm->rank)
-        snprintf(comm->sentence, sizeof comm->sentence, "%s aborted the communicator",
-                 comm->names[comm->rank]);
+        say_aborted(comm);
     else
         snprintf(comm->sentence, sizeof comm->sentence, "%s", sentence);
     comm->failed = status;
@@ -282,6 +292,15 @@ tutti_status comm_fail_xfer(tutti_comm *comm, const struct xfer *xfer)
     return comm_fail(comm, xfer->status, xfer->peer, text);
 }
 
+bool comm_check_abort(tutti_comm *comm)
+{
+    if (!atomic_load_explicit(&comm->aborted, memory_order_relaxed) &&
+        !clock_cancelled(atomic_load_explicit(&comm->cancel, memory_order_relaxed)))
+        return false;
+    comm_fail(comm, TUTTI_ERR_ABORTED, comm->rank, "");
+    return true;
+}
+
 /* Who is waited for: the first link of the running program that has something posted. */
 static uint32_t awaited_peer(const tutti_comm *comm, bool *receives)
 {
@@ -373,6 +392,14 @@ tutti_status comm_look_in(const tutti_comm *comm)
     if (status == TUTTI_OK && atomic_load(&comm->aborted))
         status = fail(TUTTI_ERR_ABORTED, "%s aborted the communicator", comm->names[comm->rank]);
     return status == TUTTI_OK && comm->failed != TUTTI_OK ? comm_error(comm) : status;
+}
+
+tutti_status comm_drain(tutti_comm *comm, const int *cancel)
+{
+    tutti_status status = check_handle(comm);
+    while (status == TUTTI_OK && cancel && comm_has_units(comm) && !clock_cancelled(cancel))
+        clock_sleep_us(DRAIN_US);
+    return status;
 }
 
 tutti_status comm_enter(tutti_comm *comm)

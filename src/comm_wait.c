@@ -86,10 +86,8 @@ void comm_idle(tutti_comm *comm)
         return;
     }
     comm->clock_at_ticks = ticks;
-    if (atomic_load_explicit(&comm->aborted, memory_order_relaxed)) {
-        comm_fail(comm, TUTTI_ERR_ABORTED, comm->rank, "");
+    if (comm_check_abort(comm))
         return;
-    }
     uint64_t now = clock_ns();
     if (comm->idle_since_ns == 0) {
         comm->idle_since_ns = comm->last_event_ns = now;
@@ -116,9 +114,7 @@ void comm_look(tutti_comm *comm)
         return;
     if (comm->idle_since_ns == 0)
         comm->idle_since_ns = now;
-    if (atomic_load_explicit(&comm->aborted, memory_order_relaxed))
-        comm_fail(comm, TUTTI_ERR_ABORTED, comm->rank, "");
-    else
+    if (!comm_check_abort(comm))
         look_around(comm, now);
 }
 

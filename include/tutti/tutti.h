@@ -94,12 +94,6 @@ TUTTI_API tutti_status tutti_unique_id_from_env(tutti_unique_id *id);
 TUTTI_API tutti_status tutti_comm_create(int size, const tutti_unique_id *id, int rank,
                                          tutti_comm **comm);
 
-/* tutti_comm_create_cancellable: as above, until another thread stores something else than 0 at
- * *cancel (atomically; read while the call lasts): then TUTTI_ERR_ABORTED within 0.1 s, unless the
- * communicator was made already; the other ranks get TUTTI_ERR_CONNECT. */
-TUTTI_API tutti_status tutti_comm_create_cancellable(int size, const tutti_unique_id *id, int rank,
-                                                     const int *cancel, tutti_comm **comm);
-
 /* tutti_comm_create_from_env: as tutti_comm_create; rank, size and meeting place come from, in this
  * order, TUTTI_RENDEZVOUS with TUTTI_RANK and TUTTI_SIZE, torchrun (MASTER_ADDR is used,
  * MASTER_PORT is never bound), PMIx where libpmix is on the machine, Open MPI, MPICH (PMI), Slurm.
@@ -129,6 +123,18 @@ TUTTI_API tutti_status tutti_comm_dup(tutti_comm *comm, tutti_comm **new_comm);
  * _CONNECT, _TIMEOUT when one is dead or does not come within TUTTI_CONNECT_TIMEOUT_MS. */
 TUTTI_API tutti_status tutti_comm_shrink(tutti_comm *comm, const int *excluded, size_t count,
                                          tutti_comm **new_comm);
+
+/* tutti_comm_create_cancellable, tutti_comm_split_cancellable: as above, until another thread stores
+ * something else than 0 at *cancel (atomically; read while the call lasts): then TUTTI_ERR_ABORTED
+ * within 0.1 s, unless the communicator was made already. The other ranks get an error that names
+ * this one:
+ *   create   TUTTI_ERR_CONNECT
+ *   split    TUTTI_ERR_PEER; comm ends too, here and there, as by tutti_comm_abort, since its
+ *            ranks are out of step. */
+TUTTI_API tutti_status tutti_comm_create_cancellable(int size, const tutti_unique_id *id, int rank,
+                                                     const int *cancel, tutti_comm **comm);
+TUTTI_API tutti_status tutti_comm_split_cancellable(tutti_comm *comm, int color, int key,
+                                                    const int *cancel, tutti_comm **new_comm);
 
 TUTTI_API tutti_status tutti_comm_rank(const tutti_comm *comm, int *rank);
 TUTTI_API tutti_status tutti_comm_size(const tutti_comm *comm, int *size);
