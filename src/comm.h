@@ -30,7 +30,8 @@ enum notice_kind {
     NOTICE_FAILED, /* culprit, status, text: the communicator failed */
     NOTICE_LEFT,   /* the sender destroyed its communicator */
     NOTICE_MEET,   /* comm_shrink.c: where the survivors meet */
-    NOTICE_COMING  /* its answer */
+    NOTICE_COMING, /* its answer */
+    NOTICE_ABSENT  /* culprit, status, text: nothing will come of the meeting */
 };
 
 struct comm_peer {
@@ -42,7 +43,8 @@ struct comm_peer {
     bool left;                             /* it destroyed its communicator */
     uint32_t p2p_sends, p2p_recvs;         /* posted now */
     uint32_t waiting_sends, waiting_recvs; /* in comm.p2p_waiting */
-    struct notice *meet, *coming;          /* its last of either kind; NULL: none */
+    struct notice *meet, *coming, *absent; /* its last of each kind; NULL: none */
+    uint64_t met;                          /* the last meeting of it that this rank came to */
 };
 
 struct comm_op {
@@ -82,6 +84,7 @@ struct tutti_comm {
     uint32_t fork_generation;
     atomic_bool aborted;
     atomic_bool revoked;         /* aborted, but stays within its peers' reach */
+    int ended;                   /* atomic: this rank has left for good, or wants to */
     _Atomic(const int *) cancel; /* of a split under way: it and the communicator end by it */
     atomic_int busy;             /* a thread is inside; for abort and to refuse a second */
     _Atomic uint64_t asked_ns;   /* when comm_ask last looked */

@@ -593,6 +593,7 @@ void comm_free(tutti_comm *comm)
     for (uint32_t p = 0; comm->peers && p < comm->size; p++) {
         free(comm->peers[p].meet);
         free(comm->peers[p].coming);
+        free(comm->peers[p].absent);
     }
     free(comm->peers);
     free(comm->names);

@@ -397,13 +397,13 @@ tutti_status tutti_comm_destroy(tutti_comm *comm)
     return TUTTI_OK;
 }
 
-tutti_status tutti_comm_abort(tutti_comm *comm)
+/* ended: for good, which also ends a shrink of what failed before. */
+static tutti_status stop(tutti_comm *comm, bool ended)
 {
-    tutti_status status = comm_check_query(comm, comm);
-    if (status != TUTTI_OK)
-        return status;
     if (comm->fork_generation != atomic_load(&comm_forks))
         return fail(TUTTI_ERR_FORKED, "this communicator belongs to the parent process");
+    if (ended)
+        __atomic_store_n(&comm->ended, 1, __ATOMIC_RELEASE);
     atomic_store(&comm->aborted, true);
     /* A thread inside that waits sees the flag; one that leaves without waiting makes room. */
     while (comm->failed == TUTTI_OK) {
@@ -418,11 +418,17 @@ tutti_status tutti_comm_abort(tutti_comm *comm)
     return TUTTI_OK;
 }
 
+tutti_status tutti_comm_abort(tutti_comm *comm)
+{
+    tutti_status status = comm_check_query(comm, comm);
+    return status == TUTTI_OK ? stop(comm, true) : status;
+}
+
 tutti_status tutti_comm_revoke(tutti_comm *comm)
 {
     tutti_status status = comm_check_query(comm, comm);
     if (status != TUTTI_OK)
         return status;
     atomic_store(&comm->revoked, true);
-    return tutti_comm_abort(comm);
+    return stop(comm, false);
 }

@@ -95,6 +95,8 @@ static void fail_comm(tutti_comm *comm, tutti_status status, uint32_t culprit, c
     else
         snprintf(comm->sentence, sizeof comm->sentence, "%s", sentence);
     comm->failed = status;
+    if (leave)
+        __atomic_store_n(&comm->ended, 1, __ATOMIC_RELEASE);
     log_at(LOG_LEVEL_INFO, (int)comm->rank, "communicator failed: %s", comm->sentence);
     tell_peers(comm, status, culprit);
     for (uint32_t i = 0; i < comm->transport_count; i++)
@@ -209,6 +211,7 @@ static void unexpected(tutti_comm *comm, const struct transport_event *event)
 void comm_events(tutti_comm *comm)
 {
     static _Thread_local struct transport_event event; /* large: kept off the stack */
+    bool worked = comm->failed == TUTTI_OK;
     for (uint32_t i = 0; i < comm->transport_count; i++) {
         const struct transport_ops *ops = comm->transport_ops[i];
         bool restart = true;
@@ -224,7 +227,7 @@ void comm_events(tutti_comm *comm)
                 unexpected(comm, &event);
             } else if (event.notice.kind == NOTICE_LEFT) {
                 comm->peers[event.peer].left = true;
-            } else if (event.notice.kind == NOTICE_MEET || event.notice.kind == NOTICE_COMING) {
+            } else if (event.notice.kind != NOTICE_FAILED) {
                 comm_shrink_notice(comm, event.peer, &event.notice);
             } else {
                 event.notice.text[sizeof event.notice.text - 1] = 0;
@@ -233,7 +236,8 @@ void comm_events(tutti_comm *comm)
                 fail_comm(comm, known ? status : TUTTI_ERR_PEER, event.notice.culprit,
                           event.notice.text, false);
             }
-            if (comm->failed != TUTTI_OK)
+            /* Only the last link that went down is kept. */
+            if ((worked && comm->failed != TUTTI_OK) || event.kind == TRANSPORT_EVENT_LINK_DOWN)
                 return;
         }
     }

@@ -12,9 +12,15 @@
  *
  * number counts the meetings of this root, so that an answer to an earlier one is never taken for
  * an answer to this; set is a hash of the survivors, so that ranks which disagree about who is
- * excluded learn it here. The root goes to the rendezvous when all have answered, since it makes no
- * progress on the parent there. When some have not, it goes all the same, for a moment: the
- * rendezvous then names the missing to those that came. */
+ * excluded learn it here. The root goes to the rendezvous when all have answered.
+ *
+ * Any of it can fail at one rank, and a rank can give up. Then it says so, with its reason, and
+ * what it says ends every wait of the others, those of the rendezvous too:
+ *
+ *        absent {number, set} <------->   the root tells all, the others tell the root
+ *
+ * A survivor that the root has not called yet gives up meeting 0. When it comes again it says
+ * coming {0}, which takes that back. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,29 +31,51 @@
 #include "tutti/tutti.h"
 
 #define LOOK_US         100 /* between looks for a notice */
-#define REFUSE_MS       100 /* the root's rendezvous when it is known that it must fail */
-#define SHRINK_TEXT_MAX 300
+#define ROOT_MS         100 /* the least time for the root's rendezvous, however late all have come */
+#define REASON_MS       300 /* what a rendezvous failed of may come a little later than its end */
+#define SHRINK_TEXT_MAX 400
 
 struct shrink {
     tutti_comm *parent;
+    const int *cancel;
     uint32_t *members; /* [size] ranks of the parent, ascending */
     uint32_t size, new_rank, root;
-    uint64_t number; /* at the others: 0 until the root has told */
+    uint64_t number; /* at the others: 0 until the root has called */
     uint64_t set;
     uint64_t deadline_ms;
+    bool joined; /* all were at the rendezvous: from now on one may be done with the parent */
+    /* Why there will be no communicator, once that is known, and by whose fault. */
+    tutti_status verdict;
+    uint32_t culprit;
+    char sentence[SENTENCE_MAX];
 };
+
+/* ---- what the others say ----------------------------------------------------------------------
+ */
 
 void comm_shrink_notice(tutti_comm *comm, uint32_t peer, const struct notice *notice)
 {
     struct comm_peer *from = &comm->peers[peer];
-    if (notice->tag.word[0] == 0)
-        return; /* is_gone asked */
-    struct notice **kept = notice->kind == NOTICE_MEET ? &from->meet : &from->coming;
+    struct notice **kept = notice->kind == NOTICE_MEET     ? &from->meet
+                           : notice->kind == NOTICE_COMING ? &from->coming
+                                                           : &from->absent;
+    if (notice->kind == NOTICE_COMING &&
+        notice->tag.word[0] == 0) { /* it is here; or is_gone asked */
+        free(from->absent);
+        from->absent = NULL;
+        return;
+    }
     if (!*kept)
         *kept = malloc(sizeof **kept);
     /* Without memory it is lost, and the wait for it ends at its deadline. */
     if (*kept)
         **kept = *notice;
+}
+
+static void forget(struct notice **notice)
+{
+    free(*notice);
+    *notice = NULL;
 }
 
 /* Has this survivor answered the root? */
@@ -66,13 +94,35 @@ static tutti_status disagree(const struct shrink *shrink, uint32_t peer)
                 comm->names[comm->rank], comm->names[peer]);
 }
 
-static bool is_member(const struct shrink *shrink, uint32_t rank)
+/* Does an absence concern this shrink? Only the root hears of meeting 0; who was not called yet
+ * hears of every meeting that is new to it. */
+static bool concerns(const struct shrink *shrink, const struct comm_peer *peer)
 {
-    for (uint32_t i = 0; i < shrink->size; i++) {
-        if (shrink->members[i] == rank)
-            return true;
-    }
-    return false;
+    const uint64_t *word = peer->absent->tag.word;
+    if (word[1] != shrink->set)
+        return false;
+    return shrink->number != 0 ? word[0] == shrink->number || word[0] == 0 : word[0] > peer->met;
+}
+
+/* What a survivor says of its absence, if it does. */
+static tutti_status hear(struct shrink *shrink, uint32_t p)
+{
+    struct comm_peer *peer = &shrink->parent->peers[p];
+    if (!peer->absent || !concerns(shrink, peer))
+        return TUTTI_OK;
+    struct notice absent = *peer->absent;
+    absent.text[sizeof absent.text - 1] = 0;
+    peer->met = absent.tag.word[0] > peer->met ? absent.tag.word[0] : peer->met;
+    forget(&peer->absent);
+    if (peer->meet && peer->meet->tag.word[0] <= peer->met)
+        forget(&peer->meet);
+    /* The fault of an earlier call of this rank, which comes again. */
+    if (shrink->number == 0 && absent.culprit == shrink->parent->rank)
+        return TUTTI_OK;
+    tutti_status status = (tutti_status)absent.status;
+    bool known = status > TUTTI_IN_PROGRESS && status <= TUTTI_ERR_INTERNAL;
+    shrink->culprit = absent.culprit;
+    return fail(known ? status : TUTTI_ERR_PEER, "%s", absent.text);
 }
 
 /* A link goes down for transfers when one of them is cut off, too: only a peer that cannot be told
@@ -90,43 +140,99 @@ static bool is_gone(tutti_comm *comm, uint32_t p)
     return false;
 }
 
-/* One look at what arrives; an error when a survivor is gone or names other survivors. */
-static tutti_status look(const struct shrink *shrink)
-{
-    tutti_comm *comm = shrink->parent;
-    if (comm->failed == TUTTI_OK)
-        comm_progress(comm);
-    comm_events(comm);
-    for (uint32_t p = 0; p < comm->size; p++) {
-        const struct comm_peer *peer = &comm->peers[p];
-        if (!is_member(shrink, p) || p == comm->rank)
-            continue;
-        if (shrink->new_rank == 0 && has_answered(shrink, p) &&
-            peer->coming->tag.word[1] != shrink->set)
-            return disagree(shrink, p);
-        if (peer->left)
-            return fail(TUTTI_ERR_PEER,
-                        "shrink: %s destroyed the communicator: survivors keep it until "
-                        "it is shrunk",
-                        comm->names[p]);
-        if (is_gone(comm, p))
-            return fail(TUTTI_ERR_PEER, "shrink: %.300s: exclude that rank too",
-                        comm->down_sentence);
-    }
-    return TUTTI_OK;
-}
-
-/* Sends a notice, again while the peer has no room for it. */
-static tutti_status tell(const struct shrink *shrink, uint32_t p, struct notice *notice)
+static tutti_status check_member(struct shrink *shrink, uint32_t p)
 {
     tutti_comm *comm = shrink->parent;
     const struct comm_peer *peer = &comm->peers[p];
-    notice->culprit = comm->rank;
+    tutti_status status = hear(shrink, p);
+    if (status != TUTTI_OK || shrink->joined)
+        return status;
+    if (shrink->new_rank == 0 && has_answered(shrink, p) &&
+        peer->coming->tag.word[1] != shrink->set)
+        return disagree(shrink, p);
+    if (peer->left)
+        return fail(TUTTI_ERR_PEER,
+                    "shrink: %s destroyed the communicator: survivors keep it until "
+                    "it is shrunk",
+                    comm->names[p]);
+    if (is_gone(comm, p))
+        return fail(TUTTI_ERR_PEER, "shrink: %.300s: exclude that rank too", comm->down_sentence);
+    return TUTTI_OK;
+}
+
+static tutti_status check_here(const struct shrink *shrink)
+{
+    const tutti_comm *comm = shrink->parent;
+    if (clock_cancelled(shrink->cancel))
+        return fail(TUTTI_ERR_ABORTED, "%s aborted the communicator that a shrink was making",
+                    comm->names[comm->rank]);
+    if (clock_cancelled(&comm->ended))
+        return fail(TUTTI_ERR_ABORTED, "%s aborted the communicator while it was shrunk",
+                    comm->names[comm->rank]);
+    return TUTTI_OK;
+}
+
+/* The first reason is kept, and given again. */
+static tutti_status judge(struct shrink *shrink, tutti_status status)
+{
+    if (shrink->verdict == TUTTI_OK && status != TUTTI_OK) {
+        shrink->verdict = status;
+        snprintf(shrink->sentence, sizeof shrink->sentence, "%s", status_sentence());
+    }
+    if (shrink->verdict != TUTTI_OK)
+        status_set_sentence(shrink->sentence);
+    return shrink->verdict;
+}
+
+/* One look at what arrives; an error when a survivor is gone, gives up, or names other survivors,
+ * or this rank gives up. */
+static tutti_status look(struct shrink *shrink)
+{
+    tutti_comm *comm = shrink->parent;
+    tutti_status status = shrink->verdict == TUTTI_OK ? check_here(shrink) : shrink->verdict;
+    if (status != TUTTI_OK)
+        return judge(shrink, status);
+    if (comm->failed == TUTTI_OK)
+        comm_progress(comm);
+    comm_events(comm);
+    for (uint32_t i = 0; i < shrink->size && status == TUTTI_OK; i++) {
+        if (shrink->members[i] != comm->rank)
+            status = check_member(shrink, shrink->members[i]);
+    }
+    return judge(shrink, status);
+}
+
+/* The same for the waits of the rendezvous, whose own sentence it leaves alone. */
+static tutti_status look_aside(void *shrink)
+{
+    char sentence[SENTENCE_MAX];
+    snprintf(sentence, sizeof sentence, "%s", status_sentence());
+    tutti_status status = look(shrink);
+    if (status == TUTTI_OK)
+        status_set_sentence(sentence);
+    return status;
+}
+
+/* ---- what this rank says ----------------------------------------------------------------------
+ */
+
+/* Once, as far as that goes. */
+static tutti_status say(const struct shrink *shrink, uint32_t p, struct notice *notice)
+{
+    tutti_comm *comm = shrink->parent;
     notice->tag = (struct tag){{shrink->number, shrink->set, 0}};
+    tutti_status status = comm_connect(comm, p);
+    return status == TUTTI_OK
+               ? comm->peers[p].transport->ops->notify(comm->peers[p].transport, p, notice)
+               : status;
+}
+
+/* Sends a notice, again while the peer has no room for it. */
+static tutti_status tell(struct shrink *shrink, uint32_t p, struct notice *notice)
+{
+    notice->culprit = shrink->parent->rank;
     for (;;) {
-        tutti_status status = comm_connect(comm, p);
-        if (status == TUTTI_OK)
-            status = peer->transport->ops->notify(peer->transport, p, notice);
+        tutti_status status = say(shrink, p, notice);
         if (status != TUTTI_ERR_NOMEM || clock_ms() >= shrink->deadline_ms)
             return status;
         status = look(shrink);
@@ -134,6 +240,24 @@ static tutti_status tell(const struct shrink *shrink, uint32_t p, struct notice 
             return status;
         clock_sleep_us(LOOK_US);
     }
+}
+
+/* There will be no communicator: the sentence says why. Who was never called has nothing to say of
+ * what the root can see for itself. */
+static void give_up(const struct shrink *shrink, tutti_status status)
+{
+    char sentence[SENTENCE_MAX];
+    bool lost = status == TUTTI_ERR_ABORTED; /* is what an abort here is to the others */
+    struct notice notice = {.kind = NOTICE_ABSENT,
+                            .culprit = shrink->culprit,
+                            .status = lost ? TUTTI_ERR_PEER : status};
+    snprintf(sentence, sizeof sentence, "%s", status_sentence());
+    snprintf(notice.text, sizeof notice.text, "%.*s", (int)sizeof notice.text - 1, sentence);
+    for (uint32_t i = 1; i < shrink->size && shrink->new_rank == 0; i++)
+        (void)say(shrink, shrink->members[i], &notice);
+    if (shrink->new_rank > 0 && (shrink->number > 0 || lost))
+        (void)say(shrink, shrink->root, &notice);
+    status_set_sentence(sentence);
 }
 
 /* ---- the root ---------------------------------------------------------------------------------
@@ -148,7 +272,7 @@ static tutti_status missing(const struct shrink *shrink, uint32_t p)
                 comm->names[p], (unsigned long long)comm->settings.connect_timeout_ms);
 }
 
-static tutti_status call_all(const struct shrink *shrink, const tutti_unique_id *id)
+static tutti_status call_all(struct shrink *shrink, const tutti_unique_id *id)
 {
     struct notice notice = {.kind = NOTICE_MEET};
     _Static_assert(sizeof *id < sizeof notice.text, "an id fits into a notice");
@@ -182,9 +306,11 @@ static tutti_status answer(struct shrink *shrink, tutti_unique_id *id)
 {
     tutti_comm *comm = shrink->parent;
     struct comm_peer *root = &comm->peers[shrink->root];
-    struct notice notice = {.kind = NOTICE_COMING};
+    struct notice notice = {.kind = NOTICE_COMING, .culprit = comm->rank};
     tutti_status status = comm_connect(comm, shrink->root);
-    while (status == TUTTI_OK && !root->meet) {
+    if (status == TUTTI_OK)
+        (void)say(shrink, shrink->root, &notice);
+    while (status == TUTTI_OK) {
         status = look(shrink);
         if (status != TUTTI_OK || root->meet)
             break;
@@ -192,14 +318,14 @@ static tutti_status answer(struct shrink *shrink, tutti_unique_id *id)
             status = missing(shrink, shrink->root);
         clock_sleep_us(LOOK_US);
     }
-    if (!root->meet)
+    if (status != TUTTI_OK && !root->meet)
         return status;
     bool agreed = root->meet->tag.word[1] == shrink->set;
-    shrink->number = root->meet->tag.word[0];
+    shrink->number = root->met = root->meet->tag.word[0];
     memcpy(id->bytes, root->meet->text, sizeof id->bytes);
-    free(root->meet);
-    root->meet = NULL;
-    status = tell(shrink, shrink->root, &notice);
+    forget(&root->meet);
+    if (status == TUTTI_OK)
+        status = tell(shrink, shrink->root, &notice);
     return agreed ? status : disagree(shrink, shrink->root);
 }
 
@@ -212,50 +338,68 @@ static int alone(const void *in, void *out, size_t len, void *context)
     return 0;
 }
 
-/* The root's own reason is better than what the rendezvous says of the missing. */
+/* With a verdict the rendezvous is over before it begins; it gives back the id's sockets. */
 static tutti_status meet_as_root(struct shrink *shrink, struct settings *settings,
-                                 struct bootstrap **bootstrap)
+                                 const struct cancel *cancel, struct bootstrap **bootstrap)
 {
     tutti_unique_id id;
-    char text[SHRINK_TEXT_MAX];
+    shrink->number = ++shrink->parent->meetings;
     tutti_status status = bootstrap_unique_id(settings, &id);
     if (status != TUTTI_OK)
         return status;
-    shrink->number = ++shrink->parent->meetings;
-    status = call_all(shrink, &id);
-    snprintf(text, sizeof text, "%.299s", status_sentence());
+    judge(shrink, call_all(shrink, &id));
     uint64_t now = clock_ms();
-    bool time_left = status == TUTTI_OK && shrink->deadline_ms > now + REFUSE_MS;
-    settings->connect_timeout_ms = time_left ? shrink->deadline_ms - now : REFUSE_MS;
-    tutti_status met = bootstrap_from_id(settings, &id, 0, shrink->size, NULL, bootstrap);
-    if (status == TUTTI_OK)
-        return met;
-    if (met == TUTTI_OK)
-        bootstrap_free(*bootstrap);
-    status_set_sentence(text);
-    return status;
+    bool time_left = shrink->deadline_ms > now + ROOT_MS;
+    settings->connect_timeout_ms = time_left ? shrink->deadline_ms - now : ROOT_MS;
+    return bootstrap_from_id(settings, &id, 0, shrink->size, cancel, bootstrap);
+}
+
+static tutti_status meet(struct shrink *shrink, const struct cancel *cancel,
+                         struct bootstrap **bootstrap)
+{
+    struct settings settings = shrink->parent->settings;
+    tutti_unique_id id;
+    if (shrink->size == 1)
+        return bootstrap_from_callback(alone, NULL, 0, 1, bootstrap);
+    if (shrink->new_rank == 0)
+        return meet_as_root(shrink, &settings, cancel, bootstrap);
+    tutti_status status = judge(shrink, answer(shrink, &id));
+    if (status != TUTTI_OK)
+        return status;
+    return bootstrap_from_id(&settings, &id, shrink->new_rank, shrink->size, cancel, bootstrap);
+}
+
+/* The rendezvous, or what follows, failed: the reason is what some survivor says of it, in the
+ * ranks of the parent, or else its own. */
+static tutti_status find_reason(struct shrink *shrink, tutti_status status)
+{
+    char text[SHRINK_TEXT_MAX];
+    bool others = status == TUTTI_ERR_CONNECT || status == TUTTI_ERR_PEER;
+    snprintf(text, sizeof text, "%.*s", (int)sizeof text - 1, status_sentence());
+    for (uint64_t until = clock_ms() + REASON_MS; others && clock_ms() < until;) {
+        if (look(shrink) != TUTTI_OK)
+            break;
+        clock_sleep_us(LOOK_US);
+    }
+    if (shrink->verdict != TUTTI_OK)
+        return judge(shrink, TUTTI_OK);
+    return fail(status, "shrink: %s%s", others ? "among the survivors, numbered anew: " : "", text);
 }
 
 static tutti_status shrink_entered(struct shrink *shrink, tutti_comm **new_comm)
 {
-    struct settings settings = shrink->parent->settings;
     struct bootstrap *bootstrap = NULL;
-    tutti_unique_id id;
-    tutti_status status;
-    if (shrink->size == 1) {
-        status = bootstrap_from_callback(alone, NULL, 0, 1, &bootstrap);
-    } else if (shrink->new_rank == 0) {
-        status = meet_as_root(shrink, &settings, &bootstrap);
-    } else {
-        status = answer(shrink, &id);
-        if (status == TUTTI_OK)
-            status =
-                bootstrap_from_id(&settings, &id, shrink->new_rank, shrink->size, NULL, &bootstrap);
+    struct cancel cancel = {look_aside, shrink};
+    tutti_status status = meet(shrink, &cancel, &bootstrap);
+    if (status == TUTTI_OK) {
+        shrink->joined = true;
+        status = comm_build(&shrink->parent->settings, bootstrap, new_comm);
+        bootstrap_free(bootstrap);
     }
-    if (status != TUTTI_OK)
-        return status;
-    status = comm_build(&shrink->parent->settings, bootstrap, new_comm);
-    bootstrap_free(bootstrap);
+    if (status == TUTTI_OK)
+        return TUTTI_OK;
+    status = find_reason(shrink, status);
+    give_up(shrink, status);
     return status;
 }
 
@@ -288,26 +432,49 @@ static tutti_status find_survivors(tutti_comm *comm, const int *excluded, size_t
     return TUTTI_OK;
 }
 
-tutti_status tutti_comm_shrink(tutti_comm *comm, const int *excluded, size_t count,
-                               tutti_comm **new_comm)
+/* After an abort here this rank has no links any more. */
+static tutti_status check_ended(const tutti_comm *comm)
+{
+    if (!clock_cancelled(&comm->ended))
+        return TUTTI_OK;
+    return fail(TUTTI_ERR_ABORTED, "shrink: %s has left this communicator for good: %.300s",
+                comm->names[comm->rank], comm->sentence);
+}
+
+tutti_status tutti_comm_shrink_cancellable(tutti_comm *comm, const int *excluded, size_t count,
+                                           const int *cancel, tutti_comm **new_comm)
 {
     if (!new_comm || (!excluded && count > 0))
         return fail(TUTTI_ERR_ARG, "tutti_comm_shrink: %s is NULL",
                     new_comm ? "excluded" : "new_comm");
-    tutti_status status = comm_enter_any(comm);
+    tutti_status status = comm_drain(comm, cancel);
+    if (status == TUTTI_OK && comm_has_units(comm) && clock_cancelled(cancel))
+        status = fail(TUTTI_ERR_ABORTED, "%s aborted the communicator that a shrink was making",
+                      comm->names[comm->rank]);
+    if (status == TUTTI_OK)
+        status = comm_enter_any(comm);
     if (status != TUTTI_OK)
         return status;
     struct shrink shrink = {.parent = comm,
+                            .cancel = cancel,
+                            .culprit = comm->rank,
                             .members = calloc(comm->size, sizeof *shrink.members),
                             .deadline_ms = clock_ms() + comm->settings.connect_timeout_ms};
     if (!shrink.members)
         status = fail(TUTTI_ERR_NOMEM, "no memory to shrink a communicator");
     else
         status = find_survivors(comm, excluded, count, &shrink);
-    if (status == TUTTI_OK) {
+    if (status == TUTTI_OK)
+        status = check_ended(comm);
+    if (status == TUTTI_OK)
         status = shrink_entered(&shrink, new_comm);
-    }
     free(shrink.members);
     comm_leave(comm);
     return status;
+}
+
+tutti_status tutti_comm_shrink(tutti_comm *comm, const int *excluded, size_t count,
+                               tutti_comm **new_comm)
+{
+    return tutti_comm_shrink_cancellable(comm, excluded, count, NULL, new_comm);
 }

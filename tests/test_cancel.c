@@ -13,6 +13,7 @@
 #define AFTER_S  0.1 /* when the word is set, or the parent aborted */
 #define PROMPT_S 1.0 /* 0.1, and what a busy machine adds */
 #define MEET_S   3.0 /* the same for a rank that had no link to the one that gave up */
+#define AGAIN_S  0.4 /* after which all have learned it */
 #define LATE_S   0.4 /* when the rank that is waited for comes */
 
 enum means { BY_WORD, BY_WORD_BEFORE, BY_PARENT, MEANS };
@@ -68,23 +69,26 @@ static int names(int rank, int quitter)
     return world_says(rank, name);
 }
 
-static void scenes(int size, world_fn *function, bool by_parent)
+/* Each rank of `members` gives up in turn, while another is waited for, in a world of `size`. */
+static void scenes(int members, int size, bool used, world_fn *function)
 {
-    static const char *const shm[] = {"TUTTI_TRANSPORTS=shm", NULL};
-    static const char *const tcp[] = {"TUTTI_TRANSPORTS=tcp", NULL};
-    static const char *const *const settings[] = {NULL, shm, tcp};
-    for (int i = 0; i < 3 * MEANS * 2; i++) {
-        enum means means = (enum means)(i / 3 % MEANS);
-        /* Each rank in turn; the one that is waited for is another. */
-        int quitter = i % size, late = (quitter + 1 + i / size % (size - 1)) % size;
-        struct scene scene = {means, quitter, late, i >= 3 * MEANS};
+    static const char *const hurry[] = {"TUTTI_CONNECT_TIMEOUT_MS=4000", NULL};
+    static const char *const shm[] = {"TUTTI_TRANSPORTS=shm", hurry[0], NULL};
+    static const char *const tcp[] = {"TUTTI_TRANSPORTS=tcp", hurry[0], NULL};
+    static const char *const *const settings[] = {hurry, shm, tcp};
+    for (int i = 0; i < 3 * MEANS; i++) {
+        int quitter = (i + used) % members;
+        int late = (quitter + 1 + i / members % (members - 1)) % members;
+        struct scene scene = {(enum means)(i / 3), quitter, late, used};
         struct world world = {.kind = i % 3 == 0 ? WORLD_THREADS : WORLD_PROCESSES,
                               .size = size,
                               .settings = settings[i % 3],
                               .limit_s = 20};
-        if (means == BY_PARENT && !by_parent)
-            continue;
-        CU_ASSERT_EQUAL(world_run(&world, function, &scene), 0);
+        int wrong = world_run(&world, function, &scene);
+        CU_ASSERT_EQUAL(wrong, 0);
+        if (wrong)
+            printf("    rank %d gave up by means %d, rank %d was late, parent used %d, %s\n",
+                   quitter, scene.means, late, used, settings[i % 3][0]);
     }
 }
 
@@ -141,10 +145,109 @@ static int splitting(tutti_comm *comm, int rank, int size, void *context)
 
 static void test_cancel_split(void)
 {
-    scenes(2, splitting, true);
-    scenes(3, splitting, true);
+    for (int used = 0; used < 2; used++) {
+        scenes(2, 2, used, splitting);
+        scenes(3, 3, used, splitting);
+        if (!getenv("TUTTI_TEST_FAST"))
+            scenes(5, 5, used, splitting);
+    }
+}
+
+/* ---- shrink -----------------------------------------------------------------------------------
+ */
+
+#define OF_SHRINK "aborted the communicator that a shrink was making"
+
+/* The last rank is left out. Every rank has a link to every other; the parent works on, or has been
+ * revoked. */
+static int shrinking(tutti_comm *comm, int rank, int size, void *context)
+{
+    const struct scene *scene = context;
+    struct quitter quitter;
+    tutti_comm *child = NULL;
+    int wrong = 0, values[8] = {0}, blocks[8], last = size - 1;
+    bool revoked = scene->means == BY_WORD;
+    wrong += WORLD_OK(tutti_alltoall(values, blocks, 1, TUTTI_INT32, comm));
+    wrong += WORLD_OK(tutti_barrier(comm));
+    usleep(100000); /* until all have left the barrier */
+    if (revoked)
+        wrong += WORLD_OK(tutti_comm_revoke(comm));
+    if (rank == last)
+        return wrong;
+    double start = world_seconds();
+    if (rank == scene->late)
+        usleep((unsigned)(LATE_S * 1e6));
+    if (rank == scene->quitter) {
+        quit_soon(&quitter, scene->means, comm);
+        wrong += WORLD_TAKEN(tutti_comm_shrink_cancellable(comm, &last, 1, &quitter.cancel, &child),
+                             TUTTI_ERR_ABORTED);
+        wrong += names(rank, rank) + world_says(rank, "aborted the communicator");
+        wrong += quit_ended(&quitter, scene->means, rank);
+    } else {
+        wrong += WORLD_TAKEN(tutti_comm_shrink(comm, &last, 1, &child), TUTTI_ERR_PEER);
+        wrong += names(rank, scene->quitter);
+        if (scene->means != BY_PARENT)
+            wrong += world_says(rank, OF_SHRINK);
+        double took = world_seconds() - start;
+        wrong += world_check(rank, took < LATE_S + PROMPT_S, "took %.2f s", took);
+    }
+    wrong += world_check(rank, child == NULL, "a communicator");
+    /* Together again, now that all know. */
+    while (world_seconds() - start < LATE_S + AGAIN_S)
+        usleep(1000);
+    if (scene->means == BY_PARENT && rank == scene->quitter)
+        return wrong + WORLD_TAKEN(tutti_comm_shrink(comm, &last, 1, &child), TUTTI_ERR_ABORTED) +
+               world_says(rank, "has left this communicator for good");
+    if (scene->means == BY_PARENT)
+        return wrong;
+    wrong += WORLD_OK(tutti_comm_shrink(comm, &last, 1, &child));
+    values[0] = 1;
+    wrong += WORLD_OK(tutti_allreduce(values, blocks, 1, TUTTI_INT32, TUTTI_SUM, child));
+    wrong += world_check(rank, blocks[0] == size - 1, "sum %d", blocks[0]);
+    wrong += world_check(rank, (tutti_comm_status(comm) != TUTTI_OK) == revoked, "the parent: %s",
+                         tutti_last_error());
+    return wrong + WORLD_OK(tutti_comm_destroy(child));
+}
+
+static void test_cancel_shrink(void)
+{
+    scenes(2, 3, true, shrinking);
+    scenes(3, 4, true, shrinking);
     if (!getenv("TUTTI_TEST_FAST"))
-        scenes(5, splitting, true);
+        scenes(5, 6, true, shrinking);
+}
+
+/* Nobody has a link, and one gives up: it does so at once, the others wait to their limit. */
+static int shrinking_unmet(tutti_comm *comm, int rank, int size, void *context)
+{
+    const struct scene *scene = context;
+    struct quitter quitter;
+    tutti_comm *child = NULL;
+    int wrong = 0;
+    (void)size;
+    if (scene->means != BY_WORD)
+        return 0; /* the same, and it takes long */
+    if (rank == scene->late)
+        usleep((unsigned)(LATE_S * 1e6));
+    double start = world_seconds();
+    if (rank == scene->quitter) {
+        quit_soon(&quitter, scene->means, comm);
+        wrong += WORLD_TAKEN(tutti_comm_shrink_cancellable(comm, NULL, 0, &quitter.cancel, &child),
+                             TUTTI_ERR_ABORTED);
+        wrong += quit_ended(&quitter, scene->means, rank);
+        usleep(4500000);
+        return wrong;
+    }
+    wrong += world_check(rank, tutti_comm_shrink(comm, NULL, 0, &child) != TUTTI_OK, "shrunk");
+    /* The late one may find that others have gone. */
+    wrong += rank == scene->late ? world_says(rank, "rank ") : names(rank, scene->quitter);
+    return wrong +
+           world_check(rank, world_seconds() - start < 6, "took %.2f s", world_seconds() - start);
+}
+
+static void test_cancel_shrink_without_links(void)
+{
+    scenes(3, 3, false, shrinking_unmet);
 }
 
 /* A word that nobody sets is in nobody's way, nor one that is set when all is done. */
@@ -176,6 +279,8 @@ int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
         {"split", test_cancel_split},
+        {"shrink", test_cancel_shrink},
+        {"shrink_without_links", test_cancel_shrink_without_links},
         {"not", test_cancel_not},
     };
     return suite_run("cancel", tests, sizeof tests / sizeof *tests, argc, argv);

@@ -120,21 +120,27 @@ TUTTI_API tutti_status tutti_comm_dup(tutti_comm *comm, tutti_comm **new_comm);
  * count     of them; 0 renews a failed communicator with all its ranks.
  * The survivor of the lowest rank opens a meeting place and tells the others over comm's links.
  * Errors TUTTI_ERR_ARG; TUTTI_ERR_MISMATCH when survivors name different sets; TUTTI_ERR_PEER,
- * _CONNECT, _TIMEOUT when one is dead or does not come within TUTTI_CONNECT_TIMEOUT_MS. */
+ * _CONNECT, _TIMEOUT when one is dead, gives up or does not come within TUTTI_CONNECT_TIMEOUT_MS;
+ * TUTTI_ERR_ABORTED when comm was aborted here, also while the call lasts. */
 TUTTI_API tutti_status tutti_comm_shrink(tutti_comm *comm, const int *excluded, size_t count,
                                          tutti_comm **new_comm);
 
-/* tutti_comm_create_cancellable, tutti_comm_split_cancellable: as above, until another thread stores
- * something else than 0 at *cancel (atomically; read while the call lasts): then TUTTI_ERR_ABORTED
- * within 0.1 s, unless the communicator was made already. The other ranks get an error that names
- * this one:
- *   create   TUTTI_ERR_CONNECT
+/* tutti_comm_create_cancellable, _split_cancellable, _shrink_cancellable: as above, until another
+ * thread stores something else than 0 at *cancel (atomically; read while the call lasts): then
+ * TUTTI_ERR_ABORTED within 0.1 s, unless the communicator was made already. The other ranks get an
+ * error that names this one:
+ *   create   TUTTI_ERR_CONNECT.
  *   split    TUTTI_ERR_PEER; comm ends too, here and there, as by tutti_comm_abort, since its
- *            ranks are out of step. */
+ *            ranks are out of step.
+ *   shrink   TUTTI_ERR_PEER; comm stays as it is, and can be shrunk again. Who comes only now and
+ *            never had a link to this rank waits for it as for any that does not come. */
 TUTTI_API tutti_status tutti_comm_create_cancellable(int size, const tutti_unique_id *id, int rank,
                                                      const int *cancel, tutti_comm **comm);
 TUTTI_API tutti_status tutti_comm_split_cancellable(tutti_comm *comm, int color, int key,
                                                     const int *cancel, tutti_comm **new_comm);
+TUTTI_API tutti_status tutti_comm_shrink_cancellable(tutti_comm *comm, const int *excluded,
+                                                     size_t count, const int *cancel,
+                                                     tutti_comm **new_comm);
 
 TUTTI_API tutti_status tutti_comm_rank(const tutti_comm *comm, int *rank);
 TUTTI_API tutti_status tutti_comm_size(const tutti_comm *comm, int *size);
