@@ -451,6 +451,119 @@ static int abandoning(tutti_comm *native, int rank, int size, void *context)
                                entries("/proc/self/fd"), descriptors);
 }
 
+/* How the last rank leaves what is being made of a communicator for which rank 0 is late. */
+struct leaving {
+    bool shrinks, blocking, by_parent;
+};
+
+struct maker {
+    const struct leaving *how;
+    ncclComm_t comm, child;
+    ncclResult_t result;
+};
+
+static ncclResult_t make_child(struct maker *maker)
+{
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    config.blocking = maker->how->blocking;
+    if (maker->how->shrinks)
+        return ncclCommShrink(maker->comm, NULL, 0, &maker->child, &config, NCCL_SHRINK_DEFAULT);
+    return ncclCommSplit(maker->comm, 0, 0, &maker->child, &config);
+}
+
+static void *make_in_a_thread(void *argument)
+{
+    struct maker *maker = argument;
+    maker->result = make_child(maker);
+    return NULL;
+}
+
+/* Soon after the abort the thread that made it is gone, with all that it held. */
+static int quitting(struct maker *maker, int rank)
+{
+    pthread_t thread;
+    int wrong = 0, threads = entries("/proc/self/task"), descriptors = entries("/proc/self/fd");
+    if (!maker->how->blocking)
+        wrong += TAKEN(make_child(maker), ncclInProgress);
+    else if (pthread_create(&thread, NULL, make_in_a_thread, maker) != 0)
+        return 1;
+    usleep(100000);
+    wrong += nccl_world_is(maker->how->blocking ? maker->comm : maker->child, rank, ncclInProgress);
+    ncclComm_t child = maker->child;
+    double start = nccl_world_seconds();
+    wrong += OK(ncclCommAbort(maker->how->by_parent ? maker->comm : child));
+    if (maker->how->blocking) {
+        pthread_join(thread, NULL);
+        wrong += world_check(rank, maker->result == ncclInvalidUsage && maker->child == NULL,
+                             "result %d", (int)maker->result);
+    } else if (maker->how->by_parent) {
+        wrong += world_check(rank, nccl_world_settle(child) == ncclInvalidUsage, "state");
+        wrong += nccl_world_says(rank, "aborted the communicator");
+        wrong += OK(ncclCommAbort(child));
+    }
+    while (nccl_world_seconds() - start < 5 && entries("/proc/self/task") > threads)
+        usleep(1000);
+    return wrong + world_check(rank,
+                               nccl_world_seconds() - start < 1 && child != NULL &&
+                                   entries("/proc/self/fd") <= descriptors,
+                               "took %.2f s; %d threads of %d, %d descriptors of %d",
+                               nccl_world_seconds() - start, entries("/proc/self/task"), threads,
+                               entries("/proc/self/fd"), descriptors);
+}
+
+static int leaving_a_child(tutti_comm *native, int rank, int size, void *context)
+{
+    struct maker maker = {.how = context};
+    int wrong = nccl_world_init(native, rank, size, &maker.comm), quitter = size - 1, sums[2] = {0};
+    char name[32];
+    snprintf(name, sizeof name, "rank %d (host ", quitter);
+    wrong += nccl_world_works(maker.comm, rank, rank, size);
+    /* Every link. */
+    int *blocks = calloc((size_t)size, sizeof *blocks);
+    wrong += OK(ncclAlltoAll(blocks, blocks, 1, ncclInt32, maker.comm, NULL));
+    free(blocks);
+    wrong += tutti_barrier(native) != TUTTI_OK;
+    if (rank == quitter) {
+        wrong += quitting(&maker, rank);
+    } else {
+        if (rank == 0)
+            usleep(300000);
+        double start = nccl_world_seconds();
+        ncclResult_t result = make_child(&maker);
+        if (result == ncclInProgress)
+            result = nccl_world_settle(maker.child);
+        wrong += world_check(rank, result == ncclRemoteError, "result %d", (int)result);
+        wrong += nccl_world_says(rank, name) + nccl_world_says(rank, "aborted the communicator");
+        wrong += world_check(rank, nccl_world_seconds() - start < 2, "took %.2f s",
+                             nccl_world_seconds() - start);
+        if (!maker.how->blocking)
+            wrong += OK(ncclCommAbort(maker.child));
+    }
+    wrong += tutti_barrier(native) != TUTTI_OK;
+    if (maker.how->by_parent)
+        return wrong + (rank == quitter ? 0 : OK(ncclCommAbort(maker.comm)));
+    if (!maker.how->shrinks) { /* the parent says why it has ended as well, and what to do */
+        wrong +=
+            nccl_world_is(maker.comm, rank, rank == quitter ? ncclInvalidUsage : ncclRemoteError);
+        wrong += nccl_world_says(rank, name);
+        wrong += nccl_world_says(rank, "that a split of this one was making: this one ended with");
+        wrong += nccl_world_says(rank, "destroy it, or shrink it to the other ranks");
+        return wrong + OK(ncclCommAbort(maker.comm));
+    }
+    wrong += OK(ncclAllReduce(&rank, sums, 1, ncclInt32, ncclSum, maker.comm, NULL));
+    wrong += world_check(rank, sums[0] == size * (size - 1) / 2, "sum %d", sums[0]);
+    return wrong + OK(ncclCommDestroy(maker.comm));
+}
+
+static void test_nccl_life_leaves_a_child_that_is_made(void)
+{
+    for (int i = 0; i < 8; i++) {
+        struct leaving how = {.shrinks = i & 1, .blocking = i & 2, .by_parent = i & 4};
+        nccl_world_run(WORLD_PROCESSES, 3, nccl_world_shm, leaving_a_child, &how);
+        nccl_world_run(WORLD_PROCESSES, i % 2 ? 2 : 5, nccl_world_tcp, leaving_a_child, &how);
+    }
+}
+
 /* Nobody comes, and nobody aborts: it fails at its limit. */
 static int waiting_in_vain(tutti_comm *native, int rank, int size, void *context)
 {
@@ -592,6 +705,7 @@ int main(int argc, char **argv)
         {"abort_under_a_group", test_nccl_life_abort_under_a_group},
         {"ends_in_a_group", test_nccl_life_ends_in_a_group},
         {"nonblocking", test_nccl_life_nonblocking},
+        {"leaves_a_child_that_is_made", test_nccl_life_leaves_a_child_that_is_made},
         {"exit_with_live_communicators", test_nccl_life_exit_with_live_communicators},
         {"comm_id_by_address", test_nccl_life_comm_id_by_address},
         {"scalable", test_nccl_life_scalable},

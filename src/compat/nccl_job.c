@@ -17,16 +17,23 @@
 /* ---- one job ----------------------------------------------------------------------------------
  */
 
+/* What an abort of the communicator to be sets. */
+static const int *cancel_word(const struct job *job)
+{
+    return job->comm ? &job->comm->cancelled : NULL;
+}
+
 /* A revoked communicator carries no collective, so it is renewed for the split alone. */
 static tutti_status split(struct job *job, tutti_comm **made)
 {
+    const int *cancel = cancel_word(job);
     tutti_comm *parent = face_tutti(job->parent), *renewed = NULL;
     if (!atomic_load(&job->parent->revoked))
-        return tutti_comm_split(parent, job->color, job->key, made);
-    tutti_status status = tutti_comm_shrink(parent, NULL, 0, &renewed);
+        return tutti_comm_split_cancellable(parent, job->color, job->key, cancel, made);
+    tutti_status status = tutti_comm_shrink_cancellable(parent, NULL, 0, cancel, &renewed);
     if (status != TUTTI_OK)
         return status;
-    status = tutti_comm_split(renewed, job->color, job->key, made);
+    status = tutti_comm_split_cancellable(renewed, job->color, job->key, cancel, made);
     ncclResult_t result = face_result(status); /* keeps the sentence past the destruction */
     tutti_comm_destroy(renewed);
     job->result = result;
@@ -40,7 +47,8 @@ static tutti_status shrink(struct job *job, tutti_comm **made)
         atomic_store(&job->parent->revoked, true);
         tutti_comm_revoke(parent);
     }
-    return tutti_comm_shrink(parent, job->excluded, job->excluded_count, made);
+    return tutti_comm_shrink_cancellable(parent, job->excluded, job->excluded_count,
+                                         cancel_word(job), made);
 }
 
 /* A rank's place in its new communicator is known only now. */
@@ -92,7 +100,7 @@ static void carry_out(struct job *job)
     switch (job->kind) {
     case JOB_INIT:
         status = tutti_comm_create_cancellable(job->comm->size, &job->id, job->comm->rank,
-                                               &job->comm->cancelled, &made);
+                                               cancel_word(job), &made);
         break;
     case JOB_SPLIT:
         status = split(job, &made);
