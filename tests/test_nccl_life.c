@@ -488,8 +488,8 @@ static int quitting(struct maker *maker, int rank)
     else if (pthread_create(&thread, NULL, make_in_a_thread, maker) != 0)
         return 1;
     usleep(100000);
-    wrong += nccl_world_is(maker->how->blocking ? maker->comm : maker->child, rank, ncclInProgress);
-    ncclComm_t child = maker->child;
+    ncclComm_t child = __atomic_load_n(&maker->child, __ATOMIC_ACQUIRE);
+    wrong += nccl_world_is(child, rank, ncclInProgress);
     double start = nccl_world_seconds();
     wrong += OK(ncclCommAbort(maker->how->by_parent ? maker->comm : child));
     if (maker->how->blocking) {

@@ -62,6 +62,12 @@ ncclResult_t face_enter_grouped(ncclComm_t comm, const char *name);
 void face_leave(ncclComm_t comm);
 /* The handle is dead from now on; false if it was already. The caller holds it. */
 bool face_end(ncclComm_t comm);
+/* Puts a handle where the caller wants it: another thread may look there during a blocking call, to
+ * abort what it makes. */
+static inline void face_give(ncclComm_t *out, ncclComm_t comm)
+{
+    __atomic_store_n(out, comm, __ATOMIC_RELEASE);
+}
 tutti_comm *face_tutti(ncclComm_t comm);
 /* Ends every wait inside; returns when no new one can begin. */
 void face_abort(ncclComm_t comm);

@@ -140,7 +140,7 @@ static ncclResult_t init_rank(ncclComm_t *comm, int size, const ncclUniqueId *id
         made->device = device;
         job->context = face_context_of(device);
     }
-    *comm = made;
+    face_give(comm, made);
     return face_job(job);
 }
 
@@ -279,7 +279,7 @@ static ncclResult_t submit_child(struct job *job, ncclComm_t *newcomm, bool made
     job->blocking = made ? blocking : job->parent->blocking;
     if (comm)
         comm->device = job->parent->device;
-    *newcomm = comm;
+    face_give(newcomm, comm);
     return face_job(job);
 }
 

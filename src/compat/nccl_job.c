@@ -153,7 +153,7 @@ static ncclResult_t conclude(struct job *job)
         face_leave(job->parent);
     if (job->comm) {
         if (job->blocking && makes(job) && result != ncclSuccess) {
-            *job->out = NULL;
+            face_give(job->out, NULL);
             face_end(job->comm);
         }
         face_leave(job->comm);
@@ -371,7 +371,7 @@ void face_jobs_cancel(struct job *list)
     while (list) {
         struct job *next = list->next;
         if (makes(list) && list->comm) {
-            *list->out = NULL;
+            face_give(list->out, NULL);
             face_end(list->comm);
         }
         if (list->kind == JOB_FINALIZE)
