@@ -280,9 +280,9 @@ static tutti_status watch(tutti_comm *comm, double seconds)
 
 static int die_idle(tutti_comm *comm, int rank, int size, void *context)
 {
-    int value = rank,
-        wrong = WORLD_OK(tutti_allreduce(&rank, &value, 1, TUTTI_INT32, TUTTI_SUM, comm));
-    (void)context;
+    int value = rank, barrier = *(int *)context;
+    int wrong = WORLD_OK(barrier ? tutti_barrier(comm)
+                                 : tutti_allreduce(&rank, &value, 1, TUTTI_INT32, TUTTI_SUM, comm));
     wrong += world_check(rank, watch(comm, 0.1) == TUTTI_OK, "%s", tutti_last_error());
     if (rank == size - 1)
         raise(SIGKILL);
@@ -300,14 +300,52 @@ static void test_comm_ends_an_idle_rank_that_asks_notices_a_death(void)
 {
     static const char *const mixed[] = {"TUTTI_TRANSPORTS=shm,tcp", NULL};
     static const char *const *const worlds[] = {shm, tcp, mixed};
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 6; i++) {
+        int barrier = i / 3;
         struct world world = {.kind = WORLD_PROCESSES,
                               .size = 4,
-                              .settings = worlds[i],
+                              .settings = worlds[i % 3],
                               .limit_s = 20,
                               .doomed = 4,
-                              .prepare = i == 2 ? be_on_one_of_two_hosts : NULL};
-        CU_ASSERT_EQUAL(world_run(&world, die_idle, NULL), 0);
+                              .prepare = i % 3 == 2 ? be_on_one_of_two_hosts : NULL};
+        CU_ASSERT_EQUAL(world_run(&world, die_idle, &barrier), 0);
+    }
+}
+
+/* A rank dies before anyone has a link to anyone: the status cannot tell, the first call does. */
+static int die_unmet(tutti_comm *comm, int rank, int size, void *context)
+{
+    int value = rank, total;
+    if (rank == *(int *)context)
+        raise(SIGKILL);
+    int wrong = world_check(rank, watch(comm, 0.3) == TUTTI_OK, "%s", tutti_last_error());
+    double start = world_seconds();
+    tutti_status status = tutti_allreduce(&value, &total, 1, TUTTI_INT32, TUTTI_SUM, comm);
+    wrong += world_check(rank, status == TUTTI_ERR_PEER, "%s: %s", tutti_status_string(status),
+                         tutti_last_error());
+    char name[32];
+    snprintf(name, sizeof name, "rank %d (host ", *(int *)context);
+    wrong += world_says(rank, name);
+    (void)size;
+    return wrong +
+           world_check(rank, world_seconds() - start < 5, "took %.1f s", world_seconds() - start);
+}
+
+static void test_comm_ends_the_first_call_names_a_rank_that_died(void)
+{
+    static const char *const mixed[] = {"TUTTI_TRANSPORTS=shm,tcp", NULL};
+    static const char *const *const worlds[] = {shm, tcp, mixed};
+    for (int size = 3; size <= 5; size += 2) {
+        for (int i = 0; i < 6; i++) {
+            int doomed = i / 3 * (size - 1);
+            struct world world = {.kind = WORLD_PROCESSES,
+                                  .size = size,
+                                  .settings = worlds[i % 3],
+                                  .limit_s = 20,
+                                  .doomed = 1 + doomed,
+                                  .prepare = i % 3 == 2 ? be_on_one_of_two_hosts : NULL};
+            CU_ASSERT_EQUAL(world_run(&world, die_unmet, &doomed), 0);
+        }
     }
 }
 
@@ -540,6 +578,8 @@ int main(int argc, char **argv)
          test_comm_ends_notices_a_death_though_a_child_lives},
         {"an_idle_rank_that_asks_notices_a_death",
          test_comm_ends_an_idle_rank_that_asks_notices_a_death},
+        {"the_first_call_names_a_rank_that_died",
+         test_comm_ends_the_first_call_names_a_rank_that_died},
         {"an_idle_rank_minds_no_peer_that_leaves",
          test_comm_ends_an_idle_rank_minds_no_peer_that_leaves},
         {"a_thread_that_asks_is_in_nobodys_way",
