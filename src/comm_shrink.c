@@ -31,7 +31,7 @@
 #include "tutti/tutti.h"
 
 #define LOOK_US         100 /* between looks for a notice */
-#define ROOT_MS         100 /* the least time for the root's rendezvous, however late all have come */
+#define ROOT_MS         100 /* the root's rendezvous has so long, however late all come */
 #define REASON_MS       300 /* what a rendezvous failed of may come a little later than its end */
 #define SHRINK_TEXT_MAX 400
 

@@ -76,6 +76,62 @@ static void test_stream_ends_abort_releases_streams(void)
     run(WORLD_PROCESSES, 2, staged, abort_releases, NULL);
 }
 
+static void *cancel_later(void *word)
+{
+    usleep(100000);
+    __atomic_store_n((int *)word, 1, __ATOMIC_RELEASE);
+    return NULL;
+}
+
+/* What is made of a communicator waits for what a stream holds of it, and is given up meanwhile. */
+static int give_up_behind_a_gate(tutti_comm *comm, int rank, int size, void *context)
+{
+    void *memory = rig_take(COUNT * 4);
+    cuda_stream stream = rig_stream_take(false);
+    tutti_comm *child = NULL;
+    bool splits = *(int *)context;
+    int cancel = 0, wrong = 0, last = size - 1;
+    pthread_t thread;
+    wrong += WORLD_OK(tutti_barrier(comm));
+    if (rank == 0)
+        rig_gate_put(0, stream);
+    wrong +=
+        WORLD_OK(tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, comm, stream));
+    double start = world_seconds();
+    if (rank == 0) {
+        pthread_create(&thread, NULL, cancel_later, &cancel);
+        wrong +=
+            WORLD_TAKEN(splits ? tutti_comm_split_cancellable(comm, 0, 0, &cancel, &child)
+                               : tutti_comm_shrink_cancellable(comm, &last, 1, &cancel, &child),
+                        TUTTI_ERR_ABORTED);
+        wrong += world_says(rank, splits ? "aborted the communicator that a split"
+                                         : "aborted the communicator that a shrink");
+        wrong +=
+            world_check(rank, world_seconds() - start < 2, "took %g s", world_seconds() - start);
+        pthread_join(thread, NULL);
+        rig_gate_open(0);
+    } else if (splits) {
+        wrong += WORLD_TAKEN(tutti_comm_split(comm, 0, 0, &child), TUTTI_ERR_PEER);
+        wrong += world_says(rank, "rank 0 (host ");
+    }
+    wrong += rig_await(rank, stream, AWAIT_S);
+    wrong += WORLD_TAKEN(tutti_barrier(comm), !splits     ? TUTTI_OK
+                                              : rank == 0 ? TUTTI_ERR_ABORTED
+                                                          : TUTTI_ERR_PEER);
+    rig_stream_give(stream, false);
+    rig_give(memory);
+    return wrong;
+}
+
+static void test_stream_ends_making_is_given_up_behind_a_gate(void)
+{
+    for (int splits = 0; splits < 2; splits++) {
+        run(WORLD_THREADS, 2, direct, give_up_behind_a_gate, &splits);
+        run(WORLD_PROCESSES, 3, direct, give_up_behind_a_gate, &splits);
+        run(WORLD_PROCESSES, 2, staged, give_up_behind_a_gate, &splits);
+    }
+}
+
 /* Rank 1 dies with everyone's operations queued. */
 static int death(tutti_comm *comm, int rank, int size, void *context)
 {
@@ -467,6 +523,7 @@ int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
         {"abort_releases_streams", test_stream_ends_abort_releases_streams},
+        {"making_is_given_up_behind_a_gate", test_stream_ends_making_is_given_up_behind_a_gate},
         {"death_of_a_rank", test_stream_ends_death_of_a_rank},
         {"streams_are_held", test_stream_ends_streams_are_held},
         {"death_behind_a_gate", test_stream_ends_death_behind_a_gate},

@@ -150,7 +150,7 @@ TUTTI_API tutti_status tutti_comm_host_count(const tutti_comm *comm, int *hosts)
  * thread. While nobody uses the communicator the question looks, at most every 10 ms, whether a
  * peer that this rank has exchanged data with died: TUTTI_ERR_PEER. One that left has not. Before
  * its first call a rank has met nobody, and the status tells of no death: the call does, within
- * 5 s. One barrier after creation is enough: who has met the dead rank tells the others that ask. */
+ * 5 s. One barrier after creation is enough: who met the dead rank tells the others that ask. */
 TUTTI_API tutti_status tutti_comm_status(const tutti_comm *comm);
 
 /* tutti_comm_finalize: completes every started operation and waits until no peer needs this rank
