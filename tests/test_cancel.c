@@ -72,9 +72,10 @@ static int names(int rank, int quitter)
 /* Each rank of `members` gives up in turn, while another is waited for, in a world of `size`. */
 static void scenes(int members, int size, bool used, world_fn *function)
 {
-    static const char *const hurry[] = {"TUTTI_CONNECT_TIMEOUT_MS=4000", NULL};
-    static const char *const shm[] = {"TUTTI_TRANSPORTS=shm", hurry[0], NULL};
-    static const char *const tcp[] = {"TUTTI_TRANSPORTS=tcp", hurry[0], NULL};
+    #define HURRY "TUTTI_CONNECT_TIMEOUT_MS=4000"
+static const char *const hurry[] = {HURRY, NULL};
+    static const char *const shm[] = {"TUTTI_TRANSPORTS=shm", HURRY, NULL};
+    static const char *const tcp[] = {"TUTTI_TRANSPORTS=tcp", HURRY, NULL};
     static const char *const *const settings[] = {hurry, shm, tcp};
     for (int i = 0; i < 3 * MEANS; i++) {
         int quitter = (i + used) % members;
