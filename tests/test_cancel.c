@@ -69,11 +69,12 @@ static int names(int rank, int quitter)
     return world_says(rank, name);
 }
 
+#define HURRY "TUTTI_CONNECT_TIMEOUT_MS=4000"
+
 /* Each rank of `members` gives up in turn, while another is waited for, in a world of `size`. */
 static void scenes(int members, int size, bool used, world_fn *function)
 {
-    #define HURRY "TUTTI_CONNECT_TIMEOUT_MS=4000"
-static const char *const hurry[] = {HURRY, NULL};
+    static const char *const hurry[] = {HURRY, NULL};
     static const char *const shm[] = {"TUTTI_TRANSPORTS=shm", HURRY, NULL};
     static const char *const tcp[] = {"TUTTI_TRANSPORTS=tcp", HURRY, NULL};
     static const char *const *const settings[] = {hurry, shm, tcp};
