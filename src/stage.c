@@ -220,8 +220,8 @@ tutti_status stage_make(struct tutti_comm *comm, struct call *call, struct stage
     tutti_status status = find_buffers(comm, call, &b, &stage->device);
     if (status != TUTTI_OK || !stage->device)
         return status;
-    stage->in_blocks = b.in.blocks;
-    stage->out_blocks = b.out.blocks;
+    stage->in_blocks = call->stride ? b.in.blocks : 1;
+    stage->out_blocks = call->stride ? b.out.blocks : 1;
     stage->in_bytes = bytes_of(call, &b.in);
     stage->out_bytes = bytes_of(call, &b.out);
     call->on_device = judge_direct(comm, call, &b) == ACCEPTED;
@@ -282,8 +282,6 @@ tutti_status stage_in(const struct stage *stage, stage_copy_fn *copy, void *cont
     const struct call *call = &stage->call;
     if (!stage->copy_in || stage->in_bytes == 0)
         return TUTTI_OK;
-    if (call->stride == 0)
-        return copy(context, (void *)stage->in, call->in, stage->in_bytes);
     uint64_t len = stage->in_bytes / stage->in_blocks, stride = call->stride * call->elem_size;
     tutti_status status = TUTTI_OK;
     for (uint64_t i = 0; i < stage->in_blocks && status == TUTTI_OK; i++)
@@ -292,7 +290,7 @@ tutti_status stage_in(const struct stage *stage, stage_copy_fn *copy, void *cont
     return status;
 }
 
-static tutti_status out_of_part(const struct stage *stage, stage_copy_fn *copy, void *context)
+static tutti_status all_out(const struct stage *stage, stage_copy_fn *copy, void *context)
 {
     const struct call *call = &stage->call;
     uint64_t len = stage->out_bytes / stage->out_blocks, stride = call->stride * call->elem_size;
@@ -314,12 +312,10 @@ tutti_status stage_out(const struct tutti_comm *comm, const struct stage *stage,
         counts = call->recv_counts;
         displs = call->recv_displs;
     }
-    if (call->stride > 0)
-        return out_of_part(stage, copy, context);
     bool blocks = call->coll == TUTTI_COLL_ALLTOALLV || call->coll == TUTTI_COLL_ALLGATHERV ||
                   call->coll == TUTTI_COLL_GATHERV;
     if (!blocks || !displs)
-        return copy(context, call->out, stage->out, stage->out_bytes);
+        return all_out(stage, copy, context);
     tutti_status status = TUTTI_OK;
     for (uint32_t r = 0; r < comm->size && status == TUTTI_OK; r++) {
         size_t off = displs[r] * call->elem_size, len = counts[r] * call->elem_size;

@@ -25,8 +25,9 @@ struct stage {
     struct call call;          /* the caller's */
     const void *in;            /* where the plan finds and leaves its bytes */
     void *out;
-    uint64_t in_bytes, out_bytes;   /* there */
-    uint64_t in_blocks, out_blocks; /* of a part: apart from each other in the caller's memory */
+    uint64_t in_bytes, out_bytes; /* there */
+    uint64_t in_blocks,
+        out_blocks; /* that lie apart in the caller's memory: more than 1 in parts */
 };
 
 /* Decides, takes a block where one is needed and turns *call to it. call_check accepted the call.
