@@ -122,6 +122,42 @@ static void test_leaving_have_sent_what_was_taken_before_leaving(void)
         variants_run(leave_served, 2, 1, VARIANTS_PLAIN | VARIANTS_PROCESSES, number);
 }
 
+/* One rank asks for a link, has something to say, and closes at once: the other, which only makes
+ * progress and asks for the link a moment later, hears it, before it hears of the end. */
+static void tell_and_leave(struct links_rank *rank)
+{
+    uint32_t speaker = (uint32_t)rank->world->number % 2;
+    uint64_t late_ms = (uint64_t)rank->world->number / 2 * 5;
+    struct notice notice = {.kind = 9, .culprit = 4, .text = "why"};
+    if (rank->rank == speaker) {
+        links_connect(rank, 1 - rank->rank);
+        links_expect(rank, rank->ops->notify(rank->transport, 1 - rank->rank, &notice) == TUTTI_OK);
+        rank->ops->close(rank->transport);
+        rank->transport = NULL;
+    } else {
+        struct transport_event event = {0};
+        uint64_t now = clock_ms(), deadline = now + 5000;
+        for (bool asked = false; now < deadline; now = clock_ms()) {
+            if (!asked && now >= deadline - 5000 + late_ms) {
+                links_connect(rank, speaker);
+                asked = true;
+            }
+            rank->ops->poll(rank->transport);
+            if (rank->ops->event(rank->transport, true, &event))
+                break;
+        }
+        links_expect(rank, event.kind == TRANSPORT_EVENT_NOTICE);
+        links_expect(rank, event.notice.kind == 9 && strcmp(event.notice.text, "why") == 0);
+    }
+    links_meet(rank, 1, 2);
+}
+
+static void test_leaving_say_why_over_a_link_not_yet_made(void)
+{
+    for (int number = 0; number < 6; number++)
+        variants_run(tell_and_leave, 2, 2, VARIANTS_PLAIN, number);
+}
+
 /* How often this thread has slept. */
 static long naps(void)
 {
@@ -496,6 +532,7 @@ int main(int argc, char **argv)
     static const struct suite_test tests[] = {
         TEST(leaving_receive_what_was_sent_before_leaving),
         TEST(leaving_have_sent_what_was_taken_before_leaving),
+        TEST(leaving_say_why_over_a_link_not_yet_made),
         TEST(leaving_last_takes_no_time),
         TEST(leaving_report_who_left_too_soon),
         TEST(leaving_do_not_report_who_was_done),

@@ -100,8 +100,10 @@ static void leave_peers(struct shm *shm)
         if (shm->local.links[i])
             local_link_drop(&shm->local, shm->local.links[i]);
     }
-    if (shm->epoll >= 0 && shm->listener >= 0)
+    if (shm->epoll >= 0 && shm->listener >= 0) {
         shm_service(shm); /* who dialed meanwhile hears a farewell */
+        shm_flush(shm);
+    }
     for (uint32_t i = 0; shm->local.links && i < shm->local.config->size; i++) {
         if (shm->local.links[i])
             shm_link_close(shm, shm_link_of(shm, i));
@@ -204,8 +206,11 @@ static tutti_status shm_connect(struct transport *transport, uint32_t peer, cons
 static void shm_disconnect(struct transport *transport, uint32_t peer)
 {
     struct shm *shm = (struct shm *)transport;
-    if (shm->local.links[peer])
-        shm_link_close(shm, shm_link_of(shm, peer));
+    if (!shm->local.links[peer])
+        return;
+    local_link_drop(&shm->local, shm->local.links[peer]);
+    shm_flush(shm);
+    shm_link_close(shm, shm_link_of(shm, peer));
 }
 
 static void service(struct shm *shm)

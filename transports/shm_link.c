@@ -268,8 +268,9 @@ static tutti_status link_accept(struct shm *shm, int fd, const struct shm_packet
     answer.hello.self = (struct shm_self){(uintptr_t)&shm->self, atomic_load(&shm->self)};
     answer.hello.shape = packet->hello.shape;
     memcpy(answer.hello.hello, shm->address.hello, AUTH_HELLO_LEN);
-    if (status == TUTTI_OK && !shm_packet_write(shm, fd, &answer, -1))
-        status = fail(TUTTI_ERR_PEER, "%s hung up", shm_peer_name(shm, packet->rank));
+    /* Who has left already does not need it; what it said before that is still to be read. */
+    if (status == TUTTI_OK)
+        (void)shm_packet_write(shm, fd, &answer, -1);
     /* From here on the socket belongs to the link. */
     struct epoll_event event = {.events = EPOLLIN,
                                 .data.u64 = (uint64_t)WATCH_SOCKET << 32 | packet->rank};
@@ -540,15 +541,29 @@ tutti_status shm_link_notify(struct shm *shm, struct shm_link *link, const struc
     return TUTTI_OK;
 }
 
+/* Does a notice wait for room, or for its link to be made? */
+static bool is_untold(struct shm *shm)
+{
+    for (uint32_t i = 0; i < shm->local.made_count; i++) {
+        const struct shm_link *link = (const struct shm_link *)shm->local.made[i];
+        if (link->state != SHM_DOWN && link->waiting_count > 0)
+            return true;
+    }
+    return false;
+}
+
+void shm_flush(struct shm *shm)
+{
+    uint64_t deadline = clock_ms() + FLUSH_MS;
+    while (is_untold(shm) && clock_ms() < deadline) {
+        clock_sleep_us(200);
+        shm_service(shm);
+    }
+}
+
 void shm_link_close(struct shm *shm, struct shm_link *link)
 {
     local_link_drop(&shm->local, &link->base);
-    uint64_t deadline = clock_ms() + FLUSH_MS;
-    flush_notices(shm, link);
-    while (link->state == SHM_UP && link->waiting_count > 0 && clock_ms() < deadline) {
-        clock_sleep_us(1000);
-        flush_notices(shm, link);
-    }
     struct shm_packet packet = {.kind = SHM_BYE};
     shm_packet_send(shm, link, &packet, -1);
     set_state(shm, link, SHM_DOWN);

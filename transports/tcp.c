@@ -19,7 +19,8 @@
 #include "base/clock.h"
 #include "base/owned.h"
 
-#define EVENTS_MAX 64 /* per gathering; the rest comes with the next */
+#define EVENTS_MAX  64  /* per gathering; the rest comes with the next */
+#define FAREWELL_MS 100 /* the contract's bound for flushing on close */
 
 static struct tcp *tcp_of(struct transport *transport)
 {
@@ -125,11 +126,49 @@ static bool tcp_probe(const struct settings *settings, char *why, size_t len)
     return false;
 }
 
+/* Frames may be half sent or half received, so the lanes are of no use afterwards. */
+static void forget_transfers(struct tcp_link *link)
+{
+    for (uint32_t i = 0; i < link->tcp->config->lanes; i++) {
+        link->lanes[i].recvs = link->lanes[i].sends = (struct tcp_queue){0};
+        link->lanes[i].broken = TUTTI_ERR_ABORTED;
+        tcp_lane_relist(&link->lanes[i]);
+    }
+}
+
+/* Does a notice wait for a link, or for this one, to be made? */
+static bool is_untold(const struct tcp *tcp, const struct tcp_link *only)
+{
+    for (const struct tcp_link *link = tcp->all; link; link = link->next) {
+        if ((!only || link == only) && link->state == TCP_LINK_MAKING &&
+            link->control.out_begin < link->control.out_end)
+            return true;
+    }
+    return false;
+}
+
+/* The last words to every peer, or to one; the links' transfers are forgotten. A peer that has all
+ * of a link while this side does not yet would see it end without a word, so what is being made,
+ * and has something to say, is made. */
+static void say_farewell(struct tcp *tcp, struct tcp_link *only)
+{
+    uint64_t deadline = clock_ms() + FAREWELL_MS;
+    while (is_untold(tcp, only) && clock_ms() < deadline) {
+        tcp_gather(tcp);
+        serve_quiet(tcp);
+        clock_sleep_us(200);
+    }
+    tcp_control_farewell(tcp, only, deadline);
+}
+
 /* Ends every link, with a goodbye where it is up, and listens no more. */
 static void leave_peers(struct tcp *tcp)
 {
+    tcp->done = (struct tcp_queue){0};
+    for (struct tcp_link *link = tcp->all; link; link = link->next)
+        forget_transfers(link);
     if (tcp->owner == getpid())
-        tcp_control_farewell(tcp, NULL);
+        say_farewell(tcp, NULL);
     while (tcp->all)
         tcp_link_free(tcp->all);
     for (uint32_t i = 0; i < tcp->listener_count; i++)
@@ -237,16 +276,6 @@ static tutti_status tcp_connect(struct transport *transport, uint32_t peer, cons
     return status;
 }
 
-/* Frames may be half sent or half received, so the lanes are of no use afterwards. */
-static void forget_transfers(struct tcp_link *link)
-{
-    for (uint32_t i = 0; i < link->tcp->config->lanes; i++) {
-        link->lanes[i].recvs = link->lanes[i].sends = (struct tcp_queue){0};
-        link->lanes[i].broken = TUTTI_ERR_ABORTED;
-        tcp_lane_relist(&link->lanes[i]);
-    }
-}
-
 static void tcp_disconnect(struct transport *transport, uint32_t peer)
 {
     struct tcp *tcp = tcp_of(transport);
@@ -261,7 +290,7 @@ static void tcp_disconnect(struct transport *transport, uint32_t peer)
         if (xfer->peer != peer)
             tcp_queue_add(&tcp->done, xfer);
     }
-    tcp_control_farewell(tcp, link);
+    say_farewell(tcp, link);
     tcp_link_free(link);
 }
 

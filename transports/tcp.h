@@ -196,8 +196,8 @@ void tcp_control_read(struct tcp_link *link);
 tutti_status tcp_control_put(struct tcp_link *link, enum tcp_control_kind kind,
                              const struct notice *notice);
 void tcp_control_flush(struct tcp_link *link);
-/* Says goodbye on all links given up to 100 ms, without closing them. */
-void tcp_control_farewell(struct tcp *tcp, struct tcp_link *only);
+/* Says goodbye on all links that are up, or on one, without closing them. */
+void tcp_control_farewell(struct tcp *tcp, struct tcp_link *only, uint64_t deadline_ms);
 
 /* ---- tcp_address.c ---- */
 tutti_status tcp_listen(struct tcp *tcp);

@@ -17,7 +17,6 @@
  * peer that said goodbye longer: what it sent may have been lost on the way, and come again. */
 #define LINGER_MS     200
 #define BYE_LINGER_MS 3000
-#define FAREWELL_MS   100 /* the contract's bound for flushing on close */
 
 bool tcp_link_busy(const struct tcp_link *link)
 {
@@ -250,15 +249,14 @@ static bool farewell_round(struct tcp_link *link)
     return done;
 }
 
-void tcp_control_farewell(struct tcp *tcp, struct tcp_link *only)
+void tcp_control_farewell(struct tcp *tcp, struct tcp_link *only, uint64_t deadline_ms)
 {
-    uint64_t deadline = clock_ms() + FAREWELL_MS;
     for (struct tcp_link *link = tcp->all; link; link = link->next) {
         if ((only && link != only) || link->state == TCP_LINK_MAKING)
             continue;
         tutti_status status = tcp_control_put(link, TCP_CONTROL_BYE, NULL);
         must(status == TUTTI_OK);
-        while (!farewell_round(link) && clock_ms() < deadline)
+        while (!farewell_round(link) && clock_ms() < deadline_ms)
             clock_sleep_us(200);
     }
 }
