@@ -207,8 +207,8 @@ tutti_status comm_fail(tutti_comm *comm, tutti_status status, uint32_t culprit,
                        const char *sentence);
 /* A transfer ended with an error: finds the best reason, then comm_fail. */
 tutti_status comm_fail_xfer(tutti_comm *comm, const struct xfer *xfer);
-/* Looks at the transports' events. */
-void comm_events(tutti_comm *comm);
+/* Looks at the transports' events; true when it stopped at one, so that there may be more. */
+bool comm_events(tutti_comm *comm);
 /* For threads that are not inside: while nobody is and nothing runs, looks whether a peer died, at
  * most every ASK_NS. Who enters meanwhile waits for the look. */
 void comm_ask(tutti_comm *comm);

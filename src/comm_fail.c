@@ -2,7 +2,7 @@
  * every connected peer as a notice, and each peer passes it on once, so it reaches every rank that
  * waits for one that failed. A broken link is only a symptom: before it becomes the error, the
  * notices of the peer that left are read for up to REASON_MS, since they were sent before the link
- * went down and name the cause. */
+ * went down and name the cause, and those of all others that have come. */
 #include <inttypes.h>
 #include <sched.h>
 #include <stdio.h>
@@ -208,7 +208,7 @@ static void unexpected(tutti_comm *comm, const struct transport_event *event)
         fail_mismatch(comm, event->peer, mine, &event->tag, 0, event->len);
 }
 
-void comm_events(tutti_comm *comm)
+bool comm_events(tutti_comm *comm)
 {
     static _Thread_local struct transport_event event; /* large: kept off the stack */
     bool worked = comm->failed == TUTTI_OK;
@@ -238,9 +238,18 @@ void comm_events(tutti_comm *comm)
             }
             /* Only the last link that went down is kept. */
             if ((worked && comm->failed != TUTTI_OK) || event.kind == TRANSPORT_EVENT_LINK_DOWN)
-                return;
+                return true;
         }
     }
+    return false;
+}
+
+/* A link is down, says text, unless a peer has told the cause by now. */
+static tutti_status fail_by_link(tutti_comm *comm, uint32_t peer, const char *text)
+{
+    while (comm->failed == TUTTI_OK && comm_events(comm))
+        ;
+    return comm_fail(comm, TUTTI_ERR_PEER, peer, text);
 }
 
 static const char *doing(const tutti_comm *comm, char *text, size_t len)
@@ -277,7 +286,7 @@ static tutti_status fail_broken_link(tutti_comm *comm, uint32_t peer, tutti_stat
     else
         snprintf(text, sizeof text, "%s is lost: %s (%s)", comm->names[peer], status_text(status),
                  now_doing);
-    return comm_fail(comm, TUTTI_ERR_PEER, peer, text);
+    return fail_by_link(comm, peer, text);
 }
 
 tutti_status comm_fail_xfer(tutti_comm *comm, const struct xfer *xfer)
@@ -371,8 +380,11 @@ void comm_ask(tutti_comm *comm)
         !atomic_compare_exchange_strong(&comm->busy, &nobody, COMM_LOOKING))
         return;
     comm_events(comm);
-    if (comm->failed == TUTTI_OK && comm->down_peer != NO_RANK && is_idle(comm))
-        comm_fail(comm, TUTTI_ERR_PEER, comm->down_peer, comm->down_sentence);
+    if (comm->failed == TUTTI_OK && comm->down_peer != NO_RANK && is_idle(comm)) {
+        char text[SENTENCE_MAX];
+        memcpy(text, comm->down_sentence, sizeof text);
+        fail_by_link(comm, comm->down_peer, text);
+    }
     comm_leave(comm);
 }
 

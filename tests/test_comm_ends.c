@@ -197,6 +197,22 @@ static int die(tutti_comm *comm, int rank, int size, void *context)
     return wrong;
 }
 
+/* Ranks of a world wait for each other by counts in memory that they share. */
+static int await_step(int rank, const _Atomic int *at, int step)
+{
+    double end = world_seconds() + 10;
+    while (atomic_load(at) < step && world_seconds() < end)
+        usleep(200);
+    return world_check(rank, atomic_load(at) >= step, "step %d did not come", step);
+}
+
+static void *shared_memory(size_t len)
+{
+    void *memory = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    CU_ASSERT_PTR_NOT_EQUAL_FATAL(memory, MAP_FAILED);
+    return memory;
+}
+
 /* The child holds copies of whatever the library did not give up for it. */
 static void leave_a_child(void)
 {
@@ -267,6 +283,61 @@ static void test_comm_ends_names_the_rank_that_died(void)
     deaths(tcp);
 }
 
+/* One rank aborts, the next dies of it; the third, which was busy, looks for the dead one only. */
+struct chain {
+    int witness, aborter, dead;
+    _Atomic int step;
+};
+
+static int die_of_an_abort(tutti_comm *comm, int rank, int size, void *context)
+{
+    struct chain *chain = context;
+    int value = 0, wrong = 0;
+    (void)size;
+    if (rank == chain->aborter) {
+        wrong += WORLD_OK(tutti_send(&value, 1, TUTTI_INT32, chain->witness, comm));
+        wrong += await_step(rank, &chain->step, 1);
+        tutti_comm_abort(comm);
+        atomic_store(&chain->step, 2);
+        return wrong + await_step(rank, &chain->step, 3);
+    }
+    if (rank == chain->dead) {
+        wrong += WORLD_OK(tutti_send(&value, 1, TUTTI_INT32, chain->witness, comm));
+        wrong += await_step(rank, &chain->step, 2);
+        raise(SIGKILL);
+    }
+    wrong += WORLD_OK(tutti_recv(&value, 1, TUTTI_INT32, chain->aborter, comm));
+    wrong += WORLD_OK(tutti_recv(&value, 1, TUTTI_INT32, chain->dead, comm));
+    atomic_store(&chain->step, 1);
+    wrong += await_step(rank, &chain->step, 2);
+    usleep(50000); /* the dead one's links are closed */
+    wrong += WORLD_TAKEN(tutti_recv(&value, 1, TUTTI_INT32, chain->dead, comm), TUTTI_ERR_PEER);
+    wrong += world_says(rank, "aborted the communicator");
+    atomic_store(&chain->step, 3);
+    return wrong;
+}
+
+static void test_comm_ends_names_the_cause_that_another_told(void)
+{
+    static const char *const mixed[] = {"TUTTI_TRANSPORTS=shm,tcp", NULL};
+    static const char *const *const worlds[] = {shm, tcp, mixed};
+    struct chain *chain = shared_memory(sizeof *chain);
+    for (int i = 0; i < 18; i++) {
+        int witness = i / 3 % 3, turn = i / 9;
+        *chain = (struct chain){.witness = witness,
+                                .aborter = (witness + 1 + turn) % 3,
+                                .dead = (witness + 2 - turn) % 3};
+        struct world world = {.kind = WORLD_PROCESSES,
+                              .size = 3,
+                              .settings = worlds[i % 3],
+                              .limit_s = 20,
+                              .doomed = 1 + chain->dead,
+                              .prepare = i % 3 == 2 ? be_on_one_of_two_hosts : NULL};
+        CU_ASSERT_EQUAL(world_run(&world, die_of_an_abort, chain), 0);
+    }
+    munmap(chain, sizeof *chain);
+}
+
 /* Nothing runs, and the status is all that is asked for. */
 static tutti_status watch(tutti_comm *comm, double seconds)
 {
@@ -278,14 +349,24 @@ static tutti_status watch(tutti_comm *comm, double seconds)
     return status;
 }
 
+struct idle {
+    bool barrier;
+    _Atomic int watched; /* by how many ranks */
+};
+
 static int die_idle(tutti_comm *comm, int rank, int size, void *context)
 {
-    int value = rank, barrier = *(int *)context;
-    int wrong = WORLD_OK(barrier ? tutti_barrier(comm)
-                                 : tutti_allreduce(&rank, &value, 1, TUTTI_INT32, TUTTI_SUM, comm));
+    struct idle *idle = context;
+    int value = rank;
+    int wrong =
+        WORLD_OK(idle->barrier ? tutti_barrier(comm)
+                               : tutti_allreduce(&rank, &value, 1, TUTTI_INT32, TUTTI_SUM, comm));
     wrong += world_check(rank, watch(comm, 0.1) == TUTTI_OK, "%s", tutti_last_error());
-    if (rank == size - 1)
+    atomic_fetch_add(&idle->watched, 1);
+    if (rank == size - 1) {
+        wrong += await_step(rank, &idle->watched, size);
         raise(SIGKILL);
+    }
     double start = world_seconds();
     tutti_status status = watch(comm, 10);
     wrong += world_check(rank, status == TUTTI_ERR_PEER, "%s: %s", tutti_status_string(status),
@@ -300,16 +381,18 @@ static void test_comm_ends_an_idle_rank_that_asks_notices_a_death(void)
 {
     static const char *const mixed[] = {"TUTTI_TRANSPORTS=shm,tcp", NULL};
     static const char *const *const worlds[] = {shm, tcp, mixed};
+    struct idle *idle = shared_memory(sizeof *idle);
     for (int i = 0; i < 6; i++) {
-        int barrier = i / 3;
+        *idle = (struct idle){.barrier = i / 3};
         struct world world = {.kind = WORLD_PROCESSES,
                               .size = 4,
                               .settings = worlds[i % 3],
                               .limit_s = 20,
                               .doomed = 4,
                               .prepare = i % 3 == 2 ? be_on_one_of_two_hosts : NULL};
-        CU_ASSERT_EQUAL(world_run(&world, die_idle, &barrier), 0);
+        CU_ASSERT_EQUAL(world_run(&world, die_idle, idle), 0);
     }
+    munmap(idle, sizeof *idle);
 }
 
 /* A rank dies before anyone has a link to anyone: the status cannot tell, the first call does. */
@@ -498,10 +581,9 @@ static void test_comm_ends_abort_ends_every_wait(void)
     run(WORLD_PROCESSES, 4, tcp, aborting, NULL);
 }
 
-/* Shared by the processes of a world. */
 struct abort_first {
     int aborts;
-    atomic_int learned;
+    _Atomic int learned; /* by how many ranks */
 };
 
 /* An abort before anyone has a link to anyone: the others learn of it while that rank still holds
@@ -512,9 +594,7 @@ static int abort_first(tutti_comm *comm, int rank, int size, void *context)
     int value = rank, total, wrong = 0;
     if (rank == shared->aborts) {
         wrong += WORLD_OK(tutti_comm_abort(comm));
-        for (double end = world_seconds() + 4; shared->learned < size - 1 && world_seconds() < end;)
-            usleep(1000);
-        return wrong;
+        return wrong + await_step(rank, &shared->learned, size - 1);
     }
     double start = world_seconds();
     tutti_status status = tutti_allreduce(&value, &total, 1, TUTTI_INT32, TUTTI_SUM, comm);
@@ -532,8 +612,7 @@ static int abort_first(tutti_comm *comm, int rank, int size, void *context)
 static void test_comm_ends_abort_before_the_first_operation(void)
 {
     static const char *const *const worlds[] = {NULL, shm, tcp};
-    struct abort_first *shared =
-        mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    struct abort_first *shared = shared_memory(sizeof *shared);
     for (int i = 0; i < 6; i++) {
         *shared = (struct abort_first){.aborts = i % 2 * 2};
         run(i < 2 ? WORLD_THREADS : WORLD_PROCESSES, 3, worlds[i / 2], abort_first, shared);
@@ -574,6 +653,7 @@ int main(int argc, char **argv)
         {"names_what_a_send_and_its_receive_differ_in",
          test_comm_ends_names_what_a_send_and_its_receive_differ_in},
         {"names_the_rank_that_died", test_comm_ends_names_the_rank_that_died},
+        {"names_the_cause_that_another_told", test_comm_ends_names_the_cause_that_another_told},
         {"notices_a_death_though_a_child_lives",
          test_comm_ends_notices_a_death_though_a_child_lives},
         {"an_idle_rank_that_asks_notices_a_death",
