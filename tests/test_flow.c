@@ -1,6 +1,5 @@
 /* test_flow.c: how the verbs transport moves messages, without a device: the accounting of credit,
  * the places of a send ring, the state machine of a lane. */
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
