@@ -13,7 +13,6 @@
 #define AFTER_S  0.1 /* when the word is set, or the parent aborted */
 #define PROMPT_S 1.0 /* 0.1, and what a busy machine adds */
 #define MEET_S   3.0 /* the same for a rank that had no link to the one that gave up */
-#define AGAIN_S  0.4 /* after which all have learned it */
 #define LATE_S   0.4 /* when the rank that is waited for comes */
 
 enum means { BY_WORD, BY_WORD_BEFORE, BY_PARENT, MEANS };
@@ -171,7 +170,8 @@ static int shrinking(tutti_comm *comm, int rank, int size, void *context)
     bool revoked = scene->means == BY_WORD;
     wrong += WORLD_OK(tutti_alltoall(values, blocks, 1, TUTTI_INT32, comm));
     wrong += WORLD_OK(tutti_barrier(comm));
-    usleep(100000); /* until all have left the barrier */
+    world_tell();
+    wrong += world_await(rank, size); /* until all have left the barrier */
     if (revoked)
         wrong += WORLD_OK(tutti_comm_revoke(comm));
     if (rank == last)
@@ -195,8 +195,8 @@ static int shrinking(tutti_comm *comm, int rank, int size, void *context)
     }
     wrong += world_check(rank, child == NULL, "a communicator");
     /* Together again, now that all know. */
-    while (world_seconds() - start < LATE_S + AGAIN_S)
-        usleep(1000);
+    world_tell();
+    wrong += world_await(rank, size + size - 1);
     if (scene->means == BY_PARENT && rank == scene->quitter)
         return wrong + WORLD_TAKEN(tutti_comm_shrink(comm, &last, 1, &child), TUTTI_ERR_ABORTED) +
                world_says(rank, "has left this communicator for good");
@@ -226,7 +226,6 @@ static int shrinking_unmet(tutti_comm *comm, int rank, int size, void *context)
     struct quitter quitter;
     tutti_comm *child = NULL;
     int wrong = 0;
-    (void)size;
     if (scene->means != BY_WORD)
         return 0; /* the same, and it takes long */
     if (rank == scene->late)
@@ -237,12 +236,12 @@ static int shrinking_unmet(tutti_comm *comm, int rank, int size, void *context)
         wrong += WORLD_TAKEN(tutti_comm_shrink_cancellable(comm, NULL, 0, &quitter.cancel, &child),
                              TUTTI_ERR_ABORTED);
         wrong += quit_ended(&quitter, scene->means, rank);
-        usleep(4500000);
-        return wrong;
+        return wrong + world_await(rank, size - 1);
     }
     wrong += world_check(rank, tutti_comm_shrink(comm, NULL, 0, &child) != TUTTI_OK, "shrunk");
     /* The late one may find that others have gone. */
     wrong += rank == scene->late ? world_says(rank, "rank ") : names(rank, scene->quitter);
+    world_tell();
     return wrong +
            world_check(rank, world_seconds() - start < 6, "took %.2f s", world_seconds() - start);
 }

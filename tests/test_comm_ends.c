@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -197,22 +196,6 @@ static int die(tutti_comm *comm, int rank, int size, void *context)
     return wrong;
 }
 
-/* Ranks of a world wait for each other by counts in memory that they share. */
-static int await_step(int rank, const _Atomic int *at, int step)
-{
-    double end = world_seconds() + 10;
-    while (atomic_load(at) < step && world_seconds() < end)
-        usleep(200);
-    return world_check(rank, atomic_load(at) >= step, "step %d did not come", step);
-}
-
-static void *shared_memory(size_t len)
-{
-    void *memory = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    CU_ASSERT_PTR_NOT_EQUAL_FATAL(memory, MAP_FAILED);
-    return memory;
-}
-
 /* The child holds copies of whatever the library did not give up for it. */
 static void leave_a_child(void)
 {
@@ -286,34 +269,33 @@ static void test_comm_ends_names_the_rank_that_died(void)
 /* One rank aborts, the next dies of it; the third, which was busy, looks for the dead one only. */
 struct chain {
     int witness, aborter, dead;
-    _Atomic int step;
 };
 
 static int die_of_an_abort(tutti_comm *comm, int rank, int size, void *context)
 {
-    struct chain *chain = context;
+    const struct chain *chain = context;
     int value = 0, wrong = 0;
     (void)size;
     if (rank == chain->aborter) {
         wrong += WORLD_OK(tutti_send(&value, 1, TUTTI_INT32, chain->witness, comm));
-        wrong += await_step(rank, &chain->step, 1);
-        tutti_comm_abort(comm);
-        atomic_store(&chain->step, 2);
-        return wrong + await_step(rank, &chain->step, 3);
+        wrong += world_await(rank, 1);
+        wrong += WORLD_OK(tutti_comm_abort(comm));
+        world_tell();
+        return wrong + world_await(rank, 3);
     }
     if (rank == chain->dead) {
         wrong += WORLD_OK(tutti_send(&value, 1, TUTTI_INT32, chain->witness, comm));
-        wrong += await_step(rank, &chain->step, 2);
+        wrong += world_await(rank, 2);
         raise(SIGKILL);
     }
     wrong += WORLD_OK(tutti_recv(&value, 1, TUTTI_INT32, chain->aborter, comm));
     wrong += WORLD_OK(tutti_recv(&value, 1, TUTTI_INT32, chain->dead, comm));
-    atomic_store(&chain->step, 1);
-    wrong += await_step(rank, &chain->step, 2);
+    world_tell();
+    wrong += world_await(rank, 2);
     usleep(50000); /* the dead one's links are closed */
     wrong += WORLD_TAKEN(tutti_recv(&value, 1, TUTTI_INT32, chain->dead, comm), TUTTI_ERR_PEER);
     wrong += world_says(rank, "aborted the communicator");
-    atomic_store(&chain->step, 3);
+    world_tell();
     return wrong;
 }
 
@@ -321,21 +303,17 @@ static void test_comm_ends_names_the_cause_that_another_told(void)
 {
     static const char *const mixed[] = {"TUTTI_TRANSPORTS=shm,tcp", NULL};
     static const char *const *const worlds[] = {shm, tcp, mixed};
-    struct chain *chain = shared_memory(sizeof *chain);
     for (int i = 0; i < 18; i++) {
         int witness = i / 3 % 3, turn = i / 9;
-        *chain = (struct chain){.witness = witness,
-                                .aborter = (witness + 1 + turn) % 3,
-                                .dead = (witness + 2 - turn) % 3};
+        struct chain chain = {witness, (witness + 1 + turn) % 3, (witness + 2 - turn) % 3};
         struct world world = {.kind = WORLD_PROCESSES,
                               .size = 3,
                               .settings = worlds[i % 3],
                               .limit_s = 20,
-                              .doomed = 1 + chain->dead,
+                              .doomed = 1 + chain.dead,
                               .prepare = i % 3 == 2 ? be_on_one_of_two_hosts : NULL};
-        CU_ASSERT_EQUAL(world_run(&world, die_of_an_abort, chain), 0);
+        CU_ASSERT_EQUAL(world_run(&world, die_of_an_abort, &chain), 0);
     }
-    munmap(chain, sizeof *chain);
 }
 
 /* Nothing runs, and the status is all that is asked for. */
@@ -349,22 +327,15 @@ static tutti_status watch(tutti_comm *comm, double seconds)
     return status;
 }
 
-struct idle {
-    bool barrier;
-    _Atomic int watched; /* by how many ranks */
-};
-
 static int die_idle(tutti_comm *comm, int rank, int size, void *context)
 {
-    struct idle *idle = context;
-    int value = rank;
-    int wrong =
-        WORLD_OK(idle->barrier ? tutti_barrier(comm)
-                               : tutti_allreduce(&rank, &value, 1, TUTTI_INT32, TUTTI_SUM, comm));
+    int value = rank, barrier = *(int *)context;
+    int wrong = WORLD_OK(barrier ? tutti_barrier(comm)
+                                 : tutti_allreduce(&rank, &value, 1, TUTTI_INT32, TUTTI_SUM, comm));
     wrong += world_check(rank, watch(comm, 0.1) == TUTTI_OK, "%s", tutti_last_error());
-    atomic_fetch_add(&idle->watched, 1);
+    world_tell();
     if (rank == size - 1) {
-        wrong += await_step(rank, &idle->watched, size);
+        wrong += world_await(rank, size);
         raise(SIGKILL);
     }
     double start = world_seconds();
@@ -381,18 +352,16 @@ static void test_comm_ends_an_idle_rank_that_asks_notices_a_death(void)
 {
     static const char *const mixed[] = {"TUTTI_TRANSPORTS=shm,tcp", NULL};
     static const char *const *const worlds[] = {shm, tcp, mixed};
-    struct idle *idle = shared_memory(sizeof *idle);
     for (int i = 0; i < 6; i++) {
-        *idle = (struct idle){.barrier = i / 3};
+        int barrier = i / 3;
         struct world world = {.kind = WORLD_PROCESSES,
                               .size = 4,
                               .settings = worlds[i % 3],
                               .limit_s = 20,
                               .doomed = 4,
                               .prepare = i % 3 == 2 ? be_on_one_of_two_hosts : NULL};
-        CU_ASSERT_EQUAL(world_run(&world, die_idle, idle), 0);
+        CU_ASSERT_EQUAL(world_run(&world, die_idle, &barrier), 0);
     }
-    munmap(idle, sizeof *idle);
 }
 
 /* A rank dies before anyone has a link to anyone: the status cannot tell, the first call does. */
@@ -498,16 +467,14 @@ static void test_comm_ends_a_thread_that_asks_is_in_nobodys_way(void)
 static int stop(tutti_comm *comm, int rank, int size, void *context)
 {
     int value = rank, total, wrong = WORLD_OK(tutti_barrier(comm));
-    (void)size;
     (void)context;
-    if (rank == 1) {
-        usleep(1000000);
-        return wrong;
-    }
+    if (rank == 1)
+        return wrong + world_await(rank, size - 1);
     tutti_status status = tutti_allreduce(&value, &total, 1, TUTTI_INT32, TUTTI_SUM, comm);
     wrong += world_check(rank, status == TUTTI_ERR_TIMEOUT, "%s: %s", tutti_status_string(status),
                          tutti_last_error());
     wrong += world_says(rank, "waited 500 ms");
+    world_tell();
     return wrong;
 }
 
@@ -515,12 +482,9 @@ static int stop_while_testing(tutti_comm *comm, int rank, int size, void *contex
 {
     int value = rank, total, done = 0, wrong = WORLD_OK(tutti_barrier(comm));
     tutti_request *request;
-    (void)size;
     (void)context;
-    if (rank == 1) {
-        usleep(1000000);
-        return wrong;
-    }
+    if (rank == 1)
+        return wrong + world_await(rank, size - 1);
     wrong +=
         WORLD_OK(tutti_allreduce_start(&value, &total, 1, TUTTI_INT32, TUTTI_SUM, comm, &request));
     tutti_status status = TUTTI_OK;
@@ -528,6 +492,7 @@ static int stop_while_testing(tutti_comm *comm, int rank, int size, void *contex
         status = tutti_test(&request, &done);
     wrong += world_check(rank, status == TUTTI_ERR_TIMEOUT, "%s: %s", tutti_status_string(status),
                          tutti_last_error());
+    world_tell();
     return wrong;
 }
 
@@ -554,12 +519,9 @@ static int aborting(tutti_comm *comm, int rank, int size, void *context)
 {
     int value = rank, total, wrong = WORLD_OK(tutti_barrier(comm));
     pthread_t helper;
-    (void)size;
     (void)context;
-    if (rank == 0) {
-        usleep(400000);
-        return wrong;
-    }
+    if (rank == 0)
+        return wrong + world_await(rank, size - 1);
     if (rank == 1)
         pthread_create(&helper, NULL, abort_soon, comm);
     double start = world_seconds();
@@ -571,6 +533,7 @@ static int aborting(tutti_comm *comm, int rank, int size, void *context)
     wrong += world_check(rank, world_seconds() - start < 3, "took %.1f s", world_seconds() - start);
     if (rank == 1)
         pthread_join(helper, NULL);
+    world_tell();
     return wrong;
 }
 
@@ -581,43 +544,35 @@ static void test_comm_ends_abort_ends_every_wait(void)
     run(WORLD_PROCESSES, 4, tcp, aborting, NULL);
 }
 
-struct abort_first {
-    int aborts;
-    _Atomic int learned; /* by how many ranks */
-};
-
 /* An abort before anyone has a link to anyone: the others learn of it while that rank still holds
  * its communicator. */
 static int abort_first(tutti_comm *comm, int rank, int size, void *context)
 {
-    struct abort_first *shared = context;
-    int value = rank, total, wrong = 0;
-    if (rank == shared->aborts) {
+    int aborts = *(int *)context, value = rank, total, wrong = 0;
+    if (rank == aborts) {
         wrong += WORLD_OK(tutti_comm_abort(comm));
-        return wrong + await_step(rank, &shared->learned, size - 1);
+        return wrong + world_await(rank, size - 1);
     }
     double start = world_seconds();
     tutti_status status = tutti_allreduce(&value, &total, 1, TUTTI_INT32, TUTTI_SUM, comm);
     wrong += world_check(rank, status == TUTTI_ERR_PEER, "%s: %s", tutti_status_string(status),
                          tutti_last_error());
     char name[32];
-    snprintf(name, sizeof name, "rank %d (host ", shared->aborts);
+    snprintf(name, sizeof name, "rank %d (host ", aborts);
     wrong += world_says(rank, name);
     wrong +=
         world_check(rank, world_seconds() - start < 3.5, "took %.1f s", world_seconds() - start);
-    atomic_fetch_add(&shared->learned, 1);
+    world_tell();
     return wrong;
 }
 
 static void test_comm_ends_abort_before_the_first_operation(void)
 {
     static const char *const *const worlds[] = {NULL, shm, tcp};
-    struct abort_first *shared = shared_memory(sizeof *shared);
     for (int i = 0; i < 6; i++) {
-        *shared = (struct abort_first){.aborts = i % 2 * 2};
-        run(i < 2 ? WORLD_THREADS : WORLD_PROCESSES, 3, worlds[i / 2], abort_first, shared);
+        int aborts = i % 2 * 2;
+        run(i < 2 ? WORLD_THREADS : WORLD_PROCESSES, 3, worlds[i / 2], abort_first, &aborts);
     }
-    munmap(shared, sizeof *shared);
 }
 
 static int forking(tutti_comm *comm, int rank, int size, void *context)

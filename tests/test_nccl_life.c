@@ -100,8 +100,9 @@ static int mourning(tutti_comm *native, int rank, int size, void *context)
     int excluded[] = {2}, sum, wrong = nccl_world_init(native, rank, size, &comm);
     (void)context;
     wrong += nccl_world_works(comm, rank, rank, size);
+    world_tell();
     if (rank == 2) {
-        usleep(100000); /* until the others have their results too */
+        wrong += world_await(rank, size); /* until the others have their results too */
         raise(SIGKILL);
     }
     double start = nccl_world_seconds();
@@ -137,7 +138,8 @@ static int mourning_idle(tutti_comm *native, int rank, int size, void *context)
     wrong += nccl_world_init(native, rank, size, &other);
     (void)context;
     wrong += nccl_world_works(comm, rank, rank, size) + nccl_world_works(other, rank, rank, size);
-    usleep(100000); /* until the others have their results too */
+    world_tell();
+    wrong += world_await(rank, size); /* until the others have their results too */
     if (rank == 2) {
         wrong += OK(ncclCommDestroy(other));
         usleep(300000);
@@ -282,7 +284,7 @@ static int aborting_two(tutti_comm *native, int rank, int size, void *context)
     for (int i = 0; i < 2; i++)
         wrong += nccl_world_init(native, rank, size, &dogs[i].comm);
     if (rank == 0) {
-        usleep(300000);
+        wrong += world_await(rank, 1);
     } else {
         for (int i = 0; i < 2; i++) {
             dogs[i].aborts = true;
@@ -293,6 +295,7 @@ static int aborting_two(tutti_comm *native, int rank, int size, void *context)
         for (int i = 0; i < 2; i++)
             wrong += OK(ncclRecv(&value, 1, ncclInt32, 0, dogs[i].comm, NULL));
         wrong += TAKEN(ncclGroupEnd(), ncclInvalidUsage);
+        world_tell();
         for (int i = 0; i < 2; i++) {
             pthread_join(dogs[i].thread, NULL);
             wrong += dogs[i].wrong;
@@ -488,10 +491,16 @@ static int quitting(struct maker *maker, int rank)
     else if (pthread_create(&thread, NULL, make_in_a_thread, maker) != 0)
         return 1;
     usleep(100000);
-    ncclComm_t child = __atomic_load_n(&maker->child, __ATOMIC_ACQUIRE);
+    ncclComm_t child = NULL;
+    for (double end = nccl_world_seconds() + 5; nccl_world_seconds() < end; usleep(1000)) {
+        child = __atomic_load_n(&maker->child, __ATOMIC_ACQUIRE);
+        if (child)
+            break;
+    }
     wrong += nccl_world_is(child, rank, ncclInProgress);
     double start = nccl_world_seconds();
     wrong += OK(ncclCommAbort(maker->how->by_parent ? maker->comm : child));
+    world_tell();
     if (maker->how->blocking) {
         pthread_join(thread, NULL);
         wrong += world_check(rank, maker->result == ncclInvalidUsage && maker->child == NULL,
@@ -527,7 +536,7 @@ static int leaving_a_child(tutti_comm *native, int rank, int size, void *context
         wrong += quitting(&maker, rank);
     } else {
         if (rank == 0)
-            usleep(300000);
+            wrong += world_await(rank, 1);
         double start = nccl_world_seconds();
         ncclResult_t result = make_child(&maker);
         if (result == ncclInProgress)

@@ -121,8 +121,9 @@ static int shrinking_after_death(tutti_comm *comm, int rank, int size, void *con
     tutti_comm *child = NULL;
     tutti_status status = TUTTI_OK;
     wrong += WORLD_OK(tutti_allreduce(buffer, buffer, COUNT, TUTTI_FLOAT32, TUTTI_SUM, comm));
+    world_tell();
     if (rank == doomed) {
-        usleep(100000); /* until the others have that result too */
+        wrong += world_await(rank, size); /* until the others have that result too */
         raise(SIGKILL);
     }
     double start = world_seconds();
@@ -142,8 +143,9 @@ static int renewing(tutti_comm *comm, int rank, int size, void *context)
     tutti_comm *child = NULL;
     int value = 0, wrong = WORLD_OK(tutti_barrier(comm));
     (void)context;
+    world_tell();
     if (rank == 0)
-        usleep(100000); /* until the others have left the barrier too */
+        wrong += world_await(rank, size); /* until the others have left the barrier too */
     else
         wrong += world_check(rank, tutti_recv(&value, 1, TUTTI_INT32, 0, comm) != TUTTI_OK, "recv");
     wrong += WORLD_OK(tutti_comm_revoke(comm));

@@ -23,8 +23,11 @@
 struct meeting {
     atomic_int ready; /* 1: id is there, 2: it could not be made */
     tutti_unique_id id;
+    atomic_int told;
     atomic_int wrong[RANKS_MAX];
 };
+
+static struct meeting *meeting_now; /* of the one world that runs */
 
 struct member {
     const struct world *world;
@@ -52,6 +55,20 @@ int world_says(int rank, const char *part)
 {
     return world_check(rank, strstr(tutti_last_error(), part) != NULL, "'%s' is not in: %s", part,
                        tutti_last_error());
+}
+
+void world_tell(void)
+{
+    atomic_fetch_add(&meeting_now->told, 1);
+}
+
+int world_await(int rank, int told)
+{
+    double end = world_seconds() + 20;
+    while (atomic_load(&meeting_now->told) < told && world_seconds() < end)
+        usleep(200);
+    return world_check(rank, atomic_load(&meeting_now->told) >= told, "%d have told, not %d",
+                       atomic_load(&meeting_now->told), told);
 }
 
 static int be_rank(struct member *member)
@@ -173,6 +190,7 @@ int world_run(const struct world *world, world_fn *function, void *context)
         mmap(NULL, sizeof *meeting, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     struct member *members = calloc((size_t)world->size, sizeof *members);
     int wrong = 0;
+    meeting_now = meeting;
     for (int r = 0; r < world->size; r++)
         members[r] = (struct member){world, meeting, function, context, r};
     set_settings(world->settings, 1);

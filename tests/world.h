@@ -32,6 +32,11 @@ int world_check(int rank, int ok, const char *format, ...) __attribute__((format
 #define WORLD_OK(call) WORLD_TAKEN(call, TUTTI_OK)
 int world_says(int rank, const char *part);
 
+/* How ranks of a world wait for each other beside the library: each tells, and whoever must wait
+ * does so until as many have (at most 20 s: that counts 1). */
+void world_tell(void);
+int world_await(int rank, int told);
+
 double world_seconds(void); /* monotonic */
 
 #endif
