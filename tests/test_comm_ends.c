@@ -181,16 +181,19 @@ static int die(tutti_comm *comm, int rank, int size, void *context)
     size_t count = *(size_t *)context;
     float *in = calloc(count, 4), *out = calloc(count, 4);
     tutti_status status = TUTTI_OK;
+    double start = 0;
     int wrong = WORLD_OK(tutti_allreduce(in, out, count, TUTTI_FLOAT32, TUTTI_SUM, comm));
     (void)size;
     for (int i = 0; i < 1000000 && status == TUTTI_OK; i++) {
         if (rank == 2 && i == 5)
             raise(SIGKILL);
+        start = world_seconds();
         status = tutti_allreduce(in, out, count, TUTTI_FLOAT32, TUTTI_SUM, comm);
     }
     wrong += world_check(rank, status == TUTTI_ERR_PEER, "%s: %s", tutti_status_string(status),
                          tutti_last_error());
     wrong += world_says(rank, "rank 2 (host ");
+    wrong += world_check(rank, world_seconds() - start < 5, "took %.1f s", world_seconds() - start);
     free(in);
     free(out);
     return wrong;
@@ -253,10 +256,8 @@ static void deaths(const char *const *settings)
 {
     for (size_t count = 2; count < 3000000; count *= 1000) {
         struct world world = {
-            .kind = WORLD_PROCESSES, .size = 4, .settings = settings, .limit_s = 12, .doomed = 3};
-        double start = world_seconds();
+            .kind = WORLD_PROCESSES, .size = 4, .settings = settings, .doomed = 3};
         CU_ASSERT_EQUAL(world_run(&world, die, &count), 0);
-        CU_ASSERT(world_seconds() - start < 8);
     }
 }
 

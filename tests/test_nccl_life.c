@@ -500,7 +500,6 @@ static int quitting(struct maker *maker, int rank)
     wrong += nccl_world_is(child, rank, ncclInProgress);
     double start = nccl_world_seconds();
     wrong += OK(ncclCommAbort(maker->how->by_parent ? maker->comm : child));
-    world_tell();
     if (maker->how->blocking) {
         pthread_join(thread, NULL);
         wrong += world_check(rank, maker->result == ncclInvalidUsage && maker->child == NULL,
@@ -512,6 +511,7 @@ static int quitting(struct maker *maker, int rank)
     }
     while (nccl_world_seconds() - start < 5 && entries("/proc/self/task") > threads)
         usleep(1000);
+    world_tell(); /* it will not be met half way */
     return wrong + world_check(rank,
                                nccl_world_seconds() - start < 1 && child != NULL &&
                                    entries("/proc/self/fd") <= descriptors,
