@@ -259,6 +259,8 @@ size_t stage_parts(const struct tutti_comm *comm, const struct call *call)
     uint64_t block = (uint64_t)call->count * call->elem_size, parts = bytes / each;
     if (bytes > block && parts > block / (each / PART_COPIES + 1))
         parts = block / (each / PART_COPIES + 1);
+    if (bytes > block && parts > STAGE_PIECES_MAX / comm->size)
+        parts = STAGE_PIECES_MAX / comm->size;
     if (parts > PARTS_MAX)
         parts = PARTS_MAX;
     if (parts > call->count)

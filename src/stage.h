@@ -16,6 +16,11 @@
 
 struct tutti_comm;
 
+/* Pieces of work that a unit may put into a stream behind its wait, where they stay until it has
+ * ended: a channel of the hardware holds 1024 of all that it was given, and whoever gives it more
+ * waits until it has room. Slots (UNIT_SLOTS_MAX) and waits are the others, 544 at most. */
+#define STAGE_PIECES_MAX 384
+
 struct stage {
     struct mem_device *device; /* NULL: the call is in host memory and nothing is to be done */
     void *block;               /* NULL: none was needed */

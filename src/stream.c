@@ -148,10 +148,18 @@ static tutti_status add_call(struct unit *unit, const struct group_call *from)
     return status;
 }
 
-/* Pieces of work that the call may give its queue at once. */
+/* Pieces of work that bring the call's bytes back, at most. */
+static size_t pieces_back(const struct unit_call *call)
+{
+    const struct stage *stage = &call->stage;
+    bool apart = stage->call.displs || stage->call.recv_displs;
+    return (stage->copy_out ? (apart ? call->comm->size : stage->out_blocks) : 0) + stage->divide;
+}
+
+/* And those that bring them there, too: so many the call gives its queue. */
 static size_t pieces_of(const struct unit_call *call)
 {
-    return call->stage.call.displs || call->stage.call.recv_displs ? call->comm->size + 2 : 2;
+    return call->stage.in_blocks + pieces_back(call);
 }
 
 /* The queue of an earlier call of the unit where it has room, for each queue is a stream more that
@@ -175,14 +183,18 @@ static tutti_status take_queue(struct unit *unit, struct unit_call *call)
 
 /* Decides who carries each call's bytes to and from its block. A stream does so itself where it is
  * alone: with others in the unit its bytes may come from any of them, and any of them may read
- * what comes back as soon as it goes on. */
+ * what comes back as soon as it goes on. What lies behind its wait must not fill its channel, for
+ * nobody ends the wait before all is put there; a graph is given to it as a whole. */
 static tutti_status choose_carriers(struct unit *unit)
 {
     tutti_status status = TUTTI_OK;
+    size_t back = 0;
+    for (size_t i = 0; i < unit->call_count && !unit->captured; i++)
+        back += pieces_back(&unit->calls[i]);
     for (size_t i = 0; i < unit->call_count && status == TUTTI_OK; i++) {
         struct unit_call *call = &unit->calls[i];
         const struct stage *stage = &call->stage;
-        call->in_queue = call->stream < 0 || unit->stream_count > 1;
+        call->in_queue = call->stream < 0 || unit->stream_count > 1 || back > STAGE_PIECES_MAX;
         if (call->in_queue && (stage->copy_in || stage->copy_out || stage->scale || stage->divide))
             status = take_queue(unit, call);
     }

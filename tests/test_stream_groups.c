@@ -279,6 +279,59 @@ static int whole_at_one(tutti_comm *comm, int rank, int size, void *context)
     return wrong;
 }
 
+/* More calls than a channel of the hardware has room for behind a wait: their bytes come back, and
+ * averages are divided, some other way. */
+static int many_calls(tutti_comm *comm, int rank, int size, void *context)
+{
+    enum { CALLS = 1100, FEW = 16 };
+    cuda_stream stream = rig_stream_take(false);
+    int *memory = rig_take((size_t)CALLS * FEW * 4);
+    int wrong = 0;
+    (void)context;
+    rig_set_ints(memory, (size_t)CALLS * FEW, rank);
+    wrong += WORLD_OK(tutti_group_start());
+    for (int i = 0; i < CALLS; i++) {
+        int *at = memory + (size_t)i * FEW;
+        wrong += WORLD_OK(tutti_allreduce_on(at, at, FEW, TUTTI_INT32, TUTTI_SUM, comm, stream));
+    }
+    wrong += WORLD_OK(tutti_group_end());
+    wrong += rig_await(rank, stream, AWAIT_S);
+    wrong += rig_wrong_ints(rank, memory, (size_t)CALLS * FEW, size * (size - 1) / 2, size,
+                            "many calls");
+    rig_give(memory);
+    return wrong;
+}
+
+static void test_stream_groups_of_many_calls(void)
+{
+    run(WORLD_PROCESSES, 2, staged, many_calls, NULL);
+}
+
+/* As many ranks as make more copies of the parts of one call than a queue takes. */
+static int parts_of_many(tutti_comm *comm, int rank, int size, void *context)
+{
+    enum { COUNT = 1000 };
+    size_t all = (size_t)size * COUNT;
+    char *in = rig_take(all * 4), *out = rig_take(all * 4);
+    (void)context;
+    rig_fill(out, 0xff, all * 4);
+    rig_set_ints(in, all, rank);
+    int wrong = WORLD_OK(tutti_alltoall(in, out, COUNT, TUTTI_INT32, comm));
+    for (int r = 0; r < size; r++)
+        wrong += rig_wrong_ints(rank, out + (size_t)r * COUNT * 4, COUNT, rank * COUNT + r, 1,
+                                "alltoall of many");
+    rig_give(in);
+    rig_give(out);
+    return wrong;
+}
+
+static void test_stream_groups_and_parts_of_many(void)
+{
+    static const char *const settings[] = {"TUTTI_CUDA_DIRECT_MIN=1024G", "TUTTI_CUDA_PART=4096",
+                                           NULL};
+    run(WORLD_THREADS, 40, settings, parts_of_many, NULL);
+}
+
 static void test_stream_groups_and_parts(void)
 {
     static const char *const settings[] = {"TUTTI_CUDA_DIRECT_MIN=1024G", "TUTTI_CUDA_PART=512K",
@@ -300,6 +353,8 @@ int main(int argc, char **argv)
     static const struct suite_test tests[] = {
         {"of_several", test_stream_groups_of_several},
         {"in_the_default_stream", test_stream_groups_in_the_default_stream},
+        {"of_many_calls", test_stream_groups_of_many_calls},
+        {"and_parts_of_many", test_stream_groups_and_parts_of_many},
         {"and_parts", test_stream_groups_and_parts},
     };
     return suite_run("stream_groups", tests, sizeof tests / sizeof *tests, argc, argv);
