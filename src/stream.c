@@ -69,6 +69,12 @@ void unit_end(struct unit *unit)
         unit_free(unit);
 }
 
+void unit_unkeep(struct unit *unit)
+{
+    for (size_t i = 0; i < unit->call_count; i++)
+        call_unkeep(unit->calls[i].comm, &unit->calls[i].stage.call, NULL);
+}
+
 /* Room for everything a unit of count calls can name. */
 static struct unit *unit_new(size_t count)
 {
@@ -354,8 +360,7 @@ static tutti_status prepare(struct unit *unit, bool wants_result)
 /* The unit will do nothing. What of it lies in streams or in a graph goes on. */
 static void give_up(struct unit *unit)
 {
-    for (size_t i = 0; i < unit->call_count; i++)
-        call_unkeep(unit->calls[i].comm, &unit->calls[i].stage.call, NULL);
+    unit_unkeep(unit);
     free(unit->result);
     unit->result = NULL;
     if (!unit->put) {

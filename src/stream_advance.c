@@ -353,10 +353,8 @@ static void retire(struct unit *unit)
         unit->calls[i].operation = NULL;
         unit->broken |= unit->calls[i].comm && unit->calls[i].comm->failed != TUTTI_OK;
     }
-    if (!unit->captured) {
-        for (size_t i = 0; i < unit->call_count; i++)
-            call_unkeep(unit->calls[i].comm, &unit->calls[i].stage.call, NULL);
-    }
+    if (!unit->captured)
+        unit_unkeep(unit);
     if (ms > 0)
         hold(unit, ms);
     else

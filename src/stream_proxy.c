@@ -286,9 +286,11 @@ static void lock_when_idle(struct tutti_comm *comm)
 
 static void forget(struct unit *unit, const void *comm)
 {
-    for (size_t i = 0; i < unit->comm_count; i++) {
-        if (unit->comms[i].comm == comm)
-            unit->comms[0].comm = NULL;
+    for (size_t i = 0; i < unit->comm_count && unit->comms[0].comm; i++) {
+        if (unit->comms[i].comm != comm)
+            continue;
+        unit_unkeep(unit);
+        unit->comms[0].comm = NULL;
     }
 }
 

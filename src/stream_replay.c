@@ -102,6 +102,8 @@ static bool look(struct replay_set *set, size_t looks, struct unit ***tail)
         came |= take_if_come(unit, tail);
         if (unit->replay.parked && atomic_load_explicit(&unit->gone, memory_order_acquire)) {
             take_out(unit);
+            if (unit->comms[0].comm)
+                unit_unkeep(unit);
             unit_end(unit);
         }
     }

@@ -98,6 +98,8 @@ void unit_free(struct unit *unit);
 void unit_abandon(struct unit *unit);
 /* One of the two, by whether it is broken. */
 void unit_end(struct unit *unit);
+/* Its calls hold nothing of their communicators any more, which are all there; once. */
+void unit_unkeep(struct unit *unit);
 
 /* START: at the first step; END: at all. */
 static inline bool unit_streams_at(const struct unit *unit, enum unit_word word)

@@ -351,6 +351,40 @@ static void test_stream_graphs_of_several_streams(void)
     run(WORLD_PROCESSES, 2, staged, in_two_streams, NULL);
 }
 
+/* An operation that was made for a graph is given back with it. */
+static int operations_in_graphs(tutti_comm *comm, int rank, int size, void *context)
+{
+    enum { ROUNDS = 1100 }; /* a communicator has 1024 at a time */
+    cuda_stream stream = rig_stream_take(false);
+    float two = 2;
+    void *memory = rig_take(64);
+    int wrong = 0;
+    (void)size;
+    (void)context;
+    for (int i = 0; i < ROUNDS && !wrong; i++) {
+        tutti_op op;
+        wrong += WORLD_OK(tutti_op_create_premulsum(comm, &two, TUTTI_FLOAT32, &op));
+        if (wrong)
+            break;
+        rig_capture_begin(stream);
+        wrong += WORLD_OK(tutti_allreduce_on(memory, memory, 16, TUTTI_FLOAT32, op, comm, stream));
+        void *executable = rig_capture_end(stream);
+        if (i % 2)
+            rig_graph_destroy(executable);
+        wrong += WORLD_OK(tutti_op_destroy(comm, op));
+        if (i % 2 == 0)
+            rig_graph_destroy(executable);
+    }
+    rig_give(memory);
+    rig_stream_give(stream, false);
+    return wrong;
+}
+
+static void test_stream_graphs_give_operations_back(void)
+{
+    run(WORLD_PROCESSES, 1, staged, operations_in_graphs, NULL);
+}
+
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
@@ -361,6 +395,7 @@ int main(int argc, char **argv)
         {"on_every_rank_or_on_none", test_stream_graphs_on_every_rank_or_on_none},
         {"of_several_streams", test_stream_graphs_of_several_streams},
         {"that_hold_half_an_operation", test_stream_graphs_that_hold_half_an_operation},
+        {"give_operations_back", test_stream_graphs_give_operations_back},
     };
     return suite_run("stream_graphs", tests, sizeof tests / sizeof *tests, argc, argv);
 }
