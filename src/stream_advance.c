@@ -86,7 +86,7 @@ static tutti_status copy_in_queue(void *context, void *dst, const void *src, siz
 /* True when a queue will run, or its communicator is of no use any more. */
 static bool is_clear(struct unit *unit, tutti_comm *comm, struct mem_queue *queue)
 {
-    if (comm->failed != TUTTI_OK)
+    if (comm_check_abort(comm) || comm->failed != TUTTI_OK)
         return true;
     tutti_status status = mem_queue_clear(queue);
     if (status != TUTTI_OK && status != TUTTI_IN_PROGRESS)

@@ -76,6 +76,44 @@ static void test_stream_ends_abort_releases_streams(void)
     run(WORLD_PROCESSES, 2, staged, abort_releases, NULL);
 }
 
+/* Streams of the program hold every channel, so that the library's copies cannot begin: an abort
+ * does not wait until that is given up. */
+static int abort_past_channels(tutti_comm *comm, int rank, int size, void *context)
+{
+    enum { STREAMS = 64 };
+    void *failed = NULL, *memory = rig_take(COUNT * 4);
+    cuda_stream streams[STREAMS];
+    tutti_comm *other;
+    pthread_t thread;
+    int wrong = WORLD_OK(tutti_comm_dup(comm, &other));
+    (void)size;
+    (void)context;
+    for (int i = 0; i < STREAMS; i++)
+        rig_gate_put(0, streams[i] = rig_stream_take(false));
+    double start = world_seconds();
+    pthread_create(&thread, NULL, abort_later, other);
+    wrong += WORLD_TAKEN(tutti_allreduce(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, other),
+                         TUTTI_ERR_ABORTED);
+    pthread_join(thread, &failed);
+    wrong += world_check(rank, failed == NULL, "abort failed");
+    wrong += world_check(rank, world_seconds() - start < 5, "took %g s", world_seconds() - start);
+    rig_gate_open(0);
+    for (int i = 0; i < STREAMS; i++) {
+        wrong += rig_await(rank, streams[i], AWAIT_S);
+        rig_stream_give(streams[i], false);
+    }
+    rig_give(memory);
+    return wrong + WORLD_OK(tutti_comm_destroy(other));
+}
+
+static void test_stream_ends_abort_past_channels_that_are_held(void)
+{
+    if (rig_is_standin())
+        setenv("TUTTI_TEST_STANDIN_KERNELS", "0", 1);
+    run(WORLD_PROCESSES, 1, staged, abort_past_channels, NULL);
+    unsetenv("TUTTI_TEST_STANDIN_KERNELS");
+}
+
 static void *cancel_later(void *word)
 {
     usleep(100000);
@@ -524,6 +562,7 @@ int main(int argc, char **argv)
     static const struct suite_test tests[] = {
         {"abort_releases_streams", test_stream_ends_abort_releases_streams},
         {"making_is_given_up_behind_a_gate", test_stream_ends_making_is_given_up_behind_a_gate},
+        {"abort_past_channels_that_are_held", test_stream_ends_abort_past_channels_that_are_held},
         {"death_of_a_rank", test_stream_ends_death_of_a_rank},
         {"streams_are_held", test_stream_ends_streams_are_held},
         {"death_behind_a_gate", test_stream_ends_death_behind_a_gate},
