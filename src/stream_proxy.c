@@ -7,6 +7,7 @@
  * A captured unit is in the list from when its streams come until it has ended; in between it is
  * with the replays. */
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
 
@@ -169,6 +170,25 @@ static void release_parked(struct unit *unit, const void *unused)
         unit_release(unit);
 }
 
+/* The proxy was inside the communicators of what it had begun, and nobody ends that any more: they
+ * fail, so that whoever aborts or uses them at the program's exit, or waits there for a thread that
+ * uses one, finds nobody inside. */
+static void fail_begun(struct unit *list)
+{
+    for (struct unit *unit = list; unit; unit = unit->next) {
+        for (size_t i = 0; i < unit->comm_count && unit->inside; i++) {
+            tutti_comm *comm = unit->comms[i].comm;
+            char text[SENTENCE_MAX];
+            snprintf(text, sizeof text, "%s exits while an operation is under way",
+                     comm->names[comm->rank]);
+            (void)comm_fail(comm, TUTTI_ERR_PEER, comm->rank, text);
+            comm_leave(comm);
+        }
+        if (unit->inside && unit->result)
+            unit->result->status = TUTTI_ERR_PEER;
+    }
+}
+
 /* A program that exits with units under way: the driver's memory goes, so nobody may look at it.
  * Its streams go on, for what else the program does at its exit may wait for them. */
 static void stop_at_exit(void)
@@ -185,6 +205,7 @@ static void stop_at_exit(void)
     pthread_join(proxy.thread, NULL);
     release_streams(proxy.units);
     release_streams(atomic_load(&proxy.inbox));
+    fail_begun(proxy.units);
     replay_each(&proxy.replays, release_parked, NULL);
 }
 

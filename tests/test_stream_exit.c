@@ -1,5 +1,6 @@
 /* test_stream_exit.c: programs that end while operations are in their streams. Over the stand-in
  * driver, or over a real one (TUTTI_TEST_CUDA_DRIVER). */
+#include <pthread.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -115,6 +116,69 @@ static void test_stream_exit_then_call(void)
     run(WORLD_PROCESSES, 2, direct, call_after_the_end, NULL);
 }
 
+/* What a program does with a communicator at its end, when the library's own end came in the midst
+ * of an operation. The limit is the alarm. */
+static pthread_t left_thread;
+
+static void end_at_exit(void)
+{
+    int rank = left_rank, one = 1;
+    void *wrongs = NULL;
+    if (!left_waiting)
+        return;
+    alarm(20);
+    pthread_join(left_thread, &wrongs);
+    int wrong = wrongs ? 1 : 0;
+    wrong += WORLD_TAKEN(tutti_allreduce(&one, &one, 1, TUTTI_INT32, TUTTI_SUM, left_comm),
+                         TUTTI_ERR_PEER);
+    wrong += world_says(rank, "exits while");
+    wrong += WORLD_OK(tutti_comm_abort(left_comm)) + WORLD_OK(tutti_comm_destroy(left_comm));
+    _exit(wrong + rig_await(rank, left_waiting, 10) ? 1 : 0);
+}
+
+/* Waits for what its peer does not call, too. */
+static void *call_beside(void *comm)
+{
+    int rank = left_rank;
+    void *memory = left_memory;
+    int wrong = WORLD_TAKEN(tutti_allreduce(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, comm),
+                            TUTTI_ERR_PEER);
+    wrong += world_says(rank, "exits while");
+    return wrong ? memory : NULL;
+}
+
+static int end_in_an_operation(tutti_comm *comm, int rank, int size, void *context)
+{
+    void *memory = left_memory = rig_take(COUNT * 4);
+    tutti_comm *other;
+    int wrong = WORLD_OK(tutti_comm_dup(comm, &other));
+    (void)size;
+    (void)context;
+    if (rank > 0) { /* what it does not call is what rank 0 waits for */
+        while (tutti_comm_status(comm) == TUTTI_OK)
+            usleep(10000);
+        return world_says(rank, "exits while");
+    }
+    left_rank = rank;
+    left_comm = comm;
+    left_waiting = rig_stream_take(false);
+    atexit(end_at_exit);
+    pthread_create(&left_thread, NULL, call_beside, other);
+    wrong += WORLD_OK(
+        tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, comm, left_waiting));
+    usleep(300000);
+    wrong += world_check(rank, !rig_is_done(left_waiting), "the stream does not wait");
+    if (wrong)
+        _exit(1);
+    exit(2);
+}
+
+static void test_stream_exit_then_end(void)
+{
+    run(WORLD_PROCESSES, 2, direct, end_in_an_operation, NULL);
+    run(WORLD_PROCESSES, 2, staged, end_in_an_operation, NULL);
+}
+
 /* A replay is queued, whose stream comes to the operation when the library is gone. */
 static void open_and_await_at_exit(void)
 {
@@ -163,6 +227,7 @@ int main(int argc, char **argv)
         {"by_itself", test_stream_exit_by_itself},
         {"with_operations", test_stream_exit_with_operations},
         {"then_call", test_stream_exit_then_call},
+        {"then_end", test_stream_exit_then_end},
         {"with_replay", test_stream_exit_with_replay},
     };
     return suite_run("stream_exit", tests, sizeof tests / sizeof *tests, argc, argv);
