@@ -3,6 +3,7 @@
 #include "src/stage.h"
 
 #include <stdio.h>
+#include <string.h>
 
 #include "base/check.h"
 #include "src/comm.h"
@@ -35,6 +36,12 @@ static tutti_status look_up(const struct extent *extent, struct mem_place *place
     return mem_device_of(extent->begin, place);
 }
 
+const char *stage_beside(const struct mem_device *one, const struct mem_device *other)
+{
+    bool same = one != other && memcmp(mem_device_uuid(one), mem_device_uuid(other), 16) == 0;
+    return same ? "another context of " : "";
+}
+
 /* Finds the buffers of a call, and the device whose memory they are; NULL: host memory alone. */
 static tutti_status find_buffers(const struct tutti_comm *comm, const struct call *call,
                                  struct buffers *b, struct mem_device **device)
@@ -49,8 +56,10 @@ static tutti_status find_buffers(const struct tutti_comm *comm, const struct cal
     struct mem_device *in = b->in_place.device, *out = b->out_place.device;
     if (in && out && in != out)
         return fail(TUTTI_ERR_ARG,
-                    "%s: in is memory of %s and out of %s at rank %u: both must be of one GPU",
-                    coll_name(call->coll), mem_device_name(in), mem_device_name(out), comm->rank);
+                    "%s: in is memory of %s and out of %s%s at rank %u: both must be of one GPU "
+                    "and context",
+                    coll_name(call->coll), mem_device_name(in), stage_beside(in, out),
+                    mem_device_name(out), comm->rank);
     *device = in ? in : out;
     return TUTTI_OK;
 }
@@ -345,8 +354,9 @@ static void elsewhere_text(const struct tutti_comm *comm, const char *name,
                            const struct mem_device *device, char *text, size_t len)
 {
     if (device)
-        snprintf(text, len, "%s is memory of %s, but the ranks work in that of %s", name,
-                 mem_device_name(device), mem_device_name(comm->device));
+        snprintf(text, len, "%s is memory of %s, but the ranks work in that of %s%s", name,
+                 mem_device_name(device), stage_beside(device, comm->device),
+                 mem_device_name(comm->device));
     else
         snprintf(text, len, "%s is host memory", name);
 }

@@ -47,6 +47,8 @@ tutti_status stage_explain(const struct tutti_comm *comm, struct call *call, cha
 /* Into how many parts a call that will be `pinned` is cut (stream_parts.c); 1: it is not. Pure. All
  * ranks come to one answer, since they are cut only where none passes host memory instead. */
 size_t stage_parts(const struct tutti_comm *comm, const struct call *call);
+/* For sentences that name one device and then the other: what stands before the other's name. */
+const char *stage_beside(const struct mem_device *one, const struct mem_device *other);
 /* Gives the block back. */
 void stage_free(struct stage *stage);
 

@@ -100,11 +100,6 @@ static struct unit_comm *add_comm(struct unit *unit, tutti_comm *comm)
     return &unit->comms[unit->comm_count++];
 }
 
-static bool is_same_gpu(const struct mem_device *a, const struct mem_device *b)
-{
-    return memcmp(mem_device_uuid(a), mem_device_uuid(b), 16) == 0;
-}
-
 static tutti_status add_stream(struct unit *unit, const struct group_call *from,
                                struct unit_call *call)
 {
@@ -120,7 +115,7 @@ static tutti_status add_stream(struct unit *unit, const struct group_call *from,
         return fail(TUTTI_ERR_ARG,
                     "%s: the stream belongs to %s but the buffers to %s%s at rank %u",
                     coll_name(call->call.coll), mem_device_name(stream.device),
-                    is_same_gpu(stream.device, call->stage.device) ? "another context of " : "",
+                    stage_beside(stream.device, call->stage.device),
                     mem_device_name(call->stage.device), call->comm->rank);
     for (size_t i = 0; i < unit->stream_count; i++) {
         if (mem_stream_is_same(&unit->streams[i].stream, &stream)) {

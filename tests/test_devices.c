@@ -183,7 +183,18 @@ static int contexts(tutti_comm *comm, int rank, int size, void *context)
     wrong += WORLD_OK(tutti_allreduce_on(data, data, COUNT, TUTTI_INT32, TUTTI_SUM, comm, stream));
     wrong += rig_await(rank, stream, AWAIT_S);
     wrong += WORLD_OK(tutti_comm_status(comm));
-    return wrong + rig_wrong_ints(rank, data, COUNT, size * (size - 1) / 2, size, "contexts");
+    wrong += rig_wrong_ints(rank, data, COUNT, size * (size - 1) / 2, size, "contexts");
+    if (rank != 1)
+        return wrong;
+    /* Each of the two is GPU 0. */
+    char text[8192];
+    rig_enter(0);
+    void *primary = rig_take(COUNT * 4);
+    wrong += WORLD_TAKEN(tutti_comm_explain(comm, TUTTI_COLL_ALLREDUCE, data, primary, COUNT,
+                                            TUTTI_INT32, TUTTI_SUM, 0, text, sizeof text),
+                         TUTTI_ERR_ARG);
+    wrong += world_says(rank, "and out of another context of GPU 0");
+    return wrong + world_says(rank, "both must be of one GPU and context");
 }
 
 static void test_devices_with_several_contexts(void)
