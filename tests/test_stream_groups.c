@@ -254,26 +254,28 @@ static int blocks_in_parts(tutti_comm *comm, int rank, int size, void *context)
     return wrong;
 }
 
-/* One rank passes host memory, whose calls are not cut. */
+/* One rank passes host memory, whose calls are not cut; or its one buffer of blocks is. */
 static int whole_at_one(tutti_comm *comm, int rank, int size, void *context)
 {
-    enum { COUNT = 600000 };
+    enum { COUNT = 600000, CALLS = 3 };
     size_t bytes = (size_t)size * COUNT * 4;
-    void *memory = rank == 0 ? calloc(1, bytes) : rig_take(bytes);
+    void *memory = rank == 0 ? calloc(1, bytes) : rig_take(bytes), *mine = rig_take(COUNT * 4);
     int wrong = 0;
     (void)context;
-    for (int gathers = 0; gathers < 2; gathers++) {
+    for (int call = 0; call < CALLS; call++) {
         tutti_comm *other;
         wrong += WORLD_OK(tutti_comm_dup(comm, &other));
         wrong += WORLD_TAKEN(
-            gathers ? tutti_allgather((char *)memory + (size_t)rank * COUNT * 4, memory, COUNT,
-                                      TUTTI_INT32, other)
-                    : tutti_allreduce(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, other),
+            call == 0   ? tutti_allreduce(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, other)
+            : call == 1 ? tutti_allgather((char *)memory + (size_t)rank * COUNT * 4, memory, COUNT,
+                                          TUTTI_INT32, other)
+                        : tutti_scatter(memory, mine, COUNT, TUTTI_INT32, 0, other),
             TUTTI_ERR_MISMATCH);
         wrong += world_says(rank, "in GPU memory on every rank or on none");
         wrong += WORLD_OK(tutti_barrier(comm)); /* no rank leaves before all know */
         wrong += WORLD_OK(tutti_comm_destroy(other));
     }
+    rig_give(mine);
     if (rank == 0)
         free(memory);
     return wrong;

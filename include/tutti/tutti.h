@@ -366,8 +366,8 @@ TUTTI_API tutti_status tutti_wait_all(size_t count, tutti_request **requests);
  * waits until those before it are done. Inside a group, calls that share a communicator or a stream
  * (the legacy default stream is shared with all), directly or through others, are one unit: each of
  * its streams waits until all of them are done.
- * In one collective either every rank passes device memory or none does (TUTTI_CUDA_DIRECT=0 lifts
- * this, and on several hosts TUTTI_CUDA_PART=0).
+ * In one collective either all buffers of all ranks are device memory or none is, also those that
+ * only a root has (TUTTI_CUDA_DIRECT=0 lifts this, and on several hosts TUTTI_CUDA_PART=0).
  * A stream that is being captured records the operation, which then runs at every launch of the
  * graph, when the stream gets there. A collective must be captured on every rank or on none (else
  * TUTTI_ERR_MISMATCH); where other streams use its communicator too, events must say what comes

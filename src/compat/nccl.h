@@ -192,7 +192,7 @@ NCCL_CALL(ncclResult_t, ncclGetVersion, (int *version));
 NCCL_CALL(const char *, ncclGetErrorString, (ncclResult_t result));
 /* The sentence of the calling thread's last error; in a thread that had none, of the process's; ""
  * when there was none. Valid until the thread's next call. comm may be NULL and is not looked at.
- * Where NCCL_DEBUG is WARN or more each sentence is a line on standard error too. */
+ * Where NCCL_DEBUG is WARN or more each sentence is a line of the log (TUTTI_LOG_FILE) too. */
 NCCL_CALL(const char *, ncclGetLastError, (ncclComm_t comm));
 /* Accepted, without effect. */
 NCCL_CALL(void, ncclResetDebugInit, (void));
