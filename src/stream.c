@@ -286,6 +286,15 @@ static tutti_status make_units(const struct group_call *calls, size_t count, boo
 /* ---- launching --------------------------------------------------------------------------------
  */
 
+static bool fail_from_inside(tutti_comm *comm, tutti_status status, const char *sentence)
+{
+    if (!comm_seize(comm))
+        return false;
+    (void)comm_fail(comm, status, comm->rank, sentence);
+    comm_leave(comm);
+    return true;
+}
+
 static void launch_failed(const struct group_call *calls, size_t count, tutti_status status)
 {
     char sentence[SENTENCE_MAX];
@@ -295,12 +304,10 @@ static void launch_failed(const struct group_call *calls, size_t count, tutti_st
         /* Arguments are the caller's mistake, on every rank alike; the communicator lives. */
         if (status == TUTTI_ERR_ARG || comm->failed != TUTTI_OK)
             continue;
-        if (comm_seize(comm)) {
-            comm_fail(comm, status, comm->rank, sentence);
-            comm_leave(comm);
-        } else {
-            atomic_store(&comm->aborted, true); /* the proxy is inside: it sees this */
-        }
+        /* The proxy may be inside, and may leave between the two. */
+        if (!fail_from_inside(comm, status, sentence) && !proxy_fail(comm, status, sentence) &&
+            !fail_from_inside(comm, status, sentence))
+            atomic_store(&comm->aborted, true); /* some thread is inside: it sees this */
     }
     status_set_sentence(sentence);
 }

@@ -186,6 +186,7 @@ static void fail_begun(struct unit *list)
         }
         if (unit->inside && unit->result)
             unit->result->status = TUTTI_ERR_PEER;
+        unit->inside = false;
     }
 }
 
@@ -205,8 +206,10 @@ static void stop_at_exit(void)
     pthread_join(proxy.thread, NULL);
     release_streams(proxy.units);
     release_streams(atomic_load(&proxy.inbox));
-    fail_begun(proxy.units);
     replay_each(&proxy.replays, release_parked, NULL);
+    proxy_lock();
+    fail_begun(proxy.units);
+    pthread_mutex_unlock(&proxy.lock);
 }
 
 /* A child of fork has no proxy, and none of the parent's units. */
@@ -270,6 +273,20 @@ void proxy_take(struct unit *unit)
         pthread_cond_signal(&proxy.more);
         pthread_mutex_unlock(&proxy.lock);
     }
+}
+
+bool proxy_fail(tutti_comm *comm, tutti_status status, const char *sentence)
+{
+    bool inside = false;
+    proxy_lock();
+    for (const struct unit *unit = proxy.units; unit && !inside; unit = unit->next) {
+        for (size_t i = 0; i < unit->comm_count; i++)
+            inside |= unit->inside && unit->comms[i].comm == comm;
+    }
+    if (inside)
+        (void)comm_fail(comm, status, comm->rank, sentence);
+    pthread_mutex_unlock(&proxy.lock);
+    return inside;
 }
 
 static void drain(const struct tutti_comm *comm, bool (*is_waited_for)(const struct tutti_comm *))

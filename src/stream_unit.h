@@ -171,5 +171,7 @@ void unit_release(struct unit *unit);
 tutti_status proxy_start(void);
 /* Takes the unit. */
 void proxy_take(struct unit *unit);
+/* Fails a communicator that the proxy is inside of, for this rank's reason; false: it is not. */
+bool proxy_fail(tutti_comm *comm, tutti_status status, const char *sentence);
 
 #endif

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #define RUN_LIMIT_S 60
 #include "tests/rig_suite.h"
@@ -304,12 +305,44 @@ static int half_recorded(tutti_comm *comm, int rank, int size, void *context)
     return wrong + world_check(rank, whole, "not whole with %d pieces", PIECES_MOST);
 }
 
+/* The same while an operation of the communicator is under way: its peers are told the cause. */
+static int refused_beside_another(tutti_comm *comm, int rank, int size, void *context)
+{
+    void *memory = rig_take(COUNT * 4);
+    cuda_stream stream = rig_stream_take(false), other = rig_stream_take(false);
+    int wrong = WORLD_OK(tutti_barrier(comm));
+    (void)size;
+    (void)context;
+    if (rank == 0) { /* what the others do not call */
+        wrong += WORLD_OK(
+            tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, comm, stream));
+        usleep(100000);
+        rig_gpu()->refuse_captured(1);
+        rig_capture_begin(other);
+        tutti_status status =
+            tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, comm, other);
+        wrong += world_check(rank, status != TUTTI_OK && status != TUTTI_ERR_ABORTED, "%s",
+                             tutti_status_string(status));
+        rig_graph_destroy(rig_capture_end(other));
+        wrong += rig_await(rank, stream, AWAIT_S);
+        wrong += WORLD_TAKEN(tutti_comm_status(comm), status);
+    } else {
+        double end = world_seconds() + 10;
+        while (tutti_comm_status(comm) == TUTTI_OK && world_seconds() < end)
+            usleep(1000);
+        wrong += world_check(rank, tutti_comm_status(comm) != TUTTI_OK, "nobody said anything");
+    }
+    return wrong + world_says(rank, "in stream") + world_says(rank, "stand-in for tests");
+}
+
 static void test_stream_graphs_that_hold_half_an_operation(void)
 {
     if (!rig_is_standin()) {
         suite_skip("a driver that refuses at will is the stand-in");
         return;
     }
+    run(WORLD_PROCESSES, 2, direct, refused_beside_another, NULL);
+    run(WORLD_PROCESSES, 2, staged, refused_beside_another, NULL);
     run(WORLD_PROCESSES, 2, direct, half_recorded, NULL);
     run(WORLD_PROCESSES, 2, staged, half_recorded, NULL);
 }
