@@ -170,23 +170,33 @@ static void release_parked(struct unit *unit, const void *unused)
         unit_release(unit);
 }
 
-/* The proxy was inside the communicators of what it had begun, and nobody ends that any more: they
- * fail, so that whoever aborts or uses them at the program's exit, or waits there for a thread that
- * uses one, finds nobody inside. */
-static void fail_begun(struct unit *list)
+/* Nobody ends a unit any more: its communicators fail, so that whoever uses one at the program's
+ * exit, or waits there for a thread that does, is told so and finds no proxy inside. */
+static void fail_unit(struct unit *unit)
+{
+    for (size_t i = 0; i < unit->comm_count && unit->comms[0].comm; i++) {
+        tutti_comm *comm = unit->comms[i].comm;
+        char text[SENTENCE_MAX];
+        if (!unit->inside && !comm_seize(comm))
+            continue;
+        snprintf(text, sizeof text, "%s exits while an operation is under way",
+                 comm->names[comm->rank]);
+        (void)comm_fail(comm, TUTTI_ERR_PEER, comm->rank, text);
+        comm_leave(comm);
+    }
+    unit->inside = false;
+    if (unit->result)
+        unit->result->status = TUTTI_ERR_PEER;
+    unit->result = NULL;
+}
+
+/* First those that were begun, so that nobody is inside for the others. What is held or drains is
+ * over, and what waits for the launch of its graph was not begun. */
+static void fail_units(struct unit *list, bool begun)
 {
     for (struct unit *unit = list; unit; unit = unit->next) {
-        for (size_t i = 0; i < unit->comm_count && unit->inside; i++) {
-            tutti_comm *comm = unit->comms[i].comm;
-            char text[SENTENCE_MAX];
-            snprintf(text, sizeof text, "%s exits while an operation is under way",
-                     comm->names[comm->rank]);
-            (void)comm_fail(comm, TUTTI_ERR_PEER, comm->rank, text);
-            comm_leave(comm);
-        }
-        if (unit->inside && unit->result)
-            unit->result->status = TUTTI_ERR_PEER;
-        unit->inside = false;
+        if (begun ? unit->inside : unit->state == UNIT_QUEUED && !unit->captured)
+            fail_unit(unit);
     }
 }
 
@@ -208,7 +218,9 @@ static void stop_at_exit(void)
     release_streams(atomic_load(&proxy.inbox));
     replay_each(&proxy.replays, release_parked, NULL);
     proxy_lock();
-    fail_begun(proxy.units);
+    fail_units(proxy.units, true);
+    fail_units(proxy.units, false);
+    fail_units(atomic_load(&proxy.inbox), false);
     pthread_mutex_unlock(&proxy.lock);
 }
 
@@ -332,11 +344,15 @@ static void forget(struct unit *unit, const void *comm)
     }
 }
 
-/* Of a communicator without units only captured ones can be there. The inbox is left for the proxy:
- * it sleeps until it finds something there. */
+/* Of a communicator without units only captured ones can be there, and what is left when the proxy
+ * has stopped. The inbox is left for the proxy: it sleeps until it finds something there. */
 void stream_forget(struct tutti_comm *comm)
 {
     lock_when_idle(comm);
+    for (struct unit *unit = proxy.units; unit && atomic_load(&proxy.stop); unit = unit->next) {
+        if (unit->state == UNIT_QUEUED)
+            forget(unit, comm);
+    }
     for (struct unit *unit = atomic_load(&proxy.inbox); unit; unit = unit->next)
         forget(unit, comm);
     replay_each(&proxy.replays, forget, comm);

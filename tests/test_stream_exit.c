@@ -119,6 +119,7 @@ static void test_stream_exit_then_call(void)
 /* What a program does with a communicator at its end, when the library's own end came in the midst
  * of an operation. The limit is the alarm. */
 static pthread_t left_thread;
+static tutti_request *left_request;
 
 static void end_at_exit(void)
 {
@@ -129,6 +130,8 @@ static void end_at_exit(void)
     alarm(20);
     pthread_join(left_thread, &wrongs);
     int wrong = wrongs ? 1 : 0;
+    wrong += WORLD_TAKEN(tutti_wait(&left_request), TUTTI_ERR_PEER);
+    wrong += world_says(rank, "exits while");
     wrong += WORLD_TAKEN(tutti_allreduce(&one, &one, 1, TUTTI_INT32, TUTTI_SUM, left_comm),
                          TUTTI_ERR_PEER);
     wrong += world_says(rank, "exits while");
@@ -166,6 +169,8 @@ static int end_in_an_operation(tutti_comm *comm, int rank, int size, void *conte
     pthread_create(&left_thread, NULL, call_beside, other);
     wrong += WORLD_OK(
         tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, comm, left_waiting));
+    wrong += WORLD_OK(
+        tutti_allreduce_start(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, comm, &left_request));
     usleep(300000);
     wrong += world_check(rank, !rig_is_done(left_waiting), "the stream does not wait");
     if (wrong)
