@@ -168,7 +168,9 @@ static void gather_facts(tutti_comm *comm, struct facts *facts)
         refuse_device(comm, settings->cuda_direct ? NO_GPU : "TUTTI_CUDA_DIRECT is 0");
     snprintf(facts->algo, sizeof facts->algo, "%s", settings->algo);
     snprintf(facts->transports, sizeof facts->transports, "%s", settings->transports);
-    tutti_status status = topology_probe(settings, &facts->host);
+    tutti_status status = log_set_file(settings->log_file);
+    if (status == TUTTI_OK)
+        status = topology_probe(settings, &facts->host);
     if (status == TUTTI_OK)
         status = check_transport_names(settings);
     if (status == TUTTI_OK)
@@ -540,9 +542,7 @@ tutti_status comm_build(const struct settings *settings, struct bootstrap *boots
     uint32_t size = bootstrap_size(bootstrap);
     tutti_comm *comm = NULL;
     log_set_level((enum log_level)settings->log);
-    tutti_status status = log_set_file(settings->log_file);
-    if (status == TUTTI_OK)
-        status = allocate(settings, bootstrap_rank(bootstrap), size, &comm);
+    tutti_status status = allocate(settings, bootstrap_rank(bootstrap), size, &comm);
     if (status != TUTTI_OK)
         return status;
     /* One more than the ranks: the last entry is this rank's own, on its way out. */

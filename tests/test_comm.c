@@ -417,7 +417,6 @@ static int logs(tutti_comm *comm, int rank, int size, void *context)
     char text[4096] = "", line[80];
     tutti_unique_id id;
     tutti_comm *twin;
-    (void)size;
     int wrong = WORLD_OK(tutti_comm_dup(comm, &twin));
     wrong += WORLD_OK(tutti_comm_abort(twin)) + WORLD_OK(tutti_comm_destroy(twin));
     wrong += WORLD_OK(tutti_comm_dup(comm, &twin)) + WORLD_OK(tutti_comm_destroy(twin));
@@ -428,10 +427,13 @@ static int logs(tutti_comm *comm, int rank, int size, void *context)
     snprintf(line, sizeof line, " rank %d] info: communicator failed: ", rank);
     wrong += world_check(rank, strstr(text, line) != NULL, "the file has: %s", text);
     wrong += world_check(rank, times_open(path) == 1, "open %d times", times_open(path));
-    setenv("TUTTI_LOG_FILE", "/nowhere/at/all", 1);
-    wrong += WORLD_OK(tutti_unique_id_create(&id));
-    wrong += WORLD_TAKEN(tutti_comm_create(1, &id, 0, &twin), TUTTI_ERR_SETTING);
-    return wrong + world_says(rank, "TUTTI_LOG_FILE=/nowhere/at/all: No such file");
+    if (rank == 1)
+        setenv("TUTTI_LOG_FILE", "/nowhere/at/all", 1);
+    if (rank == 0)
+        wrong += WORLD_OK(tutti_unique_id_create(&id));
+    wrong += WORLD_OK(tutti_broadcast(&id, &id, sizeof id, TUTTI_UINT8, 0, comm));
+    wrong += WORLD_TAKEN(tutti_comm_create(size, &id, rank, &twin), TUTTI_ERR_SETTING);
+    return wrong + world_says(rank, "rank 1: open TUTTI_LOG_FILE=/nowhere/at/all: No such file");
 }
 
 static void test_comm_logs_to_the_file_that_is_set(void)
