@@ -328,8 +328,11 @@ tutti_status stage_out(const struct tutti_comm *comm, const struct stage *stage,
     if (!blocks || !displs)
         return all_out(stage, copy, context);
     tutti_status status = TUTTI_OK;
-    for (uint32_t r = 0; r < comm->size && status == TUTTI_OK; r++) {
-        size_t off = displs[r] * call->elem_size, len = counts[r] * call->elem_size;
+    for (uint32_t r = 0; r < comm->size && status == TUTTI_OK;) {
+        size_t off = displs[r] * call->elem_size, len = 0;
+        do /* neighbours go together */
+            len += counts[r] * call->elem_size;
+        while (++r < comm->size && displs[r] * call->elem_size == off + len);
         if (len > 0)
             status = copy(context, (char *)call->out + off, (char *)stage->out + off, len);
     }

@@ -80,7 +80,15 @@ static void unit_failed(struct unit *unit, tutti_comm *comm, tutti_status status
 static tutti_status copy_in_queue(void *context, void *dst, const void *src, size_t len)
 {
     struct unit_call *call = context;
-    return mem_queue_copy(call->queue, dst, src, len, &call->ticket);
+    tutti_status status = TUTTI_OK;
+    uint64_t done = 0;
+    /* What is more than a queue may hold at once goes as it gets through; the queue is clear. */
+    while (status == TUTTI_OK && call->pieces > QUEUE_TICKETS_MAX / 2 &&
+           call->ticket > done + QUEUE_TICKETS_MAX / 2) {
+        status = comm_check_abort(call->comm) ? comm_error(call->comm)
+                                              : mem_queue_poll(call->queue, &done);
+    }
+    return status == TUTTI_OK ? mem_queue_copy(call->queue, dst, src, len, &call->ticket) : status;
 }
 
 /* True when a queue will run, or its communicator is of no use any more. */

@@ -350,6 +350,45 @@ static void test_stream_groups_and_parts(void)
     unsetenv("TUTTI_TEST_STANDIN_COPY_MBPS");
 }
 
+/* The root's blocks lie apart, and are more copies than a queue of the device holds. */
+static int gather_apart(tutti_comm *comm, int rank, int size, void *context)
+{
+    size_t *counts = calloc((size_t)size, sizeof *counts);
+    size_t *displs = calloc((size_t)size, sizeof *displs), total = 2 * (size_t)size;
+    int wrong = 0, *out = NULL, *got = calloc(total, sizeof *got);
+    (void)context;
+    for (int r = 0; r < size; r++) {
+        counts[r] = 1;
+        displs[r] = 2 * (size_t)r;
+    }
+    if (rank == 0) {
+        out = rig_take(total * sizeof *out);
+        rig_fill(out, 0xff, total * sizeof *out);
+    }
+    wrong += WORLD_OK(tutti_gatherv(&rank, 1, out, counts, displs, TUTTI_INT32, 0, comm));
+    if (rank == 0) {
+        rig_copy(got, out, total * sizeof *out);
+        rig_give(out);
+    }
+    for (size_t i = 0; rank == 0 && i < total && wrong < 3; i++)
+        wrong += world_check(rank, got[i] == (i % 2 ? -1 : (int)(i / 2)), "element %zu is %d", i,
+                             got[i]);
+    free(counts);
+    free(displs);
+    free(got);
+    return wrong;
+}
+
+static void test_stream_groups_gather_many_blocks_that_lie_apart(void)
+{
+    static const char *const settings[] = {"TUTTI_CUDA_DIRECT=0", NULL};
+    struct world world = {.kind = WORLD_THREADS, .size = 1030, .settings = settings};
+    if (getenv("TUTTI_TEST_FAST"))
+        suite_skip("a thousand ranks are left to the full run");
+    else
+        CU_ASSERT_EQUAL(rig_run(&world, gather_apart, NULL), 0);
+}
+
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
@@ -358,6 +397,7 @@ int main(int argc, char **argv)
         {"of_many_calls", test_stream_groups_of_many_calls},
         {"and_parts_of_many", test_stream_groups_and_parts_of_many},
         {"and_parts", test_stream_groups_and_parts},
+        {"gather_many_blocks_that_lie_apart", test_stream_groups_gather_many_blocks_that_lie_apart},
     };
     return suite_run("stream_groups", tests, sizeof tests / sizeof *tests, argc, argv);
 }

@@ -18,7 +18,7 @@
 #include <unistd.h>
 
 #define WRONG_RANK 1000
-#define RANKS_MAX  512
+#define RANKS_MAX  1100
 
 struct meeting {
     atomic_int ready; /* 1: id is there, 2: it could not be made */
