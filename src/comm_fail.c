@@ -1,6 +1,6 @@
-/* comm_fail.c: how a communicator fails. The first error known at a rank wins there; it goes to
- * every connected peer as a notice, and each peer passes it on once, so it reaches every rank that
- * waits for one that failed. A broken link is only a symptom: before it becomes the error, the
+/* comm_fail.c: how a communicator fails. The first error known at a rank wins there; it goes
+ * over every link as a notice, and each peer passes it on once, so it reaches every rank that waits
+ * for one that failed. A broken link is only a symptom: before it becomes the error, the
  * notices of the peer that left are read for up to REASON_MS, since they were sent before the link
  * went down and name the cause, and those of all others that have come. */
 #include <inttypes.h>
@@ -26,9 +26,10 @@ static void tell_peers(tutti_comm *comm, tutti_status status, uint32_t culprit)
         status = TUTTI_ERR_PEER;
     struct notice notice = {.kind = NOTICE_FAILED, .culprit = culprit, .status = status};
     snprintf(notice.text, sizeof notice.text, "%.*s", (int)sizeof notice.text - 1, comm->sentence);
+    /* A peer may have made a link that this rank has not asked for, and wait on it. */
     for (uint32_t p = 0; p < comm->size; p++) {
         struct comm_peer *peer = &comm->peers[p];
-        if (peer->connected && !peer->left)
+        if (peer->transport && !peer->left)
             (void)peer->transport->ops->notify(peer->transport, p, &notice);
     }
 }

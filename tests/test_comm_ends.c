@@ -300,6 +300,40 @@ static int die_of_an_abort(tutti_comm *comm, int rank, int size, void *context)
     return wrong;
 }
 
+/* One rank aborts; the next learns of it and leaves, never having asked for the link that the third
+ * has made to it and waits on. */
+static int leave_unasked(tutti_comm *comm, int rank, int size, void *context)
+{
+    struct chain *chain = context;
+    int value = 0, wrong = 0;
+    (void)size;
+    if (rank == chain->aborter) {
+        wrong += WORLD_OK(tutti_send(&value, 1, TUTTI_INT32, chain->dead, comm));
+        wrong += await_step(rank, &chain->step, 2);
+        tutti_comm_abort(comm);
+        return wrong;
+    }
+    if (rank == chain->dead) { /* looks now and then, as who serves others would */
+        wrong += WORLD_OK(tutti_recv(&value, 1, TUTTI_INT32, chain->aborter, comm));
+        atomic_store(&chain->step, 1);
+        double end = world_seconds() + 10;
+        while (tutti_comm_status(comm) == TUTTI_OK && world_seconds() < end)
+            usleep(1000);
+        return wrong + WORLD_TAKEN(tutti_comm_status(comm), TUTTI_ERR_PEER);
+    }
+    wrong += await_step(rank, &chain->step, 1);
+    tutti_request *request;
+    wrong += WORLD_OK(tutti_recv_start(&value, 1, TUTTI_INT32, chain->dead, comm, &request));
+    for (int i = 0, done = 0; i < 100 && !done; i++) { /* until the link is made */
+        tutti_test(&request, &done);
+        usleep(1000);
+    }
+    atomic_store(&chain->step, 2);
+    wrong += WORLD_TAKEN(tutti_wait(&request), TUTTI_ERR_PEER);
+    wrong += world_says(rank, "aborted the communicator");
+    return wrong;
+}
+
 static void test_comm_ends_names_the_cause_that_another_told(void)
 {
     static const char *const mixed[] = {"TUTTI_TRANSPORTS=shm,tcp", NULL};
@@ -315,6 +349,25 @@ static void test_comm_ends_names_the_cause_that_another_told(void)
                               .prepare = i % 3 == 2 ? be_on_one_of_two_hosts : NULL};
         CU_ASSERT_EQUAL(world_run(&world, die_of_an_abort, &chain), 0);
     }
+}
+
+static void test_comm_ends_tells_the_cause_over_links_of_others(void)
+{
+    static const char *const mixed[] = {"TUTTI_TRANSPORTS=shm,tcp", NULL};
+    static const char *const *const worlds[] = {shm, tcp, mixed};
+    static const int roles[][3] = {{0, 1, 2}, {0, 2, 1}, {1, 2, 0}}; /* the lower rank dials */
+    struct chain *chain = shared_memory(sizeof *chain);
+    for (int i = 0; i < 9; i++) {
+        const int *role = roles[i / 3];
+        *chain = (struct chain){.witness = role[0], .dead = role[1], .aborter = role[2]};
+        struct world world = {.kind = WORLD_PROCESSES,
+                              .size = 3,
+                              .settings = worlds[i % 3],
+                              .limit_s = 20,
+                              .prepare = i % 3 == 2 ? be_on_one_of_two_hosts : NULL};
+        CU_ASSERT_EQUAL(world_run(&world, leave_unasked, chain), 0);
+    }
+    munmap(chain, sizeof *chain);
 }
 
 /* Nothing runs, and the status is all that is asked for. */
@@ -609,6 +662,8 @@ int main(int argc, char **argv)
         {"names_what_a_send_and_its_receive_differ_in",
          test_comm_ends_names_what_a_send_and_its_receive_differ_in},
         {"names_the_rank_that_died", test_comm_ends_names_the_rank_that_died},
+        {"tells_the_cause_over_links_of_others",
+         test_comm_ends_tells_the_cause_over_links_of_others},
         {"names_the_cause_that_another_told", test_comm_ends_names_the_cause_that_another_told},
         {"notices_a_death_though_a_child_lives",
          test_comm_ends_notices_a_death_though_a_child_lives},
