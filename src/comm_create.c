@@ -192,9 +192,7 @@ static tutti_status split_entered(tutti_comm *comm, struct color_key mine, struc
 
 static tutti_status split(tutti_comm *comm, int color, int key, tutti_comm **new_comm)
 {
-    tutti_status status = comm_enter(comm);
-    if (status != TUTTI_OK)
-        return status;
+    tutti_status status;
     struct color_key *all = calloc(comm->size, sizeof *all);
     uint32_t *members = calloc(comm->size, sizeof *members);
     if (all && members)
@@ -203,7 +201,6 @@ static tutti_status split(tutti_comm *comm, int color, int key, tutti_comm **new
         status = comm_fail(comm, TUTTI_ERR_NOMEM, comm->rank, "no memory to split a communicator");
     free(all);
     free(members);
-    comm_leave(comm);
     return status;
 }
 
@@ -225,9 +222,14 @@ tutti_status tutti_comm_split_cancellable(tutti_comm *comm, int color, int key, 
     /* Also when nothing has begun: the others wait for this rank. */
     if (mine && clock_cancelled(cancel))
         tutti_comm_abort(comm);
-    status = split(comm, color, key, new_comm);
-    if (mine)
+    status = comm_enter(comm);
+    bool entered = status == TUTTI_OK;
+    if (entered)
+        status = split(comm, color, key, new_comm);
+    if (mine) /* before it leaves: who aborts from elsewhere reads the word while inside */
         atomic_store(&comm->cancel, NULL);
+    if (entered)
+        comm_leave(comm);
     return status;
 }
 
