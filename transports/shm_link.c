@@ -36,8 +36,9 @@
 #define SO_PEERPIDFD 77
 #endif
 
-#define EVENTS_PER_CALL 32 /* epoll events taken at once; the rest come with the next call */
-#define FLUSH_MS        100
+#define EVENTS_PER_CALL 32  /* epoll events taken at once; the rest come with the next call */
+#define FLUSH_MS        100 /* the contract's bound for flushing on close */
+#define ANSWER_MS       30  /* the same for a sign that a link is still being made */
 #define LOOK_MS         500 /* between looks at a rank that has not dialed */
 
 /* What an epoll event is about: kind in the high half, rank or place in the low. */
@@ -541,12 +542,13 @@ tutti_status shm_link_notify(struct shm *shm, struct shm_link *link, const struc
     return TUTTI_OK;
 }
 
-/* Does a notice wait for room, or for its link to be made? */
-static bool is_untold(struct shm *shm)
+/* Does a notice wait for room, or, if that counts too, for its link to be made? */
+static bool is_untold(struct shm *shm, bool making)
 {
     for (uint32_t i = 0; i < shm->local.made_count; i++) {
         const struct shm_link *link = (const struct shm_link *)shm->local.made[i];
-        if (link->state != SHM_DOWN && link->waiting_count > 0)
+        if (link->waiting_count > 0 &&
+            (link->state == SHM_UP || (making && link->state != SHM_DOWN)))
             return true;
     }
     return false;
@@ -554,10 +556,11 @@ static bool is_untold(struct shm *shm)
 
 void shm_flush(struct shm *shm)
 {
-    uint64_t deadline = clock_ms() + FLUSH_MS;
-    while (is_untold(shm) && clock_ms() < deadline) {
+    uint64_t now = clock_ms(), deadline = now + FLUSH_MS, answer = now + ANSWER_MS;
+    while (is_untold(shm, now < answer) && now < deadline) {
         clock_sleep_us(200);
         shm_service(shm);
+        now = clock_ms();
     }
 }
 

@@ -21,6 +21,7 @@
 
 #define EVENTS_MAX  64  /* per gathering; the rest comes with the next */
 #define FAREWELL_MS 100 /* the contract's bound for flushing on close */
+#define ANSWER_MS   30  /* the same for a sign that a link is still being made */
 
 static struct tcp *tcp_of(struct transport *transport)
 {
@@ -152,11 +153,14 @@ static bool is_untold(const struct tcp *tcp, const struct tcp_link *only)
  * and has something to say, is made. */
 static void say_farewell(struct tcp *tcp, struct tcp_link *only)
 {
-    uint64_t deadline = clock_ms() + FAREWELL_MS;
-    while (is_untold(tcp, only) && clock_ms() < deadline) {
+    uint64_t now = clock_ms(), deadline = now + FAREWELL_MS, answer = now + ANSWER_MS;
+    while (is_untold(tcp, only) && now < answer && now < deadline) {
         tcp_gather(tcp);
+        if (tcp->attention[TCP_LISTENER] || tcp->attention[TCP_HAND] || tcp->attention[TCP_CONTROL])
+            answer = now + ANSWER_MS;
         serve_quiet(tcp);
         clock_sleep_us(200);
+        now = clock_ms();
     }
     tcp_control_farewell(tcp, only, deadline);
 }
