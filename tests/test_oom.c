@@ -1,9 +1,12 @@
 /* test_oom.c: every allocation fails once. Whatever the library was doing then must end with a
  * status and a sentence, at this rank and at its peers, with nothing leaked (the address sanitizer
  * looks) and nothing hanging. */
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "tests/suite.h"
 #include "tests/world.h"
@@ -65,12 +68,18 @@ static void test_oom_while_one_rank_begins(void)
 struct failing {
     uint64_t k;
     bool reached;
+    bool unmet;       /* links are made while allocations fail */
+    _Atomic int here; /* ranks that have their communicator, over all worlds */
 };
 
 static int fail_at(tutti_comm *comm, int rank, int size, void *context)
 {
     struct failing *failing = context;
-    tutti_barrier(comm);
+    int all = (atomic_fetch_add(&failing->here, 1) / size + 1) * size;
+    while (atomic_load(&failing->here) < all)
+        usleep(100);
+    if (!failing->unmet)
+        tutti_barrier(comm);
     if (rank == 0)
         suite_fail_allocation(failing->k);
     tutti_status status = use(comm, rank, size);
@@ -86,12 +95,34 @@ static void test_oom_among_threads(void)
 {
     static const char *const settings[] = {"TUTTI_TIMEOUT_MS=1000", NULL};
     uint64_t step = getenv("TUTTI_TEST_FAST") ? 7 : 1;
-    struct failing failing = {.k = 1, .reached = true};
-    for (; failing.reached; failing.k += step) {
-        struct world world = {.kind = WORLD_THREADS, .size = 2, .settings = settings};
-        CU_ASSERT_EQUAL(world_run(&world, fail_at, &failing), 0);
-        CU_ASSERT(failing.k < 5000);
+    for (int unmet = 0; unmet < 2; unmet++) {
+        struct failing failing = {.k = 1, .reached = true, .unmet = unmet};
+        for (; failing.reached; failing.k += step) {
+            struct world world = {.kind = WORLD_THREADS, .size = 2, .settings = settings};
+            CU_ASSERT_EQUAL(world_run(&world, fail_at, &failing), 0);
+            CU_ASSERT(failing.k < 5000);
+        }
     }
+}
+
+static void test_oom_among_processes(void)
+{
+    static const char *const shm[] = {"TUTTI_TRANSPORTS=shm", "TUTTI_TIMEOUT_MS=1000", NULL};
+    static const char *const tcp[] = {"TUTTI_TRANSPORTS=tcp", "TUTTI_TIMEOUT_MS=1000", NULL};
+    uint64_t step = getenv("TUTTI_TEST_FAST") ? 7 : 1;
+    struct failing *failing =
+        mmap(NULL, sizeof *failing, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    CU_ASSERT_PTR_NOT_EQUAL_FATAL(failing, MAP_FAILED);
+    for (int over_tcp = 0; over_tcp < 2; over_tcp++) {
+        *failing = (struct failing){.k = 1, .reached = true, .unmet = true};
+        for (; failing->reached; failing->k += step) {
+            struct world world = {
+                .kind = WORLD_PROCESSES, .size = 2, .settings = over_tcp ? tcp : shm};
+            CU_ASSERT_EQUAL(world_run(&world, fail_at, failing), 0);
+            CU_ASSERT(failing->k < 5000);
+        }
+    }
+    munmap(failing, sizeof *failing);
 }
 
 int main(int argc, char **argv)
@@ -99,6 +130,7 @@ int main(int argc, char **argv)
     static const struct suite_test tests[] = {
         {"while_one_rank_begins", test_oom_while_one_rank_begins},
         {"among_threads", test_oom_among_threads},
+        {"among_processes", test_oom_among_processes},
     };
     return suite_run("oom", tests, sizeof tests / sizeof *tests, argc, argv);
 }

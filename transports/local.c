@@ -552,7 +552,7 @@ void local_link_fail(struct local *local, struct local_link *link, tutti_status 
 bool local_link_drop(struct local *local, struct local_link *link)
 {
     bool offered = false;
-    for (uint32_t i = 0; i < local->config->lanes; i++) {
+    for (uint32_t i = 0; link->lanes && i < local->config->lanes; i++) {
         struct lane *lane = &link->lanes[i];
         if (lane->out && lane->send_head) {
             refresh(lane);
