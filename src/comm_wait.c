@@ -24,6 +24,7 @@
 #define YIELD_NS        5000000ull /* yielding turns into sleeping after this */
 #define NAP_US          50u        /* sleep where no descriptor can wake us */
 #define SLEEP_MS        1    /* sleep on a descriptor: bounded, so that events are looked at */
+#define SLEEP_MAX_MS    50u  /* and, however many share a core, that an abort is seen soon */
 #define CROWD_MAX       256u /* no time is longer than so many of the above */
 
 static inline void relax(void)
@@ -59,7 +60,8 @@ static bool sleep_on_descriptor(tutti_comm *comm)
         return false;
     if (transport->ops->arm(transport)) {
         struct pollfd wait = {.fd = fd, .events = POLLIN};
-        poll(&wait, 1, (int)(SLEEP_MS * crowd(comm)));
+        unsigned ms = SLEEP_MS * crowd(comm);
+        poll(&wait, 1, (int)(ms < SLEEP_MAX_MS ? ms : SLEEP_MAX_MS));
     }
     return true;
 }
