@@ -187,11 +187,26 @@ static void log_to_file(void)
     must(strstr(status_sentence(), "TUTTI_LOG_FILE=/nowhere/at/all: No such file"));
 }
 
+/* Communicators that log to different files, in turn. */
+static void log_to_files_in_turn(void)
+{
+    static const char *const paths[] = {"/dev/null", "", "/dev/zero"};
+    int first = 0, last = 0;
+    for (int i = 0; i < 30; i++) {
+        must(log_set_file(paths[i % 3]) == TUTTI_OK);
+        last = open("/dev/null", O_RDONLY); /* the lowest that is free */
+        must(last >= 0 && close(last) == 0);
+        first = i == 2 ? last : first;
+    }
+    must(last == first);
+}
+
 static void test_log_goes_to_a_file(void)
 {
     char text[2048];
     CU_ASSERT_EQUAL(run_child(log_to_file, text, sizeof text), 0);
     CU_ASSERT_STRING_EQUAL(text, "");
+    CU_ASSERT_EQUAL(run_child(log_to_files_in_turn, text, sizeof text), 0);
 }
 
 /* ---- clock ------------------------------------------------------------------------------------

@@ -23,10 +23,26 @@ static _Atomic(int) log_level_now = LOG_LEVEL_WARN;
 static _Atomic(int) log_fd = STDERR_FILENO;
 static pthread_mutex_t log_file_lock = PTHREAD_MUTEX_INITIALIZER;
 static char log_file[LOG_FILE_MAX]; /* that of log_fd */
+static int log_file_fd = -1;        /* of the last file */
 
 void log_set_level(enum log_level level)
 {
     atomic_store_explicit(&log_level_now, (int)level, memory_order_relaxed);
+}
+
+/* One descriptor serves all files in turn: another thread may be writing its line to it, which then
+ * goes to one of the two. */
+static int open_file(const char *path)
+{
+    int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+    if (fd < 0)
+        return fd;
+    if (log_file_fd < 0)
+        return log_file_fd = fd;
+    int moved = dup3(fd, log_file_fd, O_CLOEXEC), error = errno;
+    close(fd);
+    errno = error;
+    return moved;
 }
 
 tutti_status log_set_file(const char *path)
@@ -36,12 +52,11 @@ tutti_status log_set_file(const char *path)
     pthread_mutex_lock(&log_file_lock);
     bool same = strncmp(path, log_file, sizeof log_file) == 0;
     if (!same && path[0] != '\0') {
-        fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+        fd = open_file(path);
         if (fd < 0)
             status = fail_errno(TUTTI_ERR_SETTING, "open TUTTI_LOG_FILE=%s", path);
     }
     if (!same && status == TUTTI_OK) {
-        /* The earlier file stays open: another thread may be writing its line to it. */
         atomic_store(&log_fd, fd);
         snprintf(log_file, sizeof log_file, "%s", path);
     }
