@@ -199,6 +199,41 @@ static int die(tutti_comm *comm, int rank, int size, void *context)
     return wrong;
 }
 
+/* In the first call of all; who learns of it ends its process, as programs do that check a status.
+ */
+static int disagree_and_exit(tutti_comm *comm, int rank, int size, void *context)
+{
+    static float in[40001], out[40001];
+    tutti_status status = rank == 0
+                              ? tutti_allreduce(in, out, 40001, TUTTI_FLOAT32, TUTTI_SUM, comm)
+                              : tutti_barrier(comm);
+    int wrong = world_check(rank, status == TUTTI_ERR_MISMATCH, "%s: %s",
+                            tutti_status_string(status), tutti_last_error());
+    (void)size, (void)context;
+    if (wrong == 0)
+        _exit(0);
+    return wrong;
+}
+
+static void be_one_of_two_on_a_host(int rank)
+{
+    setenv("TUTTI_HOST_ID", rank < 2 ? "one" : rank < 4 ? "two" : "three", 1);
+}
+
+static void test_comm_ends_names_the_cause_though_who_knew_exited(void)
+{
+    static const char *const mixed[] = {"TUTTI_TRANSPORTS=shm,tcp", NULL};
+    static const char *const *const worlds[] = {shm, tcp, mixed};
+    for (int i = 0; i < 9; i++) {
+        struct world world = {.kind = WORLD_PROCESSES,
+                              .size = 6,
+                              .settings = worlds[i % 3],
+                              .limit_s = 20,
+                              .prepare = i % 3 == 2 ? be_one_of_two_on_a_host : NULL};
+        CU_ASSERT_EQUAL(world_run(&world, disagree_and_exit, NULL), 0);
+    }
+}
+
 /* The child holds copies of whatever the library did not give up for it. */
 static void leave_a_child(void)
 {
@@ -661,6 +696,8 @@ int main(int argc, char **argv)
         {"names_both_sides_of_a_mismatch", test_comm_ends_names_both_sides_of_a_mismatch},
         {"names_what_a_send_and_its_receive_differ_in",
          test_comm_ends_names_what_a_send_and_its_receive_differ_in},
+        {"names_the_cause_though_who_knew_exited",
+         test_comm_ends_names_the_cause_though_who_knew_exited},
         {"names_the_rank_that_died", test_comm_ends_names_the_rank_that_died},
         {"tells_the_cause_over_links_of_others",
          test_comm_ends_tells_the_cause_over_links_of_others},

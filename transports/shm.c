@@ -241,6 +241,8 @@ static void shm_cancel(struct transport *transport, bool leave)
     shm->local.done = NULL;
     if (leave)
         leave_peers(shm);
+    else
+        shm_flush(shm); /* the caller's process may end next */
 }
 
 static tutti_status shm_notify(struct transport *transport, uint32_t peer,

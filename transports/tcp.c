@@ -148,12 +148,11 @@ static bool is_untold(const struct tcp *tcp, const struct tcp_link *only)
     return false;
 }
 
-/* The last words to every peer, or to one; the links' transfers are forgotten. A peer that has all
- * of a link while this side does not yet would see it end without a word, so what is being made,
- * and has something to say, is made. */
-static void say_farewell(struct tcp *tcp, struct tcp_link *only)
+/* A peer that has all of a link while this side does not yet would see it end without a word, so
+ * what is being made, and has something to say, is made; its transfers are forgotten. */
+static void make_untold(struct tcp *tcp, const struct tcp_link *only, uint64_t deadline)
 {
-    uint64_t now = clock_ms(), deadline = now + FAREWELL_MS, answer = now + ANSWER_MS;
+    uint64_t now = clock_ms(), answer = now + ANSWER_MS;
     while (is_untold(tcp, only) && now < answer && now < deadline) {
         tcp_gather(tcp);
         if (tcp->attention[TCP_LISTENER] || tcp->attention[TCP_HAND] || tcp->attention[TCP_CONTROL])
@@ -162,6 +161,13 @@ static void say_farewell(struct tcp *tcp, struct tcp_link *only)
         clock_sleep_us(200);
         now = clock_ms();
     }
+}
+
+/* The last words to every peer, or to one. */
+static void say_farewell(struct tcp *tcp, struct tcp_link *only)
+{
+    uint64_t deadline = clock_ms() + FAREWELL_MS;
+    make_untold(tcp, only, deadline);
     tcp_control_farewell(tcp, only, deadline);
 }
 
@@ -307,6 +313,8 @@ static void tcp_cancel(struct transport *transport, bool leave)
         forget_transfers(link);
     if (leave)
         leave_peers(tcp);
+    else
+        make_untold(tcp, NULL, clock_ms() + FAREWELL_MS); /* the caller's process may end next */
 }
 
 /* ---- transfers --------------------------------------------------------------------------------
