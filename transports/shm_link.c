@@ -38,7 +38,7 @@
 
 #define EVENTS_PER_CALL 32  /* epoll events taken at once; the rest come with the next call */
 #define FLUSH_MS        100 /* the contract's bound for flushing on close */
-#define ANSWER_MS       30  /* the same for a sign that a link is still being made */
+#define ANSWER_MS       50  /* the same for a sign that a link is still being made */
 #define LOOK_MS         500 /* between looks at a rank that has not dialed */
 
 /* What an epoll event is about: kind in the high half, rank or place in the low. */

@@ -21,7 +21,7 @@
 
 #define EVENTS_MAX  64  /* per gathering; the rest comes with the next */
 #define FAREWELL_MS 100 /* the contract's bound for flushing on close */
-#define ANSWER_MS   30  /* the same for a sign that a link is still being made */
+#define ANSWER_MS   50  /* the same for a sign that a link is still being made */
 
 static struct tcp *tcp_of(struct transport *transport)
 {

@@ -158,7 +158,7 @@ struct transport_ops {
      * also those that have no link to it yet; there are no links afterwards. */
     void (*cancel)(struct transport *transport, bool leave);
     /* Best effort, in order per peer; close, disconnect and cancel wait at most 100 ms until it is
-     * on its way. So they do for a link that is still being made, but no longer than 30 ms without
+     * on its way. So they do for a link that is still being made, but no longer than 50 ms without
      * a sign of a peer: it may not be here at all. */
     tutti_status (*notify)(struct transport *transport, uint32_t peer, const struct notice *notice);
     /* Slow path, called when nothing has moved for a while: the next event, false if none. Also

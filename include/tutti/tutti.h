@@ -127,7 +127,7 @@ TUTTI_API tutti_status tutti_comm_shrink(tutti_comm *comm, const int *excluded, 
 
 /* tutti_comm_create_cancellable, _split_cancellable, _shrink_cancellable: as above, until another
  * thread stores something else than 0 at *cancel (atomically; read while the call lasts): then
- * TUTTI_ERR_ABORTED within 0.1 s, unless the communicator was made already. The other ranks get an
+ * TUTTI_ERR_ABORTED within 0.2 s, unless the communicator was made already. The other ranks get an
  * error that names this one:
  *   create   TUTTI_ERR_CONNECT.
  *   split    TUTTI_ERR_PEER; comm ends too, here and there, as by tutti_comm_abort, since its
