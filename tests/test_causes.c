@@ -1,0 +1,327 @@
+/* test_causes.c: what the ranks of a communicator that fails name as the cause: both sides of a
+ * disagreement; a rank at fault, and not one that left because of it. */
+#include <signal.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "tests/suite.h"
+#include "tests/world.h"
+
+static void run(enum world_kind kind, int size, const char *const *settings, world_fn *function,
+                void *context)
+{
+    struct world world = {.kind = kind, .size = size, .settings = settings, .limit_s = 40};
+    CU_ASSERT_EQUAL(world_run(&world, function, context), 0);
+}
+
+static const char *const shm[] = {"TUTTI_TRANSPORTS=shm", NULL};
+static const char *const tcp[] = {"TUTTI_TRANSPORTS=tcp", NULL};
+
+static void be_on_one_of_two_hosts(int rank)
+{
+    setenv("TUTTI_HOST_ID", rank < 2 ? "one" : "two", 1);
+}
+
+/* ---- disagreement -----------------------------------------------------------------------------
+ */
+
+enum difference {
+    DIFFERENT_COUNT,
+    DIFFERENT_TYPE,
+    DIFFERENT_OP,
+    DIFFERENT_COLL,
+    DIFFERENT_COUNTS, /* of a v form: the text of the call does not show them */
+    DIFFERENT_SUMS_OF_BLOCKS,
+    DIFFERENT_USER_OP,
+    DIFFERENT_PREMULSUM,
+    DIFFERENT_ROOT
+};
+
+/* What the sentence must say; a root that only sends is in its next call already. */
+static const char *const differences[] = {
+    [DIFFERENT_COUNT] = "(count ",
+    [DIFFERENT_TYPE] = "int32, sum)",
+    [DIFFERENT_OP] = ", max)",
+    [DIFFERENT_COLL] = "(count ",
+    [DIFFERENT_COUNTS] = " with different counts: every rank",
+    [DIFFERENT_SUMS_OF_BLOCKS] = " with different counts: every rank",
+    [DIFFERENT_USER_OP] = ", user operation 1",
+    [DIFFERENT_PREMULSUM] = ", premulsum 1",
+    [DIFFERENT_ROOT] = "(count ",
+};
+
+struct mismatch {
+    enum difference what;
+    size_t count;
+};
+
+static void keep(const void *in, void *inout, size_t count, tutti_dtype dtype, void *context)
+{
+    (void)in, (void)inout, (void)count, (void)dtype, (void)context;
+}
+
+static tutti_status deviate_in_op(const struct mismatch *m, int odd, void *in, void *out,
+                                  tutti_comm *comm)
+{
+    float two = 2;
+    tutti_op ops[2];
+    tutti_status status = tutti_op_create(comm, keep, NULL, &ops[0]);
+    if (status == TUTTI_OK && m->what == DIFFERENT_USER_OP)
+        status = tutti_op_create(comm, keep, NULL, &ops[1]);
+    else if (status == TUTTI_OK)
+        status = tutti_op_create_premulsum(comm, &two, TUTTI_FLOAT32, &ops[1]);
+    return status == TUTTI_OK ? tutti_allreduce(in, out, m->count, TUTTI_FLOAT32, ops[odd], comm)
+                              : status;
+}
+
+static tutti_status deviate(const struct mismatch *m, int odd, void *in, void *out,
+                            tutti_comm *comm)
+{
+    size_t q = m->count / 4, counts[4] = {q - 1, q + (odd ? 1 : 0), q, q - 2};
+    size_t n = m->count;
+    switch (m->what) {
+    case DIFFERENT_COUNT:
+        return tutti_allreduce(in, out, n - (odd ? n / 3 : 0), TUTTI_FLOAT32, TUTTI_SUM, comm);
+    case DIFFERENT_TYPE:
+        return tutti_allreduce(in, out, n, odd ? TUTTI_INT32 : TUTTI_FLOAT32, TUTTI_SUM, comm);
+    case DIFFERENT_OP:
+        return tutti_allreduce(in, out, n, TUTTI_FLOAT32, odd ? TUTTI_MAX : TUTTI_SUM, comm);
+    case DIFFERENT_COLL:
+        return odd ? tutti_broadcast(in, out, n, TUTTI_FLOAT32, 1, comm)
+                   : tutti_allreduce(in, out, n, TUTTI_FLOAT32, TUTTI_SUM, comm);
+    case DIFFERENT_COUNTS:
+        return tutti_allgatherv(in, out, counts, NULL, TUTTI_FLOAT32, comm);
+    case DIFFERENT_SUMS_OF_BLOCKS:
+        return tutti_reduce_scatterv(in, out, counts, TUTTI_FLOAT32, TUTTI_SUM, comm);
+    case DIFFERENT_USER_OP:
+    case DIFFERENT_PREMULSUM:
+        return deviate_in_op(m, odd, in, out, comm);
+    default:
+        return tutti_broadcast(in, out, n, TUTTI_FLOAT32, odd ? 1 : 0, comm);
+    }
+}
+
+static int disagree(tutti_comm *comm, int rank, int size, void *context)
+{
+    const struct mismatch *m = context;
+    float *in = calloc(m->count, 4), *out = calloc(m->count, 4);
+    int wrong = 0;
+    double start = world_seconds();
+    /* Others may be done with this call, and disagree, before this rank is. */
+    tutti_status status = tutti_allreduce(in, out, 1, TUTTI_FLOAT32, TUTTI_SUM, comm);
+    if (status == TUTTI_OK)
+        status = deviate(m, rank == 1, in, out, comm);
+    /* A root that only sends may finish before it can know; it learns at its next call. */
+    if (status == TUTTI_OK)
+        status = tutti_barrier(comm);
+    wrong += world_check(rank, status == TUTTI_ERR_MISMATCH, "difference %d: %s: %s", m->what,
+                         tutti_status_string(status), tutti_last_error());
+    wrong += world_says(rank, "ranks disagree");
+    wrong += world_says(rank, differences[m->what]);
+    wrong += world_says(rank, "rank 1 (host ");
+    wrong += world_check(rank, world_seconds() - start < 5, "took %.1f s", world_seconds() - start);
+    wrong += WORLD_TAKEN(tutti_barrier(comm), TUTTI_ERR_MISMATCH);
+    (void)size;
+    free(in);
+    free(out);
+    return wrong;
+}
+
+/* Rank 1 sends int32; what rank 0 receives is of another type, or more. */
+static int transfers_disagree(tutti_comm *comm, int rank, int size, void *context)
+{
+    int more = *(int *)context, values[8] = {0};
+    int wrong = WORLD_OK(tutti_barrier(comm));
+    tutti_status status = TUTTI_OK;
+    if (rank == 1)
+        status = tutti_send(values, 4, TUTTI_INT32, 0, comm);
+    else if (rank == 0)
+        status = tutti_recv(values, more ? 6 : 4, more ? TUTTI_INT32 : TUTTI_FLOAT32, 1, comm);
+    if (status == TUTTI_OK)
+        status = tutti_barrier(comm);
+    wrong += world_check(rank, status == TUTTI_ERR_MISMATCH, "%s: %s", tutti_status_string(status),
+                         tutti_last_error());
+    wrong += world_says(rank, "ranks disagree: rank 1 (host ");
+    wrong += world_says(rank, ") sends 4 int32 where rank 0 (host ");
+    wrong += world_says(rank, more ? ") receives 6 int32: " : ") receives 4 float32: ");
+    (void)size;
+    return wrong;
+}
+
+static void test_causes_names_what_a_send_and_its_receive_differ_in(void)
+{
+    for (int more = 0; more < 2; more++) {
+        run(WORLD_THREADS, 2, NULL, transfers_disagree, &more);
+        run(WORLD_PROCESSES, 3, shm, transfers_disagree, &more);
+        run(WORLD_PROCESSES, 2, tcp, transfers_disagree, &more);
+    }
+}
+
+static void mismatches(enum world_kind kind, int size, const char *const *settings)
+{
+    for (size_t count = 30; count <= 300000; count *= 10000) {
+        for (int what = DIFFERENT_COUNT; what <= DIFFERENT_ROOT; what++) {
+            struct mismatch m = {(enum difference)what, count};
+            run(kind, size, settings, disagree, &m);
+        }
+    }
+}
+
+static void test_causes_names_both_sides_of_a_mismatch(void)
+{
+    mismatches(WORLD_THREADS, 4, NULL);
+    mismatches(WORLD_PROCESSES, 4, shm);
+    mismatches(WORLD_PROCESSES, 4, tcp);
+    mismatches(WORLD_PROCESSES, 2, shm);
+}
+
+/* ---- what others tell -------------------------------------------------------------------------
+ */
+
+/* In the first call of all; who learns of it ends its process, as programs do that check a status.
+ */
+static int disagree_and_exit(tutti_comm *comm, int rank, int size, void *context)
+{
+    static float in[40001], out[40001];
+    tutti_status status = rank == 0
+                              ? tutti_allreduce(in, out, 40001, TUTTI_FLOAT32, TUTTI_SUM, comm)
+                              : tutti_barrier(comm);
+    int wrong = world_check(rank, status == TUTTI_ERR_MISMATCH, "%s: %s",
+                            tutti_status_string(status), tutti_last_error());
+    (void)size, (void)context;
+    if (wrong == 0)
+        _exit(0);
+    return wrong;
+}
+
+static void be_one_of_two_on_a_host(int rank)
+{
+    setenv("TUTTI_HOST_ID", rank < 2 ? "one" : rank < 4 ? "two" : "three", 1);
+}
+
+static void test_causes_names_the_cause_though_who_knew_exited(void)
+{
+    static const char *const mixed[] = {"TUTTI_TRANSPORTS=shm,tcp", NULL};
+    static const char *const *const worlds[] = {shm, tcp, mixed};
+    for (int i = 0; i < 9; i++) {
+        struct world world = {.kind = WORLD_PROCESSES,
+                              .size = 6,
+                              .settings = worlds[i % 3],
+                              .limit_s = 20,
+                              .prepare = i % 3 == 2 ? be_one_of_two_on_a_host : NULL};
+        CU_ASSERT_EQUAL(world_run(&world, disagree_and_exit, NULL), 0);
+    }
+}
+
+/* One rank aborts, the next dies of it; the third, which was busy, looks for the dead one only. */
+struct chain {
+    int witness, aborter, dead;
+};
+
+static int die_of_an_abort(tutti_comm *comm, int rank, int size, void *context)
+{
+    const struct chain *chain = context;
+    int value = 0, wrong = 0;
+    (void)size;
+    if (rank == chain->aborter) {
+        wrong += WORLD_OK(tutti_send(&value, 1, TUTTI_INT32, chain->witness, comm));
+        wrong += world_await(rank, 1);
+        wrong += WORLD_OK(tutti_comm_abort(comm));
+        world_tell();
+        return wrong + world_await(rank, 3);
+    }
+    if (rank == chain->dead) {
+        wrong += WORLD_OK(tutti_send(&value, 1, TUTTI_INT32, chain->witness, comm));
+        wrong += world_await(rank, 2);
+        raise(SIGKILL);
+    }
+    wrong += WORLD_OK(tutti_recv(&value, 1, TUTTI_INT32, chain->aborter, comm));
+    wrong += WORLD_OK(tutti_recv(&value, 1, TUTTI_INT32, chain->dead, comm));
+    world_tell();
+    wrong += world_await(rank, 2);
+    usleep(50000); /* the dead one's links are closed */
+    wrong += WORLD_TAKEN(tutti_recv(&value, 1, TUTTI_INT32, chain->dead, comm), TUTTI_ERR_PEER);
+    wrong += world_says(rank, "aborted the communicator");
+    world_tell();
+    return wrong;
+}
+
+/* One rank aborts; the next learns of it and leaves, never having asked for the link that the third
+ * has made to it and waits on. */
+static int leave_unasked(tutti_comm *comm, int rank, int size, void *context)
+{
+    const struct chain *chain = context;
+    int value = 0, wrong = 0;
+    (void)size;
+    if (rank == chain->aborter) {
+        wrong += WORLD_OK(tutti_send(&value, 1, TUTTI_INT32, chain->dead, comm));
+        wrong += world_await(rank, 2);
+        return wrong + WORLD_OK(tutti_comm_abort(comm));
+    }
+    if (rank == chain->dead) { /* looks now and then, as who serves others would */
+        wrong += WORLD_OK(tutti_recv(&value, 1, TUTTI_INT32, chain->aborter, comm));
+        world_tell();
+        double end = world_seconds() + 10;
+        while (tutti_comm_status(comm) == TUTTI_OK && world_seconds() < end)
+            usleep(1000);
+        return wrong + WORLD_TAKEN(tutti_comm_status(comm), TUTTI_ERR_PEER);
+    }
+    wrong += world_await(rank, 1);
+    tutti_request *request;
+    wrong += WORLD_OK(tutti_recv_start(&value, 1, TUTTI_INT32, chain->dead, comm, &request));
+    for (int i = 0, done = 0; i < 100 && !done; i++) { /* until the link is made */
+        tutti_test(&request, &done);
+        usleep(1000);
+    }
+    world_tell();
+    wrong += WORLD_TAKEN(tutti_wait(&request), TUTTI_ERR_PEER);
+    wrong += world_says(rank, "aborted the communicator");
+    return wrong;
+}
+
+static void test_causes_names_the_cause_that_another_told(void)
+{
+    static const char *const mixed[] = {"TUTTI_TRANSPORTS=shm,tcp", NULL};
+    static const char *const *const worlds[] = {shm, tcp, mixed};
+    for (int i = 0; i < 18; i++) {
+        int witness = i / 3 % 3, turn = i / 9;
+        struct chain chain = {witness, (witness + 1 + turn) % 3, (witness + 2 - turn) % 3};
+        struct world world = {.kind = WORLD_PROCESSES,
+                              .size = 3,
+                              .settings = worlds[i % 3],
+                              .limit_s = 20,
+                              .doomed = 1 + chain.dead,
+                              .prepare = i % 3 == 2 ? be_on_one_of_two_hosts : NULL};
+        CU_ASSERT_EQUAL(world_run(&world, die_of_an_abort, &chain), 0);
+    }
+}
+
+static void test_causes_tells_the_cause_over_links_of_others(void)
+{
+    static const char *const mixed[] = {"TUTTI_TRANSPORTS=shm,tcp", NULL};
+    static const char *const *const worlds[] = {shm, tcp, mixed};
+    static const struct chain roles[] = {{0, 2, 1}, {0, 1, 2}, {1, 0, 2}}; /* the lower dials */
+    for (int i = 0; i < 9; i++) {
+        struct chain chain = roles[i / 3];
+        struct world world = {.kind = WORLD_PROCESSES,
+                              .size = 3,
+                              .settings = worlds[i % 3],
+                              .limit_s = 20,
+                              .prepare = i % 3 == 2 ? be_on_one_of_two_hosts : NULL};
+        CU_ASSERT_EQUAL(world_run(&world, leave_unasked, &chain), 0);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    static const struct suite_test tests[] = {
+        {"names_both_sides_of_a_mismatch", test_causes_names_both_sides_of_a_mismatch},
+        {"names_what_a_send_and_its_receive_differ_in",
+         test_causes_names_what_a_send_and_its_receive_differ_in},
+        {"names_the_cause_though_who_knew_exited",
+         test_causes_names_the_cause_though_who_knew_exited},
+        {"tells_the_cause_over_links_of_others", test_causes_tells_the_cause_over_links_of_others},
+        {"names_the_cause_that_another_told", test_causes_names_the_cause_that_another_told},
+    };
+    return suite_run("causes", tests, sizeof tests / sizeof *tests, argc, argv);
+}
