@@ -167,8 +167,8 @@ static uint32_t find_members(const struct color_key *all, uint32_t size, uint32_
     return count;
 }
 
-static tutti_status split_entered(tutti_comm *comm, struct color_key mine, struct color_key *all,
-                                  uint32_t *members, tutti_comm **new_comm)
+static tutti_status split_with(tutti_comm *comm, struct color_key mine, struct color_key *all,
+                               uint32_t *members, tutti_comm **new_comm)
 {
     tutti_status status = parent_allgather(comm, &mine, all, sizeof mine);
     if (status != TUTTI_OK)
@@ -196,7 +196,7 @@ static tutti_status split(tutti_comm *comm, int color, int key, tutti_comm **new
     struct color_key *all = calloc(comm->size, sizeof *all);
     uint32_t *members = calloc(comm->size, sizeof *members);
     if (all && members)
-        status = split_entered(comm, (struct color_key){color, key}, all, members, new_comm);
+        status = split_with(comm, (struct color_key){color, key}, all, members, new_comm);
     else
         status = comm_fail(comm, TUTTI_ERR_NOMEM, comm->rank, "no memory to split a communicator");
     free(all);
