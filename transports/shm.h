@@ -146,7 +146,7 @@ tutti_status shm_listen(struct shm *shm);
 /* No more: whoever dials now, or waits to be dialed, learns that this rank is gone. */
 void shm_listen_end(struct shm *shm);
 tutti_status shm_link_new(struct shm *shm, uint32_t peer, struct shm_link **link);
-/* Waits until every notice is on its way, at most 100 ms; 50 ms for links that are being made. */
+/* Waits until every notice is on its way (notify of the contract says how long). */
 void shm_flush(struct shm *shm);
 void shm_link_close(struct shm *shm, struct shm_link *link);
 void shm_link_dial(struct shm *shm, struct shm_link *link);

@@ -37,8 +37,6 @@
 #endif
 
 #define EVENTS_PER_CALL 32  /* epoll events taken at once; the rest come with the next call */
-#define FLUSH_MS        100 /* the contract's bound for flushing on close */
-#define ANSWER_MS       50  /* the same for a sign that a link is still being made */
 #define LOOK_MS         500 /* between looks at a rank that has not dialed */
 
 /* What an epoll event is about: kind in the high half, rank or place in the low. */
@@ -270,8 +268,9 @@ static tutti_status link_accept(struct shm *shm, int fd, const struct shm_packet
     answer.hello.shape = packet->hello.shape;
     memcpy(answer.hello.hello, shm->address.hello, AUTH_HELLO_LEN);
     /* Who has left already does not need it; what it said before that is still to be read. */
-    if (status == TUTTI_OK)
-        (void)shm_packet_write(shm, fd, &answer, -1);
+    if (status == TUTTI_OK && !shm_packet_write(shm, fd, &answer, -1) && errno != EPIPE &&
+        errno != ECONNRESET)
+        status = fail_errno(TUTTI_ERR_PEER, "shm: answering %s", shm_peer_name(shm, packet->rank));
     /* From here on the socket belongs to the link. */
     struct epoll_event event = {.events = EPOLLIN,
                                 .data.u64 = (uint64_t)WATCH_SOCKET << 32 | packet->rank};
@@ -556,7 +555,8 @@ static bool is_untold(struct shm *shm, bool making)
 
 void shm_flush(struct shm *shm)
 {
-    uint64_t now = clock_ms(), deadline = now + FLUSH_MS, answer = now + ANSWER_MS;
+    uint64_t now = clock_ms(), deadline = now + TRANSPORT_FLUSH_MS,
+             answer = now + TRANSPORT_ANSWER_MS;
     while (is_untold(shm, now < answer) && now < deadline) {
         clock_sleep_us(200);
         shm_service(shm);

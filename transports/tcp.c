@@ -19,9 +19,7 @@
 #include "base/clock.h"
 #include "base/owned.h"
 
-#define EVENTS_MAX  64  /* per gathering; the rest comes with the next */
-#define FAREWELL_MS 100 /* the contract's bound for flushing on close */
-#define ANSWER_MS   50  /* the same for a sign that a link is still being made */
+#define EVENTS_MAX 64 /* per gathering; the rest comes with the next */
 
 static struct tcp *tcp_of(struct transport *transport)
 {
@@ -137,6 +135,13 @@ static void forget_transfers(struct tcp_link *link)
     }
 }
 
+static void forget_all(struct tcp *tcp)
+{
+    tcp->done = (struct tcp_queue){0};
+    for (struct tcp_link *link = tcp->all; link; link = link->next)
+        forget_transfers(link);
+}
+
 /* Does a notice wait for a link, or for this one, to be made? */
 static bool is_untold(const struct tcp *tcp, const struct tcp_link *only)
 {
@@ -152,11 +157,11 @@ static bool is_untold(const struct tcp *tcp, const struct tcp_link *only)
  * what is being made, and has something to say, is made; its transfers are forgotten. */
 static void make_untold(struct tcp *tcp, const struct tcp_link *only, uint64_t deadline)
 {
-    uint64_t now = clock_ms(), answer = now + ANSWER_MS;
+    uint64_t now = clock_ms(), answer = now + TRANSPORT_ANSWER_MS;
     while (is_untold(tcp, only) && now < answer && now < deadline) {
         tcp_gather(tcp);
         if (tcp->attention[TCP_LISTENER] || tcp->attention[TCP_HAND] || tcp->attention[TCP_CONTROL])
-            answer = now + ANSWER_MS;
+            answer = now + TRANSPORT_ANSWER_MS;
         serve_quiet(tcp);
         clock_sleep_us(200);
         now = clock_ms();
@@ -166,17 +171,14 @@ static void make_untold(struct tcp *tcp, const struct tcp_link *only, uint64_t d
 /* The last words to every peer, or to one. */
 static void say_farewell(struct tcp *tcp, struct tcp_link *only)
 {
-    uint64_t deadline = clock_ms() + FAREWELL_MS;
+    uint64_t deadline = clock_ms() + TRANSPORT_FLUSH_MS;
     make_untold(tcp, only, deadline);
     tcp_control_farewell(tcp, only, deadline);
 }
 
-/* Ends every link, with a goodbye where it is up, and listens no more. */
+/* Ends every link, with a goodbye where it is up, and listens no more; transfers are forgotten. */
 static void leave_peers(struct tcp *tcp)
 {
-    tcp->done = (struct tcp_queue){0};
-    for (struct tcp_link *link = tcp->all; link; link = link->next)
-        forget_transfers(link);
     if (tcp->owner == getpid())
         say_farewell(tcp, NULL);
     while (tcp->all)
@@ -197,6 +199,7 @@ static void tcp_close(struct transport *transport)
     struct tcp *tcp = tcp_of(transport);
     if (!tcp)
         return;
+    forget_all(tcp);
     leave_peers(tcp);
     tcp_close_fd(tcp, &tcp->timer);
     if (tcp->epoll >= 0)
@@ -308,13 +311,12 @@ static void tcp_cancel(struct transport *transport, bool leave)
 {
     struct tcp *tcp = tcp_of(transport);
     tcp->cancelled = true;
-    tcp->done = (struct tcp_queue){0};
-    for (struct tcp_link *link = tcp->all; link; link = link->next)
-        forget_transfers(link);
+    forget_all(tcp);
     if (leave)
         leave_peers(tcp);
     else
-        make_untold(tcp, NULL, clock_ms() + FAREWELL_MS); /* the caller's process may end next */
+        make_untold(tcp, NULL,
+                    clock_ms() + TRANSPORT_FLUSH_MS); /* the caller's process may end next */
 }
 
 /* ---- transfers --------------------------------------------------------------------------------

@@ -122,6 +122,10 @@ struct transport_stats {
         device_bytes;
 };
 
+/* How long notices are waited for, see notify. */
+#define TRANSPORT_FLUSH_MS  100 /* until they are on their way */
+#define TRANSPORT_ANSWER_MS 50  /* for a sign of a peer whose link is still being made */
+
 struct transport_ops {
     const char *name;
     /* Can it work on this machine at all? false with the reason in why (len bytes). */
@@ -157,9 +161,9 @@ struct transport_ops {
      * afterwards. leave, for a rank that fails or aborts alone: peers see it gone, as after close,
      * also those that have no link to it yet; there are no links afterwards. */
     void (*cancel)(struct transport *transport, bool leave);
-    /* Best effort, in order per peer; close, disconnect and cancel wait at most 100 ms until it is
-     * on its way. So they do for a link that is still being made, but no longer than 50 ms without
-     * a sign of a peer: it may not be here at all. */
+    /* Best effort, in order per peer; close, disconnect and cancel wait at most TRANSPORT_FLUSH_MS
+     * until it is on its way. So they do for a link that is still being made, but no longer than
+     * TRANSPORT_ANSWER_MS without a sign of a peer: it may not be here at all. */
     tutti_status (*notify)(struct transport *transport, uint32_t peer, const struct notice *notice);
     /* Slow path, called when nothing has moved for a while: the next event, false if none. Also
      * the place where liveness of idle links is checked. `restart` begins the round of

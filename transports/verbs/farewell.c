@@ -8,8 +8,7 @@
 #include "base/clock.h"
 #include "transports/verbs/verbs.h"
 
-#define FAREWELL_MS 100  /* the contract's bound for flushing notices on close */
-#define DELIVER_MS  3000 /* for what was sent to arrive: a queue pair gives up before, see below */
+#define DELIVER_MS 3000 /* for what was sent to arrive: a queue pair gives up before, see below */
 
 /* ---- the peer leaves --------------------------------------------------------------------------
  */
@@ -84,7 +83,7 @@ static bool may_leave(struct verbs_link *link, uint64_t waited_ms)
 {
     return link->state != VERBS_LINK_UP || link->stopped ||
            ((waited_ms >= DELIVER_MS || delivered(link)) &&
-            (waited_ms >= (link->relay ? DELIVER_MS : FAREWELL_MS) || all_said(link)));
+            (waited_ms >= (link->relay ? DELIVER_MS : TRANSPORT_FLUSH_MS) || all_said(link)));
 }
 
 static void say_bye(struct verbs_link *link)
