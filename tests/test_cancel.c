@@ -7,8 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "tests/suite.h"
-#include "tests/world.h"
+#include "tests/world_suite.h"
 
 #define AFTER_S  0.1 /* when the word is set, or the parent aborted */
 #define PROMPT_S 1.0 /* 0.2, and what a busy machine adds */
@@ -74,9 +73,9 @@ static int names(int rank, int quitter)
 static void scenes(int members, int size, bool used, world_fn *function)
 {
     static const char *const hurry[] = {HURRY, NULL};
-    static const char *const shm[] = {"TUTTI_TRANSPORTS=shm", HURRY, NULL};
-    static const char *const tcp[] = {"TUTTI_TRANSPORTS=tcp", HURRY, NULL};
-    static const char *const *const settings[] = {hurry, shm, tcp};
+    static const char *const over_shm[] = {"TUTTI_TRANSPORTS=shm", HURRY, NULL};
+    static const char *const over_tcp[] = {"TUTTI_TRANSPORTS=tcp", HURRY, NULL};
+    static const char *const *const settings[] = {hurry, over_shm, over_tcp};
     for (int i = 0; i < 3 * MEANS; i++) {
         int quitter = (i + used) % members;
         int late = (quitter + 1 + i / members % (members - 1)) % members;
@@ -302,23 +301,10 @@ static int leave_in_time(tutti_comm *comm, int rank, int size, void *context)
     return wrong + world_check(rank, rank != quitting || best < 0.15, "took %.3f s", best);
 }
 
-static void be_on_one_of_two_hosts(int rank)
-{
-    setenv("TUTTI_HOST_ID", rank < 2 ? "one" : "two", 1);
-}
-
 static void test_cancel_of_a_split_is_prompt_when_nobody_has_come(void)
 {
-    static const char *const shm[] = {"TUTTI_TRANSPORTS=shm", NULL};
-    static const char *const tcp[] = {"TUTTI_TRANSPORTS=tcp", NULL};
-    static const char *const mixed[] = {"TUTTI_TRANSPORTS=shm,tcp", NULL};
-    static const char *const *const worlds[] = {shm, tcp, mixed};
     for (int i = 0; i < 3; i++) {
-        struct world world = {.kind = WORLD_PROCESSES,
-                              .size = i == 2 ? 4 : 2,
-                              .settings = worlds[i],
-                              .limit_s = 20,
-                              .prepare = i == 2 ? be_on_one_of_two_hosts : NULL};
+        struct world world = world_over(i, i == 2 ? 4 : 2);
         CU_ASSERT_EQUAL(world_run(&world, leave_in_time, NULL), 0);
     }
 }

@@ -4,23 +4,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "tests/suite.h"
-#include "tests/world.h"
-
-static void run(enum world_kind kind, int size, const char *const *settings, world_fn *function,
-                void *context)
-{
-    struct world world = {.kind = kind, .size = size, .settings = settings, .limit_s = 40};
-    CU_ASSERT_EQUAL(world_run(&world, function, context), 0);
-}
-
-static const char *const shm[] = {"TUTTI_TRANSPORTS=shm", NULL};
-static const char *const tcp[] = {"TUTTI_TRANSPORTS=tcp", NULL};
-
-static void be_on_one_of_two_hosts(int rank)
-{
-    setenv("TUTTI_HOST_ID", rank < 2 ? "one" : "two", 1);
-}
+#include "tests/world_suite.h"
 
 /* ---- disagreement -----------------------------------------------------------------------------
  */
@@ -201,14 +185,10 @@ static void be_one_of_two_on_a_host(int rank)
 
 static void test_causes_names_the_cause_though_who_knew_exited(void)
 {
-    static const char *const mixed[] = {"TUTTI_TRANSPORTS=shm,tcp", NULL};
-    static const char *const *const worlds[] = {shm, tcp, mixed};
     for (int i = 0; i < 9; i++) {
-        struct world world = {.kind = WORLD_PROCESSES,
-                              .size = 6,
-                              .settings = worlds[i % 3],
-                              .limit_s = 20,
-                              .prepare = i % 3 == 2 ? be_one_of_two_on_a_host : NULL};
+        struct world world = world_over(i, 6);
+        if (world.prepare)
+            world.prepare = be_one_of_two_on_a_host;
         CU_ASSERT_EQUAL(world_run(&world, disagree_and_exit, NULL), 0);
     }
 }
@@ -281,33 +261,21 @@ static int leave_unasked(tutti_comm *comm, int rank, int size, void *context)
 
 static void test_causes_names_the_cause_that_another_told(void)
 {
-    static const char *const mixed[] = {"TUTTI_TRANSPORTS=shm,tcp", NULL};
-    static const char *const *const worlds[] = {shm, tcp, mixed};
     for (int i = 0; i < 18; i++) {
         int witness = i / 3 % 3, turn = i / 9;
         struct chain chain = {witness, (witness + 1 + turn) % 3, (witness + 2 - turn) % 3};
-        struct world world = {.kind = WORLD_PROCESSES,
-                              .size = 3,
-                              .settings = worlds[i % 3],
-                              .limit_s = 20,
-                              .doomed = 1 + chain.dead,
-                              .prepare = i % 3 == 2 ? be_on_one_of_two_hosts : NULL};
+        struct world world = world_over(i, 3);
+        world.doomed = 1 + chain.dead;
         CU_ASSERT_EQUAL(world_run(&world, die_of_an_abort, &chain), 0);
     }
 }
 
 static void test_causes_tells_the_cause_over_links_of_others(void)
 {
-    static const char *const mixed[] = {"TUTTI_TRANSPORTS=shm,tcp", NULL};
-    static const char *const *const worlds[] = {shm, tcp, mixed};
     static const struct chain roles[] = {{0, 2, 1}, {0, 1, 2}, {1, 0, 2}}; /* the lower dials */
     for (int i = 0; i < 9; i++) {
         struct chain chain = roles[i / 3];
-        struct world world = {.kind = WORLD_PROCESSES,
-                              .size = 3,
-                              .settings = worlds[i % 3],
-                              .limit_s = 20,
-                              .prepare = i % 3 == 2 ? be_on_one_of_two_hosts : NULL};
+        struct world world = world_over(i, 3);
         CU_ASSERT_EQUAL(world_run(&world, leave_unasked, &chain), 0);
     }
 }

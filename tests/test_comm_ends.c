@@ -7,18 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "tests/suite.h"
-#include "tests/world.h"
-
-static void run(enum world_kind kind, int size, const char *const *settings, world_fn *function,
-                void *context)
-{
-    struct world world = {.kind = kind, .size = size, .settings = settings, .limit_s = 40};
-    CU_ASSERT_EQUAL(world_run(&world, function, context), 0);
-}
-
-static const char *const shm[] = {"TUTTI_TRANSPORTS=shm", NULL};
-static const char *const tcp[] = {"TUTTI_TRANSPORTS=tcp", NULL};
+#include "tests/world_suite.h"
 
 static int die(tutti_comm *comm, int rank, int size, void *context)
 {
@@ -75,23 +64,13 @@ static int die_leaving_a_child(tutti_comm *comm, int rank, int size, void *conte
     return wrong;
 }
 
-static void be_on_one_of_two_hosts(int rank)
-{
-    setenv("TUTTI_HOST_ID", rank < 2 ? "one" : "two", 1);
-}
-
 static void test_comm_ends_notices_a_death_though_a_child_lives(void)
 {
-    static const char *const mixed[] = {"TUTTI_TRANSPORTS=shm,tcp", NULL};
-    static const char *const *const worlds[] = {shm, tcp, mixed};
     for (int i = 0; i < 6; i++) {
         int all_links = i / 3;
-        struct world world = {.kind = WORLD_PROCESSES,
-                              .size = 4,
-                              .settings = worlds[i % 3],
-                              .limit_s = 8,
-                              .doomed = 4,
-                              .prepare = i % 3 == 2 ? be_on_one_of_two_hosts : NULL};
+        struct world world = world_over(i, 4);
+        world.doomed = 4;
+        world.limit_s = 8;
         CU_ASSERT_EQUAL(world_run(&world, die_leaving_a_child, &all_links), 0);
     }
 }
@@ -99,9 +78,14 @@ static void test_comm_ends_notices_a_death_though_a_child_lives(void)
 static void deaths(const char *const *settings)
 {
     for (size_t count = 2; count < 3000000; count *= 1000) {
-        struct world world = {
-            .kind = WORLD_PROCESSES, .size = 4, .settings = settings, .doomed = 3};
+        struct world world = {.kind = WORLD_PROCESSES,
+                              .size = 4,
+                              .settings = settings,
+                              .limit_s = 12 * WORLD_SLOW,
+                              .doomed = 3};
+        double start = world_seconds();
         CU_ASSERT_EQUAL(world_run(&world, die, &count), 0);
+        CU_ASSERT(world_seconds() - start < 8 * WORLD_SLOW);
     }
 }
 
@@ -145,16 +129,10 @@ static int die_idle(tutti_comm *comm, int rank, int size, void *context)
 
 static void test_comm_ends_an_idle_rank_that_asks_notices_a_death(void)
 {
-    static const char *const mixed[] = {"TUTTI_TRANSPORTS=shm,tcp", NULL};
-    static const char *const *const worlds[] = {shm, tcp, mixed};
     for (int i = 0; i < 6; i++) {
         int barrier = i / 3;
-        struct world world = {.kind = WORLD_PROCESSES,
-                              .size = 4,
-                              .settings = worlds[i % 3],
-                              .limit_s = 20,
-                              .doomed = 4,
-                              .prepare = i % 3 == 2 ? be_on_one_of_two_hosts : NULL};
+        struct world world = world_over(i, 4);
+        world.doomed = 4;
         CU_ASSERT_EQUAL(world_run(&world, die_idle, &barrier), 0);
     }
 }
@@ -180,17 +158,11 @@ static int die_unmet(tutti_comm *comm, int rank, int size, void *context)
 
 static void test_comm_ends_the_first_call_names_a_rank_that_died(void)
 {
-    static const char *const mixed[] = {"TUTTI_TRANSPORTS=shm,tcp", NULL};
-    static const char *const *const worlds[] = {shm, tcp, mixed};
     for (int size = 3; size <= 5; size += 2) {
         for (int i = 0; i < 6; i++) {
             int doomed = i / 3 * (size - 1);
-            struct world world = {.kind = WORLD_PROCESSES,
-                                  .size = size,
-                                  .settings = worlds[i % 3],
-                                  .limit_s = 20,
-                                  .doomed = 1 + doomed,
-                                  .prepare = i % 3 == 2 ? be_on_one_of_two_hosts : NULL};
+            struct world world = world_over(i, size);
+            world.doomed = 1 + doomed;
             CU_ASSERT_EQUAL(world_run(&world, die_unmet, &doomed), 0);
         }
     }

@@ -450,7 +450,7 @@ static int abandoning(tutti_comm *native, int rank, int size, void *context)
     while (nccl_world_seconds() - start < 5 &&
            (entries("/proc/self/task") > threads || entries("/proc/self/fd") > descriptors))
         usleep(1000);
-    return wrong + world_check(rank, nccl_world_seconds() - start < 3,
+    return wrong + world_check(rank, nccl_world_seconds() - start < 0.4 * WORLD_SLOW,
                                "took %.2f s; %d threads of %d, %d descriptors of %d",
                                nccl_world_seconds() - start, entries("/proc/self/task"), threads,
                                entries("/proc/self/fd"), descriptors);
@@ -515,7 +515,7 @@ static int quitting(struct maker *maker, int rank)
         usleep(1000);
     world_tell(); /* it will not be met half way */
     return wrong + world_check(rank,
-                               nccl_world_seconds() - start < 3 && child != NULL &&
+                               nccl_world_seconds() - start < 1 * WORLD_SLOW && child != NULL &&
                                    entries("/proc/self/fd") <= descriptors,
                                "took %.2f s; %d threads of %d, %d descriptors of %d",
                                nccl_world_seconds() - start, entries("/proc/self/task"), threads,

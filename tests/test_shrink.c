@@ -5,18 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "tests/suite.h"
-#include "tests/world.h"
-
-static void run(enum world_kind kind, int size, const char *const *settings, world_fn *function,
-                void *context)
-{
-    struct world world = {.kind = kind, .size = size, .settings = settings, .limit_s = 40};
-    CU_ASSERT_EQUAL(world_run(&world, function, context), 0);
-}
-
-static const char *const shm[] = {"TUTTI_TRANSPORTS=shm", NULL};
-static const char *const tcp[] = {"TUTTI_TRANSPORTS=tcp", NULL};
+#include "tests/world_suite.h"
 
 /* ---- shrink -----------------------------------------------------------------------------------
  */

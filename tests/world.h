@@ -38,5 +38,11 @@ void world_tell(void);
 int world_await(int rank, int told);
 
 double world_seconds(void); /* monotonic */
+/* What a bound on time is multiplied by. */
+#ifdef __SANITIZE_THREAD__
+#define WORLD_SLOW 3
+#else
+#define WORLD_SLOW 1
+#endif
 
 #endif
