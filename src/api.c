@@ -1,6 +1,7 @@
 /* api.c: the public calls. Each collective fills a struct call; its blocking and its started form
  * then share everything. The fast path of a blocking call is: enter, check, run, leave. */
 #include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -343,6 +344,38 @@ size_t tutti_settings_print(char *text, size_t len)
     if (settings_load(&settings) != TUTTI_OK)
         settings_defaults(&settings);
     return settings_print(&settings, text, len);
+}
+
+const char *tutti_setting_name(size_t index)
+{
+    return settings_name(index);
+}
+
+tutti_status tutti_setting_get(const char *name, char *text, size_t len)
+{
+    struct settings settings;
+    if (!name || !text || len == 0)
+        return fail(TUTTI_ERR_ARG, "tutti_setting_get: %s",
+                    name ? "no room for the text" : "name is NULL");
+    tutti_status status = settings_load(&settings);
+    return status == TUTTI_OK ? settings_get(&settings, name, text, len) : status;
+}
+
+void tutti_settings_log(void)
+{
+    char value[SETTING_TEXT_MAX], line[2 * SETTING_TEXT_MAX];
+    struct settings settings;
+    if (settings_load(&settings) == TUTTI_OK) {
+        log_set_level((enum log_level)settings.log);
+        log_set_file(settings.log_file);
+    } else {
+        settings_defaults(&settings);
+    }
+    for (size_t i = 0; settings_name(i); i++) {
+        settings_get(&settings, settings_name(i), value, sizeof value);
+        snprintf(line, sizeof line, "%s=%s", settings_name(i), value);
+        log_asked(line);
+    }
 }
 
 struct tutti_registration {

@@ -113,7 +113,8 @@ struct tutti_comm {
     struct mem_queue *slots; /* instead of it, while a unit runs that has them in its stream */
     void *device_scratch;
     size_t device_scratch_bytes;
-    uint64_t scratch_offered; /* the most, in bytes; and what the next program takes over */
+    _Atomic uint64_t device_bytes; /* of the scratch and of what is offered for it */
+    uint64_t scratch_offered;      /* the most, in bytes; and what the next program takes over */
     _Atomic(struct scratch_offer *) scratch_offer;
     struct demand_kept { /* answers of exec_demand, by the hash of the call */
         struct program_key key;

@@ -286,6 +286,22 @@ tutti_status tutti_comm_host_count(const tutti_comm *comm, int *hosts)
     return status;
 }
 
+tutti_status tutti_comm_id(const tutti_comm *comm, uint64_t *id)
+{
+    tutti_status status = comm_check_query(comm, id);
+    if (status == TUTTI_OK)
+        *id = comm->comm_id;
+    return status;
+}
+
+tutti_status tutti_comm_device_bytes(const tutti_comm *comm, uint64_t *bytes)
+{
+    tutti_status status = comm_check_query(comm, bytes);
+    if (status == TUTTI_OK)
+        *bytes = atomic_load(&comm->device_bytes);
+    return status;
+}
+
 tutti_status tutti_comm_status(const tutti_comm *comm)
 {
     tutti_status status = comm_check_query(comm, comm);

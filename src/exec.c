@@ -188,8 +188,10 @@ struct scratch_offer {
 /* Frees an offer, and gives its block, or the one that it took the place of, back to the pool. */
 static void drop_offer(struct tutti_comm *comm, struct scratch_offer *offer)
 {
-    if (offer)
+    if (offer) {
         mem_device_give(comm->device, offer->block);
+        atomic_fetch_sub(&comm->device_bytes, offer->bytes);
+    }
     free(offer);
 }
 
@@ -207,6 +209,7 @@ tutti_status exec_offer_scratch(struct tutti_comm *comm, uint64_t bytes)
         return status;
     }
     comm->scratch_offered = bytes;
+    atomic_fetch_add(&comm->device_bytes, bytes);
     drop_offer(comm, atomic_exchange(&comm->scratch_offer, offer));
     return TUTTI_OK;
 }
@@ -217,10 +220,10 @@ static void take_offer(struct tutti_comm *comm)
     if (!offer)
         return;
     if (offer->bytes > comm->device_scratch_bytes) {
-        void *old = comm->device_scratch;
+        struct scratch_offer old = {comm->device_scratch, comm->device_scratch_bytes};
         comm->device_scratch = offer->block;
         comm->device_scratch_bytes = offer->bytes;
-        offer->block = old;
+        *offer = old;
     }
     drop_offer(comm, offer);
 }
@@ -239,6 +242,7 @@ static tutti_status grow_scratch(struct tutti_comm *comm, uint64_t bytes, bool o
         if (status != TUTTI_OK)
             return status;
         mem_device_give(device, comm->device_scratch);
+        atomic_fetch_add(&comm->device_bytes, bytes - comm->device_scratch_bytes);
         comm->device_scratch = block;
         comm->device_scratch_bytes = bytes;
     }

@@ -518,7 +518,7 @@ static int memory(tutti_comm *native, int rank, int size, void *context)
     wrong += TAKEN(ncclCommWindowRegister(comm, (char *)buffer + 8, 64, &window, 1),
                    ncclInvalidArgument);
     wrong += nccl_world_says(rank, "is not aligned to 4096 bytes");
-    wrong += TAKEN(ncclCommWindowRegister(comm, buffer, 64, &window, 6), ncclInvalidArgument);
+    wrong += TAKEN(ncclCommWindowRegister(comm, buffer, 64, &window, 16), ncclInvalidArgument);
     wrong += TAKEN(ncclCommWindowRegister(comm, NULL, 64, &window, 0), ncclInvalidArgument);
     wrong += TAKEN(ncclCommRegister(comm, NULL, 64, &other), ncclInvalidArgument);
     wrong += OK(ncclCommDeregister(comm, NULL));

@@ -422,6 +422,22 @@ static void test_nccl_gpu_ends(void)
 /* ---- memory -----------------------------------------------------------------------------------
  */
 
+/* What the communicator keeps of GPU memory: something where plans work there. */
+static int kept(ncclComm_t comm, int rank, bool some)
+{
+    uint64_t stats[ncclStatGpuMemTotal + 1];
+    int wrong = 0;
+    for (int i = 0; i <= ncclStatGpuMemTotal; i++)
+        wrong += OK(ncclCommMemStats(comm, (ncclCommMemStat_t)i, &stats[i]));
+    return wrong + world_check(rank,
+                               stats[ncclStatGpuMemSuspend] == 0 &&
+                                   stats[ncclStatGpuMemPersist] == stats[ncclStatGpuMemTotal] &&
+                                   (stats[ncclStatGpuMemTotal] > 0) == some,
+                               "%llu bytes kept of %llu",
+                               (unsigned long long)stats[ncclStatGpuMemPersist],
+                               (unsigned long long)stats[ncclStatGpuMemTotal]);
+}
+
 static int memory(tutti_comm *native, int rank, int size, void *context)
 {
     cuda_stream stream = rig_stream_take(false);
@@ -431,7 +447,6 @@ static int memory(tutti_comm *native, int rank, int size, void *context)
     ncclWindow_t window = NULL;
     ncclComm_t comm;
     int wrong = nccl_world_init(native, rank, size, &comm);
-    (void)context;
     wrong += OK(ncclMemAlloc(&buffer, COUNT));
     wrong += world_check(rank,
                          rig_gpu()->range(&base, &bytes, (cuda_address)(uintptr_t)buffer) ==
@@ -444,6 +459,7 @@ static int memory(tutti_comm *native, int rank, int size, void *context)
     wrong +=
         OK(ncclAllReduce(buffer, buffer, COUNT, ncclUint8, ncclMax, comm, (cudaStream_t)stream));
     wrong += bytes_are(stream, rank, buffer, COUNT, size, "maximum");
+    wrong += kept(comm, rank, context != NULL);
     wrong += OK(ncclCommWindowDeregister(comm, window));
     wrong += OK(ncclCommDeregister(comm, handle));
     wrong += OK(ncclCommDestroy(comm));
@@ -452,8 +468,59 @@ static int memory(tutti_comm *native, int rank, int size, void *context)
 
 static void test_nccl_gpu_memory(void)
 {
-    run(WORLD_PROCESSES, 2, direct, memory, NULL);
+    run(WORLD_PROCESSES, 2, direct, memory, (void *)direct);
     run(WORLD_THREADS, 2, NULL, memory, NULL);
+}
+
+/* ---- configured calls -------------------------------------------------------------------------
+ */
+
+/* The event of a call is recorded when the stream comes to the call: not before, and though a rank
+ * is late. */
+static int launched(tutti_comm *native, int rank, int size, void *context)
+{
+    const struct gpu *gpu = rig_gpu();
+    ncclCollConfig_t config = NCCL_COLLCONFIG_INITIALIZER;
+    cuda_stream stream = rig_stream_take(false);
+    void *buffer = rig_take(COUNT);
+    cuda_event event;
+    ncclComm_t comm;
+    int wrong = nccl_world_init(native, rank, size, &comm), unset = 0;
+    (void)context;
+    wrong += gpu->event_create(&event, CUDA_EVENT_NO_TIMING) != CUDA_DRIVER_OK;
+    config.launchCompletionEvent = (cudaEvent_t)event;
+    for (int grouped = 0; grouped < 2; grouped++) {
+        rig_put_fill(stream, buffer, 1, COUNT);
+        wrong += tutti_barrier(native) != TUTTI_OK;
+        if (rank > 0)
+            wrong += tutti_barrier(native) != TUTTI_OK;
+        rig_gate_put((unsigned)rank, stream);
+        wrong += grouped ? OK(ncclGroupStart()) : 0;
+        wrong += OK(ncclAllReduceConfig(buffer, buffer, COUNT, ncclUint8, ncclSum, comm,
+                                        (cudaStream_t)stream, &config));
+        wrong += grouped ? OK(ncclGroupEnd()) : 0;
+        wrong += world_check(rank, gpu->event_query(event) != CUDA_DRIVER_OK, "before its turn");
+        rig_gate_open((unsigned)rank);
+        for (int i = 0; i < 5000 && gpu->event_query(event) != CUDA_DRIVER_OK; i++)
+            usleep(1000);
+        unset = gpu->event_query(event) != CUDA_DRIVER_OK;
+        wrong += world_check(rank, !unset, "%s: not recorded", grouped ? "grouped" : "alone");
+        if (rank == 0) {
+            wrong += world_check(rank, !rig_is_done(stream), "done without the others");
+            wrong += tutti_barrier(native) != TUTTI_OK;
+        }
+        wrong += bytes_are(stream, rank, buffer, COUNT, size, "allreduce");
+    }
+    wrong += gpu->event_destroy(event) != CUDA_DRIVER_OK;
+    rig_give(buffer);
+    return wrong + OK(ncclCommDestroy(comm));
+}
+
+static void test_nccl_gpu_launch_events(void)
+{
+    run(WORLD_PROCESSES, 2, direct, launched, NULL);
+    run(WORLD_PROCESSES, 3, staged, launched, NULL);
+    run(WORLD_THREADS, 2, direct, launched, NULL);
 }
 
 /* ---- simulation -------------------------------------------------------------------------------
@@ -539,6 +606,7 @@ int main(int argc, char **argv)
         {"two_of_one_thread", test_nccl_gpu_two_of_one_thread},
         {"ends", test_nccl_gpu_ends},
         {"memory", test_nccl_gpu_memory},
+        {"launch_events", test_nccl_gpu_launch_events},
         {"refuses_what_it_may_not_use", test_nccl_gpu_refuses_what_it_may_not_use},
         {"simulates_groups", test_nccl_gpu_simulates_groups},
     };

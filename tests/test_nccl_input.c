@@ -121,7 +121,7 @@ static int bad_inits(void)
     config = fresh;
     config.size = 4;
     wrong += TAKEN(ncclCommInitRankConfig(&comm, 1, id, 0, &config), ncclInvalidArgument);
-    wrong += nccl_world_says(rank, "config has a size of 4 bytes, expected 80");
+    wrong += nccl_world_says(rank, "config has a size of 4 bytes, expected 120");
     config = fresh;
     config.blocking = 2;
     wrong += TAKEN(ncclCommInitRankConfig(&comm, 1, id, 0, &config), ncclInvalidArgument);
@@ -179,7 +179,7 @@ static int strangers(void)
     wrong += TAKEN(ncclCommSplit(NULL, 0, 0, &not_one, NULL), ncclInvalidArgument);
     wrong += TAKEN(ncclGetVersion(NULL), ncclInvalidArgument);
     wrong += OK(ncclGetVersion(&number));
-    return wrong + world_check(rank, number == 22809, "version %d", number);
+    return wrong + world_check(rank, number == NCCL_VERSION_CODE, "version %d", number);
 }
 
 static void test_nccl_input_is_refused(void)
@@ -190,6 +190,63 @@ static void test_nccl_input_is_refused(void)
     nccl_world_run(WORLD_THREADS, 3, hurry, disagreeing, NULL);
     CU_ASSERT_EQUAL(bad_inits(), 0);
     CU_ASSERT_EQUAL(strangers(), 0);
+}
+
+/* Suspended: asked, but not used. */
+static int suspended(tutti_comm *native, int rank, int size, void *context)
+{
+    ncclComm_t comm, child = NULL;
+    ncclRedOp_t op;
+    uint64_t value = 7;
+    int in = rank, out = -1, number = -1, wrong = nccl_world_init(native, rank, size, &comm);
+    wrong += TAKEN(ncclCommSuspend(NULL, NCCL_SUSPEND_MEM), ncclInvalidArgument);
+    wrong += TAKEN(ncclCommSuspend(comm, 0), ncclInvalidArgument);
+    wrong += nccl_world_says(rank, "ncclCommSuspend: flags 0x0: expected NCCL_SUSPEND_MEM (1)");
+    wrong += TAKEN(ncclCommResume(comm), ncclInvalidUsage);
+    wrong += nccl_world_says(rank, "ncclCommResume: the communicator of rank ");
+    wrong += nccl_world_says(rank, " is not suspended");
+    wrong += OK(ncclCommMemStats(comm, ncclStatGpuMemSuspended, &value));
+    wrong += world_check(rank, value == 0, "suspended %llu", (unsigned long long)value);
+    wrong += OK(ncclCommSuspend(comm, NCCL_SUSPEND_MEM));
+    wrong += TAKEN(ncclCommSuspend(comm, NCCL_SUSPEND_MEM), ncclInvalidUsage);
+    wrong += nccl_world_says(rank, " is suspended already");
+    wrong += TAKEN(ncclAllReduce(&in, &out, 1, ncclInt32, ncclSum, comm, NULL), ncclInvalidUsage);
+    wrong += nccl_world_says(rank, "ncclAllReduce: the communicator of rank ");
+    wrong += nccl_world_says(rank, " is suspended: call ncclCommResume first");
+    wrong += TAKEN(ncclCommSplit(comm, 0, 0, &child, NULL), ncclInvalidUsage);
+    wrong += nccl_world_says(rank, "ncclCommSplit: the communicator of rank ");
+    wrong += TAKEN(ncclCommShrink(comm, NULL, 0, &child, NULL, 0), ncclInvalidUsage);
+    wrong += TAKEN(ncclRedOpCreatePreMulSum(&op, &in, ncclInt32, ncclScalarHostImmediate, comm),
+                   ncclInvalidUsage);
+    wrong += OK(ncclGroupStart());
+    wrong += TAKEN(ncclSend(&in, 1, ncclInt32, 0, comm, NULL), ncclInvalidUsage);
+    wrong += TAKEN(ncclGroupEnd(), ncclInvalidUsage);
+    wrong += world_check(rank, out == -1 && child == NULL, "something ran");
+    wrong += OK(ncclCommMemStats(comm, ncclStatGpuMemSuspended, &value));
+    wrong += world_check(rank, value == 1, "suspended %llu", (unsigned long long)value);
+    wrong += OK(ncclCommCount(comm, &number)) + nccl_world_is(comm, rank, ncclSuccess);
+    wrong += OK(ncclCommResume(comm)) + nccl_world_works(comm, rank, rank, size);
+    for (int stat = ncclStatGpuMemSuspend; stat <= ncclStatGpuMemTotal; stat++) {
+        value = 7;
+        wrong += OK(ncclCommMemStats(comm, (ncclCommMemStat_t)stat, &value));
+        wrong += world_check(rank, value == 0, "stat %d of host memory: %llu", stat,
+                             (unsigned long long)value);
+    }
+    wrong += TAKEN(ncclCommMemStats(comm, (ncclCommMemStat_t)4, &value), ncclInvalidArgument);
+    wrong += nccl_world_says(rank, "ncclCommMemStats: stat 4: expected 0 to 3");
+    wrong += TAKEN(ncclCommMemStats(comm, ncclStatGpuMemTotal, NULL), ncclInvalidArgument);
+    /* One that is suspended in a group after a call of it spoils that. */
+    wrong += OK(ncclGroupStart()) + OK(ncclBroadcast(&in, &out, 1, ncclInt32, 0, comm, NULL));
+    wrong += OK(ncclCommSuspend(comm, NCCL_SUSPEND_MEM));
+    wrong += TAKEN(ncclGroupEnd(), ncclInvalidUsage) + OK(ncclCommFinalize(comm));
+    return wrong + OK(*(int *)context ? ncclCommAbort(comm) : ncclCommDestroy(comm));
+}
+
+static void test_nccl_input_of_a_suspended_communicator(void)
+{
+    int destroyed = 0, aborted = 1;
+    nccl_world_run(WORLD_PROCESSES, 2, nccl_world_shm, suspended, &destroyed);
+    nccl_world_run(WORLD_THREADS, 3, NULL, suspended, &aborted);
 }
 
 /* Ranks that hold different ids: each learns it within the limit. */
@@ -296,6 +353,7 @@ int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
         {"is_refused", test_nccl_input_is_refused},
+        {"of_a_suspended_communicator", test_nccl_input_of_a_suspended_communicator},
         {"last_error", test_nccl_input_last_error},
         {"is_logged_where_nccl_debug_asks", test_nccl_input_is_logged_where_nccl_debug_asks},
     };

@@ -53,6 +53,30 @@ static void test_settings_defaults_are_those_of_the_list(void)
     CU_ASSERT_TRUE(settings.cma);
 }
 
+/* Every one by its name, with its value as text. */
+static void test_settings_one_by_one(void)
+{
+    struct settings settings;
+    char text[SETTING_TEXT_MAX];
+    const char *name;
+    size_t count = 0;
+    settings_defaults(&settings);
+    for (; (name = settings_name(count)) != NULL; count++)
+        CU_ASSERT_EQUAL(settings_get(&settings, name, text, sizeof text), TUTTI_OK);
+    CU_ASSERT(count > 40);
+    CU_ASSERT_STRING_EQUAL(settings_name(count - 1), "NCCL_DEBUG");
+    CU_ASSERT_EQUAL(settings_set(&settings, "CHUNK", "64K"), TUTTI_OK);
+    CU_ASSERT_EQUAL(settings_get(&settings, "TUTTI_CHUNK", text, sizeof text), TUTTI_OK);
+    CU_ASSERT_STRING_EQUAL(text, "65536");
+    CU_ASSERT_EQUAL(settings_get(&settings, "TUTTI_ALGO", text, sizeof text), TUTTI_OK);
+    CU_ASSERT_STRING_EQUAL(text, "");
+    CU_ASSERT_EQUAL(settings_get(&settings, "TUTTI_CMA", text, 3), TUTTI_OK);
+    CU_ASSERT_STRING_EQUAL(text, "ye");
+    CU_ASSERT_EQUAL(settings_get(&settings, "CHUNK", text, sizeof text), TUTTI_ERR_ARG);
+    CU_ASSERT_STRING_EQUAL(status_sentence(), "there is no setting CHUNK");
+    CU_ASSERT_EQUAL(settings_get(&settings, "NCCL_ALGO", text, sizeof text), TUTTI_ERR_ARG);
+}
+
 static void test_settings_numbers_take_suffixes(void)
 {
     struct settings settings;
@@ -287,6 +311,7 @@ static void test_settings_launcher_variables_are_a_closed_list(void)
 
 static const struct suite_test tests[] = {
     {"settings_defaults_are_those_of_the_list", test_settings_defaults_are_those_of_the_list},
+    {"one_by_one", test_settings_one_by_one},
     {"settings_numbers_take_suffixes", test_settings_numbers_take_suffixes},
     {"settings_refuse_numbers_with_one_sentence", test_settings_refuse_numbers_with_one_sentence},
     {"settings_switches", test_settings_switches},

@@ -383,6 +383,12 @@ TUTTI_API tutti_status tutti_wait_all(size_t count, tutti_request **requests);
 TUTTI_COLLECTIVES(X)
 #undef X
 
+/* tutti_comm_id: a random number that is the same at every rank of the communicator. Local.
+ * tutti_comm_device_bytes: the GPU memory that it keeps for itself between operations, in bytes; may
+ * be called while another thread is inside. Local. */
+TUTTI_API tutti_status tutti_comm_id(const tutti_comm *comm, uint64_t *id);
+TUTTI_API tutti_status tutti_comm_device_bytes(const tutti_comm *comm, uint64_t *bytes);
+
 /* tutti_comm_hold_streams: whether streams whose operation on this communicator fails wait for
  * tutti_comm_abort or tutti_comm_destroy (hold 1), so that nothing in them works on unspecified
  * data, or go on at once (0, as a new communicator has it). They wait TUTTI_HOLD_MS at most. For
@@ -394,6 +400,20 @@ TUTTI_API tutti_status tutti_comm_hold_streams(tutti_comm *comm, int hold);
 /* tutti_settings_print: every TUTTI_* setting with its value, default, range and meaning, as text
  * of at most len - 1 characters, always terminated. Returns the length the whole text has. */
 TUTTI_API size_t tutti_settings_print(char *text, size_t len);
+
+/* tutti_setting_name: the names one by one, index from 0, NULL after the last: every TUTTI_*
+ * setting, then the variables of NCCL that mean here what they mean there. Constant. */
+TUTTI_API const char *tutti_setting_name(size_t index);
+
+/* tutti_setting_get: the value that a communicator made now would have, as a number in decimal, yes
+ * or no, a word, or text, which is empty where there is none; TUTTI_SECRET is never shown. At most
+ * len - 1 characters, always terminated; 256 are enough for every TUTTI_* setting.
+ * Errors TUTTI_ERR_ARG: there is no setting of that name; TUTTI_ERR_SETTING: the environment sets one
+ * to what it may not be. */
+TUTTI_API tutti_status tutti_setting_get(const char *name, char *text, size_t len);
+
+/* tutti_settings_log: a line NAME=value of the log for each of them, unless TUTTI_LOG is none. */
+TUTTI_API void tutti_settings_log(void);
 
 #ifdef __cplusplus
 }

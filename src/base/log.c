@@ -85,17 +85,11 @@ static size_t log_prefix(enum log_level level, int rank, char *line, size_t max)
     return len < 0 ? 0 : (size_t)len;
 }
 
-void log_at(enum log_level level, int rank, const char *format, ...)
+static void log_line(enum log_level level, int rank, const char *text)
 {
-    if (!log_enabled(level))
-        return;
-    int error = errno;
     char line[LOG_LINE_MAX];
     size_t used = log_prefix(level, rank, line, sizeof line);
-    va_list args;
-    va_start(args, format);
-    int len = vsnprintf(line + used, sizeof line - used, format, args);
-    va_end(args);
+    int len = snprintf(line + used, sizeof line - used, "%s", text);
     size_t end = used + (len < 0 ? 0 : (size_t)len);
     if (end > sizeof line - 1)
         end = sizeof line - 1;
@@ -107,5 +101,26 @@ void log_at(enum log_level level, int rank, const char *format, ...)
     line[end++] = '\n';
     ssize_t written = write(atomic_load(&log_fd), line, end);
     (void)written; /* a log that cannot be written must not fail the operation */
+}
+
+void log_at(enum log_level level, int rank, const char *format, ...)
+{
+    if (!log_enabled(level))
+        return;
+    int error = errno;
+    char text[LOG_LINE_MAX];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    log_line(level, rank, text);
+    errno = error;
+}
+
+void log_asked(const char *text)
+{
+    int error = errno;
+    if (log_enabled(LOG_LEVEL_ERROR))
+        log_line(LOG_LEVEL_INFO, -1, text);
     errno = error;
 }

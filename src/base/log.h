@@ -18,5 +18,7 @@ bool log_enabled(enum log_level level);
 /* rank < 0: no rank known yet. */
 void log_at(enum log_level level, int rank, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+/* A line that the program asked for: printed at every level but none. */
+void log_asked(const char *text);
 
 #endif

@@ -455,6 +455,44 @@ size_t settings_print(const struct settings *settings, char *text, size_t len)
     return used;
 }
 
+/* Variables of another library that are honoured. */
+static const char *const honoured[] = {"NCCL_COMM_ID", "NCCL_DEBUG"};
+#define HONOURED (sizeof honoured / sizeof *honoured)
+
+const char *settings_name(size_t index)
+{
+    static const char *const names[] = {
+#define X(KIND, field, name, value, minimum, maximum, doc) PREFIX name,
+        SETTINGS_LIST(X)
+#undef X
+    };
+    if (index < ROWS)
+        return names[index];
+    return index - ROWS < HONOURED ? honoured[index - ROWS] : NULL;
+}
+
+tutti_status settings_get(const struct settings *settings, const char *name, char *text, size_t len)
+{
+    bool ours = strncmp(name, PREFIX, PREFIX_LEN) == 0;
+    const struct row *row = ours ? find_row(name + PREFIX_LEN, strlen(name) - PREFIX_LEN) : NULL;
+    if (row) {
+        const char *value = field_const(settings, row);
+        if (row->kind == KIND_TEXT && *value == '\0')
+            snprintf(text, len, "%s", "");
+        else
+            value_text(settings, row, text, len);
+        return TUTTI_OK;
+    }
+    for (size_t i = 0; i < HONOURED; i++) {
+        if (strcmp(name, honoured[i]) == 0) {
+            const char *value = settings_launcher_variable(name);
+            snprintf(text, len, "%s", value ? value : "");
+            return TUTTI_OK;
+        }
+    }
+    return fail(TUTTI_ERR_ARG, "there is no setting %.*s", SHOWN_MAX, name);
+}
+
 const char *settings_launcher_variable(const char *name)
 {
     static const char *const names[] = {

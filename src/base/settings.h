@@ -119,6 +119,10 @@ tutti_status settings_port_range(const struct settings *settings, unsigned *low,
 tutti_status settings_set(struct settings *settings, const char *name, const char *text);
 /* See tutti_settings_print. */
 size_t settings_print(const struct settings *settings, char *text, size_t len);
+/* See tutti_setting_name and tutti_setting_get. */
+const char *settings_name(size_t index);
+tutti_status settings_get(const struct settings *settings, const char *name, char *text,
+                          size_t len);
 /* A variable of a launcher or of another library (RANK, NCCL_COMM_ID, ...): NULL when unset. The
  * names that may be asked for are listed in settings.c; any other name stops the program.
  * (TUTTI_RENDEZVOUS, _RANK and _SIZE are among them: whether they are set at all.) */

@@ -167,6 +167,22 @@ static ncclResult_t check_call(const struct face_call *call)
     return ncclSuccess;
 }
 
+ncclResult_t face_call_record(const struct face_call *call)
+{
+    int error = call->event ? face_event_record(call->event, call->stream) : 0;
+    if (error == 0)
+        return ncclSuccess;
+    if (error < 0)
+        return face_fail(ncclUnhandledCudaError,
+                         "%s: config.launchCompletionEvent is set, but the program has not loaded "
+                         "a driver (libcuda.so.1) whose event it could be",
+                         call->name);
+    return face_fail(ncclUnhandledCudaError,
+                     "%s: config.launchCompletionEvent cannot be recorded in the stream: the "
+                     "driver's error %d",
+                     call->name, error);
+}
+
 static ncclResult_t issue_entered(const struct face_call *call)
 {
     ncclResult_t result = check_call(call);
@@ -174,11 +190,14 @@ static ncclResult_t issue_entered(const struct face_call *call)
         return result;
     if (face_group_open())
         return face_group_call(call);
-    return face_result(face_call_run(call));
+    result = face_call_record(call);
+    return result == ncclSuccess ? face_result(face_call_run(call)) : result;
 }
 
-/* Everything of a call but its type and operation, which come in NCCL's numbers. */
-static ncclResult_t issue(struct face_call call, ncclDataType_t type, ncclRedOp_t op)
+/* Everything of a call but its type and operation, which come in NCCL's numbers, and its
+ * configuration. */
+static ncclResult_t issue(struct face_call call, ncclDataType_t type, ncclRedOp_t op,
+                          const ncclCollConfig_t *config)
 {
     ncclResult_t result = face_enter_grouped(call.comm, call.name);
     if (result != ncclSuccess)
@@ -192,10 +211,15 @@ static ncclResult_t issue(struct face_call call, ncclDataType_t type, ncclRedOp_
                            "ncclRedOpCreatePreMulSum",
                            call.name, (int)op, ncclNumOps - 1);
     else
+        result = face_config_read_call(config, call.name, &call.event);
+    if (result == ncclSuccess)
         result = issue_entered(&call);
     face_leave(call.comm);
     return face_group_note(result);
 }
+
+/* ---- the calls --------------------------------------------------------------------------------
+ */
 
 #define CALL(name_, coll_, ...)                                                                    \
     ((struct face_call){                                                                           \
@@ -207,16 +231,7 @@ NCCL_FACE(ncclResult_t, ncclReduce,
 {
     return issue(
         CALL("ncclReduce", REDUCE, .in = sendbuff, .out = recvbuff, .count = count, .root = root),
-        datatype, op);
-}
-
-NCCL_FACE(ncclResult_t, ncclBcast,
-          (void *buff, size_t count, ncclDataType_t datatype, int root, ncclComm_t comm,
-           cudaStream_t stream))
-{
-    return issue(
-        CALL("ncclBcast", BROADCAST, .in = buff, .out = buff, .count = count, .root = root),
-        datatype, ncclSum);
+        datatype, op, NULL);
 }
 
 NCCL_FACE(ncclResult_t, ncclBroadcast,
@@ -225,7 +240,7 @@ NCCL_FACE(ncclResult_t, ncclBroadcast,
 {
     return issue(CALL("ncclBroadcast", BROADCAST, .in = sendbuff, .out = recvbuff, .count = count,
                       .root = root),
-                 datatype, ncclSum);
+                 datatype, ncclSum, NULL);
 }
 
 NCCL_FACE(ncclResult_t, ncclAllReduce,
@@ -233,7 +248,7 @@ NCCL_FACE(ncclResult_t, ncclAllReduce,
            ncclRedOp_t op, ncclComm_t comm, cudaStream_t stream))
 {
     return issue(CALL("ncclAllReduce", ALLREDUCE, .in = sendbuff, .out = recvbuff, .count = count),
-                 datatype, op);
+                 datatype, op, NULL);
 }
 
 NCCL_FACE(ncclResult_t, ncclReduceScatter,
@@ -242,7 +257,7 @@ NCCL_FACE(ncclResult_t, ncclReduceScatter,
 {
     return issue(CALL("ncclReduceScatter", REDUCE_SCATTER, .in = sendbuff, .out = recvbuff,
                       .count = recvcount),
-                 datatype, op);
+                 datatype, op, NULL);
 }
 
 NCCL_FACE(ncclResult_t, ncclAllGather,
@@ -251,7 +266,7 @@ NCCL_FACE(ncclResult_t, ncclAllGather,
 {
     return issue(
         CALL("ncclAllGather", ALLGATHER, .in = sendbuff, .out = recvbuff, .count = sendcount),
-        datatype, ncclSum);
+        datatype, ncclSum, NULL);
 }
 
 NCCL_FACE(ncclResult_t, ncclAlltoAll,
@@ -259,7 +274,7 @@ NCCL_FACE(ncclResult_t, ncclAlltoAll,
            ncclComm_t comm, cudaStream_t stream))
 {
     return issue(CALL("ncclAlltoAll", ALLTOALL, .in = sendbuff, .out = recvbuff, .count = count),
-                 datatype, ncclSum);
+                 datatype, ncclSum, NULL);
 }
 
 NCCL_FACE(ncclResult_t, ncclGather,
@@ -268,7 +283,7 @@ NCCL_FACE(ncclResult_t, ncclGather,
 {
     return issue(
         CALL("ncclGather", GATHER, .in = sendbuff, .out = recvbuff, .count = count, .root = root),
-        datatype, ncclSum);
+        datatype, ncclSum, NULL);
 }
 
 NCCL_FACE(ncclResult_t, ncclScatter,
@@ -277,7 +292,16 @@ NCCL_FACE(ncclResult_t, ncclScatter,
 {
     return issue(
         CALL("ncclScatter", SCATTER, .in = sendbuff, .out = recvbuff, .count = count, .root = root),
-        datatype, ncclSum);
+        datatype, ncclSum, NULL);
+}
+
+NCCL_FACE(ncclResult_t, ncclBcast,
+          (void *buff, size_t count, ncclDataType_t datatype, int root, ncclComm_t comm,
+           cudaStream_t stream))
+{
+    return issue(
+        CALL("ncclBcast", BROADCAST, .in = buff, .out = buff, .count = count, .root = root),
+        datatype, ncclSum, NULL);
 }
 
 NCCL_FACE(ncclResult_t, ncclSend,
@@ -286,7 +310,7 @@ NCCL_FACE(ncclResult_t, ncclSend,
 {
     return issue(
         CALL("ncclSend", SENDRECV, .is_send = true, .in = sendbuff, .count = count, .root = peer),
-        datatype, ncclSum);
+        datatype, ncclSum, NULL);
 }
 
 NCCL_FACE(ncclResult_t, ncclRecv,
@@ -294,5 +318,81 @@ NCCL_FACE(ncclResult_t, ncclRecv,
            cudaStream_t stream))
 {
     return issue(CALL("ncclRecv", SENDRECV, .out = recvbuff, .count = count, .root = peer),
-                 datatype, ncclSum);
+                 datatype, ncclSum, NULL);
+}
+
+/* ---- with a configuration of the call ----------------------------------------------------------
+ */
+
+NCCL_FACE(ncclResult_t, ncclReduceConfig,
+          (const void *sendbuff, void *recvbuff, size_t count, ncclDataType_t datatype,
+           ncclRedOp_t op, int root, ncclComm_t comm, cudaStream_t stream,
+           const ncclCollConfig_t *config))
+{
+    return issue(CALL("ncclReduceConfig", REDUCE, .in = sendbuff, .out = recvbuff, .count = count,
+                      .root = root),
+                 datatype, op, config);
+}
+
+NCCL_FACE(ncclResult_t, ncclBroadcastConfig,
+          (const void *sendbuff, void *recvbuff, size_t count, ncclDataType_t datatype, int root,
+           ncclComm_t comm, cudaStream_t stream, const ncclCollConfig_t *config))
+{
+    return issue(CALL("ncclBroadcastConfig", BROADCAST, .in = sendbuff, .out = recvbuff,
+                      .count = count, .root = root),
+                 datatype, ncclSum, config);
+}
+
+NCCL_FACE(ncclResult_t, ncclAllReduceConfig,
+          (const void *sendbuff, void *recvbuff, size_t count, ncclDataType_t datatype,
+           ncclRedOp_t op, ncclComm_t comm, cudaStream_t stream, const ncclCollConfig_t *config))
+{
+    return issue(
+        CALL("ncclAllReduceConfig", ALLREDUCE, .in = sendbuff, .out = recvbuff, .count = count),
+        datatype, op, config);
+}
+
+NCCL_FACE(ncclResult_t, ncclReduceScatterConfig,
+          (const void *sendbuff, void *recvbuff, size_t recvcount, ncclDataType_t datatype,
+           ncclRedOp_t op, ncclComm_t comm, cudaStream_t stream, const ncclCollConfig_t *config))
+{
+    return issue(CALL("ncclReduceScatterConfig", REDUCE_SCATTER, .in = sendbuff, .out = recvbuff,
+                      .count = recvcount),
+                 datatype, op, config);
+}
+
+NCCL_FACE(ncclResult_t, ncclAllGatherConfig,
+          (const void *sendbuff, void *recvbuff, size_t sendcount, ncclDataType_t datatype,
+           ncclComm_t comm, cudaStream_t stream, const ncclCollConfig_t *config))
+{
+    return issue(
+        CALL("ncclAllGatherConfig", ALLGATHER, .in = sendbuff, .out = recvbuff, .count = sendcount),
+        datatype, ncclSum, config);
+}
+
+NCCL_FACE(ncclResult_t, ncclAlltoAllConfig,
+          (const void *sendbuff, void *recvbuff, size_t count, ncclDataType_t datatype,
+           ncclComm_t comm, cudaStream_t stream, const ncclCollConfig_t *config))
+{
+    return issue(
+        CALL("ncclAlltoAllConfig", ALLTOALL, .in = sendbuff, .out = recvbuff, .count = count),
+        datatype, ncclSum, config);
+}
+
+NCCL_FACE(ncclResult_t, ncclGatherConfig,
+          (const void *sendbuff, void *recvbuff, size_t count, ncclDataType_t datatype, int root,
+           ncclComm_t comm, cudaStream_t stream, const ncclCollConfig_t *config))
+{
+    return issue(CALL("ncclGatherConfig", GATHER, .in = sendbuff, .out = recvbuff, .count = count,
+                      .root = root),
+                 datatype, ncclSum, config);
+}
+
+NCCL_FACE(ncclResult_t, ncclScatterConfig,
+          (const void *sendbuff, void *recvbuff, size_t count, ncclDataType_t datatype, int root,
+           ncclComm_t comm, cudaStream_t stream, const ncclCollConfig_t *config))
+{
+    return issue(CALL("ncclScatterConfig", SCATTER, .in = sendbuff, .out = recvbuff, .count = count,
+                      .root = root),
+                 datatype, ncclSum, config);
 }

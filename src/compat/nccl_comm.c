@@ -130,12 +130,37 @@ static ncclResult_t enter(ncclComm_t comm, const char *name, unsigned own)
     return result;
 }
 
+ncclResult_t face_refuse_suspended(ncclComm_t comm, const char *name)
+{
+    if (!atomic_load_explicit(&comm->suspended, memory_order_relaxed))
+        return ncclSuccess;
+    return face_fail(ncclInvalidUsage,
+                     "%s: the communicator of rank %d is suspended: call ncclCommResume first",
+                     name, comm->rank);
+}
+
+static ncclResult_t enter_active(ncclComm_t comm, const char *name, unsigned own)
+{
+    ncclResult_t result = enter(comm, name, own);
+    if (result != ncclSuccess)
+        return result;
+    result = face_refuse_suspended(comm, name);
+    if (result != ncclSuccess)
+        face_leave(comm);
+    return result;
+}
+
 ncclResult_t face_enter(ncclComm_t comm, const char *name)
 {
-    return enter(comm, name, 0);
+    return enter_active(comm, name, 0);
 }
 
 ncclResult_t face_enter_grouped(ncclComm_t comm, const char *name)
+{
+    return enter_active(comm, name, face_group_jobs(comm));
+}
+
+ncclResult_t face_enter_suspended(ncclComm_t comm, const char *name)
 {
     return enter(comm, name, face_group_jobs(comm));
 }
@@ -217,7 +242,7 @@ NCCL_FACE(ncclResult_t, ncclCommFinalize, (ncclComm_t comm))
 {
     if (!comm)
         return ncclSuccess;
-    ncclResult_t result = face_enter_grouped(comm, "ncclCommFinalize");
+    ncclResult_t result = face_enter_suspended(comm, "ncclCommFinalize");
     if (result != ncclSuccess)
         return face_group_note(result);
     result = submit_end(comm, JOB_FINALIZE, "ncclCommFinalize");

@@ -57,6 +57,13 @@ void *face_context_of(int device)
     return retain && retain(&context, device) == 0 ? context : NULL;
 }
 
+int face_event_record(void *event, void *stream)
+{
+    int (*record)(void *event, void *stream);
+    DRIVER(record, "cuEventRecord");
+    return record ? record(event, stream) : -1;
+}
+
 void face_context_set(void *context)
 {
     int (*set)(void *context);

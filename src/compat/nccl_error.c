@@ -91,6 +91,7 @@ NCCL_FACE(const char *, ncclGetErrorString, (ncclResult_t result))
         [ncclRemoteError] =
             "a peer died or cannot be reached (ncclGetLastError or NCCL_DEBUG=WARN says more)",
         [ncclInProgress] = "the operation is in progress",
+        [ncclTimeout] = "timeout",
     };
     unsigned code = (unsigned)result;
     return code < ncclNumResults ? texts[code] : "unknown result code";

@@ -40,7 +40,7 @@ struct ncclComm {
     _Atomic uint32_t holders;
     atomic_bool released;
     _Atomic uint32_t jobs; /* under way, this thread's group included */
-    atomic_bool revoked, finalized;
+    atomic_bool revoked, finalized, suspended;
     int cancelled; /* atomic: ends the making of tutti */
     bool blocking;
     int rank, size, device;
@@ -59,6 +59,9 @@ ncclResult_t face_hold(ncclComm_t comm, const char *name);
 ncclResult_t face_enter(ncclComm_t comm, const char *name);
 /* face_enter for what may stand in a group, whose own jobs are not in its way. */
 ncclResult_t face_enter_grouped(ncclComm_t comm, const char *name);
+/* The same for what a suspended communicator still does, as face_enter refuses it. */
+ncclResult_t face_enter_suspended(ncclComm_t comm, const char *name);
+ncclResult_t face_refuse_suspended(ncclComm_t comm, const char *name);
 void face_leave(ncclComm_t comm);
 /* The handle is dead from now on; false if it was already. The caller holds it. */
 bool face_end(ncclComm_t comm);
@@ -74,6 +77,12 @@ void face_abort(ncclComm_t comm);
 
 /* nccl_memory.c: gives back what is still registered; before the release of what it stands for. */
 void face_deregister_all(ncclComm_t comm);
+
+/* ---- configurations (nccl_config.c): NULL changes nothing ---- */
+
+ncclResult_t face_config_read(const ncclConfig_t *config, const char *name, bool *blocking);
+/* event: to be recorded when the stream comes to the call; NULL: none. */
+ncclResult_t face_config_read_call(const ncclCollConfig_t *config, const char *name, void **event);
 
 /* ---- jobs (nccl_job.c): what waits for other ranks ---- */
 
@@ -117,6 +126,7 @@ struct face_call {
     size_t count;
     ncclComm_t comm;
     void *stream;
+    void *event; /* recorded before it; NULL: none */
     const char *name;
     bool ends_op; /* the operation is destroyed after it; holds the communicator for that */
 };
@@ -140,6 +150,9 @@ ncclResult_t face_group_note(ncclResult_t result);
 /* nccl_coll.c: issues a call to the library; the communicator is entered. */
 tutti_status face_call_run(const struct face_call *call);
 
+/* Records its event, if it has one. */
+ncclResult_t face_call_record(const struct face_call *call);
+
 /* ---- types (nccl_coll.c) ---- */
 
 bool face_dtype(ncclDataType_t type, tutti_dtype *dtype);
@@ -155,5 +168,7 @@ int face_device_count(void);
 void *face_context_current(void);
 void *face_context_of(int device);
 void face_context_set(void *context);
+/* Records an event in a stream; the driver's number of what went wrong, -1 without a driver. */
+int face_event_record(void *event, void *stream);
 
 #endif

@@ -142,6 +142,8 @@ static ncclResult_t run_calls(void)
         entered++;
         result = face_result(face_call_run(call));
     }
+    for (size_t i = 0; i < group.count && result == ncclSuccess; i++)
+        result = face_call_record(&group.calls[i]);
     if (result != ncclSuccess)
         tutti_group_cancel();
     else

@@ -7,101 +7,6 @@
 
 _Static_assert(sizeof(ncclUniqueId) == sizeof(tutti_unique_id), "one id carries the other");
 
-/* ---- configuration ----------------------------------------------------------------------------
- */
-
-/* What a configuration of at least `head` bytes always has. */
-#define CONFIG_HEAD offsetof(ncclConfig_t, blocking)
-#define CONFIG_MAX  4096 /* no version will be larger: a size beyond is garbage */
-
-/* Fields that a caller's version did not have yet mean nothing, whatever lies there. */
-static void forget_newer(ncclConfig_t *config)
-{
-    static const ncclConfig_t fresh = NCCL_CONFIG_INITIALIZER;
-    if (config->version < NCCL_VERSION(2, 14, 0))
-        config->blocking = fresh.blocking;
-    if (config->version < NCCL_VERSION(2, 17, 0)) {
-        config->cgaClusterSize = fresh.cgaClusterSize;
-        config->minCTAs = fresh.minCTAs;
-        config->maxCTAs = fresh.maxCTAs;
-        config->netName = fresh.netName;
-    }
-    if (config->version < NCCL_VERSION(2, 18, 0))
-        config->splitShare = fresh.splitShare;
-    if (config->version < NCCL_VERSION(2, 27, 0)) {
-        config->CTAPolicy = fresh.CTAPolicy;
-        config->collnetEnable = fresh.collnetEnable;
-        config->shrinkShare = fresh.shrinkShare;
-        config->nvlsCTAs = fresh.nvlsCTAs;
-    }
-    if (config->version < NCCL_VERSION(2, 28, 0)) {
-        config->nChannelsPerNetPeer = fresh.nChannelsPerNetPeer;
-        config->nvlinkCentricSched = fresh.nvlinkCentricSched;
-    }
-}
-
-static ncclResult_t check_fields(const ncclConfig_t *config, const char *name)
-{
-    const struct {
-        const char *field;
-        int value, low, high;
-    } fields[] = {
-        {"blocking", config->blocking, 0, 1},
-        {"cgaClusterSize", config->cgaClusterSize, 0, 8},
-        {"minCTAs", config->minCTAs, 1, INT_MAX},
-        {"maxCTAs", config->maxCTAs, 1, INT_MAX},
-        {"splitShare", config->splitShare, 0, 1},
-        {"collnetEnable", config->collnetEnable, 0, 1},
-        {"CTAPolicy", config->CTAPolicy, NCCL_CTA_POLICY_DEFAULT, 3},
-        {"shrinkShare", config->shrinkShare, 0, 1},
-        {"nvlsCTAs", config->nvlsCTAs, 1, INT_MAX},
-        {"nChannelsPerNetPeer", config->nChannelsPerNetPeer, 1, INT_MAX},
-        {"nvlinkCentricSched", config->nvlinkCentricSched, 0, 1},
-    };
-    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
-        int value = fields[i].value;
-        if (value == NCCL_CONFIG_UNDEF_INT || (value >= fields[i].low && value <= fields[i].high))
-            continue;
-        if (fields[i].high == INT_MAX)
-            return face_fail(ncclInvalidArgument, "%s: config.%s is %d: expected at least %d", name,
-                             fields[i].field, value, fields[i].low);
-        return face_fail(ncclInvalidArgument, "%s: config.%s is %d: expected %d to %d", name,
-                         fields[i].field, value, fields[i].low, fields[i].high);
-    }
-    if (config->minCTAs != NCCL_CONFIG_UNDEF_INT && config->maxCTAs != NCCL_CONFIG_UNDEF_INT &&
-        config->minCTAs > config->maxCTAs)
-        return face_fail(ncclInvalidArgument,
-                         "%s: config.minCTAs is %d, more than config.maxCTAs, %d", name,
-                         config->minCTAs, config->maxCTAs);
-    return ncclSuccess;
-}
-
-/* Reads as many bytes as both sides know. config NULL leaves *blocking as it is. */
-static ncclResult_t read_config(const ncclConfig_t *config, const char *name, bool *blocking)
-{
-    ncclConfig_t read = NCCL_CONFIG_INITIALIZER;
-    const unsigned magic = read.magic;
-    if (!config)
-        return ncclSuccess;
-    if (config->size < CONFIG_HEAD || config->size > CONFIG_MAX)
-        return face_fail(
-            ncclInvalidArgument,
-            "%s: config has a size of %zu bytes, expected %zu as NCCL_CONFIG_INITIALIZER "
-            "gives it",
-            name, config->size, sizeof read);
-    memcpy(&read, config, config->size < sizeof read ? config->size : sizeof read);
-    if (read.magic != magic)
-        return face_fail(ncclInvalidArgument,
-                         "%s: config has the magic 0x%x, expected 0x%x: begin it with "
-                         "NCCL_CONFIG_INITIALIZER",
-                         name, read.magic, magic);
-    forget_newer(&read);
-    ncclResult_t result = check_fields(&read, name);
-    if (result == ncclSuccess && read.blocking != NCCL_CONFIG_UNDEF_INT)
-        *blocking = read.blocking != 0;
-    return result;
-}
-
 /* ---- by unique id -----------------------------------------------------------------------------
  */
 
@@ -162,7 +67,7 @@ static ncclResult_t init_checked(ncclComm_t *comm, int size, const ncclUniqueId 
     bool blocking = true;
     ncclResult_t result = check_init(comm, size, rank, name);
     if (result == ncclSuccess)
-        result = read_config(config, name, &blocking);
+        result = face_config_read(config, name, &blocking);
     if (result == ncclSuccess)
         result = init_rank(comm, size, id, rank, blocking, -1);
     return face_group_note(result);
@@ -259,6 +164,8 @@ static ncclResult_t hold_parent(ncclComm_t comm, const char *name)
         result = face_fail(ncclInvalidUsage, "%s: the communicator was never made", name);
     else if (atomic_load(&comm->finalized))
         result = face_fail(ncclInvalidUsage, "%s: the communicator was finalized", name);
+    else
+        result = face_refuse_suspended(comm, name);
     if (result != ncclSuccess)
         face_leave(comm);
     return result;
@@ -297,7 +204,7 @@ static ncclResult_t split(ncclComm_t comm, int color, int key, ncclComm_t *newco
     if (result != ncclSuccess)
         return result;
     bool blocking = comm->blocking;
-    result = read_config(config, name, &blocking);
+    result = face_config_read(config, name, &blocking);
     struct job *job = calloc(1, sizeof *job);
     if (result == ncclSuccess && !job)
         result = face_fail(ncclSystemError, "%s: no memory", name);
@@ -344,7 +251,7 @@ static ncclResult_t shrink(ncclComm_t comm, const int *list, int count, ncclComm
     if (result != ncclSuccess)
         return result;
     bool blocking = comm->blocking;
-    result = read_config(config, name, &blocking);
+    result = face_config_read(config, name, &blocking);
     struct job *job = calloc(1, sizeof *job);
     int *excluded = calloc(count > 0 ? (size_t)count : 1, sizeof *excluded);
     if (result == ncclSuccess && (!job || !excluded))

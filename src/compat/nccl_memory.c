@@ -8,6 +8,7 @@
  * communicator, never looked into, so it may be anything. */
 struct ncclWindow_vidmem {
     tutti_registration *registration;
+    void *buff;
     struct ncclWindow_vidmem *next;
 };
 
@@ -45,6 +46,7 @@ static ncclResult_t do_register(ncclComm_t comm, void *buff, size_t size, const 
     else
         result = face_result(tutti_register(face_tutti(comm), buff, size, &made->registration));
     if (result == ncclSuccess) {
+        made->buff = buff;
         pthread_mutex_lock(&comm->lock);
         made->next = comm->registered;
         comm->registered = made;
@@ -118,6 +120,31 @@ NCCL_FACE(ncclResult_t, ncclCommDeregister, (const ncclComm_t comm, void *handle
     return do_deregister(comm, handle, "ncclCommDeregister");
 }
 
+#define RESTRICTIONS (NCCL_WIN_GIN_ONLY | NCCL_WIN_CFT_COUNTED)
+#define FLAGS_KNOWN  (NCCL_WIN_COLL_SYMMETRIC | NCCL_WIN_STRICT_ORDERING | RESTRICTIONS)
+
+/* A window that is to be reached by nothing but what is not served would be reached by nothing. */
+static ncclResult_t check_flags(const void *buff, int flags, const char *name)
+{
+    if (flags & ~FLAGS_KNOWN)
+        return face_fail(ncclInvalidArgument,
+                         "%s: flags 0x%x: expected a sum of NCCL_WIN_COLL_SYMMETRIC (1) and "
+                         "NCCL_WIN_STRICT_ORDERING (2)",
+                         name, (unsigned)flags);
+    if (flags & RESTRICTIONS)
+        return face_fail(ncclInvalidUsage,
+                         "%s: flags 0x%x have %s, a window for kernels that communicate by "
+                         "themselves alone, and Tutti does not serve those: leave the flag out",
+                         name, (unsigned)flags,
+                         flags & NCCL_WIN_GIN_ONLY ? "NCCL_WIN_GIN_ONLY (4)"
+                                                   : "NCCL_WIN_CFT_COUNTED (8)");
+    if (flags & NCCL_WIN_COLL_SYMMETRIC && (uintptr_t)buff % NCCL_WIN_REQUIRED_ALIGNMENT != 0)
+        return face_fail(ncclInvalidArgument,
+                         "%s: buff %p is not aligned to %d bytes, as NCCL_WIN_COLL_SYMMETRIC needs",
+                         name, buff, NCCL_WIN_REQUIRED_ALIGNMENT);
+    return ncclSuccess;
+}
+
 NCCL_FACE(ncclResult_t, ncclCommWindowRegister,
           (ncclComm_t comm, void *buff, size_t size, ncclWindow_t *win, int winFlags))
 {
@@ -125,18 +152,9 @@ NCCL_FACE(ncclResult_t, ncclCommWindowRegister,
     ncclResult_t result;
     if (!win || !buff)
         result = face_fail(ncclInvalidArgument, "%s: %s is NULL", name, win ? "buff" : "win");
-    else if (winFlags != NCCL_WIN_DEFAULT && winFlags != NCCL_WIN_COLL_SYMMETRIC)
-        result = face_fail(ncclInvalidArgument,
-                           "%s: flags 0x%x: expected NCCL_WIN_DEFAULT (0) or "
-                           "NCCL_WIN_COLL_SYMMETRIC (1)",
-                           name, (unsigned)winFlags);
-    else if (winFlags == NCCL_WIN_COLL_SYMMETRIC &&
-             (uintptr_t)buff % NCCL_WIN_REQUIRED_ALIGNMENT != 0)
-        result = face_fail(ncclInvalidArgument,
-                           "%s: buff %p is not aligned to %d bytes, as NCCL_WIN_COLL_SYMMETRIC "
-                           "needs",
-                           name, buff, NCCL_WIN_REQUIRED_ALIGNMENT);
     else
+        result = check_flags(buff, winFlags, name);
+    if (result == ncclSuccess)
         result = do_register(comm, buff, size, name, win);
     return face_group_note(result);
 }
@@ -144,4 +162,27 @@ NCCL_FACE(ncclResult_t, ncclCommWindowRegister,
 NCCL_FACE(ncclResult_t, ncclCommWindowDeregister, (ncclComm_t comm, ncclWindow_t win))
 {
     return face_group_note(do_deregister(comm, win, "ncclCommWindowDeregister"));
+}
+
+NCCL_FACE(ncclResult_t, ncclWinGetUserPtr, (ncclComm_t comm, ncclWindow_t win, void **outUserPtr))
+{
+    const char *name = "ncclWinGetUserPtr";
+    if (!outUserPtr)
+        return face_fail(ncclInvalidArgument, "%s: outUserPtr is NULL", name);
+    ncclResult_t result = face_hold(comm, name);
+    if (result != ncclSuccess)
+        return result;
+    pthread_mutex_lock(&comm->lock);
+    const struct ncclWindow_vidmem *at = comm->registered;
+    while (at && at != win)
+        at = at->next;
+    if (at)
+        *outUserPtr = at->buff;
+    pthread_mutex_unlock(&comm->lock);
+    if (!at)
+        result =
+            face_fail(ncclInvalidArgument,
+                      "%s: the window was not made with this communicator, or is given back", name);
+    face_leave(comm);
+    return result;
 }

@@ -2,7 +2,8 @@
 # The NCCL face from outside: what libnccl.so.2 exports, what its header says, and programs that
 # reach it as NCCL's do: linked, preloaded, loaded by name.
 #   BUILD: build directory (default build)
-#   NCCL_HOME, CUDA_HOME: where NVIDIA's headers are, if not in the usual places
+#   NCCL_HOME, CUDA_HOME: where NVIDIA's headers are, if not in the usual places; of NCCL_HOME there may be
+#       several, with colons between them, of any versions
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 build=$PWD/${BUILD:-build}
@@ -44,14 +45,21 @@ fi
 # ---- the library ---------------------------------------------------------------------------------
 
 # Those of the public header, then the host side of the device interface.
-names="AllGather AllReduce AlltoAll Bcast Broadcast CommAbort CommCount CommCuDevice CommDeregister
-    CommDestroy CommFinalize CommGetAsyncError CommInitAll CommInitRank CommInitRankConfig
-    CommInitRankScalable CommRegister CommRevoke CommShrink CommSplit CommUserRank
-    CommWindowDeregister CommWindowRegister Gather GetErrorString GetLastError GetUniqueId GetVersion
-    GroupEnd GroupSimulateEnd GroupStart MemAlloc MemFree Recv RedOpCreatePreMulSum RedOpDestroy
-    Reduce ReduceScatter ResetDebugInit Scatter Send
-    DevCommCreate DevCommDestroy GinBarrierCreateRequirement LLA2ACalcSlots LLA2ACreateRequirement
-    LsaBarrierCreateRequirement TeamLsa TeamRail TeamRankToLsa TeamRankToWorld TeamWorld"
+names="AllGather AllGatherConfig AllReduce AllReduceConfig AlltoAll AlltoAllConfig Bcast Broadcast
+    BroadcastConfig CommAbort CommCount CommCuDevice CommDeregister CommDestroy CommFinalize
+    CommGetAsyncError CommGetUniqueId CommGrow CommInitAll CommInitRank CommInitRankConfig
+    CommInitRankScalable CommMemStats CommRegister CommResume CommRevoke CommShrink CommSplit
+    CommSuspend CommUserRank CommWindowDeregister CommWindowRegister Gather GatherConfig GetErrorString
+    GetLastError GetUniqueId GetVersion GroupEnd GroupSimulateEnd GroupStart MemAlloc MemFree ParamBind
+    ParamDumpAll ParamGet ParamGetAllParameterKeys ParamGetI16 ParamGetI32 ParamGetI64 ParamGetI8
+    ParamGetParameter ParamGetStr ParamGetU16 ParamGetU32 ParamGetU64 ParamGetU8 PutSignal Recv
+    RedOpCreatePreMulSum RedOpDestroy Reduce ReduceConfig ReduceScatter ReduceScatterConfig
+    ResetDebugInit Scatter ScatterConfig Send SetEncryption Signal WaitSignal WinGetUserPtr
+    CommQueryProperties DevCommCreate DevCommDestroy GetCftDeviceLeInfo GetLsaDevicePointer
+    GetLsaMultimemDevicePointer GetMultimemDeviceLeInfo GetMultimemDevicePointer GetPeerDeviceLeInfo
+    GetPeerDevicePointer GinBarrierCreateRequirement GinInboxA2ACreateRequirement
+    GinOutboxCreateRequirement LLA2ACalcSlots LLA2ACreateRequirement LsaBarrierCreateRequirement TeamCft
+    TeamCftMultimem TeamLsa TeamRail TeamRankToLsa TeamRankToWorld TeamWorld"
 
 # Each name weak, its twin strong, and nothing else.
 exports() {
@@ -80,7 +88,7 @@ no_driver_needed() {
     ! readelf -d "$so" | grep NEEDED | grep -E 'cuda|cudart|nvidia|libtutti'
 }
 
-try "exports: 52 weak names, 52 strong twins, one more" exports
+try "exports: 96 weak names, 96 strong twins, one more" exports
 try "SONAME is libnccl.so.2" soname
 try "no call of its own through the loader" not_through_the_loader
 try "needs no driver and no other library of the project" no_driver_needed
@@ -98,7 +106,7 @@ else
     skip "no C++ compiler for our header"
 fi
 
-# A directory that holds both of NVIDIA's headers' names, or the two that do.
+# The first directory that holds a header of that name.
 find_header() { # name directories...
     local name=$1 place
     shift
@@ -111,8 +119,7 @@ places=()
 for s in $site; do
     places+=("$s"/nvidia/*/include)
 done
-nvidia=$(find_header nccl.h "${NCCL_HOME:-/nonexistent}/include" "${CUDA_HOME:-/nonexistent}/include" \
-    /usr/include /usr/local/include /usr/local/cuda/include "${places[@]+"${places[@]}"}")
+IFS=: read -ra homes <<<"${NCCL_HOME:-/nonexistent}"
 cuda=$(find_header cuda_runtime.h "${CUDA_HOME:-/nonexistent}/include" /usr/local/cuda/include /usr/include \
     "${places[@]+"${places[@]}"}")
 # With the toolkit at hand its types come along, by which programs tell what they can use.
@@ -128,17 +135,28 @@ if [ -n "$cuda" ] && [ -f "$cuda/cuda_fp8.h" ] && command -v c++ >/dev/null; the
 else
     skip "cuda_runtime.h of CUDA 11.8 or later is not on this machine (CUDA_HOME)"
 fi
-same_initializers() {
-    cc -std=c11 -w -DNVIDIA -I"$nvidia" -I"$cuda" -c tests/nccl_facts.c -o "$work/theirs.o" &&
-        objcopy -O binary --only-section=.rodata "$work/ours.o" "$work/ours" &&
+# The facts hold for NVIDIA's header of whatever version; where it is ours, initializers give the same bytes.
+version_of() { # directory
+    sed -n 's/^#define NCCL_VERSION_CODE \([0-9]*\)$/\1/p' "$1/nccl.h"
+}
+facts_of() { # directory
+    cc -std=c11 -w -DNVIDIA -I"$1" -I"$cuda" -c tests/nccl_facts.c -o "$work/theirs.o" || return 1
+    [ "$(version_of "$1")" = "$(version_of src/compat)" ] || return 0
+    objcopy -O binary --only-section=.rodata "$work/ours.o" "$work/ours" &&
         objcopy -O binary --only-section=.rodata "$work/theirs.o" "$work/theirs" &&
         [ -s "$work/ours" ] && cmp "$work/ours" "$work/theirs"
 }
-if [ -n "$nvidia" ] && [ -n "$cuda" ] && grep -q 'define NCCL_VERSION_CODE 22809' "$nvidia/nccl.h"; then
-    try "facts: the same of NVIDIA's header, and the same initializers" same_initializers
-else
-    skip "NVIDIA's nccl.h of version 2.28.9, or cuda_runtime.h, is not on this machine (NCCL_HOME, CUDA_HOME)"
-fi
+nvidias=()
+for place in "${homes[@]/%//include}" "${CUDA_HOME:-/nonexistent}/include" /usr/include /usr/local/include \
+    /usr/local/cuda/include "${places[@]+"${places[@]}"}"; do
+    [ -f "$place/nccl.h" ] && [ -n "$cuda" ] && version=$(version_of "$place") && [ "${version:-0}" -ge 22809 ] &&
+        nvidias+=("$place")
+done
+for place in "${nvidias[@]+"${nvidias[@]}"}"; do
+    try "facts: the same of NVIDIA's header, version $(version_of "$place")" facts_of "$place"
+done
+[ ${#nvidias[@]} -gt 0 ] ||
+    skip "NVIDIA's nccl.h of version 2.28.9 or later, or cuda_runtime.h, is not on this machine (NCCL_HOME, CUDA_HOME)"
 
 # ---- programs ------------------------------------------------------------------------------------
 
@@ -155,6 +173,44 @@ linked() {
         LD_LIBRARY_PATH=$lib timeout 60 "$work/linked" | tee "$work/out" && grep -qx '4 ranks, 0 wrong' "$work/out"
 }
 try "a program linked with -lnccl" linked
+
+# One that was compiled with NVIDIA's header, of whatever version, and gives a configuration of that size.
+cat >"$work/configures.c" <<'C'
+#include <nccl.h>
+int main(void)
+{
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    ncclUniqueId id;
+    ncclComm_t comm;
+    int in = 7, out = 0, wrong = 0;
+    config.blocking = 1;
+    wrong += ncclGetUniqueId(&id) != ncclSuccess || ncclCommInitRankConfig(&comm, 1, id, 0, &config) != ncclSuccess;
+#ifdef NCCL_COLLCONFIG_INITIALIZER
+    ncclCollConfig_t call = NCCL_COLLCONFIG_INITIALIZER;
+    wrong += ncclAllReduceConfig(&in, &out, 1, ncclInt32, ncclSum, comm, 0, &call) != ncclSuccess;
+#else
+    wrong += ncclAllReduce(&in, &out, 1, ncclInt32, ncclSum, comm, 0) != ncclSuccess;
+#endif
+    wrong += out != 7 || ncclCommDestroy(comm) != ncclSuccess;
+    return wrong;
+}
+C
+configures() { # directories of headers...
+    cc -std=gnu11 -w "${@/#/-I}" "$work/configures.c" -L "$lib" -lnccl -o "$work/configures" &&
+        LD_LIBRARY_PATH=$lib timeout 20 "$work/configures"
+}
+for place in "${nvidias[@]+"${nvidias[@]}"}"; do
+    try "a program compiled with NVIDIA's header, version $(version_of "$place")" configures "$place" "$cuda"
+done
+in_cxx() {
+    c++ -std=c++11 -x c++ -Wall -Wextra -Wpedantic -Werror -I src/compat "$work/configures.c" -x none -L "$lib" -lnccl \
+        -o "$work/in_cxx" && LD_LIBRARY_PATH=$lib timeout 20 "$work/in_cxx"
+}
+if command -v c++ >/dev/null; then
+    try "a C++ program linked with -lnccl" in_cxx
+else
+    skip "no C++ compiler for a program"
+fi
 
 # A program built for another libnccl.so.2, which is the one its search path finds.
 cat >"$work/other.c" <<'C'
@@ -177,7 +233,7 @@ C
 preloaded() {
     cc -shared -fPIC -Wl,-soname,libnccl.so.2 "$work/other.c" -o "$work/libnccl.so.2" &&
         cc "$work/asks.c" "$work/libnccl.so.2" -Wl,-rpath,"$work" -Wl,--disable-new-dtags -o "$work/asks" &&
-        [ "$("$work/asks")" = 1 ] && [ "$(LD_PRELOAD=$so "$work/asks")" = 22809 ]
+        [ "$("$work/asks")" = 1 ] && [ "$(LD_PRELOAD=$so "$work/asks")" = 23203 ]
 }
 try "preloaded in front of another libnccl.so.2" preloaded
 
@@ -185,7 +241,7 @@ by_name() {
     LD_PRELOAD=$so python3 - <<'P'
 import ctypes
 lib, version = ctypes.CDLL("libnccl.so.2"), ctypes.c_int()
-assert lib.ncclGetVersion(ctypes.byref(version)) == 0 and version.value == 22809, version.value
+assert lib.ncclGetVersion(ctypes.byref(version)) == 0 and version.value == 23203, version.value
 lib.ncclGetErrorString.restype = ctypes.c_char_p
 assert lib.ncclGetErrorString(0) == b"no error"
 P
