@@ -13,12 +13,16 @@
  * names the one that is silent, whoever it was whose time was up: a rank that answers sits in a
  * call of this communicator, one that does not is elsewhere. (A thread of this process that has not
  * made its end of the link does not hear, either.) Where all answer and nobody is named for
- * GRACE_MS the ranks wait for each other. */
+ * GRACE_MS the ranks wait for each other.
+ *
+ * Long before, after TUTTI_STALL_MS, the same question goes out once without any limit, which
+ * nobody passes on, and who is silent is named in the log. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "src/comm.h"
 
 /* For an answer: some looks of both sides at their events, and a core that others use. */
@@ -61,25 +65,30 @@ static void tell(tutti_comm *comm, uint32_t peer, const struct notice *notice)
         (void)transport->ops->notify(transport, peer, notice);
 }
 
-/* Asks all that this rank waits for, on behalf of one whose time is up. */
+/* Asks all that this rank waits for, on behalf of one whose time is up. limit_ms 0: for the log. */
 static void ask(tutti_comm *comm, uint32_t impatient, uint64_t limit_ms, uint64_t now)
 {
     struct notice notice = {.kind = NOTICE_ASK, .culprit = impatient, .tag.word = {limit_ms, 0, 0}};
     struct awaited at = {0};
-    comm->late = (struct comm_late){.asked_ns = now,
-                                    .idle_since_ns = comm->idle_since_ns,
-                                    .impatient = impatient,
-                                    .limit_ms = limit_ms};
+    comm->late.asked_ns = now;
+    comm->late.idle_since_ns = comm->idle_since_ns;
+    comm->late.impatient = impatient;
+    comm->late.limit_ms = limit_ms;
     for (uint32_t p = 0; p < comm->size; p++)
         comm->peers[p].waits = false;
     while (next_awaited(comm, &at))
         tell(comm, at.peer, &notice);
 }
 
-/* Whether what was asked is about the wait that goes on now. */
+/* Whether what was asked is about the wait that goes on now; and whether it is about a limit. */
 static bool is_asking(const tutti_comm *comm)
 {
     return comm->late.asked_ns != 0 && comm->late.idle_since_ns == comm->idle_since_ns;
+}
+
+static bool is_pressing(const tutti_comm *comm)
+{
+    return is_asking(comm) && comm->late.limit_ms > 0;
 }
 
 static void answer(tutti_comm *comm, uint32_t peer)
@@ -105,7 +114,7 @@ void comm_late_notice(tutti_comm *comm, uint32_t peer, const struct notice *noti
         return;
     }
     answer(comm, peer);
-    if (comm->idle_since_ns != 0 && !is_asking(comm))
+    if (notice->tag.word[0] > 0 && comm->idle_since_ns != 0 && !is_pressing(comm))
         ask(comm, notice->culprit, notice->tag.word[0], clock_ns());
 }
 
@@ -157,19 +166,61 @@ static uint64_t grace_ms(const tutti_comm *comm)
     return ms < GRACE_MAX_MS ? ms : GRACE_MAX_MS;
 }
 
+/* How long ago it was asked. For another rank that may have been during this very look. */
+static uint64_t asked_ms(const tutti_comm *comm, uint64_t now)
+{
+    return now > comm->late.asked_ns ? (now - comm->late.asked_ns) / 1000000u : 0;
+}
+
+/* The next that is waited for and has not answered. */
+static bool next_silent(const tutti_comm *comm, struct awaited *at)
+{
+    while (next_awaited(comm, at)) {
+        if (!comm->peers[at->peer].waits)
+            return true;
+    }
+    return false;
+}
+
+/* What the log is told of a wait, once. */
+static void check_stall(tutti_comm *comm, uint64_t now)
+{
+    uint64_t waited_ms = (now - comm->idle_since_ns) / 1000000u;
+    struct awaited silent = {0};
+    char doing[192];
+    if (comm->settings.stall_ms == 0 || waited_ms < comm->settings.stall_ms ||
+        comm->late.told_ns == comm->idle_since_ns)
+        return;
+    if (!is_asking(comm)) {
+        ask(comm, comm->rank, 0, now);
+    } else if (asked_ms(comm, now) >= answer_ms(comm)) {
+        comm->late.told_ns = comm->idle_since_ns;
+        if (next_silent(comm, &silent))
+            log_at(LOG_LEVEL_WARN, (int)comm->rank,
+                   "waits for %s to %s, %s, since %" PRIu64 " ms: that rank is late or stopped "
+                   "(TUTTI_STALL_MS; the wait ends after TUTTI_TIMEOUT_MS=%" PRIu64 ")",
+                   comm->names[silent.peer], silent.receives ? "send" : "receive",
+                   comm_doing(comm, doing, sizeof doing), waited_ms, comm->settings.timeout_ms);
+    }
+}
+
 void comm_check_timeout(tutti_comm *comm, uint64_t now)
 {
     uint64_t limit_ms = comm->settings.timeout_ms;
-    bool is_up = (now - comm->idle_since_ns) / 1000000u >= limit_ms, any = true;
-    struct awaited at = {0};
-    if (comm->failed != TUTTI_OK || (!is_up && !is_asking(comm)))
+    bool is_up = (now - comm->idle_since_ns) / 1000000u >= limit_ms;
+    struct awaited first = {0}, silent = {0};
+    if (comm->failed != TUTTI_OK)
         return;
-    if (!next_awaited(comm, &at)) {
+    if (!is_up && !is_pressing(comm)) {
+        check_stall(comm, now);
+        return;
+    }
+    if (!next_awaited(comm, &first)) {
         if (is_up)
             fail_alone(comm);
         return;
     }
-    if (!is_asking(comm)) {
+    if (!is_pressing(comm)) {
         ask(comm, comm->rank, limit_ms, now);
         return;
     }
@@ -177,14 +228,10 @@ void comm_check_timeout(tutti_comm *comm, uint64_t now)
         comm->late.impatient = comm->rank;
         comm->late.limit_ms = limit_ms;
     }
-    /* Asked for another during this look, it was after its beginning. */
-    uint64_t asked_ns = comm->late.asked_ns;
-    uint64_t asked_ms = now > asked_ns ? (now - asked_ns) / 1000000u : 0;
-    struct awaited silent = at;
-    while (any && comm->peers[silent.peer].waits)
-        any = next_awaited(comm, &silent);
-    if (any && asked_ms >= answer_ms(comm))
+    if (!next_silent(comm, &silent)) {
+        if (is_up && asked_ms(comm, now) >= answer_ms(comm) + grace_ms(comm))
+            fail_of(comm, &first);
+    } else if (asked_ms(comm, now) >= answer_ms(comm)) {
         fail_of(comm, &silent);
-    else if (!any && is_up && asked_ms >= answer_ms(comm) + grace_ms(comm))
-        fail_of(comm, &at);
+    }
 }

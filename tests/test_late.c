@@ -202,6 +202,47 @@ static void test_late_tells_of_ranks_that_wait_for_each_other(void)
     over_all(4, wait_for_each_other);
 }
 
+/* Rank 2 is late, but comes. The log of all has one line, of the rank that waits for it. */
+static int wait_for_a_while(tutti_comm *comm, int rank, int size, void *context)
+{
+    int value = 7, lines = 0, wrong = meet(comm, rank, size);
+    char line[1024];
+    const char *path = context;
+    if (rank == size - 1)
+        usleep(1200000);
+    else
+        wrong += WORLD_OK(tutti_recv(&value, 1, TUTTI_INT32, rank + 1, comm));
+    if (rank > 0)
+        wrong += WORLD_OK(tutti_send(&value, 1, TUTTI_INT32, rank - 1, comm));
+    wrong += WORLD_OK(tutti_barrier(comm));
+    FILE *file = rank == 0 ? fopen(path, "r") : NULL;
+    while (file && fgets(line, sizeof line, file)) {
+        lines++;
+        wrong += world_check(rank,
+                             strstr(line, " rank 1] warn") && strstr(line, "waits for rank 2 (") &&
+                                 strstr(line, "that rank is late or stopped"),
+                             "%s", line);
+    }
+    if (file)
+        fclose(file);
+    return wrong + world_check(rank, lines == (rank == 0), "%d lines", lines);
+}
+
+static void test_late_is_told_to_the_log(void)
+{
+    static const char *const transports[] = {"TUTTI_TRANSPORTS=shm", "TUTTI_TRANSPORTS=tcp"};
+    for (int i = 0; i < 2; i++) {
+        char path[] = "/tmp/tutti_test_late_XXXXXX", setting[64];
+        const char *const settings[] = {"TUTTI_STALL_MS=300", transports[i], setting, NULL};
+        int fd = mkstemp(path);
+        CU_ASSERT_FATAL(fd >= 0);
+        close(fd);
+        snprintf(setting, sizeof setting, "TUTTI_LOG_FILE=%s", path);
+        run(WORLD_PROCESSES, 3, settings, wait_for_a_while, path);
+        unlink(path);
+    }
+}
+
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
@@ -213,6 +254,7 @@ int main(int argc, char **argv)
         {"is_who_only_asks", test_late_is_who_only_asks},
         {"tells_of_ranks_that_wait_for_each_other",
          test_late_tells_of_ranks_that_wait_for_each_other},
+        {"is_told_to_the_log", test_late_is_told_to_the_log},
     };
     return suite_run("late", tests, sizeof tests / sizeof *tests, argc, argv);
 }
