@@ -227,7 +227,9 @@ void operation_release(struct operation *operation);
 /* Keeps the first failure, tells the peers, ends every operation. Returns the kept status. */
 tutti_status comm_fail(tutti_comm *comm, tutti_status status, uint32_t culprit,
                        const char *sentence);
-/* A transfer ended with an error: finds the best reason, then comm_fail. */
+/* A transfer that was under way ended with an error: finds the best reason, then comm_fail. */
+tutti_status comm_fail_ended(tutti_comm *comm, const struct xfer *xfer);
+/* The same for one that could not be posted; the thread's sentence says why. */
 tutti_status comm_fail_xfer(tutti_comm *comm, const struct xfer *xfer);
 /* Looks at the transports' events; true when it stopped at one, so that there may be more. */
 bool comm_events(tutti_comm *comm);

@@ -247,11 +247,12 @@ bool comm_events(tutti_comm *comm)
 }
 
 /* A link is down, says text, unless a peer has told the cause by now. */
-static tutti_status fail_by_link(tutti_comm *comm, uint32_t peer, const char *text)
+static tutti_status fail_by_link(tutti_comm *comm, uint32_t peer, tutti_status status,
+                                 const char *text)
 {
     while (comm->failed == TUTTI_OK && comm_events(comm))
         ;
-    return comm_fail(comm, TUTTI_ERR_PEER, peer, text);
+    return comm_fail(comm, status, peer, text);
 }
 
 const char *comm_doing(const tutti_comm *comm, char *text, size_t len)
@@ -288,19 +289,24 @@ static tutti_status fail_broken_link(tutti_comm *comm, uint32_t peer, tutti_stat
     else
         snprintf(text, sizeof text, "%s is lost: %s (%s)", comm->names[peer], status_text(status),
                  now_doing);
-    return fail_by_link(comm, peer, text);
+    return fail_by_link(comm, peer, status, text);
+}
+
+tutti_status comm_fail_ended(tutti_comm *comm, const struct xfer *xfer)
+{
+    if (comm->failed != TUTTI_OK)
+        return comm_error(comm);
+    if (xfer->status != TUTTI_ERR_MISMATCH)
+        return fail_broken_link(comm, xfer->peer, xfer->status);
+    fail_mismatch(comm, xfer->peer, xfer->tag, &xfer->seen, xfer->len, xfer->seen_len);
+    return comm_error(comm);
 }
 
 tutti_status comm_fail_xfer(tutti_comm *comm, const struct xfer *xfer)
 {
-    if (comm->failed != TUTTI_OK)
-        return comm_error(comm);
-    if (xfer->status == TUTTI_ERR_MISMATCH) {
-        fail_mismatch(comm, xfer->peer, xfer->tag, &xfer->seen, xfer->len, xfer->seen_len);
-        return comm_error(comm);
-    }
-    if (xfer->status == TUTTI_ERR_PEER)
-        return fail_broken_link(comm, xfer->peer, xfer->status);
+    if (comm->failed != TUTTI_OK || xfer->status == TUTTI_ERR_PEER ||
+        xfer->status == TUTTI_ERR_MISMATCH)
+        return comm_fail_ended(comm, xfer);
     char text[SENTENCE_MAX];
     snprintf(text, sizeof text, "transfer with %s failed: %.300s", comm->names[xfer->peer],
              status_sentence()[0] ? status_sentence() : status_text(xfer->status));
@@ -350,7 +356,7 @@ void comm_ask(tutti_comm *comm)
     if (comm->failed == TUTTI_OK && comm->down_peer != NO_RANK && is_idle(comm)) {
         char text[SENTENCE_MAX];
         memcpy(text, comm->down_sentence, sizeof text);
-        fail_by_link(comm, comm->down_peer, text);
+        fail_by_link(comm, comm->down_peer, TUTTI_ERR_PEER, text);
     }
     comm_leave(comm);
 }

@@ -402,7 +402,7 @@ static bool take_finished(tutti_comm *comm, struct xfer *list)
         list = list->next;
         tutti_status status = xfer->xfer.status;
         if (status != TUTTI_OK) {
-            comm_fail_xfer(comm, &xfer->xfer);
+            comm_fail_ended(comm, &xfer->xfer);
             return true;
         }
         if (xfer->owner) {

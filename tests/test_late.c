@@ -243,6 +243,30 @@ static void test_late_is_told_to_the_log(void)
     }
 }
 
+/* A rank that comes late to the very first operation: links are not made yet. */
+static int begin_late(tutti_comm *comm, int rank, int size, void *context)
+{
+    int value = 1, total = 0, wrong = 0;
+    if (rank == *(int *)context)
+        usleep(1500000);
+    wrong += WORLD_OK(tutti_allreduce(&value, &total, 1, TUTTI_INT32, TUTTI_SUM, comm));
+    return wrong + world_check(rank, total == size, "%d", total);
+}
+
+static void test_late_may_be_the_first_call(void)
+{
+    static const char *const hurry[] = {"TUTTI_CONNECT_TIMEOUT_MS=400", NULL};
+    static const char *const over[][4] = {
+        {"TUTTI_CONNECT_TIMEOUT_MS=400", "TUTTI_TRANSPORTS=shm", NULL},
+        {"TUTTI_CONNECT_TIMEOUT_MS=400", "TUTTI_TRANSPORTS=tcp", NULL},
+        {"TUTTI_CONNECT_TIMEOUT_MS=400", "TUTTI_TRANSPORTS=tcp", "TUTTI_LANES=3", NULL}};
+    for (int late = 0; late < 3; late++) {
+        run(WORLD_THREADS, 3, hurry, begin_late, &late);
+        for (int i = 0; i < 3; i++)
+            run(WORLD_PROCESSES, 3, over[i], begin_late, &late);
+    }
+}
+
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
@@ -255,6 +279,7 @@ int main(int argc, char **argv)
         {"tells_of_ranks_that_wait_for_each_other",
          test_late_tells_of_ranks_that_wait_for_each_other},
         {"is_told_to_the_log", test_late_is_told_to_the_log},
+        {"may_be_the_first_call", test_late_may_be_the_first_call},
     };
     return suite_run("late", tests, sizeof tests / sizeof *tests, argc, argv);
 }
