@@ -31,7 +31,9 @@ enum notice_kind {
     NOTICE_LEFT,   /* the sender destroyed its communicator */
     NOTICE_MEET,   /* comm_shrink.c: where the survivors meet */
     NOTICE_COMING, /* its answer */
-    NOTICE_ABSENT  /* culprit, status, text: nothing will come of the meeting */
+    NOTICE_ABSENT, /* culprit, status, text: nothing will come of the meeting */
+    NOTICE_ASK,    /* comm_late.c: does the receiver wait, too? culprit: whose time is up */
+    NOTICE_WAITS   /* it does. culprit: for whom; tag: in which call */
 };
 
 struct comm_peer {
@@ -45,6 +47,18 @@ struct comm_peer {
     uint32_t waiting_sends, waiting_recvs; /* in comm.p2p_waiting */
     struct notice *meet, *coming, *absent; /* its last of each kind; NULL: none */
     uint64_t met;                          /* the last meeting of it that this rank came to */
+    /* In comm_late.c: what it answered. */
+    bool waits;
+    uint32_t waits_for;
+    struct tag waits_in;
+};
+
+/* What this rank has asked those that it waits for (comm_late.c). */
+struct comm_late {
+    uint64_t asked_ns, idle_since_ns; /* when, 0: never; and in which wait */
+    uint32_t impatient;               /* whose time is up, and what that is; 0: nobody's is */
+    uint64_t limit_ms;
+    uint64_t told_ns; /* idle_since_ns of the last wait that the log was told of */
 };
 
 struct comm_op {
@@ -154,6 +168,7 @@ struct tutti_comm {
     struct comm_op *ops; /* [COMM_OPS_MAX], made at first use */
 
     uint64_t idle_polls, idle_since_ns, last_event_ns, spin_until_ns, clock_at_ticks;
+    struct comm_late late;
 
     struct settings settings;
     struct topology topology;
@@ -168,6 +183,11 @@ struct tutti_comm {
 
 /* comm_shrink.c: keeps a notice of its kinds. */
 void comm_shrink_notice(tutti_comm *comm, uint32_t peer, const struct notice *notice);
+
+/* comm_late.c: takes a notice of its kinds. */
+void comm_late_notice(tutti_comm *comm, uint32_t peer, const struct notice *notice);
+/* Fails a communicator in which nothing has moved for the limit; looks for who is at fault. */
+void comm_check_timeout(tutti_comm *comm, uint64_t now);
 
 /* comm_build.c */
 /* Takes nothing; the bootstrap stays the caller's. */
@@ -186,6 +206,8 @@ struct settings comm_plan_settings(const tutti_comm *comm, const struct call *ca
 extern atomic_uint comm_forks; /* forks seen by this process: a child's value differs */
 
 /* comm_wait.c: waiting and progress */
+/* How many times longer than for a rank that has its core alone things may take. */
+unsigned comm_crowd(const tutti_comm *comm);
 /* One look at the transports; moves the queue. Never blocks. */
 bool comm_progress(tutti_comm *comm); /* true if anything ended */
 /* To be called after a comm_progress that moved nothing: spins, yields, naps; on the way looks at
@@ -206,7 +228,9 @@ void operation_release(struct operation *operation);
 /* Keeps the first failure, tells the peers, ends every operation. Returns the kept status. */
 tutti_status comm_fail(tutti_comm *comm, tutti_status status, uint32_t culprit,
                        const char *sentence);
-/* A transfer ended with an error: finds the best reason, then comm_fail. */
+/* A transfer that was under way ended with an error: finds the best reason, then comm_fail. */
+tutti_status comm_fail_ended(tutti_comm *comm, const struct xfer *xfer);
+/* The same for one that could not be posted; the thread's sentence says why. */
 tutti_status comm_fail_xfer(tutti_comm *comm, const struct xfer *xfer);
 /* Looks at the transports' events; true when it stopped at one, so that there may be more. */
 bool comm_events(tutti_comm *comm);
@@ -215,7 +239,8 @@ bool comm_events(tutti_comm *comm);
 void comm_ask(tutti_comm *comm);
 /* Whether another thread has ended it; fails it if so. */
 bool comm_check_abort(tutti_comm *comm);
-void comm_check_timeout(tutti_comm *comm, uint64_t waited_ns);
+/* What this rank is inside of: "in allreduce(...), operation 3". */
+const char *comm_doing(const tutti_comm *comm, char *text, size_t len);
 tutti_status comm_error(const tutti_comm *comm); /* sets the thread's sentence to the kept one */
 
 /* Becomes the one thread inside; false if another is and stays. */

@@ -3,7 +3,6 @@
  * for one that failed. A broken link is only a symptom: before it becomes the error, the
  * notices of the peer that left are read for up to REASON_MS, since they were sent before the link
  * went down and name the cause, and those of all others that have come. */
-#include <inttypes.h>
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
@@ -228,6 +227,8 @@ bool comm_events(tutti_comm *comm)
                 unexpected(comm, &event);
             } else if (event.notice.kind == NOTICE_LEFT) {
                 comm->peers[event.peer].left = true;
+            } else if (event.notice.kind == NOTICE_ASK || event.notice.kind == NOTICE_WAITS) {
+                comm_late_notice(comm, event.peer, &event.notice);
             } else if (event.notice.kind != NOTICE_FAILED) {
                 comm_shrink_notice(comm, event.peer, &event.notice);
             } else {
@@ -246,14 +247,15 @@ bool comm_events(tutti_comm *comm)
 }
 
 /* A link is down, says text, unless a peer has told the cause by now. */
-static tutti_status fail_by_link(tutti_comm *comm, uint32_t peer, const char *text)
+static tutti_status fail_by_link(tutti_comm *comm, uint32_t peer, tutti_status status,
+                                 const char *text)
 {
     while (comm->failed == TUTTI_OK && comm_events(comm))
         ;
-    return comm_fail(comm, TUTTI_ERR_PEER, peer, text);
+    return comm_fail(comm, status, peer, text);
 }
 
-static const char *doing(const tutti_comm *comm, char *text, size_t len)
+const char *comm_doing(const tutti_comm *comm, char *text, size_t len)
 {
     char inner[128];
     if (comm->running_call)
@@ -278,7 +280,7 @@ static tutti_status fail_broken_link(tutti_comm *comm, uint32_t peer, tutti_stat
             break;
         clock_sleep_us(200);
     }
-    doing(comm, now_doing, sizeof now_doing);
+    comm_doing(comm, now_doing, sizeof now_doing);
     if (comm->peers[peer].left)
         snprintf(text, sizeof text, "%s destroyed its communicator while %s still waits for it %s",
                  comm->names[peer], comm->names[comm->rank], now_doing);
@@ -287,19 +289,24 @@ static tutti_status fail_broken_link(tutti_comm *comm, uint32_t peer, tutti_stat
     else
         snprintf(text, sizeof text, "%s is lost: %s (%s)", comm->names[peer], status_text(status),
                  now_doing);
-    return fail_by_link(comm, peer, text);
+    return fail_by_link(comm, peer, status, text);
+}
+
+tutti_status comm_fail_ended(tutti_comm *comm, const struct xfer *xfer)
+{
+    if (comm->failed != TUTTI_OK)
+        return comm_error(comm);
+    if (xfer->status != TUTTI_ERR_MISMATCH)
+        return fail_broken_link(comm, xfer->peer, xfer->status);
+    fail_mismatch(comm, xfer->peer, xfer->tag, &xfer->seen, xfer->len, xfer->seen_len);
+    return comm_error(comm);
 }
 
 tutti_status comm_fail_xfer(tutti_comm *comm, const struct xfer *xfer)
 {
-    if (comm->failed != TUTTI_OK)
-        return comm_error(comm);
-    if (xfer->status == TUTTI_ERR_MISMATCH) {
-        fail_mismatch(comm, xfer->peer, xfer->tag, &xfer->seen, xfer->len, xfer->seen_len);
-        return comm_error(comm);
-    }
-    if (xfer->status == TUTTI_ERR_PEER)
-        return fail_broken_link(comm, xfer->peer, xfer->status);
+    if (comm->failed != TUTTI_OK || xfer->status == TUTTI_ERR_PEER ||
+        xfer->status == TUTTI_ERR_MISMATCH)
+        return comm_fail_ended(comm, xfer);
     char text[SENTENCE_MAX];
     snprintf(text, sizeof text, "transfer with %s failed: %.300s", comm->names[xfer->peer],
              status_sentence()[0] ? status_sentence() : status_text(xfer->status));
@@ -313,41 +320,6 @@ bool comm_check_abort(tutti_comm *comm)
         return false;
     comm_fail(comm, TUTTI_ERR_ABORTED, comm->rank, "");
     return true;
-}
-
-/* Who is waited for: the first link of the running program that has something posted. */
-static uint32_t awaited_peer(const tutti_comm *comm, bool *receives)
-{
-    const struct program *p = comm->running;
-    for (uint32_t l = 0; p && l < p->plan.schedule->link_count; l++) {
-        const struct exec_link *link = &p->links[l];
-        *receives = link->recv.posted > 0;
-        if (*receives || link->send.posted > 0)
-            return p->plan.schedule->links[l].peer;
-    }
-    *receives = comm->p2p_list && !comm->p2p_list->call.is_send;
-    return comm->p2p_list ? (uint32_t)comm->p2p_list->call.root : NO_RANK;
-}
-
-void comm_check_timeout(tutti_comm *comm, uint64_t waited_ns)
-{
-    uint64_t limit_ms = comm->settings.timeout_ms;
-    if (comm->failed != TUTTI_OK || waited_ns / 1000000u < limit_ms)
-        return;
-    char now_doing[192], text[SENTENCE_MAX];
-    bool receives;
-    uint32_t peer = awaited_peer(comm, &receives);
-    doing(comm, now_doing, sizeof now_doing);
-    if (peer == NO_RANK)
-        snprintf(text, sizeof text, "%s waited %" PRIu64 " ms %s", comm->names[comm->rank],
-                 limit_ms, now_doing);
-    else
-        snprintf(text, sizeof text,
-                 "%s waited %" PRIu64 " ms for %s to %s, %s: that rank is late, stopped or "
-                 "unreachable (TUTTI_TIMEOUT_MS sets the limit)",
-                 comm->names[comm->rank], limit_ms, comm->names[peer],
-                 receives ? "send" : "receive", now_doing);
-    comm_fail(comm, TUTTI_ERR_TIMEOUT, peer == NO_RANK ? comm->rank : peer, text);
 }
 
 bool comm_seize(tutti_comm *comm)
@@ -384,7 +356,7 @@ void comm_ask(tutti_comm *comm)
     if (comm->failed == TUTTI_OK && comm->down_peer != NO_RANK && is_idle(comm)) {
         char text[SENTENCE_MAX];
         memcpy(text, comm->down_sentence, sizeof text);
-        fail_by_link(comm, comm->down_peer, text);
+        fail_by_link(comm, comm->down_peer, TUTTI_ERR_PEER, text);
     }
     comm_leave(comm);
 }

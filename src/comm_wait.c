@@ -36,8 +36,7 @@ static inline void relax(void)
 #endif
 }
 
-/* How many times longer than for a rank that has its core alone. */
-static unsigned crowd(const tutti_comm *comm)
+unsigned comm_crowd(const tutti_comm *comm)
 {
     uint32_t ranks = comm->topology.max_ranks_per_core;
     return ranks < 1 ? 1 : ranks < CROWD_MAX ? ranks : CROWD_MAX;
@@ -60,7 +59,7 @@ static bool sleep_on_descriptor(tutti_comm *comm)
         return false;
     if (transport->ops->arm(transport)) {
         struct pollfd wait = {.fd = fd, .events = POLLIN};
-        unsigned ms = SLEEP_MS * crowd(comm);
+        unsigned ms = SLEEP_MS * comm_crowd(comm);
         poll(&wait, 1, (int)(ms < SLEEP_MAX_MS ? ms : SLEEP_MAX_MS));
     }
     return true;
@@ -70,7 +69,7 @@ static void look_around(tutti_comm *comm, uint64_t now)
 {
     comm->last_event_ns = now;
     comm_events(comm);
-    comm_check_timeout(comm, now - comm->idle_since_ns);
+    comm_check_timeout(comm, now);
 }
 
 void comm_idle(tutti_comm *comm)
@@ -99,20 +98,20 @@ void comm_idle(tutti_comm *comm)
         relax();
         return;
     }
-    if (now - comm->last_event_ns >= EVENT_PERIOD_NS * crowd(comm))
+    if (now - comm->last_event_ns >= EVENT_PERIOD_NS * comm_crowd(comm))
         look_around(comm, now);
     if (sleep_on_descriptor(comm))
         return;
-    if (now - comm->idle_since_ns < YIELD_NS * crowd(comm))
+    if (now - comm->idle_since_ns < YIELD_NS * comm_crowd(comm))
         sched_yield();
     else
-        clock_sleep_us(NAP_US * crowd(comm));
+        clock_sleep_us(NAP_US * comm_crowd(comm));
 }
 
 void comm_look(tutti_comm *comm)
 {
     uint64_t now = clock_ns();
-    if (now - comm->last_event_ns < EVENT_PERIOD_NS * crowd(comm))
+    if (now - comm->last_event_ns < EVENT_PERIOD_NS * comm_crowd(comm))
         return;
     if (comm->idle_since_ns == 0)
         comm->idle_since_ns = now;
@@ -403,7 +402,7 @@ static bool take_finished(tutti_comm *comm, struct xfer *list)
         list = list->next;
         tutti_status status = xfer->xfer.status;
         if (status != TUTTI_OK) {
-            comm_fail_xfer(comm, &xfer->xfer);
+            comm_fail_ended(comm, &xfer->xfer);
             return true;
         }
         if (xfer->owner) {

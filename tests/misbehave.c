@@ -1,8 +1,11 @@
 /* misbehave.c: one rank of a job in which rank 1 does something wrong; started once per rank by a
  * launcher or by tests/suites/netns.sh. Every other rank must get the right error, with the right
  * sentence, within 5 s.
- *     misbehave none|die|stop|count|type|op|coll */
+ *     misbehave none|die|count|type|op|coll
+ * or one in which some ranks cannot reach each other, which all must be told:
+ *     misbehave apart */
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -58,11 +61,13 @@ int main(int argc, char **argv)
     if (status == TUTTI_OK)
         status = tutti_barrier(comm);
     double took = seconds() - start;
+    bool apart = strcmp(how, "apart") == 0;
     tutti_status want = strcmp(how, "none") == 0  ? TUTTI_OK
                         : strcmp(how, "die") == 0 ? TUTTI_ERR_PEER
+                        : apart                   ? TUTTI_ERR_CONNECT
                                                   : TUTTI_ERR_MISMATCH;
-    int bad = status != want || took > 5 ||
-              (want != TUTTI_OK && !strstr(tutti_last_error(), "rank 1 (host "));
+    const char *says = apart ? "no connection to rank " : "rank 1 (host ";
+    int bad = status != want || took > 5 || (want != TUTTI_OK && !strstr(tutti_last_error(), says));
     printf("rank %d: %s after %.2f s: %s: %s\n", rank, bad ? "WRONG" : "right", took,
            tutti_status_string(status), status == TUTTI_OK ? "" : tutti_last_error());
     tutti_comm_destroy(comm);

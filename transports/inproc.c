@@ -24,7 +24,7 @@
 #include "base/check.h"
 #include "transports/local.h"
 
-#define MAILBOX_NOTICES 4    /* unread, per direction; the first ones tell the cause */
+#define MAILBOX_NOTICES 8    /* unread, per direction; a failure needs one or two */
 #define HALF_OPEN_LISTS 1024 /* hash lists of links that one end has made so far */
 #define POLLS_PER_CHECK 4096 /* polls between looks for closed peers, when event is not called */
 

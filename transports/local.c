@@ -40,6 +40,7 @@ void local_free(struct local *local)
     free(local->links);
     free(local->made);
     free(local->active);
+    free(local->notices);
 }
 
 tutti_status local_link_init(struct local *local, struct local_link *link, uint32_t peer)
@@ -52,8 +53,13 @@ tutti_status local_link_init(struct local *local, struct local_link *link, uint3
     struct local_link **made = realloc(local->made, links * sizeof *made);
     if (made)
         local->made = made;
+    struct local_notice *notices = realloc(local->notices, links * LOCAL_NOTICES * sizeof *notices);
+    if (notices) {
+        local->notices = notices;
+        local->notice_room = (uint32_t)links * LOCAL_NOTICES;
+    }
     link->lanes = calloc(lanes, sizeof *link->lanes);
-    if (!active || !made || !link->lanes)
+    if (!active || !made || !notices || !link->lanes)
         return fail(TUTTI_ERR_NOMEM, "no memory for the link to %s",
                     local->config->peer_names[peer]);
     link->peer = peer;

@@ -14,8 +14,8 @@
 
 extern const struct transport_ops inproc_ops, shm_ops;
 
-#define LOCAL_NOTICES_MAX 16 /* kept until asked for; one tells the cause, more are echoes */
-#define LOCAL_STEP_BYTES  (1u << 20) /* read in place per poll: ~0.1 ms, so aborts are seen */
+#define LOCAL_NOTICES    8 /* kept until asked for, for each link: a failure needs one or two */
+#define LOCAL_STEP_BYTES (1u << 20) /* read in place per poll: ~0.1 ms, so aborts are seen */
 
 struct local_link;
 
@@ -87,11 +87,11 @@ struct local {
     struct xfer *done, *done_last;
     struct transport_stats stats;
     uint32_t cursor; /* of the round of unexpected arrivals: index in made * lanes + lane */
-    uint32_t notice_first, notice_count;
+    uint32_t notice_first, notice_count, notice_room;
     struct local_notice {
         uint32_t peer;
         struct notice notice;
-    } notices[LOCAL_NOTICES_MAX];
+    } * notices; /* [notice_room], of which so many from the first are kept */
 };
 
 tutti_status local_init(struct local *local, const struct transport_ops *ops,

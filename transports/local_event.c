@@ -12,10 +12,14 @@ static bool arrived(const struct lane *lane)
 
 void local_notice_keep(struct local *local, uint32_t peer, const struct notice *notice)
 {
-    if (local->notice_count == LOCAL_NOTICES_MAX)
+    if (local->notice_count == local->notice_room)
         return;
-    struct local_notice *kept =
-        &local->notices[(local->notice_first + local->notice_count++) % LOCAL_NOTICES_MAX];
+    if (local->notice_first + local->notice_count == local->notice_room) {
+        memmove(local->notices, local->notices + local->notice_first,
+                local->notice_count * sizeof *local->notices);
+        local->notice_first = 0;
+    }
+    struct local_notice *kept = &local->notices[local->notice_first + local->notice_count++];
     kept->peer = peer;
     kept->notice = *notice;
     kept->notice.text[sizeof kept->notice.text - 1] = '\0';
@@ -47,8 +51,7 @@ bool local_event(struct local *local, bool restart, struct transport_event *even
     event->sentence[0] = '\0';
     if (local->notice_count > 0) {
         const struct local_notice *kept = &local->notices[local->notice_first];
-        local->notice_first = (local->notice_first + 1) % LOCAL_NOTICES_MAX;
-        local->notice_count--;
+        local->notice_first = --local->notice_count > 0 ? local->notice_first + 1 : 0;
         event->kind = TRANSPORT_EVENT_NOTICE;
         event->peer = kept->peer;
         event->notice = kept->notice;

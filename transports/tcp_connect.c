@@ -7,9 +7,11 @@
  *
  * Whose fault is silence? A full backlog, a rank that computes, a dead interface and a dead host
  * all look alike. An address that does not answer the SYN is left for the next one within
- * DIAL_MS; one that answered is given seconds. A listener that was there when the address was
- * handed out and now refuses belonged to a process that has ended: a few rounds of that end the
- * link early. The higher rank, which only waits, probes the dialer's listener for the same reason.
+ * DIAL_MS; one that answered is given seconds, and as often as it answers the connect timeout
+ * begins anew: who is there and silent is late, and how long that may last is not for this file to
+ * say. A listener that was there when the address was handed out and now refuses belonged to a
+ * process that has ended: a few rounds of that end the link early. The higher rank, which only
+ * waits, probes the dialer's listener for the same reasons.
  *
  * Invariant: a link is up on both sides over the same attempt, or on neither. */
 #include <errno.h>
@@ -381,6 +383,23 @@ static void adopt_hands(struct tcp_link *link)
         link_up(link);
 }
 
+/* The peer's host answers for a listener, though the peer itself is silent; or it begins. The
+ * higher rank looks only after a while. */
+static void sign_of_life(struct tcp_link *link, uint64_t now)
+{
+    link->give_up_ms =
+        now + link->tcp->config->settings->connect_timeout_ms + (dials(link) ? 0 : PROBE_MS);
+    link->cause[0] = '\0';
+}
+
+static bool is_connected(const struct tcp_link *link)
+{
+    bool connected = link->control.fd >= 0;
+    for (uint32_t i = 0; i < hand_count(link); i++)
+        connected |= link->hands[i].stage > TCP_STAGE_DIAL;
+    return connected;
+}
+
 /* Moves all hands of a link; the time of the next look goes to the timer. */
 static void service_hands(struct tcp_link *link, uint64_t now)
 {
@@ -392,6 +411,7 @@ static void service_hands(struct tcp_link *link, uint64_t now)
         tutti_status status = dial_advance(link, hand, i);
         if (status == TUTTI_OK && !dials(link)) {
             close_hands(link); /* the probe was answered: the dialer lives */
+            sign_of_life(link, now);
             link->act_ms = now + PROBE_MS;
             return;
         }
@@ -399,6 +419,8 @@ static void service_hands(struct tcp_link *link, uint64_t now)
             hand->deadline_ms = patient ? UINT64_MAX : now + doubled(PATIENCE_MS, link->round);
         if (status == TUTTI_IN_PROGRESS && now >= hand->deadline_ms) {
             char text[SOCK_TEXT_MAX];
+            if (!dialing)
+                sign_of_life(link, now);
             status = fail(TUTTI_ERR_CONNECT, "%s did not answer%s", sock_text(&hand->address, text),
                           dialing ? "" : " the handshake");
         }
@@ -418,13 +440,9 @@ static void give_up(struct tcp_link *link)
     const char *name = tcp_peer_name(link->tcp, link->peer);
     unsigned long long ms = link->tcp->config->settings->connect_timeout_ms;
     close_hands(link);
-    if (link->cause[0])
-        tcp_link_end(link, link->cause_status, "no connection to %s within %llu ms: %s", name, ms,
-                     link->cause);
-    else
-        tcp_link_end(link, TUTTI_ERR_CONNECT,
-                     "no connection to %s within %llu ms: it %s (TUTTI_CONNECT_TIMEOUT_MS)", name,
-                     ms, dials(link) ? "does not answer the handshake" : "has not dialed");
+    tcp_link_end(link, link->cause[0] ? link->cause_status : TUTTI_ERR_CONNECT,
+                 "no connection to %s within %llu ms%s%s (TUTTI_CONNECT_TIMEOUT_MS)", name, ms,
+                 link->cause[0] ? ": " : "", link->cause);
 }
 
 static void service_link(struct tcp_link *link, uint64_t now)
@@ -444,6 +462,8 @@ static void service_link(struct tcp_link *link, uint64_t now)
     }
     if (link->state != TCP_LINK_MAKING)
         return;
+    if (now >= link->give_up_ms && is_connected(link))
+        sign_of_life(link, now);
     if (now >= link->give_up_ms) {
         give_up(link);
         return;
@@ -465,7 +485,7 @@ void tcp_link_begin(struct tcp_link *link, const struct tcp_peer_address *addres
     memcpy(link->candidates, address->list, sizeof link->candidates);
     memcpy(link->nonce, address->nonce, sizeof link->nonce);
     link->candidate_count = address->count;
-    link->give_up_ms = now + link->tcp->config->settings->connect_timeout_ms;
+    sign_of_life(link, now);
     link->act_ms = dials(link) ? now : now + PROBE_MS;
     service_link(link, now);
 }

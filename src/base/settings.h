@@ -35,7 +35,10 @@
       "algorithm per collective: allreduce:ring,alltoall:bruck; empty: the planner chooses")       \
     X(U64, chunk, "CHUNK", 0, 0, 1u << 30, "bytes per pipelined piece; 0: the planner chooses")    \
     X(U64, lanes, "LANES", 0, 0, 7, "parallel lanes (sockets) per link; 0: the planner chooses")   \
-    X(U64, timeout_ms, "TIMEOUT_MS", 600000, 1, 86400000, "longest wait inside one operation")     \
+    X(U64, timeout_ms, "TIMEOUT_MS", 600000, 1, 86400000,                                          \
+      "longest wait inside one operation, until it is asked who is late")                          \
+    X(U64, stall_ms, "STALL_MS", 30000, 0, 86400000,                                               \
+      "wait after which the log says who is late, at level warn; 0: never")                        \
     X(U64, connect_timeout_ms, "CONNECT_TIMEOUT_MS", 30000, 10, 3600000,                           \
       "longest wait for ranks to meet and for links to be made")                                   \
     X(U64, spin_us, "SPIN_US", 50, 0, 1000000,                                                     \

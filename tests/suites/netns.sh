@@ -87,4 +87,8 @@ for how in none count type op coll; do
 done
 job "mixed transports: die" 10.99.0.1:7111 2 2 30 1 $build/tests/misbehave die
 job "3 hosts: die" 10.99.0.1:7112 3 2 30 1 $build/tests/misbehave die
+ip -n ${tag}2 route add unreachable 10.99.0.3/32
+job "2 hosts that cannot reach each other" 10.99.0.1:7113 3 1 30 none \
+    env TUTTI_FAMILY=ipv4 TUTTI_CONNECT_TIMEOUT_MS=2000 $build/tests/misbehave apart
+ip -n ${tag}2 route del unreachable 10.99.0.3/32
 finish

@@ -1,0 +1,285 @@
+/* test_late.c: whom ranks name that have waited too long: who is late, not those in between that
+ * wait themselves; and a ring of ranks that wait for each other. */
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "tests/world_suite.h"
+
+#define LIMIT_MS 700
+#define STAIR_MS 150 /* between the calls of two ranks */
+
+static const char *const over_any[] = {"TUTTI_TIMEOUT_MS=700", "TUTTI_ALGO=allreduce:ring", NULL};
+static const char *const over_shm[] = {"TUTTI_TIMEOUT_MS=700", "TUTTI_ALGO=allreduce:ring",
+                                       "TUTTI_TRANSPORTS=shm", NULL};
+static const char *const over_tcp[] = {"TUTTI_TIMEOUT_MS=700", "TUTTI_ALGO=allreduce:ring",
+                                       "TUTTI_TRANSPORTS=tcp", NULL};
+
+static void over_all(int size, world_fn *function)
+{
+    run(WORLD_THREADS, size, over_any, function, NULL);
+    run(WORLD_PROCESSES, size, over_shm, function, NULL);
+    run(WORLD_PROCESSES, size, over_tcp, function, NULL);
+}
+
+static int timed_out(int rank, tutti_status status, double since)
+{
+    double took = world_seconds() - since;
+    return world_check(rank, status == TUTTI_ERR_TIMEOUT, "%s: %s", tutti_status_string(status),
+                       tutti_last_error()) +
+           world_check(rank, took < 5 * WORLD_SLOW, "took %.1f s", took);
+}
+
+/* All name the last rank, which is late, as the one that is waited for. */
+static int name_the_last(int rank, int size, tutti_status status, double since)
+{
+    char name[64];
+    int wrong = timed_out(rank, status, since);
+    snprintf(name, sizeof name, "for rank %d (host ", size - 1);
+    wrong += world_says(rank, name);
+    wrong += world_says(rank, "that rank is late, stopped or unreachable");
+    world_tell();
+    return wrong;
+}
+
+/* All links are made before, so that only waiting is measured, and since a thread does not hear of
+ * one that it has not met. */
+static int meet(tutti_comm *comm, int rank, int size)
+{
+    int mine = rank, theirs, wrong = 0;
+    tutti_request *request;
+    for (int i = 1; i < size; i++) {
+        int to = (rank + i) % size, from = (rank + size - i) % size;
+        wrong += WORLD_OK(tutti_recv_start(&theirs, 1, TUTTI_INT32, from, comm, &request));
+        wrong += WORLD_OK(tutti_send(&mine, 1, TUTTI_INT32, to, comm));
+        wrong += WORLD_OK(tutti_wait(&request));
+    }
+    return wrong + WORLD_OK(tutti_barrier(comm));
+}
+
+/* Each rank waits for the next one; the first to wait is the farthest from who is late. */
+static int wait_in_a_chain(tutti_comm *comm, int rank, int size, void *context)
+{
+    int value, wrong = meet(comm, rank, size);
+    (void)context;
+    if (rank == size - 1)
+        return wrong + world_await(rank, size - 1);
+    usleep((unsigned)rank * STAIR_MS * 1000);
+    double since = world_seconds();
+    tutti_status status = tutti_recv(&value, 1, TUTTI_INT32, rank + 1, comm);
+    return wrong + name_the_last(rank, size, status, since);
+}
+
+static void test_late_names_the_end_of_a_chain(void)
+{
+    over_all(5, wait_in_a_chain);
+}
+
+/* In a ring each waits for the one before. The last is late. */
+static int wait_in_a_ring(tutti_comm *comm, int rank, int size, void *context)
+{
+    float values[100] = {0};
+    int wrong = meet(comm, rank, size);
+    (void)context;
+    if (rank == size - 1)
+        return wrong + world_await(rank, size - 1);
+    usleep((unsigned)(size - 2 - rank) * STAIR_MS * 1000);
+    double since = world_seconds();
+    tutti_status status = tutti_allreduce(values, values, 100, TUTTI_FLOAT32, TUTTI_SUM, comm);
+    return wrong + name_the_last(rank, size, status, since);
+}
+
+static void test_late_names_who_does_not_come_to_a_collective(void)
+{
+    over_all(4, wait_in_a_ring);
+}
+
+/* The one in the middle tests now and then instead of waiting inside. */
+static int wait_for_who_tests(tutti_comm *comm, int rank, int size, void *context)
+{
+    int value, done = 0, wrong = meet(comm, rank, size);
+    tutti_status status = TUTTI_OK;
+    tutti_request *request;
+    (void)context;
+    if (rank == size - 1)
+        return wrong + world_await(rank, size - 1);
+    double since = world_seconds();
+    if (rank == 0) {
+        status = tutti_recv(&value, 1, TUTTI_INT32, 1, comm);
+    } else {
+        usleep(STAIR_MS * 1000);
+        wrong += WORLD_OK(tutti_recv_start(&value, 1, TUTTI_INT32, 2, comm, &request));
+        while (status == TUTTI_OK && !done && world_seconds() - since < 10) {
+            status = tutti_test(&request, &done);
+            usleep(2000);
+        }
+    }
+    return wrong + name_the_last(rank, size, status, since);
+}
+
+static void test_late_hears_of_who_tests(void)
+{
+    over_all(3, wait_for_who_tests);
+}
+
+/* Rank 0, whose time is up first, waits for many, and looks so seldom that all their answers are
+ * there at once. */
+#define MANY 24
+
+static int wait_for_many(tutti_comm *comm, int rank, int size, void *context)
+{
+    int values[MANY], done = 0, wrong = meet(comm, rank, size);
+    tutti_request *requests[MANY] = {NULL};
+    tutti_status status = TUTTI_OK;
+    (void)context;
+    if (rank == size - 1)
+        return wrong + world_await(rank, size - 1);
+    usleep(rank > 0 ? 2 * STAIR_MS * 1000 : 0);
+    double since = world_seconds();
+    if (rank > 0) {
+        status = tutti_recv(values, 1, TUTTI_INT32, size - 1, comm);
+        return wrong + name_the_last(rank, size, status, since);
+    }
+    for (int r = 1; r < size - 1; r++)
+        wrong += WORLD_OK(tutti_recv_start(&values[r], 1, TUTTI_INT32, r, comm, &requests[r]));
+    while (status == TUTTI_OK && !done && world_seconds() - since < 10) {
+        status = tutti_test(&requests[1], &done);
+        usleep(50000);
+    }
+    wrong += name_the_last(rank, size, status, since);
+    for (int r = 2; r < size - 1; r++)
+        wrong += WORLD_TAKEN(tutti_wait(&requests[r]), TUTTI_ERR_TIMEOUT);
+    return wrong;
+}
+
+static void test_late_hears_of_many(void)
+{
+    over_all(MANY, wait_for_many);
+}
+
+/* Rank 1 has started a receive, but computes; that a thread of it asks after the communicator is
+ * no sign of it. */
+static int wait_for_who_computes(tutti_comm *comm, int rank, int size, void *context)
+{
+    int value, wrong = meet(comm, rank, size);
+    tutti_request *request;
+    (void)context;
+    if (rank == 2)
+        return wrong + world_await(rank, 2);
+    double since = world_seconds();
+    if (rank == 0) {
+        wrong += timed_out(rank, tutti_recv(&value, 1, TUTTI_INT32, 1, comm), since);
+        wrong += world_says(rank, "for rank 1 (host ");
+        world_tell();
+        return wrong + world_says(rank, "that rank is late");
+    }
+    wrong += WORLD_OK(tutti_recv_start(&value, 1, TUTTI_INT32, 2, comm, &request));
+    while (tutti_comm_status(comm) == TUTTI_OK && world_seconds() - since < 10)
+        usleep(1000);
+    world_tell();
+    return wrong + WORLD_TAKEN(tutti_wait(&request), TUTTI_ERR_TIMEOUT);
+}
+
+static void test_late_is_who_only_asks(void)
+{
+    over_all(3, wait_for_who_computes);
+}
+
+static int wait_for_each_other(tutti_comm *comm, int rank, int size, void *context)
+{
+    int value, wrong = meet(comm, rank, size);
+    (void)context;
+    usleep((unsigned)rank * STAIR_MS * 1000);
+    double since = world_seconds();
+    wrong += timed_out(rank, tutti_recv(&value, 1, TUTTI_INT32, (rank + 1) % size, comm), since);
+    wrong += world_says(rank, " waited 700 ms for rank ");
+    return wrong + world_says(rank, "so ranks wait for each other");
+}
+
+static void test_late_tells_of_ranks_that_wait_for_each_other(void)
+{
+    over_all(2, wait_for_each_other);
+    over_all(4, wait_for_each_other);
+}
+
+/* Rank 2 is late, but comes. The log of all has one line, of the rank that waits for it. */
+static int wait_for_a_while(tutti_comm *comm, int rank, int size, void *context)
+{
+    int value = 7, lines = 0, wrong = meet(comm, rank, size);
+    char line[1024];
+    const char *path = context;
+    if (rank == size - 1)
+        usleep(1200000);
+    else
+        wrong += WORLD_OK(tutti_recv(&value, 1, TUTTI_INT32, rank + 1, comm));
+    if (rank > 0)
+        wrong += WORLD_OK(tutti_send(&value, 1, TUTTI_INT32, rank - 1, comm));
+    wrong += WORLD_OK(tutti_barrier(comm));
+    FILE *file = rank == 0 ? fopen(path, "r") : NULL;
+    while (file && fgets(line, sizeof line, file)) {
+        lines++;
+        wrong += world_check(rank,
+                             strstr(line, " rank 1] warn") && strstr(line, "waits for rank 2 (") &&
+                                 strstr(line, "that rank is late or stopped"),
+                             "%s", line);
+    }
+    if (file)
+        fclose(file);
+    return wrong + world_check(rank, lines == (rank == 0), "%d lines", lines);
+}
+
+static void test_late_is_told_to_the_log(void)
+{
+    static const char *const transports[] = {"TUTTI_TRANSPORTS=shm", "TUTTI_TRANSPORTS=tcp"};
+    for (int i = 0; i < 2; i++) {
+        char path[] = "/tmp/tutti_test_late_XXXXXX", setting[64];
+        const char *const settings[] = {"TUTTI_STALL_MS=300", transports[i], setting, NULL};
+        int fd = mkstemp(path);
+        CU_ASSERT_FATAL(fd >= 0);
+        close(fd);
+        snprintf(setting, sizeof setting, "TUTTI_LOG_FILE=%s", path);
+        run(WORLD_PROCESSES, 3, settings, wait_for_a_while, path);
+        unlink(path);
+    }
+}
+
+/* A rank that comes late to the very first operation: links are not made yet. */
+static int begin_late(tutti_comm *comm, int rank, int size, void *context)
+{
+    int value = 1, total = 0, wrong = 0;
+    if (rank == *(int *)context)
+        usleep(1500000);
+    wrong += WORLD_OK(tutti_allreduce(&value, &total, 1, TUTTI_INT32, TUTTI_SUM, comm));
+    return wrong + world_check(rank, total == size, "%d", total);
+}
+
+static void test_late_may_be_the_first_call(void)
+{
+    static const char *const hurry[] = {"TUTTI_CONNECT_TIMEOUT_MS=400", NULL};
+    static const char *const over[][4] = {
+        {"TUTTI_CONNECT_TIMEOUT_MS=400", "TUTTI_TRANSPORTS=shm", NULL},
+        {"TUTTI_CONNECT_TIMEOUT_MS=400", "TUTTI_TRANSPORTS=tcp", NULL},
+        {"TUTTI_CONNECT_TIMEOUT_MS=400", "TUTTI_TRANSPORTS=tcp", "TUTTI_LANES=3", NULL}};
+    for (int late = 0; late < 3; late++) {
+        run(WORLD_THREADS, 3, hurry, begin_late, &late);
+        for (int i = 0; i < 3; i++)
+            run(WORLD_PROCESSES, 3, over[i], begin_late, &late);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    static const struct suite_test tests[] = {
+        {"names_the_end_of_a_chain", test_late_names_the_end_of_a_chain},
+        {"names_who_does_not_come_to_a_collective",
+         test_late_names_who_does_not_come_to_a_collective},
+        {"hears_of_who_tests", test_late_hears_of_who_tests},
+        {"hears_of_many", test_late_hears_of_many},
+        {"is_who_only_asks", test_late_is_who_only_asks},
+        {"tells_of_ranks_that_wait_for_each_other",
+         test_late_tells_of_ranks_that_wait_for_each_other},
+        {"is_told_to_the_log", test_late_is_told_to_the_log},
+        {"may_be_the_first_call", test_late_may_be_the_first_call},
+    };
+    return suite_run("late", tests, sizeof tests / sizeof *tests, argc, argv);
+}
