@@ -361,6 +361,13 @@ tutti_status tutti_setting_get(const char *name, char *text, size_t len)
     return status == TUTTI_OK ? settings_get(&settings, name, text, len) : status;
 }
 
+tutti_status tutti_setting_default(const char *name, const char *value)
+{
+    if (!name || !value)
+        return fail(TUTTI_ERR_ARG, "tutti_setting_default: %s is NULL", name ? "value" : "name");
+    return settings_put_default(name, value);
+}
+
 void tutti_settings_log(void)
 {
     char value[SETTING_TEXT_MAX], line[2 * SETTING_TEXT_MAX];

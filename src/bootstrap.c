@@ -80,7 +80,7 @@ static tutti_status reason(const struct cancel *cancel, tutti_status status)
 tutti_status bootstrap_meet(const struct settings *settings, struct meeting *meeting, uint32_t rank,
                             uint32_t size, struct bootstrap **bootstrap)
 {
-    uint64_t deadline = clock_ms() + settings->connect_timeout_ms;
+    uint64_t deadline = clock_ms() + settings->meet_timeout_ms;
     tutti_status status = check_rank(rank, size);
     struct bootstrap *made = NULL;
     if (status == TUTTI_OK) {
@@ -92,7 +92,7 @@ tutti_status bootstrap_meet(const struct settings *settings, struct meeting *mee
             status = fail(TUTTI_ERR_NOMEM, "no memory for the rendezvous of %u ranks", size);
     }
     if (status == TUTTI_OK) {
-        made->timeout_ms = settings->connect_timeout_ms;
+        made->timeout_ms = settings->meet_timeout_ms;
         made->cancel = meeting->cancel;
         if (made->kind == BOOTSTRAP_ROOT)
             status = bootstrap_root_join(made, meeting, deadline);

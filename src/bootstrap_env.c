@@ -200,7 +200,7 @@ static tutti_status meet_at_host(const struct settings *settings, const char *ho
     meeting_set_key(settings, &meeting, NULL);
     if (size == 1)
         return bootstrap_meet(settings, &meeting, rank, size, bootstrap);
-    tutti_status status = resolve(host, 1, clock_ms() + settings->connect_timeout_ms, &address);
+    tutti_status status = resolve(host, 1, clock_ms() + settings->meet_timeout_ms, &address);
     if (status == TUTTI_OK)
         status = list_places(settings, &address, job, avoid, &meeting);
     if (status == TUTTI_OK && rank == 0) {
@@ -406,7 +406,7 @@ static tutti_status meet_by_launcher(const struct settings *settings, share_fn *
             encode('e', status_sentence(), strlen(status_sentence()), text);
         snprintf(sentence, sizeof sentence, "%s", status_sentence());
     }
-    tutti_status status = share(rank, text, clock_ms() + settings->connect_timeout_ms);
+    tutti_status status = share(rank, text, clock_ms() + settings->meet_timeout_ms);
     if (status != TUTTI_OK)
         return status;
     if (made != TUTTI_OK) {

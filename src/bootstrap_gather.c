@@ -94,7 +94,7 @@ static tutti_status late_ranks(const struct collection *collection)
     seats_missing(collection->bootstrap, collection->done, missing, sizeof missing);
     return fail(TUTTI_ERR_CONNECT,
                 "%u of %u ranks came to the rendezvous but did not go on within %llu ms: %s; see "
-                "what they wait for, or raise TUTTI_CONNECT_TIMEOUT_MS",
+                "what they wait for, or raise TUTTI_MEET_TIMEOUT_MS",
                 collection->left, collection->bootstrap->size,
                 (unsigned long long)collection->bootstrap->timeout_ms, missing);
 }

@@ -73,7 +73,7 @@ static tutti_status ready(const struct pmi *pmi, short events, const char *doing
             return fail(TUTTI_ERR_CONNECT,
                         "the launcher (PMI_FD) did not answer \"%s\" in time: not all ranks made "
                         "their communicator; see that they run, or raise "
-                        "TUTTI_CONNECT_TIMEOUT_MS",
+                        "TUTTI_MEET_TIMEOUT_MS",
                         doing);
         if (errno != EINTR)
             return fail_errno(TUTTI_ERR_SYSTEM, "wait for the launcher (PMI_FD)");

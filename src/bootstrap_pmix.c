@@ -179,7 +179,7 @@ static tutti_status fence(unsigned use, uint64_t deadline_ms)
         return fail(TUTTI_ERR_CONNECT,
                     "rank %u waited for all ranks at the launcher's PMIx fence in vain: not all "
                     "made their communicator; see that they run, or raise "
-                    "TUTTI_CONNECT_TIMEOUT_MS",
+                    "TUTTI_MEET_TIMEOUT_MS",
                     pmix.me.rank);
     if (code != PMIX_SUCCESS)
         return fail(TUTTI_ERR_CONNECT, "PMIx_Fence: %s", pmix.error_string(code));

@@ -345,7 +345,7 @@ static tutti_status missing_ranks(const struct lobby *lobby)
                  lobby->last_refusal);
     return fail(TUTTI_ERR_CONNECT,
                 "%u of %u ranks did not come to the rendezvous within %llu ms: %s%s; see that they "
-                "run and can reach rank 0, or raise TUTTI_CONNECT_TIMEOUT_MS",
+                "run and can reach rank 0, or raise TUTTI_MEET_TIMEOUT_MS",
                 size - 1 - lobby->seated, size, (unsigned long long)lobby->bootstrap->timeout_ms,
                 missing, away);
 }

@@ -268,8 +268,8 @@ static tutti_status missing(const struct shrink *shrink, uint32_t p)
     const tutti_comm *comm = shrink->parent;
     return fail(TUTTI_ERR_TIMEOUT,
                 "shrink: %s did not come within %llu ms: every rank that is not "
-                "excluded must call it (TUTTI_CONNECT_TIMEOUT_MS sets the limit)",
-                comm->names[p], (unsigned long long)comm->settings.connect_timeout_ms);
+                "excluded must call it (TUTTI_MEET_TIMEOUT_MS sets the limit)",
+                comm->names[p], (unsigned long long)comm->settings.meet_timeout_ms);
 }
 
 static tutti_status call_all(struct shrink *shrink, const tutti_unique_id *id)
@@ -350,7 +350,7 @@ static tutti_status meet_as_root(struct shrink *shrink, struct settings *setting
     judge(shrink, call_all(shrink, &id));
     uint64_t now = clock_ms();
     bool time_left = shrink->deadline_ms > now + ROOT_MS;
-    settings->connect_timeout_ms = time_left ? shrink->deadline_ms - now : ROOT_MS;
+    settings->meet_timeout_ms = time_left ? shrink->deadline_ms - now : ROOT_MS;
     return bootstrap_from_id(settings, &id, 0, shrink->size, cancel, bootstrap);
 }
 
@@ -459,7 +459,7 @@ tutti_status tutti_comm_shrink_cancellable(tutti_comm *comm, const int *excluded
                             .cancel = cancel,
                             .culprit = comm->rank,
                             .members = calloc(comm->size, sizeof *shrink.members),
-                            .deadline_ms = clock_ms() + comm->settings.connect_timeout_ms};
+                            .deadline_ms = clock_ms() + comm->settings.meet_timeout_ms};
     if (!shrink.members)
         status = fail(TUTTI_ERR_NOMEM, "no memory to shrink a communicator");
     else

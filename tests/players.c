@@ -14,7 +14,7 @@ struct settings quick(uint64_t timeout_ms)
 {
     struct settings settings;
     settings_defaults(&settings);
-    settings.connect_timeout_ms = timeout_ms;
+    settings.meet_timeout_ms = timeout_ms;
     return settings;
 }
 
@@ -66,7 +66,8 @@ void *play(void *argument)
     if (player->status != TUTTI_OK)
         snprintf(player->sentence, sizeof player->sentence, "%s", status_sentence());
     bootstrap_free(bootstrap);
-    player->took_ms = clock_ms() - start;
+    player->ended_ms = clock_ms();
+    player->took_ms = player->ended_ms - start;
     return NULL;
 }
 

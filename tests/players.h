@@ -18,7 +18,7 @@ struct player {
     const int *cancel;
     tutti_status status;
     char sentence[SENTENCE_MAX];
-    uint64_t took_ms;
+    uint64_t took_ms, ended_ms;
     bool wrong;
 };
 

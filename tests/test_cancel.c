@@ -67,7 +67,7 @@ static int names(int rank, int quitter)
     return world_says(rank, name);
 }
 
-#define HURRY "TUTTI_CONNECT_TIMEOUT_MS=4000"
+#define HURRY "TUTTI_MEET_TIMEOUT_MS=4000"
 
 /* Each rank of `members` gives up in turn, while another is waited for, in a world of `size`. */
 static void scenes(int members, int size, bool used, world_fn *function)

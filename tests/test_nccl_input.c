@@ -184,7 +184,7 @@ static int strangers(void)
 
 static void test_nccl_input_is_refused(void)
 {
-    static const char *const hurry[] = {"TUTTI_CONNECT_TIMEOUT_MS=2000", NULL};
+    static const char *const hurry[] = {"TUTTI_MEET_TIMEOUT_MS=2000", NULL};
     nccl_world_run(WORLD_PROCESSES, 3, nccl_world_shm, bad_calls, NULL);
     nccl_world_run(WORLD_PROCESSES, 3, nccl_world_tcp, disagreeing, NULL);
     nccl_world_run(WORLD_THREADS, 3, hurry, disagreeing, NULL);
@@ -274,7 +274,7 @@ static void *ask_elsewhere(void *argument)
 
 static void test_nccl_input_last_error(void)
 {
-    static const char *const hurry[] = {"TUTTI_CONNECT_TIMEOUT_MS=1500", NULL};
+    static const char *const hurry[] = {"TUTTI_MEET_TIMEOUT_MS=1500", NULL};
     char text[1024] = "";
     pthread_t thread;
     ncclComm_t comm;

@@ -598,7 +598,7 @@ static int waiting_in_vain(tutti_comm *native, int rank, int size, void *context
 
 static void test_nccl_life_nonblocking(void)
 {
-    static const char *const hurry[] = {"TUTTI_CONNECT_TIMEOUT_MS=1000", NULL};
+    static const char *const hurry[] = {"TUTTI_MEET_TIMEOUT_MS=1000", NULL};
     nccl_world_run(WORLD_PROCESSES, 4, nccl_world_shm, nonblocking, NULL);
     nccl_world_run(WORLD_PROCESSES, 2, nccl_world_tcp, nonblocking, NULL);
     nccl_world_run(WORLD_THREADS, 4, NULL, nonblocking, NULL);

@@ -8,6 +8,7 @@
 
 #include "base/settings.h"
 #include "tests/suite.h"
+#include "tutti/tutti.h"
 
 extern char **environ;
 
@@ -64,7 +65,7 @@ static void test_settings_one_by_one(void)
     for (; (name = settings_name(count)) != NULL; count++)
         CU_ASSERT_EQUAL(settings_get(&settings, name, text, sizeof text), TUTTI_OK);
     CU_ASSERT(count > 40);
-    CU_ASSERT_STRING_EQUAL(settings_name(count - 1), "NCCL_DEBUG");
+    CU_ASSERT_STRING_EQUAL(settings_name(count - 1), "NCCL_SOCKET_IFNAME");
     CU_ASSERT_EQUAL(settings_set(&settings, "CHUNK", "64K"), TUTTI_OK);
     CU_ASSERT_EQUAL(settings_get(&settings, "TUTTI_CHUNK", text, sizeof text), TUTTI_OK);
     CU_ASSERT_STRING_EQUAL(text, "65536");
@@ -289,6 +290,43 @@ static void test_settings_print_shows_every_row_but_no_secret(void)
     CU_ASSERT_EQUAL(settings_print(&settings, NULL, 0), len);
 }
 
+static void test_settings_defaults_may_be_replaced(void)
+{
+    struct settings settings;
+    char text[64];
+    CU_ASSERT_EQUAL(tutti_setting_default("TUTTI_CHUNK", "2K"), TUTTI_OK);
+    CU_ASSERT_EQUAL(tutti_setting_default("TUTTI_ALGO", "allreduce:ring"), TUTTI_OK);
+    settings_defaults(&settings);
+    CU_ASSERT_EQUAL(settings.chunk, 2048);
+    CU_ASSERT_STRING_EQUAL(settings.algo, "allreduce:ring");
+    CU_ASSERT_EQUAL(tutti_setting_default("TUTTI_CHUNK", "0"), TUTTI_OK);
+    CU_ASSERT_EQUAL(tutti_setting_default("TUTTI_ALGO", ""), TUTTI_OK);
+    setenv("TUTTI_LANES", "3", 1);
+    CU_ASSERT_EQUAL(tutti_setting_default("TUTTI_LANES", "5"), TUTTI_OK);
+    CU_ASSERT_EQUAL(tutti_setting_get("TUTTI_LANES", text, sizeof text), TUTTI_OK);
+    CU_ASSERT_STRING_EQUAL(text, "3");
+    unsetenv("TUTTI_LANES");
+    CU_ASSERT_EQUAL(tutti_setting_get("TUTTI_LANES", text, sizeof text), TUTTI_OK);
+    CU_ASSERT_STRING_EQUAL(text, "5");
+    CU_ASSERT_EQUAL(tutti_setting_default("TUTTI_LANES", "99"), TUTTI_ERR_SETTING);
+    CU_ASSERT_EQUAL(tutti_setting_default("TUTTI_LANES", "0"), TUTTI_OK);
+    CU_ASSERT_EQUAL(tutti_setting_default("TUTTI_NOTHING", "0"), TUTTI_ERR_ARG);
+    CU_ASSERT_EQUAL(tutti_setting_default("LANES", "0"), TUTTI_ERR_ARG);
+    CU_ASSERT_EQUAL(tutti_setting_default(NULL, "0"), TUTTI_ERR_ARG);
+    CU_ASSERT_EQUAL(tutti_setting_default("TUTTI_LANES", NULL), TUTTI_ERR_ARG);
+}
+
+static void test_settings_patterns(void)
+{
+    CU_ASSERT_TRUE(settings_pattern("eth0", 4, "eth0"));
+    CU_ASSERT_FALSE(settings_pattern("eth0", 3, "eth0"));
+    CU_ASSERT_FALSE(settings_pattern("eth", 3, "eth0"));
+    CU_ASSERT_TRUE(settings_pattern("eth*", 4, "eth0"));
+    CU_ASSERT_TRUE(settings_pattern("eth0*", 5, "eth0"));
+    CU_ASSERT_TRUE(settings_pattern("*", 1, ""));
+    CU_ASSERT_FALSE(settings_pattern("", 0, "eth0"));
+}
+
 static void test_settings_launcher_variables_are_a_closed_list(void)
 {
     setenv("PMI_RANK", "5", 1);
@@ -322,6 +360,8 @@ static const struct suite_test tests[] = {
     {"settings_secret_comes_from_its_file", test_settings_secret_comes_from_its_file},
     {"settings_print_shows_every_row_but_no_secret",
      test_settings_print_shows_every_row_but_no_secret},
+    {"defaults_may_be_replaced", test_settings_defaults_may_be_replaced},
+    {"patterns", test_settings_patterns},
     {"settings_launcher_variables_are_a_closed_list",
      test_settings_launcher_variables_are_a_closed_list},
 };

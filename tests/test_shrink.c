@@ -94,7 +94,7 @@ static int shrinking_badly(tutti_comm *comm, int rank, int size, void *context)
 
 static void test_shrink_in_good_order(void)
 {
-    static const char *const hurry[] = {"TUTTI_CONNECT_TIMEOUT_MS=1500", NULL};
+    static const char *const hurry[] = {"TUTTI_MEET_TIMEOUT_MS=1500", NULL};
     run(WORLD_THREADS, 4, NULL, shrinking, NULL);
     run(WORLD_PROCESSES, 5, shm, shrinking, NULL);
     run(WORLD_PROCESSES, 3, tcp, shrinking, NULL);

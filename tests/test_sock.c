@@ -180,6 +180,42 @@ static void test_sock_interfaces_by_name_subnet_and_family(void)
     }
 }
 
+/* How many loopback addresses the setting leaves, and how many others. */
+static void count_interfaces(const char *setting, size_t *loops, size_t *others)
+{
+    struct settings settings = defaults();
+    struct sock_interface list[SOCK_INTERFACES_MAX];
+    size_t count = 0;
+    strcpy(settings.interface, setting);
+    *loops = *others = 0;
+    if (sock_interfaces(&settings, list, SOCK_INTERFACES_MAX, &count) != TUTTI_OK)
+        return;
+    for (size_t i = 0; i < count; i++)
+        ++*(list[i].loopback ? loops : others);
+}
+
+static void test_sock_interfaces_by_pattern(void)
+{
+    size_t loops, others, all_loops, all_others;
+    count_interfaces("*", &all_loops, &all_others);
+    CU_ASSERT_TRUE(all_loops > 0);
+    count_interfaces("l*", &loops, &others);
+    CU_ASSERT_TRUE(loops == all_loops && others < all_others + (all_others == 0));
+    count_interfaces("nosuch*,lo", &loops, &others); /* a pattern may find nothing, */
+    CU_ASSERT_TRUE(loops == all_loops && others == 0);
+    count_interfaces("nosuch*", &loops, &others); /* all of them may not */
+    CU_ASSERT_TRUE(loops + others == 0);
+    CU_ASSERT_PTR_NOT_NULL(strstr(status_sentence(), "TUTTI_INTERFACE=nosuch* matches no inter"));
+    count_interfaces("^l*", &loops, &others);
+    CU_ASSERT_TRUE(loops == 0 && others == all_others);
+    count_interfaces("^nosuch", &loops, &others); /* loopback goes where there is any other */
+    CU_ASSERT_TRUE(others == all_others && loops == (all_others ? 0 : all_loops));
+    count_interfaces("*,^127.0.0.0/8", &loops, &others);
+    CU_ASSERT_TRUE(others == all_others && loops < all_loops);
+    count_interfaces("lo,^lo", &loops, &others);
+    CU_ASSERT_TRUE(loops + others == 0);
+}
+
 static void test_sock_interfaces_unknown_name_lists_what_there_is(void)
 {
     static const char *const names[] = {"nosuch0", "240.0.0.0/8", "240.0.0.1/99", "127.0.0.1/",
@@ -562,6 +598,7 @@ static const struct suite_test tests[] = {
     {"sock_parse_refuses_garbage", test_sock_parse_refuses_garbage},
     {"sock_interfaces_can_be_bound", test_sock_interfaces_can_be_bound},
     {"sock_interfaces_by_name_subnet_and_family", test_sock_interfaces_by_name_subnet_and_family},
+    {"sock_interfaces_by_pattern", test_sock_interfaces_by_pattern},
     {"sock_interfaces_unknown_name_lists_what_there_is",
      test_sock_interfaces_unknown_name_lists_what_there_is},
     {"sock_interfaces_out_of_memory", test_sock_interfaces_out_of_memory},

@@ -88,7 +88,7 @@ TUTTI_API tutti_status tutti_unique_id_create(tutti_unique_id *id);
 TUTTI_API tutti_status tutti_unique_id_from_env(tutti_unique_id *id);
 
 /* tutti_comm_create: makes rank `rank` of a communicator of `size` ranks; collective, blocking,
- * bounded by TUTTI_CONNECT_TIMEOUT_MS. The caller owns *comm: tutti_comm_destroy.
+ * bounded by TUTTI_MEET_TIMEOUT_MS. The caller owns *comm: tutti_comm_destroy.
  * Ranks may be threads of one process.
  * Errors TUTTI_ERR_ARG, _SETTING, _CONNECT, _AUTH, _PROTOCOL, _NOMEM. */
 TUTTI_API tutti_status tutti_comm_create(int size, const tutti_unique_id *id, int rank,
@@ -120,7 +120,7 @@ TUTTI_API tutti_status tutti_comm_dup(tutti_comm *comm, tutti_comm **new_comm);
  * count     of them; 0 renews a failed communicator with all its ranks.
  * The survivor of the lowest rank opens a meeting place and tells the others over comm's links.
  * Errors TUTTI_ERR_ARG; TUTTI_ERR_MISMATCH when survivors name different sets; TUTTI_ERR_PEER,
- * _CONNECT, _TIMEOUT when one is dead, gives up or does not come within TUTTI_CONNECT_TIMEOUT_MS;
+ * _CONNECT, _TIMEOUT when one is dead, gives up or does not come within TUTTI_MEET_TIMEOUT_MS;
  * TUTTI_ERR_ABORTED when comm was aborted here, also while the call lasts. */
 TUTTI_API tutti_status tutti_comm_shrink(tutti_comm *comm, const int *excluded, size_t count,
                                          tutti_comm **new_comm);
@@ -411,6 +411,12 @@ TUTTI_API const char *tutti_setting_name(size_t index);
  * Errors TUTTI_ERR_ARG: there is no setting of that name; TUTTI_ERR_SETTING: the environment sets one
  * to what it may not be. */
 TUTTI_API tutti_status tutti_setting_get(const char *name, char *text, size_t len);
+
+/* tutti_setting_default: what a TUTTI_* setting is in this process from now on where the environment
+ * does not set it; for libraries that stand on this one. Any thread. The text is copied.
+ * Errors TUTTI_ERR_ARG: there is no setting of that name; TUTTI_ERR_SETTING: it may not be that;
+ * _NOMEM. */
+TUTTI_API tutti_status tutti_setting_default(const char *name, const char *value);
 
 /* tutti_settings_log: a line NAME=value of the log for each of them, unless TUTTI_LOG is none. */
 TUTTI_API void tutti_settings_log(void);

@@ -9,6 +9,7 @@
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -259,6 +260,10 @@ static const struct row *find_row(const char *name, size_t len)
     return NULL;
 }
 
+/* What stands in the place of defaults in this process; NULL: nothing. */
+static char *stand_ins[ROWS];
+static pthread_mutex_t stand_ins_lock = PTHREAD_MUTEX_INITIALIZER;
+
 void settings_defaults(struct settings *settings)
 {
     memset(settings, 0, sizeof *settings);
@@ -274,6 +279,39 @@ void settings_defaults(struct settings *settings)
             must(status == TUTTI_OK);
         }
     }
+    pthread_mutex_lock(&stand_ins_lock);
+    for (size_t i = 0; i < ROWS; i++) {
+        tutti_status status = stand_ins[i] ? set_row(settings, &rows[i], stand_ins[i]) : TUTTI_OK;
+        must(status == TUTTI_OK);
+    }
+    pthread_mutex_unlock(&stand_ins_lock);
+}
+
+tutti_status settings_put_default(const char *name, const char *text)
+{
+    struct settings tried;
+    bool ours = strncmp(name, PREFIX, PREFIX_LEN) == 0;
+    const struct row *row = ours ? find_row(name + PREFIX_LEN, strlen(name) - PREFIX_LEN) : NULL;
+    if (!row)
+        return fail(TUTTI_ERR_ARG, "there is no setting %.*s", SHOWN_MAX, name);
+    tutti_status status = set_row(&tried, row, text);
+    if (status != TUTTI_OK)
+        return status;
+    char *copy = strdup(text);
+    if (!copy)
+        return fail(TUTTI_ERR_NOMEM, "no memory for a default of %s", name);
+    pthread_mutex_lock(&stand_ins_lock);
+    free(stand_ins[row - rows]);
+    stand_ins[row - rows] = copy;
+    pthread_mutex_unlock(&stand_ins_lock);
+    return TUTTI_OK;
+}
+
+bool settings_pattern(const char *pattern, size_t len, const char *name)
+{
+    if (len > 0 && pattern[len - 1] == '*')
+        return strncmp(pattern, name, len - 1) == 0;
+    return strlen(name) == len && memcmp(pattern, name, len) == 0;
 }
 
 tutti_status settings_set(struct settings *settings, const char *name, const char *text)
@@ -455,8 +493,12 @@ size_t settings_print(const struct settings *settings, char *text, size_t len)
     return used;
 }
 
-/* Variables of another library that are honoured. */
-static const char *const honoured[] = {"NCCL_COMM_ID", "NCCL_DEBUG"};
+/* Variables of another library that are honoured by what stands in for it. */
+static const char *const honoured[] = {
+    "NCCL_COMM_ID",       "NCCL_DEBUG",        "NCCL_DEBUG_FILE",   "NCCL_IB_DISABLE",
+    "NCCL_IB_GID_INDEX",  "NCCL_IB_HCA",       "NCCL_IB_RETRY_CNT", "NCCL_IB_SL",
+    "NCCL_IB_TC",         "NCCL_IB_TIMEOUT",   "NCCL_P2P_DISABLE",  "NCCL_SHM_DISABLE",
+    "NCCL_SOCKET_FAMILY", "NCCL_SOCKET_IFNAME"};
 #define HONOURED (sizeof honoured / sizeof *honoured)
 
 const char *settings_name(size_t index)
@@ -501,13 +543,17 @@ const char *settings_launcher_variable(const char *name)
         "OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMIX_NAMESPACE", "PMIX_SERVER_URI2",
         "PMIX_SERVER_URI21", "PMIX_SERVER_URI3", "PMIX_SERVER_URI4", "PMI_RANK", "PMI_SIZE",
         "PMI_PORT", "PMI_FD", "MPI_LOCALRANKID", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_JOB_ID",
-        "SLURM_STEP_ID", "SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST", "NCCL_COMM_ID", "NCCL_DEBUG",
+        "SLURM_STEP_ID", "SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST",
         /* how a GPU's driver starts kernels */
         "CUDA_LAUNCH_BLOCKING",
         /* where files that outlive a process may be put */
         "HOME", "TMPDIR"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         if (strcmp(names[i], name) == 0)
+            return getenv(name);
+    }
+    for (size_t i = 0; i < HONOURED; i++) {
+        if (strcmp(honoured[i], name) == 0)
             return getenv(name);
     }
     must(!"a launcher variable that is not in the list");

@@ -24,7 +24,8 @@
       "job secret; peers must prove they know it (prefer TUTTI_SECRET_FILE)")                      \
     X(TEXT, secret_file, "SECRET_FILE", "", 0, 255, "file whose content is the job secret")        \
     X(TEXT, interface, "INTERFACE", "", 0, 255,                                                    \
-      "network interfaces by name (eth0,eth1) or subnet (10.0.0.0/8); empty: by reachability")     \
+      "network interfaces by name (eth0, eth*) or subnet (10.0.0.0/8), those not to use with ^ "   \
+      "before it, with commas; empty: by reachability")                                            \
     X(CHOICE, family, "FAMILY", "any", "any|ipv4|ipv6", 0, "address family of sockets")            \
     X(TEXT, ports, "PORTS", "", 0, 255, "lowest-highest port for every listening socket")          \
     X(TEXT, host_id, "HOST_ID", "", 0, 63,                                                         \
@@ -39,8 +40,10 @@
       "longest wait inside one operation, until it is asked who is late")                          \
     X(U64, stall_ms, "STALL_MS", 30000, 0, 86400000,                                               \
       "wait after which the log says who is late, at level warn; 0: never")                        \
+    X(U64, meet_timeout_ms, "MEET_TIMEOUT_MS", 300000, 10, 86400000,                               \
+      "longest wait for all ranks to come where they meet")                                        \
     X(U64, connect_timeout_ms, "CONNECT_TIMEOUT_MS", 30000, 10, 3600000,                           \
-      "longest wait for ranks to meet and for links to be made")                                   \
+      "how long the host of a peer may not answer when a link is made")                            \
     X(U64, spin_us, "SPIN_US", 50, 0, 1000000,                                                     \
       "busy wait before yielding; ranks that outnumber cores yield at once")                       \
     X(BOOL, cma, "CMA", true, 0, 1, "cross-memory attach for ordinary memory on one host")         \
@@ -66,7 +69,8 @@
     X(U64, hold_ms, "HOLD_MS", 60000, 0, 86400000,                                                 \
       "longest wait of streams for the abort of a failed communicator, where they wait (NCCL)")    \
     X(TEXT, verbs_device, "VERBS_DEVICE", "", 0, 255,                                              \
-      "RDMA ports to use, device or device:port, with commas; empty: all that are active")         \
+      "RDMA ports to use, device (mlx5_0, mlx5*) or device:port, those not to use with ^ before "  \
+      "it, with commas; empty: all that are active")                                               \
     X(U64, verbs_rails, "VERBS_RAILS", 4, 1, 4,                                                    \
       "RDMA ports used at most, each a rail of the link: the fastest, and of those the nearest")   \
     X(CHOICE, verbs_connect, "VERBS_CONNECT", "bootstrap", "bootstrap|cm", 0,                      \
@@ -120,6 +124,10 @@ void settings_defaults(struct settings *settings);
 tutti_status settings_port_range(const struct settings *settings, unsigned *low, unsigned *high);
 /* Sets one row by name from text, as the environment would. */
 tutti_status settings_set(struct settings *settings, const char *name, const char *text);
+/* See tutti_setting_default. */
+tutti_status settings_put_default(const char *name, const char *text);
+/* Whether the pattern (len bytes) is the name, or with a * at its end begins it. */
+bool settings_pattern(const char *pattern, size_t len, const char *name);
 /* See tutti_settings_print. */
 size_t settings_print(const struct settings *settings, char *text, size_t len);
 /* See tutti_setting_name and tutti_setting_get. */

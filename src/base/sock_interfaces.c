@@ -85,7 +85,7 @@ static bool term_matches(const char *term, const struct sock_interface *interfac
     int family;
     unsigned bits;
     if (!parse_subnet(term, bytes, &family, &bits))
-        return strcmp(term, interface->name) == 0;
+        return settings_pattern(term, strlen(term), interface->name);
     size_t len;
     const uint8_t *mine = address_bytes(&interface->address.storage, &len);
     if (interface->address.storage.ss_family != family)
@@ -199,39 +199,6 @@ static tutti_status no_match(const char *term, const struct candidate *list, siz
                 term, count > 0 ? there : "none");
 }
 
-/* Keeps the entries some term of TUTTI_INTERFACE names, in the order of the terms. */
-static tutti_status select_named(const char *setting, struct candidate *list, size_t *count)
-{
-    char copy[SETTING_TEXT_MAX], *rest = NULL;
-    struct candidate *kept = malloc(CANDIDATES_MAX * sizeof *kept);
-    if (!kept)
-        return fail(TUTTI_ERR_NOMEM, "no memory for %d interfaces", CANDIDATES_MAX);
-    size_t kept_count = 0;
-    bool taken[CANDIDATES_MAX] = {false};
-    tutti_status status = TUTTI_OK;
-    snprintf(copy, sizeof copy, "%s", setting);
-    for (char *term = strtok_r(copy, ", ", &rest); term; term = strtok_r(NULL, ", ", &rest)) {
-        bool matched = false;
-        for (size_t i = 0; i < *count; i++) {
-            if (!term_matches(term, &list[i].interface))
-                continue;
-            matched = true;
-            if (!taken[i])
-                kept[kept_count++] = list[i];
-            taken[i] = true;
-        }
-        if (!matched) {
-            status = no_match(term, list, *count);
-            goto free_kept;
-        }
-    }
-    memcpy(list, kept, kept_count * sizeof *list);
-    *count = kept_count;
-free_kept:
-    free(kept);
-    return status;
-}
-
 /* Peers elsewhere cannot reach a loopback address: it goes when there is any other. */
 static void drop_loopback(const struct candidate *list, size_t *count)
 {
@@ -239,6 +206,53 @@ static void drop_loopback(const struct candidate *list, size_t *count)
         while (list[*count - 1].interface.loopback)
             --*count;
     }
+}
+
+/* Keeps the entries some term of TUTTI_INTERFACE names, in the order of the terms, or all where
+ * none does, but those that a term with ^ names. */
+static tutti_status select_named(const char *setting, struct candidate *list, size_t *count)
+{
+    char copy[SETTING_TEXT_MAX], *rest = NULL;
+    struct candidate *kept = malloc(CANDIDATES_MAX * sizeof *kept);
+    if (!kept)
+        return fail(TUTTI_ERR_NOMEM, "no memory for %d interfaces", CANDIDATES_MAX);
+    size_t kept_count = 0, order[CANDIDATES_MAX], ordered = 0;
+    bool taken[CANDIDATES_MAX] = {false}, refused[CANDIDATES_MAX] = {false}, names = false;
+    tutti_status status = TUTTI_OK;
+    snprintf(copy, sizeof copy, "%s", setting);
+    for (char *term = strtok_r(copy, ", ", &rest); term; term = strtok_r(NULL, ", ", &rest)) {
+        bool against = *term == '^', matched = against || strchr(term, '*');
+        names |= !against;
+        for (size_t i = 0; i < *count; i++) {
+            if (!term_matches(term + against, &list[i].interface))
+                continue;
+            matched = true;
+            refused[i] |= against;
+            if (!against && !taken[i])
+                order[ordered++] = i;
+            taken[i] |= !against;
+        }
+        if (!matched) {
+            status = no_match(term, list, *count);
+            goto free_kept;
+        }
+    }
+    for (size_t i = 0; !names && i < *count; i++)
+        order[ordered++] = i;
+    for (size_t i = 0; i < ordered; i++) {
+        if (!refused[order[i]])
+            kept[kept_count++] = list[order[i]];
+    }
+    if (kept_count == 0 && *count > 0)
+        status = no_match(setting, list, *count);
+    else
+        memcpy(list, kept, kept_count * sizeof *list);
+    *count = kept_count;
+    if (!names)
+        drop_loopback(list, count);
+free_kept:
+    free(kept);
+    return status;
 }
 
 tutti_status sock_interfaces(const struct settings *settings, struct sock_interface *list,

@@ -153,6 +153,12 @@ tutti_status face_call_run(const struct face_call *call);
 /* Records its event, if it has one. */
 ncclResult_t face_call_record(const struct face_call *call);
 
+/* ---- settings (nccl_env.c) ---- */
+
+/* Before the library first looks at its settings: what programs that speak NCCL expect of them, and
+ * what the environment says in NCCL's words. */
+void face_settings(void);
+
 /* ---- types (nccl_coll.c) ---- */
 
 bool face_dtype(ncclDataType_t type, tutti_dtype *dtype);

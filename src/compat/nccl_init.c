@@ -15,6 +15,7 @@ NCCL_FACE(ncclResult_t, ncclGetUniqueId, (ncclUniqueId * uniqueId))
     tutti_unique_id id;
     if (!uniqueId)
         return face_fail(ncclInvalidArgument, "ncclGetUniqueId: uniqueId is NULL");
+    face_settings();
     ncclResult_t result = face_result(tutti_unique_id_from_env(&id));
     if (result == ncclSuccess)
         memcpy(uniqueId->internal, id.bytes, sizeof id.bytes);
@@ -26,6 +27,7 @@ NCCL_FACE(ncclResult_t, ncclGetUniqueId, (ncclUniqueId * uniqueId))
 static ncclResult_t init_rank(ncclComm_t *comm, int size, const ncclUniqueId *id, int rank,
                               bool blocking, int device)
 {
+    face_settings();
     struct job *job = calloc(1, sizeof *job);
     ncclComm_t made = face_comm_new(size, rank, blocking);
     if (!job || !made) {
@@ -132,6 +134,7 @@ NCCL_FACE(ncclResult_t, ncclCommInitAll, (ncclComm_t * comm, int ndev, const int
     tutti_unique_id made;
     ncclUniqueId id;
     ncclResult_t result = check_devices(comm, ndev, devlist);
+    face_settings();
     if (result == ncclSuccess)
         result = face_result(tutti_unique_id_create(&made));
     if (result != ncclSuccess)

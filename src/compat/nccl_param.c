@@ -40,6 +40,7 @@ static ncclResult_t read_value(ncclParamHandle_t handle, const void *out, const 
     if (!name)
         return face_fail(ncclInvalidArgument, "%s: the handle was not made by ncclParamBind",
                          caller);
+    face_settings();
     return face_result(tutti_setting_get(name, text, PARAM_TEXT_MAX));
 }
 
@@ -184,6 +185,7 @@ NCCL_FACE(ncclResult_t, ncclParamGetParameter, (const char *key, const char **va
         return face_fail(ncclInvalidArgument,
                          "%s: there is no parameter %.80s: ncclParamGetAllParameterKeys tells all",
                          caller, key);
+    face_settings();
     ncclResult_t result = face_result(tutti_setting_get(key, text, sizeof text));
     if (result == ncclSuccess) {
         *value = text;
@@ -208,5 +210,6 @@ NCCL_FACE(ncclResult_t, ncclParamGetAllParameterKeys, (const char ***table, int 
 
 NCCL_FACE(void, ncclParamDumpAll, (void))
 {
+    face_settings();
     tutti_settings_log();
 }

@@ -235,21 +235,25 @@ static enum choose_layer layer_of(const struct ibv_context *context,
     return attr->link_layer == IBV_LINK_LAYER_ETHERNET ? CHOOSE_LAYER_ETHERNET : CHOOSE_LAYER_IB;
 }
 
-/* Is "device" or "device:port" in the list of TUTTI_VERBS_DEVICE (empty: all)? */
+/* Is "device" or "device:port" in the list of TUTTI_VERBS_DEVICE (empty, or only terms with ^:
+ * all), and in no term with ^? */
 static bool allowed(const struct settings *settings, const char *device, unsigned port)
 {
     const char *at = settings->verbs_device;
-    size_t len = strlen(device);
-    if (!at[0])
-        return true;
+    bool named = false, names = false;
     for (; *at; at += strspn(at, ",")) {
-        size_t word = strcspn(at, ",");
-        if (word >= len && strncmp(at, device, len) == 0 &&
-            (word == len || (at[len] == ':' && strtoul(at + len + 1, NULL, 10) == port)))
-            return true;
+        bool against = *at == '^';
+        at += against;
+        size_t word = strcspn(at, ","), len = strcspn(at, ",:");
+        bool matches = settings_pattern(at, len, device) &&
+                       (len == word || strtoul(at + len + 1, NULL, 10) == port);
+        if (against && matches)
+            return false;
+        names |= !against;
+        named |= matches;
         at += word;
     }
-    return false;
+    return named || !names;
 }
 
 /* Looks at one port. TUTTI_OK: it serves. TUTTI_IN_PROGRESS: it does not, scan->why says why. */

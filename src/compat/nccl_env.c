@@ -1,0 +1,148 @@
+/* nccl_env.c: the settings behind the face. Programs that speak NCCL have watchdogs of their own
+ * and expect the library to wait: for ranks that come to their first collective after compiling for
+ * minutes, for one that saves a checkpoint for an hour. And clusters say in NCCL's variables which
+ * interfaces and adapters are to be used. Both stand in the place of defaults: what TUTTI_* says
+ * goes before it. */
+#include <ctype.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <unistd.h>
+
+#include "nccl_face.h"
+
+#define TEXT_MAX 1024
+
+/* A variable of NCCL, "" where it is not set. */
+static const char *variable(const char *name, char text[TEXT_MAX])
+{
+    if (tutti_setting_get(name, text, TEXT_MAX) != TUTTI_OK)
+        text[0] = '\0'; /* a TUTTI_* variable is wrong: the next call tells */
+    return text;
+}
+
+static void ignored(const char *name, const char *text, const char *why)
+{
+    char line[2 * TEXT_MAX];
+    snprintf(line, sizeof line, "%s=%.200s is ignored: %.600s", name, text, why);
+    tutti_log_failure(line);
+}
+
+static void put(const char *setting, const char *value, const char *name, const char *text)
+{
+    if (tutti_setting_default(setting, value) != TUTTI_OK)
+        ignored(name, text, tutti_last_error());
+}
+
+/* A list of beginnings of names, "eth,ib", or of whole names, "=eth0", or of what not to use,
+ * "^docker"; a name may be followed by a port, "mlx5_0:1". */
+static void put_names(const char *setting, const char *name)
+{
+    char text[TEXT_MAX], value[TEXT_MAX] = "";
+    const char *at = variable(name, text);
+    size_t used = 0;
+    bool against = *at == '^', whole;
+    at += against;
+    whole = *at == '=';
+    at += whole;
+    for (; *at; at += strspn(at, ",")) {
+        size_t word = strcspn(at, ","), len = strcspn(at, ",:");
+        if (word > 0 && used < sizeof value)
+            used += (size_t)snprintf(value + used, sizeof value - used, "%s%s%.*s%s%.*s",
+                                     used ? "," : "", against ? "^" : "", (int)len, at,
+                                     whole ? "" : "*", (int)(word - len), at + len);
+        at += word;
+    }
+    if (used > 0)
+        put(setting, value, name, text);
+}
+
+static void put_family(void)
+{
+    char text[TEXT_MAX];
+    const char *name = "NCCL_SOCKET_FAMILY", *family = variable(name, text);
+    if (strcmp(family, "AF_INET") == 0 || strcmp(family, "AF_INET6") == 0)
+        put("TUTTI_FAMILY", family[7] ? "ipv6" : "ipv4", name, text);
+    else if (family[0])
+        ignored(name, text, "expected AF_INET or AF_INET6");
+}
+
+static bool is_on(const char *name)
+{
+    char text[TEXT_MAX];
+    return strtol(variable(name, text), NULL, 10) != 0;
+}
+
+static void put_transports(void)
+{
+    bool shm = !is_on("NCCL_SHM_DISABLE"), ib = !is_on("NCCL_IB_DISABLE");
+    if (shm && ib)
+        return;
+    tutti_setting_default("TUTTI_TRANSPORTS", ib    ? "inproc,ib,roce,iwarp,tcp"
+                                              : shm ? "inproc,shm,tcp"
+                                                    : "inproc,tcp");
+}
+
+/* Their names alone differ. -1 and the like mean here, too, that nothing is asked for. */
+static void put_numbers(void)
+{
+    static const char *const same[][2] = {{"NCCL_IB_GID_INDEX", "TUTTI_VERBS_GID_INDEX"},
+                                          {"NCCL_IB_RETRY_CNT", "TUTTI_VERBS_RETRY"},
+                                          {"NCCL_IB_SL", "TUTTI_VERBS_SERVICE_LEVEL"},
+                                          {"NCCL_IB_TC", "TUTTI_VERBS_TRAFFIC_CLASS"},
+                                          {"NCCL_IB_TIMEOUT", "TUTTI_VERBS_TIMEOUT"}};
+    char text[TEXT_MAX];
+    for (size_t i = 0; i < sizeof same / sizeof *same; i++) {
+        const char *value = variable(same[i][0], text);
+        if (value[0] && value[0] != '-')
+            put(same[i][1], value, same[i][0], text);
+    }
+}
+
+/* %h stands for the host, %p for the process. */
+static void put_log_file(void)
+{
+    char text[TEXT_MAX], path[TEXT_MAX] = "", host[256] = "";
+    size_t used = 0;
+    gethostname(host, sizeof host - 1);
+    for (const char *at = variable("NCCL_DEBUG_FILE", text); *at && used < sizeof path; at++) {
+        char *end = path + used;
+        size_t room = sizeof path - used;
+        if (at[0] == '%' && (at[1] == 'h' || at[1] == 'p')) {
+            used += (size_t)(at[1] == 'h' ? snprintf(end, room, "%s", host)
+                                          : snprintf(end, room, "%ld", (long)getpid()));
+            at++;
+        } else {
+            used += (size_t)snprintf(end, room, "%c", *at);
+        }
+    }
+    if (used > 0 && strcmp(text, "stderr") != 0)
+        put("TUTTI_LOG_FILE", strcmp(text, "stdout") == 0 ? "/dev/stdout" : path, "NCCL_DEBUG_FILE",
+            text);
+}
+
+static void put_all(void)
+{
+    char text[TEXT_MAX];
+    const char *debug = variable("NCCL_DEBUG", text);
+    /* The program's own watchdog comes first; what nobody ends, ends in a day. */
+    tutti_setting_default("TUTTI_TIMEOUT_MS", "86400000");
+    tutti_setting_default("TUTTI_MEET_TIMEOUT_MS", "3600000");
+    if (strcasecmp(debug, "INFO") == 0 || strcasecmp(debug, "TRACE") == 0)
+        tutti_setting_default("TUTTI_LOG", toupper(debug[0]) == 'I' ? "info" : "debug");
+    if (is_on("NCCL_P2P_DISABLE"))
+        tutti_setting_default("TUTTI_CUDA_DIRECT", "no");
+    put_log_file();
+    put_names("TUTTI_INTERFACE", "NCCL_SOCKET_IFNAME");
+    put_names("TUTTI_VERBS_DEVICE", "NCCL_IB_HCA");
+    put_family();
+    put_transports();
+    put_numbers();
+}
+
+void face_settings(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, put_all);
+}

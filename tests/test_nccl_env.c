@@ -1,0 +1,128 @@
+/* test_nccl_env.c: what the environment says in NCCL's words, as the settings behind the face have
+ * it; read back as parameters, each in a process of its own, which reads its environment once. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "tests/nccl_world.h"
+
+struct said {
+    const char *variable; /* of NCCL */
+    const char *setting, *value;
+};
+
+static int check(int rank, const char *setting, const char *value)
+{
+    const char *text = "";
+    int len;
+    int wrong = OK(ncclParamGetParameter(setting, &text, &len));
+    return wrong + world_check(rank, strcmp(text, value) == 0, "%s is %s, expected %s", setting,
+                               text, value);
+}
+
+static int is(tutti_comm *native, int rank, int size, void *context)
+{
+    const struct said *said = context;
+    (void)native, (void)size;
+    return check(rank, said->setting, said->value);
+}
+
+static void test_nccl_env_becomes_settings(void)
+{
+    static const struct said all[] = {
+        {"NCCL_NOTHING=1", "TUTTI_TIMEOUT_MS", "86400000"},
+        {"NCCL_NOTHING=1", "TUTTI_MEET_TIMEOUT_MS", "3600000"},
+        {"NCCL_NOTHING=1", "TUTTI_INTERFACE", ""},
+        {"NCCL_NOTHING=1", "TUTTI_TRANSPORTS", "auto"},
+        {"NCCL_NOTHING=1", "TUTTI_CUDA_DIRECT", "yes"},
+        {"NCCL_DEBUG=INFO", "TUTTI_LOG", "info"},
+        {"NCCL_DEBUG=trace", "TUTTI_LOG", "debug"},
+        {"NCCL_DEBUG=WARN", "TUTTI_LOG", "warn"},
+        {"NCCL_SOCKET_IFNAME=eth,ib0", "TUTTI_INTERFACE", "eth*,ib0*"},
+        {"NCCL_SOCKET_IFNAME==eth1,ib0", "TUTTI_INTERFACE", "eth1,ib0"},
+        {"NCCL_SOCKET_IFNAME=^docker,lo", "TUTTI_INTERFACE", "^docker*,^lo*"},
+        {"NCCL_SOCKET_IFNAME=^=eth1", "TUTTI_INTERFACE", "^eth1"},
+        {"NCCL_SOCKET_IFNAME=,", "TUTTI_INTERFACE", ""},
+        {"NCCL_SOCKET_FAMILY=AF_INET6", "TUTTI_FAMILY", "ipv6"},
+        {"NCCL_SOCKET_FAMILY=AF_INET", "TUTTI_FAMILY", "ipv4"},
+        {"NCCL_SOCKET_FAMILY=IPX", "TUTTI_FAMILY", "any"},
+        {"NCCL_IB_HCA=mlx5_0:1,mlx5_3", "TUTTI_VERBS_DEVICE", "mlx5_0*:1,mlx5_3*"},
+        {"NCCL_IB_HCA=^=mlx5_2", "TUTTI_VERBS_DEVICE", "^mlx5_2"},
+        {"NCCL_IB_DISABLE=1", "TUTTI_TRANSPORTS", "inproc,shm,tcp"},
+        {"NCCL_IB_DISABLE=0", "TUTTI_TRANSPORTS", "auto"},
+        {"NCCL_SHM_DISABLE=1", "TUTTI_TRANSPORTS", "inproc,ib,roce,iwarp,tcp"},
+        {"NCCL_P2P_DISABLE=1", "TUTTI_CUDA_DIRECT", "no"},
+        {"NCCL_IB_GID_INDEX=3", "TUTTI_VERBS_GID_INDEX", "3"},
+        {"NCCL_IB_GID_INDEX=-1", "TUTTI_VERBS_GID_INDEX", "256"},
+        {"NCCL_IB_TIMEOUT=22", "TUTTI_VERBS_TIMEOUT", "22"},
+        {"NCCL_IB_TIMEOUT=99", "TUTTI_VERBS_TIMEOUT", "14"},
+        {"NCCL_IB_RETRY_CNT=7", "TUTTI_VERBS_RETRY", "7"},
+        {"NCCL_IB_SL=3", "TUTTI_VERBS_SERVICE_LEVEL", "3"},
+        {"NCCL_IB_TC=106", "TUTTI_VERBS_TRAFFIC_CLASS", "106"},
+    };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        const char *const settings[] = {all[i].variable, NULL};
+        nccl_world_run(WORLD_PROCESSES, 1, settings, is, (void *)&all[i]);
+    }
+}
+
+static int is_ours(tutti_comm *native, int rank, int size, void *context)
+{
+    (void)native, (void)size, (void)context;
+    return check(rank, "TUTTI_TIMEOUT_MS", "70000") + check(rank, "TUTTI_INTERFACE", "lo") +
+           check(rank, "TUTTI_TRANSPORTS", "tcp");
+}
+
+static void test_nccl_env_goes_behind_tuttis(void)
+{
+    static const char *const settings[] = {"TUTTI_TIMEOUT_MS=70000", "TUTTI_INTERFACE=lo",
+                                           "NCCL_SOCKET_IFNAME=^lo", "TUTTI_TRANSPORTS=tcp",
+                                           "NCCL_IB_DISABLE=1",      NULL};
+    nccl_world_run(WORLD_PROCESSES, 1, settings, is_ours, NULL);
+}
+
+/* What cannot be followed is a line of the log, where there is one. */
+static int complains(tutti_comm *native, int rank, int size, void *context)
+{
+    char path[] = "/tmp/tutti_test_env_XXXXXX", line[1024] = "", want[128], host[64] = "";
+    const char *asked = context, *part = "NCCL_IB_TIMEOUT=99 is ignored: TUTTI_VERBS_TIMEOUT=99 is";
+    int fd = mkstemp(path), lines = 0, wrong;
+    (void)native, (void)size;
+    fflush(stderr);
+    dup2(fd, STDERR_FILENO);
+    close(fd);
+    wrong = check(rank, "TUTTI_VERBS_TIMEOUT", "14");
+    FILE *file = fopen(path, "r");
+    while (file && fgets(line, sizeof line, file))
+        lines += strstr(line, part) != NULL;
+    if (file)
+        fclose(file);
+    unlink(path);
+    gethostname(host, sizeof host - 1);
+    snprintf(want, sizeof want, "/tmp/of.%s.%ld", host, (long)getpid());
+    wrong += check(rank, "TUTTI_LOG_FILE", want);
+    return wrong + world_check(rank, lines == (*asked == 'W'), "%d lines", lines);
+}
+
+static void test_nccl_env_complains_in_the_log(void)
+{
+    static const char *const asked[] = {"WARN", "VERSION"};
+    for (int i = 0; i < 2; i++) {
+        char debug[32];
+        const char *const settings[] = {"NCCL_IB_TIMEOUT=99", "NCCL_DEBUG_FILE=/tmp/of.%h.%p",
+                                        debug, NULL};
+        snprintf(debug, sizeof debug, "NCCL_DEBUG=%s", asked[i]);
+        nccl_world_run(WORLD_PROCESSES, 1, settings, complains, (void *)asked[i]);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    static const struct suite_test tests[] = {
+        {"becomes_settings", test_nccl_env_becomes_settings},
+        {"goes_behind_tuttis", test_nccl_env_goes_behind_tuttis},
+        {"complains_in_the_log", test_nccl_env_complains_in_the_log},
+    };
+    return suite_run("nccl_env", tests, sizeof tests / sizeof *tests, argc, argv);
+}
