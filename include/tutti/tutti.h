@@ -74,14 +74,16 @@ TUTTI_API size_t tutti_dtype_size(tutti_dtype dtype);
 
 /* ---- communicators -------------------------------------------------------------------------- */
 
-/* tutti_unique_id_create: called by one process, which must become rank 0; opens a listening
- * socket on the chosen interface that lives until the communicator exists (or the process ends).
- * Errors TUTTI_ERR_SYSTEM, TUTTI_ERR_SETTING. */
+/* tutti_unique_id_create: called by one process, which takes part in the communicator, with any
+ * rank or ranks; where it forks them, one is rank 0 or its own. Opens a listening socket on the
+ * chosen interface that lives until the communicator exists (or the process ends). The id makes one
+ * communicator. Errors TUTTI_ERR_SYSTEM, TUTTI_ERR_SETTING; TUTTI_ERR_NOMEM when 256 ids of this
+ * process wait for their use. */
 TUTTI_API tutti_status tutti_unique_id_create(tutti_unique_id *id);
 
 /* tutti_unique_id_from_env: as above, but where NCCL_COMM_ID=host:port ([ipv6]:port) is set the id
  * is of that address, and nothing is opened yet: every rank may make it itself, instead of being
- * given rank 0's, and rank 0 of the communicator, which runs on that host, listens there while it
+ * given another's, and rank 0 of the communicator, which runs on that host, listens there while it
  * is made. Such ids are all the same: one serves any number of communicators, one after the other.
  * Who joins proves the job secret (TUTTI_SECRET), as with TUTTI_RENDEZVOUS. Errors
  * TUTTI_ERR_SETTING, _CONNECT (the host is unknown), _SYSTEM. */

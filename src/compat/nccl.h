@@ -199,7 +199,7 @@ NCCL_CALL(void, ncclResetDebugInit, (void));
 
 /* ---- communicators --------------------------------------------------------------------------- */
 
-/* ncclGetUniqueId: called in the process of rank 0 (with NCCL_COMM_ID=host:port: of any).
+/* ncclGetUniqueId: called in the process of any one rank (with NCCL_COMM_ID=host:port: of each).
  * ncclCommInitRank: collective; in a group it waits in ncclGroupEnd, so that one thread can make
  * several ranks. ncclCommInitRankScalable: of several ids the first counts. ncclCommInitAll: ndev
  * ranks of this process; a device may be named more than once. */

@@ -180,7 +180,7 @@ NCCL_FACE(ncclResult_t, ncclCommInitRankConfig,
     return init_checked(comm, nranks, &commId, rank, config, "ncclCommInitRankConfig");
 }
 
-/* The rendezvous is a star in any case; the first id is rank 0's. */
+/* The rendezvous is a star in any case, whose root is in the process that made the first id. */
 NCCL_FACE(ncclResult_t, ncclCommInitRankScalable,
           (ncclComm_t * newcomm, int nranks, int myrank, int nId, ncclUniqueId *commIds,
            ncclConfig_t *config))
