@@ -98,12 +98,13 @@ static tutti_status look(void *context)
     if (comm->failed == TUTTI_OK)
         comm_progress(comm);
     comm_look_for_deaths(comm);
+    tutti_status status = hear(comm);
+    if (status != TUTTI_OK)
+        return status;
     if (comm->failed != TUTTI_OK)
         return comm_error(comm);
-    tutti_status status = hear(comm);
-    if (status == TUTTI_OK)
-        status_set_sentence(sentence);
-    return status;
+    status_set_sentence(sentence);
+    return TUTTI_OK;
 }
 
 /* ---- together ---------------------------------------------------------------------------------

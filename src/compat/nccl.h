@@ -222,6 +222,16 @@ NCCL_CALL(ncclResult_t, ncclCommShrink,
           (ncclComm_t comm, int *excludeRanksList, int excludeRanksCount, ncclComm_t *newcomm,
            ncclConfig_t *config, int shrinkFlags));
 
+/* ncclCommGrow: the ranks of comm, which keep their numbers, and new ranks form a communicator of
+ * nRanks. Collective: a rank of comm passes it and rank -1, and one of them the id that it asked for
+ * with ncclCommGetUniqueId, the others NULL; a new rank passes comm NULL, that id and its rank.
+ * config NULL: the parent's. An id serves once, and a communicator's next one is to be had when the
+ * last was passed. */
+NCCL_CALL(ncclResult_t, ncclCommGetUniqueId, (ncclComm_t comm, ncclUniqueId *uniqueId));
+NCCL_CALL(ncclResult_t, ncclCommGrow,
+          (ncclComm_t comm, int nRanks, const ncclUniqueId *uniqueId, int rank, ncclComm_t *newcomm,
+           ncclConfig_t *config));
+
 /* ncclCommFinalize: completes what was issued here; further operations are refused.
  * ncclCommDestroy: the same, then releases. ncclCommAbort: ends every wait, here and at the peers,
  * and releases. ncclCommRevoke: ends every wait; what remains can be split, shrunk, destroyed. */

@@ -45,8 +45,8 @@ fi
 
 # Those of the public header, then the host side of the device interface.
 names="AllGather AllReduce AlltoAll Bcast Broadcast CommAbort CommCount CommCuDevice CommDeregister
-    CommDestroy CommFinalize CommGetAsyncError CommInitAll CommInitRank CommInitRankConfig
-    CommInitRankScalable CommRegister CommRevoke CommShrink CommSplit CommUserRank
+    CommDestroy CommFinalize CommGetAsyncError CommGetUniqueId CommGrow CommInitAll CommInitRank
+    CommInitRankConfig CommInitRankScalable CommRegister CommRevoke CommShrink CommSplit CommUserRank
     CommWindowDeregister CommWindowRegister Gather GetErrorString GetLastError GetUniqueId GetVersion
     GroupEnd GroupSimulateEnd GroupStart MemAlloc MemFree Recv RedOpCreatePreMulSum RedOpDestroy
     Reduce ReduceScatter ResetDebugInit Scatter Send
@@ -80,7 +80,7 @@ no_driver_needed() {
     ! readelf -d "$so" | grep NEEDED | grep -E 'cuda|cudart|nvidia|libtutti'
 }
 
-try "exports: 52 weak names, 52 strong twins, one more" exports
+try "exports: 54 weak names, 54 strong twins, one more" exports
 try "SONAME is libnccl.so.2" soname
 try "no call of its own through the loader" not_through_the_loader
 try "needs no driver and no other library of the project" no_driver_needed
