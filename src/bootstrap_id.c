@@ -18,14 +18,11 @@
  * it there is no socket: rank 0 listens when it joins. */
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
 
-#include "base/clock.h"
 #include "base/log.h"
-#include "base/owned.h"
 #include "src/bootstrap_meet.h"
 
 #define ID_PLACES_MAX  4

@@ -87,7 +87,7 @@ struct tutti_comm {
     atomic_bool aborted;
     atomic_bool revoked;         /* aborted, but stays within its peers' reach */
     int ended;                   /* atomic: this rank has left for good, or wants to */
-    _Atomic(const int *) cancel; /* of a split or grow under way: it and the communicator end by it */
+    _Atomic(const int *) cancel; /* of a split or grow under way: both end by it */
     atomic_int busy;             /* a thread is inside; for abort and to refuse a second */
     _Atomic uint64_t asked_ns;   /* when comm_ask last looked */
     _Atomic tutti_status failed; /* TUTTI_OK while it works */
@@ -97,7 +97,8 @@ struct tutti_comm {
     uint32_t sequence; /* collectives issued */
     uint32_t meetings; /* called by this rank in comm_shrink.c */
     uint32_t grows;    /* begun */
-    struct notice *grow_failed; /* the first that came of the last grow that failed; NULL: none */
+    /* The first that came of the last grow that failed; NULL: none. */
+    struct notice *grow_failed;
 
     struct transport *transports[COMM_TRANSPORTS_MAX];
     const struct transport_ops *transport_ops[COMM_TRANSPORTS_MAX];
