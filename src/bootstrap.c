@@ -1,9 +1,10 @@
 /* bootstrap.c: the face of the rendezvous: what it is made of, the allgather's four forms, and the
  * things that the root's and the other ranks' halves share.
  *
- * The idea: a star. Every rank keeps one connection to rank 0, which relays. That is n descriptors
- * at the root and one elsewhere, no threads, and two messages per rank and allgather; the few
- * allgathers that a communicator needs while it is made cost more in system calls than in shape.
+ * The idea: a star. Every rank keeps one connection to the root, which relays. That is n
+ * descriptors at the root and one elsewhere, no threads, and two messages per rank and allgather;
+ * the few allgathers that a communicator needs while it is made cost more in system calls than in
+ * shape.
  *
  * Invariant: after any failed allgather the ranks may be out of step, so the bootstrap stays broken
  * and repeats the first sentence. */
@@ -41,7 +42,7 @@ void meeting_close_listeners(struct meeting *meeting)
 
 /* ---- making ---------------------------------------------------------------------------------- */
 
-static tutti_status check_rank(uint32_t rank, uint32_t size)
+tutti_status bootstrap_check_rank(uint32_t rank, uint32_t size)
 {
     if (size == 0 || rank >= size)
         return fail(TUTTI_ERR_ARG, "rank %u of %u ranks: the rank must be from 0 to size - 1", rank,
@@ -81,12 +82,12 @@ tutti_status bootstrap_meet(const struct settings *settings, struct meeting *mee
                             uint32_t size, struct bootstrap **bootstrap)
 {
     uint64_t deadline = clock_ms() + settings->meet_timeout_ms;
-    tutti_status status = check_rank(rank, size);
+    tutti_status status = bootstrap_check_rank(rank, size);
     struct bootstrap *made = NULL;
     if (status == TUTTI_OK) {
-        made = make(size == 1   ? BOOTSTRAP_ALONE
-                    : rank == 0 ? BOOTSTRAP_ROOT
-                                : BOOTSTRAP_LEAF,
+        made = make(size == 1                     ? BOOTSTRAP_ALONE
+                    : meeting->listener_count > 0 ? BOOTSTRAP_ROOT
+                                                  : BOOTSTRAP_LEAF,
                     rank, size);
         if (made == NULL)
             status = fail(TUTTI_ERR_NOMEM, "no memory for the rendezvous of %u ranks", size);
@@ -94,6 +95,8 @@ tutti_status bootstrap_meet(const struct settings *settings, struct meeting *mee
     if (status == TUTTI_OK) {
         made->timeout_ms = settings->meet_timeout_ms;
         made->cancel = meeting->cancel;
+        snprintf(made->root_name, sizeof made->root_name, "%s",
+                 meeting->any_root ? "the rank that made the unique id" : "rank 0");
         if (made->kind == BOOTSTRAP_ROOT)
             status = bootstrap_root_join(made, meeting, deadline);
         else if (made->kind == BOOTSTRAP_LEAF)
@@ -112,7 +115,7 @@ tutti_status bootstrap_meet(const struct settings *settings, struct meeting *mee
 tutti_status bootstrap_from_callback(tutti_allgather_fn *allgather, void *context, uint32_t rank,
                                      uint32_t size, struct bootstrap **bootstrap)
 {
-    tutti_status status = check_rank(rank, size);
+    tutti_status status = bootstrap_check_rank(rank, size);
     if (status != TUTTI_OK)
         return status;
     if (allgather == NULL)
@@ -216,17 +219,21 @@ const char *seat_text(const struct seat *seats, uint32_t rank, char text[128])
     return text;
 }
 
+static bool is_here(const struct bootstrap *bootstrap, const bool *done, uint32_t rank)
+{
+    return rank == bootstrap->rank || (done ? done[rank] : bootstrap->seats[rank].fd >= 0);
+}
+
 void seats_missing(const struct bootstrap *bootstrap, const bool *done, char *text, size_t len)
 {
     size_t used = 0;
     uint32_t left_out = 0;
     text[0] = 0;
-    for (uint32_t r = 1; r < bootstrap->size; r++) {
-        if (done ? done[r] : bootstrap->seats[r].fd >= 0)
+    for (uint32_t r = 0; r < bootstrap->size; r++) {
+        if (is_here(bootstrap, done, r))
             continue;
         uint32_t last = r;
-        while (last + 1 < bootstrap->size &&
-               !(done ? done[last + 1] : bootstrap->seats[last + 1].fd >= 0))
+        while (last + 1 < bootstrap->size && !is_here(bootstrap, done, last + 1))
             last++;
         if (used + 40 > len) {
             left_out += last - r + 1;

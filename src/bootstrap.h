@@ -1,13 +1,14 @@
 /* bootstrap.h: how ranks find each other: rank, size, and one blocking allgather of small records.
  *
- * Three sources: a unique id (built-in TCP rendezvous: rank 0 listens on the chosen interface,
- * every rank connects, proves the job secret (base/auth.h), and the root relays the blocks), the
- * launcher's environment (finds rank, size and a meeting place, then the same rendezvous), or the
- * caller's own allgather. Every wait is bounded by the connect timeout; a silent or garbage client
- * costs the root one slot for at most 2 s and is then dropped; nothing that came from the wire
- * sizes an allocation beyond a named maximum. Where the rendezvous is by unique id, cancel
- * (base/clock.h) can end every wait, those of the allgathers too, with its error here; the other
- * ranks get it as well, TUTTI_ERR_CONNECT in place of TUTTI_ERR_ABORTED. */
+ * Three sources: a unique id (built-in TCP rendezvous: the root, a rank of the process that made
+ * the id, listens on the chosen interface, every rank connects, proves the job secret
+ * (base/auth.h), and the root relays the blocks), the launcher's environment (finds rank, size and
+ * a meeting place, then the same rendezvous with rank 0 as root), or the caller's own allgather.
+ * Every wait is bounded by the connect timeout; a silent or garbage client costs the root one slot
+ * for at most 2 s and is then dropped; nothing that came from the wire sizes an allocation beyond a
+ * named maximum. Where the rendezvous is by unique id, cancel (base/clock.h) can end every wait,
+ * those of the allgathers too, with its error here; the other ranks get it as well,
+ * TUTTI_ERR_CONNECT in place of TUTTI_ERR_ABORTED. */
 #ifndef SRC_BOOTSTRAP_H
 #define SRC_BOOTSTRAP_H
 
@@ -21,7 +22,10 @@
 
 struct bootstrap;
 
+/* The root is the first rank of this process that comes; after a fork rank 0 may be it, too. */
 tutti_status bootstrap_unique_id(const struct settings *settings, tutti_unique_id *id);
+/* The root is rank 0, which this process holds. */
+tutti_status bootstrap_root_id(const struct settings *settings, tutti_unique_id *id);
 /* An id of the address that NCCL_COMM_ID names, where it is set; else a unique one. */
 tutti_status bootstrap_id_from_env(const struct settings *settings, tutti_unique_id *id);
 tutti_status bootstrap_from_id(const struct settings *settings, const tutti_unique_id *id,

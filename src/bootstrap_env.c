@@ -399,7 +399,7 @@ static tutti_status meet_by_launcher(const struct settings *settings, share_fn *
     if (size == 1)
         return bootstrap_meet(settings, &alone, rank, size, bootstrap);
     if (rank == 0) {
-        made = bootstrap_unique_id(settings, &id);
+        made = bootstrap_root_id(settings, &id);
         if (made == TUTTI_OK)
             encode('i', &id, sizeof id, text);
         else

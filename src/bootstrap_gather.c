@@ -1,10 +1,10 @@
-/* bootstrap_gather.c: one allgather over the star: every rank's block to rank 0, all blocks back.
+/* bootstrap_gather.c: one allgather over the star: every rank's block to the root, all blocks back.
  *
- * Rank 0 reads its ranks in whatever order they come (epoll), straight into the result, then sends
- * the result to one after the other: they are all waiting for it. A rank that ran ahead has its
- * next block in the socket, unread until rank 0 gets there. A failure at rank 0 goes out in place
- * of the result, so all ranks have the same sentence; any failure leaves ranks out of step, and
- * bootstrap_allgather refuses to go on after it. */
+ * The root reads its ranks in whatever order they come (epoll), straight into the result, then
+ * sends the result to one after the other: they are all waiting for it. A rank that ran ahead has
+ * its next block in the socket, unread until the root gets there. A failure at the root goes out in
+ * place of the result, so all ranks have the same sentence; any failure leaves ranks out of step,
+ * and bootstrap_allgather refuses to go on after it. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,7 +18,7 @@
 
 #define EVENTS_MAX 64
 
-/* ---- rank 0 ------------------------------------------------------------------------------- */
+/* ---- the root -------------------------------------------------------------------------------- */
 
 struct intake {
     struct gather_header header;
@@ -44,9 +44,10 @@ static tutti_status check_header(const struct collection *collection, uint32_t r
         return fail(TUTTI_ERR_PROTOCOL, "%s sent bytes that are no allgather", who);
     if (header->sequence != bootstrap->sequence || header->len != collection->len)
         return fail(TUTTI_ERR_PROTOCOL,
-                    "%s gave %u bytes to allgather %u of the rendezvous, rank 0 gives %zu to "
+                    "%s gave %u bytes to allgather %u of the rendezvous, rank %u gives %zu to "
                     "allgather %u: run the same release everywhere",
-                    who, header->len, header->sequence, collection->len, bootstrap->sequence);
+                    who, header->len, header->sequence, bootstrap->rank, collection->len,
+                    bootstrap->sequence);
     return TUTTI_OK;
 }
 
@@ -103,7 +104,9 @@ static tutti_status collect(struct collection *collection, int epoll, uint64_t d
 {
     struct epoll_event events[EVENTS_MAX];
     struct bootstrap *bootstrap = collection->bootstrap;
-    for (uint32_t r = 1; r < bootstrap->size; r++) {
+    for (uint32_t r = 0; r < bootstrap->size; r++) {
+        if (r == bootstrap->rank)
+            continue;
         struct epoll_event event = {.events = EPOLLIN, .data.u32 = r};
         if (epoll_ctl(epoll, EPOLL_CTL_ADD, bootstrap->seats[r].fd, &event) != 0)
             return fail_errno(TUTTI_ERR_SYSTEM, "rendezvous: epoll_ctl");
@@ -139,7 +142,9 @@ static tutti_status hand_out(struct collection *collection, uint64_t deadline_ms
     struct gather_header header = {.magic = BOOTSTRAP_MAGIC,
                                    .sequence = bootstrap->sequence,
                                    .len = (uint32_t)collection->len};
-    for (uint32_t r = 1; r < bootstrap->size; r++) {
+    for (uint32_t r = 0; r < bootstrap->size; r++) {
+        if (r == bootstrap->rank)
+            continue;
         char who[128], cause[SENTENCE_MAX];
         int fd = bootstrap->seats[r].fd;
         tutti_status status =
@@ -167,9 +172,11 @@ static void hand_out_failure(struct bootstrap *bootstrap, tutti_status failure)
                             .status = bootstrap_told(failure),
                             .len = SENTENCE_MAX}};
     snprintf(message.sentence, sizeof message.sentence, "%s", status_sentence());
-    for (uint32_t r = 1; r < bootstrap->size; r++)
-        (void)sock_send_all(bootstrap->seats[r].fd, &message, sizeof message, clock_ms() + 10,
-                            NULL);
+    for (uint32_t r = 0; r < bootstrap->size; r++) {
+        if (r != bootstrap->rank)
+            (void)sock_send_all(bootstrap->seats[r].fd, &message, sizeof message, clock_ms() + 10,
+                                NULL);
+    }
     status_set_sentence(message.sentence);
 }
 
@@ -187,7 +194,8 @@ tutti_status bootstrap_root_allgather(struct bootstrap *bootstrap, const void *i
     else if (epoll < 0)
         status = fail_errno(TUTTI_ERR_SYSTEM, "rendezvous: epoll_create1");
     if (status == TUTTI_OK) {
-        memmove(out, in, len);
+        memmove((uint8_t *)out + bootstrap->rank * len, in, len);
+        collection.done[bootstrap->rank] = true;
         status = collect(&collection, epoll, deadline_ms);
     }
     if (status == TUTTI_OK)
@@ -201,20 +209,19 @@ tutti_status bootstrap_root_allgather(struct bootstrap *bootstrap, const void *i
     return status;
 }
 
-/* ---- the other ranks
- * ------------------------------------------------------------------------------- */
+/* ---- the other ranks ------------------------------------------------------------------------- */
 
 static tutti_status lost_root(const struct bootstrap *bootstrap, uint64_t deadline_ms)
 {
     char cause[SENTENCE_MAX];
     if (clock_ms() >= deadline_ms)
         return fail(TUTTI_ERR_CONNECT,
-                    "rank 0 at %s did not finish allgather %u of the rendezvous within %llu ms",
-                    bootstrap->root_text, bootstrap->sequence,
+                    "%s at %s did not finish allgather %u of the rendezvous within %llu ms",
+                    bootstrap->root_name, bootstrap->root_text, bootstrap->sequence,
                     (unsigned long long)bootstrap->timeout_ms);
     snprintf(cause, sizeof cause, "%s", status_sentence());
-    return fail(TUTTI_ERR_CONNECT, "rank %u lost rank 0 at %s during the rendezvous: %.250s",
-                bootstrap->rank, bootstrap->root_text, cause);
+    return fail(TUTTI_ERR_CONNECT, "rank %u lost %s at %s during the rendezvous: %.250s",
+                bootstrap->rank, bootstrap->root_name, bootstrap->root_text, cause);
 }
 
 static tutti_status check_reply(struct bootstrap *bootstrap, const struct gather_header *header,
@@ -222,8 +229,8 @@ static tutti_status check_reply(struct bootstrap *bootstrap, const struct gather
 {
     struct answer_message failure = {.status = header->status};
     if (header->magic != BOOTSTRAP_MAGIC)
-        return fail(TUTTI_ERR_PROTOCOL, "rank 0 at %s sent bytes that are no allgather",
-                    bootstrap->root_text);
+        return fail(TUTTI_ERR_PROTOCOL, "%s at %s sent bytes that are no allgather",
+                    bootstrap->root_name, bootstrap->root_text);
     if (header->status != TUTTI_OK && header->len == sizeof failure.sentence) {
         if (sock_recv_all(bootstrap->fd, failure.sentence, sizeof failure.sentence, deadline_ms,
                           bootstrap->cancel) != TUTTI_OK)
@@ -233,9 +240,10 @@ static tutti_status check_reply(struct bootstrap *bootstrap, const struct gather
     }
     if (header->status != TUTTI_OK || header->len != len || header->sequence != bootstrap->sequence)
         return fail(TUTTI_ERR_PROTOCOL,
-                    "rank 0 answered allgather %u with blocks of %u bytes, rank %u expects "
+                    "%s answered allgather %u with blocks of %u bytes, rank %u expects "
                     "allgather %u with %zu: run the same release everywhere",
-                    header->sequence, header->len, bootstrap->rank, bootstrap->sequence, len);
+                    bootstrap->root_name, header->sequence, header->len, bootstrap->rank,
+                    bootstrap->sequence, len);
     return TUTTI_OK;
 }
 
@@ -244,7 +252,7 @@ tutti_status bootstrap_leaf_allgather(struct bootstrap *bootstrap, const void *i
 {
     struct gather_header header = {
         .magic = BOOTSTRAP_MAGIC, .sequence = bootstrap->sequence, .len = (uint32_t)len};
-    /* A failed send is not the end: rank 0 may have told the reason before it closed. */
+    /* A failed send is not the end: the root may have told the reason before it closed. */
     if (sock_send_all(bootstrap->fd, &header, sizeof header, deadline_ms, bootstrap->cancel) ==
             TUTTI_OK &&
         len > 0)

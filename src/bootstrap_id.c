@@ -1,41 +1,31 @@
 /* bootstrap_id.c: the 128 bytes that name a communicator to be, and the listening sockets behind
  * them.
  *
- *      0        8       12      16        32                      112          128
- *      | magic  | vers. | count | job id  | 4 places of 20 bytes  | key        |
- *                                           family 2, port 2, address 16
+ *      0        8       12      14    16        32                      112          128
+ *      | magic  | vers. | count | any | job id  | 4 places of 20 bytes  | key        |
+ *                                                 family 2, port 2, address 16
  *
  * The id names up to four addresses of the maker, best first, each with a listening socket of its
  * own, so that nothing is bound that the settings did not choose. The job id tells this rendezvous
  * from all others; the key is mixed into the job secret, so that only holders of the id can join.
+ * any: the root is whichever rank of the maker's process comes first, else rank 0. The sockets must
+ * outlive the call that made them: bootstrap_waiting.c keeps them for the root.
  *
  *      0        8       12                                                     128
  *      | magic  | vers. | "host:port"                                          |
  *
  * An id of the other sort names an address that all ranks know anyway. It is no secret, and behind
- * it there is no socket: rank 0 listens when it joins.
- *
- * The sockets must outlive the call that made them and are found again by the same process: they
- * wait in one small table behind a mutex, the one exception to "no globals" in this room. An entry
- * leaves when rank 0 joins with its id. Descriptors are close-on-exec; a forked child that plays
- * rank 0 finds the table of its parent, as it must, and keeps the sockets in it. */
-#include <pthread.h>
+ * it there is no socket: rank 0 listens when it joins. */
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
 
-#include "base/clock.h"
 #include "base/log.h"
-#include "base/owned.h"
 #include "src/bootstrap_meet.h"
 
-#define ID_PLACES_MAX 4
-/* Ids made and not yet used. A program that makes thousands of communicators uses each id at once;
- * one that hoards them would run out of descriptors instead. */
-#define WAITING_MAX    256
+#define ID_PLACES_MAX  4
 #define LISTEN_BACKLOG 4096 /* every rank of a large job may come at the same moment */
 
 static const char id_magic[8] = "TuttiId", place_magic[8] = "TuttiAt";
@@ -48,7 +38,8 @@ struct id_place {
 
 struct id_layout {
     char magic[8];
-    uint32_t version, count;
+    uint32_t version;
+    uint16_t count, any_root;
     uint8_t job[16];
     struct id_place places[ID_PLACES_MAX];
     uint8_t key[16];
@@ -61,59 +52,6 @@ struct place_layout {
     char text[116];
 };
 _Static_assert(sizeof(struct place_layout) == sizeof(tutti_unique_id), "the id is 128 bytes");
-
-struct waiting {
-    bool used;
-    uint8_t job[16];
-    int listeners[ID_PLACES_MAX];
-    uint32_t listener_count;
-};
-static pthread_mutex_t waiting_lock = PTHREAD_MUTEX_INITIALIZER;
-static struct waiting waiting_table[WAITING_MAX];
-
-static tutti_status table_put(const struct meeting *meeting)
-{
-    tutti_status status = TUTTI_ERR_NOMEM;
-    pthread_mutex_lock(&waiting_lock);
-    for (int i = 0; i < WAITING_MAX && status != TUTTI_OK; i++) {
-        struct waiting *entry = &waiting_table[i];
-        if (entry->used)
-            continue;
-        entry->used = true;
-        memcpy(entry->job, meeting->job, sizeof entry->job);
-        memcpy(entry->listeners, meeting->listeners, sizeof entry->listeners);
-        entry->listener_count = meeting->listener_count;
-        for (uint32_t l = 0; l < entry->listener_count; l++)
-            owned_forget(entry->listeners[l]);
-        status = TUTTI_OK;
-    }
-    pthread_mutex_unlock(&waiting_lock);
-    if (status != TUTTI_OK)
-        return fail(status,
-                    "%d unique ids are waiting in this process: make communicators of them before "
-                    "asking for more",
-                    WAITING_MAX);
-    return TUTTI_OK;
-}
-
-static bool table_take(struct meeting *meeting)
-{
-    bool found = false;
-    pthread_mutex_lock(&waiting_lock);
-    for (int i = 0; i < WAITING_MAX && !found; i++) {
-        struct waiting *entry = &waiting_table[i];
-        if (!entry->used || memcmp(entry->job, meeting->job, sizeof entry->job) != 0)
-            continue;
-        memcpy(meeting->listeners, entry->listeners, sizeof entry->listeners);
-        meeting->listener_count = entry->listener_count;
-        for (uint32_t l = 0; l < entry->listener_count; l++)
-            owned_add(entry->listeners[l]);
-        entry->used = false;
-        found = true;
-    }
-    pthread_mutex_unlock(&waiting_lock);
-    return found;
-}
 
 static bool place_from_address(const struct sock_address *address, struct id_place *place)
 {
@@ -189,10 +127,10 @@ static tutti_status listen_on_interfaces(const struct settings *settings, struct
     return fail(TUTTI_ERR_SYSTEM, "no network interface that other hosts could reach is up");
 }
 
-tutti_status bootstrap_unique_id(const struct settings *settings, tutti_unique_id *id)
+static tutti_status make_id(const struct settings *settings, bool any_root, tutti_unique_id *id)
 {
-    struct id_layout made = {.version = BOOTSTRAP_VERSION};
-    struct meeting meeting = {0};
+    struct id_layout made = {.version = BOOTSTRAP_VERSION, .any_root = any_root};
+    struct meeting meeting = {.any_root = any_root};
     memcpy(made.magic, id_magic, sizeof made.magic);
     tutti_status status = auth_random(made.job, sizeof made.job);
     if (status == TUTTI_OK)
@@ -201,13 +139,23 @@ tutti_status bootstrap_unique_id(const struct settings *settings, tutti_unique_i
         status = listen_on_interfaces(settings, &meeting, &made);
     memcpy(meeting.job, made.job, sizeof meeting.job);
     if (status == TUTTI_OK)
-        status = table_put(&meeting);
+        status = waiting_put(&meeting);
     if (status != TUTTI_OK) {
         meeting_close_listeners(&meeting);
         return status;
     }
     memcpy(id->bytes, &made, sizeof made);
     return TUTTI_OK;
+}
+
+tutti_status bootstrap_unique_id(const struct settings *settings, tutti_unique_id *id)
+{
+    return make_id(settings, true, id);
+}
+
+tutti_status bootstrap_root_id(const struct settings *settings, tutti_unique_id *id)
+{
+    return make_id(settings, false, id);
 }
 
 tutti_status bootstrap_id_of_place(const char *text, tutti_unique_id *id)
@@ -243,13 +191,17 @@ static tutti_status read_id(const struct settings *settings, const tutti_unique_
     memcpy(&read, id->bytes, sizeof read);
     if (memcmp(read.magic, id_magic, sizeof read.magic) != 0)
         return fail(TUTTI_ERR_ARG, "these 128 bytes are no unique id of this library: carry them "
-                                   "unchanged from rank 0, which makes the id");
+                                   "unchanged from the process that made the id");
     tutti_status status = check_version(read.version);
     if (status != TUTTI_OK)
         return status;
     if (read.count == 0 || read.count > ID_PLACES_MAX)
         return fail(TUTTI_ERR_ARG, "the unique id names %u addresses, not 1 to %d: it was damaged",
                     read.count, ID_PLACES_MAX);
+    if (read.any_root > 1)
+        return fail(TUTTI_ERR_ARG, "the unique id has unknown flags 0x%x: it was damaged",
+                    read.any_root);
+    meeting->any_root = read.any_root;
     memcpy(meeting->job, read.job, sizeof meeting->job);
     for (uint32_t i = 0; i < read.count; i++) {
         if (!place_to_address(&read.places[i], &meeting->places[i]))
@@ -276,10 +228,15 @@ tutti_status bootstrap_from_id(const struct settings *settings, const tutti_uniq
     if (status == TUTTI_OK && of_place)
         return bootstrap_meet_at(settings, COMM_ID_VARIABLE, place.text, rank, size, cancel,
                                  bootstrap);
+    if (status == TUTTI_OK)
+        status = bootstrap_check_rank(rank, size);
+    if (status == TUTTI_OK)
+        status = waiting_claim(&meeting, rank, size);
     if (status != TUTTI_OK)
         return status;
-    if (rank == 0 && !table_take(&meeting))
-        return fail(TUTTI_ERR_ARG, "rank 0 must be the process that made the unique id, and an id "
-                                   "makes one communicator: this process has no socket for it");
-    return bootstrap_meet(settings, &meeting, rank, size, bootstrap);
+    bool root = meeting.listener_count > 0;
+    status = bootstrap_meet(settings, &meeting, rank, size, bootstrap);
+    if (root)
+        waiting_end(&meeting, status);
+    return status;
 }

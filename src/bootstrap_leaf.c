@@ -1,11 +1,12 @@
-/* bootstrap_leaf.c: every other rank's half of the rendezvous: find rank 0, prove the secret, wait.
+/* bootstrap_leaf.c: every other rank's half of the rendezvous: find the root, prove the secret,
+ * wait.
  *
- * Rank 0 may listen at several places (addresses of a multi-homed host, or one of a few successive
- * ports), not all reachable and not all its own: a stranger may sit at one and be silent. So the
- * places are tried in order but not in turn: the next starts as soon as one fails, or STAGGER_MS
- * after the last began, and the first that answers with a hello of this job wins (the idea of RFC
- * 8305). A place that fails is tried again, with a growing pause, until the deadline: rank 0 may
- * not listen yet. Only an answer from a place that knows the job ends the search. */
+ * The root may listen at several places (addresses of a multi-homed host, or one of a few
+ * successive ports), not all reachable and not all its own: a stranger may sit at one and be
+ * silent. So the places are tried in order but not in turn: the next starts as soon as one fails,
+ * or STAGGER_MS after the last began, and the first that answers with a hello of this job wins (the
+ * idea of RFC 8305). A place that fails is tried again, with a growing pause, until the deadline:
+ * the root may not listen yet. Only an answer from a place that knows the job ends the search. */
 #include <errno.h>
 #include <poll.h>
 #include <stdio.h>
@@ -34,6 +35,7 @@ struct attempt {
 };
 
 struct search {
+    const struct bootstrap *bootstrap;
     const struct meeting *meeting;
     struct attempt attempts[MEETING_PLACES_MAX];
     uint64_t deadline_ms;
@@ -89,10 +91,11 @@ static void attempt_connected(struct search *search, uint32_t index)
     }
     attempt->connected = true;
     snprintf(attempt->state, sizeof attempt->state,
-             "connected, but no answer (rank 0 is not ready, or a stranger listens there)");
+             "connected, but no answer (%s is not ready, or a stranger listens there)",
+             search->bootstrap->root_name);
 }
 
-/* true: this place is rank 0. */
+/* true: this place is the root's. */
 static bool attempt_readable(struct search *search, uint32_t index)
 {
     struct attempt *attempt = &search->attempts[index];
@@ -133,8 +136,9 @@ static uint64_t start_due(struct search *search, uint64_t now)
     return next;
 }
 
-static tutti_status nobody(const struct search *search, const struct bootstrap *bootstrap)
+static tutti_status nobody(const struct search *search)
 {
+    const struct bootstrap *bootstrap = search->bootstrap;
     char text[300] = "", place[SOCK_TEXT_MAX];
     size_t used = 0;
     for (uint32_t i = 0; i < search->meeting->place_count && used < sizeof text; i++) {
@@ -146,30 +150,33 @@ static tutti_status nobody(const struct search *search, const struct bootstrap *
         used += wrote > 0 ? (size_t)wrote : 0;
     }
     return fail(TUTTI_ERR_CONNECT,
-                "rank %u of %u did not find rank 0 within %llu ms: %s; see that rank 0 runs and "
-                "can be reached",
-                bootstrap->rank, bootstrap->size, (unsigned long long)bootstrap->timeout_ms, text);
+                "rank %u of %u did not find %s within %llu ms: %s; see that %s and can be reached",
+                bootstrap->rank, bootstrap->size, bootstrap->root_name,
+                (unsigned long long)bootstrap->timeout_ms, text,
+                search->meeting->any_root
+                    ? "the process that made the id takes part, with any rank,"
+                    : "rank 0 runs");
 }
 
 /* Searches until some place has said hello; *winner is its index, its descriptor stays open. */
-static tutti_status find_root(struct search *search, const struct bootstrap *bootstrap,
-                              uint32_t *winner)
+static tutti_status find_root(struct search *search, uint32_t *winner)
 {
+    const struct cancel *cancel = search->meeting->cancel;
     for (;;) {
         struct pollfd fds[MEETING_PLACES_MAX];
         uint64_t now = clock_ms();
-        tutti_status wanted = clock_check(bootstrap->cancel);
+        tutti_status wanted = clock_check(cancel);
         if (wanted != TUTTI_OK)
             return wanted;
         if (now >= search->deadline_ms)
-            return nobody(search, bootstrap);
+            return nobody(search);
         uint64_t next = start_due(search, now);
         for (uint32_t i = 0; i < search->meeting->place_count; i++) {
             const struct attempt *attempt = &search->attempts[i];
             fds[i] =
                 (struct pollfd){.fd = attempt->fd, .events = attempt->connected ? POLLIN : POLLOUT};
         }
-        int count = poll(fds, search->meeting->place_count, clock_left_ms(next, bootstrap->cancel));
+        int count = poll(fds, search->meeting->place_count, clock_left_ms(next, cancel));
         if (count < 0 && errno != EINTR)
             return fail_errno(TUTTI_ERR_SYSTEM, "rendezvous: poll");
         for (uint32_t i = 0; count > 0 && i < search->meeting->place_count; i++) {
@@ -192,8 +199,8 @@ static tutti_status read_answer(const struct bootstrap *bootstrap, int fd, uint6
     if (status != TUTTI_OK)
         return status;
     if (answer->magic != BOOTSTRAP_MAGIC)
-        return fail(TUTTI_ERR_PROTOCOL, "rank 0 at %s sent an answer that is none",
-                    bootstrap->root_text);
+        return fail(TUTTI_ERR_PROTOCOL, "%s at %s sent an answer that is none",
+                    bootstrap->root_name, bootstrap->root_text);
     bootstrap_clean_text(answer->sentence, sizeof answer->sentence);
     return TUTTI_OK;
 }
@@ -203,18 +210,18 @@ tutti_status bootstrap_refused(const struct bootstrap *bootstrap,
 {
     if (answer->status == TUTTI_ERR_AUTH)
         return fail(TUTTI_ERR_AUTH,
-                    "rank 0 at %s refuses rank %u: %.300s; give all ranks the same TUTTI_SECRET or "
+                    "%s at %s refuses rank %u: %.300s; give all ranks the same TUTTI_SECRET or "
                     "TUTTI_SECRET_FILE",
-                    bootstrap->root_text, bootstrap->rank, answer->sentence);
+                    bootstrap->root_name, bootstrap->root_text, bootstrap->rank, answer->sentence);
     if (answer->status <= TUTTI_IN_PROGRESS || answer->status > TUTTI_ERR_INTERNAL)
-        return fail(TUTTI_ERR_PROTOCOL, "rank 0 at %s answered with the unknown status %d",
-                    bootstrap->root_text, answer->status);
+        return fail(TUTTI_ERR_PROTOCOL, "%s at %s answered with the unknown status %d",
+                    bootstrap->root_name, bootstrap->root_text, answer->status);
     status_set_sentence(answer->sentence);
     return (tutti_status)answer->status;
 }
 
-/* Proof and facts; *seated when rank 0 took them. TUTTI_OK without *seated: the connection broke
- * before an answer (rank 0 was crowded), so search again. */
+/* Proof and facts; *seated when the root took them. TUTTI_OK without *seated: the connection broke
+ * before an answer (the root was crowded), so search again. */
 static tutti_status introduce(struct bootstrap *bootstrap, const struct auth *auth, int fd,
                               uint64_t deadline_ms, bool *seated)
 {
@@ -239,12 +246,13 @@ static tutti_status introduce(struct bootstrap *bootstrap, const struct auth *au
         return status;
     if (status != TUTTI_OK)
         return TUTTI_OK;
+    snprintf(bootstrap->root_name, sizeof bootstrap->root_name, "rank %u", answer.rank);
     if (answer.status != TUTTI_IN_PROGRESS)
         return bootstrap_refused(bootstrap, &answer);
     if (auth_check_proof(auth, answer.proof) != TUTTI_OK)
         return fail(TUTTI_ERR_AUTH,
-                    "who answers as rank 0 at %s does not know the job secret: it is a stranger",
-                    bootstrap->root_text);
+                    "who answers as %s at %s does not know the job secret: it is a stranger",
+                    bootstrap->root_name, bootstrap->root_text);
     *seated = true;
     return TUTTI_OK;
 }
@@ -259,15 +267,15 @@ static tutti_status await_all(struct bootstrap *bootstrap, uint64_t deadline_ms)
         return status;
     if (status != TUTTI_OK && clock_ms() >= deadline_ms)
         return fail(TUTTI_ERR_CONNECT,
-                    "rank %u came to rank 0 at %s, but not all of the %u ranks did within %llu ms; "
-                    "rank 0's error names the missing ones",
-                    bootstrap->rank, bootstrap->root_text, bootstrap->size,
-                    (unsigned long long)bootstrap->timeout_ms);
+                    "rank %u came to %s at %s, but not all of the %u ranks did within %llu ms; "
+                    "%s's error names the missing ones",
+                    bootstrap->rank, bootstrap->root_name, bootstrap->root_text, bootstrap->size,
+                    (unsigned long long)bootstrap->timeout_ms, bootstrap->root_name);
     if (status != TUTTI_OK) {
         snprintf(cause, sizeof cause, "%s", status_sentence());
         return fail(TUTTI_ERR_CONNECT,
-                    "rank 0 at %s went away while rank %u waited for the other ranks: %.250s",
-                    bootstrap->root_text, bootstrap->rank, cause);
+                    "%s at %s went away while rank %u waited for the other ranks: %.250s",
+                    bootstrap->root_name, bootstrap->root_text, bootstrap->rank, cause);
     }
     return answer.status == TUTTI_OK ? TUTTI_OK : bootstrap_refused(bootstrap, &answer);
 }
@@ -275,7 +283,7 @@ static tutti_status await_all(struct bootstrap *bootstrap, uint64_t deadline_ms)
 tutti_status bootstrap_leaf_join(struct bootstrap *bootstrap, const struct meeting *meeting,
                                  uint64_t deadline_ms)
 {
-    struct search search = {.meeting = meeting, .deadline_ms = deadline_ms};
+    struct search search = {.bootstrap = bootstrap, .meeting = meeting, .deadline_ms = deadline_ms};
     tutti_status status = TUTTI_OK;
     bool seated = false;
     must(meeting->place_count > 0);
@@ -285,7 +293,7 @@ tutti_status bootstrap_leaf_join(struct bootstrap *bootstrap, const struct meeti
     }
     while (status == TUTTI_OK && !seated) {
         uint32_t winner = 0;
-        status = find_root(&search, bootstrap, &winner);
+        status = find_root(&search, &winner);
         if (status != TUTTI_OK)
             break;
         struct attempt *found = &search.attempts[winner];

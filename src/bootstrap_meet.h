@@ -1,15 +1,17 @@
 /* bootstrap_meet.h: private to src/bootstrap*.c: what a meeting is, and the messages of one.
  *
- * A meeting is a place (addresses where rank 0 listens), a name (the job id) and a key. All sources
- * of a meeting (unique id, launcher's environment) end in bootstrap_meet, which gives each rank but
- * the root one connection to the root, and the root one to each rank.
+ * A meeting is a place (addresses where its root listens), a name (the job id) and a key. All
+ * sources of a meeting (unique id, launcher's environment) end in bootstrap_meet, which gives each
+ * rank but the root one connection to the root, and the root one to each rank. The root is the rank
+ * that has the listening sockets: rank 0, or, with a unique id, whichever rank of the process that
+ * made the id comes first. The others learn its rank from its answers.
  *
  *      rank                                     root
  *        connect ------------------------------->   one of 64 slots, 2 s
  *        hello (auth.h) ------------------------>
  *        <------------------------------- hello
  *        proof, join {rank, size, host, pid} --->   checks the proof, then the facts
- *        <-- answer {IN_PROGRESS, proof} or a refusal {status, sentence}
+ *        <-- answer {IN_PROGRESS, proof, rank} or a refusal {status, sentence}
  *        <-- answer {OK} when all have joined, or {status, sentence}
  *     then, for each allgather:
  *        header {sequence, length}, block ------>
@@ -27,8 +29,8 @@
 #define MEETING_PLACES_MAX    16 /* addresses a rank tries: an id's 4, or 16 successive ports */
 #define MEETING_LISTENERS_MAX 6  /* addresses the root listens on */
 #define MEETING_KEY_MAX       320
-#define BOOTSTRAP_VERSION     1u
-#define BOOTSTRAP_GRACE_MS    500         /* rank 0 may tell at the very deadline who is missing */
+#define BOOTSTRAP_VERSION     2u
+#define BOOTSTRAP_GRACE_MS    500 /* the root may tell at the very deadline who is missing */
 #define BOOTSTRAP_MAGIC       0x54425354u /* "TSBT" on the wire */
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "messages are sent as they lie");
@@ -38,8 +40,9 @@ struct meeting {
     char key[MEETING_KEY_MAX]; /* settings' secret, then the id's own key in hexadecimal */
     struct sock_address places[MEETING_PLACES_MAX];
     uint32_t place_count;
-    int listeners[MEETING_LISTENERS_MAX]; /* root only */
+    int listeners[MEETING_LISTENERS_MAX]; /* who has some is the root */
     uint32_t listener_count;
+    bool any_root;               /* any rank of one process may be the root, else only rank 0 */
     const struct cancel *cancel; /* borrowed for the bootstrap's life */
 };
 
@@ -53,6 +56,7 @@ struct answer_message {
     int32_t status;
     uint8_t proof[AUTH_PROOF_LEN]; /* zero when the rank's own proof was refused */
     char sentence[SENTENCE_MAX];
+    uint32_t rank; /* of the root */
 };
 
 struct gather_header {
@@ -61,7 +65,7 @@ struct gather_header {
     uint32_t len; /* of one block; of the sentence when status is an error */
 };
 
-/* What the root knows of a rank; index 0, itself, is unused but for the name. */
+/* What the root knows of a rank; of itself only the name, and its fd stays -1. */
 struct seat {
     int fd; /* -1: not here yet */
     uint32_t pid;
@@ -78,6 +82,7 @@ struct bootstrap {
     const struct cancel *cancel; /* ends each step */
     struct seat *seats;          /* root: [size] */
     int fd;                      /* leaf: the connection to the root, else -1 */
+    char root_name[40];          /* "rank 3", or, while that is not known, what there is to say */
     char root_text[SOCK_TEXT_MAX];
     tutti_status broken; /* status of the allgather that failed: the ranks are out of step */
     char broken_sentence[SENTENCE_MAX];
@@ -91,6 +96,7 @@ void meeting_set_key(const struct settings *settings, struct meeting *meeting, c
 void meeting_set_job(struct meeting *meeting, const char *text);
 void meeting_close_listeners(struct meeting *meeting);
 
+tutti_status bootstrap_check_rank(uint32_t rank, uint32_t size);
 /* Joins: takes the meeting's listeners and closes them in every case. Bounded by the connect
  * timeout. */
 tutti_status bootstrap_meet(const struct settings *settings, struct meeting *meeting, uint32_t rank,
@@ -123,13 +129,21 @@ tutti_status bootstrap_meet_at(const struct settings *settings, const char *name
 /* An id that carries the text. */
 tutti_status bootstrap_id_of_place(const char *text, tutti_unique_id *id);
 
-/* What rank 0 says went wrong becomes this rank's own sentence. */
+/* Unique ids of this process (bootstrap_waiting.c): their sockets wait there for the root.
+ * put: keeps the meeting's listeners. claim: gives them to the first rank that may be the root; the
+ * meeting of any other rank is left without; an error for an id that is used up. end: the root's
+ * meeting is over. */
+tutti_status waiting_put(const struct meeting *meeting);
+tutti_status waiting_claim(struct meeting *meeting, uint32_t rank, uint32_t size);
+void waiting_end(const struct meeting *meeting, tutti_status outcome);
+
+/* What the root says went wrong becomes this rank's own sentence. */
 tutti_status bootstrap_refused(const struct bootstrap *bootstrap,
                                const struct answer_message *answer);
 
 /* "rank 3 (host b, pid 77)"; "rank 3" while nothing is known of it. */
 const char *seat_text(const struct seat *seats, uint32_t rank, char text[128]);
-/* "3, 5-7 and 12 more": ranks for which seats[r].fd < 0 or, if done is given, !done[r]. */
+/* "3, 5-7 and 12 more": other ranks for which seats[r].fd < 0 or, if done is given, !done[r]. */
 void seats_missing(const struct bootstrap *bootstrap, const bool *done, char *text, size_t len);
 /* A sentence from the wire: ended, and without control characters. */
 void bootstrap_clean_text(char *text, size_t len);

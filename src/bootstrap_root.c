@@ -1,4 +1,4 @@
-/* bootstrap_root.c: rank 0's half of the rendezvous: a lobby where strangers wait briefly, and
+/* bootstrap_root.c: the root's half of the rendezvous: a lobby where strangers wait briefly, and
  * seats for those who proved the secret.
  *
  * One epoll loop inside the call, no thread. A stranger takes one of BOOTSTRAP_UNAUTH_MAX slots for
@@ -61,8 +61,8 @@ static void watch(struct lobby *lobby, int operation, int fd, uint32_t events, e
     struct epoll_event event = {.events = events, .data.u64 = (uint64_t)token << 32 | index};
     int done = epoll_ctl(lobby->epoll, operation, fd, &event);
     if (done != 0 && (errno == ENOMEM || errno == ENOSPC))
-        log_at(LOG_LEVEL_WARN, 0, "rendezvous: a connection cannot be watched: %s",
-               strerror(errno));
+        log_at(LOG_LEVEL_WARN, (int)lobby->bootstrap->rank,
+               "rendezvous: a connection cannot be watched: %s", strerror(errno));
     else
         must(done == 0);
 }
@@ -90,13 +90,16 @@ static void turn_away(struct lobby *lobby, struct slot *slot, const char *reason
 {
     lobby->turned_away++;
     snprintf(lobby->last_refusal, sizeof lobby->last_refusal, "%s: %s", slot->from, reason);
-    log_at(LOG_LEVEL_INFO, 0, "rendezvous: turned away %s", lobby->last_refusal);
+    log_at(LOG_LEVEL_INFO, (int)lobby->bootstrap->rank, "rendezvous: turned away %s",
+           lobby->last_refusal);
     drop_slot(lobby, slot);
 }
 
-static void send_answer(int fd, tutti_status status, const struct auth *auth, const char *sentence)
+static void send_answer(const struct lobby *lobby, int fd, tutti_status status,
+                        const struct auth *auth, const char *sentence)
 {
-    struct answer_message answer = {.magic = BOOTSTRAP_MAGIC, .status = bootstrap_told(status)};
+    struct answer_message answer = {
+        .magic = BOOTSTRAP_MAGIC, .status = bootstrap_told(status), .rank = lobby->bootstrap->rank};
     if (auth && auth_proof(auth, answer.proof) != TUTTI_OK)
         return; /* the rank takes silence for a broken connection and tries again */
     snprintf(answer.sentence, sizeof answer.sentence, "%s", sentence);
@@ -116,11 +119,11 @@ static void doom(struct lobby *lobby, tutti_status status)
     uint64_t until = clock_ms() + DOOM_MS;
     if (lobby->deadline_ms > until)
         lobby->deadline_ms = until;
-    for (uint32_t r = 1; r < lobby->bootstrap->size; r++) {
+    for (uint32_t r = 0; r < lobby->bootstrap->size; r++) {
         struct seat *seat = &lobby->bootstrap->seats[r];
         if (seat->fd < 0)
             continue;
-        send_answer(seat->fd, status, NULL, lobby->doom_sentence);
+        send_answer(lobby, seat->fd, status, NULL, lobby->doom_sentence);
         watch(lobby, EPOLL_CTL_DEL, seat->fd, 0, TOKEN_SEAT, r);
         lobby->answered++;
     }
@@ -130,23 +133,24 @@ static void doom(struct lobby *lobby, tutti_status status)
 static tutti_status check_join(const struct bootstrap *bootstrap, const struct join_message *join)
 {
     char other[128];
-    const struct seat *seat;
+    const struct seat *seat = &bootstrap->seats[bootstrap->rank];
     if (join->magic != BOOTSTRAP_MAGIC || join->version != BOOTSTRAP_VERSION)
         return fail(TUTTI_ERR_PROTOCOL,
-                    "rank %u (host %.63s, pid %u) speaks rendezvous version %u, rank 0 speaks %u: "
+                    "rank %u (host %.63s, pid %u) speaks rendezvous version %u, rank %u speaks %u: "
                     "run the same release everywhere",
-                    join->rank, join->host, join->pid, join->version, BOOTSTRAP_VERSION);
+                    join->rank, join->host, join->pid, join->version, bootstrap->rank,
+                    BOOTSTRAP_VERSION);
     if (join->size != bootstrap->size)
         return fail(TUTTI_ERR_CONNECT,
-                    "rank %u (host %.63s, pid %u) says the communicator has %u ranks, rank 0 (host "
-                    "%.63s, pid %u) says %u",
-                    join->rank, join->host, join->pid, join->size, bootstrap->seats[0].host,
-                    bootstrap->seats[0].pid, bootstrap->size);
+                    "rank %u (host %.63s, pid %u) says the communicator has %u ranks, rank %u "
+                    "(host %.63s, pid %u) says %u",
+                    join->rank, join->host, join->pid, join->size, bootstrap->rank, seat->host,
+                    seat->pid, bootstrap->size);
     if (join->rank >= bootstrap->size)
         return fail(TUTTI_ERR_CONNECT, "a process (host %.63s, pid %u) says it is rank %u of %u",
                     join->host, join->pid, join->rank, join->size);
     seat = &bootstrap->seats[join->rank];
-    if (seat->fd >= 0 || join->rank == 0)
+    if (seat->fd >= 0 || join->rank == bootstrap->rank)
         return fail(TUTTI_ERR_CONNECT,
                     "two processes say they are rank %u: %s and another (host %.63s, pid %u)",
                     join->rank, seat_text(bootstrap->seats, join->rank, other), join->host,
@@ -165,7 +169,7 @@ static void take_join(struct lobby *lobby, struct slot *slot)
             doom(lobby, status);
     }
     if (lobby->doom != TUTTI_OK) {
-        send_answer(slot->fd, lobby->doom, &slot->auth, lobby->doom_sentence);
+        send_answer(lobby, slot->fd, lobby->doom, &slot->auth, lobby->doom_sentence);
         lobby->answered++;
         drop_slot(lobby, slot);
         return;
@@ -175,7 +179,7 @@ static void take_join(struct lobby *lobby, struct slot *slot)
     seat->pid = join.pid;
     memcpy(seat->host, join.host, sizeof seat->host);
     watch(lobby, EPOLL_CTL_MOD, seat->fd, EPOLLIN | EPOLLRDHUP, TOKEN_SEAT, join.rank);
-    send_answer(seat->fd, TUTTI_IN_PROGRESS, &slot->auth, "");
+    send_answer(lobby, seat->fd, TUTTI_IN_PROGRESS, &slot->auth, "");
     auth_end(&slot->auth);
     slot->fd = -1;
     lobby->slots_used--;
@@ -230,8 +234,11 @@ static void take_proof(struct lobby *lobby, struct slot *slot)
         take_join(lobby, slot);
         return;
     }
-    send_answer(slot->fd, TUTTI_ERR_AUTH, NULL, "its job secret is another than rank 0's");
-    turn_away(lobby, slot, "its job secret is another than rank 0's");
+    char reason[64];
+    snprintf(reason, sizeof reason, "its job secret is another than rank %u's",
+             lobby->bootstrap->rank);
+    send_answer(lobby, slot->fd, TUTTI_ERR_AUTH, NULL, reason);
+    turn_away(lobby, slot, reason);
 }
 
 /* Reads what is there; nothing beyond the message that is due is ever read. */
@@ -345,9 +352,9 @@ static tutti_status missing_ranks(const struct lobby *lobby)
                  lobby->last_refusal);
     return fail(TUTTI_ERR_CONNECT,
                 "%u of %u ranks did not come to the rendezvous within %llu ms: %s%s; see that they "
-                "run and can reach rank 0, or raise TUTTI_MEET_TIMEOUT_MS",
+                "run and can reach rank %u, or raise TUTTI_MEET_TIMEOUT_MS",
                 size - 1 - lobby->seated, size, (unsigned long long)lobby->bootstrap->timeout_ms,
-                missing, away);
+                missing, away, lobby->bootstrap->rank);
 }
 
 static bool finished(const struct lobby *lobby)
@@ -408,8 +415,9 @@ tutti_status bootstrap_root_join(struct bootstrap *bootstrap, const struct meeti
         .bootstrap = bootstrap, .meeting = meeting, .listening = true, .deadline_ms = deadline_ms};
     for (int i = 0; i < BOOTSTRAP_UNAUTH_MAX; i++)
         lobby->slots[i].fd = -1;
-    bootstrap->seats[0].pid = (uint32_t)getpid();
-    gethostname(bootstrap->seats[0].host, sizeof bootstrap->seats[0].host - 1);
+    struct seat *own = &bootstrap->seats[bootstrap->rank];
+    own->pid = (uint32_t)getpid();
+    gethostname(own->host, sizeof own->host - 1);
     tutti_status status;
     lobby->epoll = owned_add(epoll_create1(EPOLL_CLOEXEC));
     if (lobby->epoll < 0) {
@@ -422,8 +430,10 @@ tutti_status bootstrap_root_join(struct bootstrap *bootstrap, const struct meeti
     status = serve(lobby);
     if (status != TUTTI_OK)
         doom(lobby, status); /* a failure of our own is told as well; otherwise told already */
-    for (uint32_t r = 1; status == TUTTI_OK && r < bootstrap->size; r++)
-        send_answer(bootstrap->seats[r].fd, TUTTI_OK, NULL, "");
+    for (uint32_t r = 0; status == TUTTI_OK && r < bootstrap->size; r++) {
+        if (r != bootstrap->rank)
+            send_answer(lobby, bootstrap->seats[r].fd, TUTTI_OK, NULL, "");
+    }
     for (int i = 0; i < BOOTSTRAP_UNAUTH_MAX; i++) {
         if (lobby->slots[i].fd >= 0)
             drop_slot(lobby, &lobby->slots[i]);

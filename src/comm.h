@@ -33,7 +33,9 @@ enum notice_kind {
     NOTICE_COMING, /* its answer */
     NOTICE_ABSENT, /* culprit, status, text: nothing will come of the meeting */
     NOTICE_ASK,    /* comm_late.c: does the receiver wait, too? culprit: whose time is up */
-    NOTICE_WAITS   /* it does. culprit: for whom; tag: in which call */
+    NOTICE_WAITS,  /* it does. culprit: for whom; tag: in which call */
+    /* of comm_grow.c; the tag's first word is which grow */
+    NOTICE_GROW /* status, text: nothing will come of it */
 };
 
 struct comm_peer {
@@ -99,7 +101,7 @@ struct tutti_comm {
     atomic_bool aborted;
     atomic_bool revoked;         /* aborted, but stays within its peers' reach */
     int ended;                   /* atomic: this rank has left for good, or wants to */
-    _Atomic(const int *) cancel; /* of a split under way: it and the communicator end by it */
+    _Atomic(const int *) cancel; /* of a split or grow under way: both end by it */
     atomic_int busy;             /* a thread is inside; for abort and to refuse a second */
     _Atomic uint64_t asked_ns;   /* when comm_ask last looked */
     _Atomic tutti_status failed; /* TUTTI_OK while it works */
@@ -108,6 +110,9 @@ struct tutti_comm {
     char down_sentence[SENTENCE_MAX];
     uint32_t sequence; /* collectives issued */
     uint32_t meetings; /* called by this rank in comm_shrink.c */
+    uint32_t grows;    /* begun */
+    /* The first that came of the last grow that failed; NULL: none. */
+    struct notice *grow_failed;
 
     struct transport *transports[COMM_TRANSPORTS_MAX];
     const struct transport_ops *transport_ops[COMM_TRANSPORTS_MAX];
@@ -183,6 +188,8 @@ struct tutti_comm {
 
 /* comm_shrink.c: keeps a notice of its kinds. */
 void comm_shrink_notice(tutti_comm *comm, uint32_t peer, const struct notice *notice);
+/* comm_grow.c: the same for grows. */
+void comm_grow_notice(tutti_comm *comm, const struct notice *notice);
 
 /* comm_late.c: takes a notice of its kinds. */
 void comm_late_notice(tutti_comm *comm, uint32_t peer, const struct notice *notice);
@@ -237,6 +244,8 @@ bool comm_events(tutti_comm *comm);
 /* For threads that are not inside: while nobody is and nothing runs, looks whether a peer died, at
  * most every ASK_NS. Who enters meanwhile waits for the look. */
 void comm_ask(tutti_comm *comm);
+/* The same look for the thread inside, at once. */
+void comm_look_for_deaths(tutti_comm *comm);
 /* Whether another thread has ended it; fails it if so. */
 bool comm_check_abort(tutti_comm *comm);
 /* What this rank is inside of: "in allreduce(...), operation 3". */
@@ -274,6 +283,12 @@ static inline void comm_leave(tutti_comm *comm)
 
 /* comm_create.c: refuses NULL, destroyed ones, and a NULL place for the answer. Enters nothing. */
 tutti_status comm_check_query(const tutti_comm *comm, const void *out);
+/* Enters for a call that makes a communicator of this one. Until comm_uncancel, which comes before
+ * comm_leave, *cancel ends both. */
+tutti_status comm_enter_making(tutti_comm *comm, const int *cancel);
+void comm_uncancel(tutti_comm *comm, const int *cancel);
+/* An allgather of len bytes; entered. */
+tutti_status comm_gather(tutti_comm *comm, const void *in, void *out, size_t len);
 
 /* comm_device.c: sends and receives in device memory of one host */
 /* The offer that stands for op's bytes. */

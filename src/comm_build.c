@@ -595,6 +595,7 @@ void comm_free(tutti_comm *comm)
         free(comm->peers[p].coming);
         free(comm->peers[p].absent);
     }
+    free(comm->grow_failed);
     free(comm->peers);
     free(comm->names);
     free(comm->name_list);

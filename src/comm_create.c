@@ -117,7 +117,7 @@ struct split {
 
 #define SPLIT_ROUNDS 2 /* allgathers of comm_build */
 
-static tutti_status parent_allgather(tutti_comm *parent, const void *in, void *out, size_t len)
+tutti_status comm_gather(tutti_comm *parent, const void *in, void *out, size_t len)
 {
     struct call call = {
         .coll = TUTTI_COLL_ALLGATHER, .dtype = TUTTI_UINT8, .in = in, .out = out, .count = len};
@@ -130,7 +130,7 @@ static int split_allgather(const void *in, void *out, size_t len, void *context)
     struct split *split = context;
     /* The length is the same for every color, since all run one version of comm_build. */
     uint8_t *all = malloc(len * split->parent->size);
-    if (!all || parent_allgather(split->parent, in, all, len) != TUTTI_OK) {
+    if (!all || comm_gather(split->parent, in, all, len) != TUTTI_OK) {
         free(all);
         return -1;
     }
@@ -170,7 +170,7 @@ static uint32_t find_members(const struct color_key *all, uint32_t size, uint32_
 static tutti_status split_with(tutti_comm *comm, struct color_key mine, struct color_key *all,
                                uint32_t *members, tutti_comm **new_comm)
 {
-    tutti_status status = parent_allgather(comm, &mine, all, sizeof mine);
+    tutti_status status = comm_gather(comm, &mine, all, sizeof mine);
     if (status != TUTTI_OK)
         return status;
     uint32_t new_rank = 0;
@@ -204,6 +204,29 @@ static tutti_status split(tutti_comm *comm, int color, int key, tutti_comm **new
     return status;
 }
 
+void comm_uncancel(tutti_comm *comm, const int *cancel)
+{
+    const int *mine = cancel;
+    if (cancel)
+        atomic_compare_exchange_strong(&comm->cancel, &mine, NULL);
+}
+
+tutti_status comm_enter_making(tutti_comm *comm, const int *cancel)
+{
+    tutti_status status = comm_drain(comm, cancel);
+    if (status != TUTTI_OK)
+        return status;
+    const int *nobodys = NULL; /* else it is refused below, for the other thread that is inside */
+    bool mine = atomic_compare_exchange_strong(&comm->cancel, &nobodys, cancel);
+    /* Also when nothing has begun: the others wait for this rank. */
+    if (mine && clock_cancelled(cancel))
+        tutti_comm_abort(comm);
+    status = comm_enter(comm);
+    if (status != TUTTI_OK)
+        comm_uncancel(comm, cancel);
+    return status;
+}
+
 tutti_status tutti_comm_split_cancellable(tutti_comm *comm, int color, int key, const int *cancel,
                                           tutti_comm **new_comm)
 {
@@ -214,22 +237,12 @@ tutti_status tutti_comm_split_cancellable(tutti_comm *comm, int color, int key, 
                     "tutti_comm_split: color %d: expected 0 or more, or "
                     "TUTTI_NO_COLOR (-1)",
                     color);
-    tutti_status status = comm_drain(comm, cancel);
+    tutti_status status = comm_enter_making(comm, cancel);
     if (status != TUTTI_OK)
         return status;
-    const int *nobodys = NULL; /* else it is refused below, for the other thread that is inside */
-    bool mine = atomic_compare_exchange_strong(&comm->cancel, &nobodys, cancel);
-    /* Also when nothing has begun: the others wait for this rank. */
-    if (mine && clock_cancelled(cancel))
-        tutti_comm_abort(comm);
-    status = comm_enter(comm);
-    bool entered = status == TUTTI_OK;
-    if (entered)
-        status = split(comm, color, key, new_comm);
-    if (mine) /* before it leaves: who aborts from elsewhere reads the word while inside */
-        atomic_store(&comm->cancel, NULL);
-    if (entered)
-        comm_leave(comm);
+    status = split(comm, color, key, new_comm);
+    comm_uncancel(comm, cancel);
+    comm_leave(comm);
     return status;
 }
 

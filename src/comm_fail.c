@@ -75,12 +75,13 @@ static void end_operations(tutti_comm *comm, tutti_status status)
 
 static void say_aborted(tutti_comm *comm)
 {
-    bool split = clock_cancelled(atomic_load(&comm->cancel));
+    bool making = clock_cancelled(atomic_load(&comm->cancel));
     snprintf(comm->sentence, sizeof comm->sentence, "%s aborted the communicator%s",
              comm->names[comm->rank],
-             split ? " that a split of this one was making: this one ended with it, since its "
-                     "ranks are out of step: destroy it, or shrink it to the other ranks"
-                   : "");
+             making
+                 ? " that was being made of this one: this one ended with it, since its ranks are "
+                   "out of step: destroy it, or shrink it to the other ranks"
+                 : "");
 }
 
 /* leave: this rank fails on its own, so that peers which have no link to it yet cannot learn of it
@@ -229,6 +230,8 @@ bool comm_events(tutti_comm *comm)
                 comm->peers[event.peer].left = true;
             } else if (event.notice.kind == NOTICE_ASK || event.notice.kind == NOTICE_WAITS) {
                 comm_late_notice(comm, event.peer, &event.notice);
+            } else if (event.notice.kind == NOTICE_GROW) {
+                comm_grow_notice(comm, &event.notice);
             } else if (event.notice.kind != NOTICE_FAILED) {
                 comm_shrink_notice(comm, event.peer, &event.notice);
             } else {
@@ -343,6 +346,16 @@ static bool is_idle(const tutti_comm *comm)
     return !comm->running && !comm->head && !comm->p2p_list && !comm->p2p_waiting;
 }
 
+void comm_look_for_deaths(tutti_comm *comm)
+{
+    comm_events(comm);
+    if (comm->failed == TUTTI_OK && comm->down_peer != NO_RANK && is_idle(comm)) {
+        char text[SENTENCE_MAX];
+        memcpy(text, comm->down_sentence, sizeof text);
+        fail_by_link(comm, comm->down_peer, TUTTI_ERR_PEER, text);
+    }
+}
+
 void comm_ask(tutti_comm *comm)
 {
     uint64_t now = clock_ns(), before = atomic_load_explicit(&comm->asked_ns, memory_order_relaxed);
@@ -352,12 +365,7 @@ void comm_ask(tutti_comm *comm)
         !atomic_compare_exchange_strong(&comm->asked_ns, &before, now) ||
         !atomic_compare_exchange_strong(&comm->busy, &nobody, COMM_LOOKING))
         return;
-    comm_events(comm);
-    if (comm->failed == TUTTI_OK && comm->down_peer != NO_RANK && is_idle(comm)) {
-        char text[SENTENCE_MAX];
-        memcpy(text, comm->down_sentence, sizeof text);
-        fail_by_link(comm, comm->down_peer, TUTTI_ERR_PEER, text);
-    }
+    comm_look_for_deaths(comm);
     comm_leave(comm);
 }
 

@@ -344,7 +344,7 @@ static tutti_status meet_as_root(struct shrink *shrink, struct settings *setting
 {
     tutti_unique_id id;
     shrink->number = ++shrink->parent->meetings;
-    tutti_status status = bootstrap_unique_id(settings, &id);
+    tutti_status status = bootstrap_root_id(settings, &id);
     if (status != TUTTI_OK)
         return status;
     judge(shrink, call_all(shrink, &id));

@@ -27,7 +27,7 @@ static void test_bootstrap_joins_threads(void)
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         struct settings settings = quick(10000);
         tutti_unique_id id;
-        CU_ASSERT_EQUAL_FATAL(bootstrap_unique_id(&settings, &id), TUTTI_OK);
+        CU_ASSERT_EQUAL_FATAL(bootstrap_root_id(&settings, &id), TUTTI_OK);
         struct player *players = cast(sizes[i], &id, 10000);
         play_all(players, sizes[i]);
         expect_all_well(players, sizes[i]);
@@ -40,7 +40,7 @@ static void test_bootstrap_names_a_size_that_differs(void)
 {
     struct settings settings = quick(5000);
     tutti_unique_id id;
-    CU_ASSERT_EQUAL_FATAL(bootstrap_unique_id(&settings, &id), TUTTI_OK);
+    CU_ASSERT_EQUAL_FATAL(bootstrap_root_id(&settings, &id), TUTTI_OK);
     struct player *players = cast(4, &id, 5000);
     players[3].size = 8;
     play_all(players, 4);
@@ -57,7 +57,7 @@ static void test_bootstrap_names_a_rank_claimed_twice(void)
 {
     struct settings settings = quick(5000);
     tutti_unique_id id;
-    CU_ASSERT_EQUAL_FATAL(bootstrap_unique_id(&settings, &id), TUTTI_OK);
+    CU_ASSERT_EQUAL_FATAL(bootstrap_root_id(&settings, &id), TUTTI_OK);
     struct player *players = cast(4, &id, 5000);
     players[3].rank = 2;
     play_all(players, 4);
@@ -72,7 +72,7 @@ static void test_bootstrap_names_missing_ranks(void)
 {
     struct settings settings = quick(700);
     tutti_unique_id id;
-    CU_ASSERT_EQUAL_FATAL(bootstrap_unique_id(&settings, &id), TUTTI_OK);
+    CU_ASSERT_EQUAL_FATAL(bootstrap_root_id(&settings, &id), TUTTI_OK);
     struct player *players = cast(9, &id, 700);
     play_all(players, 5); /* 5 to 8 never come */
     for (uint32_t r = 0; r < 5; r++) {
@@ -87,7 +87,7 @@ static void test_bootstrap_names_a_rank_that_leaves(void)
 {
     struct settings settings = quick(5000);
     tutti_unique_id id;
-    CU_ASSERT_EQUAL_FATAL(bootstrap_unique_id(&settings, &id), TUTTI_OK);
+    CU_ASSERT_EQUAL_FATAL(bootstrap_root_id(&settings, &id), TUTTI_OK);
     struct player *players = cast(5, &id, 5000);
     players[2].leaves = true; /* after joining, before the allgather */
     play_all(players, 5);
@@ -103,7 +103,7 @@ static void test_bootstrap_names_a_root_that_leaves(void)
 {
     struct settings settings = quick(5000);
     tutti_unique_id id;
-    CU_ASSERT_EQUAL_FATAL(bootstrap_unique_id(&settings, &id), TUTTI_OK);
+    CU_ASSERT_EQUAL_FATAL(bootstrap_root_id(&settings, &id), TUTTI_OK);
     struct player *players = cast(4, &id, 5000);
     players[0].leaves = true;
     play_all(players, 4);
@@ -118,7 +118,7 @@ static void test_bootstrap_names_a_root_that_never_serves(void)
 {
     struct settings settings = quick(600);
     tutti_unique_id id;
-    CU_ASSERT_EQUAL_FATAL(bootstrap_unique_id(&settings, &id), TUTTI_OK);
+    CU_ASSERT_EQUAL_FATAL(bootstrap_root_id(&settings, &id), TUTTI_OK);
     struct player *players = cast(3, &id, 600);
     play_all(players + 1, 2);
     for (uint32_t r = 1; r < 3; r++) {
@@ -136,7 +136,7 @@ static void test_bootstrap_names_blocks_that_differ(void)
 {
     struct settings settings = quick(5000);
     tutti_unique_id id;
-    CU_ASSERT_EQUAL_FATAL(bootstrap_unique_id(&settings, &id), TUTTI_OK);
+    CU_ASSERT_EQUAL_FATAL(bootstrap_root_id(&settings, &id), TUTTI_OK);
     struct player *players = cast(3, &id, 5000);
     players[1].len = 100;
     play_all(players, 3);
@@ -149,7 +149,7 @@ static void test_bootstrap_refuses_a_wrong_secret(void)
 {
     struct settings settings = quick(1500);
     tutti_unique_id id;
-    CU_ASSERT_EQUAL_FATAL(bootstrap_unique_id(&settings, &id), TUTTI_OK);
+    CU_ASSERT_EQUAL_FATAL(bootstrap_root_id(&settings, &id), TUTTI_OK);
     struct player *players = cast(3, &id, 1500);
     for (uint32_t r = 0; r < 3; r++)
         snprintf(players[r].settings.secret, SETTING_TEXT_MAX, r == 2 ? "guess" : "right");
@@ -169,7 +169,7 @@ static void test_bootstrap_refuses_damaged_ids(void)
     struct bootstrap *bootstrap = NULL;
     tutti_unique_id id, damaged;
     uint64_t state = suite_seed();
-    CU_ASSERT_EQUAL_FATAL(bootstrap_unique_id(&settings, &id), TUTTI_OK);
+    CU_ASSERT_EQUAL_FATAL(bootstrap_root_id(&settings, &id), TUTTI_OK);
     memset(&damaged, 0, sizeof damaged);
     CU_ASSERT_EQUAL(bootstrap_from_id(&settings, &damaged, 1, 2, NULL, &bootstrap), TUTTI_ERR_ARG);
     for (int i = 0; i < 16; i++) { /* magic, version, count */
@@ -198,7 +198,7 @@ static void test_bootstrap_joins_256_threads(void)
         suite_skip("fewer than 1,024 descriptors are allowed (ulimit -n)");
         return;
     }
-    CU_ASSERT_EQUAL_FATAL(bootstrap_unique_id(&settings, &id), TUTTI_OK);
+    CU_ASSERT_EQUAL_FATAL(bootstrap_root_id(&settings, &id), TUTTI_OK);
     struct player *players = cast(PLAYERS_MAX, &id, 30000);
     uint64_t start = clock_ms();
     play_all(players, PLAYERS_MAX);
@@ -267,7 +267,7 @@ static void test_bootstrap_is_not_delayed_by_strangers(void)
 {
     struct settings settings = quick(20000);
     tutti_unique_id id;
-    CU_ASSERT_EQUAL_FATAL(bootstrap_unique_id(&settings, &id), TUTTI_OK);
+    CU_ASSERT_EQUAL_FATAL(bootstrap_root_id(&settings, &id), TUTTI_OK);
     if (id.bytes[32] != 4) {
         struct bootstrap *alone;
         suite_skip("the best interface has no IPv4 address");
@@ -328,13 +328,15 @@ static void test_bootstrap_joins_64_processes(void)
     struct settings settings = quick(30000);
     struct bootstrap *alone = NULL;
     tutti_unique_id id;
-    CU_ASSERT_EQUAL_FATAL(bootstrap_unique_id(&settings, &id), TUTTI_OK);
+    int before = open_descriptors();
+    CU_ASSERT_EQUAL_FATAL(bootstrap_root_id(&settings, &id), TUTTI_OK);
     struct player *players = cast(64, &id, 30000);
     uint64_t start = clock_ms();
     CU_ASSERT_TRUE(play_processes(players, 64, NULL));
     printf("    64 processes, 3 allgathers: %llu ms\n", (unsigned long long)(clock_ms() - start));
-    CU_ASSERT_EQUAL(bootstrap_from_id(&settings, &id, 0, 1, NULL, &alone), TUTTI_OK);
-    bootstrap_free(alone); /* this process still held the socket */
+    /* this process still held the sockets */
+    CU_ASSERT_EQUAL(bootstrap_from_id(&settings, &id, 0, 1, NULL, &alone), TUTTI_ERR_ARG);
+    CU_ASSERT_EQUAL(open_descriptors(), before);
     free(players);
 }
 
@@ -363,7 +365,7 @@ static void test_bootstrap_survives_the_death_of_the_root(void)
     pid_t root = fork();
     if (root == 0) {
         struct bootstrap *bootstrap;
-        if (bootstrap_unique_id(&settings, &id) == TUTTI_OK)
+        if (bootstrap_root_id(&settings, &id) == TUTTI_OK)
             (void)!write(pipes[1], &id, sizeof id);
         bootstrap_from_id(&settings, &id, 0, 5, NULL, &bootstrap);
         _exit(1);
@@ -611,7 +613,7 @@ static void test_bootstrap_survives_failing_allocations(void)
         tutti_unique_id id;
         struct player *players = cast(2, &id, 400);
         suite_fail_allocation(k);
-        tutti_status status = bootstrap_unique_id(&settings, &id);
+        tutti_status status = bootstrap_root_id(&settings, &id);
         if (status == TUTTI_OK)
             play_all(players, 2);
         reached = suite_allocation_failed();

@@ -95,7 +95,7 @@ static void scenes(int members, int size, bool used, world_fn *function)
 /* ---- split ------------------------------------------------------------------------------------
  */
 
-#define OF_SPLIT "aborted the communicator that a split of this one was making"
+#define OF_SPLIT "aborted the communicator that was being made of this one"
 
 /* What both the split and, from then on, the parent say. A rank that never met the quitter finds it
  * gone, and the late one perhaps another, which met it and is gone by now. */

@@ -557,7 +557,7 @@ static int leaving_a_child(tutti_comm *native, int rank, int size, void *context
         wrong +=
             nccl_world_is(maker.comm, rank, rank == quitter ? ncclInvalidUsage : ncclRemoteError);
         wrong += nccl_world_says(rank, name);
-        wrong += nccl_world_says(rank, "that a split of this one was making: this one ended with");
+        wrong += nccl_world_says(rank, "that was being made of this one: this one ended with");
         wrong += nccl_world_says(rank, "destroy it, or shrink it to the other ranks");
         return wrong + OK(ncclCommAbort(maker.comm));
     }

@@ -121,14 +121,27 @@ static void *cancel_later(void *word)
     return NULL;
 }
 
+enum making { SHRINKS, SPLITS, GROWS };
+
+static tutti_status make_child(tutti_comm *comm, int size, enum making making, const int *cancel,
+                               tutti_comm **child)
+{
+    int last = size - 1;
+    if (making == SPLITS)
+        return tutti_comm_split_cancellable(comm, 0, 0, cancel, child);
+    if (making == GROWS)
+        return tutti_comm_grow_cancellable(comm, size + 1, NULL, cancel, child);
+    return tutti_comm_shrink_cancellable(comm, &last, 1, cancel, child);
+}
+
 /* What is made of a communicator waits for what a stream holds of it, and is given up meanwhile. */
 static int give_up_behind_a_gate(tutti_comm *comm, int rank, int size, void *context)
 {
     void *memory = rig_take(COUNT * 4);
     cuda_stream stream = rig_stream_take(false);
     tutti_comm *child = NULL;
-    bool splits = *(int *)context;
-    int cancel = 0, wrong = 0, last = size - 1;
+    enum making making = *(enum making *)context;
+    int cancel = 0, wrong = 0;
     pthread_t thread;
     wrong += WORLD_OK(tutti_barrier(comm));
     if (rank == 0)
@@ -138,24 +151,22 @@ static int give_up_behind_a_gate(tutti_comm *comm, int rank, int size, void *con
     double start = world_seconds();
     if (rank == 0) {
         pthread_create(&thread, NULL, cancel_later, &cancel);
-        wrong +=
-            WORLD_TAKEN(splits ? tutti_comm_split_cancellable(comm, 0, 0, &cancel, &child)
-                               : tutti_comm_shrink_cancellable(comm, &last, 1, &cancel, &child),
-                        TUTTI_ERR_ABORTED);
-        wrong += world_says(rank, splits ? "aborted the communicator that a split"
-                                         : "aborted the communicator that a shrink");
+        wrong += WORLD_TAKEN(make_child(comm, size, making, &cancel, &child), TUTTI_ERR_ABORTED);
+        wrong += world_says(rank, making == SHRINKS
+                                      ? "aborted the communicator that a shrink"
+                                      : "aborted the communicator that was being made of this one");
         wrong +=
             world_check(rank, world_seconds() - start < 2, "took %g s", world_seconds() - start);
         pthread_join(thread, NULL);
         rig_gate_open(0);
-    } else if (splits) {
-        wrong += WORLD_TAKEN(tutti_comm_split(comm, 0, 0, &child), TUTTI_ERR_PEER);
+    } else if (making != SHRINKS) {
+        wrong += WORLD_TAKEN(make_child(comm, size, making, NULL, &child), TUTTI_ERR_PEER);
         wrong += world_says(rank, "rank 0 (host ");
     }
     wrong += rig_await(rank, stream, AWAIT_S);
-    wrong += WORLD_TAKEN(tutti_barrier(comm), !splits     ? TUTTI_OK
-                                              : rank == 0 ? TUTTI_ERR_ABORTED
-                                                          : TUTTI_ERR_PEER);
+    wrong += WORLD_TAKEN(tutti_barrier(comm), making == SHRINKS ? TUTTI_OK
+                                              : rank == 0       ? TUTTI_ERR_ABORTED
+                                                                : TUTTI_ERR_PEER);
     rig_stream_give(stream, false);
     rig_give(memory);
     return wrong;
@@ -163,10 +174,10 @@ static int give_up_behind_a_gate(tutti_comm *comm, int rank, int size, void *con
 
 static void test_stream_ends_making_is_given_up_behind_a_gate(void)
 {
-    for (int splits = 0; splits < 2; splits++) {
-        run(WORLD_THREADS, 2, direct, give_up_behind_a_gate, &splits);
-        run(WORLD_PROCESSES, 3, direct, give_up_behind_a_gate, &splits);
-        run(WORLD_PROCESSES, 2, staged, give_up_behind_a_gate, &splits);
+    for (enum making making = SHRINKS; making <= GROWS; making++) {
+        run(WORLD_THREADS, 2, direct, give_up_behind_a_gate, &making);
+        run(WORLD_PROCESSES, 3, direct, give_up_behind_a_gate, &making);
+        run(WORLD_PROCESSES, 2, staged, give_up_behind_a_gate, &making);
     }
 }
 

@@ -16,63 +16,6 @@ struct sweep {
     size_t count_max;
 };
 
-/* ---- one call ---------------------------------------------------------------------------------
- */
-
-static char *take(size_t bytes, int library)
-{
-    void *memory = NULL;
-    if (!library)
-        return malloc(bytes);
-    return tutti_mem_alloc(bytes, &memory) == TUTTI_OK ? memory : NULL;
-}
-
-static void give(char *memory, int library)
-{
-    if (library)
-        tutti_mem_free(memory);
-    else
-        free(memory);
-}
-
-/* 1 if wrong, -1 if the algorithm asked for does not fit this call. */
-static int run_case(const struct testcase *c, int library, int rank, int size, tutti_comm *comm,
-                    int number)
-{
-    size_t e = dtype_size(c->dtype), in_count, out_count, own;
-    char text[256];
-    testcase_extents(c, rank, size, &in_count, &out_count, &own);
-    testcase_describe(c, number, size, text, sizeof text);
-    size_t larger = in_count > out_count ? in_count : out_count;
-    size_t in_bytes = c->in_place ? larger * e : in_count * e;
-    size_t out_bytes = out_count * e;
-    size_t in_block = in_bytes + 2 * TESTCASE_GUARD, out_block = out_bytes + 2 * TESTCASE_GUARD;
-    char *in_memory = take(in_block, library);
-    char *out_memory = c->in_place ? in_memory : take(out_block, library);
-    memset(in_memory, TESTCASE_GUARD_BYTE, in_block);
-    memset(out_memory, TESTCASE_GUARD_BYTE, c->in_place ? in_block : out_block);
-    char *in = in_memory + TESTCASE_GUARD, *out = out_memory + TESTCASE_GUARD;
-    if (c->in_place) {
-        out_block = in_block;
-        if (in_count < out_count)
-            in += own * e;
-        else if (out_count < in_count)
-            out += own * e;
-    }
-    testcase_fill(c, rank, in, in_count);
-    tutti_status s = testcase_issue(c, rank, size, in, out, comm, NULL);
-    int wrong = s == TUTTI_ERR_SETTING ? -1 : 0;
-    if (s != TUTTI_OK && s != TUTTI_ERR_SETTING)
-        wrong =
-            world_check(rank, 0, "%s: %s: %s", text, tutti_status_string(s), tutti_last_error());
-    else if (s == TUTTI_OK)
-        wrong = testcase_check(c, rank, size, out_memory, out_block, out, out_bytes, text);
-    give(in_memory, library);
-    if (!c->in_place)
-        give(out_memory, library);
-    return wrong;
-}
-
 static int sweep(tutti_comm *comm, int rank, int size, void *context)
 {
     struct sweep *s = context;
@@ -82,7 +25,7 @@ static int sweep(tutti_comm *comm, int rank, int size, void *context)
     for (int i = 0; i < s->cases && wrong == 0; i++) {
         testcase_generate(c, &state, size, s->count_max);
         int library = suite_random(&state) % 2 == 0;
-        int result = run_case(c, library, rank, size, comm, i);
+        int result = testcase_run(c, library, rank, size, comm, i);
         wrong += result > 0 ? result : 0;
     }
     free(c);

@@ -2,6 +2,7 @@
 #include "tests/testcase.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "mem/reduce.h"
@@ -425,4 +426,60 @@ void testcase_set_user_sum(struct testcase *c, tutti_op made)
 {
     c->op = TUTTI_SUM;
     c->made = made;
+}
+
+/* ---- one call ---------------------------------------------------------------------------------
+ */
+
+static char *take(size_t bytes, int library)
+{
+    void *memory = NULL;
+    if (!library)
+        return malloc(bytes);
+    return tutti_mem_alloc(bytes, &memory) == TUTTI_OK ? memory : NULL;
+}
+
+static void give(char *memory, int library)
+{
+    if (library)
+        tutti_mem_free(memory);
+    else
+        free(memory);
+}
+
+int testcase_run(const struct testcase *c, int library, int rank, int size, tutti_comm *comm,
+                 int number)
+{
+    size_t e = tutti_dtype_size(c->dtype), in_count, out_count, own;
+    char text[256];
+    testcase_extents(c, rank, size, &in_count, &out_count, &own);
+    testcase_describe(c, number, size, text, sizeof text);
+    size_t larger = in_count > out_count ? in_count : out_count;
+    size_t in_bytes = c->in_place ? larger * e : in_count * e;
+    size_t out_bytes = out_count * e;
+    size_t in_block = in_bytes + 2 * TESTCASE_GUARD, out_block = out_bytes + 2 * TESTCASE_GUARD;
+    char *in_memory = take(in_block, library);
+    char *out_memory = c->in_place ? in_memory : take(out_block, library);
+    memset(in_memory, TESTCASE_GUARD_BYTE, in_block);
+    memset(out_memory, TESTCASE_GUARD_BYTE, c->in_place ? in_block : out_block);
+    char *in = in_memory + TESTCASE_GUARD, *out = out_memory + TESTCASE_GUARD;
+    if (c->in_place) {
+        out_block = in_block;
+        if (in_count < out_count)
+            in += own * e;
+        else if (out_count < in_count)
+            out += own * e;
+    }
+    testcase_fill(c, rank, in, in_count);
+    tutti_status s = testcase_issue(c, rank, size, in, out, comm, NULL);
+    int wrong = s == TUTTI_ERR_SETTING ? -1 : 0;
+    if (s != TUTTI_OK && s != TUTTI_ERR_SETTING)
+        wrong =
+            world_check(rank, 0, "%s: %s: %s", text, tutti_status_string(s), tutti_last_error());
+    else if (s == TUTTI_OK)
+        wrong = testcase_check(c, rank, size, out_memory, out_block, out, out_bytes, text);
+    give(in_memory, library);
+    if (!c->in_place)
+        give(out_memory, library);
+    return wrong;
 }

@@ -51,6 +51,10 @@ tutti_status testcase_issue(const struct testcase *c, int rank, int size, const 
  * difference with text and gives 1, else 0. */
 int testcase_check(const struct testcase *c, int rank, int size, const char *block,
                    size_t block_bytes, const char *out, size_t out_bytes, const char *text);
+/* All of it, blocking or started, in buffers of the library's or of malloc: 1 if wrong, -1 if the
+ * algorithm asked for does not fit the call. number: for what is printed. */
+int testcase_run(const struct testcase *c, int library, int rank, int size, tutti_comm *comm,
+                 int number);
 /* One line that says everything of the case. */
 void testcase_describe(const struct testcase *c, int number, int size, char *text, size_t len);
 

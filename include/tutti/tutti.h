@@ -74,14 +74,16 @@ TUTTI_API size_t tutti_dtype_size(tutti_dtype dtype);
 
 /* ---- communicators -------------------------------------------------------------------------- */
 
-/* tutti_unique_id_create: called by one process, which must become rank 0; opens a listening
- * socket on the chosen interface that lives until the communicator exists (or the process ends).
- * Errors TUTTI_ERR_SYSTEM, TUTTI_ERR_SETTING. */
+/* tutti_unique_id_create: called by one process, which takes part in the communicator, with any
+ * rank or ranks; a child that it forks afterwards takes part in its stead as rank 0. Opens
+ * listening sockets on the chosen interfaces that live until the communicator exists (or the
+ * process ends). The id makes one communicator. Errors TUTTI_ERR_SYSTEM, TUTTI_ERR_SETTING;
+ * TUTTI_ERR_NOMEM when 256 ids of this process wait for their use. */
 TUTTI_API tutti_status tutti_unique_id_create(tutti_unique_id *id);
 
 /* tutti_unique_id_from_env: as above, but where NCCL_COMM_ID=host:port ([ipv6]:port) is set the id
  * is of that address, and nothing is opened yet: every rank may make it itself, instead of being
- * given rank 0's, and rank 0 of the communicator, which runs on that host, listens there while it
+ * given another's, and rank 0 of the communicator, which runs on that host, listens there while it
  * is made. Such ids are all the same: one serves any number of communicators, one after the other.
  * Who joins proves the job secret (TUTTI_SECRET), as with TUTTI_RENDEZVOUS. Errors
  * TUTTI_ERR_SETTING, _CONNECT (the host is unknown), _SYSTEM. */
@@ -125,13 +127,29 @@ TUTTI_API tutti_status tutti_comm_dup(tutti_comm *comm, tutti_comm **new_comm);
 TUTTI_API tutti_status tutti_comm_shrink(tutti_comm *comm, const int *excluded, size_t count,
                                          tutti_comm **new_comm);
 
-/* tutti_comm_create_cancellable, _split_cancellable, _shrink_cancellable: as above, until another
- * thread stores something else than 0 at *cancel (atomically; read while the call lasts): then
- * TUTTI_ERR_ABORTED within 0.2 s, unless the communicator was made already. The other ranks get an
- * error that names this one:
+/* tutti_comm_grow: the ranks of comm, which keep their numbers, and newcomers form a communicator
+ * of size ranks. Collective over comm; the newcomers call tutti_comm_create(size, id, rank), with
+ * ranks from comm's size to size - 1. comm goes on working, unless a rank of it dies.
+ * size      the same at every rank, more than comm has.
+ * id        at one rank an unused id, which its process made (tutti_unique_id_create) and the
+ *           program carries to the newcomers; at the others NULL.
+ * new_comm  the caller's: tutti_comm_destroy.
+ * Errors TUTTI_ERR_ARG; TUTTI_ERR_MISMATCH when sizes differ, or not one rank gives an id: at every
+ * rank, and the id is not used. TUTTI_ERR_CONNECT when a newcomer does not come within
+ * TUTTI_MEET_TIMEOUT_MS or claims a rank that is taken, or a rank gives up; TUTTI_ERR_PEER when
+ * one of comm died; what comm failed of, if it did before: shrink it first. Cost: one allgather
+ * over comm, then as tutti_comm_create. */
+TUTTI_API tutti_status tutti_comm_grow(tutti_comm *comm, int size, const tutti_unique_id *id,
+                                       tutti_comm **new_comm);
+
+/* tutti_comm_create_cancellable, _split_cancellable, _shrink_cancellable, _grow_cancellable: as
+ * above, until another thread stores something else than 0 at *cancel (atomically; read while the
+ * call lasts): then TUTTI_ERR_ABORTED within 0.2 s, unless the communicator was made already. The
+ * other ranks get an error that names this one:
  *   create   TUTTI_ERR_CONNECT.
  *   split    TUTTI_ERR_PEER; comm ends too, here and there, as by tutti_comm_abort, since its
  *            ranks are out of step.
+ *   grow     TUTTI_ERR_CONNECT; comm stays as it is. Before its ranks have agreed: as split.
  *   shrink   TUTTI_ERR_PEER; comm stays as it is, and can be shrunk again. Who comes only now and
  *            never had a link to this rank waits for it as for any that does not come. */
 TUTTI_API tutti_status tutti_comm_create_cancellable(int size, const tutti_unique_id *id, int rank,
@@ -141,6 +159,9 @@ TUTTI_API tutti_status tutti_comm_split_cancellable(tutti_comm *comm, int color,
 TUTTI_API tutti_status tutti_comm_shrink_cancellable(tutti_comm *comm, const int *excluded,
                                                      size_t count, const int *cancel,
                                                      tutti_comm **new_comm);
+TUTTI_API tutti_status tutti_comm_grow_cancellable(tutti_comm *comm, int size,
+                                                   const tutti_unique_id *id, const int *cancel,
+                                                   tutti_comm **new_comm);
 
 TUTTI_API tutti_status tutti_comm_rank(const tutti_comm *comm, int *rank);
 TUTTI_API tutti_status tutti_comm_size(const tutti_comm *comm, int *size);

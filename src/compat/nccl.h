@@ -313,7 +313,7 @@ NCCL_CALL(void, ncclResetDebugInit, (void));
 
 /* ---- communicators --------------------------------------------------------------------------- */
 
-/* ncclGetUniqueId: called in the process of rank 0 (with NCCL_COMM_ID=host:port: of any).
+/* ncclGetUniqueId: called in the process of any one rank (with NCCL_COMM_ID=host:port: of each).
  * ncclCommInitRank: collective; in a group it waits in ncclGroupEnd, so that one thread can make
  * several ranks. ncclCommInitRankScalable: of several ids the first counts. ncclCommInitAll: ndev
  * ranks of this process; a device may be named more than once. */
@@ -336,9 +336,11 @@ NCCL_CALL(ncclResult_t, ncclCommShrink,
           (ncclComm_t comm, int *excludeRanksList, int excludeRanksCount, ncclComm_t *newcomm,
            ncclConfig_t *config, int shrinkFlags));
 
-/* ncclCommGetUniqueId: an id for ranks that are to join the communicator. ncclCommGrow: with them
- * it makes one of nRanks; those who are in it give rank -1, and the one that made the id shows it;
- * those who join give comm NULL, the id and their rank. */
+/* ncclCommGrow: the ranks of comm, which keep their numbers, and new ranks form a communicator of
+ * nRanks. Collective: a rank of comm passes it and rank -1, and one of them the id that it asked
+ * for with ncclCommGetUniqueId, the others NULL; a new rank passes comm NULL, that id and its rank.
+ * config NULL: the parent's. An id serves once, and a communicator's next one is to be had when the
+ * last was passed. */
 NCCL_CALL(ncclResult_t, ncclCommGetUniqueId, (ncclComm_t comm, ncclUniqueId *uniqueId));
 NCCL_CALL(ncclResult_t, ncclCommGrow,
           (ncclComm_t comm, int nRanks, const ncclUniqueId *uniqueId, int rank, ncclComm_t *newcomm,

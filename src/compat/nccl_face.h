@@ -47,7 +47,9 @@ struct ncclComm {
     pthread_mutex_t lock;                 /* of what follows */
     tutti_comm *tutti;                    /* NULL until made */
     struct ncclWindow_vidmem *registered; /* those not given back */
-    _Atomic ncclResult_t result;          /* of the job that made it, or of the first that failed */
+    tutti_unique_id grow_id;              /* asked for last, and whether it is not used yet */
+    bool grow_id_waits;
+    _Atomic ncclResult_t result; /* of the job that made it, or of the first that failed */
     char sentence[FACE_SENTENCE_MAX];
 };
 
@@ -86,15 +88,17 @@ ncclResult_t face_config_read_call(const ncclCollConfig_t *config, const char *n
 
 /* ---- jobs (nccl_job.c): what waits for other ranks ---- */
 
-enum job_kind { JOB_INIT, JOB_SPLIT, JOB_SHRINK, JOB_FINALIZE, JOB_DESTROY };
+enum job_kind { JOB_INIT, JOB_SPLIT, JOB_SHRINK, JOB_GROW, JOB_FINALIZE, JOB_DESTROY };
 
 struct job {
     enum job_kind kind;
     ncclComm_t comm;   /* made, finalized or destroyed; held. NULL: split without a color */
-    ncclComm_t parent; /* of split and shrink; held */
+    ncclComm_t parent; /* of split, shrink and grow; held */
     ncclComm_t *out;   /* where the caller's handle is, to be taken back on failure */
     tutti_unique_id id;
     int color, key;
+    int size;      /* to grow to */
+    bool gives_id; /* to grow: this rank gives the id */
     int *excluded; /* owned */
     size_t excluded_count;
     bool abort_first;
@@ -112,6 +116,17 @@ ncclResult_t face_job(struct job *job);
 ncclResult_t face_jobs_run(struct job **list, bool only_ends);
 /* Undoes jobs that will not run. */
 void face_jobs_cancel(struct job *list);
+
+/* ---- making (nccl_init.c) ---- */
+
+/* ncclCommInitRankConfig. */
+ncclResult_t face_init(ncclComm_t *comm, int size, const ncclUniqueId *id, int rank,
+                       const ncclConfig_t *config, const char *name);
+/* The communicator is alive and made; it may have failed or been revoked. Held on success. */
+ncclResult_t face_parent(ncclComm_t comm, const char *name);
+/* Takes a job that makes something of its parent, and the hold of that. made: whether this rank
+ * gets a communicator. */
+ncclResult_t face_child(struct job *job, ncclComm_t *newcomm, bool made, bool blocking);
 
 /* ---- groups (nccl_group.c) ---- */
 

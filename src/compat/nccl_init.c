@@ -63,8 +63,8 @@ static ncclResult_t check_init(const ncclComm_t *comm, int size, int rank, const
     return ncclSuccess;
 }
 
-static ncclResult_t init_checked(ncclComm_t *comm, int size, const ncclUniqueId *id, int rank,
-                                 const ncclConfig_t *config, const char *name)
+ncclResult_t face_init(ncclComm_t *comm, int size, const ncclUniqueId *id, int rank,
+                       const ncclConfig_t *config, const char *name)
 {
     bool blocking = true;
     ncclResult_t result = check_init(comm, size, rank, name);
@@ -72,22 +72,23 @@ static ncclResult_t init_checked(ncclComm_t *comm, int size, const ncclUniqueId 
         result = face_config_read(config, name, &blocking);
     if (result == ncclSuccess)
         result = init_rank(comm, size, id, rank, blocking, -1);
-    return face_group_note(result);
+    return result;
 }
 
 NCCL_FACE(ncclResult_t, ncclCommInitRank,
           (ncclComm_t * comm, int nranks, ncclUniqueId commId, int rank))
 {
-    return init_checked(comm, nranks, &commId, rank, NULL, "ncclCommInitRank");
+    return face_group_note(face_init(comm, nranks, &commId, rank, NULL, "ncclCommInitRank"));
 }
 
 NCCL_FACE(ncclResult_t, ncclCommInitRankConfig,
           (ncclComm_t * comm, int nranks, ncclUniqueId commId, int rank, ncclConfig_t *config))
 {
-    return init_checked(comm, nranks, &commId, rank, config, "ncclCommInitRankConfig");
+    return face_group_note(
+        face_init(comm, nranks, &commId, rank, config, "ncclCommInitRankConfig"));
 }
 
-/* The rendezvous is a star in any case; the first id is rank 0's. */
+/* The rendezvous is a star in any case, whose root is in the process that made the first id. */
 NCCL_FACE(ncclResult_t, ncclCommInitRankScalable,
           (ncclComm_t * newcomm, int nranks, int myrank, int nId, ncclUniqueId *commIds,
            ncclConfig_t *config))
@@ -97,7 +98,8 @@ NCCL_FACE(ncclResult_t, ncclCommInitRankScalable,
                                          "ncclCommInitRankScalable: %d ids%s for %d ranks: "
                                          "expected at least 1 and at most one per rank",
                                          nId, commIds ? "" : " at NULL", nranks));
-    return init_checked(newcomm, nranks, commIds, myrank, config, "ncclCommInitRankScalable");
+    return face_group_note(
+        face_init(newcomm, nranks, commIds, myrank, config, "ncclCommInitRankScalable"));
 }
 
 /* ---- all ranks of a process -------------------------------------------------------------------
@@ -152,8 +154,7 @@ NCCL_FACE(ncclResult_t, ncclCommInitAll, (ncclComm_t * comm, int ndev, const int
 /* ---- from a communicator ----------------------------------------------------------------------
  */
 
-/* The communicator is alive and made; it may have failed or been revoked. Held on success. */
-static ncclResult_t hold_parent(ncclComm_t comm, const char *name)
+ncclResult_t face_parent(ncclComm_t comm, const char *name)
 {
     ncclResult_t result = face_hold(comm, name);
     if (result != ncclSuccess)
@@ -174,8 +175,7 @@ static ncclResult_t hold_parent(ncclComm_t comm, const char *name)
     return result;
 }
 
-/* Takes the job and the hold of its parent. made: whether this rank gets a communicator. */
-static ncclResult_t submit_child(struct job *job, ncclComm_t *newcomm, bool made, bool blocking)
+ncclResult_t face_child(struct job *job, ncclComm_t *newcomm, bool made, bool blocking)
 {
     ncclComm_t comm = made ? face_comm_new(0, 0, blocking) : NULL;
     if (made && !comm) {
@@ -203,7 +203,7 @@ static ncclResult_t split(ncclComm_t comm, int color, int key, ncclComm_t *newco
         return face_fail(ncclInvalidArgument,
                          "%s: color %d: expected 0 or more, or NCCL_SPLIT_NOCOLOR (-1)", name,
                          color);
-    ncclResult_t result = hold_parent(comm, name);
+    ncclResult_t result = face_parent(comm, name);
     if (result != ncclSuccess)
         return result;
     bool blocking = comm->blocking;
@@ -220,7 +220,7 @@ static ncclResult_t split(ncclComm_t comm, int color, int key, ncclComm_t *newco
     job->parent = comm;
     job->color = color == NCCL_SPLIT_NOCOLOR ? TUTTI_NO_COLOR : color;
     job->key = key;
-    return submit_child(job, newcomm, color != NCCL_SPLIT_NOCOLOR, blocking);
+    return face_child(job, newcomm, color != NCCL_SPLIT_NOCOLOR, blocking);
 }
 
 NCCL_FACE(ncclResult_t, ncclCommSplit,
@@ -250,7 +250,7 @@ static ncclResult_t shrink(ncclComm_t comm, const int *list, int count, ncclComm
     const char *name = "ncclCommShrink";
     ncclResult_t result = check_shrink(list, count, newcomm, flags);
     if (result == ncclSuccess)
-        result = hold_parent(comm, name);
+        result = face_parent(comm, name);
     if (result != ncclSuccess)
         return result;
     bool blocking = comm->blocking;
@@ -272,7 +272,7 @@ static ncclResult_t shrink(ncclComm_t comm, const int *list, int count, ncclComm
     job->excluded = excluded;
     job->excluded_count = (size_t)count;
     job->abort_first = flags == NCCL_SHRINK_ABORT;
-    return submit_child(job, newcomm, true, blocking);
+    return face_child(job, newcomm, true, blocking);
 }
 
 NCCL_FACE(ncclResult_t, ncclCommShrink,

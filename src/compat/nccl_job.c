@@ -108,6 +108,11 @@ static void carry_out(struct job *job)
     case JOB_SHRINK:
         status = shrink(job, &made);
         break;
+    case JOB_GROW:
+        status =
+            tutti_comm_grow_cancellable(face_tutti(job->parent), job->size,
+                                        job->gives_id ? &job->id : NULL, cancel_word(job), &made);
+        break;
     case JOB_FINALIZE:
         job->result = flush(job->comm);
         break;
@@ -125,7 +130,7 @@ static void carry_out(struct job *job)
 
 static bool makes(const struct job *job)
 {
-    return job->kind == JOB_INIT || job->kind == JOB_SPLIT || job->kind == JOB_SHRINK;
+    return job->kind != JOB_FINALIZE && job->kind != JOB_DESTROY;
 }
 
 /* The work is over: tells those who ask. */

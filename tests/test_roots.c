@@ -1,0 +1,380 @@
+/* test_roots.c: the rendezvous by a unique id whose maker holds any rank: alone, with several ranks
+ * of its process, and across forks; and what each side says when it fails. */
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "tests/players.h"
+#include "tests/suite.h"
+
+#define RANKS_MAX 8
+
+/* In memory that processes share: each rank's part, and the id once it is made. */
+struct stage {
+    atomic_int ready;
+    int cancel;
+    tutti_unique_id id;
+    struct player players[RANKS_MAX];
+};
+
+static struct stage *stage_new(uint32_t size, uint64_t timeout_ms)
+{
+    struct stage *stage =
+        mmap(NULL, sizeof *stage, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    CU_ASSERT_FATAL(stage != MAP_FAILED);
+    struct player *players = cast(size, &stage->id, timeout_ms);
+    memcpy(stage->players, players, size * sizeof *players);
+    free(players);
+    return stage;
+}
+
+static void stage_end(struct stage *stage)
+{
+    munmap(stage, sizeof *stage);
+}
+
+static void make_id(struct stage *stage)
+{
+    struct settings settings = quick(1000);
+    CU_ASSERT_EQUAL_FATAL(bootstrap_unique_id(&settings, &stage->id), TUTTI_OK);
+    atomic_store(&stage->ready, 1);
+}
+
+/* Each in a thread of its own. */
+static void play_ranks(struct stage *stage, unsigned mask)
+{
+    pthread_t threads[RANKS_MAX];
+    for (uint32_t r = 0; r < RANKS_MAX; r++) {
+        if (mask >> r & 1)
+            pthread_create(&threads[r], NULL, play, &stage->players[r]);
+    }
+    for (uint32_t r = 0; r < RANKS_MAX; r++) {
+        if (mask >> r & 1)
+            pthread_join(threads[r], NULL);
+    }
+}
+
+/* A process of these ranks. */
+static pid_t fork_ranks(struct stage *stage, unsigned mask)
+{
+    fflush(stdout);
+    pid_t child = fork();
+    if (child != 0)
+        return child;
+    while (!atomic_load(&stage->ready))
+        clock_sleep_us(200);
+    play_ranks(stage, mask);
+    _exit(0);
+}
+
+/* This process makes the id and holds the ranks of mask; each other rank that comes is a process,
+ * that was there before the id. */
+static void perform(struct stage *stage, uint32_t count, unsigned mask)
+{
+    pid_t children[RANKS_MAX];
+    for (uint32_t r = 0; r < count; r++) {
+        if (!(mask >> r & 1))
+            children[r] = fork_ranks(stage, 1u << r);
+    }
+    make_id(stage);
+    play_ranks(stage, mask);
+    for (uint32_t r = 0; r < count; r++) {
+        if (!(mask >> r & 1))
+            waitpid(children[r], NULL, 0);
+    }
+}
+
+/* ---- who may be the root ----------------------------------------------------------------------
+ */
+
+static void test_roots_of_every_rank(void)
+{
+    int before = open_descriptors();
+    for (uint32_t size = 2; size <= 5; size++) {
+        for (uint32_t root = 0; root < size; root++) {
+            struct stage *stage = stage_new(size, 20000);
+            stage->players[root].delay_ms = root % 2 ? 50 : 0;
+            perform(stage, size, 1u << root);
+            expect_all_well(stage->players, size);
+            stage_end(stage);
+        }
+    }
+    CU_ASSERT_EQUAL(open_descriptors(), before);
+}
+
+/* Several ranks of the maker's process: one of them serves, whichever. */
+static void test_roots_among_threads(void)
+{
+    int before = open_descriptors();
+    uint64_t state = suite_seed();
+    for (int i = 0; i < 60; i++) {
+        uint32_t size = 2 + (uint32_t)(suite_random(&state) % 4);
+        unsigned all = (1u << size) - 1;
+        unsigned mask = i % 3 ? all : 1u + (unsigned)(suite_random(&state) % all);
+        struct stage *stage = stage_new(size, 20000);
+        for (uint32_t r = 0; r < size; r++)
+            stage->players[r].delay_ms = (uint32_t)(suite_random(&state) % 4);
+        perform(stage, size, mask);
+        expect_all_well(stage->players, size);
+        stage_end(stage);
+    }
+    CU_ASSERT_EQUAL(open_descriptors(), before);
+}
+
+/* The maker forks after the id is made: rank 0, wherever it is, or a rank of the maker serves. */
+static void test_roots_across_forks(void)
+{
+    int before = open_descriptors();
+    for (unsigned i = 0; i < 40; i++) {
+        uint32_t size = 2 + i % 4, own = i / 4 % (size + 1); /* own == size: takes no part */
+        pid_t children[RANKS_MAX];
+        struct stage *stage = stage_new(size, 20000);
+        make_id(stage);
+        for (uint32_t r = 0; r < size; r++) {
+            stage->players[r].delay_ms = (i * 7 + r * 3) % 5;
+            if (r != own)
+                children[r] = fork_ranks(stage, 1u << r);
+        }
+        if (own < size)
+            play(&stage->players[own]);
+        for (uint32_t r = 0; r < size; r++) {
+            if (r != own)
+                waitpid(children[r], NULL, 0);
+        }
+        expect_all_well(stage->players, size);
+        if (own == size) { /* the sockets are still here, and the id is used up */
+            stage->players[0].size = 1;
+            play(&stage->players[0]);
+            expect_sentence(&stage->players[0], TUTTI_ERR_ARG, "an id makes one communicator");
+        }
+        stage_end(stage);
+    }
+    CU_ASSERT_EQUAL(open_descriptors(), before);
+}
+
+static void test_roots_of_one_rank(void)
+{
+    struct stage *stage = stage_new(1, 5000);
+    int before = open_descriptors();
+    make_id(stage);
+    play(&stage->players[0]);
+    expect_all_well(stage->players, 1);
+    CU_ASSERT_EQUAL(open_descriptors(), before);
+    play(&stage->players[0]);
+    expect_sentence(&stage->players[0], TUTTI_ERR_ARG, "this unique id is used up: rank 0 of 1");
+    stage_end(stage);
+}
+
+/* ---- use, and use again -----------------------------------------------------------------------
+ */
+
+static void test_roots_know_an_id_that_is_used_up(void)
+{
+    for (uint32_t root = 0; root < 3; root++) {
+        char says[64];
+        struct stage *stage = stage_new(3, 20000);
+        perform(stage, 3, 1u << root);
+        expect_all_well(stage->players, 3);
+        snprintf(says, sizeof says, "this unique id is used up: rank %u of 3, in this", root);
+        for (uint32_t r = 0; r < 3; r++) {
+            play(&stage->players[r]);
+            expect_sentence(&stage->players[r], TUTTI_ERR_ARG, says);
+            CU_ASSERT_TRUE(stage->players[r].took_ms < 1000);
+        }
+        stage_end(stage);
+    }
+}
+
+/* One that failed is as used as any other. The ids made since then do not make it unknown at once,
+ * and as many as ever can wait. */
+static void test_roots_know_an_id_that_failed(void)
+{
+    struct settings settings = quick(1000);
+    struct stage *stage = stage_new(2, 300);
+    int before = open_descriptors(), made = 0;
+    static tutti_unique_id ids[300];
+    make_id(stage);
+    play(&stage->players[1]);
+    expect_sentence(&stage->players[1], TUTTI_ERR_CONNECT, "1 of 2 ranks did not come");
+    while (made < 200 && bootstrap_unique_id(&settings, &ids[made]) == TUTTI_OK)
+        made++;
+    play(&stage->players[0]);
+    expect_sentence(&stage->players[0], TUTTI_ERR_CONNECT,
+                    "rank 0 of 2 comes too late: the rendezvous of this unique id has failed at "
+                    "rank 1 of 2, in this process");
+    while (made < 300 && bootstrap_unique_id(&settings, &ids[made]) == TUTTI_OK)
+        made++;
+    CU_ASSERT_EQUAL(made, 256);
+    CU_ASSERT_PTR_NOT_NULL(strstr(status_sentence(), "256 unique ids are waiting"));
+    while (made > 0) {
+        struct bootstrap *alone = NULL;
+        CU_ASSERT_EQUAL(bootstrap_from_id(&settings, &ids[--made], 0, 1, NULL, &alone), TUTTI_OK);
+        bootstrap_free(alone);
+    }
+    CU_ASSERT_EQUAL(open_descriptors(), before);
+    stage_end(stage);
+}
+
+/* ---- failures ---------------------------------------------------------------------------------
+ */
+
+static void test_roots_name_a_size_that_differs(void)
+{
+    for (uint32_t root = 0; root < 4; root++) {
+        char says[64];
+        struct stage *stage = stage_new(4, 5000);
+        uint32_t wrong = (root + 1) % 4;
+        stage->players[wrong].size = 8;
+        perform(stage, 4, 1u << root);
+        snprintf(says, sizeof says, "communicator has 8 ranks, rank %u (host ", root);
+        for (uint32_t r = 0; r < 4; r++)
+            expect_sentence(&stage->players[r], TUTTI_ERR_CONNECT, says);
+        stage_end(stage);
+    }
+}
+
+static void test_roots_name_a_rank_claimed_twice(void)
+{
+    for (uint32_t twice = 0; twice < 4; twice++) { /* the root's own, rank 2, too */
+        char says[64];
+        struct stage *stage = stage_new(4, 5000);
+        uint32_t other = (twice + 1) % 4 == 2 ? (twice + 2) % 4 : (twice + 1) % 4;
+        stage->players[other].rank = twice;
+        perform(stage, 4, 1u << 2);
+        snprintf(says, sizeof says, "two processes say they are rank %u: rank %u (host ", twice,
+                 twice);
+        for (uint32_t r = 0; r < 4; r++)
+            expect_sentence(&stage->players[r], TUTTI_ERR_CONNECT, says);
+        stage_end(stage);
+    }
+}
+
+static void test_roots_refuse_a_wrong_secret(void)
+{
+    struct stage *stage = stage_new(3, 1500);
+    for (uint32_t r = 0; r < 3; r++)
+        snprintf(stage->players[r].settings.secret, SETTING_TEXT_MAX, r == 0 ? "guess" : "right");
+    perform(stage, 3, 1u << 2);
+    expect_sentence(&stage->players[0], TUTTI_ERR_AUTH, "rank 2 at ");
+    expect_sentence(&stage->players[0], TUTTI_ERR_AUTH,
+                    " refuses rank 0: its job secret is another than rank 2's; ");
+    for (uint32_t r = 1; r < 3; r++) {
+        expect_sentence(&stage->players[r], TUTTI_ERR_CONNECT, "within 1500 ms: 0; 1 connection");
+        expect_sentence(&stage->players[r], TUTTI_ERR_CONNECT, "can reach rank 2, or raise");
+    }
+    stage_end(stage);
+}
+
+static void test_roots_name_missing_ranks(void)
+{
+    struct stage *stage = stage_new(7, 700);
+    perform(stage, 4, 1u << 3);
+    for (uint32_t r = 0; r < 4; r++)
+        expect_sentence(&stage->players[r], TUTTI_ERR_CONNECT, "within 700 ms: 4-6; ");
+    stage_end(stage);
+}
+
+/* Rank 0 waits for the maker as any other rank does. */
+static void test_roots_that_never_come(void)
+{
+    struct stage *stage = stage_new(3, 600);
+    perform(stage, 2, 0);
+    for (uint32_t r = 0; r < 2; r++) {
+        expect_sentence(&stage->players[r], TUTTI_ERR_CONNECT,
+                        " of 3 did not find the rank that made the unique id within 600 ms: ");
+        expect_sentence(&stage->players[r], TUTTI_ERR_CONNECT,
+                        "no answer (the rank that made the unique id is not ready");
+        expect_sentence(&stage->players[r], TUTTI_ERR_CONNECT,
+                        "see that the process that made the id takes part, with any rank,");
+    }
+    stage->players[0].size = 1; /* gives the sockets back */
+    play(&stage->players[0]);
+    CU_ASSERT_EQUAL(stage->players[0].status, TUTTI_OK);
+    stage_end(stage);
+}
+
+static void test_roots_that_leave(void)
+{
+    struct stage *stage = stage_new(4, 5000);
+    stage->players[1].leaves = true;
+    perform(stage, 4, 1u << 1);
+    for (uint32_t r = 0; r < 4; r++) {
+        if (r != 1)
+            expect_sentence(&stage->players[r], TUTTI_ERR_CONNECT, " lost rank 1 at ");
+    }
+    stage_end(stage);
+}
+
+static void test_roots_name_blocks_that_differ(void)
+{
+    struct stage *stage = stage_new(3, 5000);
+    stage->players[0].len = 100;
+    perform(stage, 3, 1u << 1);
+    for (uint32_t r = 0; r < 3; r++)
+        expect_sentence(&stage->players[r], TUTTI_ERR_PROTOCOL,
+                        "gave 100 bytes to allgather 0 of the rendezvous, rank 1 gives 200");
+    stage_end(stage);
+}
+
+/* From a process of its own. */
+static pid_t cancel_soon(struct stage *stage)
+{
+    fflush(stdout);
+    pid_t child = fork();
+    if (child != 0)
+        return child;
+    clock_sleep_us(400000);
+    __atomic_store_n(&stage->cancel, 1, __ATOMIC_RELEASE);
+    _exit(0);
+}
+
+/* The root, or another, is cancelled while rank 3 is missing. */
+static void test_roots_that_are_cancelled(void)
+{
+    for (uint32_t quitter = 0; quitter < 3; quitter++) {
+        struct stage *stage = stage_new(4, 20000);
+        stage->players[quitter].cancel = &stage->cancel;
+        pid_t canceller = cancel_soon(stage);
+        perform(stage, 3, 1u << 2);
+        waitpid(canceller, NULL, 0);
+        for (uint32_t r = 0; r < 3; r++) {
+            char says[64];
+            snprintf(says, sizeof says,
+                     r == quitter || quitter == 2 ? "rank %u of 4 aborted the communicator"
+                                                  : "rank %u (host ",
+                     quitter);
+            expect_sentence(&stage->players[r],
+                            r == quitter ? TUTTI_ERR_ABORTED : TUTTI_ERR_CONNECT, says);
+            CU_ASSERT_TRUE(stage->players[r].took_ms < 5000);
+        }
+        stage_end(stage);
+    }
+}
+
+static const struct suite_test tests[] = {
+    TEST(roots_of_every_rank),
+    TEST(roots_among_threads),
+    TEST(roots_across_forks),
+    TEST(roots_of_one_rank),
+    TEST(roots_know_an_id_that_is_used_up),
+    TEST(roots_know_an_id_that_failed),
+    TEST(roots_name_a_size_that_differs),
+    TEST(roots_name_a_rank_claimed_twice),
+    TEST(roots_refuse_a_wrong_secret),
+    TEST(roots_name_missing_ranks),
+    TEST(roots_that_never_come),
+    TEST(roots_that_leave),
+    TEST(roots_name_blocks_that_differ),
+    TEST(roots_that_are_cancelled),
+};
+
+int main(int argc, char **argv)
+{
+    return suite_run("roots", tests, sizeof tests / sizeof *tests, argc, argv);
+}
