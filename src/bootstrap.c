@@ -21,8 +21,9 @@
 
 /* ---- meetings -------------------------------------------------------------------------------- */
 
-void meeting_set_key(const struct settings *settings, struct meeting *meeting, const char *suffix)
+void meeting_set_terms(const struct settings *settings, struct meeting *meeting, const char *suffix)
 {
+    meeting->timeout_ms = settings->connect_timeout_ms;
     snprintf(meeting->key, sizeof meeting->key, "%s%s%s", settings->secret, suffix ? ":" : "",
              suffix ? suffix : "");
 }
@@ -78,10 +79,10 @@ static tutti_status reason(const struct cancel *cancel, tutti_status status)
     return better == TUTTI_OK ? status : better;
 }
 
-tutti_status bootstrap_meet(const struct settings *settings, struct meeting *meeting, uint32_t rank,
-                            uint32_t size, struct bootstrap **bootstrap)
+tutti_status bootstrap_meet(struct meeting *meeting, uint32_t rank, uint32_t size,
+                            struct bootstrap **bootstrap)
 {
-    uint64_t deadline = clock_ms() + settings->connect_timeout_ms;
+    uint64_t deadline = clock_ms() + meeting->timeout_ms;
     tutti_status status = bootstrap_check_rank(rank, size);
     struct bootstrap *made = NULL;
     if (status == TUTTI_OK) {
@@ -93,7 +94,7 @@ tutti_status bootstrap_meet(const struct settings *settings, struct meeting *mee
             status = fail(TUTTI_ERR_NOMEM, "no memory for the rendezvous of %u ranks", size);
     }
     if (status == TUTTI_OK) {
-        made->timeout_ms = settings->connect_timeout_ms;
+        made->timeout_ms = meeting->timeout_ms;
         made->cancel = meeting->cancel;
         snprintf(made->root_name, sizeof made->root_name, "%s",
                  meeting->any_root ? "the rank that made the unique id" : "rank 0");

@@ -214,7 +214,7 @@ static tutti_status read_id(const struct settings *settings, const tutti_unique_
     char suffix[33];
     for (int i = 0; i < 16; i++)
         snprintf(suffix + 2 * i, 3, "%02x", read.key[i]);
-    meeting_set_key(settings, meeting, suffix);
+    meeting_set_terms(settings, meeting, suffix);
     return TUTTI_OK;
 }
 
@@ -238,7 +238,7 @@ tutti_status bootstrap_from_id(const struct settings *settings, const tutti_uniq
     if (status != TUTTI_OK)
         return status;
     bool root = meeting.listener_count > 0;
-    status = bootstrap_meet(settings, &meeting, rank, size, bootstrap);
+    status = bootstrap_meet(&meeting, rank, size, bootstrap);
     if (root)
         waiting_end(&meeting, status);
     return status;

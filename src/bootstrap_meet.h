@@ -38,6 +38,7 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "messages are sent as 
 struct meeting {
     uint8_t job[16];
     char key[MEETING_KEY_MAX]; /* settings' secret, then the id's own key in hexadecimal */
+    uint64_t timeout_ms;       /* of each step */
     struct sock_address places[MEETING_PLACES_MAX];
     uint32_t place_count;
     int listeners[MEETING_LISTENERS_MAX]; /* who has some is the root */
@@ -90,8 +91,9 @@ struct bootstrap {
     void *context;
 };
 
-/* The key of a meeting: the job secret, then `suffix` (NULL: none). */
-void meeting_set_key(const struct settings *settings, struct meeting *meeting, const char *suffix);
+/* The time limit and the key of a meeting: the job secret, then `suffix` (NULL: none). */
+void meeting_set_terms(const struct settings *settings, struct meeting *meeting,
+                       const char *suffix);
 /* A job id from a text that all ranks of the job, and no others, know. */
 void meeting_set_job(struct meeting *meeting, const char *text);
 void meeting_close_listeners(struct meeting *meeting);
@@ -99,8 +101,8 @@ void meeting_close_listeners(struct meeting *meeting);
 tutti_status bootstrap_check_rank(uint32_t rank, uint32_t size);
 /* Joins: takes the meeting's listeners and closes them in every case. Bounded by the connect
  * timeout. */
-tutti_status bootstrap_meet(const struct settings *settings, struct meeting *meeting, uint32_t rank,
-                            uint32_t size, struct bootstrap **bootstrap);
+tutti_status bootstrap_meet(struct meeting *meeting, uint32_t rank, uint32_t size,
+                            struct bootstrap **bootstrap);
 /* The two halves of it. */
 tutti_status bootstrap_root_join(struct bootstrap *bootstrap, const struct meeting *meeting,
                                  uint64_t deadline_ms);
