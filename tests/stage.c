@@ -37,6 +37,11 @@ void make_id(struct stage *stage)
 void play_ranks(struct stage *stage, unsigned mask)
 {
     pthread_t threads[RANKS_MAX];
+    if ((mask & (mask - 1)) == 0) { /* a child of threads may start none */
+        if (mask)
+            play(&stage->players[__builtin_ctz(mask)]);
+        return;
+    }
     for (uint32_t r = 0; r < RANKS_MAX; r++) {
         if (mask >> r & 1)
             pthread_create(&threads[r], NULL, play, &stage->players[r]);

@@ -24,7 +24,7 @@ void stage_end(struct stage *stage);
 void make_id(struct stage *stage);
 /* A process of these ranks, as threads. */
 pid_t fork_ranks(struct stage *stage, unsigned mask);
-/* These ranks, as threads of this process. */
+/* These ranks, as threads of this process; one alone in the calling thread. */
 void play_ranks(struct stage *stage, unsigned mask);
 
 #endif
