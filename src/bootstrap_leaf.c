@@ -153,9 +153,8 @@ static tutti_status nobody(const struct search *search)
                 "rank %u of %u did not find %s within %llu ms: %s; see that %s and can be reached",
                 bootstrap->rank, bootstrap->size, bootstrap->root_name,
                 (unsigned long long)bootstrap->timeout_ms, text,
-                search->meeting->any_root
-                    ? "the process that made the id takes part, with any rank,"
-                    : "rank 0 runs");
+                search->meeting->any_root ? "the process that made the id takes part, or serves it,"
+                                          : "rank 0 runs");
 }
 
 /* Searches until some place has said hello; *winner is its index, its descriptor stays open. */
@@ -246,7 +245,7 @@ static tutti_status introduce(struct bootstrap *bootstrap, const struct auth *au
         return status;
     if (status != TUTTI_OK)
         return TUTTI_OK;
-    snprintf(bootstrap->root_name, sizeof bootstrap->root_name, "rank %u", answer.rank);
+    bootstrap_name_root(bootstrap, answer.rank);
     if (answer.status != TUTTI_IN_PROGRESS)
         return bootstrap_refused(bootstrap, &answer);
     if (auth_check_proof(auth, answer.proof) != TUTTI_OK)

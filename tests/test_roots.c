@@ -224,11 +224,11 @@ static void test_roots_that_never_come(void)
     perform(stage, 2, 0);
     for (uint32_t r = 0; r < 2; r++) {
         expect_sentence(&stage->players[r], TUTTI_ERR_CONNECT,
-                        " of 3 did not find the rank that made the unique id within 600 ms: ");
+                        " of 3 did not find the unique id's maker within 600 ms: ");
         expect_sentence(&stage->players[r], TUTTI_ERR_CONNECT,
-                        "no answer (the rank that made the unique id is not ready");
+                        "no answer (the unique id's maker is not ready");
         expect_sentence(&stage->players[r], TUTTI_ERR_CONNECT,
-                        "see that the process that made the id takes part, with any rank,");
+                        "see that the process that made the id takes part, or serves it,");
     }
     stage->players[0].size = 1; /* gives the sockets back */
     play(&stage->players[0]);

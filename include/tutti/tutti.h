@@ -75,9 +75,9 @@ TUTTI_API size_t tutti_dtype_size(tutti_dtype dtype);
 /* ---- communicators -------------------------------------------------------------------------- */
 
 /* tutti_unique_id_create: called by one process, which takes part in the communicator, with any
- * rank or ranks; where it forks them, one is rank 0 or its own. Opens a listening socket on the
- * chosen interface that lives until the communicator exists (or the process ends). The id makes one
- * communicator. Errors TUTTI_ERR_SYSTEM, TUTTI_ERR_SETTING; TUTTI_ERR_NOMEM when 256 ids of this
+ * rank or ranks, or serves the id (tutti_unique_id_serve); where it forks all ranks it need not.
+ * Opens a listening socket on the chosen interface that lives until the communicator exists (or the
+ * process ends). The id makes one communicator. Errors TUTTI_ERR_SYSTEM, TUTTI_ERR_SETTING; TUTTI_ERR_NOMEM when 256 ids of this
  * process wait for their use. */
 TUTTI_API tutti_status tutti_unique_id_create(tutti_unique_id *id);
 
@@ -88,6 +88,19 @@ TUTTI_API tutti_status tutti_unique_id_create(tutti_unique_id *id);
  * Who joins proves the job secret (TUTTI_SECRET), as with TUTTI_RENDEZVOUS. Errors
  * TUTTI_ERR_SETTING, _CONNECT (the host is unknown), _SYSTEM. */
 TUTTI_API tutti_status tutti_unique_id_from_env(tutti_unique_id *id);
+
+/* tutti_unique_id_serve: the meeting of an id's ranks is served by the first of them that the maker's
+ * process holds. Where it holds none, or may hold one later, it calls this, usually in a thread of
+ * its own: blocks, and passes the ranks' messages on, until they have made their communicator or
+ * failed to, for which the first of them has any time it likes and the others the connect timeout
+ * that the maker had with tutti_unique_id_create. Returns TUTTI_OK when a rank of this process, or
+ * a forked rank 0, serves instead; one that comes while this does is a rank as any other. Another
+ * thread that stores something else than 0 in *cancel (atomically; NULL: none will) ends it within
+ * 0.1 s; ranks that have met are told, and before any has come the id stays as it was. An id of an
+ * address (tutti_unique_id_from_env) needs no service: TUTTI_OK at once.
+ * Errors TUTTI_ERR_ARG when this process did not make the id; _STATE when another thread serves it;
+ * _ABORTED; and what the ranks are told when they fail, _CONNECT, _PROTOCOL, _NOMEM. */
+TUTTI_API tutti_status tutti_unique_id_serve(const tutti_unique_id *id, const int *cancel);
 
 /* tutti_comm_create: makes rank `rank` of a communicator of `size` ranks; collective, blocking,
  * bounded by TUTTI_CONNECT_TIMEOUT_MS. The caller owns *comm: tutti_comm_destroy.
