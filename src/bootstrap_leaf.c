@@ -153,8 +153,9 @@ static tutti_status nobody(const struct search *search)
                 "rank %u of %u did not find %s within %llu ms: %s; see that %s and can be reached",
                 bootstrap->rank, bootstrap->size, bootstrap->root_name,
                 (unsigned long long)bootstrap->timeout_ms, text,
-                search->meeting->any_root ? "the process that made the id takes part, or serves it,"
-                                          : "rank 0 runs");
+                search->meeting->any_root
+                    ? "the process that made the id runs, takes part or serves it,"
+                    : "rank 0 runs");
 }
 
 /* Searches until some place has said hello; *winner is its index, its descriptor stays open. */

@@ -228,7 +228,7 @@ static void test_roots_that_never_come(void)
         expect_sentence(&stage->players[r], TUTTI_ERR_CONNECT,
                         "no answer (the unique id's maker is not ready");
         expect_sentence(&stage->players[r], TUTTI_ERR_CONNECT,
-                        "see that the process that made the id takes part, or serves it,");
+                        "see that the process that made the id runs, takes part or serves it,");
     }
     stage->players[0].size = 1; /* gives the sockets back */
     play(&stage->players[0]);
