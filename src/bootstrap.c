@@ -21,8 +21,9 @@
 
 /* ---- meetings -------------------------------------------------------------------------------- */
 
-void meeting_set_key(const struct settings *settings, struct meeting *meeting, const char *suffix)
+void meeting_set_terms(const struct settings *settings, struct meeting *meeting, const char *suffix)
 {
+    meeting->timeout_ms = settings->meet_timeout_ms;
     snprintf(meeting->key, sizeof meeting->key, "%s%s%s", settings->secret, suffix ? ":" : "",
              suffix ? suffix : "");
 }
@@ -50,25 +51,43 @@ tutti_status bootstrap_check_rank(uint32_t rank, uint32_t size)
     return TUTTI_OK;
 }
 
+tutti_status bootstrap_take_seats(struct bootstrap *bootstrap, uint32_t size)
+{
+    bootstrap->seats = calloc(size, sizeof *bootstrap->seats);
+    if (bootstrap->seats == NULL)
+        return fail(TUTTI_ERR_NOMEM, "no memory for the rendezvous of %u ranks", size);
+    bootstrap->size = size;
+    for (uint32_t r = 0; r < size; r++)
+        bootstrap->seats[r].fd = -1;
+    return TUTTI_OK;
+}
+
 static struct bootstrap *make(enum bootstrap_kind kind, uint32_t rank, uint32_t size)
 {
     struct bootstrap *bootstrap = calloc(1, sizeof *bootstrap);
     if (bootstrap == NULL)
         return NULL;
     bootstrap->kind = kind;
-    bootstrap->rank = rank;
+    bootstrap->rank = bootstrap->witness = rank;
     bootstrap->size = size;
     bootstrap->fd = -1;
-    if (kind == BOOTSTRAP_ROOT) {
-        bootstrap->seats = calloc(size, sizeof *bootstrap->seats);
-        if (bootstrap->seats == NULL) {
-            free(bootstrap);
-            return NULL;
-        }
-        for (uint32_t r = 0; r < size; r++)
-            bootstrap->seats[r].fd = -1;
-    }
     return bootstrap;
+}
+
+/* One rank needs nobody, unless it is served elsewhere: that process waits for it. */
+static enum bootstrap_kind kind_of(const struct meeting *meeting, uint32_t size)
+{
+    if (size == 1 && (meeting->listener_count > 0 || !meeting->any_root))
+        return BOOTSTRAP_ALONE;
+    return meeting->listener_count > 0 ? BOOTSTRAP_ROOT : BOOTSTRAP_LEAF;
+}
+
+static void name_root(struct bootstrap *bootstrap, bool any_root)
+{
+    uint32_t rank = bootstrap->kind == BOOTSTRAP_ROOT ? bootstrap->rank
+                    : any_root                        ? BOOTSTRAP_NO_RANK
+                                                      : 0;
+    bootstrap_name_root(bootstrap, rank);
 }
 
 /* What ended a wait early is the better reason for whatever came of it. */
@@ -78,28 +97,28 @@ static tutti_status reason(const struct cancel *cancel, tutti_status status)
     return better == TUTTI_OK ? status : better;
 }
 
-tutti_status bootstrap_meet(const struct settings *settings, struct meeting *meeting, uint32_t rank,
-                            uint32_t size, struct bootstrap **bootstrap)
+tutti_status bootstrap_meet(struct meeting *meeting, uint32_t rank, uint32_t size,
+                            struct bootstrap **bootstrap)
 {
-    uint64_t deadline = clock_ms() + settings->meet_timeout_ms;
-    tutti_status status = bootstrap_check_rank(rank, size);
+    uint64_t deadline = clock_ms() + meeting->timeout_ms;
+    tutti_status status = TUTTI_OK;
     struct bootstrap *made = NULL;
+    if (rank != BOOTSTRAP_NO_RANK)
+        status = bootstrap_check_rank(rank, size);
     if (status == TUTTI_OK) {
-        made = make(size == 1                     ? BOOTSTRAP_ALONE
-                    : meeting->listener_count > 0 ? BOOTSTRAP_ROOT
-                                                  : BOOTSTRAP_LEAF,
-                    rank, size);
+        made = make(kind_of(meeting, size), rank, size);
         if (made == NULL)
             status = fail(TUTTI_ERR_NOMEM, "no memory for the rendezvous of %u ranks", size);
     }
     if (status == TUTTI_OK) {
-        made->timeout_ms = settings->meet_timeout_ms;
+        made->timeout_ms = meeting->timeout_ms;
         made->cancel = meeting->cancel;
-        snprintf(made->root_name, sizeof made->root_name, "%s",
-                 meeting->any_root ? "the rank that made the unique id" : "rank 0");
-        if (made->kind == BOOTSTRAP_ROOT)
-            status = bootstrap_root_join(made, meeting, deadline);
-        else if (made->kind == BOOTSTRAP_LEAF)
+        name_root(made, meeting->any_root);
+        if (made->kind == BOOTSTRAP_ROOT && size > 0)
+            status = bootstrap_take_seats(made, size);
+        if (status == TUTTI_OK && made->kind == BOOTSTRAP_ROOT)
+            status = bootstrap_root_join(made, meeting, size > 0 ? deadline : UINT64_MAX);
+        if (status == TUTTI_OK && made->kind == BOOTSTRAP_LEAF)
             status = bootstrap_leaf_join(made, meeting, deadline);
     }
     meeting_close_listeners(meeting);
@@ -207,6 +226,14 @@ tutti_status bootstrap_allgather(struct bootstrap *bootstrap, const void *in, vo
     return status;
 }
 
+tutti_status bootstrap_relay(struct bootstrap *bootstrap)
+{
+    tutti_status status = TUTTI_OK;
+    for (bool over = false; status == TUTTI_OK && !over; bootstrap->sequence++)
+        status = bootstrap_root_relay(bootstrap, &over);
+    return status == TUTTI_OK ? status : reason(bootstrap->cancel, status);
+}
+
 /* ---- texts ----------------------------------------------------------------------------------- */
 
 const char *seat_text(const struct seat *seats, uint32_t rank, char text[128])
@@ -217,6 +244,14 @@ const char *seat_text(const struct seat *seats, uint32_t rank, char text[128])
     else
         snprintf(text, 128, "rank %u", rank);
     return text;
+}
+
+void bootstrap_name_root(struct bootstrap *bootstrap, uint32_t rank)
+{
+    if (rank == BOOTSTRAP_NO_RANK)
+        snprintf(bootstrap->root_name, sizeof bootstrap->root_name, "%s", BOOTSTRAP_MAKER);
+    else
+        snprintf(bootstrap->root_name, sizeof bootstrap->root_name, "rank %u", rank);
 }
 
 static bool is_here(const struct bootstrap *bootstrap, const bool *done, uint32_t rank)

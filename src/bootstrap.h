@@ -31,6 +31,8 @@ tutti_status bootstrap_id_from_env(const struct settings *settings, tutti_unique
 tutti_status bootstrap_from_id(const struct settings *settings, const tutti_unique_id *id,
                                uint32_t rank, uint32_t size, const struct cancel *cancel,
                                struct bootstrap **bootstrap);
+/* For the process that made the id, whatever of its ranks it holds: see tutti_unique_id_serve. */
+tutti_status bootstrap_serve(const tutti_unique_id *id, const struct cancel *cancel);
 /* A check for cancel: another thread wants no communicator any more (clock_cancelled). */
 struct bootstrap_word {
     const int *word;

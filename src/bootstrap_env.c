@@ -197,9 +197,9 @@ static tutti_status meet_at_host(const struct settings *settings, const char *ho
     struct sock_address address;
     struct doors doors;
     meeting_set_job(&meeting, job);
-    meeting_set_key(settings, &meeting, NULL);
+    meeting_set_terms(settings, &meeting, NULL);
     if (size == 1)
-        return bootstrap_meet(settings, &meeting, rank, size, bootstrap);
+        return bootstrap_meet(&meeting, rank, size, bootstrap);
     tutti_status status = resolve(host, 1, clock_ms() + settings->meet_timeout_ms, &address);
     if (status == TUTTI_OK)
         status = list_places(settings, &address, job, avoid, &meeting);
@@ -216,7 +216,7 @@ static tutti_status meet_at_host(const struct settings *settings, const char *ho
     }
     if (status != TUTTI_OK)
         return status;
-    return bootstrap_meet(settings, &meeting, rank, size, bootstrap);
+    return bootstrap_meet(&meeting, rank, size, bootstrap);
 }
 
 /* ---- the sources ----------------------------------------------------------------------------- */
@@ -274,7 +274,7 @@ tutti_status bootstrap_meet_at(const struct settings *settings, const char *name
     unsigned port = address_port(&meeting.places[0]);
     snprintf(job, sizeof job, "tutti rendezvous at port %u", port);
     meeting_set_job(&meeting, job);
-    meeting_set_key(settings, &meeting, NULL);
+    meeting_set_terms(settings, &meeting, NULL);
     snprintf(host, sizeof host, "%s", *text == '[' ? text + 1 : text);
     *strrchr(host, *text == '[' ? ']' : ':') = 0;
     if (rank == 0 && size > 1) {
@@ -284,7 +284,7 @@ tutti_status bootstrap_meet_at(const struct settings *settings, const char *name
         if (status != TUTTI_OK)
             return status;
     }
-    return bootstrap_meet(settings, &meeting, rank, size, bootstrap);
+    return bootstrap_meet(&meeting, rank, size, bootstrap);
 }
 
 static tutti_status from_rendezvous(const struct settings *settings, struct bootstrap **bootstrap)
@@ -397,7 +397,7 @@ static tutti_status meet_by_launcher(const struct settings *settings, share_fn *
     tutti_unique_id id;
     tutti_status made = TUTTI_OK;
     if (size == 1)
-        return bootstrap_meet(settings, &alone, rank, size, bootstrap);
+        return bootstrap_meet(&alone, rank, size, bootstrap);
     if (rank == 0) {
         made = bootstrap_root_id(settings, &id);
         if (made == TUTTI_OK)
@@ -460,7 +460,7 @@ static tutti_status be_alone(const struct settings *settings, struct bootstrap *
                         "go together, as torchrun sets them",
                         settings_launcher_variable("WORLD_SIZE"), names[i]);
     }
-    return bootstrap_meet(settings, &alone, 0, 1, bootstrap);
+    return bootstrap_meet(&alone, 0, 1, bootstrap);
 }
 
 tutti_status bootstrap_from_env(const struct settings *settings, struct bootstrap **bootstrap)
@@ -488,7 +488,7 @@ tutti_status bootstrap_from_env(const struct settings *settings, struct bootstra
                           size);
         if (status != TUTTI_OK)
             return status;
-        return bootstrap_meet(settings, &alone, rank, size, bootstrap);
+        return bootstrap_meet(&alone, rank, size, bootstrap);
     }
     status = bootstrap_pmi1_open(&rank, &size);
     if (status == TUTTI_OK)

@@ -4,7 +4,11 @@
  * sends the result to one after the other: they are all waiting for it. A rank that ran ahead has
  * its next block in the socket, unread until the root gets there. A failure at the root goes out in
  * place of the result, so all ranks have the same sentence; any failure leaves ranks out of step,
- * and bootstrap_allgather refuses to go on after it. */
+ * and bootstrap_allgather refuses to go on after it.
+ *
+ * A root without a rank learns from the first header that comes that there is an allgather, how
+ * long its blocks are, and from when on the others are late. Ranks that leave before that may have
+ * what they wanted: only when another goes on are they missed. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -31,27 +35,59 @@ struct collection {
     bool *done;             /* [size] */
     uint8_t *out;
     size_t len;
+    uint32_t speaker; /* whose len it is; BOOTSTRAP_NO_RANK: nobody's yet */
     uint32_t left;
+    uint32_t gone, first_gone; /* before anybody spoke: how many, and the first of them */
+    uint64_t deadline_ms;
 };
 
-static tutti_status check_header(const struct collection *collection, uint32_t rank)
+static tutti_status left_early(const struct collection *collection, uint32_t rank)
+{
+    char who[128];
+    return fail(TUTTI_ERR_CONNECT,
+                "%s left during the rendezvous: its process ended or met an error of its own",
+                seat_text(collection->bootstrap->seats, rank, who));
+}
+
+/* The first header of an allgather among others. */
+static tutti_status begin(struct collection *collection, uint32_t rank)
+{
+    struct bootstrap *bootstrap = collection->bootstrap;
+    collection->speaker = rank;
+    collection->len = collection->intakes[rank].header.len;
+    collection->deadline_ms = clock_ms() + bootstrap->timeout_ms;
+    if (collection->gone > 0)
+        return left_early(collection, collection->first_gone);
+    collection->out = calloc(bootstrap->size, collection->len ? collection->len : 1);
+    if (collection->out == NULL)
+        return fail(TUTTI_ERR_NOMEM, "no memory for the allgather of %u ranks", bootstrap->size);
+    return TUTTI_OK;
+}
+
+static tutti_status check_header(struct collection *collection, uint32_t rank)
 {
     char who[128];
     const struct gather_header *header = &collection->intakes[rank].header;
     const struct bootstrap *bootstrap = collection->bootstrap;
     seat_text(bootstrap->seats, rank, who);
-    if (header->magic != BOOTSTRAP_MAGIC)
+    bool first = collection->speaker == BOOTSTRAP_NO_RANK;
+    bool known =
+        !first || (header->sequence == bootstrap->sequence && header->len <= BOOTSTRAP_BLOCK_MAX);
+    if (header->magic != BOOTSTRAP_MAGIC || !known)
         return fail(TUTTI_ERR_PROTOCOL, "%s sent bytes that are no allgather", who);
+    if (first)
+        return begin(collection, rank);
     if (header->sequence != bootstrap->sequence || header->len != collection->len)
         return fail(TUTTI_ERR_PROTOCOL,
                     "%s gave %u bytes to allgather %u of the rendezvous, rank %u gives %zu to "
                     "allgather %u: run the same release everywhere",
-                    who, header->len, header->sequence, bootstrap->rank, collection->len,
+                    who, header->len, header->sequence, collection->speaker, collection->len,
                     bootstrap->sequence);
     return TUTTI_OK;
 }
 
-static tutti_status collect_from(struct collection *collection, uint32_t rank)
+/* *gone: it left, and nobody waits for it yet. */
+static tutti_status collect_from(struct collection *collection, uint32_t rank, bool *gone)
 {
     char who[128];
     struct intake *intake = &collection->intakes[rank];
@@ -67,14 +103,15 @@ static tutti_status collect_from(struct collection *collection, uint32_t rank)
             continue;
         if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
             return TUTTI_OK;
-        seat_text(collection->bootstrap->seats, rank, who);
+        if (got <= 0 && collection->speaker == BOOTSTRAP_NO_RANK && intake->got == 0) {
+            *gone = true;
+            return TUTTI_OK;
+        }
         if (got < 0)
-            return fail_errno(TUTTI_ERR_CONNECT, "lost %s during the rendezvous", who);
+            return fail_errno(TUTTI_ERR_CONNECT, "lost %s during the rendezvous",
+                              seat_text(collection->bootstrap->seats, rank, who));
         if (got == 0)
-            return fail(TUTTI_ERR_CONNECT,
-                        "%s left during the rendezvous: its process ended or "
-                        "met an error of its own",
-                        who);
+            return left_early(collection, rank);
         intake->got += (size_t)got;
         if (intake->got == head) {
             tutti_status status = check_header(collection, rank);
@@ -100,7 +137,7 @@ static tutti_status late_ranks(const struct collection *collection)
                 (unsigned long long)collection->bootstrap->timeout_ms, missing);
 }
 
-static tutti_status collect(struct collection *collection, int epoll, uint64_t deadline_ms)
+static tutti_status collect(struct collection *collection, int epoll)
 {
     struct epoll_event events[EVENTS_MAX];
     struct bootstrap *bootstrap = collection->bootstrap;
@@ -111,14 +148,14 @@ static tutti_status collect(struct collection *collection, int epoll, uint64_t d
         if (epoll_ctl(epoll, EPOLL_CTL_ADD, bootstrap->seats[r].fd, &event) != 0)
             return fail_errno(TUTTI_ERR_SYSTEM, "rendezvous: epoll_ctl");
     }
-    while (collection->left > 0) {
+    while (collection->left > collection->gone) {
         tutti_status wanted = clock_check(bootstrap->cancel);
         if (wanted != TUTTI_OK)
             return wanted;
-        if (clock_ms() >= deadline_ms)
+        if (clock_ms() >= collection->deadline_ms)
             return late_ranks(collection);
-        int count =
-            epoll_wait(epoll, events, EVENTS_MAX, clock_left_ms(deadline_ms, bootstrap->cancel));
+        int count = epoll_wait(epoll, events, EVENTS_MAX,
+                               clock_left_ms(collection->deadline_ms, bootstrap->cancel));
         if (count < 0 && errno != EINTR)
             return fail_errno(TUTTI_ERR_SYSTEM, "rendezvous: epoll_wait");
         for (int i = 0; i < count; i++) {
@@ -128,15 +165,20 @@ static tutti_status collect(struct collection *collection, int epoll, uint64_t d
                 epoll_ctl(epoll, EPOLL_CTL_DEL, bootstrap->seats[rank].fd, NULL);
                 continue;
             }
-            tutti_status status = collect_from(collection, rank);
+            bool gone = false;
+            tutti_status status = collect_from(collection, rank, &gone);
             if (status != TUTTI_OK)
                 return status;
+            if (gone) {
+                epoll_ctl(epoll, EPOLL_CTL_DEL, bootstrap->seats[rank].fd, NULL);
+                collection->first_gone = collection->gone++ ? collection->first_gone : rank;
+            }
         }
     }
     return TUTTI_OK;
 }
 
-static tutti_status hand_out(struct collection *collection, uint64_t deadline_ms)
+static tutti_status hand_out(struct collection *collection)
 {
     struct bootstrap *bootstrap = collection->bootstrap;
     struct gather_header header = {.magic = BOOTSTRAP_MAGIC,
@@ -148,10 +190,10 @@ static tutti_status hand_out(struct collection *collection, uint64_t deadline_ms
         char who[128], cause[SENTENCE_MAX];
         int fd = bootstrap->seats[r].fd;
         tutti_status status =
-            sock_send_all(fd, &header, sizeof header, deadline_ms, bootstrap->cancel);
+            sock_send_all(fd, &header, sizeof header, collection->deadline_ms, bootstrap->cancel);
         if (status == TUTTI_OK)
             status = sock_send_all(fd, collection->out, bootstrap->size * collection->len,
-                                   deadline_ms, bootstrap->cancel);
+                                   collection->deadline_ms, bootstrap->cancel);
         if (status != TUTTI_OK) {
             snprintf(cause, sizeof cause, "%s", status_sentence());
             return fail(TUTTI_ERR_CONNECT, "%s did not take the result of the rendezvous: %.300s",
@@ -180,32 +222,54 @@ static void hand_out_failure(struct bootstrap *bootstrap, tutti_status failure)
     status_set_sentence(message.sentence);
 }
 
-tutti_status bootstrap_root_allgather(struct bootstrap *bootstrap, const void *in, void *out,
-                                      size_t len, uint64_t deadline_ms)
+/* in: the root's own block, if it has a rank. */
+static tutti_status gather(struct collection *collection, const void *in)
 {
     tutti_status status = TUTTI_OK;
-    struct collection collection = {
-        .bootstrap = bootstrap, .out = out, .len = len, .left = bootstrap->size - 1};
-    collection.intakes = calloc(bootstrap->size, sizeof *collection.intakes);
-    collection.done = calloc(bootstrap->size, sizeof *collection.done);
+    struct bootstrap *bootstrap = collection->bootstrap;
+    collection->left = bootstrap_guests(bootstrap);
+    collection->intakes = calloc(bootstrap->size, sizeof *collection->intakes);
+    collection->done = calloc(bootstrap->size, sizeof *collection->done);
     int epoll = owned_add(epoll_create1(EPOLL_CLOEXEC));
-    if (collection.intakes == NULL || collection.done == NULL)
+    if (collection->intakes == NULL || collection->done == NULL)
         status = fail(TUTTI_ERR_NOMEM, "no memory for the allgather of %u ranks", bootstrap->size);
     else if (epoll < 0)
         status = fail_errno(TUTTI_ERR_SYSTEM, "rendezvous: epoll_create1");
-    if (status == TUTTI_OK) {
-        memmove((uint8_t *)out + bootstrap->rank * len, in, len);
-        collection.done[bootstrap->rank] = true;
-        status = collect(&collection, epoll, deadline_ms);
+    if (status == TUTTI_OK && bootstrap->rank != BOOTSTRAP_NO_RANK) {
+        memmove(collection->out + bootstrap->rank * collection->len, in, collection->len);
+        collection->done[bootstrap->rank] = true;
     }
     if (status == TUTTI_OK)
-        status = hand_out(&collection, deadline_ms);
+        status = collect(collection, epoll);
+    if (status == TUTTI_OK && collection->gone == 0)
+        status = hand_out(collection);
     if (status != TUTTI_OK)
         hand_out_failure(bootstrap, status);
     if (epoll >= 0)
         owned_close(epoll);
-    free(collection.done);
-    free(collection.intakes);
+    free(collection->done);
+    free(collection->intakes);
+    return status;
+}
+
+tutti_status bootstrap_root_allgather(struct bootstrap *bootstrap, const void *in, void *out,
+                                      size_t len, uint64_t deadline_ms)
+{
+    struct collection collection = {.bootstrap = bootstrap,
+                                    .out = out,
+                                    .len = len,
+                                    .speaker = bootstrap->rank,
+                                    .deadline_ms = deadline_ms};
+    return gather(&collection, in);
+}
+
+tutti_status bootstrap_root_relay(struct bootstrap *bootstrap, bool *over)
+{
+    struct collection collection = {
+        .bootstrap = bootstrap, .speaker = BOOTSTRAP_NO_RANK, .deadline_ms = UINT64_MAX};
+    tutti_status status = gather(&collection, NULL);
+    free(collection.out);
+    *over = status == TUTTI_OK && collection.gone > 0;
     return status;
 }
 

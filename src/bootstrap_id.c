@@ -8,8 +8,8 @@
  * The id names up to four addresses of the maker, best first, each with a listening socket of its
  * own, so that nothing is bound that the settings did not choose. The job id tells this rendezvous
  * from all others; the key is mixed into the job secret, so that only holders of the id can join.
- * any: the root is whichever rank of the maker's process comes first, else rank 0. The sockets must
- * outlive the call that made them: bootstrap_waiting.c keeps them for the root.
+ * any: the root is the maker's process, with whichever rank comes first there, else rank 0. The
+ * sockets must outlive the call that made them: bootstrap_waiting.c keeps them for the root.
  *
  *      0        8       12                                                     128
  *      | magic  | vers. | "host:port"                                          |
@@ -127,6 +127,15 @@ static tutti_status listen_on_interfaces(const struct settings *settings, struct
     return fail(TUTTI_ERR_SYSTEM, "no network interface that other hosts could reach is up");
 }
 
+static void set_terms(const struct settings *settings, const struct id_layout *id,
+                      struct meeting *meeting)
+{
+    char suffix[33];
+    for (int i = 0; i < 16; i++)
+        snprintf(suffix + 2 * i, 3, "%02x", id->key[i]);
+    meeting_set_terms(settings, meeting, suffix);
+}
+
 static tutti_status make_id(const struct settings *settings, bool any_root, tutti_unique_id *id)
 {
     struct id_layout made = {.version = BOOTSTRAP_VERSION, .any_root = any_root};
@@ -138,6 +147,7 @@ static tutti_status make_id(const struct settings *settings, bool any_root, tutt
     if (status == TUTTI_OK)
         status = listen_on_interfaces(settings, &meeting, &made);
     memcpy(meeting.job, made.job, sizeof meeting.job);
+    set_terms(settings, &made, &meeting);
     if (status == TUTTI_OK)
         status = waiting_put(&meeting);
     if (status != TUTTI_OK) {
@@ -184,35 +194,42 @@ static tutti_status check_version(uint32_t version)
     return TUTTI_OK;
 }
 
-static tutti_status read_id(const struct settings *settings, const tutti_unique_id *id,
-                            struct meeting *meeting)
+static tutti_status read_id(const struct id_layout *read, struct meeting *meeting)
 {
-    struct id_layout read;
-    memcpy(&read, id->bytes, sizeof read);
-    if (memcmp(read.magic, id_magic, sizeof read.magic) != 0)
+    if (memcmp(read->magic, id_magic, sizeof read->magic) != 0)
         return fail(TUTTI_ERR_ARG, "these 128 bytes are no unique id of this library: carry them "
                                    "unchanged from the process that made the id");
-    tutti_status status = check_version(read.version);
+    tutti_status status = check_version(read->version);
     if (status != TUTTI_OK)
         return status;
-    if (read.count == 0 || read.count > ID_PLACES_MAX)
+    if (read->count == 0 || read->count > ID_PLACES_MAX)
         return fail(TUTTI_ERR_ARG, "the unique id names %u addresses, not 1 to %d: it was damaged",
-                    read.count, ID_PLACES_MAX);
-    if (read.any_root > 1)
+                    read->count, ID_PLACES_MAX);
+    if (read->any_root > 1)
         return fail(TUTTI_ERR_ARG, "the unique id has unknown flags 0x%x: it was damaged",
-                    read.any_root);
-    meeting->any_root = read.any_root;
-    memcpy(meeting->job, read.job, sizeof meeting->job);
-    for (uint32_t i = 0; i < read.count; i++) {
-        if (!place_to_address(&read.places[i], &meeting->places[i]))
+                    read->any_root);
+    meeting->any_root = read->any_root;
+    memcpy(meeting->job, read->job, sizeof meeting->job);
+    for (uint32_t i = 0; i < read->count; i++) {
+        if (!place_to_address(&read->places[i], &meeting->places[i]))
             return fail(TUTTI_ERR_ARG, "address %u of the unique id is none: it was damaged", i);
     }
-    meeting->place_count = read.count;
-    char suffix[33];
-    for (int i = 0; i < 16; i++)
-        snprintf(suffix + 2 * i, 3, "%02x", read.key[i]);
-    meeting_set_key(settings, meeting, suffix);
+    meeting->place_count = read->count;
     return TUTTI_OK;
+}
+
+/* An id of an address: *place; else what is in the id. */
+static tutti_status open_id(const tutti_unique_id *id, struct place_layout *place,
+                            struct id_layout *layout, struct meeting *meeting)
+{
+    memcpy(place, id->bytes, sizeof *place);
+    memcpy(layout, id->bytes, sizeof *layout);
+    if (memcmp(place->magic, place_magic, sizeof place->magic) != 0) {
+        place->text[0] = 0;
+        return read_id(layout, meeting);
+    }
+    place->text[sizeof place->text - 1] = 0;
+    return check_version(place->version);
 }
 
 tutti_status bootstrap_from_id(const struct settings *settings, const tutti_unique_id *id,
@@ -221,11 +238,9 @@ tutti_status bootstrap_from_id(const struct settings *settings, const tutti_uniq
 {
     struct meeting meeting = {.cancel = cancel};
     struct place_layout place;
-    memcpy(&place, id->bytes, sizeof place);
-    bool of_place = memcmp(place.magic, place_magic, sizeof place.magic) == 0;
-    tutti_status status = of_place ? check_version(place.version) : read_id(settings, id, &meeting);
-    place.text[sizeof place.text - 1] = 0;
-    if (status == TUTTI_OK && of_place)
+    struct id_layout layout;
+    tutti_status status = open_id(id, &place, &layout, &meeting);
+    if (status == TUTTI_OK && place.text[0])
         return bootstrap_meet_at(settings, COMM_ID_VARIABLE, place.text, rank, size, cancel,
                                  bootstrap);
     if (status == TUTTI_OK)
@@ -235,8 +250,31 @@ tutti_status bootstrap_from_id(const struct settings *settings, const tutti_uniq
     if (status != TUTTI_OK)
         return status;
     bool root = meeting.listener_count > 0;
-    status = bootstrap_meet(settings, &meeting, rank, size, bootstrap);
+    set_terms(settings, &layout, &meeting);
+    status = bootstrap_meet(&meeting, rank, size, bootstrap);
     if (root)
         waiting_end(&meeting, status);
+    return status;
+}
+
+tutti_status bootstrap_serve(const tutti_unique_id *id, const struct cancel *cancel)
+{
+    struct meeting meeting = {.cancel = cancel};
+    struct place_layout place;
+    struct id_layout layout;
+    struct bootstrap *bootstrap;
+    tutti_status status = open_id(id, &place, &layout, &meeting);
+    if (status == TUTTI_OK && place.text[0])
+        return TUTTI_OK;
+    if (status == TUTTI_OK)
+        status = waiting_attend(&meeting);
+    if (status != TUTTI_OK || meeting.listener_count == 0)
+        return status;
+    status = bootstrap_meet(&meeting, BOOTSTRAP_NO_RANK, 0, &bootstrap);
+    waiting_end(&meeting, status);
+    if (status != TUTTI_OK)
+        return status;
+    status = bootstrap_relay(bootstrap);
+    bootstrap_free(bootstrap);
     return status;
 }

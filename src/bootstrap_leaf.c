@@ -154,7 +154,7 @@ static tutti_status nobody(const struct search *search)
                 bootstrap->rank, bootstrap->size, bootstrap->root_name,
                 (unsigned long long)bootstrap->timeout_ms, text,
                 search->meeting->any_root
-                    ? "the process that made the id takes part, with any rank,"
+                    ? "the process that made the id runs, takes part or serves it,"
                     : "rank 0 runs");
 }
 
@@ -246,7 +246,7 @@ static tutti_status introduce(struct bootstrap *bootstrap, const struct auth *au
         return status;
     if (status != TUTTI_OK)
         return TUTTI_OK;
-    snprintf(bootstrap->root_name, sizeof bootstrap->root_name, "rank %u", answer.rank);
+    bootstrap_name_root(bootstrap, answer.rank);
     if (answer.status != TUTTI_IN_PROGRESS)
         return bootstrap_refused(bootstrap, &answer);
     if (auth_check_proof(auth, answer.proof) != TUTTI_OK)

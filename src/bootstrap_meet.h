@@ -4,7 +4,8 @@
  * sources of a meeting (unique id, launcher's environment) end in bootstrap_meet, which gives each
  * rank but the root one connection to the root, and the root one to each rank. The root is the rank
  * that has the listening sockets: rank 0, or, with a unique id, whichever rank of the process that
- * made the id comes first. The others learn its rank from its answers.
+ * made the id comes first, or that process without a rank (bootstrap_serve). The others learn which
+ * from its answers.
  *
  *      rank                                     root
  *        connect ------------------------------->   one of 64 slots, 2 s
@@ -32,17 +33,20 @@
 #define BOOTSTRAP_VERSION     2u
 #define BOOTSTRAP_GRACE_MS    500 /* the root may tell at the very deadline who is missing */
 #define BOOTSTRAP_MAGIC       0x54425354u /* "TSBT" on the wire */
+#define BOOTSTRAP_NO_RANK     UINT32_MAX  /* of a root that is none of the ranks */
+#define BOOTSTRAP_MAKER       "the unique id's maker"
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "messages are sent as they lie");
 
 struct meeting {
     uint8_t job[16];
     char key[MEETING_KEY_MAX]; /* settings' secret, then the id's own key in hexadecimal */
+    uint64_t timeout_ms;       /* of each step */
     struct sock_address places[MEETING_PLACES_MAX];
     uint32_t place_count;
     int listeners[MEETING_LISTENERS_MAX]; /* who has some is the root */
     uint32_t listener_count;
-    bool any_root;               /* any rank of one process may be the root, else only rank 0 */
+    bool any_root;               /* one process, with any rank, is the root, else only rank 0 */
     const struct cancel *cancel; /* borrowed for the bootstrap's life */
 };
 
@@ -56,7 +60,7 @@ struct answer_message {
     int32_t status;
     uint8_t proof[AUTH_PROOF_LEN]; /* zero when the rank's own proof was refused */
     char sentence[SENTENCE_MAX];
-    uint32_t rank; /* of the root */
+    uint32_t rank; /* of the root; BOOTSTRAP_NO_RANK */
 };
 
 struct gather_header {
@@ -65,7 +69,7 @@ struct gather_header {
     uint32_t len; /* of one block; of the sentence when status is an error */
 };
 
-/* What the root knows of a rank; of itself only the name, and its fd stays -1. */
+/* What the root knows of a rank; of its own only the name, and its fd stays -1. */
 struct seat {
     int fd; /* -1: not here yet */
     uint32_t pid;
@@ -76,13 +80,14 @@ enum bootstrap_kind { BOOTSTRAP_ALONE, BOOTSTRAP_ROOT, BOOTSTRAP_LEAF, BOOTSTRAP
 
 struct bootstrap {
     enum bootstrap_kind kind;
-    uint32_t rank, size;
-    uint32_t sequence;           /* of the next allgather */
-    uint64_t timeout_ms;         /* of each step */
+    uint32_t rank, size; /* root: BOOTSTRAP_NO_RANK, and 0 until the first has come */
+    uint32_t witness;    /* root: whose word the others are held to: its own, or the first's */
+    uint32_t sequence;   /* of the next allgather */
+    uint64_t timeout_ms; /* of each step */
     const struct cancel *cancel; /* ends each step */
     struct seat *seats;          /* root: [size] */
     int fd;                      /* leaf: the connection to the root, else -1 */
-    char root_name[40];          /* "rank 3", or, while that is not known, what there is to say */
+    char root_name[40];          /* "rank 3", or, without or before that, what there is to say */
     char root_text[SOCK_TEXT_MAX];
     tutti_status broken; /* status of the allgather that failed: the ranks are out of step */
     char broken_sentence[SENTENCE_MAX];
@@ -90,17 +95,26 @@ struct bootstrap {
     void *context;
 };
 
-/* The key of a meeting: the job secret, then `suffix` (NULL: none). */
-void meeting_set_key(const struct settings *settings, struct meeting *meeting, const char *suffix);
+/* The time limit and the key of a meeting: the job secret, then `suffix` (NULL: none). */
+void meeting_set_terms(const struct settings *settings, struct meeting *meeting,
+                       const char *suffix);
 /* A job id from a text that all ranks of the job, and no others, know. */
 void meeting_set_job(struct meeting *meeting, const char *text);
 void meeting_close_listeners(struct meeting *meeting);
 
 tutti_status bootstrap_check_rank(uint32_t rank, uint32_t size);
-/* Joins: takes the meeting's listeners and closes them in every case. Bounded by the connect
+/* Gives a root that many seats. */
+tutti_status bootstrap_take_seats(struct bootstrap *bootstrap, uint32_t size);
+/* Ranks that come to this root. */
+static inline uint32_t bootstrap_guests(const struct bootstrap *bootstrap)
+{
+    return bootstrap->rank < bootstrap->size ? bootstrap->size - 1 : bootstrap->size;
+}
+/* BOOTSTRAP_NO_RANK of 0 ranks: serves the ranks that come, however late the first does.
+ * Joins: takes the meeting's listeners and closes them in every case. Bounded by the connect
  * timeout. */
-tutti_status bootstrap_meet(const struct settings *settings, struct meeting *meeting, uint32_t rank,
-                            uint32_t size, struct bootstrap **bootstrap);
+tutti_status bootstrap_meet(struct meeting *meeting, uint32_t rank, uint32_t size,
+                            struct bootstrap **bootstrap);
 /* The two halves of it. */
 tutti_status bootstrap_root_join(struct bootstrap *bootstrap, const struct meeting *meeting,
                                  uint64_t deadline_ms);
@@ -109,8 +123,13 @@ tutti_status bootstrap_leaf_join(struct bootstrap *bootstrap, const struct meeti
 /* And of the allgather. */
 tutti_status bootstrap_root_allgather(struct bootstrap *bootstrap, const void *in, void *out,
                                       size_t len, uint64_t deadline_ms);
+/* An allgather of others, or their end: then *over. */
+tutti_status bootstrap_root_relay(struct bootstrap *bootstrap, bool *over);
 tutti_status bootstrap_leaf_allgather(struct bootstrap *bootstrap, const void *in, void *out,
                                       size_t len, uint64_t deadline_ms);
+
+/* Passes on the allgathers of a meeting without a rank of its own, until all have left. */
+tutti_status bootstrap_relay(struct bootstrap *bootstrap);
 
 /* As others are told of a failure here: an abort is the loss of a rank to them. */
 static inline tutti_status bootstrap_told(tutti_status status)
@@ -130,10 +149,12 @@ tutti_status bootstrap_meet_at(const struct settings *settings, const char *name
 tutti_status bootstrap_id_of_place(const char *text, tutti_unique_id *id);
 
 /* Unique ids of this process (bootstrap_waiting.c): their sockets wait there for the root.
- * put: keeps the meeting's listeners. claim: gives them to the first rank that may be the root; the
- * meeting of any other rank is left without; an error for an id that is used up. end: the root's
- * meeting is over. */
+ * put: keeps the meeting's listeners and terms. claim: gives the listeners to the first rank that
+ * may be the root; the meeting of any other rank is left without; an error for an id that is used
+ * up. attend: waits until a rank has come and none here has claimed it, then gives all that was
+ * kept; without listeners when another is the root. end: the root's meeting is over. */
 tutti_status waiting_put(const struct meeting *meeting);
+tutti_status waiting_attend(struct meeting *meeting);
 tutti_status waiting_claim(struct meeting *meeting, uint32_t rank, uint32_t size);
 void waiting_end(const struct meeting *meeting, tutti_status outcome);
 
@@ -141,6 +162,8 @@ void waiting_end(const struct meeting *meeting, tutti_status outcome);
 tutti_status bootstrap_refused(const struct bootstrap *bootstrap,
                                const struct answer_message *answer);
 
+/* root_name: "rank 3", or the maker of the id. */
+void bootstrap_name_root(struct bootstrap *bootstrap, uint32_t rank);
 /* "rank 3 (host b, pid 77)"; "rank 3" while nothing is known of it. */
 const char *seat_text(const struct seat *seats, uint32_t rank, char text[128]);
 /* "3, 5-7 and 12 more": other ranks for which seats[r].fd < 0 or, if done is given, !done[r]. */

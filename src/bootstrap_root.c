@@ -129,27 +129,43 @@ static void doom(struct lobby *lobby, tutti_status status)
     }
 }
 
+/* A root without a rank believes the first: how many they are, and that all are due from now on. */
+static tutti_status believe(struct lobby *lobby, const struct join_message *join)
+{
+    struct bootstrap *bootstrap = lobby->bootstrap;
+    tutti_status status = TUTTI_OK;
+    if (join->size <= BOOTSTRAP_RANKS_MAX && join->rank < join->size)
+        status = bootstrap_take_seats(bootstrap, join->size);
+    if (status != TUTTI_OK || bootstrap->size == 0)
+        return status;
+    bootstrap->witness = join->rank;
+    lobby->deadline_ms = clock_ms() + bootstrap->timeout_ms;
+    return TUTTI_OK;
+}
+
 /* The facts of a proved rank: TUTTI_OK, or what is wrong with them, in words for both sides. */
-static tutti_status check_join(const struct bootstrap *bootstrap, const struct join_message *join)
+static tutti_status check_join(struct lobby *lobby, const struct join_message *join)
 {
     char other[128];
-    const struct seat *seat = &bootstrap->seats[bootstrap->rank];
+    const struct bootstrap *bootstrap = lobby->bootstrap;
     if (join->magic != BOOTSTRAP_MAGIC || join->version != BOOTSTRAP_VERSION)
         return fail(TUTTI_ERR_PROTOCOL,
-                    "rank %u (host %.63s, pid %u) speaks rendezvous version %u, rank %u speaks %u: "
-                    "run the same release everywhere",
-                    join->rank, join->host, join->pid, join->version, bootstrap->rank,
+                    "rank %u (host %.63s, pid %u) speaks rendezvous version %u, %s speaks %u: run "
+                    "the same release everywhere",
+                    join->rank, join->host, join->pid, join->version, bootstrap->root_name,
                     BOOTSTRAP_VERSION);
-    if (join->size != bootstrap->size)
+    tutti_status status = bootstrap->size == 0 ? believe(lobby, join) : TUTTI_OK;
+    if (status != TUTTI_OK)
+        return status;
+    if (bootstrap->size > 0 && join->size != bootstrap->size)
         return fail(TUTTI_ERR_CONNECT,
-                    "rank %u (host %.63s, pid %u) says the communicator has %u ranks, rank %u "
-                    "(host %.63s, pid %u) says %u",
-                    join->rank, join->host, join->pid, join->size, bootstrap->rank, seat->host,
-                    seat->pid, bootstrap->size);
+                    "rank %u (host %.63s, pid %u) says the communicator has %u ranks, %s says %u",
+                    join->rank, join->host, join->pid, join->size,
+                    seat_text(bootstrap->seats, bootstrap->witness, other), bootstrap->size);
     if (join->rank >= bootstrap->size)
         return fail(TUTTI_ERR_CONNECT, "a process (host %.63s, pid %u) says it is rank %u of %u",
                     join->host, join->pid, join->rank, join->size);
-    seat = &bootstrap->seats[join->rank];
+    const struct seat *seat = &bootstrap->seats[join->rank];
     if (seat->fd >= 0 || join->rank == bootstrap->rank)
         return fail(TUTTI_ERR_CONNECT,
                     "two processes say they are rank %u: %s and another (host %.63s, pid %u)",
@@ -164,7 +180,7 @@ static void take_join(struct lobby *lobby, struct slot *slot)
     memcpy(&join, slot->bytes + AUTH_PROOF_LEN, sizeof join);
     bootstrap_clean_text(join.host, sizeof join.host);
     if (lobby->doom == TUTTI_OK) {
-        tutti_status status = check_join(lobby->bootstrap, &join);
+        tutti_status status = check_join(lobby, &join);
         if (status != TUTTI_OK)
             doom(lobby, status);
     }
@@ -190,7 +206,7 @@ static void take_join(struct lobby *lobby, struct slot *slot)
 static void seat_event(struct lobby *lobby, uint32_t rank)
 {
     char who[128];
-    uint32_t missing = lobby->bootstrap->size - 1 - lobby->seated;
+    uint32_t missing = bootstrap_guests(lobby->bootstrap) - lobby->seated;
     struct seat *seat = &lobby->bootstrap->seats[rank];
     if (seat->fd < 0 || lobby->doom != TUTTI_OK)
         return;
@@ -234,9 +250,9 @@ static void take_proof(struct lobby *lobby, struct slot *slot)
         take_join(lobby, slot);
         return;
     }
-    char reason[64];
-    snprintf(reason, sizeof reason, "its job secret is another than rank %u's",
-             lobby->bootstrap->rank);
+    char reason[80];
+    snprintf(reason, sizeof reason, "its job secret is another than %s's",
+             lobby->bootstrap->root_name);
     send_answer(lobby, slot->fd, TUTTI_ERR_AUTH, NULL, reason);
     turn_away(lobby, slot, reason);
 }
@@ -352,14 +368,17 @@ static tutti_status missing_ranks(const struct lobby *lobby)
                  lobby->last_refusal);
     return fail(TUTTI_ERR_CONNECT,
                 "%u of %u ranks did not come to the rendezvous within %llu ms: %s%s; see that they "
-                "run and can reach rank %u, or raise TUTTI_MEET_TIMEOUT_MS",
-                size - 1 - lobby->seated, size, (unsigned long long)lobby->bootstrap->timeout_ms,
-                missing, away, lobby->bootstrap->rank);
+                "run and can reach %s, or raise TUTTI_MEET_TIMEOUT_MS",
+                bootstrap_guests(lobby->bootstrap) - lobby->seated, size,
+                (unsigned long long)lobby->bootstrap->timeout_ms, missing, away,
+                lobby->bootstrap->root_name);
 }
 
 static bool finished(const struct lobby *lobby)
 {
-    uint32_t others = lobby->bootstrap->size - 1;
+    uint32_t others = bootstrap_guests(lobby->bootstrap);
+    if (lobby->bootstrap->size == 0) /* nobody has said how many will come */
+        return false;
     return lobby->doom != TUTTI_OK ? lobby->answered >= others : lobby->seated == others;
 }
 
@@ -415,9 +434,11 @@ tutti_status bootstrap_root_join(struct bootstrap *bootstrap, const struct meeti
         .bootstrap = bootstrap, .meeting = meeting, .listening = true, .deadline_ms = deadline_ms};
     for (int i = 0; i < BOOTSTRAP_UNAUTH_MAX; i++)
         lobby->slots[i].fd = -1;
-    struct seat *own = &bootstrap->seats[bootstrap->rank];
-    own->pid = (uint32_t)getpid();
-    gethostname(own->host, sizeof own->host - 1);
+    if (bootstrap->rank < bootstrap->size) {
+        struct seat *own = &bootstrap->seats[bootstrap->rank];
+        own->pid = (uint32_t)getpid();
+        gethostname(own->host, sizeof own->host - 1);
+    }
     tutti_status status;
     lobby->epoll = owned_add(epoll_create1(EPOLL_CLOEXEC));
     if (lobby->epoll < 0) {

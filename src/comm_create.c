@@ -52,6 +52,22 @@ tutti_status tutti_unique_id_from_env(tutti_unique_id *id)
     return status == TUTTI_OK ? bootstrap_id_from_env(&settings, id) : status;
 }
 
+static tutti_status check_served(void *word)
+{
+    return clock_cancelled(word)
+               ? fail(TUTTI_ERR_ABORTED, "the service of the unique id was cancelled, in the "
+                                         "process that made it")
+               : TUTTI_OK;
+}
+
+tutti_status tutti_unique_id_serve(const tutti_unique_id *id, const int *cancel)
+{
+    struct cancel wait = {check_served, (void *)cancel}; /* only read */
+    if (!id)
+        return fail(TUTTI_ERR_ARG, "tutti_unique_id_serve: id is NULL");
+    return bootstrap_serve(id, cancel ? &wait : NULL);
+}
+
 tutti_status tutti_comm_create_cancellable(int size, const tutti_unique_id *id, int rank,
                                            const int *cancel, tutti_comm **comm)
 {

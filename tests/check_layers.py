@@ -143,8 +143,9 @@ GLOBALS = {
     "number": "src/mem: names this process",
     "owner": "src/mem: the process it names",
     "threads": "src/mem: counts threads with default streams, whose ids are used again",
-    "waiting_lock": "src/bootstrap_id: listening sockets of unique ids not yet used",
-    "waiting_table": "src/bootstrap_id: listening sockets of unique ids not yet used",
+    "waiting_lock": "src/bootstrap_waiting: listening sockets of unique ids not yet used",
+    "waiting_table": "src/bootstrap_waiting: listening sockets of unique ids not yet used",
+    "waiting_once": "src/bootstrap_waiting: a fork is a fact of the process",
 }
 
 SKIPPED_DIRS = {"__pycache__", "subprojects"}

@@ -75,8 +75,8 @@ TUTTI_API size_t tutti_dtype_size(tutti_dtype dtype);
 /* ---- communicators -------------------------------------------------------------------------- */
 
 /* tutti_unique_id_create: called by one process, which takes part in the communicator, with any
- * rank or ranks; a child that it forks afterwards takes part in its stead as rank 0. Opens
- * listening sockets on the chosen interfaces that live until the communicator exists (or the
+ * rank or ranks, or serves the id (tutti_unique_id_serve); where it forks all ranks it need not.
+ * Opens listening sockets on the chosen interfaces that live until the communicator exists (or the
  * process ends). The id makes one communicator. Errors TUTTI_ERR_SYSTEM, TUTTI_ERR_SETTING;
  * TUTTI_ERR_NOMEM when 256 ids of this process wait for their use. */
 TUTTI_API tutti_status tutti_unique_id_create(tutti_unique_id *id);
@@ -88,6 +88,20 @@ TUTTI_API tutti_status tutti_unique_id_create(tutti_unique_id *id);
  * Who joins proves the job secret (TUTTI_SECRET), as with TUTTI_RENDEZVOUS. Errors
  * TUTTI_ERR_SETTING, _CONNECT (the host is unknown), _SYSTEM. */
 TUTTI_API tutti_status tutti_unique_id_from_env(tutti_unique_id *id);
+
+/* tutti_unique_id_serve: the meeting of an id's ranks is served by the first of them that the
+ * maker's process holds. Where it holds none, or may hold one later, it calls this, usually in a
+ * thread of its own: blocks, and passes the ranks' messages on, until they have made their
+ * communicator or failed to. The first of them may take any time to come; then
+ * TUTTI_MEET_TIMEOUT_MS counts, as the maker had it when it made the id. Returns TUTTI_OK, too, when a rank of this
+ * process, or a forked rank 0, has come within 0.1 s of the first and serves instead; one that
+ * comes later is a rank as any other. Another thread that stores something else than 0 in *cancel
+ * (atomically; NULL: none will) ends it within 0.1 s; ranks that have come are told, and before any
+ * has the id stays as it was. An id of an address (tutti_unique_id_from_env) needs no service:
+ * TUTTI_OK at once.
+ * Errors TUTTI_ERR_ARG when this process did not make the id; _STATE when another thread serves it;
+ * _ABORTED; and what the ranks are told when they fail, _CONNECT, _PROTOCOL, _NOMEM. */
+TUTTI_API tutti_status tutti_unique_id_serve(const tutti_unique_id *id, const int *cancel);
 
 /* tutti_comm_create: makes rank `rank` of a communicator of `size` ranks; collective, blocking,
  * bounded by TUTTI_MEET_TIMEOUT_MS. The caller owns *comm: tutti_comm_destroy.

@@ -1,5 +1,6 @@
 /* nccl_init.c: the ways to make a communicator. Each checks its arguments, makes the handle, and
  * leaves the waiting for other ranks to a job. */
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,6 +11,46 @@ _Static_assert(sizeof(ncclUniqueId) == sizeof(tutti_unique_id), "one id carries 
 /* ---- by unique id -----------------------------------------------------------------------------
  */
 
+/* Its frames are small, but a program's thread-local variables lie on its stack, too. */
+#define SERVICE_STACK (512u << 10)
+
+static void *serve(void *argument)
+{
+    tutti_unique_id id = *(tutti_unique_id *)argument;
+    free(argument);
+    tutti_unique_id_serve(&id, NULL); /* who fails is told there */
+    return NULL;
+}
+
+/* Whoever makes an id may hold no rank, or not yet, or leave them to its children: a thread that
+ * nobody joins serves it until it is used, or the process ends. */
+static ncclResult_t start_service(const tutti_unique_id *id)
+{
+    static const int at_once = 1;
+    pthread_t thread;
+    pthread_attr_t attributes;
+    sigset_t all, before;
+    if (tutti_unique_id_serve(id, &at_once) == TUTTI_OK)
+        return ncclSuccess; /* it needs none */
+    tutti_unique_id *copy = malloc(sizeof *copy);
+    if (!copy)
+        return face_fail(ncclSystemError, "ncclGetUniqueId: no memory");
+    *copy = *id;
+    pthread_attr_init(&attributes);
+    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+    pthread_attr_setstacksize(&attributes, SERVICE_STACK);
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are the program's */
+    int error = pthread_create(&thread, &attributes, serve, copy);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attributes);
+    if (error == 0)
+        return ncclSuccess;
+    free(copy);
+    return face_fail(ncclSystemError, "ncclGetUniqueId: no thread to serve the id: %s",
+                     strerror(error));
+}
+
 NCCL_FACE(ncclResult_t, ncclGetUniqueId, (ncclUniqueId * uniqueId))
 {
     tutti_unique_id id;
@@ -17,6 +58,8 @@ NCCL_FACE(ncclResult_t, ncclGetUniqueId, (ncclUniqueId * uniqueId))
         return face_fail(ncclInvalidArgument, "ncclGetUniqueId: uniqueId is NULL");
     face_settings();
     ncclResult_t result = face_result(tutti_unique_id_from_env(&id));
+    if (result == ncclSuccess)
+        result = start_service(&id);
     if (result == ncclSuccess)
         memcpy(uniqueId->internal, id.bytes, sizeof id.bytes);
     return result;
