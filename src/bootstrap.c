@@ -24,6 +24,7 @@
 void meeting_set_terms(const struct settings *settings, struct meeting *meeting, const char *suffix)
 {
     meeting->timeout_ms = settings->meet_timeout_ms;
+    meeting->stall_ms = settings->stall_ms;
     snprintf(meeting->key, sizeof meeting->key, "%s%s%s", settings->secret, suffix ? ":" : "",
              suffix ? suffix : "");
 }
@@ -97,6 +98,18 @@ static tutti_status reason(const struct cancel *cancel, tutti_status status)
     return better == TUTTI_OK ? status : better;
 }
 
+bool bootstrap_stalls(struct bootstrap *bootstrap, uint64_t deadline_ms, uint64_t now,
+                      uint64_t *next)
+{
+    if (bootstrap->stall_ms == 0 || bootstrap->stall_told || deadline_ms == UINT64_MAX)
+        return false;
+    uint64_t at = deadline_ms - bootstrap->timeout_ms + bootstrap->stall_ms;
+    bootstrap->stall_told = now >= at;
+    if (now < at && at < *next)
+        *next = at;
+    return bootstrap->stall_told;
+}
+
 tutti_status bootstrap_meet(struct meeting *meeting, uint32_t rank, uint32_t size,
                             struct bootstrap **bootstrap)
 {
@@ -112,6 +125,7 @@ tutti_status bootstrap_meet(struct meeting *meeting, uint32_t rank, uint32_t siz
     }
     if (status == TUTTI_OK) {
         made->timeout_ms = meeting->timeout_ms;
+        made->stall_ms = meeting->stall_ms;
         made->cancel = meeting->cancel;
         name_root(made, meeting->any_root);
         if (made->kind == BOOTSTRAP_ROOT && size > 0)

@@ -15,6 +15,7 @@
 
 #include "base/check.h"
 #include "base/clock.h"
+#include "base/log.h"
 #include "base/owned.h"
 #include "src/bootstrap_meet.h"
 
@@ -23,11 +24,15 @@
 #define PAUSE_MIN_MS 20
 #define PAUSE_MAX_MS 500
 #define HELLO_MS     2000
+#define DESERTED_MS  5000 /* until an id's sockets that all refuse are gone for good */
+
+#define PLACES_TEXT_MAX 300
 
 struct attempt {
     int fd; /* -1: not under way */
     bool connected;
     uint64_t since_ms, start_ms; /* of this try; of the next one */
+    uint64_t refused_ms;         /* since when every try was refused; 0: the last was not */
     uint32_t pause_ms, got;
     struct auth auth;
     uint8_t hello[AUTH_HELLO_LEN];
@@ -35,7 +40,7 @@ struct attempt {
 };
 
 struct search {
-    const struct bootstrap *bootstrap;
+    struct bootstrap *bootstrap;
     const struct meeting *meeting;
     struct attempt attempts[MEETING_PLACES_MAX];
     uint64_t deadline_ms;
@@ -58,10 +63,20 @@ static void attempt_failed(struct search *search, uint32_t index, const char *wh
         search->attempts[index + 1].start_ms = now;
 }
 
+/* After a connection could not be made, with its error. */
+static void note_refusal(struct attempt *attempt, int error)
+{
+    if (error != ECONNREFUSED)
+        attempt->refused_ms = 0;
+    else if (attempt->refused_ms == 0)
+        attempt->refused_ms = clock_ms();
+}
+
 static void attempt_start(struct search *search, uint32_t index)
 {
     struct attempt *attempt = &search->attempts[index];
     if (sock_connect_start(&search->meeting->places[index], &attempt->fd) != TUTTI_OK) {
+        note_refusal(attempt, errno);
         attempt->fd = -1;
         attempt_failed(search, index, status_sentence());
         return;
@@ -76,6 +91,7 @@ static void attempt_connected(struct search *search, uint32_t index)
     struct attempt *attempt = &search->attempts[index];
     uint8_t hello[AUTH_HELLO_LEN];
     tutti_status status = sock_connect_finish(attempt->fd, &search->meeting->places[index]);
+    note_refusal(attempt, status == TUTTI_OK ? 0 : errno);
     if (status == TUTTI_OK) {
         sock_tune(attempt->fd);
         status = auth_start(&attempt->auth, search->meeting->key, search->meeting->job, false);
@@ -124,8 +140,10 @@ static uint64_t start_due(struct search *search, uint64_t now)
     uint64_t next = search->deadline_ms;
     for (uint32_t i = 0; i < search->meeting->place_count; i++) {
         struct attempt *attempt = &search->attempts[i];
-        if (attempt->fd >= 0 && !attempt->connected && attempt->since_ms + CONNECT_MS <= now)
+        if (attempt->fd >= 0 && !attempt->connected && attempt->since_ms + CONNECT_MS <= now) {
+            note_refusal(attempt, ETIMEDOUT);
             attempt_failed(search, i, "no answer to the connection request");
+        }
         if (attempt->fd < 0 && attempt->start_ms <= now)
             attempt_start(search, i);
         uint64_t due = attempt->fd < 0       ? attempt->start_ms
@@ -136,19 +154,39 @@ static uint64_t start_due(struct search *search, uint64_t now)
     return next;
 }
 
-static tutti_status nobody(const struct search *search)
+/* The sockets of an id are there before it is: when all refuse, they are gone. (At an address that
+ * is agreed on rank 0 may not listen yet.) */
+static bool is_deserted(const struct search *search, uint64_t now)
 {
-    const struct bootstrap *bootstrap = search->bootstrap;
-    char text[300] = "", place[SOCK_TEXT_MAX];
+    for (uint32_t i = 0; i < search->meeting->place_count; i++) {
+        uint64_t since = search->attempts[i].refused_ms;
+        if (since == 0 || now < since + DESERTED_MS)
+            return false;
+    }
+    return search->meeting->any_root;
+}
+
+/* What came of each place so far. */
+static void describe_places(const struct search *search, char text[PLACES_TEXT_MAX])
+{
+    char place[SOCK_TEXT_MAX];
     size_t used = 0;
-    for (uint32_t i = 0; i < search->meeting->place_count && used < sizeof text; i++) {
+    text[0] = '\0';
+    for (uint32_t i = 0; i < search->meeting->place_count && used < PLACES_TEXT_MAX; i++) {
         if (search->attempts[i].state[0] == 0)
             continue;
         int wrote =
-            snprintf(text + used, sizeof text - used, "%s%s: %s", used ? "; " : "",
+            snprintf(text + used, PLACES_TEXT_MAX - used, "%s%s: %s", used ? "; " : "",
                      sock_text(&search->meeting->places[i], place), search->attempts[i].state);
         used += wrote > 0 ? (size_t)wrote : 0;
     }
+}
+
+static tutti_status nobody(const struct search *search)
+{
+    const struct bootstrap *bootstrap = search->bootstrap;
+    char text[PLACES_TEXT_MAX];
+    describe_places(search, text);
     return fail(TUTTI_ERR_CONNECT,
                 "rank %u of %u did not find %s within %llu ms: %s; see that %s and can be reached",
                 bootstrap->rank, bootstrap->size, bootstrap->root_name,
@@ -156,6 +194,31 @@ static tutti_status nobody(const struct search *search)
                 search->meeting->any_root
                     ? "the process that made the id runs, takes part or serves it,"
                     : "rank 0 runs");
+}
+
+static tutti_status deserted(const struct search *search)
+{
+    const struct bootstrap *bootstrap = search->bootstrap;
+    char text[PLACES_TEXT_MAX];
+    describe_places(search, text);
+    return fail(TUTTI_ERR_CONNECT,
+                "rank %u of %u finds nobody behind the unique id: the process that made it has "
+                "ended, or the id has made its communicator: %s",
+                bootstrap->rank, bootstrap->size, text);
+}
+
+/* Once, when it takes long. */
+static void search_tell(struct search *search, uint64_t now, uint64_t *next)
+{
+    struct bootstrap *bootstrap = search->bootstrap;
+    char text[PLACES_TEXT_MAX];
+    if (!bootstrap_stalls(bootstrap, search->deadline_ms, now, next))
+        return;
+    describe_places(search, text);
+    log_at(LOG_LEVEL_WARN, (int)bootstrap->rank,
+           "rendezvous: has not found %s for %llu ms (TUTTI_STALL_MS; it gives up after %llu): %s",
+           bootstrap->root_name, (unsigned long long)bootstrap->stall_ms,
+           (unsigned long long)bootstrap->timeout_ms, text);
 }
 
 /* Searches until some place has said hello; *winner is its index, its descriptor stays open. */
@@ -170,7 +233,10 @@ static tutti_status find_root(struct search *search, uint32_t *winner)
             return wanted;
         if (now >= search->deadline_ms)
             return nobody(search);
+        if (is_deserted(search, now))
+            return deserted(search);
         uint64_t next = start_due(search, now);
+        search_tell(search, now, &next);
         for (uint32_t i = 0; i < search->meeting->place_count; i++) {
             const struct attempt *attempt = &search->attempts[i];
             fds[i] =

@@ -42,6 +42,7 @@ struct meeting {
     uint8_t job[16];
     char key[MEETING_KEY_MAX]; /* settings' secret, then the id's own key in hexadecimal */
     uint64_t timeout_ms;       /* of each step */
+    uint64_t stall_ms;         /* until the log says who is waited for; 0: never */
     struct sock_address places[MEETING_PLACES_MAX];
     uint32_t place_count;
     int listeners[MEETING_LISTENERS_MAX]; /* who has some is the root */
@@ -84,6 +85,8 @@ struct bootstrap {
     uint32_t witness;    /* root: whose word the others are held to: its own, or the first's */
     uint32_t sequence;   /* of the next allgather */
     uint64_t timeout_ms; /* of each step */
+    uint64_t stall_ms;
+    bool stall_told;
     const struct cancel *cancel; /* ends each step */
     struct seat *seats;          /* root: [size] */
     int fd;                      /* leaf: the connection to the root, else -1 */
@@ -115,6 +118,10 @@ static inline uint32_t bootstrap_guests(const struct bootstrap *bootstrap)
  * timeout. */
 tutti_status bootstrap_meet(struct meeting *meeting, uint32_t rank, uint32_t size,
                             struct bootstrap **bootstrap);
+/* True once, when it is time that the log says who does not come; else *next is then at the latest.
+ */
+bool bootstrap_stalls(struct bootstrap *bootstrap, uint64_t deadline_ms, uint64_t now,
+                      uint64_t *next);
 /* The two halves of it. */
 tutti_status bootstrap_root_join(struct bootstrap *bootstrap, const struct meeting *meeting,
                                  uint64_t deadline_ms);

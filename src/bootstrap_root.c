@@ -374,6 +374,22 @@ static tutti_status missing_ranks(const struct lobby *lobby)
                 lobby->bootstrap->root_name);
 }
 
+/* Once, when it takes long. */
+static void tell_missing(struct lobby *lobby, uint64_t now, uint64_t *next)
+{
+    struct bootstrap *bootstrap = lobby->bootstrap;
+    char missing[200];
+    if (lobby->doom != TUTTI_OK || !bootstrap_stalls(bootstrap, lobby->deadline_ms, now, next))
+        return;
+    seats_missing(bootstrap, NULL, missing, sizeof missing);
+    log_at(LOG_LEVEL_WARN, bootstrap->rank < bootstrap->size ? (int)bootstrap->rank : -1,
+           "rendezvous: %u of %u ranks have not come for %llu ms: %s (TUTTI_STALL_MS; it gives up "
+           "after %llu)",
+           bootstrap_guests(bootstrap) - lobby->seated, bootstrap->size,
+           (unsigned long long)bootstrap->stall_ms, missing,
+           (unsigned long long)bootstrap->timeout_ms);
+}
+
 static bool finished(const struct lobby *lobby)
 {
     uint32_t others = bootstrap_guests(lobby->bootstrap);
@@ -396,6 +412,7 @@ static tutti_status serve(struct lobby *lobby)
             break;
         }
         uint64_t next = tend_slots(lobby, now);
+        tell_missing(lobby, now, &next);
         int count = epoll_wait(lobby->epoll, events, EVENTS_MAX,
                                clock_left_ms(next, lobby->bootstrap->cancel));
         if (count < 0 && errno != EINTR)

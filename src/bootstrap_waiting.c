@@ -55,7 +55,7 @@ struct waiting {
     bool any_root;
     uint8_t job[16];
     char key[MEETING_KEY_MAX];
-    uint64_t timeout_ms;
+    uint64_t timeout_ms, stall_ms;
     pid_t maker;
     bool attended;   /* by a thread of the maker's, which watches the sockets */
     uint64_t number; /* counts the ids in the order in which they were made; of a free entry 0 */
@@ -127,6 +127,7 @@ tutti_status waiting_put(const struct meeting *meeting)
                                   .token = token,
                                   .listener_count = meeting->listener_count};
         entry->timeout_ms = meeting->timeout_ms;
+        entry->stall_ms = meeting->stall_ms;
         memcpy(entry->key, meeting->key, sizeof entry->key);
         memcpy(entry->job, meeting->job, sizeof entry->job);
         memcpy(entry->listeners, meeting->listeners, sizeof entry->listeners);
@@ -263,6 +264,7 @@ static tutti_status attend(struct meeting *meeting, struct waiting **entry)
         return fail(TUTTI_ERR_STATE, "another thread serves this unique id");
     found->attended = true;
     meeting->timeout_ms = found->timeout_ms;
+    meeting->stall_ms = found->stall_ms;
     memcpy(meeting->key, found->key, sizeof meeting->key);
     *entry = found;
     return TUTTI_OK;

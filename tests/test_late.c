@@ -267,6 +267,54 @@ static void test_late_may_be_the_first_call(void)
     }
 }
 
+/* Ranks of three that come to their meeting late: who is there says so in the log, once. */
+struct meeting {
+    int late; /* the rank */
+    const char *path;
+};
+
+static int meet_late(tutti_comm *comm, int rank, int size, void *context)
+{
+    const struct meeting *meeting = context;
+    tutti_unique_id id;
+    tutti_comm *met = NULL;
+    int wrong = rank == 0 ? WORLD_OK(tutti_unique_id_create(&id)) : 0;
+    char line[1024];
+    wrong += WORLD_OK(tutti_broadcast(&id, &id, sizeof id, TUTTI_UINT8, 0, comm));
+    if (rank == meeting->late)
+        usleep(1500000);
+    wrong += WORLD_OK(tutti_comm_create(size, &id, rank, &met));
+    wrong += WORLD_OK(tutti_comm_destroy(met)) + WORLD_OK(tutti_barrier(comm));
+    if (rank > 0)
+        return wrong;
+    int lines = 0;
+    FILE *file = fopen(meeting->path, "r");
+    while (file && fgets(line, sizeof line, file)) {
+        const char *part = meeting->late == 0
+                               ? " warn: rendezvous: has not found the unique id"
+                               : " warn: rendezvous: 1 of 3 ranks have not come for ";
+        lines += strstr(line, part) && strstr(line, meeting->late == 0 ? ":" : " ms: 2 (");
+    }
+    if (file)
+        fclose(file);
+    return wrong + world_check(rank, lines == (meeting->late == 0 ? 2 : 1), "%d lines", lines);
+}
+
+static void test_late_to_meet_is_told_to_the_log(void)
+{
+    for (int late = 0; late < 3; late += 2) {
+        char path[] = "/tmp/tutti_test_late_XXXXXX", setting[64];
+        const char *const settings[] = {"TUTTI_STALL_MS=500", setting, NULL};
+        struct meeting meeting = {late, path};
+        int fd = mkstemp(path);
+        CU_ASSERT_FATAL(fd >= 0);
+        close(fd);
+        snprintf(setting, sizeof setting, "TUTTI_LOG_FILE=%s", path);
+        run(WORLD_PROCESSES, 3, settings, meet_late, &meeting);
+        unlink(path);
+    }
+}
+
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
@@ -280,6 +328,7 @@ int main(int argc, char **argv)
          test_late_tells_of_ranks_that_wait_for_each_other},
         {"is_told_to_the_log", test_late_is_told_to_the_log},
         {"may_be_the_first_call", test_late_may_be_the_first_call},
+        {"to_meet_is_told_to_the_log", test_late_to_meet_is_told_to_the_log},
     };
     return suite_run("late", tests, sizeof tests / sizeof *tests, argc, argv);
 }

@@ -294,6 +294,26 @@ static void test_roots_that_are_cancelled(void)
     }
 }
 
+/* The maker has ended before anyone came: its sockets refuse. */
+static void test_roots_that_have_ended(void)
+{
+    struct stage *stage = stage_new(2, 20000);
+    fflush(stdout);
+    pid_t maker = fork();
+    if (maker == 0) {
+        make_id(stage);
+        _exit(0);
+    }
+    waitpid(maker, NULL, 0);
+    play_ranks(stage, 3);
+    for (uint32_t r = 0; r < 2; r++) {
+        expect_sentence(&stage->players[r], TUTTI_ERR_CONNECT,
+                        "finds nobody behind the unique id: the process that made it has ended");
+        CU_ASSERT_TRUE(stage->players[r].took_ms < 15000);
+    }
+    stage_end(stage);
+}
+
 static const struct suite_test tests[] = {
     TEST(roots_of_every_rank),
     TEST(roots_among_threads),
@@ -309,6 +329,7 @@ static const struct suite_test tests[] = {
     TEST(roots_that_leave),
     TEST(roots_name_blocks_that_differ),
     TEST(roots_that_are_cancelled),
+    TEST(roots_that_have_ended),
 };
 
 int main(int argc, char **argv)
