@@ -33,6 +33,8 @@ tutti_status bootstrap_from_id(const struct settings *settings, const tutti_uniq
                                struct bootstrap **bootstrap);
 /* For the process that made the id, whatever of its ranks it holds: see tutti_unique_id_serve. */
 tutti_status bootstrap_serve(const tutti_unique_id *id, const struct cancel *cancel);
+/* See tutti_unique_id_release. */
+tutti_status bootstrap_give_back(const tutti_unique_id *id);
 /* A check for cancel: another thread wants no communicator any more (clock_cancelled). */
 struct bootstrap_word {
     const int *word;

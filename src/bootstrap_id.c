@@ -278,3 +278,12 @@ tutti_status bootstrap_serve(const tutti_unique_id *id, const struct cancel *can
     bootstrap_free(bootstrap);
     return status;
 }
+
+tutti_status bootstrap_give_back(const tutti_unique_id *id)
+{
+    struct meeting meeting = {0};
+    struct place_layout place;
+    struct id_layout layout;
+    tutti_status status = open_id(id, &place, &layout, &meeting);
+    return status == TUTTI_OK && !place.text[0] ? waiting_give_back(&meeting) : status;
+}

@@ -159,11 +159,13 @@ tutti_status bootstrap_id_of_place(const char *text, tutti_unique_id *id);
  * put: keeps the meeting's listeners and terms. claim: gives the listeners to the first rank that
  * may be the root; the meeting of any other rank is left without; an error for an id that is used
  * up. attend: waits until a rank has come and none here has claimed it, then gives all that was
- * kept; without listeners when another is the root. end: the root's meeting is over. */
+ * kept; without listeners when another is the root. end: the root's meeting is over. give_back:
+ * nobody will use it. */
 tutti_status waiting_put(const struct meeting *meeting);
 tutti_status waiting_attend(struct meeting *meeting);
 tutti_status waiting_claim(struct meeting *meeting, uint32_t rank, uint32_t size);
 void waiting_end(const struct meeting *meeting, tutti_status outcome);
+tutti_status waiting_give_back(struct meeting *meeting);
 
 /* What the root says went wrong becomes this rank's own sentence. */
 tutti_status bootstrap_refused(const struct bootstrap *bootstrap,

@@ -47,7 +47,8 @@ enum stage {
     WAITING,   /* for a root */
     SERVED,    /* by this process, now */
     ELSEWHERE, /* by a process on the other side of a fork, or it was */
-    OVER
+    OVER,
+    GIVEN_BACK
 };
 
 struct waiting {
@@ -191,6 +192,9 @@ static tutti_status used_up(const struct waiting *entry, uint32_t rank, uint32_t
     char by[64] = "ranks that this process served";
     if (entry->rank != BOOTSTRAP_NO_RANK)
         snprintf(by, sizeof by, "rank %u of %u, in this process,", entry->rank, entry->size);
+    if (entry->stage == GIVEN_BACK)
+        return fail(TUTTI_ERR_ARG, "rank %u of %u: this unique id was given back: make another",
+                    rank, size);
     if (entry->outcome == TUTTI_OK)
         return fail(TUTTI_ERR_ARG,
                     "rank %u of %u: this unique id is used up: %s made a communicator of it, and "
@@ -209,7 +213,7 @@ tutti_status waiting_claim(struct meeting *meeting, uint32_t rank, uint32_t size
     struct waiting *entry = find(meeting);
     if (entry && entry->stage == WAITING && may_serve(entry, rank))
         take(entry, meeting, rank, size);
-    else if (entry && entry->stage == OVER)
+    else if (entry && entry->stage >= OVER)
         status = used_up(entry, rank, size);
     /* others may serve it: the process that made it, or a thread of this one */
     bool elsewhere = meeting->any_root && (size > 1 || !entry || entry->rank == BOOTSTRAP_NO_RANK);
@@ -220,6 +224,23 @@ tutti_status waiting_claim(struct meeting *meeting, uint32_t rank, uint32_t size
                     "rank %u of %u must be in the process that made the unique id, and an id makes "
                     "one communicator: this process has no socket for it",
                     rank, size);
+    return status;
+}
+
+tutti_status waiting_give_back(struct meeting *meeting)
+{
+    tutti_status status = TUTTI_OK;
+    lock();
+    struct waiting *entry = find(meeting);
+    if (!entry || entry->maker != getpid()) {
+        status =
+            fail(TUTTI_ERR_ARG, "this process did not make the unique id, or has forgotten it");
+    } else if (entry->stage == WAITING) {
+        take(entry, meeting, BOOTSTRAP_NO_RANK, 0);
+        entry->stage = GIVEN_BACK;
+    }
+    unlock();
+    meeting_close_listeners(meeting);
     return status;
 }
 

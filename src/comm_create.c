@@ -68,6 +68,12 @@ tutti_status tutti_unique_id_serve(const tutti_unique_id *id, const int *cancel)
     return bootstrap_serve(id, cancel ? &wait : NULL);
 }
 
+tutti_status tutti_unique_id_release(const tutti_unique_id *id)
+{
+    return id ? bootstrap_give_back(id)
+              : fail(TUTTI_ERR_ARG, "tutti_unique_id_release: id is NULL");
+}
+
 tutti_status tutti_comm_create_cancellable(int size, const tutti_unique_id *id, int rank,
                                            const int *cancel, tutti_comm **comm)
 {

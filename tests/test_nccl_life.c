@@ -696,6 +696,11 @@ static int scalable(tutti_comm *native, int rank, int size, void *context)
     wrong += tutti_broadcast(&ids[1], &ids[1], sizeof ids[1], TUTTI_UINT8, 1, native) != TUTTI_OK;
     wrong += OK(ncclCommInitRankScalable(&comm, size, rank, 2, ids, NULL));
     wrong += nccl_world_works(comm, rank, rank, size);
+    if (rank == 1) { /* no thread waits for it any more */
+        ncclComm_t other;
+        wrong += TAKEN(ncclCommInitRank(&other, 1, ids[1], 0), ncclInvalidArgument);
+        wrong += nccl_world_says(rank, "this unique id was given back");
+    }
     return wrong + OK(ncclCommDestroy(comm));
 }
 

@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "tests/stage.h"
 #include "tests/suite.h"
+#include "tutti/tutti.h"
 
 /* This process makes the id and holds the ranks of mask; each other rank that comes is a process,
  * that was there before the id. */
@@ -294,6 +295,25 @@ static void test_roots_that_are_cancelled(void)
     }
 }
 
+static void test_roots_give_ids_back(void)
+{
+    int before = open_descriptors();
+    tutti_unique_id ids[300];
+    for (int i = 0; i < 300; i++) { /* more than may wait at a time */
+        CU_ASSERT_EQUAL_FATAL(tutti_unique_id_create(&ids[i]), TUTTI_OK);
+        CU_ASSERT_EQUAL(tutti_unique_id_release(&ids[i]), TUTTI_OK);
+    }
+    CU_ASSERT_EQUAL(open_descriptors(), before);
+    CU_ASSERT_EQUAL(tutti_unique_id_release(&ids[299]), TUTTI_OK);
+    CU_ASSERT_EQUAL(tutti_unique_id_release(&ids[0]), TUTTI_ERR_ARG); /* long forgotten */
+    CU_ASSERT_EQUAL(tutti_unique_id_release(NULL), TUTTI_ERR_ARG);
+    tutti_comm *comm;
+    CU_ASSERT_EQUAL(tutti_comm_create(2, &ids[299], 0, &comm), TUTTI_ERR_ARG);
+    CU_ASSERT_PTR_NOT_NULL(strstr(tutti_last_error(), "this unique id was given back"));
+    memset(&ids[0], 'x', sizeof ids[0]);
+    CU_ASSERT_EQUAL(tutti_unique_id_release(&ids[0]), TUTTI_ERR_ARG);
+}
+
 /* The maker has ended before anyone came: its sockets refuse. */
 static void test_roots_that_have_ended(void)
 {
@@ -330,6 +350,7 @@ static const struct suite_test tests[] = {
     TEST(roots_name_blocks_that_differ),
     TEST(roots_that_are_cancelled),
     TEST(roots_that_have_ended),
+    TEST(roots_give_ids_back),
 };
 
 int main(int argc, char **argv)

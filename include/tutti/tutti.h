@@ -103,6 +103,11 @@ TUTTI_API tutti_status tutti_unique_id_from_env(tutti_unique_id *id);
  * _ABORTED; and what the ranks are told when they fail, _CONNECT, _PROTOCOL, _NOMEM. */
 TUTTI_API tutti_status tutti_unique_id_serve(const tutti_unique_id *id, const int *cancel);
 
+/* tutti_unique_id_release: for an id that will make no communicator: closes its sockets and ends who
+ * serves it. One that is used, or is of an address, is left alone: TUTTI_OK. TUTTI_ERR_ARG when this
+ * process did not make it. */
+TUTTI_API tutti_status tutti_unique_id_release(const tutti_unique_id *id);
+
 /* tutti_comm_create: makes rank `rank` of a communicator of `size` ranks; collective, blocking,
  * bounded by TUTTI_MEET_TIMEOUT_MS. The caller owns *comm: tutti_comm_destroy.
  * Ranks may be threads of one process.

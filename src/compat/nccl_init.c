@@ -141,6 +141,11 @@ NCCL_FACE(ncclResult_t, ncclCommInitRankScalable,
                                          "ncclCommInitRankScalable: %d ids%s for %d ranks: "
                                          "expected at least 1 and at most one per rank",
                                          nId, commIds ? "" : " at NULL", nranks));
+    for (int i = 1; i < nId; i++) {
+        tutti_unique_id id;
+        memcpy(id.bytes, commIds[i].internal, sizeof id.bytes);
+        (void)tutti_unique_id_release(&id); /* of another process, as a rule */
+    }
     return face_group_note(
         face_init(newcomm, nranks, commIds, myrank, config, "ncclCommInitRankScalable"));
 }
