@@ -272,6 +272,7 @@ struct scene {
 struct quitter {
     tutti_comm *parent;
     enum end end;
+    int rank;
     int cancel;
     double at;
 };
@@ -279,7 +280,8 @@ struct quitter {
 static void *quit(void *argument)
 {
     struct quitter *quitter = argument;
-    usleep(300000);
+    (void)world_await(quitter->rank, 3); /* who waits for ever shows */
+    usleep(300000 * WORLD_SLOW);         /* until they have agreed */
     quitter->at = world_seconds();
     if (quitter->end == BY_PARENT)
         tutti_comm_abort(quitter->parent);
@@ -293,7 +295,8 @@ static int giving_up(tutti_comm *world, int rank, int size, void *context)
 {
     const struct scene *scene = context;
     tutti_comm *comm = first_ranks(world, rank, 3), *grown = NULL;
-    struct quitter quitter = {.parent = comm, .end = scene->end, .at = world_seconds()};
+    struct quitter quitter = {
+        .parent = comm, .end = scene->end, .rank = rank, .at = world_seconds()};
     bool quits = rank == scene->quitter, ends_parent = scene->end != BY_WORD;
     tutti_unique_id id, *given = rank == scene->giver ? &id : NULL;
     pthread_t thread;
@@ -304,6 +307,8 @@ static int giving_up(tutti_comm *world, int rank, int size, void *context)
         quitter.cancel = 1;
     else if (quits && pthread_create(&thread, NULL, quit, &quitter) != 0)
         abort();
+    if (rank < 3)
+        world_tell();
     double start = world_seconds();
     tutti_status status = TUTTI_ERR_CONNECT;
     if (quits)
@@ -323,7 +328,7 @@ static int giving_up(tutti_comm *world, int rank, int size, void *context)
                          "status %d: %s", (int)status, tutti_last_error());
     if (rank < 3)
         wrong += world_says(rank, name);
-    wrong += world_check(rank, took < (quits ? PROMPT_S : 0.3 + 2 * PROMPT_S) * WORLD_SLOW,
+    wrong += world_check(rank, took < (quits ? PROMPT_S : 1 + 2 * PROMPT_S) * WORLD_SLOW,
                          "took %.2f s: %s", took, tutti_last_error());
     if (comm && !ends_parent)
         wrong += works(comm, rank, 3);

@@ -74,11 +74,19 @@ static int host_modes(void)
     return wrong;
 }
 
+/* In a process of its own: ids that nobody uses leave their threads behind. */
+static int every_version(tutti_comm *native, int rank, int size, void *context)
+{
+    int wrong = host_modes();
+    (void)native, (void)rank, (void)size, (void)context;
+    for (size_t i = 0; i < sizeof versions / sizeof *versions; i++)
+        wrong += one_version(&versions[i]);
+    return wrong;
+}
+
 static void test_nccl_config_of_every_version(void)
 {
-    for (size_t i = 0; i < sizeof versions / sizeof *versions; i++)
-        CU_ASSERT_EQUAL(one_version(&versions[i]), 0);
-    CU_ASSERT_EQUAL(host_modes(), 0);
+    nccl_world_run(WORLD_PROCESSES, 1, NULL, every_version, NULL);
 }
 
 /* ---- calls with a configuration ---------------------------------------------------------------
