@@ -33,7 +33,7 @@ enum notice_kind {
     NOTICE_COMING, /* its answer */
     NOTICE_ABSENT, /* culprit, status, text: nothing will come of the meeting */
     NOTICE_ASK,    /* comm_late.c: does the receiver wait, too? culprit: whose time is up */
-    NOTICE_WAITS,  /* it does. culprit: for whom; tag: in which call */
+    NOTICE_WAITS,  /* it does. culprit: for whom, itself: it does not; tag: in which call */
     /* of comm_grow.c; the tag's first word is which grow */
     NOTICE_GROW /* status, text: nothing will come of it */
 };
@@ -49,7 +49,8 @@ struct comm_peer {
     uint32_t waiting_sends, waiting_recvs; /* in comm.p2p_waiting */
     struct notice *meet, *coming, *absent; /* its last of each kind; NULL: none */
     uint64_t met;                          /* the last meeting of it that this rank came to */
-    /* In comm_late.c: what it answered. */
+    /* In comm_late.c: what was asked of it and not answered, and what it answered last. */
+    uint32_t asks;
     bool waits;
     uint32_t waits_for;
     struct tag waits_in;

@@ -15,6 +15,10 @@
  * made its end of the link does not hear, either.) Where all answer and nobody is named for
  * GRACE_MS the ranks wait for each other.
  *
+ * Transports keep few notices for a peer that does not read, and the cause of a failure, which
+ * comes last, must find room: at most ASKS_MAX questions are under way to a peer. So each is
+ * answered when it is read, by who does not wait with its own rank, which counts as silence.
+ *
  * Long before, after TUTTI_STALL_MS, the same question goes out once without any limit, which
  * nobody passes on, and who is silent is named in the log. */
 #include <inttypes.h>
@@ -31,6 +35,7 @@
 #define GRACE_MS       1000u  /* beyond that, for a chain of answers: and so much more, */
 #define GRACE_HOP_MS   2u     /* for each rank of the communicator and on a core, */
 #define GRACE_MAX_MS   10000u /* up to this */
+#define ASKS_MAX       2u     /* under way to a peer: one for the log, and one about a limit */
 
 /* A peer that is waited for. */
 struct awaited {
@@ -58,11 +63,10 @@ static bool next_awaited(const tutti_comm *comm, struct awaited *at)
     return true;
 }
 
-static void tell(tutti_comm *comm, uint32_t peer, const struct notice *notice)
+static bool tell(tutti_comm *comm, uint32_t peer, const struct notice *notice)
 {
     struct transport *transport = comm->peers[peer].transport;
-    if (transport)
-        (void)transport->ops->notify(transport, peer, notice);
+    return transport && transport->ops->notify(transport, peer, notice) == TUTTI_OK;
 }
 
 /* Asks all that this rank waits for, on behalf of one whose time is up. limit_ms 0: for the log. */
@@ -70,14 +74,18 @@ static void ask(tutti_comm *comm, uint32_t impatient, uint64_t limit_ms, uint64_
 {
     struct notice notice = {.kind = NOTICE_ASK, .culprit = impatient, .tag.word = {limit_ms, 0, 0}};
     struct awaited at = {0};
+    const uint32_t most = limit_ms > 0 ? ASKS_MAX : ASKS_MAX - 1;
     comm->late.asked_ns = now;
     comm->late.idle_since_ns = comm->idle_since_ns;
     comm->late.impatient = impatient;
     comm->late.limit_ms = limit_ms;
     for (uint32_t p = 0; p < comm->size; p++)
         comm->peers[p].waits = false;
-    while (next_awaited(comm, &at))
-        tell(comm, at.peer, &notice);
+    while (next_awaited(comm, &at)) {
+        struct comm_peer *peer = &comm->peers[at.peer];
+        if (peer->asks < most && tell(comm, at.peer, &notice))
+            peer->asks++;
+    }
 }
 
 /* Whether what was asked is about the wait that goes on now; and whether it is about a limit. */
@@ -94,23 +102,25 @@ static bool is_pressing(const tutti_comm *comm)
 static void answer(tutti_comm *comm, uint32_t peer)
 {
     struct awaited at = {0};
+    struct notice notice = {.kind = NOTICE_WAITS, .culprit = comm->rank};
     /* A thread that only looks is no sign that the rank waits. */
-    if (comm->busy == COMM_LOOKING || !next_awaited(comm, &at))
-        return;
-    struct notice notice = {.kind = NOTICE_WAITS,
-                            .culprit = at.peer,
-                            .tag = comm->running ? comm->running->tag : at.p2p->tag};
-    tell(comm, peer, &notice);
+    if (comm->busy != COMM_LOOKING && next_awaited(comm, &at)) {
+        notice.culprit = at.peer;
+        notice.tag = comm->running ? comm->running->tag : at.p2p->tag;
+    }
+    (void)tell(comm, peer, &notice);
 }
 
 void comm_late_notice(tutti_comm *comm, uint32_t peer, const struct notice *notice)
 {
-    if (notice->culprit >= comm->size)
+    struct comm_peer *from = &comm->peers[peer];
+    if (notice->culprit >= comm->size || comm->failed != TUTTI_OK)
         return;
     if (notice->kind == NOTICE_WAITS) {
-        comm->peers[peer].waits = true;
-        comm->peers[peer].waits_for = notice->culprit;
-        comm->peers[peer].waits_in = notice->tag;
+        from->asks -= from->asks > 0;
+        from->waits = notice->culprit != peer;
+        from->waits_for = notice->culprit;
+        from->waits_in = notice->tag;
         return;
     }
     answer(comm, peer);

@@ -157,6 +157,37 @@ static void test_late_hears_of_many(void)
     over_all(MANY, wait_for_many);
 }
 
+/* Rank 1, which is late, is told the whole reason when it comes, however many transfers were
+ * waiting for it. */
+#define TRANSFERS 40
+
+static int wait_with_much_for_one(tutti_comm *comm, int rank, int size, void *context)
+{
+    int values[TRANSFERS], value = 1, wrong = meet(comm, rank, size);
+    tutti_request *requests[TRANSFERS] = {NULL};
+    (void)context;
+    if (rank == 1) {
+        wrong += world_await(rank, 1);
+        tutti_status status = tutti_recv(&value, 1, TUTTI_INT32, 0, comm);
+        wrong += world_check(rank, status == TUTTI_ERR_TIMEOUT, "%s: %s",
+                             tutti_status_string(status), tutti_last_error());
+        return wrong + world_says(rank, "for rank 1 (host ");
+    }
+    double since = world_seconds();
+    for (int i = 0; i < TRANSFERS; i++)
+        wrong += WORLD_OK(tutti_recv_start(&values[i], 1, TUTTI_INT32, 1, comm, &requests[i]));
+    wrong += timed_out(rank, tutti_wait(&requests[0]), since);
+    for (int i = 1; i < TRANSFERS; i++)
+        wrong += WORLD_TAKEN(tutti_wait(&requests[i]), TUTTI_ERR_TIMEOUT);
+    world_tell();
+    return wrong;
+}
+
+static void test_late_is_told_the_reason_when_it_comes(void)
+{
+    over_all(2, wait_with_much_for_one);
+}
+
 /* Rank 1 has started a receive, but computes; that a thread of it asks after the communicator is
  * no sign of it. */
 static int wait_for_who_computes(tutti_comm *comm, int rank, int size, void *context)
@@ -323,6 +354,7 @@ int main(int argc, char **argv)
          test_late_names_who_does_not_come_to_a_collective},
         {"hears_of_who_tests", test_late_hears_of_who_tests},
         {"hears_of_many", test_late_hears_of_many},
+        {"is_told_the_reason_when_it_comes", test_late_is_told_the_reason_when_it_comes},
         {"is_who_only_asks", test_late_is_who_only_asks},
         {"tells_of_ranks_that_wait_for_each_other",
          test_late_tells_of_ranks_that_wait_for_each_other},
