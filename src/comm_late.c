@@ -88,6 +88,23 @@ static void ask(tutti_comm *comm, uint32_t impatient, uint64_t limit_ms, uint64_
     }
 }
 
+static uint64_t answer_ms(const tutti_comm *comm)
+{
+    return ANSWER_MS + ANSWER_LOOK_MS * comm_crowd(comm);
+}
+
+static uint64_t grace_ms(const tutti_comm *comm)
+{
+    uint64_t ms = GRACE_MS + (uint64_t)GRACE_HOP_MS * comm->size * comm_crowd(comm);
+    return ms < GRACE_MAX_MS ? ms : GRACE_MAX_MS;
+}
+
+/* How long ago it was asked. For another rank that may have been during this very look. */
+static uint64_t asked_ms(const tutti_comm *comm, uint64_t now)
+{
+    return now > comm->late.asked_ns ? (now - comm->late.asked_ns) / 1000000u : 0;
+}
+
 /* Whether what was asked is about the wait that goes on now; and whether it is about a limit. */
 static bool is_asking(const tutti_comm *comm)
 {
@@ -123,9 +140,13 @@ void comm_late_notice(tutti_comm *comm, uint32_t peer, const struct notice *noti
         from->waits_in = notice->tag;
         return;
     }
+    uint64_t now = clock_ns();
+    /* Who asked for itself so long ago fails at this look. */
+    bool is_old = comm->late.impatient != comm->rank &&
+                  asked_ms(comm, now) >= answer_ms(comm) + grace_ms(comm);
     answer(comm, peer);
-    if (notice->tag.word[0] > 0 && comm->idle_since_ns != 0 && !is_pressing(comm))
-        ask(comm, notice->culprit, notice->tag.word[0], clock_ns());
+    if (notice->tag.word[0] > 0 && comm->idle_since_ns != 0 && (!is_pressing(comm) || is_old))
+        ask(comm, notice->culprit, notice->tag.word[0], now);
 }
 
 /* It waits for nobody else. */
@@ -163,23 +184,6 @@ static void fail_of(tutti_comm *comm, const struct awaited *at)
                      ? "a send or receive"
                      : tag_text(comm, &peer->waits_in, call, sizeof call));
     comm_fail(comm, TUTTI_ERR_TIMEOUT, at->peer, text);
-}
-
-static uint64_t answer_ms(const tutti_comm *comm)
-{
-    return ANSWER_MS + ANSWER_LOOK_MS * comm_crowd(comm);
-}
-
-static uint64_t grace_ms(const tutti_comm *comm)
-{
-    uint64_t ms = GRACE_MS + (uint64_t)GRACE_HOP_MS * comm->size * comm_crowd(comm);
-    return ms < GRACE_MAX_MS ? ms : GRACE_MAX_MS;
-}
-
-/* How long ago it was asked. For another rank that may have been during this very look. */
-static uint64_t asked_ms(const tutti_comm *comm, uint64_t now)
-{
-    return now > comm->late.asked_ns ? (now - comm->late.asked_ns) / 1000000u : 0;
 }
 
 /* The next that is waited for and has not answered. */
@@ -230,13 +234,10 @@ void comm_check_timeout(tutti_comm *comm, uint64_t now)
             fail_alone(comm);
         return;
     }
-    if (!is_pressing(comm)) {
+    /* Its own wait is the better reason, and what was answered before may no longer be true. */
+    if (!is_pressing(comm) || (is_up && comm->late.impatient != comm->rank)) {
         ask(comm, comm->rank, limit_ms, now);
         return;
-    }
-    if (is_up) { /* its own wait is the better reason */
-        comm->late.impatient = comm->rank;
-        comm->late.limit_ms = limit_ms;
     }
     if (!next_silent(comm, &silent)) {
         if (is_up && asked_ms(comm, now) >= answer_ms(comm) + grace_ms(comm))

@@ -188,6 +188,53 @@ static void test_late_is_told_the_reason_when_it_comes(void)
     over_all(2, wait_with_much_for_one);
 }
 
+/* Rank 0 was out of patience first, but all waited then and it got what it wanted. By the time that
+ * rank 1 is, rank 3 computes: what was answered then is no longer true. */
+static void be_patient_by_rank(int rank)
+{
+    static const char *const limits[] = {"1500", "4000", "60000", "60000"};
+    setenv("TUTTI_TIMEOUT_MS", limits[rank], 1);
+}
+
+static int wait_after_it_was_asked(tutti_comm *comm, int rank, int size, void *context)
+{
+    int values[2] = {0}, done = 0, wrong = meet(comm, rank, size);
+    tutti_request *requests[2] = {NULL};
+    double since = world_seconds();
+    (void)context;
+    if (rank == 0) {
+        wrong += WORLD_OK(tutti_recv_start(&values[0], 1, TUTTI_INT32, 1, comm, &requests[0]));
+        wrong += WORLD_OK(tutti_recv_start(&values[1], 1, TUTTI_INT32, 3, comm, &requests[1]));
+        wrong += WORLD_OK(tutti_wait(&requests[1]));
+        wrong += world_await(rank, 2);
+        return wrong + WORLD_TAKEN(tutti_wait(&requests[0]), TUTTI_ERR_TIMEOUT);
+    }
+    if (rank == 3) {
+        wrong += WORLD_OK(tutti_recv_start(&values[0], 1, TUTTI_INT32, 0, comm, &requests[0]));
+        while (world_seconds() - since < 2) {
+            wrong += WORLD_OK(tutti_test(&requests[0], &done));
+            usleep(2000);
+        }
+        wrong += WORLD_OK(tutti_send(&values[1], 1, TUTTI_INT32, 0, comm));
+        wrong += world_await(rank, 2);
+        return wrong + WORLD_TAKEN(tutti_wait(&requests[0]), TUTTI_ERR_TIMEOUT);
+    }
+    wrong += WORLD_TAKEN(tutti_recv(values, 1, TUTTI_INT32, rank + 1, comm), TUTTI_ERR_TIMEOUT);
+    wrong += world_says(rank, "for rank 3 (host ");
+    wrong += world_says(rank, "that rank is late, stopped or unreachable");
+    world_tell();
+    return wrong;
+}
+
+static void test_late_asks_anew_when_its_own_time_is_up(void)
+{
+    for (int i = 0; i < 2; i++) {
+        struct world world = world_over(i, 4);
+        world.prepare = be_patient_by_rank;
+        CU_ASSERT_EQUAL(world_run(&world, wait_after_it_was_asked, NULL), 0);
+    }
+}
+
 /* Rank 1 has started a receive, but computes; that a thread of it asks after the communicator is
  * no sign of it. */
 static int wait_for_who_computes(tutti_comm *comm, int rank, int size, void *context)
@@ -355,6 +402,7 @@ int main(int argc, char **argv)
         {"hears_of_who_tests", test_late_hears_of_who_tests},
         {"hears_of_many", test_late_hears_of_many},
         {"is_told_the_reason_when_it_comes", test_late_is_told_the_reason_when_it_comes},
+        {"asks_anew_when_its_own_time_is_up", test_late_asks_anew_when_its_own_time_is_up},
         {"is_who_only_asks", test_late_is_who_only_asks},
         {"tells_of_ranks_that_wait_for_each_other",
          test_late_tells_of_ranks_that_wait_for_each_other},
