@@ -4,10 +4,10 @@
  * the id, listens on the chosen interface, every rank connects, proves the job secret
  * (base/auth.h), and the root relays the blocks), the launcher's environment (finds rank, size and
  * a meeting place, then the same rendezvous with rank 0 as root), or the caller's own allgather.
- * Every wait is bounded by the connect timeout; a silent or garbage client costs the root one slot
- * for at most 2 s and is then dropped; nothing that came from the wire sizes an allocation beyond a
- * named maximum. Where the rendezvous is by unique id, cancel (base/clock.h) can end every wait,
- * those of the allgathers too, with its error here; the other ranks get it as well,
+ * Every wait is bounded by TUTTI_MEET_TIMEOUT_MS; a silent or garbage client costs the root one
+ * slot for at most 2 s and is then dropped; nothing that came from the wire sizes an allocation
+ * beyond a named maximum. Where the rendezvous is by unique id, cancel (base/clock.h) can end every
+ * wait, those of the allgathers too, with its error here; the other ranks get it as well,
  * TUTTI_ERR_CONNECT in place of TUTTI_ERR_ABORTED. */
 #ifndef SRC_BOOTSTRAP_H
 #define SRC_BOOTSTRAP_H

@@ -114,8 +114,8 @@ static inline uint32_t bootstrap_guests(const struct bootstrap *bootstrap)
     return bootstrap->rank < bootstrap->size ? bootstrap->size - 1 : bootstrap->size;
 }
 /* BOOTSTRAP_NO_RANK of 0 ranks: serves the ranks that come, however late the first does.
- * Joins: takes the meeting's listeners and closes them in every case. Bounded by the connect
- * timeout. */
+ * Joins: takes the meeting's listeners and closes them in every case. Bounded by
+ * TUTTI_MEET_TIMEOUT_MS. */
 tutti_status bootstrap_meet(struct meeting *meeting, uint32_t rank, uint32_t size,
                             struct bootstrap **bootstrap);
 /* True once, when it is time that the log says who does not come; else *next is then at the latest.

@@ -328,7 +328,7 @@ static int giving_up(tutti_comm *world, int rank, int size, void *context)
                          "status %d: %s", (int)status, tutti_last_error());
     if (rank < 3)
         wrong += world_says(rank, name);
-    wrong += world_check(rank, took < (quits ? PROMPT_S : 1 + 2 * PROMPT_S) * WORLD_SLOW,
+    wrong += world_check(rank, took < (quits ? PROMPT_S : 0.3 + 2 * PROMPT_S) * WORLD_SLOW,
                          "took %.2f s: %s", took, tutti_last_error());
     if (comm && !ends_parent)
         wrong += works(comm, rank, 3);

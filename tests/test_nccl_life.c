@@ -424,7 +424,7 @@ static int entries(const char *path)
 }
 
 /* A peer never comes: soon after an abort the thread and the sockets are gone, long before the
- * connect timeout that would end them anyhow. (On a busy machine, with the thread sanitizer, soon
+ * limit that would end them anyhow. (On a busy machine, with the thread sanitizer, soon
  * is a second.) */
 static int abandoning(tutti_comm *native, int rank, int size, void *context)
 {
