@@ -116,8 +116,11 @@ static int splitting(tutti_comm *comm, int rank, int size, void *context)
     tutti_comm *child = NULL, *again = NULL;
     int wrong = 0, values[8] = {0}, blocks[8];
     tutti_status want = rank == scene->quitter ? TUTTI_ERR_ABORTED : TUTTI_ERR_PEER;
-    if (scene->used)
+    if (scene->used) {
         wrong += WORLD_OK(tutti_alltoall(values, blocks, 1, TUTTI_INT32, comm));
+        world_tell();
+        wrong += world_await(rank, size); /* until all have left it */
+    }
     if (rank == scene->late)
         usleep((unsigned)(LATE_S * 1e6));
     double start = world_seconds();
@@ -138,9 +141,7 @@ static int splitting(tutti_comm *comm, int rank, int size, void *context)
     wrong += world_check(rank, child == NULL, "a communicator");
     wrong += WORLD_TAKEN(tutti_comm_status(comm), want) + split_says(scene, rank);
     wrong += WORLD_TAKEN(tutti_barrier(comm), want) + split_says(scene, rank);
-    wrong += WORLD_TAKEN(tutti_comm_split(comm, 0, 0, &again), want);
-    (void)size;
-    return wrong;
+    return wrong + WORLD_TAKEN(tutti_comm_split(comm, 0, 0, &again), want);
 }
 
 static void test_cancel_split(void)
