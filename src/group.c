@@ -95,6 +95,12 @@ bool group_refuse_unpaired(struct operation *op)
            (refuse_unpaired(&comm->self_sends, op) || refuse_unpaired(&comm->self_recvs, op));
 }
 
+/* Each communicator looks for failures, and answers those who ask (comm_late.c). */
+static bool waits(const tutti_comm *comm)
+{
+    return comm->head || comm->p2p_list;
+}
+
 static void run_to_end(tutti_comm *const *comms, size_t count)
 {
     size_t at = 0;
@@ -111,7 +117,7 @@ static void run_to_end(tutti_comm *const *comms, size_t count)
         if (!moved && group_refuse_unpaired(op))
             continue;
         for (size_t c = 0; c < count && !moved; c++) {
-            if (comms[c]->failed == TUTTI_OK && (comms[c] == comm || comms[c]->head))
+            if (comms[c]->failed == TUTTI_OK && (comms[c] == comm || waits(comms[c])))
                 comm_idle(comms[c]);
         }
     }

@@ -235,6 +235,36 @@ static void test_late_asks_anew_when_its_own_time_is_up(void)
     }
 }
 
+/* The one in the middle waits in a group, and there first for another communicator. */
+static int wait_for_who_is_in_a_group(tutti_comm *comm, int rank, int size, void *context)
+{
+    int values[2], wrong = 0;
+    tutti_comm *other = NULL;
+    (void)context;
+    wrong += WORLD_OK(tutti_comm_dup(comm, &other));
+    wrong += meet(other, rank, size) + meet(comm, rank, size);
+    if (rank == 2)
+        return wrong + world_await(rank, 2) + WORLD_OK(tutti_comm_destroy(other));
+    double since = world_seconds();
+    tutti_status status;
+    if (rank == 0) {
+        status = tutti_recv(&values[0], 1, TUTTI_INT32, 1, comm);
+    } else {
+        usleep(2 * STAIR_MS * 1000);
+        wrong += WORLD_OK(tutti_group_start());
+        wrong += WORLD_OK(tutti_recv(&values[0], 1, TUTTI_INT32, 2, other));
+        wrong += WORLD_OK(tutti_recv(&values[1], 1, TUTTI_INT32, 2, comm));
+        status = tutti_group_end();
+    }
+    wrong += name_the_last(rank, size, status, since);
+    return wrong + WORLD_OK(tutti_comm_destroy(other));
+}
+
+static void test_late_hears_of_who_is_in_a_group(void)
+{
+    over_all(3, wait_for_who_is_in_a_group);
+}
+
 /* Rank 1 has started a receive, but computes; that a thread of it asks after the communicator is
  * no sign of it. */
 static int wait_for_who_computes(tutti_comm *comm, int rank, int size, void *context)
@@ -401,6 +431,7 @@ int main(int argc, char **argv)
          test_late_names_who_does_not_come_to_a_collective},
         {"hears_of_who_tests", test_late_hears_of_who_tests},
         {"hears_of_many", test_late_hears_of_many},
+        {"hears_of_who_is_in_a_group", test_late_hears_of_who_is_in_a_group},
         {"is_told_the_reason_when_it_comes", test_late_is_told_the_reason_when_it_comes},
         {"asks_anew_when_its_own_time_is_up", test_late_asks_anew_when_its_own_time_is_up},
         {"is_who_only_asks", test_late_is_who_only_asks},
