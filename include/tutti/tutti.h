@@ -93,19 +93,19 @@ TUTTI_API tutti_status tutti_unique_id_from_env(tutti_unique_id *id);
  * maker's process holds. Where it holds none, or may hold one later, it calls this, usually in a
  * thread of its own: blocks, and passes the ranks' messages on, until they have made their
  * communicator or failed to. The first of them may take any time to come; then
- * TUTTI_MEET_TIMEOUT_MS counts, as the maker had it when it made the id. Returns TUTTI_OK, too, when a rank of this
- * process, or a forked rank 0, has come within 0.1 s of the first and serves instead; one that
- * comes later is a rank as any other. Another thread that stores something else than 0 in *cancel
- * (atomically; NULL: none will) ends it within 0.1 s; ranks that have come are told, and before any
- * has the id stays as it was. An id of an address (tutti_unique_id_from_env) needs no service:
- * TUTTI_OK at once.
- * Errors TUTTI_ERR_ARG when this process did not make the id; _STATE when another thread serves it;
- * _ABORTED; and what the ranks are told when they fail, _CONNECT, _PROTOCOL, _NOMEM. */
+ * TUTTI_MEET_TIMEOUT_MS counts, as the maker had it when it made the id. Returns TUTTI_OK, too,
+ * when a rank of this process, or a forked rank 0, has come within 0.1 s of the first and serves
+ * instead; one that comes later is a rank as any other. Another thread that stores something else
+ * than 0 in *cancel (atomically; NULL: none will) ends it within 0.1 s; ranks that have come are
+ * told, and before any has the id stays as it was. An id of an address (tutti_unique_id_from_env)
+ * needs no service: TUTTI_OK at once. Errors TUTTI_ERR_ARG when this process did not make the id;
+ * _STATE when another thread serves it; _ABORTED; and what the ranks are told when they fail,
+ * _CONNECT, _PROTOCOL, _NOMEM. */
 TUTTI_API tutti_status tutti_unique_id_serve(const tutti_unique_id *id, const int *cancel);
 
-/* tutti_unique_id_release: for an id that will make no communicator: closes its sockets and ends who
- * serves it. One that is used, or is of an address, is left alone: TUTTI_OK. TUTTI_ERR_ARG when this
- * process did not make it. */
+/* tutti_unique_id_release: for an id that will make no communicator: closes its sockets and ends
+ * who serves it. One that is used, or is of an address, is left alone: TUTTI_OK. TUTTI_ERR_ARG
+ * when this process did not make it. */
 TUTTI_API tutti_status tutti_unique_id_release(const tutti_unique_id *id);
 
 /* tutti_comm_create: makes rank `rank` of a communicator of `size` ranks; collective, blocking,
@@ -424,8 +424,8 @@ TUTTI_COLLECTIVES(X)
 #undef X
 
 /* tutti_comm_id: a random number that is the same at every rank of the communicator. Local.
- * tutti_comm_device_bytes: the GPU memory that it keeps for itself between operations, in bytes; may
- * be called while another thread is inside. Local. */
+ * tutti_comm_device_bytes: the GPU memory that it keeps for itself between operations, in bytes;
+ * may be called while another thread is inside. Local. */
 TUTTI_API tutti_status tutti_comm_id(const tutti_comm *comm, uint64_t *id);
 TUTTI_API tutti_status tutti_comm_device_bytes(const tutti_comm *comm, uint64_t *bytes);
 
@@ -445,17 +445,17 @@ TUTTI_API size_t tutti_settings_print(char *text, size_t len);
  * setting, then the variables of NCCL that mean here what they mean there. Constant. */
 TUTTI_API const char *tutti_setting_name(size_t index);
 
-/* tutti_setting_get: the value that a communicator made now would have, as a number in decimal, yes
- * or no, a word, or text, which is empty where there is none; TUTTI_SECRET is never shown. At most
- * len - 1 characters, always terminated; 256 are enough for every TUTTI_* setting.
- * Errors TUTTI_ERR_ARG: there is no setting of that name; TUTTI_ERR_SETTING: the environment sets one
- * to what it may not be. */
+/* tutti_setting_get: the value that a communicator made now would have, as a number in decimal,
+ * yes or no, a word, or text, which is empty where there is none; TUTTI_SECRET is never shown. At
+ * most len - 1 characters, always terminated; 256 are enough for every TUTTI_* setting. Errors
+ * TUTTI_ERR_ARG: there is no setting of that name; TUTTI_ERR_SETTING: the environment sets one to
+ * what it may not be. */
 TUTTI_API tutti_status tutti_setting_get(const char *name, char *text, size_t len);
 
-/* tutti_setting_default: what a TUTTI_* setting is in this process from now on where the environment
- * does not set it; for libraries that stand on this one. Any thread. The text is copied.
- * Errors TUTTI_ERR_ARG: there is no setting of that name; TUTTI_ERR_SETTING: it may not be that;
- * _NOMEM. */
+/* tutti_setting_default: what a TUTTI_* setting is in this process from now on where the
+ * environment does not set it; for libraries that stand on this one. Any thread. The text is
+ * copied. Errors TUTTI_ERR_ARG: there is no setting of that name; TUTTI_ERR_SETTING: it may not be
+ * that; _NOMEM. */
 TUTTI_API tutti_status tutti_setting_default(const char *name, const char *value);
 
 /* tutti_settings_log: a line NAME=value of the log for each of them, unless TUTTI_LOG is none. */
