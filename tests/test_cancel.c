@@ -12,7 +12,7 @@
 #define AFTER_S  0.1 /* when the word is set, or the parent aborted */
 #define PROMPT_S 1.0 /* 0.2, and what a busy machine adds */
 #define MEET_S   3.0 /* the same for a rank that had no link to the one that gave up */
-#define LATE_S   0.4 /* when the rank that is waited for comes */
+#define LATE_S   0.3 /* how much later the rank that is waited for comes */
 
 enum means { BY_WORD, BY_WORD_BEFORE, BY_PARENT, MEANS };
 
@@ -39,17 +39,28 @@ static void *quit(void *argument)
         tutti_comm_abort(quitter->parent);
     else
         __atomic_store_n(&quitter->cancel, 1, __ATOMIC_RELEASE);
+    world_tell();
     return NULL;
 }
 
-/* A thread that will do it; with BY_WORD_BEFORE it is done already. */
+/* A thread that will do it, and tell; with BY_WORD_BEFORE it is done already. */
 static void quit_soon(struct quitter *quitter, enum means means, tutti_comm *parent)
 {
     *quitter = (struct quitter){.parent = means == BY_PARENT ? parent : NULL,
                                 .cancel = means == BY_WORD_BEFORE,
                                 .at = world_seconds()};
-    if (means != BY_WORD_BEFORE && pthread_create(&quitter->thread, NULL, quit, quitter) != 0)
+    if (means == BY_WORD_BEFORE)
+        world_tell();
+    else if (pthread_create(&quitter->thread, NULL, quit, quitter) != 0)
         abort();
+}
+
+/* The rank that is waited for: somebody has quit, as one more than `told` says. */
+static int come_late(int rank, int told)
+{
+    int wrong = world_await(rank, told + 1);
+    usleep((unsigned)(LATE_S * 1e6));
+    return wrong;
 }
 
 static int quit_ended(struct quitter *quitter, enum means means, int rank)
@@ -122,7 +133,7 @@ static int splitting(tutti_comm *comm, int rank, int size, void *context)
         wrong += world_await(rank, size); /* until all have left it */
     }
     if (rank == scene->late)
-        usleep((unsigned)(LATE_S * 1e6));
+        wrong += come_late(rank, scene->used ? size : 0);
     double start = world_seconds();
     if (rank == scene->quitter) {
         quit_soon(&quitter, scene->means, comm);
@@ -178,7 +189,7 @@ static int shrinking(tutti_comm *comm, int rank, int size, void *context)
         return wrong;
     double start = world_seconds();
     if (rank == scene->late)
-        usleep((unsigned)(LATE_S * 1e6));
+        wrong += come_late(rank, size);
     if (rank == scene->quitter) {
         quit_soon(&quitter, scene->means, comm);
         wrong += WORLD_TAKEN(tutti_comm_shrink_cancellable(comm, &last, 1, &quitter.cancel, &child),
@@ -191,12 +202,12 @@ static int shrinking(tutti_comm *comm, int rank, int size, void *context)
         if (scene->means != BY_PARENT)
             wrong += world_says(rank, OF_SHRINK);
         double took = world_seconds() - start;
-        wrong += world_check(rank, took < LATE_S + PROMPT_S, "took %.2f s", took);
+        wrong += world_check(rank, took < AFTER_S + LATE_S + PROMPT_S, "took %.2f s", took);
     }
     wrong += world_check(rank, child == NULL, "a communicator");
     /* Together again, now that all know. */
     world_tell();
-    wrong += world_await(rank, size + size - 1);
+    wrong += world_await(rank, size + 1 + size - 1);
     if (scene->means == BY_PARENT && rank == scene->quitter)
         return wrong + WORLD_TAKEN(tutti_comm_shrink(comm, &last, 1, &child), TUTTI_ERR_ABORTED) +
                world_says(rank, "has left this communicator for good");
@@ -229,14 +240,14 @@ static int shrinking_unmet(tutti_comm *comm, int rank, int size, void *context)
     if (scene->means != BY_WORD)
         return 0; /* the same, and it takes long */
     if (rank == scene->late)
-        usleep((unsigned)(LATE_S * 1e6));
+        wrong += come_late(rank, 0);
     double start = world_seconds();
     if (rank == scene->quitter) {
         quit_soon(&quitter, scene->means, comm);
         wrong += WORLD_TAKEN(tutti_comm_shrink_cancellable(comm, NULL, 0, &quitter.cancel, &child),
                              TUTTI_ERR_ABORTED);
         wrong += quit_ended(&quitter, scene->means, rank);
-        return wrong + world_await(rank, size - 1);
+        return wrong + world_await(rank, 1 + size - 1);
     }
     wrong += world_check(rank, tutti_comm_shrink(comm, NULL, 0, &child) != TUTTI_OK, "shrunk");
     /* The late one may find that others have gone. */
