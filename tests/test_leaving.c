@@ -123,12 +123,15 @@ static void test_leaving_have_sent_what_was_taken_before_leaving(void)
 }
 
 /* One rank asks for a link, has something to say, and closes at once: the other, which only makes
- * progress and asks for the link a moment later, hears it, before it hears of the end. */
+ * progress and asks for the link a moment later, hears it, before it hears of the end. That is
+ * promised to a rank that shows a sign of itself within TRANSPORT_ANSWER_MS: one that a busy
+ * machine keeps from it is not judged. */
 static void tell_and_leave(struct links_rank *rank)
 {
     uint32_t speaker = (uint32_t)rank->world->number % 2;
     uint64_t late_ms = (uint64_t)rank->world->number / 2 * 5;
     struct notice notice = {.kind = 9, .culprit = 4, .text = "why"};
+    links_meet(rank, 2, 2);
     if (rank->rank == speaker) {
         links_connect(rank, 1 - rank->rank);
         links_expect(rank, rank->ops->notify(rank->transport, 1 - rank->rank, &notice) == TUTTI_OK);
@@ -136,8 +139,9 @@ static void tell_and_leave(struct links_rank *rank)
         rank->transport = NULL;
     } else {
         struct transport_event event = {0};
-        uint64_t now = clock_ms(), deadline = now + 5000;
-        for (bool asked = false; now < deadline; now = clock_ms()) {
+        uint64_t now = clock_ms(), deadline = now + 5000, before = now, longest = 0;
+        for (bool asked = false; now < deadline; before = now, now = clock_ms()) {
+            longest = now - before > longest ? now - before : longest;
             if (!asked && now >= deadline - 5000 + late_ms) {
                 links_connect(rank, speaker);
                 asked = true;
@@ -146,8 +150,12 @@ static void tell_and_leave(struct links_rank *rank)
             if (rank->ops->event(rank->transport, true, &event))
                 break;
         }
-        links_expect(rank, event.kind == TRANSPORT_EVENT_NOTICE);
-        links_expect(rank, event.notice.kind == 9 && strcmp(event.notice.text, "why") == 0);
+        bool heard = event.kind == TRANSPORT_EVENT_NOTICE && event.notice.kind == 9 &&
+                     strcmp(event.notice.text, "why") == 0;
+        if (!heard && longest >= TRANSPORT_ANSWER_MS / 2)
+            printf("    not judged: this rank was kept from looking for %d ms\n", (int)longest);
+        else
+            links_expect(rank, heard);
     }
     links_meet(rank, 1, 2);
 }
