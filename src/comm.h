@@ -249,6 +249,8 @@ void comm_ask(tutti_comm *comm);
 void comm_look_for_deaths(tutti_comm *comm);
 /* Whether another thread has ended it; fails it if so. */
 bool comm_check_abort(tutti_comm *comm);
+/* To every peer that a link leads to and that has not left. */
+void comm_notify_all(tutti_comm *comm, const struct notice *notice);
 /* What this rank is inside of: "in allreduce(...), operation 3". */
 const char *comm_doing(const tutti_comm *comm, char *text, size_t len);
 tutti_status comm_error(const tutti_comm *comm); /* sets the thread's sentence to the kept one */

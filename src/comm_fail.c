@@ -18,6 +18,16 @@
 #define DRAIN_US   50u       /* between looks whether streams are done */
 #define ASK_NS     10000000u /* between looks of those who only ask: some 20 us each */
 
+void comm_notify_all(tutti_comm *comm, const struct notice *notice)
+{
+    /* A peer may have made a link that this rank has not asked for, and wait on it. */
+    for (uint32_t p = 0; p < comm->size; p++) {
+        struct comm_peer *peer = &comm->peers[p];
+        if (peer->transport && !peer->left)
+            (void)peer->transport->ops->notify(peer->transport, p, notice);
+    }
+}
+
 static void tell_peers(tutti_comm *comm, tutti_status status, uint32_t culprit)
 {
     /* What is an abort here is the loss of a peer to others. */
@@ -25,12 +35,7 @@ static void tell_peers(tutti_comm *comm, tutti_status status, uint32_t culprit)
         status = TUTTI_ERR_PEER;
     struct notice notice = {.kind = NOTICE_FAILED, .culprit = culprit, .status = status};
     snprintf(notice.text, sizeof notice.text, "%.*s", (int)sizeof notice.text - 1, comm->sentence);
-    /* A peer may have made a link that this rank has not asked for, and wait on it. */
-    for (uint32_t p = 0; p < comm->size; p++) {
-        struct comm_peer *peer = &comm->peers[p];
-        if (peer->transport && !peer->left)
-            (void)peer->transport->ops->notify(peer->transport, p, &notice);
-    }
+    comm_notify_all(comm, &notice);
 }
 
 void comm_say_goodbye(tutti_comm *comm)

@@ -71,11 +71,7 @@ static void tell(tutti_comm *comm, tutti_status status)
                             .status = status == TUTTI_ERR_ABORTED ? TUTTI_ERR_CONNECT : status};
     snprintf(sentence, sizeof sentence, "%s", status_sentence());
     snprintf(notice.text, sizeof notice.text, "%.*s", (int)sizeof notice.text - 1, sentence);
-    for (uint32_t p = 0; p < comm->size; p++) {
-        struct comm_peer *peer = &comm->peers[p];
-        if (peer->transport && !peer->left)
-            (void)peer->transport->ops->notify(peer->transport, p, &notice);
-    }
+    comm_notify_all(comm, &notice);
     status_set_sentence(sentence);
 }
 

@@ -163,26 +163,26 @@ static void fail_of(tutti_comm *comm, const struct awaited *at)
 {
     const struct comm_late *late = &comm->late;
     const struct comm_peer *peer = &comm->peers[at->peer];
-    char text[SENTENCE_MAX], wait[COMM_PEER_NAME_MAX + 64], call[192], doing[192];
+    char text[SENTENCE_MAX], wait[COMM_PEER_NAME_MAX + 64], call[192], doing[192], verdict[384];
     if (late->impatient == comm->rank)
         snprintf(wait, sizeof wait, "waited %" PRIu64 " ms", late->limit_ms);
     else
         snprintf(wait, sizeof wait, "waits, and %s has %" PRIu64 " ms,",
                  comm->names[late->impatient], late->limit_ms);
-    int n = snprintf(text, sizeof text, "%s %s for %s to %s, %s: ", comm->names[comm->rank], wait,
-                     comm->names[at->peer], at->receives ? "send" : "receive",
-                     comm_doing(comm, doing, sizeof doing));
     if (!peer->waits)
-        snprintf(text + n, sizeof text - (size_t)n,
+        snprintf(verdict, sizeof verdict,
                  "that rank is late, stopped or unreachable (TUTTI_TIMEOUT_MS sets the limit)");
     else
-        snprintf(text + n, sizeof text - (size_t)n,
+        snprintf(verdict, sizeof verdict,
                  "that rank waits for rank %u in %s, so ranks wait for each other: see that all "
                  "make the same calls, and that sends meet receives",
                  peer->waits_for,
                  tag_coll(&peer->waits_in) == TUTTI_COLL_SENDRECV
                      ? "a send or receive"
                      : tag_text(comm, &peer->waits_in, call, sizeof call));
+    snprintf(text, sizeof text, "%s %s for %s to %s, %s: %.320s", comm->names[comm->rank], wait,
+             comm->names[at->peer], at->receives ? "send" : "receive",
+             comm_doing(comm, doing, sizeof doing), verdict);
     comm_fail(comm, TUTTI_ERR_TIMEOUT, at->peer, text);
 }
 
