@@ -116,7 +116,6 @@ GLOBALS = {
     "library": "transports/verbs: libibverbs and librdmacm are loaded once per process",
     "library_once": "transports/verbs: loads them",
     "stand_ins": "src/base: the settings' defaults of this process",
-    "stand_ins_lock": "src/base: guards them",
     "registry": "transports/inproc: where threads of one process find each other",
     "pmix": "src/bootstrap_pmix: a process has one PMIx client, opened once",
     "launcher": "src/bootstrap_pmi1: a process has one connection to its launcher",

@@ -9,7 +9,7 @@
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -260,9 +260,21 @@ static const struct row *find_row(const char *name, size_t len)
     return NULL;
 }
 
-/* What stands in the place of defaults in this process; NULL: nothing. */
-static char *stand_ins[ROWS];
-static pthread_mutex_t stand_ins_lock = PTHREAD_MUTEX_INITIALIZER;
+/* The row of a whole name, TUTTI_X; NULL if there is none. */
+static const struct row *find_whole(const char *name)
+{
+    return strncmp(name, PREFIX, PREFIX_LEN) == 0
+               ? find_row(name + PREFIX_LEN, strlen(name) - PREFIX_LEN)
+               : NULL;
+}
+
+/* What stands in the place of a default in this process. Those before it stay, for another thread
+ * may read one: no lock, which a fork could leave held. */
+struct stand_in {
+    struct stand_in *before;
+    char text[SETTING_TEXT_MAX];
+};
+static _Atomic(struct stand_in *) stand_ins[ROWS];
 
 void settings_defaults(struct settings *settings)
 {
@@ -279,31 +291,29 @@ void settings_defaults(struct settings *settings)
             must(status == TUTTI_OK);
         }
     }
-    pthread_mutex_lock(&stand_ins_lock);
     for (size_t i = 0; i < ROWS; i++) {
-        tutti_status status = stand_ins[i] ? set_row(settings, &rows[i], stand_ins[i]) : TUTTI_OK;
+        const struct stand_in *in = atomic_load(&stand_ins[i]);
+        tutti_status status = in ? set_row(settings, &rows[i], in->text) : TUTTI_OK;
         must(status == TUTTI_OK);
     }
-    pthread_mutex_unlock(&stand_ins_lock);
 }
 
 tutti_status settings_put_default(const char *name, const char *text)
 {
     struct settings tried;
-    bool ours = strncmp(name, PREFIX, PREFIX_LEN) == 0;
-    const struct row *row = ours ? find_row(name + PREFIX_LEN, strlen(name) - PREFIX_LEN) : NULL;
+    const struct row *row = find_whole(name);
     if (!row)
         return fail(TUTTI_ERR_ARG, "there is no setting %.*s", SHOWN_MAX, name);
     tutti_status status = set_row(&tried, row, text);
     if (status != TUTTI_OK)
         return status;
-    char *copy = strdup(text);
-    if (!copy)
+    struct stand_in *made = calloc(1, sizeof *made);
+    if (!made)
         return fail(TUTTI_ERR_NOMEM, "no memory for a default of %s", name);
-    pthread_mutex_lock(&stand_ins_lock);
-    free(stand_ins[row - rows]);
-    stand_ins[row - rows] = copy;
-    pthread_mutex_unlock(&stand_ins_lock);
+    snprintf(made->text, sizeof made->text, "%s", text);
+    made->before = atomic_load(&stand_ins[row - rows]);
+    while (!atomic_compare_exchange_weak(&stand_ins[row - rows], &made->before, made))
+        ;
     return TUTTI_OK;
 }
 
@@ -515,8 +525,7 @@ const char *settings_name(size_t index)
 
 tutti_status settings_get(const struct settings *settings, const char *name, char *text, size_t len)
 {
-    bool ours = strncmp(name, PREFIX, PREFIX_LEN) == 0;
-    const struct row *row = ours ? find_row(name + PREFIX_LEN, strlen(name) - PREFIX_LEN) : NULL;
+    const struct row *row = find_whole(name);
     if (row) {
         const char *value = field_const(settings, row);
         if (row->kind == KIND_TEXT && *value == '\0')
