@@ -3,7 +3,6 @@
  * minutes, for one that saves a checkpoint for an hour. And clusters say in NCCL's variables which
  * interfaces and adapters are to be used. Both stand in the place of defaults: what TUTTI_* says
  * goes before it. */
-#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -129,8 +128,10 @@ static void put_all(void)
     /* The program's own watchdog comes first; what nobody ends, ends in a day. */
     tutti_setting_default("TUTTI_TIMEOUT_MS", "86400000");
     tutti_setting_default("TUTTI_MEET_TIMEOUT_MS", "3600000");
-    if (strcasecmp(debug, "INFO") == 0 || strcasecmp(debug, "TRACE") == 0)
-        tutti_setting_default("TUTTI_LOG", toupper(debug[0]) == 'I' ? "info" : "debug");
+    if (strcasecmp(debug, "INFO") == 0)
+        tutti_setting_default("TUTTI_LOG", "info");
+    if (strcasecmp(debug, "TRACE") == 0)
+        tutti_setting_default("TUTTI_LOG", "debug");
     if (is_on("NCCL_P2P_DISABLE"))
         tutti_setting_default("TUTTI_CUDA_DIRECT", "no");
     put_log_file();

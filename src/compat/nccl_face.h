@@ -122,11 +122,12 @@ void face_jobs_cancel(struct job *list);
 /* ncclCommInitRankConfig. */
 ncclResult_t face_init(ncclComm_t *comm, int size, const ncclUniqueId *id, int rank,
                        const ncclConfig_t *config, const char *name);
-/* The communicator is alive and made; it may have failed or been revoked. Held on success. */
-ncclResult_t face_parent(ncclComm_t comm, const char *name);
-/* Takes a job that makes something of its parent, and the hold of that. made: whether this rank
- * gets a communicator. */
-ncclResult_t face_child(struct job *job, ncclComm_t *newcomm, bool made, bool blocking);
+/* A job that makes something of its parent, which is alive and made, though it may have failed or
+ * been revoked, and is held; blocking as the configuration says, or as the parent is. */
+ncclResult_t face_child_job(ncclComm_t parent, enum job_kind kind, const ncclConfig_t *config,
+                            const char *name, struct job **job);
+/* Takes the job and the hold of its parent. made: whether this rank gets a communicator. */
+ncclResult_t face_child(struct job *job, ncclComm_t *newcomm, bool made);
 
 /* ---- groups (nccl_group.c) ---- */
 

@@ -60,29 +60,17 @@ static void forget_id(ncclComm_t comm, const tutti_unique_id *id)
 static ncclResult_t grow(ncclComm_t comm, int size, const ncclUniqueId *id, ncclComm_t *newcomm,
                          const ncclConfig_t *config)
 {
-    const char *name = "ncclCommGrow";
-    ncclResult_t result = face_parent(comm, name);
+    struct job *job;
+    ncclResult_t result = face_child_job(comm, JOB_GROW, config, "ncclCommGrow", &job);
     if (result != ncclSuccess)
         return result;
-    bool blocking = comm->blocking;
-    result = face_config_read(config, name, &blocking);
-    struct job *job = calloc(1, sizeof *job);
-    if (result == ncclSuccess && !job)
-        result = face_fail(ncclSystemError, "%s: no memory", name);
-    if (result != ncclSuccess) {
-        free(job);
-        face_leave(comm);
-        return result;
-    }
-    job->kind = JOB_GROW;
-    job->parent = comm;
     job->size = size;
     job->gives_id = id != NULL;
     if (id) {
         memcpy(job->id.bytes, id->internal, sizeof job->id.bytes);
         forget_id(comm, &job->id);
     }
-    return face_child(job, newcomm, true, blocking);
+    return face_child(job, newcomm, true);
 }
 
 static ncclResult_t check_and_grow(ncclComm_t comm, int size, const ncclUniqueId *id, int rank,

@@ -202,7 +202,8 @@ NCCL_FACE(ncclResult_t, ncclCommInitAll, (ncclComm_t * comm, int ndev, const int
 /* ---- from a communicator ----------------------------------------------------------------------
  */
 
-ncclResult_t face_parent(ncclComm_t comm, const char *name)
+/* The communicator is alive and made; it may have failed or been revoked. Held on success. */
+static ncclResult_t hold_parent(ncclComm_t comm, const char *name)
 {
     ncclResult_t result = face_hold(comm, name);
     if (result != ncclSuccess)
@@ -223,9 +224,30 @@ ncclResult_t face_parent(ncclComm_t comm, const char *name)
     return result;
 }
 
-ncclResult_t face_child(struct job *job, ncclComm_t *newcomm, bool made, bool blocking)
+ncclResult_t face_child_job(ncclComm_t parent, enum job_kind kind, const ncclConfig_t *config,
+                            const char *name, struct job **job)
 {
-    ncclComm_t comm = made ? face_comm_new(0, 0, blocking) : NULL;
+    ncclResult_t result = hold_parent(parent, name);
+    if (result != ncclSuccess)
+        return result;
+    bool blocking = parent->blocking;
+    result = face_config_read(config, name, &blocking);
+    *job = result == ncclSuccess ? calloc(1, sizeof **job) : NULL;
+    if (result == ncclSuccess && !*job)
+        result = face_fail(ncclSystemError, "%s: no memory", name);
+    if (result != ncclSuccess) {
+        face_leave(parent);
+        return result;
+    }
+    (*job)->kind = kind;
+    (*job)->parent = parent;
+    (*job)->blocking = blocking;
+    return ncclSuccess;
+}
+
+ncclResult_t face_child(struct job *job, ncclComm_t *newcomm, bool made)
+{
+    ncclComm_t comm = made ? face_comm_new(0, 0, job->blocking) : NULL;
     if (made && !comm) {
         face_leave(job->parent);
         free(job->excluded);
@@ -234,7 +256,8 @@ ncclResult_t face_child(struct job *job, ncclComm_t *newcomm, bool made, bool bl
     }
     job->comm = comm;
     job->out = newcomm;
-    job->blocking = made ? blocking : job->parent->blocking;
+    if (!made)
+        job->blocking = job->parent->blocking;
     if (comm)
         comm->device = job->parent->device;
     face_give(newcomm, comm);
@@ -251,24 +274,13 @@ static ncclResult_t split(ncclComm_t comm, int color, int key, ncclComm_t *newco
         return face_fail(ncclInvalidArgument,
                          "%s: color %d: expected 0 or more, or NCCL_SPLIT_NOCOLOR (-1)", name,
                          color);
-    ncclResult_t result = face_parent(comm, name);
+    struct job *job;
+    ncclResult_t result = face_child_job(comm, JOB_SPLIT, config, name, &job);
     if (result != ncclSuccess)
         return result;
-    bool blocking = comm->blocking;
-    result = face_config_read(config, name, &blocking);
-    struct job *job = calloc(1, sizeof *job);
-    if (result == ncclSuccess && !job)
-        result = face_fail(ncclSystemError, "%s: no memory", name);
-    if (result != ncclSuccess) {
-        free(job);
-        face_leave(comm);
-        return result;
-    }
-    job->kind = JOB_SPLIT;
-    job->parent = comm;
     job->color = color == NCCL_SPLIT_NOCOLOR ? TUTTI_NO_COLOR : color;
     job->key = key;
-    return face_child(job, newcomm, color != NCCL_SPLIT_NOCOLOR, blocking);
+    return face_child(job, newcomm, color != NCCL_SPLIT_NOCOLOR);
 }
 
 NCCL_FACE(ncclResult_t, ncclCommSplit,
@@ -296,31 +308,23 @@ static ncclResult_t shrink(ncclComm_t comm, const int *list, int count, ncclComm
                            const ncclConfig_t *config, int flags)
 {
     const char *name = "ncclCommShrink";
+    struct job *job;
     ncclResult_t result = check_shrink(list, count, newcomm, flags);
     if (result == ncclSuccess)
-        result = face_parent(comm, name);
+        result = face_child_job(comm, JOB_SHRINK, config, name, &job);
     if (result != ncclSuccess)
         return result;
-    bool blocking = comm->blocking;
-    result = face_config_read(config, name, &blocking);
-    struct job *job = calloc(1, sizeof *job);
-    int *excluded = calloc(count > 0 ? (size_t)count : 1, sizeof *excluded);
-    if (result == ncclSuccess && (!job || !excluded))
-        result = face_fail(ncclSystemError, "%s: no memory", name);
-    if (result != ncclSuccess) {
+    job->excluded = calloc(count > 0 ? (size_t)count : 1, sizeof *job->excluded);
+    if (!job->excluded) {
         free(job);
-        free(excluded);
         face_leave(comm);
-        return result;
+        return face_fail(ncclSystemError, "%s: no memory", name);
     }
     if (count > 0)
-        memcpy(excluded, list, (size_t)count * sizeof *excluded);
-    job->kind = JOB_SHRINK;
-    job->parent = comm;
-    job->excluded = excluded;
+        memcpy(job->excluded, list, (size_t)count * sizeof *job->excluded);
     job->excluded_count = (size_t)count;
     job->abort_first = flags == NCCL_SHRINK_ABORT;
-    return face_child(job, newcomm, true, blocking);
+    return face_child(job, newcomm, true);
 }
 
 NCCL_FACE(ncclResult_t, ncclCommShrink,
