@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 static unsigned skipped; /* tests that left something out */
 static uint64_t seed;
@@ -30,6 +31,20 @@ uint64_t suite_random(uint64_t *state)
     z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
     z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
     return z ^ (z >> 31);
+}
+
+void suite_log_begin(struct suite_log *log)
+{
+    strcpy(log->path, "/tmp/tutti_test_log_XXXXXX");
+    int fd = mkstemp(log->path);
+    CU_ASSERT_FATAL(fd >= 0);
+    close(fd);
+    snprintf(log->setting, sizeof log->setting, "TUTTI_LOG_FILE=%s", log->path);
+}
+
+void suite_log_end(const struct suite_log *log)
+{
+    unlink(log->path);
 }
 
 void suite_skip(const char *reason)

@@ -29,6 +29,12 @@ uint64_t suite_seed(void);
 /* A small generator: state in, number out (splitmix64). */
 uint64_t suite_random(uint64_t *state);
 void suite_skip(const char *reason);
+/* A new, empty file, and the setting that makes it the log; suite_log_end removes it. */
+struct suite_log {
+    char path[40], setting[64];
+};
+void suite_log_begin(struct suite_log *log);
+void suite_log_end(const struct suite_log *log);
 /* Makes the kth allocation from now on fail (1: the next), in any thread, once; 0: none. Covers
  * malloc, calloc, realloc, aligned_alloc and posix_memalign called by the project's own code. */
 void suite_fail_allocation(uint64_t kth);

@@ -427,14 +427,11 @@ static int logs(tutti_comm *comm, int rank, int size, void *context)
 
 static void test_comm_logs_to_the_file_that_is_set(void)
 {
-    char path[] = "/tmp/tutti_test_comm_XXXXXX", setting[64];
-    const char *const settings[] = {"TUTTI_LOG=info", setting, NULL};
-    int fd = mkstemp(path);
-    CU_ASSERT_FATAL(fd >= 0);
-    close(fd);
-    snprintf(setting, sizeof setting, "TUTTI_LOG_FILE=%s", path);
-    run(WORLD_PROCESSES, 2, settings, logs, path);
-    unlink(path);
+    struct suite_log log;
+    const char *const settings[] = {"TUTTI_LOG=info", log.setting, NULL};
+    suite_log_begin(&log);
+    run(WORLD_PROCESSES, 2, settings, logs, log.path);
+    suite_log_end(&log);
 }
 
 int main(int argc, char **argv)

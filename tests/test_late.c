@@ -340,14 +340,11 @@ static void test_late_is_told_to_the_log(void)
 {
     static const char *const transports[] = {"TUTTI_TRANSPORTS=shm", "TUTTI_TRANSPORTS=tcp"};
     for (int i = 0; i < 2; i++) {
-        char path[] = "/tmp/tutti_test_late_XXXXXX", setting[64];
-        const char *const settings[] = {"TUTTI_STALL_MS=300", transports[i], setting, NULL};
-        int fd = mkstemp(path);
-        CU_ASSERT_FATAL(fd >= 0);
-        close(fd);
-        snprintf(setting, sizeof setting, "TUTTI_LOG_FILE=%s", path);
-        run(WORLD_PROCESSES, 3, settings, wait_for_a_while, path);
-        unlink(path);
+        struct suite_log log;
+        const char *const settings[] = {"TUTTI_STALL_MS=300", transports[i], log.setting, NULL};
+        suite_log_begin(&log);
+        run(WORLD_PROCESSES, 3, settings, wait_for_a_while, log.path);
+        suite_log_end(&log);
     }
 }
 
@@ -411,15 +408,12 @@ static int meet_late(tutti_comm *comm, int rank, int size, void *context)
 static void test_late_to_meet_is_told_to_the_log(void)
 {
     for (int late = 0; late < 3; late += 2) {
-        char path[] = "/tmp/tutti_test_late_XXXXXX", setting[64];
-        const char *const settings[] = {"TUTTI_STALL_MS=500", setting, NULL};
-        struct meeting meeting = {late, path};
-        int fd = mkstemp(path);
-        CU_ASSERT_FATAL(fd >= 0);
-        close(fd);
-        snprintf(setting, sizeof setting, "TUTTI_LOG_FILE=%s", path);
+        struct suite_log log;
+        const char *const settings[] = {"TUTTI_STALL_MS=500", log.setting, NULL};
+        struct meeting meeting = {late, log.path};
+        suite_log_begin(&log);
         run(WORLD_PROCESSES, 3, settings, meet_late, &meeting);
-        unlink(path);
+        suite_log_end(&log);
     }
 }
 

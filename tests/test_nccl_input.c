@@ -336,16 +336,13 @@ static void test_nccl_input_is_logged_where_nccl_debug_asks(void)
     static const char *const debug[] = {"NCCL_DEBUG=WARN", "NCCL_DEBUG=info", "NCCL_DEBUG=VERSION",
                                         "NCCL_DEBUG="};
     for (int i = 0; i < 4; i++) {
-        char path[] = "/tmp/tutti_test_nccl_XXXXXX", setting[64];
-        const char *const settings[] = {debug[i], setting, NULL};
-        struct logged want = {path, i < 2};
-        int fd = mkstemp(path);
-        CU_ASSERT_FATAL(fd >= 0);
-        close(fd);
-        snprintf(setting, sizeof setting, "TUTTI_LOG_FILE=%s", path);
+        struct suite_log log;
+        const char *const settings[] = {debug[i], log.setting, NULL};
+        struct logged want = {log.path, i < 2};
+        suite_log_begin(&log);
         /* The sentences of ranks differ, and each rank repeats its own. */
         nccl_world_run(WORLD_PROCESSES, 2, settings, logged, &want);
-        unlink(path);
+        suite_log_end(&log);
     }
 }
 
