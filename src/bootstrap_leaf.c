@@ -6,7 +6,8 @@
  * silent. So the places are tried in order but not in turn: the next starts as soon as one fails,
  * or STAGGER_MS after the last began, and the first that answers with a hello of this job wins (the
  * idea of RFC 8305). A place that fails is tried again, with a growing pause, until the deadline:
- * the root may not listen yet. Only an answer from a place that knows the job ends the search. */
+ * the root may not listen yet. Only an answer from a place that knows the job ends the search, or
+ * that nobody is behind a unique id any more. */
 #include <errno.h>
 #include <poll.h>
 #include <stdio.h>

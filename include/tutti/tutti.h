@@ -98,9 +98,9 @@ TUTTI_API tutti_status tutti_unique_id_from_env(tutti_unique_id *id);
  * instead; one that comes later is a rank as any other. Another thread that stores something else
  * than 0 in *cancel (atomically; NULL: none will) ends it within 0.1 s; ranks that have come are
  * told, and before any has the id stays as it was. An id of an address (tutti_unique_id_from_env)
- * needs no service: TUTTI_OK at once. Errors TUTTI_ERR_ARG when this process did not make the id;
- * _STATE when another thread serves it; _ABORTED; and what the ranks are told when they fail,
- * _CONNECT, _PROTOCOL, _NOMEM. */
+ * needs no service: TUTTI_OK at once.
+ * Errors TUTTI_ERR_ARG when this process did not make the id; _STATE when another thread serves it;
+ * _ABORTED; and what the ranks are told when they fail, _CONNECT, _PROTOCOL, _NOMEM. */
 TUTTI_API tutti_status tutti_unique_id_serve(const tutti_unique_id *id, const int *cancel);
 
 /* tutti_unique_id_release: for an id that will make no communicator: closes its sockets and ends
@@ -447,15 +447,16 @@ TUTTI_API const char *tutti_setting_name(size_t index);
 
 /* tutti_setting_get: the value that a communicator made now would have, as a number in decimal,
  * yes or no, a word, or text, which is empty where there is none; TUTTI_SECRET is never shown. At
- * most len - 1 characters, always terminated; 256 are enough for every TUTTI_* setting. Errors
- * TUTTI_ERR_ARG: there is no setting of that name; TUTTI_ERR_SETTING: the environment sets one to
- * what it may not be. */
+ * most len - 1 characters, always terminated; 256 are enough for every TUTTI_* setting.
+ * Errors TUTTI_ERR_ARG: there is no setting of that name; TUTTI_ERR_SETTING: the environment sets
+ * one to what it may not be. */
 TUTTI_API tutti_status tutti_setting_get(const char *name, char *text, size_t len);
 
 /* tutti_setting_default: what a TUTTI_* setting is in this process from now on where the
  * environment does not set it; for libraries that stand on this one. Any thread. The text is
- * copied. Errors TUTTI_ERR_ARG: there is no setting of that name; TUTTI_ERR_SETTING: it may not be
- * that; _NOMEM. */
+ * copied, and kept to the end of the process.
+ * Errors TUTTI_ERR_ARG: there is no setting of that name; TUTTI_ERR_SETTING: it may not be that;
+ * _NOMEM. */
 TUTTI_API tutti_status tutti_setting_default(const char *name, const char *value);
 
 /* tutti_settings_log: a line NAME=value of the log for each of them, unless TUTTI_LOG is none. */
