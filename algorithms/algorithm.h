@@ -17,9 +17,11 @@ struct knobs {
 struct cost {
     double rounds[LEVEL_COUNT];
     double bytes[LEVEL_COUNT];
-    double messages[LEVEL_COUNT]; /* sent by the busiest rank; may stay 0 if no more than rounds */
-    /* Added to the time of bytes, not sent: what passes at that level while a pipeline fills, less
-     * what it hides behind the other level. */
+    /* Sent or received by the busiest rank; may stay 0 if no more than rounds. */
+    double messages[LEVEL_COUNT];
+    /* Added to the time of bytes, not sent: what passes at that level while a pipeline fills, and
+     * what is received beyond that; less what others read at once, and what is hidden behind the
+     * other level. */
     double pipeline_bytes[LEVEL_COUNT];
     double reduce_bytes; /* reduced by the busiest rank */
     double copy_bytes;   /* copied locally by the busiest rank */

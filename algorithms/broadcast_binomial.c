@@ -18,7 +18,7 @@ static void cost(const struct shape *shape, const struct knobs *knobs, struct co
 
     *out = (struct cost){.copy_bytes = bytes};
     cost_pattern(shape, tally_binomial_down, &(struct tree_load){.bytes = bytes}, out);
-    cost_pieces(shape, knobs, bytes, 0, out);
+    cost_pieces(shape, knobs, bytes, cost_stages(out), out);
 }
 
 static void emit(const struct shape *shape, const struct knobs *knobs, struct builder *builder)

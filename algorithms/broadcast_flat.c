@@ -1,7 +1,7 @@
 /* broadcast_flat.c: the root sends everything to everyone at once. Best for few ranks that can all
  * read the root's memory, and for small messages among few.
  *
- * Cost: 1 round; the root sends n - 1 times B.
+ * Cost: 1 round; the root sends n - 1 times B, which ranks of its host read at once.
  * Source: the linear form of Chan et al. 2007, section 3. */
 #include "algorithms/costs.h"
 #include "algorithms/phases.h"
@@ -21,7 +21,7 @@ static void cost(const struct shape *shape, const struct knobs *knobs, struct co
     double bytes = cost_total(shape);
 
     *out = (struct cost){.copy_bytes = bytes};
-    cost_of_rank(shape, shape->root, tally_flat_down, &bytes, out);
+    cost_pattern(shape, tally_flat_down, &bytes, out);
 }
 
 static void emit(const struct shape *shape, const struct knobs *knobs, struct builder *builder)

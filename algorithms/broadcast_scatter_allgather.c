@@ -35,7 +35,7 @@ static uint32_t ring_blocks(uint32_t size, uint32_t v)
     return next.v == 0 ? 0 : size - (uint32_t)least(next.reach, size - next.v);
 }
 
-static void sends(struct tally *tally, const void *context)
+static void pattern(struct tally *tally, const void *context)
 {
     struct binomial tree = binomial_of(tally->shape->size, tally->rank, tally->shape->root);
     double block = *(const double *)context / tree.size;
@@ -46,6 +46,8 @@ static void sends(struct tally *tally, const void *context)
                        binomial_rank(&tree, tree.v + m), block * binomial_span(&tree, tree.v + m));
     /* All of the ring as one round here; cost adds the others. */
     tally_send(tally, 33, tally->rank + 1, block * ring_blocks(tree.size, tree.v));
+    if (tree.v != 0)
+        tally_recv(tally, binomial_rank(&tree, tree.v - 1), *(const double *)context);
 }
 
 static void cost(const struct shape *shape, const struct knobs *knobs, struct cost *out)
@@ -53,7 +55,7 @@ static void cost(const struct shape *shape, const struct knobs *knobs, struct co
     double bytes = cost_total(shape);
 
     *out = (struct cost){.copy_bytes = bytes};
-    cost_pattern(shape, sends, &bytes, out);
+    cost_pattern(shape, pattern, &bytes, out);
     if (shape->size > 2 && bytes > 0)
         out->rounds[cost_worst_level(shape)] += shape->size - 2;
     cost_pieces(shape, knobs, bytes / shape->size, 0, out);

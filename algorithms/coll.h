@@ -14,6 +14,7 @@ struct link_model {
     double alpha_us;    /* latency of one message */
     double us_per_byte; /* inverse bandwidth of one rank's link at this level */
     double overhead_us; /* of each further message that a rank sends in the same round */
+    double crowd;       /* further ranks on a core that copy meanwhile, priced in us_per_byte */
 };
 
 struct shape {

@@ -8,25 +8,46 @@
 /* A piece of this size is still in a core's own cache when it has landed. */
 #define CACHE_BYTES 262144.0
 
-void tally_send(struct tally *tally, uint32_t round, uint32_t peer, double bytes)
+static enum level level_of(const struct tally *tally, uint32_t peer)
 {
     const struct groups *groups = tally->shape->groups;
-    uint32_t to = peer % groups->size;
-    bool net = groups->node_of[tally->rank] != groups->node_of[to];
+
+    return groups->node_of[tally->rank] == groups->node_of[peer] ? LEVEL_NODE : LEVEL_NET;
+}
+
+void tally_send(struct tally *tally, uint32_t round, uint32_t peer, double bytes)
+{
+    uint32_t to = peer % tally->shape->size;
+    enum level level = level_of(tally, to);
 
     if (to == tally->rank || bytes <= 0)
         return;
     must(round < COST_ROUNDS_MAX);
-    tally->bytes[net ? LEVEL_NET : LEVEL_NODE] += bytes;
-    tally->messages[net ? LEVEL_NET : LEVEL_NODE]++;
+    tally->sent[level] += bytes;
+    tally->sends[level]++;
     tally->used |= 1ull << round;
-    if (net)
+    if (level == LEVEL_NET)
         tally->crossing |= 1ull << round;
+}
+
+void tally_recv(struct tally *tally, uint32_t peer, double bytes)
+{
+    enum level level = level_of(tally, peer);
+
+    if (peer == tally->rank || bytes <= 0)
+        return;
+    tally->received[level] += bytes;
+    tally->receives[level]++;
 }
 
 static double tree_bytes(const struct tree_load *load, uint64_t ranks)
 {
     return load->per_rank ? load->bytes * (double)ranks : load->bytes;
+}
+
+static uint64_t own_span(const struct binomial *tree)
+{
+    return least(tree->reach, tree->size - tree->v);
 }
 
 /* A rank's depth is the number of bits in v. */
@@ -39,63 +60,103 @@ void tally_binomial_down(struct tally *tally, const void *context)
             tally_send(tally, (uint32_t)__builtin_popcount(tree.v),
                        binomial_rank(&tree, tree.v + m),
                        tree_bytes(context, binomial_span(&tree, tree.v + m)));
+    if (tree.v != 0)
+        tally_recv(tally, binomial_parent(&tree), tree_bytes(context, own_span(&tree)));
 }
 
 void tally_binomial_up(struct tally *tally, const void *context)
 {
     struct binomial tree = binomial_of(tally->shape->size, tally->rank, tally->shape->root);
 
+    for (uint32_t m = tree.reach / 2; m > 0; m /= 2)
+        if (tree.v + m < tree.size)
+            tally_recv(tally, binomial_rank(&tree, tree.v + m),
+                       tree_bytes(context, binomial_span(&tree, tree.v + m)));
     if (tree.v != 0)
         tally_send(tally, (uint32_t)__builtin_popcount(tree.v) - 1, binomial_parent(&tree),
-                   tree_bytes(context, least(tree.reach, tree.size - tree.v)));
+                   tree_bytes(context, own_span(&tree)));
 }
 
 void tally_flat_down(struct tally *tally, const void *context)
 {
-    for (uint32_t i = 0; i < tally->shape->size && tally->rank == tally->shape->root; i++)
+    const struct shape *shape = tally->shape;
+
+    tally_recv(tally, shape->root, *(const double *)context);
+    for (uint32_t i = 0; i < shape->size && tally->rank == shape->root; i++)
         tally_send(tally, 0, i, *(const double *)context);
 }
 
-void cost_pattern(const struct shape *shape, tally_fn *sends, const void *context,
+void tally_flat_up(struct tally *tally, const void *context)
+{
+    const struct shape *shape = tally->shape;
+
+    tally_send(tally, 0, shape->root, *(const double *)context);
+    for (uint32_t i = 0; i < shape->size && tally->rank == shape->root; i++)
+        tally_recv(tally, i, *(const double *)context);
+}
+
+/* At one level: of the busiest rank, and of all that are looked at. */
+struct load {
+    double sent, received, messages, all_sent, all_received;
+};
+
+static double larger(double a, double b)
+{
+    return a > b ? a : b;
+}
+
+static void load_add(struct load *load, const struct tally *tally, enum level level)
+{
+    load->sent = larger(load->sent, tally->sent[level]);
+    load->received = larger(load->received, tally->received[level]);
+    load->messages = larger(load->messages, larger(tally->sends[level], tally->receives[level]));
+    load->all_sent += tally->sent[level];
+    load->all_received += tally->received[level];
+}
+
+/* The bytes that take as long at the level's us_per_byte. */
+static double load_bytes(const struct load *load, const struct shape *shape, enum level level,
+                         uint32_t ranks)
+{
+    double crowd = shape->model[level].crowd;
+    double others = ranks > 1 ? (load->all_received - load->received) / (ranks - 1) : 0;
+
+    if (level == LEVEL_NET)
+        return larger(load->sent, load->received);
+    return larger(load->received + crowd * others, load->sent / COST_READERS_MAX) / (1 + crowd);
+}
+
+/* Ranks are looked at from the root on, which does the most. */
+void cost_pattern(const struct shape *shape, tally_fn *pattern, const void *context,
                   struct cost *cost)
 {
     uint32_t ranks = (uint32_t)least(shape->size, COST_RANKS_MAX);
-    double busiest[LEVEL_COUNT] = {0}, messages[LEVEL_COUNT] = {0};
+    struct load loads[LEVEL_COUNT] = {0};
     uint64_t used = 0, crossing = 0;
 
-    for (uint32_t rank = 0; rank < ranks; rank++) {
-        struct tally tally = {.shape = shape, .rank = rank};
+    for (uint32_t i = 0; i < ranks; i++) {
+        struct tally tally = {.shape = shape, .rank = (shape->root + i) % shape->size};
 
-        sends(&tally, context);
+        pattern(&tally, context);
         used |= tally.used;
         crossing |= tally.crossing;
-        for (int level = 0; level < LEVEL_COUNT; level++) {
-            if (tally.bytes[level] > busiest[level])
-                busiest[level] = tally.bytes[level];
-            if (tally.messages[level] > messages[level])
-                messages[level] = tally.messages[level];
-        }
+        for (int level = 0; level < LEVEL_COUNT; level++)
+            load_add(&loads[level], &tally, level);
     }
+    bool told = loads[LEVEL_NODE].all_received + loads[LEVEL_NET].all_received > 0;
     for (int level = 0; level < LEVEL_COUNT; level++) {
-        cost->bytes[level] += busiest[level];
-        cost->messages[level] += messages[level];
+        struct load *load = &loads[level];
+
+        if (!told) {
+            load->received = load->sent;
+            load->all_received = load->all_sent;
+        }
+        cost->bytes[level] += load->sent;
+        cost->pipeline_bytes[level] += load_bytes(load, shape, level, ranks) - load->sent;
+        cost->messages[level] += load->messages;
     }
     cost->rounds[LEVEL_NET] += __builtin_popcountll(crossing);
     cost->rounds[LEVEL_NODE] += __builtin_popcountll(used & ~crossing);
-}
-
-void cost_of_rank(const struct shape *shape, uint32_t rank, tally_fn *sends, const void *context,
-                  struct cost *cost)
-{
-    struct tally tally = {.shape = shape, .rank = rank};
-
-    sends(&tally, context);
-    for (int level = 0; level < LEVEL_COUNT; level++) {
-        cost->bytes[level] += tally.bytes[level];
-        cost->messages[level] += tally.messages[level];
-    }
-    cost->rounds[LEVEL_NET] += __builtin_popcountll(tally.crossing);
-    cost->rounds[LEVEL_NODE] += __builtin_popcountll(tally.used & ~tally.crossing);
 }
 
 enum level cost_worst_level(const struct shape *shape)
@@ -214,6 +275,13 @@ double cost_all_but_smallest(const struct shape *shape)
     return total - smallest;
 }
 
+uint32_t cost_stages(const struct cost *cost)
+{
+    double rounds = cost->rounds[LEVEL_NODE] + cost->rounds[LEVEL_NET];
+
+    return rounds > 1 ? (uint32_t)rounds - 1 : 0;
+}
+
 void cost_pieces(const struct shape *shape, const struct knobs *knobs, double len, uint32_t stages,
                  struct cost *cost)
 {
@@ -227,21 +295,4 @@ void cost_pieces(const struct shape *shape, const struct knobs *knobs, double le
     if (piece > CACHE_BYTES && model->us_per_byte > 0)
         cost->pipeline_bytes[cost_worst_level(shape)] +=
             cost->reduce_bytes * shape->copy_us_per_byte / model->us_per_byte;
-}
-
-void cost_root_receives(const struct shape *shape, double bytes, struct cost *cost)
-{
-    const struct groups *groups = shape->groups;
-    uint32_t node = groups->node_of[shape->root];
-    uint32_t near = groups->first[node + 1] - groups->first[node] - 1;
-    double messages[LEVEL_COUNT] = {[LEVEL_NODE] = near, [LEVEL_NET] = shape->size - 1 - near};
-
-    for (int level = 0; level < LEVEL_COUNT; level++) {
-        double more = messages[level] * bytes - cost->bytes[level];
-
-        if (more > 0)
-            cost->pipeline_bytes[level] += more;
-        if (messages[level] > cost->messages[level])
-            cost->messages[level] = messages[level];
-    }
 }

@@ -1,8 +1,13 @@
 /* costs.h: what communication patterns cost, per level, over the ranks of any groups.
  *
- * A pattern is given as a function that tells what one rank sends in which round. A round costs the
- * latency of its slowest link: it counts as a NET round if any of its messages leaves a node. Bytes
- * are those of the rank that sends most at that level. */
+ * A pattern is given as a function that tells what one rank sends in which round, and what it
+ * receives where that is not as much. A round costs the latency of its slowest link: it counts as a
+ * NET round if any of its messages leaves a node. Bytes are those of the rank that sends most at
+ * that level.
+ *
+ * Their time is another matter. Between nodes a rank sends and receives at once: the longer of the
+ * two counts. Inside a node receivers copy, and many may read one rank's bytes at a time: what the
+ * busiest receives counts, and on a core that several ranks share what the others there receive. */
 #ifndef ALGORITHMS_COSTS_H
 #define ALGORITHMS_COSTS_H
 
@@ -10,15 +15,20 @@
 
 #define COST_RANKS_MAX  4096 /* ranks looked at; larger worlds repeat what these show */
 #define COST_ROUNDS_MAX 64   /* rounds of a log-step pattern */
+/* Ranks of a node that read one rank's bytes as fast as one alone would: an estimate, since it was
+ * measured with two. More wait for the memory and the links that they read through. */
+#define COST_READERS_MAX 4
 
 struct tally {
     const struct shape *shape;
     uint32_t rank;
-    double bytes[LEVEL_COUNT], messages[LEVEL_COUNT];
+    double sent[LEVEL_COUNT], sends[LEVEL_COUNT], received[LEVEL_COUNT], receives[LEVEL_COUNT];
     uint64_t used, crossing; /* rounds, as bits */
 };
 /* tally->rank sends `bytes` to peer (mod size) in that round; empty messages vanish. */
 void tally_send(struct tally *tally, uint32_t round, uint32_t peer, double bytes);
+/* Patterns in which every rank receives as much as it sends need not tell. */
+void tally_recv(struct tally *tally, uint32_t peer, double bytes);
 typedef void tally_fn(struct tally *tally, const void *context);
 
 /* What the trees from or to a root send. Binomial trees: context is a struct tree_load. */
@@ -28,14 +38,12 @@ struct tree_load {
 };
 void tally_binomial_down(struct tally *tally, const void *context);
 void tally_binomial_up(struct tally *tally, const void *context);
-/* The root sends everybody *(const double *)context bytes. */
+/* The root sends everybody, or receives from everybody, *(const double *)context bytes. */
 void tally_flat_down(struct tally *tally, const void *context);
+void tally_flat_up(struct tally *tally, const void *context);
 
 /* Adds the pattern's rounds and bytes to cost. */
-void cost_pattern(const struct shape *shape, tally_fn *sends, const void *context,
-                  struct cost *cost);
-/* The same where only one rank, the root, sends much. */
-void cost_of_rank(const struct shape *shape, uint32_t rank, tally_fn *sends, const void *context,
+void cost_pattern(const struct shape *shape, tally_fn *pattern, const void *context,
                   struct cost *cost);
 
 /* Adds: every rank sends `bytes` to every other, all at once. */
@@ -49,8 +57,9 @@ void cost_circulant(const struct shape *shape, double bytes, struct cost *cost);
  * pieces that leave the cache between landing and reduction are read from memory once more. */
 void cost_pieces(const struct shape *shape, const struct knobs *knobs, double len, uint32_t stages,
                  struct cost *cost);
-/* The root of a gather or reduce receives `bytes` from everyone, more than anyone sends. */
-void cost_root_receives(const struct shape *shape, double bytes, struct cost *cost);
+/* Of a tree without cut messages: the ranks between the first that sends and the last that
+ * receives, through which a pipeline's first piece must go. */
+uint32_t cost_stages(const struct cost *cost);
 /* The bytes of the buffer that is cut into blocks (allreduce: the vector), 0 where counts are
  * local; with this many of them in the largest block. */
 double cost_total(const struct shape *shape);

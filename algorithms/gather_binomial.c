@@ -21,9 +21,6 @@ static void cost(const struct shape *shape, const struct knobs *knobs, struct co
 
     *out = (struct cost){.copy_bytes = block};
     cost_pattern(shape, tally_binomial_up, &load, out);
-    if (shape->size > 1)
-        out->pipeline_bytes[cost_worst_level(shape)] +=
-            (shape->size - 1.0 - shape->size / 2) * block;
 }
 
 /* The subtree's blocks, at the root's OUT or in scratch from the own block on. */

@@ -16,19 +16,13 @@ static bool fits(const struct shape *shape)
     return grain_fits(messages(shape));
 }
 
-static void sends(struct tally *tally, const void *context)
-{
-    tally_send(tally, 0, tally->shape->root, *(const double *)context);
-}
-
 static void cost(const struct shape *shape, const struct knobs *knobs, struct cost *out)
 {
     /* Where counts are local a byte stands for each. */
     double block = shape->local_counts ? 1 : cost_total(shape) / shape->size;
 
     *out = (struct cost){.copy_bytes = block};
-    cost_pattern(shape, sends, &block, out);
-    cost_root_receives(shape, block, out);
+    cost_pattern(shape, tally_flat_up, &block, out);
 }
 
 static void emit(const struct shape *shape, const struct knobs *knobs, struct builder *builder)

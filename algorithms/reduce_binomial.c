@@ -20,10 +20,7 @@ static void cost(const struct shape *shape, const struct knobs *knobs, struct co
     *out = (struct cost){.reduce_bytes = ceil_log2(shape->size) * bytes,
                          .copy_bytes = shape->size == 1 ? bytes : 0};
     cost_pattern(shape, tally_binomial_up, &(struct tree_load){.bytes = bytes}, out);
-    /* The root receives from all its children. */
-    if (shape->size > 1)
-        out->pipeline_bytes[cost_worst_level(shape)] += (ceil_log2(shape->size) - 1) * bytes;
-    cost_pieces(shape, knobs, bytes, 0, out);
+    cost_pieces(shape, knobs, bytes, cost_stages(out), out);
 }
 
 static void emit(const struct shape *shape, const struct knobs *knobs, struct builder *builder)

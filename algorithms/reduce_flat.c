@@ -16,19 +16,13 @@ static bool fits(const struct shape *shape)
     return grain_fits(messages(shape));
 }
 
-static void sends(struct tally *tally, const void *context)
-{
-    tally_send(tally, 0, tally->shape->root, *(const double *)context);
-}
-
 static void cost(const struct shape *shape, const struct knobs *knobs, struct cost *out)
 {
     double bytes = cost_total(shape);
 
     *out = (struct cost){.reduce_bytes = bytes * (shape->size - 1),
                          .copy_bytes = shape->size == 1 ? bytes : 0};
-    cost_pattern(shape, sends, &bytes, out);
-    cost_root_receives(shape, bytes, out);
+    cost_pattern(shape, tally_flat_up, &bytes, out);
     cost_pieces(shape, knobs, bytes, 0, out);
 }
 

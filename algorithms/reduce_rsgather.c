@@ -12,14 +12,10 @@ static uint64_t messages(const struct shape *shape)
     return 4 * (uint64_t)shape->size;
 }
 
+/* Between two ranks it moves to the root what `flat` does, in one round more. */
 static bool fits(const struct shape *shape)
 {
-    return grain_fits(messages(shape));
-}
-
-static void sends(struct tally *tally, const void *context)
-{
-    tally_send(tally, 0, tally->shape->root, *(const double *)context);
+    return shape->size > 2 && grain_fits(messages(shape));
 }
 
 static void cost(const struct shape *shape, const struct knobs *knobs, struct cost *out)
@@ -29,9 +25,8 @@ static void cost(const struct shape *shape, const struct knobs *knobs, struct co
     *out = (struct cost){.reduce_bytes = (shape->size - 1) * block,
                          .copy_bytes = shape->size == 1 ? bytes : 0};
     cost_exchange_all(shape, block, out);
-    cost_pattern(shape, sends, &block, out);
+    cost_pattern(shape, tally_flat_up, &block, out);
     cost_pieces(shape, knobs, block, 0, out);
-    cost_root_receives(shape, 2 * block, out);
 }
 
 static void emit(const struct shape *shape, const struct knobs *knobs, struct builder *builder)
@@ -65,6 +60,7 @@ const struct algorithm reduce_rsgather = {
     .name = "rsgather",
     .source = "Rabenseifner 2004, section 2",
     .fits = fits,
+    .needs = "more than 2 ranks",
     .cost = cost,
     .emit = emit,
 };

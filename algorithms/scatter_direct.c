@@ -22,7 +22,7 @@ static void cost(const struct shape *shape, const struct knobs *knobs, struct co
     double block = shape->local_counts ? 1 : cost_total(shape) / shape->size;
 
     *out = (struct cost){.copy_bytes = block};
-    cost_of_rank(shape, shape->root, tally_flat_down, &block, out);
+    cost_pattern(shape, tally_flat_down, &block, out);
 }
 
 static void emit(const struct shape *shape, const struct knobs *knobs, struct builder *builder)

@@ -419,10 +419,10 @@ static void append_reason(struct text *text, const struct shape *shape,
         append(text, "less local work (%.0f bytes reduced or copied; %s has %.0f)\n",
                a.reduce_bytes + a.copy_bytes, other, b.reduce_bytes + b.copy_bytes);
     else
-        append(text, "fewer bytes %s (%.0f from the busiest rank; %s has %.0f)\n",
+        append(text, "fewer bytes one after the other %s (%.0f; %s has %.0f)\n",
                most == 1 ? "between hosts" : "inside hosts",
-               a.bytes[most == 1 ? LEVEL_NET : LEVEL_NODE], other,
-               b.bytes[most == 1 ? LEVEL_NET : LEVEL_NODE]);
+               moved_bytes(&a, most == 1 ? LEVEL_NET : LEVEL_NODE), other,
+               moved_bytes(&b, most == 1 ? LEVEL_NET : LEVEL_NODE));
 }
 
 void planner_explain(const struct settings *settings, const struct shape *shape, char *text,

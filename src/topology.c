@@ -151,6 +151,7 @@ static void make_model(uint32_t size, struct topology *topology)
     topology->model[LEVEL_NODE].alpha_us = alpha;
     topology->model[LEVEL_NODE].us_per_byte = us_per_byte(near->gigabytes_per_s) * share;
     topology->model[LEVEL_NODE].overhead_us = NODE_OVERHEAD_US * share;
+    topology->model[LEVEL_NODE].crowd = share - 1;
     topology->model[LEVEL_NET].overhead_us = NET_OVERHEAD_US * share;
     /* the scheduler's hand-over is paid on top of the network's latency */
     topology->model[LEVEL_NET].alpha_us =

@@ -29,7 +29,7 @@ struct recorded {
     /* expected */
     uint32_t ranks_per_core;
     enum near near;
-    const char *plan[3]; /* of allreduce: 8 bytes, 64 KiB, 16 MiB */
+    const char *plan[3], *broadcast[3], *reduce[3]; /* plan: of allreduce; of recorded_bytes */
 };
 
 static const struct recorded recorded[] = {
@@ -37,24 +37,32 @@ static const struct recorded recorded[] = {
      .ranks = {2},
      .cores = 2,
      .ranks_per_core = 1,
-     .plan = {"direct", "direct", "rsag"}},
+     .plan = {"direct", "direct", "rsag"},
+     .broadcast = {"flat", "flat", "flat"},
+     .reduce = {"flat", "flat", "flat"}},
     {.name = "virtual machine, 2 cores, 4 ranks: crowded",
      .ranks = {4},
      .cores = 2,
      .ranks_per_core = 2,
-     .plan = {"direct", "rsag", "rsag"}},
+     .plan = {"direct", "rsag", "rsag"},
+     .broadcast = {"flat", "flat", "flat"},
+     .reduce = {"flat", "rsgather", "rsgather"}},
     {.name = "workstation, 8 cores, ranks bound to one each",
      .ranks = {8},
      .cores = 1,
      .bound = 1,
      .ranks_per_core = 1,
-     .plan = {"rdoubling", "rsag", "rsag"}},
+     .plan = {"rdoubling", "rsag", "rsag"},
+     .broadcast = {"flat", "scatter_allgather", "scatter_allgather"},
+     .reduce = {"binomial", "rsgather", "rsgather"}},
     {.name = "2 servers of 8 cores, 10 Gb/s",
      .ranks = {8, 8},
      .cores = 8,
      .nic_mbps = 10000,
      .ranks_per_core = 1,
-     .plan = {"rdoubling", "rabenseifner", "hier"}},
+     .plan = {"rdoubling", "rabenseifner", "hier"},
+     .broadcast = {"binomial", "binomial", "scatter_allgather"},
+     .reduce = {"binomial", "rsgather", "rsgather"}},
     {.name = "4 servers of two 4-core NUMA nodes, 25 Gb/s, dealt round robin",
      .ranks = {8, 8, 8, 8},
      .cores = 4,
@@ -65,18 +73,24 @@ static const struct recorded recorded[] = {
      .cyclic = true,
      .ranks_per_core = 1,
      .near = NEAR_HOST,
-     .plan = {"rdoubling", "hier", "hier"}},
+     .plan = {"rdoubling", "hier", "hier"},
+     .broadcast = {"flat", "binomial", "scatter_allgather"},
+     .reduce = {"flat", "rsgather", "rsgather"}},
     {.name = "uneven: 3 hosts with 4, 2 and 1 ranks, speed unknown",
      .ranks = {4, 2, 1},
      .cores = 4,
      .ranks_per_core = 1,
-     .plan = {"direct", "rsag", "tree"}},
+     .plan = {"direct", "rsag", "tree"},
+     .broadcast = {"flat", "binomial", "scatter_allgather"},
+     .reduce = {"flat", "rsgather", "rsgather"}},
     {.name = "4 single-rank hosts, 100 Gb/s",
      .ranks = {1, 1, 1, 1},
      .cores = 64,
      .nic_mbps = 100000,
      .ranks_per_core = 1,
-     .plan = {"direct", "rsag", "rsag"}},
+     .plan = {"direct", "rsag", "rsag"},
+     .broadcast = {"flat", "binomial", "scatter_allgather"},
+     .reduce = {"flat", "rsgather", "rsgather"}},
     {.name = "workstation, 16 cores, an L3 cache for 8, ranks bound to one core each",
      .ranks = {16},
      .cores = 1,
@@ -84,7 +98,9 @@ static const struct recorded recorded[] = {
      .l3 = 8,
      .ranks_per_core = 1,
      .near = NEAR_NUMA,
-     .plan = {"rdoubling", "circulant", "rsag"}},
+     .plan = {"rdoubling", "circulant", "rsag"},
+     .broadcast = {"binomial", "scatter_allgather", "scatter_allgather"},
+     .reduce = {"binomial", "rsgather", "rsgather"}},
     {.name = "server, 2 packages of 8 cores, an L3 cache for 4, ranks bound to one core each",
      .ranks = {16},
      .cores = 1,
@@ -93,9 +109,13 @@ static const struct recorded recorded[] = {
      .package = 8,
      .ranks_per_core = 1,
      .near = NEAR_HOST,
-     .plan = {"direct", "rsag", "rsag"}},
+     .plan = {"direct", "rsag", "rsag"},
+     .broadcast = {"flat", "scatter_allgather", "scatter_allgather"},
+     .reduce = {"flat", "rsgather", "rsgather"}},
 };
 #define RECORDED (sizeof recorded / sizeof *recorded)
+
+static const uint64_t recorded_bytes[3] = {8, 64 << 10, 16 << 20};
 
 /* The records of such a job; *size of them. */
 static struct host_record *play_back(const struct recorded *job, uint32_t *size)
@@ -165,27 +185,34 @@ static void test_topology_groups_ranks_by_host(void)
     }
 }
 
-static void test_topology_plans_as_recorded(void)
+static void expect_plans(const struct recorded *job, const struct topology *topology,
+                         tutti_coll coll, const char *const plan[3])
 {
-    static const uint64_t sizes[3] = {8, 64 << 10, 16 << 20};
     struct settings settings;
     settings_defaults(&settings);
+    for (int s = 0; s < 3; s++) {
+        struct shape shape = shape_of(topology, coll, recorded_bytes[s]);
+        struct plan_choice list[PLAN_CANDIDATES_MAX];
+        uint32_t count = 0;
+        CU_ASSERT_EQUAL_FATAL(planner_candidates(&settings, &shape, list, &count), TUTTI_OK);
+        bool expected = strcmp(list[0].algorithm->name, plan[s]) == 0;
+        CU_ASSERT_TRUE(expected);
+        if (!expected)
+            printf("    %s, %s of %llu bytes: %s, expected %s\n", job->name, coll_name(coll),
+                   (unsigned long long)recorded_bytes[s], list[0].algorithm->name, plan[s]);
+    }
+}
+
+static void test_topology_plans_as_recorded(void)
+{
     for (size_t i = 0; i < RECORDED; i++) {
         struct topology topology;
         uint32_t size;
         struct host_record *records = play_back(&recorded[i], &size);
         CU_ASSERT_EQUAL_FATAL(topology_make(size, records, &topology), TUTTI_OK);
-        for (int s = 0; s < 3; s++) {
-            struct shape shape = shape_of(&topology, TUTTI_COLL_ALLREDUCE, sizes[s]);
-            struct plan_choice list[PLAN_CANDIDATES_MAX];
-            uint32_t count = 0;
-            CU_ASSERT_EQUAL_FATAL(planner_candidates(&settings, &shape, list, &count), TUTTI_OK);
-            bool expected = strcmp(list[0].algorithm->name, recorded[i].plan[s]) == 0;
-            CU_ASSERT_TRUE(expected);
-            if (!expected)
-                printf("    %s, %llu bytes: %s, expected %s\n", recorded[i].name,
-                       (unsigned long long)sizes[s], list[0].algorithm->name, recorded[i].plan[s]);
-        }
+        expect_plans(&recorded[i], &topology, TUTTI_COLL_ALLREDUCE, recorded[i].plan);
+        expect_plans(&recorded[i], &topology, TUTTI_COLL_BROADCAST, recorded[i].broadcast);
+        expect_plans(&recorded[i], &topology, TUTTI_COLL_REDUCE, recorded[i].reduce);
         topology_free(&topology);
         free(records);
     }
