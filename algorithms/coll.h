@@ -15,6 +15,7 @@ struct link_model {
     double us_per_byte; /* inverse bandwidth of one rank's link at this level */
     double overhead_us; /* of each further message that a rank sends in the same round */
     double crowd;       /* further ranks on a core that copy meanwhile, priced in us_per_byte */
+    double readers;     /* further ranks that take one rank's bytes as fast at the same time */
 };
 
 struct shape {

@@ -114,16 +114,13 @@ static void load_add(struct load *load, const struct tally *tally, enum level le
     load->all_received += tally->received[level];
 }
 
-/* The bytes that take as long at the level's us_per_byte. */
-static double load_bytes(const struct load *load, const struct shape *shape, enum level level,
-                         uint32_t ranks)
+/* The bytes that take as long at the level's us_per_byte, which is of ranks that all copy. */
+static double load_bytes(const struct load *load, const struct link_model *model, uint32_t ranks)
 {
-    double crowd = shape->model[level].crowd;
     double others = ranks > 1 ? (load->all_received - load->received) / (ranks - 1) : 0;
 
-    if (level == LEVEL_NET)
-        return larger(load->sent, load->received);
-    return larger(load->received + crowd * others, load->sent / COST_READERS_MAX) / (1 + crowd);
+    return larger(load->received + model->crowd * others, load->sent / (1 + model->readers)) /
+           (1 + model->crowd);
 }
 
 /* Ranks are looked at from the root on, which does the most. */
@@ -152,7 +149,7 @@ void cost_pattern(const struct shape *shape, tally_fn *pattern, const void *cont
             load->all_received = load->all_sent;
         }
         cost->bytes[level] += load->sent;
-        cost->pipeline_bytes[level] += load_bytes(load, shape, level, ranks) - load->sent;
+        cost->pipeline_bytes[level] += load_bytes(load, &shape->model[level], ranks) - load->sent;
         cost->messages[level] += load->messages;
     }
     cost->rounds[LEVEL_NET] += __builtin_popcountll(crossing);

@@ -5,9 +5,9 @@
  * NET round if any of its messages leaves a node. Bytes are those of the rank that sends most at
  * that level.
  *
- * Their time is another matter. Between nodes a rank sends and receives at once: the longer of the
- * two counts. Inside a node receivers copy, and many may read one rank's bytes at a time: what the
- * busiest receives counts, and on a core that several ranks share what the others there receive. */
+ * Their time is another matter: a rank sends and receives at once, and the longer of the two
+ * counts. Where several may read one rank's bytes at a time (link_model.readers), a share of what
+ * is sent; on a core that ranks share (link_model.crowd), also what the others there receive. */
 #ifndef ALGORITHMS_COSTS_H
 #define ALGORITHMS_COSTS_H
 
@@ -15,9 +15,6 @@
 
 #define COST_RANKS_MAX  4096 /* ranks looked at; larger worlds repeat what these show */
 #define COST_ROUNDS_MAX 64   /* rounds of a log-step pattern */
-/* Ranks of a node that read one rank's bytes as fast as one alone would: an estimate, since it was
- * measured with two. More wait for the memory and the links that they read through. */
-#define COST_READERS_MAX 4
 
 struct tally {
     const struct shape *shape;

@@ -297,40 +297,6 @@ static uint64_t agreed_part(const struct facts *all, uint32_t size)
     return least;
 }
 
-static tutti_status take_facts(tutti_comm *comm, const struct facts *all)
-{
-    tutti_status status = compare_facts(all, comm->size);
-    struct host_record *records = calloc(comm->size, sizeof *records);
-    if (status == TUTTI_OK && !records)
-        status = fail(TUTTI_ERR_NOMEM, "no memory for the records of %u ranks", comm->size);
-    for (uint32_t r = 0; r < comm->size && status == TUTTI_OK; r++) {
-        records[r] = all[r].host;
-        records[r].host[sizeof records[r].host - 1] = 0;
-        snprintf(comm->names[r], COMM_PEER_NAME_MAX, "rank %u (host %.48s, pid %u)", r,
-                 records[r].host, records[r].pid);
-        comm->name_list[r] = comm->names[r];
-    }
-    if (status == TUTTI_OK)
-        status = topology_make(comm->size, records, &comm->topology);
-    free(records);
-    if (status != TUTTI_OK)
-        return status;
-    memcpy(&comm->comm_id, all[0].comm_id, sizeof comm->comm_id);
-    status = make_secret(comm, all[0].secret);
-    comm->crowded = comm->topology.max_ranks_per_core > 1;
-    comm->lanes = planner_lanes(&comm->settings, comm->topology.groups.nodes, comm->topology.model);
-    must(comm->lanes < TRANSPORT_LANES_MAX);
-    const char *apart = devices_apart(comm, all);
-    if (apart)
-        refuse_device(comm, apart);
-    count_device_peers(comm, all);
-    comm->part_bytes = agreed_part(all, comm->size);
-    return status;
-}
-
-/* ---- transports -------------------------------------------------------------------------------
- */
-
 /* Could transport row i serve ranks a and b, by what all ranks know? */
 static bool serves(const struct facts *all, int row, uint32_t a, uint32_t b)
 {
@@ -353,6 +319,56 @@ static int row_for(const struct facts *all, uint32_t a, uint32_t b)
     }
     return -1;
 }
+
+/* Does a message between ranks of some host pass a network, for want of shared memory? Each rank is
+ * compared with the first of its host. */
+static bool hosts_are_apart(const struct facts *all, const struct groups *groups)
+{
+    for (uint32_t rank = 0; rank < groups->size; rank++) {
+        uint32_t first = groups->members[groups->first[groups->node_of[rank]]];
+        int row = rank == first ? -1 : row_for(all, first, rank);
+        if (row >= 0 && strcmp(transport_table[row]->name, "inproc") != 0 &&
+            strcmp(transport_table[row]->name, "shm") != 0)
+            return true;
+    }
+    return false;
+}
+
+static tutti_status take_facts(tutti_comm *comm, const struct facts *all)
+{
+    tutti_status status = compare_facts(all, comm->size);
+    struct host_record *records = calloc(comm->size, sizeof *records);
+    if (status == TUTTI_OK && !records)
+        status = fail(TUTTI_ERR_NOMEM, "no memory for the records of %u ranks", comm->size);
+    for (uint32_t r = 0; r < comm->size && status == TUTTI_OK; r++) {
+        records[r] = all[r].host;
+        records[r].host[sizeof records[r].host - 1] = 0;
+        snprintf(comm->names[r], COMM_PEER_NAME_MAX, "rank %u (host %.48s, pid %u)", r,
+                 records[r].host, records[r].pid);
+        comm->name_list[r] = comm->names[r];
+    }
+    if (status == TUTTI_OK)
+        status = topology_make(comm->size, records, &comm->topology);
+    free(records);
+    if (status != TUTTI_OK)
+        return status;
+    if (hosts_are_apart(all, &comm->topology.groups))
+        topology_set_apart(&comm->topology);
+    memcpy(&comm->comm_id, all[0].comm_id, sizeof comm->comm_id);
+    status = make_secret(comm, all[0].secret);
+    comm->crowded = comm->topology.max_ranks_per_core > 1;
+    comm->lanes = planner_lanes(&comm->settings, comm->topology.groups.nodes, comm->topology.model);
+    must(comm->lanes < TRANSPORT_LANES_MAX);
+    const char *apart = devices_apart(comm, all);
+    if (apart)
+        refuse_device(comm, apart);
+    count_device_peers(comm, all);
+    comm->part_bytes = agreed_part(all, comm->size);
+    return status;
+}
+
+/* ---- transports -------------------------------------------------------------------------------
+ */
 
 static tutti_status open_row(tutti_comm *comm, int row)
 {

@@ -30,10 +30,22 @@ static const struct near_model {
 };
 /* A further message of the same round only costs its sender's and receiver's own work. */
 #define NODE_OVERHEAD_US 0.1
+/* Further ranks that read one rank's memory as fast as one alone: an estimate, since at most two
+ * were measured. More wait for the memory and the links that they read through. */
+#define NODE_READERS 3
 /* More ranks than cores: the peer must be scheduled before it can answer. A voluntary yield costs
  * about 2 us with one runnable peer and grows with their number until they sleep instead. */
 #define NODE_CROWDED_ALPHA_US     2.0
 #define NODE_CROWDED_MAX_ALPHA_US 5.0
+/* Ranks of one host that share no memory: TCP through one kernel, which does both ends' work in the
+ * sender's call. Measured with 2 to 16 ranks on two cores (coll_perf barrier allreduce --transport
+ * tcp, all algorithms): a round among ranks that share cores takes so long for each rank of a core,
+ * a further message as well. */
+#define LOOP_ALPHA_US            6.7
+#define LOOP_CROWDED_ALPHA_US    11.0
+#define LOOP_OVERHEAD_US         4.0
+#define LOOP_CROWDED_OVERHEAD_US 7.0
+#define LOOP_GBPS                2.5
 /* Between hosts: TCP through two kernels. A link of unknown speed counts as 10 Gb/s. */
 #define NET_ALPHA_US     10.0
 #define NET_OVERHEAD_US  1.5 /* a send and a receive call */
@@ -152,6 +164,7 @@ static void make_model(uint32_t size, struct topology *topology)
     topology->model[LEVEL_NODE].us_per_byte = us_per_byte(near->gigabytes_per_s) * share;
     topology->model[LEVEL_NODE].overhead_us = NODE_OVERHEAD_US * share;
     topology->model[LEVEL_NODE].crowd = share - 1;
+    topology->model[LEVEL_NODE].readers = NODE_READERS;
     topology->model[LEVEL_NET].overhead_us = NET_OVERHEAD_US * share;
     /* the scheduler's hand-over is paid on top of the network's latency */
     topology->model[LEVEL_NET].alpha_us =
@@ -161,6 +174,19 @@ static void make_model(uint32_t size, struct topology *topology)
     topology->reduce_us_per_byte =
         us_per_byte(topology->groups.nodes == 1 ? REDUCE_ONE_HOST_GBPS : REDUCE_GBPS) * share;
     topology->copy_us_per_byte = us_per_byte(COPY_GBPS) * share;
+}
+
+void topology_set_apart(struct topology *topology)
+{
+    double share = topology->max_ranks_per_core;
+    bool crowded = topology->max_ranks_per_core > 1;
+    topology->apart = true;
+    topology->model[LEVEL_NODE] = (struct link_model){
+        .alpha_us = crowded ? LOOP_CROWDED_ALPHA_US * share : LOOP_ALPHA_US,
+        .us_per_byte = us_per_byte(LOOP_GBPS) * share,
+        .overhead_us = crowded ? LOOP_CROWDED_OVERHEAD_US * share : LOOP_OVERHEAD_US,
+        .crowd = share - 1};
+    topology->reduce_us_per_byte = us_per_byte(REDUCE_GBPS) * share;
 }
 
 /* Host ids are 64 bits, node ids 32: an id becomes the index of the first rank that has it. Hosts
@@ -261,8 +287,8 @@ void topology_explain(const struct topology *topology, char *text, size_t len)
     char inside[192] = "", between[128] = "", crowd[64] = "";
     if (size > nodes)
         snprintf(inside, sizeof inside, ", sharing %s: about %.2f us and %.1f GB/s inside a host",
-                 near_model[topology->near].shared, model[LEVEL_NODE].alpha_us,
-                 1e-3 / model[LEVEL_NODE].us_per_byte);
+                 topology->apart ? "no memory" : near_model[topology->near].shared,
+                 model[LEVEL_NODE].alpha_us, 1e-3 / model[LEVEL_NODE].us_per_byte);
     if (nodes > 1)
         snprintf(between, sizeof between, "%s about %.1f us and %.2f GB/s between hosts",
                  size > nodes ? ";" : ":", model[LEVEL_NET].alpha_us,

@@ -41,6 +41,7 @@ struct topology {
     double reduce_us_per_byte, copy_us_per_byte;
     uint32_t max_ranks_per_core; /* over all hosts, rounded up */
     enum near near;              /* what the ranks of every host share at least */
+    bool apart;                  /* ranks of a host do not reach each other's memory */
     bool one_process;            /* all ranks are threads of one process */
 };
 
@@ -48,6 +49,9 @@ struct topology {
 tutti_status topology_make(uint32_t size, const struct host_record *records,
                            struct topology *topology);
 void topology_free(struct topology *topology);
+/* Prices links inside hosts as what they are where some ranks of a host share no memory: networks.
+ */
+void topology_set_apart(struct topology *topology);
 
 /* Bytes of last-level cache that rank has for itself when all ranks below it compute; UINT64_MAX if
  * the machine does not tell. */

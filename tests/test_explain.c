@@ -11,6 +11,7 @@
 #define TEXT 4096
 
 static const char *const high[] = {"TUTTI_CUDA_DIRECT_MIN=64K", NULL};
+static const char *const apart[] = {"TUTTI_TRANSPORTS=tcp", NULL};
 static const char *const forced[] = {"TUTTI_CUDA_DIRECT_MIN=64K", "TUTTI_ALGO=allreduce:ring",
                                      "TUTTI_CHUNK=64K", NULL};
 
@@ -83,6 +84,28 @@ static void test_explain_says_what_runs(void)
     run(WORLD_THREADS, 2, forced, sizes, NULL);
     run(WORLD_PROCESSES, 2, high, sizes, NULL);
     run(WORLD_PROCESSES, 3, staged, sizes, NULL);
+}
+
+/* Ranks of a host that have no transport over shared memory are priced so. */
+static int links(tutti_comm *comm, int rank, int size, void *context)
+{
+    const bool *apart_expected = context;
+    char text[TEXT];
+    float sum = 0;
+    (void)size;
+    int wrong = WORLD_OK(tutti_comm_explain(comm, TUTTI_COLL_ALLREDUCE, &sum, &sum, 1,
+                                            TUTTI_FLOAT32, TUTTI_SUM, 0, text, sizeof text));
+    bool said = strstr(text, "on 1 host, sharing no memory: ") != NULL;
+    return wrong + world_check(rank, said == *apart_expected, "links of:\n%s", text);
+}
+
+static void test_explain_says_what_links_there_are(void)
+{
+    bool yes = true, no = false;
+    run(WORLD_PROCESSES, 3, NULL, links, &no);
+    run(WORLD_PROCESSES, 3, apart, links, &yes);
+    run(WORLD_THREADS, 3, NULL, links, &no);
+    run(WORLD_THREADS, 3, apart, links, &yes);
 }
 
 /* ---- where and why ----------------------------------------------------------------------------
@@ -268,6 +291,7 @@ int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
         {"says_what_runs", test_explain_says_what_runs},
+        {"says_what_links_there_are", test_explain_says_what_links_there_are},
         {"says_where_and_why", test_explain_says_where_and_why},
         {"prices_the_memory", test_explain_prices_the_memory},
     };

@@ -185,21 +185,27 @@ static void test_topology_groups_ranks_by_host(void)
     }
 }
 
+static const char *cheapest(const struct topology *topology, tutti_coll coll, uint64_t bytes)
+{
+    struct shape shape = shape_of(topology, coll, bytes);
+    struct plan_choice list[PLAN_CANDIDATES_MAX];
+    struct settings settings;
+    uint32_t count = 0;
+    settings_defaults(&settings);
+    CU_ASSERT_EQUAL_FATAL(planner_candidates(&settings, &shape, list, &count), TUTTI_OK);
+    return list[0].algorithm->name;
+}
+
 static void expect_plans(const struct recorded *job, const struct topology *topology,
                          tutti_coll coll, const char *const plan[3])
 {
-    struct settings settings;
-    settings_defaults(&settings);
     for (int s = 0; s < 3; s++) {
-        struct shape shape = shape_of(topology, coll, recorded_bytes[s]);
-        struct plan_choice list[PLAN_CANDIDATES_MAX];
-        uint32_t count = 0;
-        CU_ASSERT_EQUAL_FATAL(planner_candidates(&settings, &shape, list, &count), TUTTI_OK);
-        bool expected = strcmp(list[0].algorithm->name, plan[s]) == 0;
+        const char *name = cheapest(topology, coll, recorded_bytes[s]);
+        bool expected = strcmp(name, plan[s]) == 0;
         CU_ASSERT_TRUE(expected);
         if (!expected)
             printf("    %s, %s of %llu bytes: %s, expected %s\n", job->name, coll_name(coll),
-                   (unsigned long long)recorded_bytes[s], list[0].algorithm->name, plan[s]);
+                   (unsigned long long)recorded_bytes[s], name, plan[s]);
     }
 }
 
@@ -312,6 +318,30 @@ static void test_topology_prices_distance(void)
     CU_ASSERT_EQUAL_FATAL(topology_make(size, records, &unknown), TUTTI_OK);
     CU_ASSERT_EQUAL(unknown.near, NEAR_HOST);
     topology_free(&unknown);
+    free(records);
+}
+
+/* Without shared memory messages inside a host cost what they cost over sockets, and a rank that
+ * sends to all pays for each. */
+static void test_topology_prices_ranks_apart(void)
+{
+    struct topology topology;
+    uint32_t size;
+    char text[200];
+    struct host_record *records = play_back(&recorded[1], &size);
+    CU_ASSERT_EQUAL_FATAL(topology_make(size, records, &topology), TUTTI_OK);
+    struct link_model shared = topology.model[LEVEL_NODE];
+    CU_ASSERT_STRING_EQUAL(cheapest(&topology, TUTTI_COLL_BARRIER, 0), "direct");
+    CU_ASSERT_STRING_EQUAL(cheapest(&topology, TUTTI_COLL_BROADCAST, 16 << 20), "flat");
+    topology_set_apart(&topology);
+    CU_ASSERT_TRUE(topology.model[LEVEL_NODE].alpha_us > 5 * shared.alpha_us);
+    CU_ASSERT_TRUE(topology.model[LEVEL_NODE].us_per_byte > 2 * shared.us_per_byte);
+    CU_ASSERT_STRING_EQUAL(cheapest(&topology, TUTTI_COLL_BARRIER, 0), "dissemination");
+    CU_ASSERT_STRING_EQUAL(cheapest(&topology, TUTTI_COLL_BROADCAST, 16 << 20),
+                           "scatter_allgather");
+    topology_explain(&topology, text, sizeof text);
+    CU_ASSERT_PTR_NOT_NULL(strstr(text, "4 ranks on 1 host, sharing no memory: about "));
+    topology_free(&topology);
     free(records);
 }
 
@@ -522,6 +552,7 @@ static const struct suite_test tests[] = {
     {"topology_plans_agree_between_ranks", test_topology_plans_agree_between_ranks},
     {"topology_prices_crowding", test_topology_prices_crowding},
     {"topology_prices_distance", test_topology_prices_distance},
+    {"topology_prices_ranks_apart", test_topology_prices_ranks_apart},
     {"topology_shares_caches", test_topology_shares_caches},
     {"topology_takes_the_slowest_network", test_topology_takes_the_slowest_network},
     {"topology_refuses_another_version", test_topology_refuses_another_version},
