@@ -221,8 +221,13 @@ static void circulant_sends(struct tally *tally, const void *context)
     double block = *(const double *)context / tally->shape->size;
     uint32_t round = 0;
 
-    for (uint32_t s = tally->shape->size; s > 1; s = (s + 1) / 2)
-        tally_send(tally, round++, tally->rank + (s + 1) / 2, s / 2 * block);
+    for (uint32_t s = tally->shape->size; s > 1; s = (s + 1) / 2, round++) {
+        uint32_t peer = tally->rank + (s + 1) / 2;
+
+        /* Several blocks may lie at both ends of the buffer: two messages. */
+        tally_send(tally, round, peer, block);
+        tally_send(tally, round, peer, (s / 2 - 1) * block);
+    }
 }
 
 void cost_circulant(const struct shape *shape, double bytes, struct cost *cost)
