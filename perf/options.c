@@ -513,6 +513,11 @@ void options_apply(const struct options *options)
     char text[2048] = "";
     if (options->transport)
         setenv("TUTTI_TRANSPORTS", options->transport, 1);
+    if (options->peer_kind && options->transport && strcmp(options->transport, "tcp") == 0) {
+        for (int i = 0; i < PEER_SOCKETS_MAX && options->peer_kind->sockets[i].variable; i++)
+            setenv(options->peer_kind->sockets[i].variable, options->peer_kind->sockets[i].value,
+                   0);
+    }
     if (options->lanes)
         setenv("TUTTI_LANES", options->lanes, 1);
     if (options->chunk)

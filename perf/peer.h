@@ -7,7 +7,7 @@
 #include "perf/perf.h"
 
 /* What --peer can name: peers.c has the list. */
-enum { LAUNCHERS_MAX = 2, LAUNCHER_WORDS_MAX = 6 };
+enum { LAUNCHERS_MAX = 2, LAUNCHER_WORDS_MAX = 6, PEER_SOCKETS_MAX = 2 };
 struct peer_kind {
     const char *name;    /* after --peer */
     const char *title;   /* of the library */
@@ -15,6 +15,11 @@ struct peer_kind {
     /* What starts its ranks, the first that is there; none: ranks start as without a peer. */
     const char *launchers[LAUNCHERS_MAX];
     const char *words[LAUNCHER_WORDS_MAX]; /* between the launcher and the number of ranks */
+    /* Its settings for messages over sockets, also inside a host: set with --transport tcp, unless
+     * the environment has them. None: it takes what it likes. */
+    struct {
+        const char *variable, *value;
+    } sockets[PEER_SOCKETS_MAX];
 };
 extern const struct peer_kind peer_kinds[];
 extern const size_t peer_kind_count;
