@@ -291,8 +291,8 @@ static int parse(int argc, char **argv, struct options *options)
                                 .end = 64u << 20,
                                 .factor = 8,
                                 .knobs = {.chunk_bytes = 128u << 10, .lanes = 1},
-                                .model[LEVEL_NODE] = {.alpha_us = 0.5, .us_per_byte = 1e-4},
-                                .model[LEVEL_NET] = {.alpha_us = 10, .us_per_byte = 8e-4}};
+                                .model[LEVEL_NODE] = {0.5, 1e-4, .readers = 3},
+                                .model[LEVEL_NET] = {10, 8e-4}};
     int option;
     while ((option = getopt_long(argc, argv, "hb:e:f:", long_options, NULL)) != -1) {
         if (option == 'h') {
