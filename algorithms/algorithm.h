@@ -20,9 +20,10 @@ struct cost {
     /* Sent or received by the busiest rank; may stay 0 if no more than rounds. */
     double messages[LEVEL_COUNT];
     /* Added to the time of bytes, not sent: what passes at that level while a pipeline fills, and
-     * what is received beyond that; less what others read at once, and what is hidden behind the
-     * other level. */
+     * what is received beyond that; less what others read at once. */
     double pipeline_bytes[LEVEL_COUNT];
+    double host_bytes;   /* sent, or received if more, between nodes by the busiest node's ranks */
+    double hidden_us;    /* of what is counted above goes on at the same time */
     double reduce_bytes; /* reduced by the busiest rank */
     double copy_bytes;   /* copied locally by the busiest rank */
 };
@@ -46,7 +47,5 @@ struct algorithm {
 /* NULL-terminated, in table order. */
 extern const struct algorithm *const algorithm_table[];
 const struct algorithm *algorithm_find(tutti_coll coll, const char *name); /* NULL if none */
-/* The cost formula applied to the shape's link model, microseconds. */
-double cost_us(const struct shape *shape, const struct cost *cost);
 
 #endif

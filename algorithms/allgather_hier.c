@@ -32,6 +32,7 @@ static void cost(const struct shape *shape, const struct knobs *knobs, struct co
     out->messages[LEVEL_NET] = nodes - 1;
     out->bytes[LEVEL_NODE] = nodes * (local - 1) * block;
     out->bytes[LEVEL_NET] = (nodes - 1) * block;
+    out->host_bytes = local * out->bytes[LEVEL_NET];
 }
 
 /* Round with `have` rail blocks (nodes me, me + 1, ...): as many more from the node `have` above.

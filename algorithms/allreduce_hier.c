@@ -43,18 +43,12 @@ static void cost(const struct shape *shape, const struct knobs *knobs, struct co
     out->messages[LEVEL_NODE] = 2 * (local - 1);
     out->bytes[LEVEL_NODE] = 2 * inside;
     out->bytes[LEVEL_NET] = 2 * rail;
-    /* All slabs but one are inside while others are between nodes: the shorter way is hidden. */
+    out->host_bytes = local * out->bytes[LEVEL_NET];
     uint32_t slabs = slab_count(knobs, (uint64_t)bytes, (uint32_t)local);
-    double hidden = (slabs - 1.0) / slabs;
-    bool inside_is_shorter = 2 * inside * shape->model[LEVEL_NODE].us_per_byte <
-                             2 * rail * shape->model[LEVEL_NET].us_per_byte;
 
     out->messages[LEVEL_NODE] *= slabs;
     out->messages[LEVEL_NET] = slabs * out->rounds[LEVEL_NET];
-    if (inside_is_shorter)
-        out->pipeline_bytes[LEVEL_NODE] = -hidden * 2 * inside;
-    else
-        out->pipeline_bytes[LEVEL_NET] = -hidden * 2 * rail;
+    cost_hide(shape, slabs, out);
 }
 
 struct stage {

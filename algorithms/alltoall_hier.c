@@ -50,6 +50,7 @@ static void cost(const struct shape *shape, const struct knobs *knobs, struct co
     out->messages[LEVEL_NET] = nodes - 1;
     out->bytes[LEVEL_NODE] = (local - 1) * nodes * block;
     out->bytes[LEVEL_NET] = (nodes - 1) * local * block;
+    out->host_bytes = local * out->bytes[LEVEL_NET];
 }
 
 struct hier {

@@ -38,7 +38,7 @@ static void cost(const struct shape *shape, const struct knobs *knobs, struct co
     out->rounds[LEVEL_NET] = rounds;
     out->messages[LEVEL_NODE] = 2.0 * local;
     out->bytes[LEVEL_NODE] = local;
-    out->bytes[LEVEL_NET] = 2.0 * rounds;
+    out->bytes[LEVEL_NET] = out->host_bytes = 2.0 * rounds;
 }
 
 /* The leaders' rounds over the window of bytes at base. */

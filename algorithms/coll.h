@@ -11,11 +11,12 @@
 enum level { LEVEL_NODE, LEVEL_NET, LEVEL_COUNT };
 
 struct link_model {
-    double alpha_us;    /* latency of one message */
-    double us_per_byte; /* inverse bandwidth of one rank's link at this level */
-    double overhead_us; /* of each further message that a rank sends in the same round */
-    double crowd;       /* further ranks on a core that copy meanwhile, priced in us_per_byte */
-    double readers;     /* further ranks that take one rank's bytes as fast at the same time */
+    double alpha_us;         /* latency of one message */
+    double us_per_byte;      /* inverse bandwidth of one rank's link at this level */
+    double host_us_per_byte; /* between hosts: of what all ranks of a host share; 0: no limit */
+    double overhead_us;      /* of each further message that a rank sends in the same round */
+    double crowd;   /* further ranks on a core that copy meanwhile, priced in us_per_byte */
+    double readers; /* further ranks that take one rank's bytes as fast at the same time */
 };
 
 struct shape {

@@ -8,6 +8,30 @@
 /* A piece of this size is still in a core's own cache when it has landed. */
 #define CACHE_BYTES 262144.0
 
+double cost_bytes_us(const struct shape *shape, const struct cost *cost, enum level level)
+{
+    const struct link_model *model = &shape->model[level];
+    double rank = (cost->bytes[level] + cost->pipeline_bytes[level]) * model->us_per_byte;
+    double host = level == LEVEL_NET ? cost->host_bytes * model->host_us_per_byte : 0;
+
+    return rank > host ? rank : host;
+}
+
+double cost_us(const struct shape *shape, const struct cost *cost)
+{
+    double us = cost->reduce_bytes * shape->reduce_us_per_byte +
+                cost->copy_bytes * shape->copy_us_per_byte - cost->hidden_us;
+
+    for (int level = 0; level < LEVEL_COUNT; level++) {
+        const struct link_model *model = &shape->model[level];
+        double further = cost->messages[level] - cost->rounds[level];
+        us += cost->rounds[level] * model->alpha_us + cost_bytes_us(shape, cost, level);
+        if (further > 0)
+            us += further * model->overhead_us;
+    }
+    return us;
+}
+
 static enum level level_of(const struct tally *tally, uint32_t peer)
 {
     const struct groups *groups = tally->shape->groups;
@@ -105,15 +129,6 @@ static double larger(double a, double b)
     return a > b ? a : b;
 }
 
-static void load_add(struct load *load, const struct tally *tally, enum level level)
-{
-    load->sent = larger(load->sent, tally->sent[level]);
-    load->received = larger(load->received, tally->received[level]);
-    load->messages = larger(load->messages, larger(tally->sends[level], tally->receives[level]));
-    load->all_sent += tally->sent[level];
-    load->all_received += tally->received[level];
-}
-
 /* The bytes that take as long at the level's us_per_byte, which is of ranks that all copy. */
 static double load_bytes(const struct load *load, const struct link_model *model, uint32_t ranks)
 {
@@ -123,22 +138,40 @@ static double load_bytes(const struct load *load, const struct link_model *model
            (1 + model->crowd);
 }
 
-/* Ranks are looked at from the root on, which does the most. */
+static void load_take(struct load *load, const struct tally *tally, enum level level)
+{
+    load->sent = larger(load->sent, tally->sent[level]);
+    load->received = larger(load->received, tally->received[level]);
+    load->messages = larger(load->messages, larger(tally->sends[level], tally->receives[level]));
+    load->all_sent += tally->sent[level];
+    load->all_received += tally->received[level];
+}
+
+/* Ranks are looked at node by node, from that of the root on, which does the most. */
 void cost_pattern(const struct shape *shape, tally_fn *pattern, const void *context,
                   struct cost *cost)
 {
-    uint32_t ranks = (uint32_t)least(shape->size, COST_RANKS_MAX);
+    const struct groups *groups = shape->groups;
     struct load loads[LEVEL_COUNT] = {0};
     uint64_t used = 0, crossing = 0;
+    uint32_t ranks = 0;
+    double host_bytes = 0;
 
-    for (uint32_t i = 0; i < ranks; i++) {
-        struct tally tally = {.shape = shape, .rank = (shape->root + i) % shape->size};
+    for (uint32_t i = 0; i < groups->nodes && ranks < COST_RANKS_MAX; i++) {
+        uint32_t node = (groups->node_of[shape->root] + i) % groups->nodes;
+        double sent = loads[LEVEL_NET].all_sent, received = loads[LEVEL_NET].all_received;
 
-        pattern(&tally, context);
-        used |= tally.used;
-        crossing |= tally.crossing;
-        for (int level = 0; level < LEVEL_COUNT; level++)
-            load_add(&loads[level], &tally, level);
+        for (uint32_t m = groups->first[node]; m < groups->first[node + 1]; m++, ranks++) {
+            struct tally tally = {.shape = shape, .rank = groups->members[m]};
+
+            pattern(&tally, context);
+            used |= tally.used;
+            crossing |= tally.crossing;
+            for (int level = 0; level < LEVEL_COUNT; level++)
+                load_take(&loads[level], &tally, level);
+        }
+        host_bytes = larger(host_bytes, larger(loads[LEVEL_NET].all_sent - sent,
+                                               loads[LEVEL_NET].all_received - received));
     }
     bool told = loads[LEVEL_NODE].all_received + loads[LEVEL_NET].all_received > 0;
     for (int level = 0; level < LEVEL_COUNT; level++) {
@@ -152,6 +185,7 @@ void cost_pattern(const struct shape *shape, tally_fn *pattern, const void *cont
         cost->pipeline_bytes[level] += load_bytes(load, &shape->model[level], ranks) - load->sent;
         cost->messages[level] += load->messages;
     }
+    cost->host_bytes += host_bytes;
     cost->rounds[LEVEL_NET] += __builtin_popcountll(crossing);
     cost->rounds[LEVEL_NODE] += __builtin_popcountll(used & ~crossing);
 }
@@ -183,6 +217,20 @@ uint32_t cost_largest_node(const struct shape *shape)
     return largest;
 }
 
+/* The most (rank, rank of another node) pairs that a node has. */
+static double busiest_pairs(const struct shape *shape)
+{
+    const struct groups *groups = shape->groups;
+    double most_pairs = 0;
+
+    for (uint32_t k = 0; k < groups->nodes; k++) {
+        double members = groups->first[k + 1] - groups->first[k];
+
+        most_pairs = larger(most_pairs, members * (groups->size - members));
+    }
+    return most_pairs;
+}
+
 void cost_exchange_all(const struct shape *shape, double bytes, struct cost *cost)
 {
     uint32_t smallest, largest;
@@ -195,6 +243,7 @@ void cost_exchange_all(const struct shape *shape, double bytes, struct cost *cos
     cost->bytes[LEVEL_NET] += (shape->size - smallest) * bytes;
     cost->messages[LEVEL_NODE] += largest - 1;
     cost->messages[LEVEL_NET] += shape->size - smallest;
+    cost->host_bytes += busiest_pairs(shape) * bytes;
 }
 
 /* In every round some link crosses nodes if there is more than one, and a link that stays inside
@@ -209,11 +258,18 @@ void cost_ring(const struct shape *shape, uint32_t rounds, double bytes, struct 
     cost->messages[cost_worst_level(shape)] += rounds;
     if (groups->nodes > 1)
         cost->bytes[LEVEL_NET] += bytes;
-    for (uint32_t rank = 0; rank < shape->size; rank++)
-        if (groups->node_of[rank] == groups->node_of[(rank + 1) % shape->size]) {
-            cost->bytes[LEVEL_NODE] += bytes;
-            return;
-        }
+    uint32_t busiest = 0, inside = 0;
+    for (uint32_t k = 0; k < groups->nodes; k++) {
+        uint32_t leaving = 0, members = groups->first[k + 1] - groups->first[k];
+
+        for (uint32_t m = groups->first[k]; m < groups->first[k + 1]; m++)
+            leaving += groups->node_of[(groups->members[m] + 1) % shape->size] != k;
+        busiest = leaving > busiest ? leaving : busiest;
+        inside += members - leaving;
+    }
+    cost->host_bytes += busiest * bytes;
+    if (inside > 0)
+        cost->bytes[LEVEL_NODE] += bytes;
 }
 
 static void circulant_sends(struct tally *tally, const void *context)
@@ -275,6 +331,14 @@ double cost_all_but_smallest(const struct shape *shape)
         if ((double)shape->counts[i] * shape->elem_size < smallest)
             smallest = (double)shape->counts[i] * shape->elem_size;
     return total - smallest;
+}
+
+void cost_hide(const struct shape *shape, double pieces, struct cost *cost)
+{
+    double inside = cost_bytes_us(shape, cost, LEVEL_NODE);
+    double between = cost_bytes_us(shape, cost, LEVEL_NET);
+
+    cost->hidden_us = (pieces - 1) / pieces * (inside < between ? inside : between);
 }
 
 uint32_t cost_stages(const struct cost *cost)

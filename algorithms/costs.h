@@ -13,6 +13,11 @@
 
 #include "algorithms/algorithm.h"
 
+/* The cost formula applied to the shape's link model, microseconds; and the time that the bytes of
+ * one level take in it. */
+double cost_us(const struct shape *shape, const struct cost *cost);
+double cost_bytes_us(const struct shape *shape, const struct cost *cost, enum level level);
+
 #define COST_RANKS_MAX  4096 /* ranks looked at; larger worlds repeat what these show */
 #define COST_ROUNDS_MAX 64   /* rounds of a log-step pattern */
 
@@ -54,6 +59,9 @@ void cost_circulant(const struct shape *shape, double bytes, struct cost *cost);
  * pieces that leave the cache between landing and reduction are read from memory once more. */
 void cost_pieces(const struct shape *shape, const struct knobs *knobs, double len, uint32_t stages,
                  struct cost *cost);
+/* The bytes go in so many pieces, all but one of which are inside nodes while others are between
+ * them: the shorter way is hidden. Called last. */
+void cost_hide(const struct shape *shape, double pieces, struct cost *cost);
 /* Of a tree without cut messages: the ranks between the first that sends and the last that
  * receives, through which a pipeline's first piece must go. */
 uint32_t cost_stages(const struct cost *cost);

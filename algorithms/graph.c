@@ -252,24 +252,37 @@ static uint64_t larger(uint64_t a, uint64_t b)
     return a > b ? a : b;
 }
 
+static void measure_rank(const struct graph *graph, uint32_t r, struct proof *proof,
+                         uint64_t *leaving, uint64_t *coming)
+{
+    const struct schedule *program = graph->world->programs[r];
+    uint64_t sent[LEVEL_COUNT] = {0}, reduced = 0, copied = 0;
+    for (uint32_t s = 0; s < program->step_count; s++) {
+        const struct step *step = &program->steps[s];
+        if (step->kind == STEP_SEND)
+            sent[level_of(graph, r, step->peer)] += step->a.len;
+        if (step->kind == STEP_RECV && level_of(graph, r, step->peer) == LEVEL_NET)
+            *coming += step->dst.len;
+        reduced += step->kind == STEP_REDUCE ? step->dst.len : 0;
+        copied += step->kind == STEP_COPY ? step->dst.len : 0;
+    }
+    *leaving += sent[LEVEL_NET];
+    for (int level = 0; level < LEVEL_COUNT; level++)
+        proof->bytes[level] = larger(proof->bytes[level], sent[level]);
+    proof->reduce_bytes = larger(proof->reduce_bytes, reduced);
+    proof->copy_bytes = larger(proof->copy_bytes, copied);
+    proof->busiest_steps = (uint32_t)larger(proof->busiest_steps, program->step_count);
+    proof->steps += program->step_count;
+}
+
 static void measure_volumes(const struct graph *graph, struct proof *proof)
 {
-    for (uint32_t r = 0; r < graph->world->size; r++) {
-        const struct schedule *program = graph->world->programs[r];
-        uint64_t sent[LEVEL_COUNT] = {0}, reduced = 0, copied = 0;
-        for (uint32_t s = 0; s < program->step_count; s++) {
-            const struct step *step = &program->steps[s];
-            if (step->kind == STEP_SEND)
-                sent[level_of(graph, r, step->peer)] += step->a.len;
-            reduced += step->kind == STEP_REDUCE ? step->dst.len : 0;
-            copied += step->kind == STEP_COPY ? step->dst.len : 0;
-        }
-        for (int level = 0; level < LEVEL_COUNT; level++)
-            proof->bytes[level] = larger(proof->bytes[level], sent[level]);
-        proof->reduce_bytes = larger(proof->reduce_bytes, reduced);
-        proof->copy_bytes = larger(proof->copy_bytes, copied);
-        proof->busiest_steps = (uint32_t)larger(proof->busiest_steps, program->step_count);
-        proof->steps += program->step_count;
+    const struct groups *groups = graph->world->shapes[0].groups;
+    for (uint32_t k = 0; k < groups->nodes; k++) {
+        uint64_t leaving = 0, coming = 0;
+        for (uint32_t m = groups->first[k]; m < groups->first[k + 1]; m++)
+            measure_rank(graph, groups->members[m], proof, &leaving, &coming);
+        proof->host_bytes = larger(proof->host_bytes, larger(leaving, coming));
     }
 }
 

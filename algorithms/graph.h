@@ -15,6 +15,7 @@ struct proof {
     uint32_t flights, flights_at[LEVEL_COUNT];
     /* Of the busiest rank: bytes sent at each level, reduced, copied; and its steps. */
     uint64_t bytes[LEVEL_COUNT], reduce_bytes, copy_bytes;
+    uint64_t host_bytes; /* between nodes, sent or received by the ranks of the busiest node */
     uint32_t busiest_steps;
 };
 

@@ -35,6 +35,7 @@ static void cost(const struct shape *shape, const struct knobs *knobs, struct co
     out->messages[LEVEL_NODE] = inside;
     out->bytes[LEVEL_NODE] = inside * block;
     out->bytes[LEVEL_NET] = (nodes - 1) * block;
+    out->host_bytes = local * out->bytes[LEVEL_NET];
     cost_pieces(shape, knobs, block, 0, out);
 }
 

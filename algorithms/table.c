@@ -71,19 +71,3 @@ const struct algorithm *algorithm_find(tutti_coll coll, const char *name)
             return *a;
     return NULL;
 }
-
-double cost_us(const struct shape *shape, const struct cost *cost)
-{
-    double us =
-        cost->reduce_bytes * shape->reduce_us_per_byte + cost->copy_bytes * shape->copy_us_per_byte;
-
-    for (int level = 0; level < LEVEL_COUNT; level++) {
-        const struct link_model *model = &shape->model[level];
-        double further = cost->messages[level] - cost->rounds[level];
-        us += cost->rounds[level] * model->alpha_us +
-              (cost->bytes[level] + cost->pipeline_bytes[level]) * model->us_per_byte;
-        if (further > 0)
-            us += further * model->overhead_us;
-    }
-    return us;
-}

@@ -10,12 +10,12 @@
  * Where messages are empty (fewer elements than ranks, a zero count in a v form) the plan may take
  * less than the formula says.
  *
- * Bytes sent at each level, reduced, and copied (where no rank is in place; what one rank may know
- * alone a formula must not use), each of its busiest rank, are exact where all blocks have one
- * length. Where a vector is cut into nearly equal blocks formulas calculate with fractions of
- * elements: each step of the busiest rank may differ by CUT_SLACK_ELEMS whole elements. A formula
- * that adds the busiest ranks of two phases, which may be two ranks, is named in `sums_of_phases`:
- * it may say up to twice what the plan sends at a level.
+ * Bytes sent at each level, by the ranks of a node together between nodes, reduced, and copied
+ * (where no rank is in place; what one rank may know alone a formula must not use), each of its
+ * busiest rank, are exact where all blocks have one length. Where a vector is cut into nearly equal
+ * blocks formulas calculate with fractions of elements: each step of the busiest rank may differ by
+ * CUT_SLACK_ELEMS whole elements. A formula that adds the busiest ranks of two phases, which may be
+ * two ranks, is named in `sums_of_phases`: it may say up to twice what the plan sends at a level.
  * Formulas of v forms with unequal counts estimate, and those of forms whose counts are local know
  * no counts at all: their bytes are not compared. */
 #include <stdio.h>
@@ -105,6 +105,16 @@ static tutti_status near(const struct world *world, const struct algorithm *algo
     return differs(world, algorithm, what, formula, text);
 }
 
+static uint32_t largest_node(const struct groups *groups)
+{
+    uint32_t largest = 0;
+    for (uint32_t k = 0; k < groups->nodes; k++) {
+        uint32_t members = groups->first[k + 1] - groups->first[k];
+        largest = members > largest ? members : largest;
+    }
+    return largest;
+}
+
 static tutti_status verify_bytes(const struct world *world, const struct algorithm *algorithm,
                                  const struct cost *cost, const struct proof *proof)
 {
@@ -118,6 +128,9 @@ static tutti_status verify_bytes(const struct world *world, const struct algorit
     if (status == TUTTI_OK)
         status = near(world, algorithm, "bytes sent between nodes", cost->bytes[LEVEL_NET],
                       proof->bytes[LEVEL_NET], slack);
+    if (status == TUTTI_OK)
+        status = near(world, algorithm, "bytes between nodes of one", cost->host_bytes,
+                      proof->host_bytes, slack * largest_node(shape->groups));
     if (status == TUTTI_OK)
         status =
             near(world, algorithm, "bytes reduced", cost->reduce_bytes, proof->reduce_bytes, slack);

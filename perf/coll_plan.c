@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "algorithms/costs.h"
 #include "algorithms/verify_grid.h"
 #include "base/clock.h"
 
@@ -242,7 +243,8 @@ static bool parse_one(int option, const char *text, struct options *o)
     case OPT_NODE_GBPS:
         return parse_gbps(text, &o->model[LEVEL_NODE].us_per_byte);
     case OPT_NET_GBPS:
-        return parse_gbps(text, &o->model[LEVEL_NET].us_per_byte);
+        return parse_gbps(text, &o->model[LEVEL_NET].us_per_byte) &&
+               parse_gbps(text, &o->model[LEVEL_NET].host_us_per_byte);
     case 'b':
         return parse_bytes(text, &o->begin) && o->begin > 0;
     case 'e':
@@ -292,7 +294,7 @@ static int parse(int argc, char **argv, struct options *options)
                                 .factor = 8,
                                 .knobs = {.chunk_bytes = 128u << 10, .lanes = 1},
                                 .model[LEVEL_NODE] = {0.5, 1e-4, .readers = 3},
-                                .model[LEVEL_NET] = {10, 8e-4}};
+                                .model[LEVEL_NET] = {10, 8e-4, 8e-4}};
     int option;
     while ((option = getopt_long(argc, argv, "hb:e:f:", long_options, NULL)) != -1) {
         if (option == 'h') {

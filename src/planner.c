@@ -7,6 +7,9 @@
  *     T = sum over levels (rounds * alpha + further messages * overhead + bytes * us_per_byte)
  *         + reduced and copied bytes
  *
+ * where the bytes between hosts take the longer of what one rank's link and what its host's, which
+ * all its ranks share, need.
+ *
  * Invariant: every input is equal on all ranks of the communicator (settings and topology are
  * exchanged when it is made, the call's arguments must agree), and nothing local, such as the rank,
  * the address of a buffer or a count only this rank knows, has a say. Ties go to the larger chunk
@@ -23,6 +26,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "algorithms/costs.h"
 #include "base/check.h"
 
 #define CHUNK_SMALLEST  (16u << 10) /* below it the per-message cost exceeds the copy's */
@@ -380,11 +384,6 @@ static double further_of(const struct cost *cost, int level)
     return further > 0 ? further : 0;
 }
 
-static double moved_bytes(const struct cost *cost, int level)
-{
-    return cost->bytes[level] + cost->pipeline_bytes[level];
-}
-
 /* Why the first beat the second: the term of the formula in which it is ahead the most. */
 static void append_reason(struct text *text, const struct shape *shape,
                           const struct plan_choice *first, const struct plan_choice *second)
@@ -398,7 +397,7 @@ static void append_reason(struct text *text, const struct shape *shape,
         lead[4] += (further_of(&b, level) - further_of(&a, level)) * model->overhead_us;
         lead[0] += (b.rounds[level] - a.rounds[level]) * model->alpha_us;
         lead[level == LEVEL_NET ? 1 : 2] =
-            (moved_bytes(&b, level) - moved_bytes(&a, level)) * model->us_per_byte;
+            cost_bytes_us(shape, &b, level) - cost_bytes_us(shape, &a, level);
     }
     lead[3] = (b.reduce_bytes - a.reduce_bytes) * shape->reduce_us_per_byte +
               (b.copy_bytes - a.copy_bytes) * shape->copy_us_per_byte;
@@ -419,10 +418,10 @@ static void append_reason(struct text *text, const struct shape *shape,
         append(text, "less local work (%.0f bytes reduced or copied; %s has %.0f)\n",
                a.reduce_bytes + a.copy_bytes, other, b.reduce_bytes + b.copy_bytes);
     else
-        append(text, "fewer bytes one after the other %s (%.0f; %s has %.0f)\n",
+        append(text, "less time for bytes %s (%.2f us; %s needs %.2f)\n",
                most == 1 ? "between hosts" : "inside hosts",
-               moved_bytes(&a, most == 1 ? LEVEL_NET : LEVEL_NODE), other,
-               moved_bytes(&b, most == 1 ? LEVEL_NET : LEVEL_NODE));
+               cost_bytes_us(shape, &a, most == 1 ? LEVEL_NET : LEVEL_NODE), other,
+               cost_bytes_us(shape, &b, most == 1 ? LEVEL_NET : LEVEL_NODE));
 }
 
 void planner_explain(const struct settings *settings, const struct shape *shape, char *text,

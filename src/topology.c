@@ -169,7 +169,7 @@ static void make_model(uint32_t size, struct topology *topology)
     /* the scheduler's hand-over is paid on top of the network's latency */
     topology->model[LEVEL_NET].alpha_us =
         NET_ALPHA_US + (topology->max_ranks_per_core > 1 ? alpha - NODE_ALPHA_US : 0);
-    topology->model[LEVEL_NET].us_per_byte =
+    topology->model[LEVEL_NET].us_per_byte = topology->model[LEVEL_NET].host_us_per_byte =
         us_per_byte(slowest_nic(size, topology->records) / 8000.0);
     topology->reduce_us_per_byte =
         us_per_byte(topology->groups.nodes == 1 ? REDUCE_ONE_HOST_GBPS : REDUCE_GBPS) * share;
