@@ -4,7 +4,7 @@
  * Cost: floor(log2 n) rounds, and one more for every further piece; the root sends log2 n times B.
  * Source: Thakur, Rabenseifner and Gropp 2005, section 4.2; pipelined as in Chan et al. 2007,
  * section 6. */
-#include "algorithms/costs.h"
+#include "algorithms/node_trees.h"
 #include "algorithms/phases.h"
 
 static bool fits(const struct shape *shape)
@@ -23,24 +23,10 @@ static void cost(const struct shape *shape, const struct knobs *knobs, struct co
 
 static void emit(const struct shape *shape, const struct knobs *knobs, struct builder *builder)
 {
-    struct binomial tree = binomial_of(shape->size, shape->rank, shape->root);
-    uint64_t bytes = shape->count * shape->elem_size;
-    uint32_t degree = ceil_log2(shape->size) + 1;
-    struct grain grain = grain_make(shape, knobs, degree * bytes, degree);
-    struct span out = span_of(BUFFER_OUT, 0, bytes);
-    struct span have = tree.v == 0 ? span_of(BUFFER_IN, 0, bytes) : out;
+    struct tree_links links;
 
-    for (uint32_t p = 0; p < grain_pieces(&grain, bytes); p++) {
-        struct span piece = grain_piece(&grain, have, p);
-
-        if (tree.v != 0)
-            build_recv(builder, binomial_parent(&tree), grain_lane(&grain, p), piece);
-        for (uint32_t m = tree.reach / 2; m > 0; m /= 2)
-            if (tree.v + m < tree.size)
-                build_send(builder, binomial_rank(&tree, tree.v + m), grain_lane(&grain, p), piece);
-    }
-    if (tree.v == 0)
-        build_copy(builder, out, have);
+    tree_binomial(shape->size, shape->rank, shape->root, &links);
+    tree_broadcast(shape, knobs, &links, ceil_log2(shape->size) + 1, builder);
 }
 
 const struct algorithm broadcast_binomial = {

@@ -5,7 +5,7 @@
  * the root receives and reduces log2 n times B.
  * Source: Thakur, Rabenseifner and Gropp 2005, section 4.5; pipelined as in Chan et al. 2007,
  * section 6. */
-#include "algorithms/costs.h"
+#include "algorithms/node_trees.h"
 #include "algorithms/phases.h"
 
 static bool fits(const struct shape *shape)
@@ -25,35 +25,10 @@ static void cost(const struct shape *shape, const struct knobs *knobs, struct co
 
 static void emit(const struct shape *shape, const struct knobs *knobs, struct builder *builder)
 {
-    struct binomial tree = binomial_of(shape->size, shape->rank, shape->root);
-    uint64_t bytes = shape->count * shape->elem_size;
-    uint32_t degree = 2 * ceil_log2(shape->size) + 1;
-    struct grain grain = grain_make(shape, knobs, degree * bytes, degree);
-    uint32_t pieces = grain_pieces(&grain, bytes);
-    struct span in = span_of(BUFFER_IN, 0, bytes), out = span_of(BUFFER_OUT, 0, bytes);
-    struct landing landing;
+    struct tree_links links;
 
-    if (tree.v == 0 && (shape->size == 1 || bytes == 0)) {
-        build_copy(builder, out, in);
-        return;
-    }
-    if (tree.v != 0)
-        out = tree.reach > 1 ? build_scratch(builder, bytes) : in;
-    landing = landing_make(builder, pieces ? grain_piece(&grain, in, 0).len : 0,
-                           (uint64_t)pieces * degree);
-    for (uint32_t p = 0; p < pieces; p++) {
-        struct span have = grain_piece(&grain, in, p), acc = grain_piece(&grain, out, p);
-
-        for (uint32_t m = 1; m < tree.reach && tree.v + m < tree.size; m *= 2) {
-            uint32_t child = binomial_rank(&tree, tree.v + m);
-
-            build_recv_reduce(builder, child, grain_lane(&grain, p),
-                              landing_take(&landing, acc.len), acc, have, child < shape->rank);
-            have = acc;
-        }
-        if (tree.v != 0)
-            build_send(builder, binomial_parent(&tree), grain_lane(&grain, p), have);
-    }
+    tree_binomial(shape->size, shape->rank, shape->root, &links);
+    tree_reduce(shape, knobs, &links, ceil_log2(shape->size) + 1, builder);
 }
 
 const struct algorithm reduce_binomial = {

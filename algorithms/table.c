@@ -35,9 +35,13 @@
     X(broadcast_flat)                                                                              \
     X(broadcast_binomial)                                                                          \
     X(broadcast_scatter_allgather)                                                                 \
+    X(broadcast_hier)                                                                              \
+    X(broadcast_chain)                                                                             \
     X(reduce_flat)                                                                                 \
     X(reduce_binomial)                                                                             \
     X(reduce_rsgather)                                                                             \
+    X(reduce_hier)                                                                                 \
+    X(reduce_chain)                                                                                \
     X(gather_direct)                                                                               \
     X(gather_binomial)                                                                             \
     X(gatherv_direct)                                                                              \
