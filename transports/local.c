@@ -85,6 +85,20 @@ static void finish(struct local *local, struct xfer *xfer, tutti_status status)
     local->done_last = xfer;
 }
 
+static void pop_send(struct local *local, struct lane *lane, tutti_status status)
+{
+    struct xfer *xfer = lane->send_head;
+    lane->send_head = xfer->next;
+    finish(local, xfer, status);
+}
+
+static void pop_recv(struct local *local, struct lane *lane, tutti_status status)
+{
+    struct xfer *xfer = lane->recv_head;
+    lane->recv_head = xfer->next;
+    finish(local, xfer, status);
+}
+
 static void activate(struct local *local, struct lane *lane)
 {
     if (!lane->active) {
@@ -227,6 +241,12 @@ static bool was_sent(const struct lane *lane, const struct xfer *xfer)
            (int32_t)(lane->out_seen - (uint32_t)xfer->work[WORK_SLOT]) > 0;
 }
 
+static void pop_sent(struct local *local, struct lane *lane)
+{
+    while (lane->send_head != lane->send_cursor && was_sent(lane, lane->send_head))
+        pop_send(local, lane, TUTTI_OK);
+}
+
 static void progress_sends(struct local *local, struct lane *lane)
 {
     if (!lane->out)
@@ -234,11 +254,7 @@ static void progress_sends(struct local *local, struct lane *lane)
     refresh(lane);
     while (lane->send_cursor && push(local, lane, lane->send_cursor))
         lane->send_cursor = lane->send_cursor->next;
-    while (lane->send_head != lane->send_cursor && was_sent(lane, lane->send_head)) {
-        struct xfer *xfer = lane->send_head;
-        lane->send_head = xfer->next;
-        finish(local, xfer, TUTTI_OK);
-    }
+    pop_sent(local, lane);
 }
 
 tutti_status local_send(struct transport *transport, struct xfer *xfer)
@@ -407,13 +423,6 @@ static enum taken take(struct local *local, struct lane *lane, struct xfer *xfer
     return take_next(local, lane, xfer, slot);
 }
 
-static void pop_failed(struct local *local, struct lane *lane, tutti_status status)
-{
-    struct xfer *xfer = lane->recv_head;
-    lane->recv_head = xfer->next;
-    finish(local, xfer, status);
-}
-
 /* A step in place is long: one per call, so that the other lanes and directions move too. */
 static void progress_recvs(struct local *local, struct lane *lane)
 {
@@ -425,18 +434,17 @@ static void progress_recvs(struct local *local, struct lane *lane)
         if (taken == TAKEN_FAILED) {
             /* A link that failed has emptied its queues already. */
             if (lane->recv_head == xfer)
-                pop_failed(local, lane, xfer->status);
+                pop_recv(local, lane, xfer->status);
             break;
         }
         if (taken == TAKEN_ALL) {
-            lane->recv_head = xfer->next;
-            finish(local, xfer, TUTTI_OK);
+            pop_recv(local, lane, TUTTI_OK);
         } else if (lane->in_first.kind != SLOT_EAGER) {
             return;
         }
     }
     while (lane->recv_head && lane->broken)
-        pop_failed(local, lane, lane->broken);
+        pop_recv(local, lane, lane->broken);
 }
 
 tutti_status local_recv(struct transport *transport, struct xfer *xfer)
@@ -521,19 +529,12 @@ static void end_lane(struct local *local, struct lane *lane, tutti_status status
     }
     if (lane->out) {
         refresh(lane);
-        while (lane->send_head != lane->send_cursor && was_sent(lane, lane->send_head)) {
-            struct xfer *xfer = lane->send_head;
-            lane->send_head = xfer->next;
-            finish(local, xfer, TUTTI_OK);
-        }
+        pop_sent(local, lane);
     }
     while (lane->recv_head)
-        pop_failed(local, lane, status);
-    while (lane->send_head) {
-        struct xfer *xfer = lane->send_head;
-        lane->send_head = xfer->next;
-        finish(local, xfer, status);
-    }
+        pop_recv(local, lane, status);
+    while (lane->send_head)
+        pop_send(local, lane, status);
     lane->send_cursor = NULL;
     deactivate(local, lane);
 }
