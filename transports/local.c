@@ -160,17 +160,6 @@ static void head_slot(struct slot *slot, const struct xfer *xfer, uint32_t kind)
     slot->tag = *xfer->tag;
 }
 
-/* Small copies of fixed size compile to single moves; a call would cost more than the message. */
-static void copy_inline(void *dst, const void *src, size_t n)
-{
-    if (n == 8)
-        memcpy(dst, src, 8);
-    else if (n == 4)
-        memcpy(dst, src, 4);
-    else if (n > 0)
-        memcpy(dst, src, n);
-}
-
 static bool push_piece(struct lane *lane, struct xfer *xfer)
 {
     size_t off = xfer->work[WORK_BYTES];
@@ -183,7 +172,7 @@ static bool push_piece(struct lane *lane, struct xfer *xfer)
     struct slot *slot = &lane->out->slots[lane->out_next & lane->out_mask];
     const uint8_t *bytes = (const uint8_t *)xfer->data + off;
     if (n <= RING_INLINE)
-        copy_inline(slot->bytes, bytes, n);
+        ring_copy_inline(slot->bytes, bytes, n);
     else if (room == 0)
         memcpy(slot->behind, bytes, n);
     else
@@ -296,7 +285,7 @@ void local_apply(struct xfer *xfer, size_t off, const void *bytes, size_t n)
 {
     if (!xfer->reducer) {
         if (n <= RING_INLINE)
-            copy_inline((uint8_t *)xfer->data + off, bytes, n);
+            ring_copy_inline((uint8_t *)xfer->data + off, bytes, n);
         else if (n <= SHORT_COPY)
             memcpy((uint8_t *)xfer->data + off, bytes, n);
         else if (xfer->past_caches)

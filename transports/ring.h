@@ -20,6 +20,7 @@
 
 #include <stdatomic.h>
 #include <stddef.h>
+#include <string.h>
 
 #include "transports/transport.h"
 
@@ -98,6 +99,17 @@ static inline void ring_fence_reads(void)
 static inline uint32_t ring_room(uint32_t n)
 {
     return n <= RING_BEHIND ? 0 : (n + RING_LINE - 1) & ~(RING_LINE - 1);
+}
+/* To and from slot.bytes. Small copies of fixed size compile to single moves; a call would cost
+ * more than the message. */
+static inline void ring_copy_inline(void *dst, const void *src, size_t n)
+{
+    if (n == 8)
+        memcpy(dst, src, 8);
+    else if (n == 4)
+        memcpy(dst, src, 4);
+    else if (n > 0)
+        memcpy(dst, src, n);
 }
 
 #endif
