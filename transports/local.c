@@ -151,6 +151,9 @@ static void publish(struct lane *lane, struct slot *slot, uint64_t head)
     lane->out_end[lane->out_next & lane->out_mask] = head;
     lane->out_next++;
     atomic_store_explicit(&slot->stamp, lane->out_next, memory_order_release);
+    if (lane->in_then == lane->in_next)
+        ring_own(&lane->out->slots[(lane->out_next + RING_AHEAD) & lane->out_mask]);
+    lane->in_then = lane->in_next;
 }
 
 static void head_slot(struct slot *slot, const struct xfer *xfer, uint32_t kind)
@@ -302,10 +305,17 @@ void local_apply(struct xfer *xfer, size_t off, const void *bytes, size_t n)
     }
 }
 
-static void consume(struct lane *lane)
+/* The head slot is done with, and data[] up to `at`. The sender learns of it at once if it waits
+ * for its bytes; else when a quarter of the slots or of data[] is passed: it never lacks room for a
+ * piece, and one that is far ahead, out of room, does not take the line away at every message. */
+static void consume(struct lane *lane, uint64_t at, bool at_once)
 {
+    uint32_t quarter_mask = lane->in_mask / 4, piece = ring_piece(&lane->link->shape);
+    bool passed = (lane->in_next & quarter_mask) == quarter_mask || (lane->in_at ^ at) >= piece;
     lane->in_next++;
-    atomic_store_explicit(&lane->in->consumed, lane->in_next, memory_order_release);
+    lane->in_at = at;
+    if (at_once || passed)
+        atomic_store_explicit(&lane->in->consumed, lane->in_next, memory_order_release);
 }
 
 static enum taken taken_failed(struct local *local, struct lane *lane, struct xfer *xfer,
@@ -336,13 +346,13 @@ static enum taken take_piece(struct lane *lane, struct xfer *xfer, const struct 
     uint32_t n = xfer->len - off < most ? (uint32_t)(xfer->len - off) : most;
     const void *bytes = n <= RING_INLINE ? slot->bytes : slot->behind;
     uint32_t room = ring_room(n);
+    uint64_t at = lane->in_at;
     if (room > 0) {
-        uint64_t at = ring_place(lane->in_at, room, lane->link->shape.data_bytes);
+        at = ring_place(at, room, lane->link->shape.data_bytes);
         bytes = lane->in_data + (at & (lane->link->shape.data_bytes - 1));
-        lane->in_at = at + room;
     }
     local_apply(xfer, off, bytes, n);
-    consume(lane);
+    consume(lane, at + room, false);
     xfer->work[WORK_BYTES] = off + n;
     lane->in_busy = off + n < xfer->len;
     return lane->in_busy ? TAKEN_PART : TAKEN_ALL;
@@ -368,7 +378,7 @@ static enum taken take_in_place(struct local *local, struct lane *lane, struct x
     lane->in_busy = off + n < xfer->len;
     if (lane->in_busy)
         return TAKEN_PART;
-    consume(lane);
+    consume(lane, lane->in_at, true);
     return TAKEN_ALL;
 }
 
@@ -400,7 +410,7 @@ static enum taken take(struct local *local, struct lane *lane, struct xfer *xfer
             return take_mismatch(local, lane, xfer, slot, len);
         if (likely(kind == SLOT_EAGER && len <= RING_INLINE)) {
             local_apply(xfer, 0, slot->bytes, len);
-            consume(lane);
+            consume(lane, lane->in_at, false);
             return TAKEN_ALL;
         }
         lane->in_first.kind = kind;
@@ -451,8 +461,14 @@ tutti_status local_recv(struct transport *transport, struct xfer *xfer)
         enum taken taken = take(local, lane, xfer);
         while (taken == TAKEN_PART && (lane->in_first.kind == SLOT_EAGER || link->down))
             taken = take(local, lane, xfer);
-        if (taken == TAKEN_ALL)
+        if (taken == TAKEN_ALL) {
+            /* What was there already has others behind it, as a rule. After a wait it has not, and
+             * the sender would lose the line that it is about to write. */
+            if (lane->out_then == lane->out_next)
+                __builtin_prefetch(&lane->in->slots[(lane->in_next + 1) & lane->in_mask]);
+            lane->out_then = lane->out_next;
             return xfer->status = TUTTI_OK;
+        }
         if (taken == TAKEN_FAILED)
             return xfer->status;
     }

@@ -39,6 +39,10 @@ struct lane {
     struct ring *in;
     uint8_t *in_data;
     uint32_t in_next, in_mask;
+    /* in_next at the last send and out_next at the last receive. Still the same at the next: data
+     * flow one way, and lines are asked for ahead; in an exchange that would only take away what
+     * the peer is about to write. */
+    uint32_t in_then, out_then;
     uint64_t in_at; /* bytes of data[] passed */
     struct xfer *recv_head, *recv_last;
     bool in_busy;      /* the head receive has begun: in_first is its first slot */

@@ -10,8 +10,8 @@
  * k + 1 into its stamp, last, with release order; nothing but a stamp is ever stored there, so that
  * no old payload can look like a new slot. A message of at most 24 bytes moves exactly one cache
  * line; one of at most 256 moves neighbouring lines, which the hardware fetches ahead. The receiver
- * counts the slots it is done with in `consumed`, which gives the sender room and tells it that
- * bytes read in place are no longer needed.
+ * counts the slots it is done with in `consumed`, which tells the sender that bytes read in place
+ * are no longer needed, at once, and gives it room, by quarters of the ring.
  *
  * Both ends compute the place of a payload in data[] from lengths alone, so a receiver never
  * follows a position that its peer wrote. */
@@ -31,6 +31,9 @@
 #define RING_BEHIND 256u
 /* More would only take cache; fewer where ranks are many. */
 #define RING_SLOTS_MAX 64u
+/* How many slots ahead the sender asks for lines: the receiver does not poll there yet, and a line
+ * comes from another core's cache within so many messages. */
+#define RING_AHEAD 4u
 
 enum slot_kind {
     SLOT_EAGER,   /* first piece of a message whose bytes come through the ring */
@@ -93,6 +96,16 @@ static inline void ring_fence_reads(void)
 {
 #if !defined(__SANITIZE_THREAD__)
     atomic_thread_fence(memory_order_acquire);
+#endif
+}
+/* Asks for a line in order to write it. The builtin only asks to read it, unless the compiler may
+ * use what x86-64 at first had not; processors without take it for nothing. */
+static inline void ring_own(void *line)
+{
+#if defined(__x86_64__)
+    __asm__ volatile("prefetchw %0" ::"m"(*(char *)line));
+#else
+    __builtin_prefetch(line, 1);
 #endif
 }
 /* Bytes of data[] that a piece of n bytes takes: whole lines, none if it lies in its slot. */
