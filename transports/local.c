@@ -160,7 +160,7 @@ static void head_slot(struct slot *slot, const struct xfer *xfer, uint32_t kind)
 {
     atomic_store_explicit(&slot->kind, kind, memory_order_relaxed);
     atomic_store_explicit(&slot->len, xfer->len, memory_order_relaxed);
-    slot->tag = *xfer->tag;
+    slot_put_tag(slot, xfer->tag);
 }
 
 static bool push_piece(struct lane *lane, struct xfer *xfer)
@@ -330,7 +330,7 @@ static enum taken take_mismatch(struct local *local, struct lane *lane, struct x
                                 const struct slot *slot, uint64_t len)
 {
     lane->broken = TUTTI_ERR_MISMATCH;
-    xfer->seen = slot->tag;
+    xfer->seen = slot_tag(slot);
     xfer->seen_len = len;
     xfer->status = fail(TUTTI_ERR_MISMATCH,
                         "%s sent %zu bytes of another operation or length than the %zu expected",
@@ -406,7 +406,8 @@ static enum taken take(struct local *local, struct lane *lane, struct xfer *xfer
     if (likely(!lane->in_busy)) {
         uint64_t len = atomic_load_explicit(&slot->len, memory_order_relaxed);
         uint32_t kind = atomic_load_explicit(&slot->kind, memory_order_relaxed);
-        if (unlikely(len != xfer->len || !tag_equal(&slot->tag, xfer->tag)))
+        struct tag tag = slot_tag(slot);
+        if (unlikely(len != xfer->len || !tag_equal(&tag, xfer->tag)))
             return take_mismatch(local, lane, xfer, slot, len);
         if (likely(kind == SLOT_EAGER && len <= RING_INLINE)) {
             local_apply(xfer, 0, slot->bytes, len);

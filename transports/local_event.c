@@ -38,7 +38,7 @@ static bool event_unexpected(struct local *local, struct transport_event *event)
         event->kind = TRANSPORT_EVENT_UNEXPECTED;
         event->peer = link->peer;
         event->lane = lane->index;
-        event->tag = slot->tag;
+        event->tag = slot_tag(slot);
         event->len = atomic_load_explicit(&slot->len, memory_order_relaxed);
         return true;
     }

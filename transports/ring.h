@@ -46,7 +46,7 @@ struct slot {
     _Atomic uint32_t stamp;
     _Atomic uint32_t kind;
     _Atomic uint64_t len; /* of the whole message */
-    struct tag tag;
+    _Atomic uint64_t tag[3];
     union {
         uint8_t bytes[RING_INLINE];
         uint64_t word[RING_INLINE / 8];
@@ -55,6 +55,21 @@ struct slot {
 };
 _Static_assert(offsetof(struct slot, behind) == RING_LINE, "the header is one cache line");
 _Static_assert(sizeof(struct slot) == RING_LINE + RING_BEHIND, "a slot is whole cache lines");
+
+/* Word by word: a call has just written the first, and a load of two words together would wait
+ * until that is in the cache, behind the slot of the message before, a line of another core. */
+static inline void slot_put_tag(struct slot *slot, const struct tag *tag)
+{
+    for (int i = 0; i < 3; i++)
+        atomic_store_explicit(&slot->tag[i], tag->word[i], memory_order_relaxed);
+}
+static inline struct tag slot_tag(const struct slot *slot)
+{
+    struct tag tag;
+    for (int i = 0; i < 3; i++)
+        tag.word[i] = atomic_load_explicit(&slot->tag[i], memory_order_relaxed);
+    return tag;
+}
 
 struct ring {
     _Alignas(RING_LINE) _Atomic uint32_t revoked; /* the sender withdrew what it offered in place */
