@@ -228,6 +228,10 @@ void comm_look(tutti_comm *comm);
 tutti_status comm_run(tutti_comm *comm, const struct call *call);
 /* Runs the last blocking call again: same arguments, already checked. */
 tutti_status comm_run_again(tutti_comm *comm);
+/* An operation, to be put into the queue by comm_queue_up, which starts it if it may start. */
+tutti_status operation_new(tutti_comm *comm, const struct call *call, struct operation **operation);
+void comm_queue_up(struct operation *operation);
+/* Both. */
 tutti_status comm_submit(tutti_comm *comm, const struct call *call, struct operation **operation);
 tutti_status comm_wait(struct operation *operation);
 void operation_release(struct operation *operation);

@@ -448,25 +448,36 @@ bool comm_progress(tutti_comm *comm)
 /* ---- calls ------------------------------------------------------------------------------------
  */
 
-tutti_status comm_submit(tutti_comm *comm, const struct call *call, struct operation **operation)
+tutti_status operation_new(tutti_comm *comm, const struct call *call, struct operation **operation)
 {
-    struct operation *op = calloc(1, sizeof *op);
+    struct operation *op = malloc(sizeof *op); /* calloc passes by the allocator's cache */
     if (!op)
         return fail(TUTTI_ERR_NOMEM, "no memory to start %s", coll_name(call->coll));
-    op->comm = comm;
-    op->call = *call;
-    op->status = TUTTI_IN_PROGRESS;
+    *op = (struct operation){.comm = comm, .call = *call, .status = TUTTI_IN_PROGRESS};
     tutti_status status = call_keep(comm, &op->call, &op->counts);
     if (status != TUTTI_OK) {
         free(op);
         return status;
     }
+    *operation = op;
+    return TUTTI_OK;
+}
+
+void comm_queue_up(struct operation *op)
+{
+    tutti_comm *comm = op->comm;
     comm_idle_reset(comm);
     *comm->tail = op;
     comm->tail = &op->next;
-    *operation = op;
     advance_queue(comm);
-    return TUTTI_OK;
+}
+
+tutti_status comm_submit(tutti_comm *comm, const struct call *call, struct operation **operation)
+{
+    tutti_status status = operation_new(comm, call, operation);
+    if (status == TUTTI_OK)
+        comm_queue_up(*operation);
+    return status;
 }
 
 void operation_release(struct operation *op)
