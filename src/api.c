@@ -13,10 +13,13 @@
 #include "tutti/tutti.h"
 
 /* A loop makes the same call over and over: what was checked once needs no second look. */
-static inline bool same_call(const struct call *a, const struct call *b)
+static inline bool same_call(const struct tutti_comm *comm, const struct call *call)
 {
-    return a->in == b->in && a->out == b->out && a->count == b->count && a->coll == b->coll &&
-           a->dtype == b->dtype && a->op == b->op && a->root == b->root;
+    const struct call *last = &comm->last_call;
+    return last->in == call->in && last->out == call->out && last->count == call->count &&
+           last->coll == call->coll && last->dtype == call->dtype && last->op == call->op &&
+           last->root == call->root &&
+           (!comm->last_program->counts || exec_same_counts(comm, comm->last_program, call));
 }
 
 /* Launches one call as a unit; waits for it if result is NULL and it is not of the stream form. */
@@ -69,9 +72,8 @@ static tutti_status issue(tutti_comm *comm, struct call call, tutti_request **re
     status = comm_enter(comm);
     if (__builtin_expect(status != TUTTI_OK, 0))
         return status;
-    if (comm->last_program && !request && !comm->head && !group_open() &&
-        same_call(&comm->last_call, &call)) {
-        status = comm_run_again(comm);
+    if (comm->last_program && !request && !comm->head && !group_open() && same_call(comm, &call)) {
+        status = comm_run_again(comm, &call);
         comm_leave(comm);
         return status;
     }

@@ -227,7 +227,7 @@ void comm_look(tutti_comm *comm);
 /* Runs a call at once when nothing is queued, else through the queue. */
 tutti_status comm_run(tutti_comm *comm, const struct call *call);
 /* Runs the last blocking call again: same arguments, already checked. */
-tutti_status comm_run_again(tutti_comm *comm);
+tutti_status comm_run_again(tutti_comm *comm, const struct call *call);
 /* An operation, to be put into the queue by comm_queue_up, which starts it if it may start. */
 tutti_status operation_new(tutti_comm *comm, const struct call *call, struct operation **operation);
 void comm_queue_up(struct operation *operation);

@@ -514,18 +514,22 @@ tutti_status comm_run(tutti_comm *comm, const struct call *call)
     if (status != TUTTI_OK)
         return start_failed(comm, status);
     status = run_to_end(comm, p, call);
-    /* Count arrays are the caller's and may change; a scaled input is made anew each time. */
-    if (status == TUTTI_OK && !coll_info(call->coll)->is_v && !is_premulsum(comm, call)) {
+    /* A scaled input is made anew each time. */
+    if (status == TUTTI_OK && !is_premulsum(comm, call)) {
         comm->last_call = *call;
         comm->last_program = p;
     }
     return status;
 }
 
-tutti_status comm_run_again(tutti_comm *comm)
+tutti_status comm_run_again(tutti_comm *comm, const struct call *again)
 {
     struct program *p = comm->last_program;
-    const struct call *call = &comm->last_call;
+    struct call *call = &comm->last_call;
+    call->counts = again->counts; /* lent for one call only */
+    call->displs = again->displs;
+    call->recv_counts = again->recv_counts;
+    call->recv_displs = again->recv_displs;
     p->tag.word[0] = (p->tag.word[0] & 0xffffffffu) | (uint64_t)comm->sequence++ << 32;
     comm_idle_reset(comm);
     comm->running_call = call;

@@ -106,6 +106,10 @@ struct program {
 /* The program for a call that call_check accepted: from the cache, or planned now. */
 tutti_status exec_program(struct tutti_comm *comm, const struct call *call, bool in_place,
                           struct program **program);
+/* Whether the count arrays of a v form, which are the caller's and may change, say what they said
+ * when the program was made. */
+bool exec_same_counts(const struct tutti_comm *comm, const struct program *program,
+                      const struct call *call);
 void exec_cache_free(struct tutti_comm *comm);
 
 /* What a call will take that is carried out in device memory: pieces of work, at most; bytes of the

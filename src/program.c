@@ -99,6 +99,33 @@ static tutti_status copy_counts(const struct tutti_comm *comm, const struct call
     return TUTTI_OK;
 }
 
+static bool same_packed(const size_t *displs, const size_t *counts, const uint64_t *kept_counts,
+                        const uint64_t *kept_displs, uint32_t size)
+{
+    uint64_t at = 0;
+    for (uint32_t r = 0; r < size; r++) {
+        if (counts[r] != kept_counts[r] || (displs ? displs[r] : at) != kept_displs[r])
+            return false;
+        at += counts[r];
+    }
+    return true;
+}
+
+bool exec_same_counts(const struct tutti_comm *comm, const struct program *p,
+                      const struct call *call)
+{
+    size_t n = comm->size;
+    struct arrays a = arrays_of(comm, call);
+    bool rooted = call->coll == TUTTI_COLL_GATHERV || call->coll == TUTTI_COLL_SCATTERV;
+    if (rooted && call->root != (int)comm->rank)
+        return true; /* a leaf has none */
+    if (!a.counts || !same_packed(a.displs, a.counts, p->counts, p->counts + n, comm->size))
+        return false;
+    return call->coll != TUTTI_COLL_ALLTOALLV ||
+           (a.recv_counts && same_packed(a.recv_displs, a.recv_counts, p->counts + 2 * n,
+                                         p->counts + 3 * n, comm->size));
+}
+
 static double device_us_per_byte(const struct tutti_comm *comm)
 {
     switch (comm->device_reach) {

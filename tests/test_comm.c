@@ -385,6 +385,56 @@ static void test_comm_keeps_what_started_operations_need(void)
     run(WORLD_PROCESSES, 4, shm, borrowed_arguments, NULL);
 }
 
+/* What the arrays of a v form say may change from call to call, and the arrays may go: a call that
+ * repeats the one before in all else takes them as they are now. */
+static int changed_counts(tutti_comm *comm, int rank, int size, void *context)
+{
+    enum { BLOCK = 8, ROUNDS = 12 };
+    int in[BLOCK], out[16 * BLOCK], wrong = 0;
+    float x[16 * BLOCK], mean[BLOCK];
+    bool averages = context != NULL;
+    for (int i = 0; i < BLOCK; i++)
+        in[i] = rank * BLOCK + i;
+    for (int i = 0; i < 16 * BLOCK; i++)
+        x[i] = (float)i;
+    for (int round = 0; round < ROUNDS; round++) {
+        int kind = round / 3, at = 0, own = 0;
+        size_t *counts = calloc((size_t)size, sizeof *counts);
+        size_t *displs = calloc((size_t)size, sizeof *displs);
+        for (int r = 0; r < size; r++) {
+            counts[r] = (size_t)(1 + (r + kind / 2) % 3);
+            displs[r] = (size_t)((size - 1 - r) * BLOCK);
+        }
+        if (averages)
+            wrong +=
+                WORLD_OK(tutti_reduce_scatterv(x, mean, counts, TUTTI_FLOAT32, TUTTI_AVG, comm));
+        else
+            wrong += WORLD_OK(
+                tutti_allgatherv(in, out, counts, kind % 2 ? displs : NULL, TUTTI_INT32, comm));
+        for (int r = 0; r < size; r++) {
+            const int *block = out + (kind % 2 ? (int)displs[r] : at);
+            for (int i = 0; i < (int)counts[r] && !averages; i++)
+                wrong +=
+                    world_check(rank, block[i] == r * BLOCK + i, "round %d, block %d", round, r);
+            own = r == rank ? at : own;
+            at += (int)counts[r];
+        }
+        for (int i = 0; i < (int)counts[rank] && averages; i++)
+            wrong += world_check(rank, mean[i] == (float)(own + i), "round %d, mean %d", round, i);
+        free(counts);
+        free(displs);
+    }
+    return wrong;
+}
+
+static void test_comm_reads_counts_anew(void)
+{
+    int averages;
+    run(WORLD_THREADS, 3, NULL, changed_counts, NULL);
+    run(WORLD_THREADS, 3, NULL, changed_counts, &averages);
+    run(WORLD_PROCESSES, 4, shm, changed_counts, NULL);
+}
+
 /* ---- log -------------------------------------------------------------------------------------
  */
 
@@ -443,6 +493,7 @@ int main(int argc, char **argv)
         {"send_and_receive", test_comm_send_and_receive},
         {"many_transfers_in_one_group", test_comm_many_transfers_in_one_group},
         {"keeps_what_started_operations_need", test_comm_keeps_what_started_operations_need},
+        {"reads_counts_anew", test_comm_reads_counts_anew},
         {"takes_along_what_is_overwritten_next", test_comm_takes_along_what_is_overwritten_next},
         {"own_operations", test_comm_own_operations},
         {"split_and_dup", test_comm_split_and_dup},
