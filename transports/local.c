@@ -298,10 +298,8 @@ void local_apply(struct xfer *xfer, size_t off, const void *bytes, size_t n)
     } else if (n > 0) {
         void *dst = (uint8_t *)xfer->dst + off;
         const void *other = (const uint8_t *)xfer->other + off;
-        if (xfer->incoming_first)
-            reduce_apply(xfer->reducer, dst, bytes, other, n);
-        else
-            reduce_apply(xfer->reducer, dst, other, bytes, n);
+        bool first = xfer->incoming_first;
+        reduce_apply(xfer->reducer, dst, first ? bytes : other, first ? other : bytes, n);
     }
 }
 
@@ -310,11 +308,10 @@ void local_apply(struct xfer *xfer, size_t off, const void *bytes, size_t n)
  * piece, and one that is far ahead, out of room, does not take the line away at every message. */
 static void consume(struct lane *lane, uint64_t at, bool at_once)
 {
-    uint32_t quarter_mask = lane->in_mask / 4, piece = ring_piece(&lane->link->shape);
-    bool passed = (lane->in_next & quarter_mask) == quarter_mask || (lane->in_at ^ at) >= piece;
+    bool passed = (lane->in_at ^ at) >= ring_piece(&lane->link->shape);
     lane->in_next++;
     lane->in_at = at;
-    if (at_once || passed)
+    if (at_once || passed || (lane->in_next & lane->in_mask / 4) == 0)
         atomic_store_explicit(&lane->in->consumed, lane->in_next, memory_order_release);
 }
 
@@ -463,8 +460,7 @@ tutti_status local_recv(struct transport *transport, struct xfer *xfer)
         while (taken == TAKEN_PART && (lane->in_first.kind == SLOT_EAGER || link->down))
             taken = take(local, lane, xfer);
         if (taken == TAKEN_ALL) {
-            /* What was there already has others behind it, as a rule. After a wait it has not, and
-             * the sender would lose the line that it is about to write. */
+            /* After a wait the sender would lose the line that it is about to write. */
             if (lane->out_then == lane->out_next)
                 __builtin_prefetch(&lane->in->slots[(lane->in_next + 1) & lane->in_mask]);
             lane->out_then = lane->out_next;
