@@ -62,36 +62,38 @@ static bool queues_behind(tutti_comm *comm, struct call *call, tutti_request **r
     return true;
 }
 
-/* Runs, starts or records a call. request is NULL for the blocking form. */
-static tutti_status issue(tutti_comm *comm, struct call call, tutti_request **request)
+/* Runs, starts or records a call. request is NULL for the blocking form. The call is handed on by
+ * address: to copy what was just written, two fields at a time, would wait until it is in the
+ * cache, behind the message of the call before, whose line another core may have. */
+static tutti_status issue(tutti_comm *comm, struct call *call, tutti_request **request)
 {
     tutti_status status;
     if (__builtin_expect(mem_device_present(), 0) && !group_open() &&
-        queues_behind(comm, &call, request, &status))
+        queues_behind(comm, call, request, &status))
         return status;
     status = comm_enter(comm);
     if (__builtin_expect(status != TUTTI_OK, 0))
         return status;
-    if (comm->last_program && !request && !comm->head && !group_open() && same_call(comm, &call)) {
-        status = comm_run_again(comm, &call);
+    if (comm->last_program && !request && !comm->head && !group_open() && same_call(comm, call)) {
+        status = comm_run_again(comm, call);
         comm_leave(comm);
         return status;
     }
-    status = check(comm, &call, !request);
+    status = check(comm, call, !request);
     if (status == TUTTI_OK) {
         if (__builtin_expect(group_open(), 0)) {
             status = request ? fail(TUTTI_ERR_STATE,
                                     "%s: started operations are not allowed inside a group",
-                                    coll_name(call.coll))
-                             : group_record(comm, &call, false, NULL);
-        } else if (__builtin_expect(stream_needs(comm, &call), 0)) {
+                                    coll_name(call->coll))
+                             : group_record(comm, call, false, NULL);
+        } else if (__builtin_expect(stream_needs(comm, call), 0)) {
             comm_leave(comm);
-            return launch(comm, &call, false, NULL, (struct operation **)request);
+            return launch(comm, call, false, NULL, (struct operation **)request);
         } else if (!request) {
-            status = comm_run(comm, &call);
+            status = comm_run(comm, call);
         } else {
             struct operation *operation;
-            status = comm_submit(comm, &call, &operation);
+            status = comm_submit(comm, call, &operation);
             if (status == TUTTI_OK)
                 *request = (tutti_request *)operation;
         }
@@ -100,21 +102,21 @@ static tutti_status issue(tutti_comm *comm, struct call call, tutti_request **re
     return status;
 }
 
-static tutti_status issue_on(tutti_comm *comm, struct call call, void *stream)
+static tutti_status issue_on(tutti_comm *comm, struct call *call, void *stream)
 {
     struct mem_stream opened;
     tutti_status status = comm_look_in(comm);
     if (status == TUTTI_OK)
-        status = call_check(comm, &call);
+        status = call_check(comm, call);
     /* The first stream brings the driver, which tells device pointers from others. */
     if (status == TUTTI_OK && stream && !mem_device_present())
         status = mem_stream_open(stream, NULL, &opened);
     if (status != TUTTI_OK)
         return status;
     if (group_open())
-        return group_record(comm, &call, true, stream);
-    if (stream || stream_needs(comm, &call))
-        return launch(comm, &call, true, stream, NULL);
+        return group_record(comm, call, true, stream);
+    if (stream || stream_needs(comm, call))
+        return launch(comm, call, true, stream, NULL);
     return issue(comm, call, NULL);
 }
 
@@ -153,17 +155,17 @@ static tutti_status issue_on(tutti_comm *comm, struct call call, void *stream)
 #define X(name, params, args)                                                                      \
     tutti_status tutti_##name params                                                               \
     {                                                                                              \
-        return issue(comm, CALL_##name, NULL);                                                     \
+        return issue(comm, &CALL_##name, NULL);                                                    \
     }                                                                                              \
     tutti_status tutti_##name##_start(TUTTI_UNPAREN params, tutti_request **request)               \
     {                                                                                              \
         if (!request)                                                                              \
             return fail(TUTTI_ERR_ARG, "tutti_" #name "_start: request is NULL");                  \
-        return issue(comm, CALL_##name, request);                                                  \
+        return issue(comm, &CALL_##name, request);                                                 \
     }                                                                                              \
     tutti_status tutti_##name##_on(TUTTI_UNPAREN params, void *stream)                             \
     {                                                                                              \
-        return issue_on(comm, CALL_##name, stream);                                                \
+        return issue_on(comm, &CALL_##name, stream);                                               \
     }
 TUTTI_COLLECTIVES(X)
 #undef X
