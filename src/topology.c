@@ -42,7 +42,7 @@ static const struct near_model {
  * tcp, all algorithms): a round among ranks that share cores takes so long for each rank of a core,
  * a further message as well. */
 #define LOOP_ALPHA_US            6.7
-#define LOOP_CROWDED_ALPHA_US    11.0
+#define LOOP_CROWDED_ALPHA_US    9.0
 #define LOOP_OVERHEAD_US         4.0
 #define LOOP_CROWDED_OVERHEAD_US 7.0
 #define LOOP_GBPS                2.5
