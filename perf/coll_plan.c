@@ -285,6 +285,9 @@ static bool options_belong(const struct options *options, const char *command)
 /* -1, or the status to exit with. */
 static int parse(int argc, char **argv, struct options *options)
 {
+    static const struct link_model shared = {.alpha_us = 0.5, .us_per_byte = 1e-4, .readers = 3};
+    static const struct link_model network = {
+        .alpha_us = 10, .us_per_byte = 8e-4, .host_us_per_byte = 8e-4};
     *options = (struct options){.elem_size = 4,
                                 .count = 1000,
                                 .effort = DEFAULT_EFFORT,
@@ -293,8 +296,8 @@ static int parse(int argc, char **argv, struct options *options)
                                 .end = 64u << 20,
                                 .factor = 8,
                                 .knobs = {.chunk_bytes = 128u << 10, .lanes = 1},
-                                .model[LEVEL_NODE] = {0.5, 1e-4, .readers = 3},
-                                .model[LEVEL_NET] = {10, 8e-4, 8e-4}};
+                                .model[LEVEL_NODE] = shared,
+                                .model[LEVEL_NET] = network};
     int option;
     while ((option = getopt_long(argc, argv, "hb:e:f:", long_options, NULL)) != -1) {
         if (option == 'h') {
