@@ -30,10 +30,7 @@
 #define DRAIN_MS  500  /* for a stopped queue pair to give its receives back */
 #define DOOM_MS   1000 /* from the end of the last path to the link's: the socket may know why */
 #define GRACE_MS  100  /* from the end of the last path to going over TCP */
-#define REVIVE_MS 250  /* before a failed path is made again; the next wait is twice as long */
 #define EVENTS_MS 50   /* between looks at the devices' events */
-
-#define REVIVE_MOST_MS 4000 /* but no longer */
 
 /* ---- paths ------------------------------------------------------------------------------------
  */
@@ -68,8 +65,7 @@ static void give_homes(struct verbs_link *link)
     }
 }
 
-/* No path is up, and none will be: the link is about to end. */
-static void look_for_doom(struct verbs_link *link)
+void link_look_for_doom(struct verbs_link *link)
 {
     if (link->state != VERBS_LINK_ENDED && link->doomed_ms == 0 &&
         !link_any_path(link, VERBS_PATH_MAKING, VERBS_PATH_UP) && !link->stopped)
@@ -107,7 +103,7 @@ void link_path_up(struct verbs_path *path)
         return;
     path->state = VERBS_PATH_UP;
     path->since_ms = clock_ms();
-    link->revive_wait_ms = REVIVE_MS;
+    link->revive_wait_ms = VERBS_REVIVE_MS;
     if (path->round > 0)
         log_at(LOG_LEVEL_WARN, (int)link->verbs->config->rank,
                "verbs: path %u to %s over %s is up again", path->index,
@@ -145,11 +141,11 @@ static void fall_back(struct verbs_link *link, const char *why)
 
 static void gone(struct verbs_path *path)
 {
-    path_drop(path);
+    path_give_up(path);
     path->since_ms = clock_ms();
     give_homes(path->link);
     look_for_up(path->link);
-    look_for_doom(path->link);
+    link_look_for_doom(path->link);
 }
 
 void link_take_count(struct verbs_path *path, uint32_t received)
@@ -169,7 +165,7 @@ static void start_resending(struct verbs_path *path)
         return;
     path->state = VERBS_PATH_RESENDING;
     path->link->work = true;
-    look_for_doom(path->link);
+    link_look_for_doom(path->link);
 }
 
 /* The same word as DEAD over a path that is up: the socket may use the very wire that was cut. It
@@ -227,7 +223,7 @@ void link_path_failed(struct verbs_path *path, const char *format, ...)
     path->state = VERBS_PATH_DRAINING;
     if (path->posted == 0)
         link_path_drained(path);
-    look_for_doom(link);
+    link_look_for_doom(link);
     look_for_up(link);
 }
 
@@ -269,158 +265,6 @@ void link_resend(struct verbs_link *link)
 
 /* ---- what the peer says -----------------------------------------------------------------------
  */
-
-/* Of one path, or of all. */
-static void make_offer(struct verbs_link *link, uint32_t path)
-{
-    struct verbs *verbs = link->verbs;
-    struct wire_control control = {.kind = WIRE_OFFER,
-                                   .path = path,
-                                   .round = path == WIRE_ALL_PATHS ? 0 : link->paths[path].round,
-                                   .slot_len = link->slot_len,
-                                   .window = link->window,
-                                   .chunk = verbs->chunk,
-                                   .path_count = link->path_count,
-                                   .cm = verbs->cm,
-                                   .lanes = verbs->config->lanes};
-    for (uint32_t i = 0; i < link->path_count && !link->paths[i].relayed; i++)
-        path_describe(&link->paths[i], &control.paths[i]);
-    control_send(link, &control);
-}
-
-static bool offer_fits(const struct verbs_link *link, const struct wire_control *offer)
-{
-    uint32_t count = link->path_count - (link->relay != NULL);
-    return offer->path_count == count && offer->cm == link->verbs->cm &&
-           offer->lanes == link->verbs->config->lanes && offer->slot_len >= WIRE_MESSAGE_MIN &&
-           offer->window >= 1 && offer->window <= FLOW_WINDOW_MAX &&
-           offer->chunk >= VERBS_CHUNK_MIN && (offer->chunk & (offer->chunk - 1)) == 0 &&
-           !link->offered;
-}
-
-/* Brings one path to where it can send and receive. */
-static void accept_path(struct verbs_path *path, const struct wire_path *offer)
-{
-    bool connected = path->state == VERBS_PATH_TRYING; /* by the connection manager, before this */
-    if (path->state != VERBS_PATH_MAKING && !connected)
-        return;
-    if (offer->qpn == 0 || offer->mtu < 1 || offer->mtu > 5 || offer->window < VERBS_SPARE ||
-        offer->window > CREDIT_WINDOW_MAX) {
-        link_path_failed(path, "the other side could not make its queue pair");
-        return;
-    }
-    if (path_connect(path, offer) != TUTTI_OK)
-        link_path_failed(path, "%s", status_sentence());
-    else if (!path->link->verbs->cm)
-        link_path_connected(path);
-    else if (path->link->verbs->config->rank < path->link->peer && connect_dial(path) != TUTTI_OK)
-        link_path_failed(path, "%s", status_sentence());
-    else if (path->hello_came)
-        path_hello(path);
-}
-
-static void take_offer(struct verbs_link *link, const struct wire_control *offer)
-{
-    struct verbs *verbs = link->verbs;
-    if (!offer_fits(link, offer)) {
-        link_end(link, TUTTI_ERR_PROTOCOL,
-                 "%s offers RDMA queue pairs that do not fit (%u paths, %u lanes; here %u and %u): "
-                 "TUTTI_VERBS_* settings and versions must agree",
-                 verbs_peer_name(verbs, link->peer), offer->path_count, offer->lanes,
-                 link->path_count, verbs->config->lanes);
-        return;
-    }
-    link->offered = true;
-    link->peer_window = offer->window;
-    uint32_t slot_len = offer->slot_len < link->slot_len ? offer->slot_len : link->slot_len;
-    uint32_t chunk = offer->chunk < verbs->chunk ? offer->chunk : verbs->chunk;
-    for (uint32_t lane = 0; lane < verbs->config->lanes; lane++)
-        flow_limit(&link->flows[lane], slot_len - 64, chunk, (uint16_t)offer->window);
-    struct wire_control ready = {.kind = WIRE_READY, .path = WIRE_ALL_PATHS};
-    for (uint32_t i = 0; i < link->path_count; i++) {
-        accept_path(&link->paths[i], &offer->paths[i]);
-        ready.alive |= (uint32_t)(link->paths[i].state != VERBS_PATH_NONE) << i;
-    }
-    control_send(link, &ready);
-    look_for_doom(link);
-}
-
-/* ---- making a path again ----------------------------------------------------------------------
- */
-
-static bool may_revive(const struct verbs_link *link, const struct verbs_path *path)
-{
-    return path->state == VERBS_PATH_NONE && !path->relayed && path->kept == 0 &&
-           !path->rail->down && path->memory && !link->relay && !link->stopped;
-}
-
-/* The lower rank: offers paths that failed a while ago. */
-static void revive(struct verbs_link *link, uint64_t now)
-{
-    if (link->state != VERBS_LINK_UP || now < link->revive_ms ||
-        link->verbs->config->rank > link->peer)
-        return;
-    bool tried = false;
-    link->revive_ms = now + link->revive_wait_ms;
-    for (uint32_t i = 0; i < link->path_count; i++) {
-        struct verbs_path *path = &link->paths[i];
-        if (!may_revive(link, path) || now < path->since_ms + link->revive_wait_ms ||
-            path_make(path) != TUTTI_OK)
-            continue;
-        path->since_ms = now;
-        path->round++;
-        path->redials = 0;
-        tried = true;
-        make_offer(link, i);
-    }
-    if (tried && link->revive_wait_ms < REVIVE_MOST_MS)
-        link->revive_wait_ms *= 2;
-}
-
-/* An offer of one path: the lower rank's, or the higher's answer. */
-static void take_offer_again(struct verbs_link *link, const struct wire_control *offer)
-{
-    if (offer->path >= link->path_count || link->paths[offer->path].relayed)
-        return;
-    struct verbs_path *path = &link->paths[offer->path];
-    struct wire_control ready = {.kind = WIRE_READY, .path = path->index, .round = offer->round};
-    if (link->verbs->config->rank > link->peer) {
-        /* What is left of an earlier attempt carried nothing but its first message. */
-        if (path->state == VERBS_PATH_MAKING || path->state == VERBS_PATH_TRYING)
-            path_drop(path);
-        if (may_revive(link, path) && path_make(path) == TUTTI_OK) {
-            path->round = offer->round;
-            path->since_ms = clock_ms();
-            make_offer(link, path->index);
-        }
-    }
-    if (path->round == offer->round)
-        accept_path(path, &offer->paths[path->index]);
-    ready.alive = path->round == offer->round && path->state != VERBS_PATH_NONE;
-    control_send(link, &ready);
-}
-
-static void take_ready_again(struct verbs_link *link, const struct wire_control *ready)
-{
-    if (ready->path >= link->path_count || link->paths[ready->path].round != ready->round)
-        return;
-    struct verbs_path *path = &link->paths[ready->path];
-    if (!ready->alive)
-        link_path_failed(path, "the other side could not connect it");
-    else if (!link->verbs->cm)
-        path_hello(path);
-}
-
-static void take_ready(struct verbs_link *link, const struct wire_control *ready)
-{
-    for (uint32_t i = 0; i < link->path_count; i++) {
-        struct verbs_path *path = &link->paths[i];
-        if (!(ready->alive >> i & 1))
-            link_path_failed(path, "the other side could not connect it");
-        else if (!link->verbs->cm)
-            path_hello(path);
-    }
-}
 
 static void take_dead(struct verbs_link *link, const struct wire_control *dead)
 {
@@ -466,10 +310,10 @@ void link_take(struct verbs_link *link, const struct wire_control *control)
 {
     switch (control->kind) {
     case WIRE_OFFER:
-        (control->path == WIRE_ALL_PATHS ? take_offer : take_offer_again)(link, control);
+        offer_take(link, control);
         break;
     case WIRE_READY:
-        (control->path == WIRE_ALL_PATHS ? take_ready : take_ready_again)(link, control);
+        offer_take_ready(link, control);
         break;
     case WIRE_DEAD:
         take_dead(link, control);
@@ -498,10 +342,12 @@ void link_take(struct verbs_link *link, const struct wire_control *control)
 
 static void service_path(struct verbs_path *path, uint64_t now)
 {
+    if (path->errand)
+        offer_go_on(path);
     if (path->state == VERBS_PATH_DRAINING && now >= path->since_ms + DRAIN_MS) {
-        /* A device that is gone gives nothing back. Without a queue pair nothing more can come, and
-         * what was not looked at yet counts as lost, and is sent again. */
-        path_drop(path);
+        /* A device that is gone gives nothing back. Its completions find no path any more, so what
+         * was not looked at yet counts as lost, and is sent again. */
+        path_give_up(path);
         link_path_drained(path);
     }
     if (path->state == VERBS_PATH_MAKING && path->round > 0 && now >= path->since_ms + HELLO_MS)
@@ -526,7 +372,7 @@ static void service_link(struct verbs_link *link, uint64_t now)
 {
     for (uint32_t i = 0; i < link->path_count && link->state != VERBS_LINK_ENDED; i++)
         service_path(&link->paths[i], now);
-    revive(link, now);
+    offer_again(link, now);
     farewell_look(link, now);
     if (link->state == VERBS_LINK_ENDED || link->doomed_ms == 0)
         return;
@@ -613,7 +459,7 @@ tutti_status link_begin(struct verbs *verbs, uint32_t peer, const struct choose_
     verbs->links[peer] = link;
     verbs->making++;
     make_paths(link, ports);
-    make_offer(link, WIRE_ALL_PATHS);
+    offer_send(link, WIRE_ALL_PATHS);
     control_receive(link);
     return TUTTI_OK;
 }

@@ -170,6 +170,7 @@ static void reset_counts(struct verbs_path *path)
     path->ring = (struct ring){.len = path->ring.len};
     path->staged = 0;
     path->hello_sent = path->hello_came = path->hello_acked = path->peer_dead = false;
+    path->peer_ready = false;
 }
 
 tutti_status path_make(struct verbs_path *path)
@@ -214,24 +215,44 @@ void path_receive(struct verbs_path *path)
         post_receive(path, i);
 }
 
-void path_drop(struct verbs_path *path)
+void path_destroyed(struct verbs_path *path)
+{
+    path->rail->cq_used -= path->depth + path->slot_count;
+    path->qp = NULL;
+}
+
+/* Completions that the queue pair left behind find no path any more. */
+static void let_go(struct verbs_path *path)
 {
     struct verbs *verbs = path->link->verbs;
     if (path->id)
         connect_drop(path);
-    if (path->qp) {
-        verbs->library->ibv.destroy_qp(path->qp);
-        path->rail->cq_used -= path->depth + path->slot_count;
-        path->qp = NULL;
-    }
     if (verbs->paths && !path->relayed && verbs->paths[path->slot_in_table] == path)
         verbs->paths[path->slot_in_table] = NULL;
     path->state = VERBS_PATH_NONE;
     path->staged = 0;
 }
 
+void path_drop(struct verbs_path *path)
+{
+    let_go(path);
+    if (path->qp && !path->errand) {
+        path->link->verbs->library->ibv.destroy_qp(path->qp);
+        path_destroyed(path);
+    }
+}
+
+void path_give_up(struct verbs_path *path)
+{
+    let_go(path);
+    if (path->qp && !path->errand && !errand_destroy(path))
+        path_drop(path);
+}
+
 void path_free(struct verbs_path *path)
 {
+    if (path->errand)
+        errand_end(path, true);
     path_drop(path);
     if (path->mr)
         path->link->verbs->library->ibv.dereg_mr(path->mr);
@@ -263,75 +284,11 @@ void path_describe(const struct verbs_path *path, struct wire_path *wire)
 /* ---- connecting -------------------------------------------------------------------------------
  */
 
-static int to_receive(struct verbs_path *path, const struct wire_path *peer)
-{
-    const struct verbs *verbs = path->link->verbs;
-    const struct settings *settings = verbs->config->settings;
-    const struct choose_rail *rail = &verbs->ports.rails[path->choice.rail[0]];
-    uint8_t mtu = rail->mtu < peer->mtu ? rail->mtu : peer->mtu;
-    struct ibv_qp_attr attr = {
-        .qp_state = IBV_QPS_RTR,
-        .path_mtu = (enum ibv_mtu)mtu,
-        .dest_qp_num = peer->qpn,
-        .rq_psn = peer->psn & 0xffffff,
-        .max_dest_rd_atomic = 1,
-        .min_rnr_timer = 12,
-        .ah_attr = {.dlid = peer->lid,
-                    .sl = (uint8_t)settings->verbs_service_level,
-                    .port_num = path->rail->port,
-                    .is_global = rail->layer == CHOOSE_LAYER_ETHERNET,
-                    .grh = {.sgid_index = (uint8_t)rail->gids[path->choice.gid[0]].index,
-                            .hop_limit = 64,
-                            .traffic_class = (uint8_t)settings->verbs_traffic_class}},
-    };
-    memcpy(attr.ah_attr.grh.dgid.raw, peer->gid, 16);
-    if (rail->mtu != peer->mtu)
-        log_at(LOG_LEVEL_INFO, (int)verbs->config->rank,
-               "verbs: %s has MTU %u and %s has %u: %u is used", path->rail->name,
-               128u << rail->mtu, verbs_peer_name(verbs, path->link->peer), 128u << peer->mtu,
-               128u << mtu);
-    return verbs->library->ibv.modify_qp(path->qp, &attr,
-                                         IBV_QP_STATE | IBV_QP_AV | IBV_QP_PATH_MTU |
-                                             IBV_QP_DEST_QPN | IBV_QP_RQ_PSN |
-                                             IBV_QP_MAX_DEST_RD_ATOMIC | IBV_QP_MIN_RNR_TIMER);
-}
-
-static int to_send(struct verbs_path *path)
-{
-    const struct verbs *verbs = path->link->verbs;
-    const struct settings *settings = verbs->config->settings;
-    struct ibv_qp_attr attr = {.qp_state = IBV_QPS_RTS,
-                               .timeout = (uint8_t)settings->verbs_timeout,
-                               .retry_cnt = (uint8_t)settings->verbs_retry,
-                               .rnr_retry = 6,
-                               .sq_psn = path->psn,
-                               .max_rd_atomic = 1};
-    return verbs->library->ibv.modify_qp(path->qp, &attr,
-                                         IBV_QP_STATE | IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT |
-                                             IBV_QP_RNR_RETRY | IBV_QP_SQ_PSN |
-                                             IBV_QP_MAX_QP_RD_ATOMIC);
-}
-
 tutti_status path_connect(struct verbs_path *path, const struct wire_path *peer)
 {
-    int error;
     path->peer = *peer;
     path->credit.window = peer->window; /* the connection manager may have been faster */
-    if (path->link->verbs->cm)
-        return TUTTI_OK;
-    error = to_receive(path, peer);
-    if (error == 0)
-        error = to_send(path);
-    if (error == 0)
-        return TUTTI_OK;
-    char text[96];
-    const struct verbs *verbs = path->link->verbs;
-    errno = error;
-    return fail_errno(
-        TUTTI_ERR_CONNECT, "connect a queue pair on %s with GID %s to %s", path->rail->name,
-        choose_gid_text(&verbs->ports.rails[path->choice.rail[0]].gids[path->choice.gid[0]], text,
-                        sizeof text),
-        verbs_peer_name(verbs, path->link->peer));
+    return path->link->verbs->cm ? TUTTI_OK : errand_connect(path);
 }
 
 void path_stop(struct verbs_path *path)

@@ -5,7 +5,9 @@
  *   memory.c    registered memory
  *   gpu.c       the same of GPUs
  *   path.c      one queue pair: slots, posting, completions
+ *   errand.c    what the kernel may take long for: connecting one, destroying one
  *   link.c      links: how they come up, fail over to other paths, and end
+ *   offer.c     how their ends agree on queue pairs
  *   control.c   what the ends of a link say to each other over the side transport
  *   transfer.c  carries out what flow.c decides: messages, grants, chunks, credits
  *   choose.c, distance.c, flow.c, credit.h, ring.h   the pure parts
@@ -110,9 +112,10 @@ struct verbs_path {
     struct choose_path choice;
     enum verbs_path_state state;
     struct ibv_qp *qp;
+    struct errand *errand; /* the kernel is at work on the queue pair, see errand.c */
     uint32_t psn;
     struct wire_path peer;
-    bool hello_sent, hello_came, hello_acked, peer_dead;
+    bool peer_ready, hello_sent, hello_came, hello_acked, peer_dead;
     uint32_t peer_received, peer_sent; /* by its word when the path failed; when it left */
     uint64_t since_ms;                 /* of the state, where time matters */
     uint32_t failure;                  /* the how manieth of the link it was */
@@ -162,7 +165,7 @@ struct verbs_link {
     uint32_t peer;
     enum verbs_link_state state;
     bool work; /* pump has something to do */
-    bool bye, stopped, offered, awaits_body;
+    bool bye, stopped, offered, ready_due, awaits_body;
     bool fallback; /* both sides allow TCP where no rail works */
     bool down, down_told;
     tutti_status status; /* once ended, with the sentence */
@@ -275,14 +278,18 @@ tutti_status gpu_refuse_socket(struct verbs_link *link);
 tutti_status path_make(struct verbs_path *path);
 void path_free(struct verbs_path *path);
 void path_describe(const struct verbs_path *path, struct wire_path *wire);
-/* To ready-to-send, with what the peer offered. */
+/* Begins to connect it with what the peer offered. */
 tutti_status path_connect(struct verbs_path *path, const struct wire_path *peer);
 /* Receives posted: what the peer may send. */
 void path_receive(struct verbs_path *path);
 /* The first message, with a completion of its own. */
 void path_hello(struct verbs_path *path);
-/* Releases the queue pair; memory stays, because slots may still be held. */
+/* Releases the queue pair; memory stays, because slots may still be held. One that is being
+ * connected goes when that ends. */
 void path_drop(struct verbs_path *path);
+/* The same of one that failed, which may take the kernel long: nobody waits for it. */
+void path_give_up(struct verbs_path *path);
+void path_destroyed(struct verbs_path *path); /* by errand.c */
 /* Is there room for a message of len bytes (0: a chunk)? spare: of the peer's receives left. */
 bool path_room(const struct verbs_path *path, size_t len, uint32_t spare);
 /* Stages a message: header, then body_len bytes of body (copied). Needs room. */
@@ -309,6 +316,26 @@ bool path_alive(const struct verbs_path *path);
 /* True when nothing sent is unacknowledged. Asks for a completion if need be. */
 bool path_settled(struct verbs_path *path);
 
+/* ---- errand.c ---- */
+/* Begins to connect the path's queue pair with what the peer offered. */
+tutti_status errand_connect(struct verbs_path *path);
+/* Begins to destroy it. False: no memory. */
+bool errand_destroy(struct verbs_path *path);
+/* Ends the errand, once: how it went. TUTTI_IN_PROGRESS while the kernel is at it, unless the
+ * caller waits. */
+tutti_status errand_end(struct verbs_path *path, bool wait);
+
+/* ---- offer.c ---- */
+#define VERBS_REVIVE_MS 250 /* before a failed path is made again; then twice as long */
+/* Offers one path, or WIRE_ALL_PATHS. */
+void offer_send(struct verbs_link *link, uint32_t path);
+/* The lower rank: makes paths that failed a while ago again, and offers them. */
+void offer_again(struct verbs_link *link, uint64_t now);
+/* Looks whether the kernel is done with the path's queue pair. */
+void offer_go_on(struct verbs_path *path);
+void offer_take(struct verbs_link *link, const struct wire_control *offer);
+void offer_take_ready(struct verbs_link *link, const struct wire_control *ready);
+
 /* ---- link.c ---- */
 /* Makes the link and its queue pairs, and offers them to the peer. */
 tutti_status link_begin(struct verbs *verbs, uint32_t peer, const struct choose_ports *ports);
@@ -322,13 +349,15 @@ tutti_status link_refuse(struct verbs_link *link);
 void link_path_failed(struct verbs_path *path, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 void link_path_up(struct verbs_path *path);
-/* A path's queue pair is connected on this side (by the connection manager). */
+/* A path's queue pair is connected on this side. */
 void link_path_connected(struct verbs_path *path);
 void link_path_drained(struct verbs_path *path);
 /* The peer says so, over another path. */
 void link_path_dead(struct verbs_link *link, const struct wire_path_dead *word, uint64_t received);
 /* Control messages, the side transport's news, time. */
 void link_service(struct verbs *verbs);
+/* If no path is up and none will be, the link is about to end. */
+void link_look_for_doom(struct verbs_link *link);
 /* What dead paths carried goes over others. */
 void link_resend(struct verbs_link *link);
 /* Forgets every transfer and stops the queue pairs; notices still go. */
@@ -412,6 +441,13 @@ bool transfer_resend(struct verbs_path *dead, const struct verbs_record *record)
 /* ---- connect.c ---- */
 tutti_status connect_open(struct verbs *verbs);
 void connect_close(struct verbs *verbs);
+/* An address as GIDs carry it, as a socket's. */
+void connect_address(const uint8_t raw[16], uint16_t port, struct sockaddr_storage *out);
+/* An empty datagram to the discard port, so that the kernel learns the peer's hardware address.
+ * When it asks for that on behalf of a queue pair or of the connection manager, and the answer
+ * comes before it listens, it looks again only when its time is up (addr.c of its ib_core): seen at
+ * the first contact of two ranks each on two hosts, every time. */
+bool connect_greet(const struct sockaddr_storage *from, const struct sockaddr_storage *to);
 void connect_describe(const struct verbs_path *path, struct wire_path *wire);
 /* The lower rank dials. */
 tutti_status connect_dial(struct verbs_path *path);

@@ -1,0 +1,175 @@
+/* errand.c: what the kernel may take long for, in a thread of its own: to connect the queue pair of
+ * a path, and to destroy it. The idea: on the way to ready-to-receive the kernel asks the network
+ * for the peer's hardware address, and before a software device forgets a queue pair its packets
+ * must have left those who wait for such an answer. On a rail that is silent either takes a second,
+ * and whoever waited with it would leave all other links, and the other rails of this one, alone
+ * for as long. There is no way to ask without waiting but the connection manager, which not every
+ * machine has. Invariant: while path->errand is set the thread uses the queue pair, and nobody else
+ * does. */
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/log.h"
+#include "transports/verbs/verbs.h"
+
+#define ERRAND_STACK (256u << 10) /* a vendor's library runs on it */
+
+struct errand {
+    const struct library *library;
+    struct ibv_qp *qp;
+    struct ibv_qp_attr receive, send;
+    struct sockaddr_storage from, to; /* of the two ports, if the network maps such addresses */
+    pthread_t thread;
+    bool connects, threaded;
+    int error;
+    _Atomic(bool) done; /* the thread has ended, or is about to */
+};
+
+static void to_receive(const struct verbs_path *path, struct ibv_qp_attr *attr)
+{
+    const struct verbs *verbs = path->link->verbs;
+    const struct settings *settings = verbs->config->settings;
+    const struct choose_rail *rail = &verbs->ports.rails[path->choice.rail[0]];
+    const struct wire_path *peer = &path->peer;
+    uint8_t mtu = rail->mtu < peer->mtu ? rail->mtu : peer->mtu;
+    *attr = (struct ibv_qp_attr){
+        .qp_state = IBV_QPS_RTR,
+        .path_mtu = (enum ibv_mtu)mtu,
+        .dest_qp_num = peer->qpn,
+        .rq_psn = peer->psn & 0xffffff,
+        .max_dest_rd_atomic = 1,
+        .min_rnr_timer = 12,
+        .ah_attr = {.dlid = peer->lid,
+                    .sl = (uint8_t)settings->verbs_service_level,
+                    .port_num = path->rail->port,
+                    .is_global = rail->layer == CHOOSE_LAYER_ETHERNET,
+                    .grh = {.sgid_index = (uint8_t)rail->gids[path->choice.gid[0]].index,
+                            .hop_limit = 64,
+                            .traffic_class = (uint8_t)settings->verbs_traffic_class}},
+    };
+    memcpy(attr->ah_attr.grh.dgid.raw, peer->gid, 16);
+    if (rail->mtu != peer->mtu)
+        log_at(LOG_LEVEL_INFO, (int)verbs->config->rank,
+               "verbs: %s has MTU %u and %s has %u: %u is used", path->rail->name,
+               128u << rail->mtu, verbs_peer_name(verbs, path->link->peer), 128u << peer->mtu,
+               128u << mtu);
+}
+
+static void to_send(const struct verbs_path *path, struct ibv_qp_attr *attr)
+{
+    const struct settings *settings = path->link->verbs->config->settings;
+    *attr = (struct ibv_qp_attr){.qp_state = IBV_QPS_RTS,
+                                 .timeout = (uint8_t)settings->verbs_timeout,
+                                 .retry_cnt = (uint8_t)settings->verbs_retry,
+                                 .rnr_retry = 6,
+                                 .sq_psn = path->psn,
+                                 .max_rd_atomic = 1};
+}
+
+/* A link-local address holds the hardware address, and InfiniBand has no such addresses. */
+static void addresses(const struct verbs_path *path, struct sockaddr_storage *from,
+                      struct sockaddr_storage *to)
+{
+    const struct choose_rail *rail = &path->link->verbs->ports.rails[path->choice.rail[0]];
+    const uint8_t *own = rail->gids[path->choice.gid[0]].raw;
+    if (rail->layer != CHOOSE_LAYER_ETHERNET || (own[0] == 0xfe && (own[1] & 0xc0) == 0x80))
+        return;
+    connect_address(own, 0, from);
+    connect_address(path->peer.gid, 0, to);
+}
+
+static int connect_it(struct errand *errand)
+{
+    static const struct timespec answer_takes = {.tv_nsec = 1000000};
+    if (errand->from.ss_family != 0 && connect_greet(&errand->from, &errand->to))
+        nanosleep(&answer_takes, NULL);
+    int error = errand->library->ibv.modify_qp(
+        errand->qp, &errand->receive,
+        IBV_QP_STATE | IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN | IBV_QP_RQ_PSN |
+            IBV_QP_MAX_DEST_RD_ATOMIC | IBV_QP_MIN_RNR_TIMER);
+    if (error != 0)
+        return error;
+    return errand->library->ibv.modify_qp(errand->qp, &errand->send,
+                                          IBV_QP_STATE | IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT |
+                                              IBV_QP_RNR_RETRY | IBV_QP_SQ_PSN |
+                                              IBV_QP_MAX_QP_RD_ATOMIC);
+}
+
+static void *run(void *argument)
+{
+    struct errand *errand = argument;
+    errand->error =
+        errand->connects ? connect_it(errand) : errand->library->ibv.destroy_qp(errand->qp);
+    atomic_store_explicit(&errand->done, true, memory_order_release);
+    return NULL;
+}
+
+/* Where no thread is to be had the caller waits. */
+static void begin(struct verbs_path *path, struct errand *errand)
+{
+    pthread_attr_t attributes;
+    sigset_t all, before;
+    errand->library = path->link->verbs->library;
+    errand->qp = path->qp;
+    path->errand = errand;
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, ERRAND_STACK);
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are the program's */
+    errand->threaded = pthread_create(&errand->thread, &attributes, run, errand) == 0;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attributes);
+    if (!errand->threaded)
+        run(errand);
+}
+
+tutti_status errand_connect(struct verbs_path *path)
+{
+    struct errand *errand = calloc(1, sizeof *errand);
+    if (!errand)
+        return fail(TUTTI_ERR_NOMEM, "no memory to connect a queue pair on %s", path->rail->name);
+    errand->connects = true;
+    to_receive(path, &errand->receive);
+    to_send(path, &errand->send);
+    addresses(path, &errand->from, &errand->to);
+    begin(path, errand);
+    return TUTTI_OK;
+}
+
+bool errand_destroy(struct verbs_path *path)
+{
+    struct errand *errand = calloc(1, sizeof *errand);
+    if (errand)
+        begin(path, errand);
+    return errand != NULL;
+}
+
+tutti_status errand_end(struct verbs_path *path, bool wait)
+{
+    struct errand *errand = path->errand;
+    const struct verbs *verbs = path->link->verbs;
+    char text[96];
+    if (!wait && !atomic_load_explicit(&errand->done, memory_order_acquire))
+        return TUTTI_IN_PROGRESS;
+    if (errand->threaded)
+        pthread_join(errand->thread, NULL);
+    int error = errand->error;
+    bool connected = errand->connects;
+    free(errand);
+    path->errand = NULL;
+    if (!connected)
+        path_destroyed(path);
+    if (!connected || error == 0)
+        return TUTTI_OK;
+    errno = error;
+    return fail_errno(
+        TUTTI_ERR_CONNECT, "connect a queue pair on %s with GID %s to %s", path->rail->name,
+        choose_gid_text(&verbs->ports.rails[path->choice.rail[0]].gids[path->choice.gid[0]], text,
+                        sizeof text),
+        verbs_peer_name(verbs, path->link->peer));
+}
