@@ -62,31 +62,39 @@ static bool queues_behind(tutti_comm *comm, struct call *call, tutti_request **r
     return true;
 }
 
+/* Whose group it is enters when that ends. */
+static tutti_status record(tutti_comm *comm, struct call *call, tutti_request **request)
+{
+    tutti_status status = comm_look_in(comm);
+    if (status == TUTTI_OK)
+        status = check(comm, call, !request);
+    if (status == TUTTI_OK && request)
+        return fail(TUTTI_ERR_STATE, "%s: started operations are not allowed inside a group",
+                    coll_name(call->coll));
+    return status == TUTTI_OK ? group_record(comm, call, false, NULL) : status;
+}
+
 /* Runs, starts or records a call. request is NULL for the blocking form. The call is handed on by
  * address: to copy what was just written, two fields at a time, would wait until it is in the
  * cache, behind the message of the call before, whose line another core may have. */
 static tutti_status issue(tutti_comm *comm, struct call *call, tutti_request **request)
 {
     tutti_status status;
-    if (__builtin_expect(mem_device_present(), 0) && !group_open() &&
-        queues_behind(comm, call, request, &status))
+    if (__builtin_expect(group_open(), 0))
+        return record(comm, call, request);
+    if (__builtin_expect(mem_device_present(), 0) && queues_behind(comm, call, request, &status))
         return status;
     status = comm_enter(comm);
     if (__builtin_expect(status != TUTTI_OK, 0))
         return status;
-    if (comm->last_program && !request && !comm->head && !group_open() && same_call(comm, call)) {
+    if (comm->last_program && !request && !comm->head && same_call(comm, call)) {
         status = comm_run_again(comm, call);
         comm_leave(comm);
         return status;
     }
     status = check(comm, call, !request);
     if (status == TUTTI_OK) {
-        if (__builtin_expect(group_open(), 0)) {
-            status = request ? fail(TUTTI_ERR_STATE,
-                                    "%s: started operations are not allowed inside a group",
-                                    coll_name(call->coll))
-                             : group_record(comm, call, false, NULL);
-        } else if (__builtin_expect(stream_needs(comm, call), 0)) {
+        if (__builtin_expect(stream_needs(comm, call), 0)) {
             comm_leave(comm);
             return launch(comm, call, false, NULL, (struct operation **)request);
         } else if (!request) {

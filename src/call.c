@@ -250,18 +250,19 @@ static tutti_status check_buffers(const struct tutti_comm *comm, struct call *ca
     if (status != TUTTI_OK)
         return status;
     const struct extent *both[2] = {&in, &out};
-    mem_device_notice();
     for (int i = 0; i < 2; i++) {
-        if (both[i]->used && both[i]->bytes > 0 && !both[i]->begin)
+        if (!both[i]->used || both[i]->bytes == 0)
+            continue;
+        if (!both[i]->begin)
             return fail(TUTTI_ERR_ARG, "%s: %s is NULL at rank %u, expected %" PRIu64 " bytes",
                         coll_name(call->coll), both[i]->name, comm->rank, both[i]->bytes);
-        if (both[i]->used && both[i]->bytes > UINTPTR_MAX - (uintptr_t)both[i]->begin)
+        if (both[i]->bytes > UINTPTR_MAX - (uintptr_t)both[i]->begin)
             return fail(TUTTI_ERR_ARG,
                         "%s: %s, %" PRIu64 " bytes at %p, overflows the address space at rank %u",
                         coll_name(call->coll), both[i]->name, both[i]->bytes,
                         (const void *)both[i]->begin, comm->rank);
-        const char *why =
-            both[i]->used && both[i]->bytes > 0 ? mem_device_refused(both[i]->begin) : NULL;
+        mem_device_notice(both[i]->begin);
+        const char *why = mem_device_refused(both[i]->begin);
         if (why)
             return fail(TUTTI_ERR_UNSUPPORTED,
                         "%s: %s is GPU memory (%p) at rank %u, expected host memory (%s): copy it "

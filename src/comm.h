@@ -80,17 +80,18 @@ struct operation {
     struct call call;
     struct operation *next;      /* queue, or list of self transfers */
     struct program *program;     /* while it runs */
-    struct exec_xfer xfer;       /* point-to-point */
-    struct tag tag;              /* point-to-point */
-    _Atomic tutti_status status; /* TUTTI_IN_PROGRESS until done */
     size_t *counts;              /* the call's count arrays, copied; NULL without */
+    _Atomic tutti_status status; /* TUTTI_IN_PROGRESS until done */
     bool of_unit;                /* a unit of stream.c carries it out: nothing here advances it */
-    /* point-to-point in device memory (comm_device.c) */
+    void *bounce;                /* pinned, for what no adapter takes (exec_nic.c); NULL: none */
+    struct operation *next_work;
+    /* operation_init leaves what follows as it is. Point-to-point, once posted: */
+    struct tag tag;
+    struct exec_xfer xfer;
+    /* and in device memory (comm_device.c) */
     struct exec_offer offer;
     struct exec_xfer ack;
     uint64_t ticket;
-    struct operation *next_work;
-    void *bounce; /* pinned, for what no adapter takes (exec_nic.c); NULL: none */
 };
 
 struct tutti_comm {
@@ -231,12 +232,12 @@ void comm_look(tutti_comm *comm);
 tutti_status comm_run(tutti_comm *comm, const struct call *call);
 /* Runs the last blocking call again: same arguments, already checked. */
 tutti_status comm_run_again(tutti_comm *comm, const struct call *call);
-/* An operation, to be put into the queue by comm_queue_up, which starts it if it may start. */
-tutti_status operation_new(tutti_comm *comm, const struct call *call, struct operation **operation);
+/* An operation of a call whose arrays outlive it, to be put into the queue by comm_queue_up, which
+ * starts it if it may start. It stays where it is until its status is no longer in progress. */
+void operation_init(struct operation *operation, tutti_comm *comm, const struct call *call);
 void comm_queue_up(struct operation *operation);
-/* Both. */
+/* Queues one that keeps what it needs of the call, until operation_release. */
 tutti_status comm_submit(tutti_comm *comm, const struct call *call, struct operation **operation);
-tutti_status comm_wait(struct operation *operation);
 void operation_release(struct operation *operation);
 
 /* comm_fail.c: errors */

@@ -9,6 +9,7 @@
 tutti_status comm_device_offer(tutti_comm *comm, struct operation *op)
 {
     struct xfer *xfer = &op->xfer.xfer;
+    op->offer = (struct exec_offer){0};
     if (op->call.is_send) {
         tutti_status status = exec_device_share(comm, op->call.in, &op->offer.share);
         if (status != TUTTI_OK)

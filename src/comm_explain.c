@@ -45,7 +45,7 @@ static tutti_status look(const struct tutti_comm *comm, struct view *view)
 {
     struct call *call = &view->call;
     double around_us = 0;
-    mem_device_notice();
+    mem_device_notice(NULL);
     tutti_status status = call_check_terms(comm, call);
     if (status == TUTTI_OK && coll_info(call->coll)->is_v) {
         status = equal_blocks(comm->size, view);

@@ -156,6 +156,13 @@ void comm_look(tutti_comm *comm)
         look_around(comm, now);
 }
 
+/* A plain assignment is an exchange, which waits until all that the core has written is with the
+ * others: 0.1 us for a message that was just put into another core's line. */
+static void operation_done(struct operation *op)
+{
+    atomic_store_explicit(&op->status, TUTTI_OK, memory_order_release);
+}
+
 /* ---- the queue --------------------------------------------------------------------------------
  */
 
@@ -287,8 +294,8 @@ static void pair_self(tutti_comm *comm, struct operation *op)
     }
     if (sent > 0)
         memmove(recv->call.out, send->call.in, sent);
-    send->status = TUTTI_OK;
-    recv->status = TUTTI_OK;
+    operation_done(send);
+    operation_done(recv);
 }
 
 static uint32_t *posted_of(tutti_comm *comm, const struct operation *op)
@@ -315,7 +322,7 @@ static void p2p_unlist(tutti_comm *comm, struct operation *op)
 void comm_p2p_done(tutti_comm *comm, struct operation *op)
 {
     p2p_unlist(comm, op);
-    op->status = TUTTI_OK;
+    operation_done(op);
 }
 
 /* A transfer of a send or receive ended well: in device memory more may follow. */
@@ -338,6 +345,7 @@ static void post_transfer(tutti_comm *comm, struct operation *op)
     struct xfer *xfer = &op->xfer.xfer;
     tutti_status status = comm_connect(comm, other);
     op->xfer.owner = op;
+    op->xfer.is_ack = false;
     op->tag = tag_make(0, &op->call, 0, 0);
     op->tag.word[2] = 0;
     *xfer = (struct xfer){.data = op->call.is_send ? (void *)op->call.in : op->call.out,
@@ -428,7 +436,7 @@ static void advance_queue(tutti_comm *comm)
             return;
         finish_call(comm, &op->call);
         pop_head(comm);
-        op->status = TUTTI_OK;
+        operation_done(op);
     }
 }
 
@@ -485,12 +493,26 @@ bool comm_progress(tutti_comm *comm)
 /* ---- calls ------------------------------------------------------------------------------------
  */
 
-tutti_status operation_new(tutti_comm *comm, const struct call *call, struct operation **operation)
+void operation_init(struct operation *op, tutti_comm *comm, const struct call *call)
+{
+    op->comm = comm;
+    op->call = *call;
+    op->next = op->next_work = NULL;
+    op->program = NULL;
+    atomic_init(&op->status, TUTTI_IN_PROGRESS);
+    op->counts = NULL;
+    op->of_unit = false;
+    op->bounce = NULL;
+}
+
+/* One that outlives the call. */
+static tutti_status operation_new(tutti_comm *comm, const struct call *call,
+                                  struct operation **operation)
 {
     struct operation *op = malloc(sizeof *op); /* calloc passes by the allocator's cache */
     if (!op)
         return fail(TUTTI_ERR_NOMEM, "no memory to start %s", coll_name(call->coll));
-    *op = (struct operation){.comm = comm, .call = *call, .status = TUTTI_IN_PROGRESS};
+    operation_init(op, comm, call);
     tutti_status status = call_keep(comm, &op->call, &op->counts);
     if (status != TUTTI_OK) {
         free(op);
@@ -538,14 +560,26 @@ static tutti_status run_to_end(tutti_comm *comm, struct program *p, const struct
     return TUTTI_OK;
 }
 
+/* A blocking call through the queue. */
+static tutti_status run_queued(tutti_comm *comm, const struct call *call)
+{
+    struct operation op;
+    operation_init(&op, comm, call);
+    comm_queue_up(&op);
+    while (op.status == TUTTI_IN_PROGRESS) {
+        if (!comm_progress(comm))
+            comm_idle(comm);
+    }
+    if (op.status != TUTTI_OK && comm->failed != TUTTI_OK)
+        comm_error(comm);
+    return op.status;
+}
+
 tutti_status comm_run(tutti_comm *comm, const struct call *call)
 {
     comm->last_program = NULL;
-    if (comm->head || call->coll == TUTTI_COLL_SENDRECV) {
-        struct operation *op = NULL;
-        tutti_status status = comm_submit(comm, call, &op);
-        return status == TUTTI_OK ? comm_wait(op) : status;
-    }
+    if (comm->head || call->coll == TUTTI_COLL_SENDRECV)
+        return run_queued(comm, call);
     struct program *p;
     tutti_status status = start_call(comm, call, &p);
     if (status != TUTTI_OK)
@@ -572,19 +606,4 @@ tutti_status comm_run_again(tutti_comm *comm, const struct call *again)
     comm->running_call = call;
     tutti_status status = exec_start(comm, p, p->bound[BUFFER_IN], call->out);
     return status == TUTTI_OK ? run_to_end(comm, p, call) : start_failed(comm, status);
-}
-
-tutti_status comm_wait(struct operation *op)
-{
-    tutti_comm *comm = op->comm;
-    comm_idle_reset(comm);
-    while (op->status == TUTTI_IN_PROGRESS) {
-        if (!comm_progress(comm))
-            comm_idle(comm);
-    }
-    tutti_status status = op->status;
-    operation_release(op);
-    if (status != TUTTI_OK && comm->failed != TUTTI_OK)
-        comm_error(comm);
-    return status;
 }

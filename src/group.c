@@ -12,16 +12,37 @@
 #include "src/stream.h"
 #include "tutti/tutti.h"
 
-/* Calls there is room for at first. A send and a receive fit, and so little memory comes from the
- * allocator's cache of small blocks: room for 64 took 0.1 us more from call to call. */
-#define FIRST_CALLS 4
+/* Calls there is room for without the allocator, which takes as long as a short message: a send and
+ * a receive, twice. */
+#define FEW_CALLS 4
 
 /* The one piece of state that belongs to a thread, as the public interface defines it. */
 static _Thread_local struct {
     unsigned depth;
-    struct group_call *calls;
+    struct group_call *calls; /* few, or memory; NULL: none */
     size_t count, capacity;
+    struct group_call few[FEW_CALLS];
 } group;
+
+/* Room for more calls. */
+static tutti_status grow(void)
+{
+    if (!group.calls) {
+        group.calls = group.few;
+        group.capacity = FEW_CALLS;
+        return TUTTI_OK;
+    }
+    bool few = group.calls == group.few;
+    size_t capacity = 2 * group.capacity;
+    struct group_call *calls = realloc(few ? NULL : group.calls, capacity * sizeof *calls);
+    if (!calls)
+        return fail(TUTTI_ERR_NOMEM, "no memory for a group of %zu calls", capacity);
+    if (few)
+        memcpy(calls, group.few, sizeof group.few);
+    group.calls = calls;
+    group.capacity = capacity;
+    return TUTTI_OK;
+}
 
 bool group_open(void)
 {
@@ -32,18 +53,13 @@ tutti_status group_record(tutti_comm *comm, const struct call *call, bool on_str
 {
     if (group.count == GROUP_CALLS_MAX)
         return fail(TUTTI_ERR_NOMEM, "a group holds at most %d calls", GROUP_CALLS_MAX);
-    if (group.count == group.capacity) {
-        size_t capacity = group.capacity ? 2 * group.capacity : FIRST_CALLS;
-        struct group_call *calls = realloc(group.calls, capacity * sizeof *calls);
-        if (!calls)
-            return fail(TUTTI_ERR_NOMEM, "no memory for a group of %zu calls", capacity);
-        group.calls = calls;
-        group.capacity = capacity;
-    }
+    tutti_status status = group.count == group.capacity ? grow() : TUTTI_OK;
+    if (status != TUTTI_OK)
+        return status;
     struct group_call *last = &group.calls[group.count];
     *last =
         (struct group_call){.comm = comm, .call = *call, .on_stream = on_stream, .stream = stream};
-    tutti_status status = call_keep(comm, &last->call, &last->counts);
+    status = call_keep(comm, &last->call, &last->counts);
     if (status == TUTTI_OK)
         group.count++;
     return status;
@@ -156,6 +172,7 @@ static bool is_entered(tutti_comm *const *comms, size_t count, const tutti_comm 
 static tutti_status run_group(tutti_comm **comms)
 {
     struct first_error first;
+    struct operation few[FEW_CALLS];
     first.status = TUTTI_OK; /* the long sentence is only written with another */
     size_t count = 0;
     for (size_t i = 0; i < group.count; i++) {
@@ -170,8 +187,12 @@ static tutti_status run_group(tutti_comm **comms)
         struct group_call *call = &group.calls[i];
         if (!is_entered(comms, count, call->comm))
             continue;
-        tutti_status status = operation_new(call->comm, &call->call, &call->operation);
-        keep_first(&first, status, status_sentence());
+        struct operation *op = i < FEW_CALLS ? &few[i] : malloc(sizeof *op);
+        if (op)
+            operation_init(op, call->comm, &call->call);
+        else
+            keep_first(&first, TUTTI_ERR_NOMEM, "no memory to start the calls of a group");
+        call->operation = op;
     }
     for (size_t i = 0; i < group.count; i++) {
         struct operation *op = group.calls[i].operation;
@@ -187,7 +208,8 @@ static tutti_status run_group(tutti_comm **comms)
             continue;
         keep_first(&first, op->status,
                    op->comm->failed != TUTTI_OK ? op->comm->sentence : status_sentence());
-        operation_release(op);
+        if (i >= FEW_CALLS)
+            free(op);
     }
     while (count > 0)
         comm_leave(comms[--count]);
@@ -201,7 +223,8 @@ static void forget_calls(void)
 {
     for (size_t i = 0; i < group.count; i++)
         call_unkeep(group.calls[i].comm, &group.calls[i].call, group.calls[i].counts);
-    free(group.calls);
+    if (group.calls != group.few)
+        free(group.calls);
     group.calls = NULL;
     group.count = group.capacity = 0;
 }
@@ -249,9 +272,12 @@ tutti_status tutti_group_end(void)
     if (group.count > 0 && is_unit(&waits)) {
         status = run_unit(waits);
     } else if (group.count > 0) {
-        tutti_comm **comms = malloc(group.count * sizeof *comms);
+        tutti_comm *few[FEW_CALLS];
+        bool fits = group.count <= FEW_CALLS;
+        tutti_comm **comms = fits ? few : malloc(group.count * sizeof *comms);
         status = comms ? run_group(comms) : fail(TUTTI_ERR_NOMEM, "no memory to run a group");
-        free(comms);
+        if (!fits)
+            free(comms);
     }
     forget_calls();
     return status;

@@ -39,9 +39,10 @@ struct mem_place {
 /* Whether this process is known to have a driver loaded. While it has none, no pointer is a
  * device's and the answer costs one load. Loads nothing itself. */
 bool mem_device_present(void);
-/* Takes note of a driver that the program has loaded since: to be called before new pointers are
- * judged. Costs 15 ns until there is one, and a load then. */
-void mem_device_notice(void);
+/* Takes note of a driver that the program has loaded since: to be called before the pointer is
+ * judged (NULL: before any is). Until there is a driver it costs 15 ns for a page that the thread
+ * has not asked for lately: none that was host memory before the driver came becomes a device's. */
+void mem_device_notice(const void *pointer);
 /* Whether the program uses a device in which queues run beside streams that wait: a driver is
  * loaded, by whomever, and a context is current in the calling thread, or else one device's primary
  * context is active; *device is that. Loads and

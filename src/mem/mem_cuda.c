@@ -217,7 +217,7 @@ static cuda_context only_active(const struct cuda_driver *driver)
 bool mem_device_in_use(struct mem_device **device)
 {
     cuda_context context = NULL;
-    mem_device_notice();
+    mem_device_notice(NULL);
     const struct cuda_driver *driver = mem_cuda_driver();
     if (!driver || driver->context_current(&context) != CUDA_DRIVER_OK)
         return false;
@@ -476,7 +476,7 @@ static tutti_status copy_any(void *dst, const void *src, size_t len, struct mem_
 tutti_status mem_copy_any(void *dst, const void *src, size_t len)
 {
     struct mem_place to = {.device = NULL}, from = {.device = NULL};
-    mem_device_notice();
+    mem_device_notice(NULL);
     const char *why = mem_device_refused(dst);
     if (!why)
         why = mem_device_refused(src);
