@@ -6,7 +6,10 @@
  * order of the sums. Prints how often, and the longest a call took. endure comms N FILE makes N
  * communicators one after the other, uses and destroys them; then writes a line to FILE.RANK and
  * waits for FILE.go to appear, so that what is left in the kernel can be looked at while it lives.
+ *     endure held LOG   rank 1 sends to rank 0, which receives only when its LOG (TUTTI_LOG_FILE)
+ * says that a link goes on without a rail, and three seconds without any call are over.
  */
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -109,18 +112,61 @@ static int comms(int count, const char *file)
     return 0;
 }
 
+static bool says(const char *log, const char *text)
+{
+    char line[1024];
+    bool found = false;
+    FILE *file = fopen(log, "r");
+    while (file && !found && fgets(line, sizeof line, file))
+        found = strstr(line, text) != NULL;
+    if (file)
+        fclose(file);
+    return found;
+}
+
+static int held(tutti_comm *comm, int rank, const char *log)
+{
+    static float in[50000], out[50000];
+    char text[64] = "sent while all was well", came[64] = "";
+    double end = seconds() + 20;
+    int go = 1;
+    if (tutti_allreduce(in, out, 1, TUTTI_FLOAT32, TUTTI_SUM, comm) != TUTTI_OK) /* links are up */
+        return bad(rank, "allreduce");
+    if (rank == 1 && tutti_send(text, sizeof text, TUTTI_INT8, 0, comm) != TUTTI_OK)
+        return bad(rank, "send");
+    while (go) {
+        if (tutti_allreduce(in, out, 50000, TUTTI_FLOAT32, TUTTI_SUM, comm) != TUTTI_OK)
+            return bad(rank, "allreduce");
+        go = !says(log, "goes on without"); /* rank 0's look counts */
+        if (tutti_broadcast(&go, &go, 1, TUTTI_INT32, 0, comm) != TUTTI_OK)
+            return bad(rank, "broadcast");
+        if (seconds() > end)
+            return fprintf(stderr, "rank %d: no rail was lost\n", rank), 1;
+    }
+    sleep(3); /* what the kernel does with the lost queue pair takes a second */
+    if (rank == 0 && tutti_recv(came, sizeof came, TUTTI_INT8, 1, comm) != TUTTI_OK)
+        return bad(rank, "recv");
+    if (rank == 0 && strcmp(came, text) != 0) {
+        printf("rank 0: received '%.63s'\n", came);
+        return 1;
+    }
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     tutti_comm *comm;
     int rank = -1;
     if (argc == 4 && strcmp(argv[1], "comms") == 0)
         return comms(atoi(argv[2]), argv[3]);
-    if (argc != 4 || strcmp(argv[1], "run") != 0)
-        return fprintf(stderr, "usage: endure run SECONDS COUNT | comms N FILE\n"), 2;
+    bool holds = argc == 3 && strcmp(argv[1], "held") == 0;
+    if (!holds && (argc != 4 || strcmp(argv[1], "run") != 0))
+        return fprintf(stderr, "usage: endure run SECONDS COUNT | comms N FILE | held LOG\n"), 2;
     if (tutti_comm_create_from_env(&comm) != TUTTI_OK)
         return bad(rank, "create");
     tutti_comm_rank(comm, &rank);
-    int status = run(comm, rank, atof(argv[2]), (size_t)atol(argv[3]));
+    int status =
+        holds ? held(comm, rank, argv[2]) : run(comm, rank, atof(argv[2]), (size_t)atol(argv[3]));
     if (status == 0 && tutti_comm_destroy(comm) != TUTTI_OK)
         status = bad(rank, "destroy");
     return status;

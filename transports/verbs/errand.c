@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "transports/verbs/verbs.h"
@@ -26,6 +27,7 @@ struct errand {
     struct sockaddr_storage from, to; /* of the two ports, if the network maps such addresses */
     pthread_t thread;
     bool connects, threaded;
+    int wake; /* the transport's */
     int error;
     _Atomic(bool) done; /* the thread has ended, or is about to */
 };
@@ -106,6 +108,7 @@ static void *run(void *argument)
     errand->error =
         errand->connects ? connect_it(errand) : errand->library->ibv.destroy_qp(errand->qp);
     atomic_store_explicit(&errand->done, true, memory_order_release);
+    (void)!write(errand->wake, &(uint64_t){1}, sizeof(uint64_t));
     return NULL;
 }
 
@@ -116,6 +119,7 @@ static void begin(struct verbs_path *path, struct errand *errand)
     sigset_t all, before;
     errand->library = path->link->verbs->library;
     errand->qp = path->qp;
+    errand->wake = path->link->verbs->wake;
     path->errand = errand;
     pthread_attr_init(&attributes);
     pthread_attr_setstacksize(&attributes, ERRAND_STACK);
@@ -126,6 +130,12 @@ static void begin(struct verbs_path *path, struct errand *errand)
     pthread_attr_destroy(&attributes);
     if (!errand->threaded)
         run(errand);
+}
+
+bool errand_any_ended(struct verbs *verbs)
+{
+    uint64_t count;
+    return read(verbs->wake, &count, sizeof count) == sizeof count;
 }
 
 tutti_status errand_connect(struct verbs_path *path)

@@ -102,6 +102,7 @@ void link_path_up(struct verbs_path *path)
     if (!path->hello_came || !path->hello_acked)
         return;
     path->state = VERBS_PATH_UP;
+    path->was_up = true;
     path->since_ms = clock_ms();
     link->revive_wait_ms = VERBS_REVIVE_MS;
     if (path->round > 0)
@@ -194,6 +195,14 @@ void link_path_drained(struct verbs_path *path)
     tell_dead(path);
 }
 
+/* With other rails the loss of one is news by itself; without, it will be the link's sentence. That
+ * one more attempt to make it again failed is none. */
+static enum log_level news_of(const struct verbs_path *path)
+{
+    bool lost = path->was_up || path->round == 0;
+    return path->link->path_count > 1 && lost ? LOG_LEVEL_WARN : LOG_LEVEL_INFO;
+}
+
 void link_path_failed(struct verbs_path *path, const char *format, ...)
 {
     struct verbs_link *link = path->link;
@@ -205,10 +214,8 @@ void link_path_failed(struct verbs_path *path, const char *format, ...)
     va_end(args);
     path->failure = ++link->failures;
     path->since_ms = clock_ms();
-    /* With other rails the loss is news by itself; without, it will be the link's sentence. */
-    log_at(link->path_count > 1 ? LOG_LEVEL_WARN : LOG_LEVEL_INFO, (int)link->verbs->config->rank,
-           "verbs: path %u to %s over %s failed: %s", path->index,
-           verbs_peer_name(link->verbs, link->peer), path->rail->name, path->why);
+    log_at(news_of(path), (int)link->verbs->config->rank, "verbs: path %u to %s over %s failed: %s",
+           path->index, verbs_peer_name(link->verbs, link->peer), path->rail->name, path->why);
     if (path->state == VERBS_PATH_MAKING) {
         /* The other side may wait for a connection that does not come. */
         struct wire_control control = {
@@ -253,7 +260,7 @@ void link_resend(struct verbs_link *link)
             path_flush(&link->paths[i]);
         if (path->first != path->last)
             return; /* no room: again with the next poll */
-        log_at(LOG_LEVEL_WARN, (int)link->verbs->config->rank,
+        log_at(news_of(path), (int)link->verbs->config->rank,
                "verbs: the link to %s goes on without %s, over %s",
                verbs_peer_name(link->verbs, link->peer), path->rail->name,
                !first_up(link)           ? "nothing"

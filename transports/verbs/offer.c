@@ -41,9 +41,10 @@ static void say_ready(struct verbs_link *link)
 {
     struct wire_control ready = {.kind = WIRE_READY, .path = WIRE_ALL_PATHS};
     for (uint32_t i = 0; i < link->path_count; i++) {
-        if (link->paths[i].errand)
+        const struct verbs_path *path = &link->paths[i];
+        if (path->errand)
             return;
-        ready.alive |= (uint32_t)(link->paths[i].state != VERBS_PATH_NONE) << i;
+        ready.alive |= (uint32_t)(path->state != VERBS_PATH_NONE && !path->relayed) << i;
     }
     link->ready_due = false;
     control_send(link, &ready);
@@ -72,7 +73,7 @@ void offer_go_on(struct verbs_path *path)
     tutti_status status = errand_end(path, false);
     if (status == TUTTI_IN_PROGRESS)
         return;
-    if (path->qp && path->state != VERBS_PATH_MAKING) {
+    if (path->qp && path->state == VERBS_PATH_NONE) {
         path_give_up(path); /* it failed before it was connected */
     } else if (status != TUTTI_OK) {
         link_path_failed(path, "%s", status_sentence());
@@ -170,10 +171,11 @@ static void take_offer_again(struct verbs_link *link, const struct wire_control 
         return;
     struct verbs_path *path = &link->paths[offer->path];
     if (link->verbs->config->rank > link->peer) {
-        /* What is left of an earlier attempt carried nothing but its first message. */
+        /* What is left of an earlier attempt carried nothing but its first message. It has to go
+         * before a later offer is taken. */
         if (path->state == VERBS_PATH_MAKING || path->state == VERBS_PATH_TRYING)
             path_give_up(path);
-        if (may_revive(link, path) && path_make(path) == TUTTI_OK) {
+        else if (may_revive(link, path) && path_make(path) == TUTTI_OK) {
             path->round = offer->round;
             path->since_ms = clock_ms();
             offer_send(link, path->index);
@@ -200,6 +202,8 @@ static void take_ready(struct verbs_link *link, const struct wire_control *ready
 {
     for (uint32_t i = 0; i < link->path_count; i++) {
         struct verbs_path *path = &link->paths[i];
+        if (path->relayed || path->round != 0)
+            continue; /* the word is of those that were offered at first */
         if (!(ready->alive >> i & 1))
             link_path_failed(path, "the other side could not connect it");
         else

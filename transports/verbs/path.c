@@ -170,7 +170,7 @@ static void reset_counts(struct verbs_path *path)
     path->ring = (struct ring){.len = path->ring.len};
     path->staged = 0;
     path->hello_sent = path->hello_came = path->hello_acked = path->peer_dead = false;
-    path->peer_ready = false;
+    path->peer_ready = path->was_up = false;
 }
 
 tutti_status path_make(struct verbs_path *path)
@@ -268,7 +268,7 @@ void path_describe(const struct verbs_path *path, struct wire_path *wire)
 {
     const struct verbs *verbs = path->link->verbs;
     *wire = (struct wire_path){0};
-    if (!path->qp)
+    if (!path->qp || path->errand)
         return;
     const struct choose_rail *rail = &verbs->ports.rails[path->choice.rail[0]];
     wire->qpn = path->qp->qp_num;
@@ -544,8 +544,8 @@ void path_repost(struct verbs_path *path, uint32_t slot)
         relay_free_slot(path, slot);
         return;
     }
-    if (!path->qp || path->state == VERBS_PATH_DRAINING || path->state == VERBS_PATH_DRAINED ||
-        path->state == VERBS_PATH_RESENDING)
+    if (!path->qp || path->errand || path->state == VERBS_PATH_NONE ||
+        path->state >= VERBS_PATH_DRAINING)
         return;
     post_receive(path, slot);
     path->freed.freed++;
@@ -601,7 +601,8 @@ static void received(struct verbs_path *path, const struct ibv_wc *wc)
     path->posted--;
     path->received++;
     bool kept = false;
-    link_path_connected(path); /* the connection manager's word may come later */
+    if (path->link->verbs->cm)
+        link_path_connected(path); /* its word may come later */
     if (wc->wc_flags & IBV_WC_WITH_IMM)
         transfer_written(path, be32toh(wc->imm_data));
     else

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include "base/check.h"
@@ -85,6 +86,8 @@ static void verbs_close(struct transport *transport)
     }
     if (verbs->epoll >= 0)
         owned_close(verbs->epoll);
+    if (verbs->wake >= 0)
+        owned_close(verbs->wake);
     seal_free(verbs->seal);
     free(verbs->staging);
     free(verbs->paths);
@@ -129,8 +132,9 @@ static tutti_status open_parts(struct verbs *verbs)
 {
     const struct transport_config *config = verbs->config;
     verbs->epoll = owned_add(epoll_create1(EPOLL_CLOEXEC));
+    verbs->wake = owned_add(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
     verbs->links = calloc(config->size, sizeof(struct verbs_link *));
-    if (verbs->epoll < 0 || !verbs->links)
+    if (verbs->epoll < 0 || verbs->wake < 0 || !verbs->links)
         return fail(TUTTI_ERR_NOMEM, "no memory or descriptors for the verbs transport");
     tutti_status status = seal_new(config->secret, 32, "tutti verbs", &verbs->seal);
     if (status == TUTTI_OK)
@@ -150,6 +154,8 @@ static tutti_status open_parts(struct verbs *verbs)
     if (status == TUTTI_OK && verbs->cm_channel)
         status = watch(verbs, verbs->cm_channel->fd);
     if (status == TUTTI_OK)
+        status = watch(verbs, verbs->wake);
+    if (status == TUTTI_OK)
         status = watch(verbs, verbs->side->ops->wait_fd(verbs->side));
     return status;
 }
@@ -166,7 +172,7 @@ static tutti_status verbs_open(const struct transport_config *config, enum choos
     verbs->layer = layer;
     verbs->cm = layer == CHOOSE_LAYER_IWARP || config->settings->verbs_connect == 1;
     verbs->owner = getpid();
-    verbs->epoll = -1;
+    verbs->epoll = verbs->wake = -1;
     verbs->done_tail = &verbs->done;
     take_settings(verbs);
     tutti_status status = open_parts(verbs);
@@ -523,9 +529,10 @@ static bool verbs_arm(struct transport *transport)
     }
     for (uint32_t i = 0; i < verbs->rail_count; i++)
         quiet = arm_rail(&verbs->rails[i]) && quiet;
-    if (!verbs->side->ops->arm(verbs->side)) {
+    bool ended = errand_any_ended(verbs);
+    if (ended || !verbs->side->ops->arm(verbs->side)) {
         link_service(verbs);
-        quiet = verbs->side->ops->arm(verbs->side) && quiet;
+        quiet = verbs->side->ops->arm(verbs->side) && quiet && !ended;
     }
     return quiet && !verbs->done;
 }

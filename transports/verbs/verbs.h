@@ -115,7 +115,7 @@ struct verbs_path {
     struct errand *errand; /* the kernel is at work on the queue pair, see errand.c */
     uint32_t psn;
     struct wire_path peer;
-    bool peer_ready, hello_sent, hello_came, hello_acked, peer_dead;
+    bool peer_ready, hello_sent, hello_came, hello_acked, was_up, peer_dead;
     uint32_t peer_received, peer_sent; /* by its word when the path failed; when it left */
     uint64_t since_ms;                 /* of the state, where time matters */
     uint32_t failure;                  /* the how manieth of the link it was */
@@ -192,9 +192,9 @@ struct verbs {
     struct transport base;
     const struct transport_config *config;
     enum choose_layer layer;
-    bool cm;   /* connect by the connection manager */
-    int owner; /* the process that opened it */
-    int epoll;
+    bool cm;         /* connect by the connection manager */
+    int owner;       /* the process that opened it */
+    int epoll, wake; /* wake: errands that end make it readable */
     struct seal *seal;
     const struct library *library;
     struct transport *side;
@@ -322,8 +322,10 @@ tutti_status errand_connect(struct verbs_path *path);
 /* Begins to destroy it. False: no memory. */
 bool errand_destroy(struct verbs_path *path);
 /* Ends the errand, once: how it went. TUTTI_IN_PROGRESS while the kernel is at it, unless the
- * caller waits. */
+ * caller waits, as a link's end does: a second at most. */
 tutti_status errand_end(struct verbs_path *path, bool wait);
+/* Whether one has ended since the last such question. */
+bool errand_any_ended(struct verbs *verbs);
 
 /* ---- offer.c ---- */
 #define VERBS_REVIVE_MS 250 /* before a failed path is made again; then twice as long */

@@ -16,6 +16,7 @@
 #   on HOST command...        runs it on that host (after make_pair: simply runs it)
 #   wire RAIL netem-words...  both directions: `wire 0 delay 1ms loss 1%`; `wire 0` ends it
 #   rail RAIL up|down         host a's end of it
+#   forget_neighbours RAIL    nothing gets through from now on, and no hardware address is known
 #   device HOST RAIL          the name of the RDMA device there
 
 make_devices() { # kind rails
@@ -122,4 +123,12 @@ wire() { # rail netem-words...
 
 rail() { # rail up|down
     on a ip link set "a$1" "$2"
+}
+
+forget_neighbours() { # rail
+    local host
+    wire "$1" loss 100% || return
+    for host in a b; do
+        ip -n $host neigh flush dev "$host$1"
+    done
 }
