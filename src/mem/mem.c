@@ -32,35 +32,31 @@ struct entry {
 };
 
 static struct {
-    pthread_rwlock_t lock;
+    pthread_mutex_t lock;
     struct entry *entries;
     size_t count;
     size_t capacity;
     uint64_t next_id;
-} list = {.lock = PTHREAD_RWLOCK_INITIALIZER, .next_id = 1};
+} list = {.lock = PTHREAD_MUTEX_INITIALIZER, .next_id = 1};
 
 static _Atomic uint64_t generation;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
-/* A fork while another thread holds the lock would leave it held for ever in the child. */
+/* A fork while another thread holds the lock would leave it held for ever in the child. A mutex,
+ * since the child may release it: of a read-write lock it would not be the owner. */
 static void before_fork(void)
 {
-    pthread_rwlock_wrlock(&list.lock);
+    pthread_mutex_lock(&list.lock);
 }
 
-static void after_fork_in_parent(void)
+static void after_fork(void)
 {
-    pthread_rwlock_unlock(&list.lock);
-}
-
-static void after_fork_in_child(void)
-{
-    pthread_rwlock_init(&list.lock, NULL);
+    pthread_mutex_unlock(&list.lock);
 }
 
 static void guard_forks(void)
 {
-    pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
+    pthread_atfork(before_fork, after_fork, after_fork);
 }
 
 /* The number of entries whose base is at or below the pointer. */
@@ -100,7 +96,7 @@ static tutti_status alloc(const struct mem_kind *kind, size_t bytes, void **memo
     tutti_status status = kind->alloc(bytes, &made);
     if (status != TUTTI_OK)
         return status;
-    pthread_rwlock_wrlock(&list.lock);
+    pthread_mutex_lock(&list.lock);
     bool room = make_room();
     if (room) {
         size_t at = entries_up_to(made.base);
@@ -109,7 +105,7 @@ static tutti_status alloc(const struct mem_kind *kind, size_t bytes, void **memo
         list.entries[at] = (struct entry){.memory = made, .kind = kind};
         list.count++;
     }
-    pthread_rwlock_unlock(&list.lock);
+    pthread_mutex_unlock(&list.lock);
     if (!room) {
         kind->free(&made);
         return fail(TUTTI_ERR_NOMEM, "allocate %zu bytes: no room to list the allocation", bytes);
@@ -136,7 +132,7 @@ tutti_status mem_free(void *memory)
     if (memory == NULL)
         return TUTTI_OK;
     struct entry found = {.kind = NULL};
-    pthread_rwlock_wrlock(&list.lock);
+    pthread_mutex_lock(&list.lock);
     size_t after = entries_up_to(memory);
     if (after > 0 && list.entries[after - 1].memory.base == memory) {
         found = list.entries[after - 1];
@@ -145,7 +141,7 @@ tutti_status mem_free(void *memory)
         list.count--;
         atomic_fetch_add_explicit(&generation, 1, memory_order_release);
     }
-    pthread_rwlock_unlock(&list.lock);
+    pthread_mutex_unlock(&list.lock);
     if (found.kind == NULL)
         return fail(TUTTI_ERR_ARG,
                     "free %p: not the start of an allocation of this library, or freed already",
@@ -157,7 +153,7 @@ tutti_status mem_free(void *memory)
 bool mem_find(const void *pointer, size_t len, struct mem_export *out)
 {
     bool found = false;
-    pthread_rwlock_rdlock(&list.lock);
+    pthread_mutex_lock(&list.lock);
     size_t after = entries_up_to(pointer);
     if (after > 0) {
         const struct mem_export *entry = &list.entries[after - 1].memory;
@@ -166,7 +162,7 @@ bool mem_find(const void *pointer, size_t len, struct mem_export *out)
         if (found)
             *out = *entry;
     }
-    pthread_rwlock_unlock(&list.lock);
+    pthread_mutex_unlock(&list.lock);
     return found;
 }
 
