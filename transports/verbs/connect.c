@@ -16,16 +16,18 @@
 #include "base/owned.h"
 #include "transports/verbs/verbs.h"
 
-#define RESOLVE_MS  400 /* a kernel that missed the answer looks again only then */
-#define ROUTE_MS    2000
-#define BACKLOG     128
-#define REDIALS_MAX 5
-#define LISTENS_MAX 16
+#define RESOLVE_MS   400 /* a kernel that missed the answer looks again only then */
+#define ROUTE_MS     2000
+#define DISCARD_PORT 9
+#define BACKLOG      128
+#define REDIALS_MAX  5
+#define LISTENS_MAX  16
 
 /* ---- addresses --------------------------------------------------------------------------------
  */
 
-void connect_address(const uint8_t raw[16], uint16_t port, struct sockaddr_storage *out)
+/* An address as GIDs carry it, as a socket's. */
+static void socket_address(const uint8_t raw[16], uint16_t port, struct sockaddr_storage *out)
 {
     static const uint8_t mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
     memset(out, 0, sizeof *out);
@@ -42,22 +44,20 @@ void connect_address(const uint8_t raw[16], uint16_t port, struct sockaddr_stora
     }
 }
 
-bool connect_greet(const struct sockaddr_storage *from, const struct sockaddr_storage *to)
+bool connect_greet(const uint8_t own[16], const uint8_t peer[16])
 {
-    static const uint16_t discard = 9;
-    struct sockaddr_storage port = *to;
-    socklen_t len = sizeof(struct sockaddr_in6);
-    if (to->ss_family == AF_INET6) {
-        ((struct sockaddr_in6 *)&port)->sin6_port = htons(discard);
-    } else {
-        ((struct sockaddr_in *)&port)->sin_port = htons(discard);
-        len = sizeof(struct sockaddr_in);
-    }
-    int fd = socket(to->ss_family, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    struct sockaddr_storage from, to;
+    if (own[0] == 0xfe && (own[1] & 0xc0) == 0x80)
+        return false; /* a link-local address holds the hardware address */
+    socket_address(own, 0, &from);
+    socket_address(peer, DISCARD_PORT, &to);
+    socklen_t len =
+        from.ss_family == AF_INET ? sizeof(struct sockaddr_in) : sizeof(struct sockaddr_in6);
+    int fd = socket(from.ss_family, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
         return false;
-    bool sent = bind(fd, (const struct sockaddr *)from, len) == 0 &&
-                sendto(fd, "", 0, 0, (const struct sockaddr *)&port, len) == 0;
+    bool sent = bind(fd, (struct sockaddr *)&from, len) == 0 &&
+                sendto(fd, "", 0, 0, (struct sockaddr *)&to, len) == 0;
     close(fd);
     return sent;
 }
@@ -82,7 +82,7 @@ static tutti_status listen_once(struct verbs_rail *rail, uint32_t gid)
     struct rdma_cm_id **id = &rail->listeners[gid];
     struct sockaddr_storage address;
     char text[96];
-    connect_address(at->raw, 0, &address);
+    socket_address(at->raw, 0, &address);
     if (library->rdma.create_id(verbs->cm_channel, id, NULL, RDMA_PS_TCP) != 0) {
         *id = NULL;
         return fail_errno(TUTTI_ERR_SYSTEM, "make an RDMA connection manager's id");
@@ -193,13 +193,13 @@ tutti_status connect_dial(struct verbs_path *path)
     struct verbs *verbs = path->link->verbs;
     const struct library *library = verbs->library;
     struct sockaddr_storage from, to;
-    connect_address(own_address(path), 0, &from);
-    connect_address(path->peer.cm_address, path->peer.cm_port, &to);
+    socket_address(own_address(path), 0, &from);
+    socket_address(path->peer.cm_address, path->peer.cm_port, &to);
     if (library->rdma.create_id(verbs->cm_channel, &path->id, path, RDMA_PS_TCP) != 0) {
         path->id = NULL;
         return fail_errno(TUTTI_ERR_NOMEM, "make an RDMA connection manager's id");
     }
-    connect_greet(&from, &to);
+    connect_greet(own_address(path), path->peer.cm_address);
     if (library->rdma.resolve_addr(path->id, (struct sockaddr *)&from, (struct sockaddr *)&to,
                                    RESOLVE_MS) != 0)
         return fail_errno(TUTTI_ERR_CONNECT, "resolve the address of %s over %s",

@@ -1,11 +1,11 @@
 /* errand.c: what the kernel may take long for, in a thread of its own: to connect the queue pair of
- * a path, and to destroy it. The idea: on the way to ready-to-receive the kernel asks the network
- * for the peer's hardware address, and before a software device forgets a queue pair its packets
- * must have left those who wait for such an answer. On a rail that is silent either takes a second,
- * and whoever waited with it would leave all other links, and the other rails of this one, alone
- * for as long. There is no way to ask without waiting but the connection manager, which not every
- * machine has. Invariant: while path->errand is set the thread uses the queue pair, and nobody else
- * does. */
+ * a path, and to destroy it.
+ * The idea: on the way to ready-to-receive the kernel asks the network for the peer's hardware
+ * address, and before a software device forgets a queue pair its packets must have left those who
+ * wait for such an answer. On a rail that is silent either takes a second, and whoever waited with
+ * it would leave all other links, and the other rails of this one, alone for as long. There is no
+ * way to ask without waiting but the connection manager, which not every machine has.
+ * Invariant: while path->errand is set the thread uses the queue pair, and nobody else does. */
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
@@ -24,10 +24,11 @@ struct errand {
     const struct library *library;
     struct ibv_qp *qp;
     struct ibv_qp_attr receive, send;
-    struct sockaddr_storage from, to; /* of the two ports, if the network maps such addresses */
+    uint8_t own[16]; /* the port's address */
     pthread_t thread;
     bool connects, threaded;
-    int wake; /* the transport's */
+    bool greets; /* the network maps addresses: Ethernet */
+    int wake;    /* the transport's */
     int error;
     _Atomic(bool) done; /* the thread has ended, or is about to */
 };
@@ -73,22 +74,10 @@ static void to_send(const struct verbs_path *path, struct ibv_qp_attr *attr)
                                  .max_rd_atomic = 1};
 }
 
-/* A link-local address holds the hardware address, and InfiniBand has no such addresses. */
-static void addresses(const struct verbs_path *path, struct sockaddr_storage *from,
-                      struct sockaddr_storage *to)
-{
-    const struct choose_rail *rail = &path->link->verbs->ports.rails[path->choice.rail[0]];
-    const uint8_t *own = rail->gids[path->choice.gid[0]].raw;
-    if (rail->layer != CHOOSE_LAYER_ETHERNET || (own[0] == 0xfe && (own[1] & 0xc0) == 0x80))
-        return;
-    connect_address(own, 0, from);
-    connect_address(path->peer.gid, 0, to);
-}
-
 static int connect_it(struct errand *errand)
 {
     static const struct timespec answer_takes = {.tv_nsec = 1000000};
-    if (errand->from.ss_family != 0 && connect_greet(&errand->from, &errand->to))
+    if (errand->greets && connect_greet(errand->own, errand->receive.ah_attr.grh.dgid.raw))
         nanosleep(&answer_takes, NULL);
     int error = errand->library->ibv.modify_qp(
         errand->qp, &errand->receive,
@@ -146,7 +135,9 @@ tutti_status errand_connect(struct verbs_path *path)
     errand->connects = true;
     to_receive(path, &errand->receive);
     to_send(path, &errand->send);
-    addresses(path, &errand->from, &errand->to);
+    const struct choose_rail *rail = &path->link->verbs->ports.rails[path->choice.rail[0]];
+    memcpy(errand->own, rail->gids[path->choice.gid[0]].raw, sizeof errand->own);
+    errand->greets = rail->layer == CHOOSE_LAYER_ETHERNET;
     begin(path, errand);
     return TUTTI_OK;
 }

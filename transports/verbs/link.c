@@ -102,7 +102,6 @@ void link_path_up(struct verbs_path *path)
     if (!path->hello_came || !path->hello_acked)
         return;
     path->state = VERBS_PATH_UP;
-    path->was_up = true;
     path->since_ms = clock_ms();
     link->revive_wait_ms = VERBS_REVIVE_MS;
     if (path->round > 0)
@@ -199,7 +198,7 @@ void link_path_drained(struct verbs_path *path)
  * one more attempt to make it again failed is none. */
 static enum log_level news_of(const struct verbs_path *path)
 {
-    bool lost = path->was_up || path->round == 0;
+    bool lost = (path->hello_came && path->hello_acked) || path->round == 0;
     return path->link->path_count > 1 && lost ? LOG_LEVEL_WARN : LOG_LEVEL_INFO;
 }
 

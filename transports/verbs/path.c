@@ -170,7 +170,7 @@ static void reset_counts(struct verbs_path *path)
     path->ring = (struct ring){.len = path->ring.len};
     path->staged = 0;
     path->hello_sent = path->hello_came = path->hello_acked = path->peer_dead = false;
-    path->peer_ready = path->was_up = false;
+    path->peer_ready = false;
 }
 
 tutti_status path_make(struct verbs_path *path)

@@ -115,7 +115,7 @@ struct verbs_path {
     struct errand *errand; /* the kernel is at work on the queue pair, see errand.c */
     uint32_t psn;
     struct wire_path peer;
-    bool peer_ready, hello_sent, hello_came, hello_acked, was_up, peer_dead;
+    bool peer_ready, hello_sent, hello_came, hello_acked, peer_dead;
     uint32_t peer_received, peer_sent; /* by its word when the path failed; when it left */
     uint64_t since_ms;                 /* of the state, where time matters */
     uint32_t failure;                  /* the how manieth of the link it was */
@@ -443,13 +443,11 @@ bool transfer_resend(struct verbs_path *dead, const struct verbs_record *record)
 /* ---- connect.c ---- */
 tutti_status connect_open(struct verbs *verbs);
 void connect_close(struct verbs *verbs);
-/* An address as GIDs carry it, as a socket's. */
-void connect_address(const uint8_t raw[16], uint16_t port, struct sockaddr_storage *out);
-/* An empty datagram to the discard port, so that the kernel learns the peer's hardware address.
- * When it asks for that on behalf of a queue pair or of the connection manager, and the answer
- * comes before it listens, it looks again only when its time is up (addr.c of its ib_core): seen at
- * the first contact of two ranks each on two hosts, every time. */
-bool connect_greet(const struct sockaddr_storage *from, const struct sockaddr_storage *to);
+/* An empty datagram between two addresses of GIDs, so that the kernel learns the peer's hardware
+ * address. When it asks for that on behalf of a queue pair or of the connection manager, and the
+ * answer comes before it listens, it looks again only when its time is up (addr.c of its ib_core):
+ * seen at the first contact of two ranks each on two hosts, every time. False: none was sent. */
+bool connect_greet(const uint8_t own[16], const uint8_t peer[16]);
 void connect_describe(const struct verbs_path *path, struct wire_path *wire);
 /* The lower rank dials. */
 tutti_status connect_dial(struct verbs_path *path);
