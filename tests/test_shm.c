@@ -396,7 +396,11 @@ static void leave(struct links_rank *rank)
         links_expect(rank, links_recv(rank, &xfer) == TUTTI_OK && bytes[599] == 3);
         links_expect(rank, links_recv(rank, &xfer) == TUTTI_ERR_PEER);
         links_expect(rank, strstr(status_sentence(), "rank 0 has left") != NULL);
+        /* whoever still waits for it wants to know why; once */
+        links_expect(rank, links_event(rank, TRANSPORT_EVENT_LINK_DOWN, 50, &event));
+        links_expect(rank, strstr(event.sentence, "rank 0 has left") != NULL);
         links_expect(rank, ops->send(rank->transport, &xfer) == TUTTI_ERR_PEER);
+        links_expect(rank, !links_event(rank, TRANSPORT_EVENT_LINK_DOWN, 1, &event));
     }
 }
 

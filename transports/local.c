@@ -249,6 +249,13 @@ static void progress_sends(struct local *local, struct lane *lane)
     pop_sent(local, lane);
 }
 
+/* A transfer met a link that is down: if nobody was told why, this is the time. */
+static tutti_status refuse(struct local_link *link)
+{
+    link->report |= !link->told;
+    return fail(link->down, "%s", link->sentence);
+}
+
 tutti_status local_send(struct transport *transport, struct xfer *xfer)
 {
     struct local *local = (struct local *)transport;
@@ -256,7 +263,7 @@ tutti_status local_send(struct transport *transport, struct xfer *xfer)
     must(link && xfer->lane < local->config->lanes);
     struct lane *lane = &link->lanes[xfer->lane];
     if (unlikely(link->down))
-        return xfer->status = fail(link->down, "%s", link->sentence);
+        return xfer->status = refuse(link);
     local->stats.sends++;
     local->stats.bytes_sent += xfer->len;
     xfer->work[WORK_BYTES] = 0;
@@ -473,7 +480,7 @@ tutti_status local_recv(struct transport *transport, struct xfer *xfer)
         return xfer->status = fail(lane->broken, "%s sent another operation before",
                                    local->config->peer_names[link->peer]);
     if (unlikely(link->down))
-        return xfer->status = fail(link->down, "%s", link->sentence);
+        return xfer->status = refuse(link);
     if (lane->recv_head)
         lane->recv_last->next = xfer;
     else
@@ -581,6 +588,7 @@ bool local_link_cancel(struct local *local, struct local_link *link)
     bool offered = local_link_drop(local, link);
     if (!link->down) {
         link->down = TUTTI_ERR_ABORTED;
+        link->told = true; /* by whoever aborts */
         snprintf(link->sentence, sizeof link->sentence, "the communicator was aborted");
     }
     return offered;

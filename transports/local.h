@@ -58,7 +58,7 @@ struct local_link {
     uint32_t peer;
     bool up;           /* rings are there */
     tutti_status down; /* TUTTI_OK, or why the link is down */
-    bool report;       /* LINK_DOWN still to be told */
+    bool report, told; /* LINK_DOWN still to be told; and whether it was */
     struct ring_shape shape;
     char sentence[SENTENCE_MAX];
     struct lane *lanes; /* [config->lanes] */

@@ -61,6 +61,7 @@ bool local_event(struct local *local, bool restart, struct transport_event *even
         struct local_link *link = local->made[i];
         if (link->report) {
             link->report = false;
+            link->told = true;
             event->kind = TRANSPORT_EVENT_LINK_DOWN;
             event->peer = link->peer;
             event->status = link->down;
