@@ -154,6 +154,8 @@ static void run_processes(struct links_world *world, links_fn *function)
         pids[i] = fork();
         if (pids[i] == 0) {
             struct start start = {.rank = {.world = world, .rank = i}, .function = function};
+            if (world->before)
+                world->before();
             rank_main(&start);
             fflush(stdout);
             _exit(0);

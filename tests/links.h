@@ -18,7 +18,8 @@ struct links_world {
     uint32_t size, lanes;
     bool processes, crowded; /* crowded: more ranks than cores */
     struct settings settings;
-    const char *fault; /* NULL: not wrapped; "" wraps without a fault */
+    const char *fault;    /* NULL: not wrapped; "" wraps without a fault */
+    void (*before)(void); /* NULL, or what each process does before it opens its transport */
     uint64_t seed;
     int number; /* free for the test */
     _Atomic uint32_t wrong, arrived[LINKS_PLACES];

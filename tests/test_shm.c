@@ -1,11 +1,13 @@
 /* test_shm.c: the transports inside one host. Each test runs one function as every rank of a small
  * world: as threads (inproc, shm) or as processes (shm). The traffic is generated from a seed, so
  * that both ends of a link know what must arrive. */
+#include <dirent.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -615,21 +617,30 @@ static void test_shm_says_when_descriptors_run_out(void)
     run(links_world_new("shm", 2, 1), PROCESSES, no_files);
 }
 
+/* A connection to a rank's listening socket, or -1. */
+static int intrude(const struct links_world *world, uint32_t rank)
+{
+    struct shm_address address;
+    struct sockaddr_un name = {.sun_family = AF_UNIX};
+    memcpy(&address, world->address[rank], sizeof address);
+    char *at = name.sun_path + 1;
+    at += sprintf(at, "tutti-");
+    for (size_t k = 0; k < sizeof address.name; k++)
+        at += sprintf(at, "%02x", address.name[k]);
+    int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0);
+    if (fd >= 0 && connect(fd, (struct sockaddr *)&name, (socklen_t)(at - (char *)&name)) < 0) {
+        close(fd);
+        fd = -1;
+    }
+    return fd;
+}
+
 /* Every rank's listening socket gets connections that say nothing or garbage. */
 static void pester(const struct links_world *world, int sockets[64])
 {
     for (int i = 0; i < 64; i++) {
-        struct shm_address address;
-        struct sockaddr_un name = {.sun_family = AF_UNIX};
-        memcpy(&address, world->address[(uint32_t)i % world->size], sizeof address);
-        char *at = name.sun_path + 1;
-        at += sprintf(at, "tutti-");
-        for (size_t k = 0; k < sizeof address.name; k++)
-            at += sprintf(at, "%02x", address.name[k]);
-        sockets[i] = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0);
-        bool joined =
-            connect(sockets[i], (struct sockaddr *)&name, (socklen_t)(at - (char *)&name)) == 0;
-        if (joined && i % 3 > 0)
+        sockets[i] = intrude(world, (uint32_t)i % world->size);
+        if (sockets[i] >= 0 && i % 3 > 0)
             (void)!write(sockets[i], world->address, (size_t)(1 + i * 17));
     }
 }
@@ -649,6 +660,82 @@ static void pestered(struct links_rank *rank)
 static void test_shm_bears_garbage_connections(void)
 {
     run(links_world_new("shm", 2, 1), PROCESSES, pestered);
+}
+
+enum { NOBODY = 65534, INTRUDERS = 20 };
+
+static int open_descriptors(void)
+{
+    int count = 0;
+    DIR *list = opendir("/proc/self/fd");
+    while (list && readdir(list))
+        count++;
+    closedir(list);
+    return count;
+}
+
+/* Passes copies of one descriptor with a byte that is no packet. */
+static void pass_descriptors(int to, int fd, size_t count)
+{
+    union {
+        struct cmsghdr header;
+        char bytes[CMSG_SPACE(4 * sizeof(int))];
+    } control = {0};
+    char byte = 0;
+    struct iovec part = {&byte, 1};
+    struct msghdr message = {.msg_iov = &part,
+                             .msg_iovlen = 1,
+                             .msg_control = control.bytes,
+                             .msg_controllen = CMSG_SPACE(count * sizeof fd)};
+    control.header = (struct cmsghdr){
+        .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(count * sizeof fd)};
+    for (size_t i = 0; i < count; i++)
+        memcpy(CMSG_DATA(&control.header) + i * sizeof fd, &fd, sizeof fd);
+    (void)!sendmsg(to, &message, MSG_NOSIGNAL);
+}
+
+/* As another user, who can read the sockets' names in /proc/net/unix, where the test may become
+ * one: connects and says nothing until the others have counted. */
+static void intrude_as_another(struct links_rank *rank)
+{
+    pid_t child = geteuid() == 0 ? fork() : -1;
+    if (child == 0) {
+        _Atomic uint32_t *arrived = rank->world->arrived;
+        if (setgid(NOBODY) == 0 && setuid(NOBODY) == 0) {
+            for (int i = 0; i < INTRUDERS; i++)
+                intrude(rank->world, 0);
+        }
+        atomic_fetch_add(&arrived[2], 1);
+        while (atomic_load(&arrived[3]) == 0)
+            clock_sleep_us(1000);
+        _exit(0);
+    }
+    if (child < 0)
+        atomic_fetch_add(&rank->world->arrived[2], 1);
+}
+
+static void intruded(struct links_rank *rank)
+{
+    if (rank->rank == 0) {
+        int before = open_descriptors();
+        links_meet(rank, 1, 2);
+        while (atomic_load(&rank->world->arrived[2]) == 0)
+            clock_sleep_us(1000);
+        for (int i = 0; i < 100000; i++)
+            rank->ops->poll(rank->transport);
+        links_expect(rank, open_descriptors() == before);
+    } else {
+        for (size_t i = 0; i < INTRUDERS; i++)
+            pass_descriptors(intrude(rank->world, 0), 0, i % 4 + 1);
+        links_meet(rank, 1, 2);
+        intrude_as_another(rank);
+    }
+    links_meet(rank, 3, 2);
+}
+
+static void test_shm_keeps_no_descriptors_of_strangers(void)
+{
+    run(links_world_new("shm", 2, 1), PROCESSES, intruded);
 }
 
 /* ---- many ranks ---- */
@@ -689,6 +776,35 @@ static void test_shm_joins_64_processes(void)
     printf(" (%llu ms) ", (unsigned long long)(clock_ms() - start));
 }
 
+/* The kernel lets a user who is not root have so many descriptors under way between processes as
+ * one of them may have open. */
+static void become_ordinary(void)
+{
+    struct rlimit limit = {.rlim_cur = 80, .rlim_max = 80};
+    if (geteuid() == 0 && (setgid(NOBODY) != 0 || setuid(NOBODY) != 0))
+        _exit(1);
+    prctl(PR_SET_DUMPABLE, 1);
+    setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+/* All dial all, 276 times, before anyone reads a hello. */
+static void all_dial_first(struct links_rank *rank)
+{
+    _Atomic uint32_t *dialed = &rank->world->arrived[2];
+    links_connect_all(rank);
+    atomic_fetch_add(dialed, 1);
+    while (atomic_load(dialed) < rank->world->size)
+        clock_sleep_us(1000);
+    all_to_all(rank);
+}
+
+static void test_shm_joins_more_than_may_be_under_way(void)
+{
+    struct links_world *world = links_world_new("shm", 24, 1);
+    world->before = become_ordinary;
+    run(world, PROCESSES, all_dial_first);
+}
+
 static void test_inproc_joins_256_threads(void)
 {
     run(links_world_new("inproc", 256, 1), THREADS, all_to_all);
@@ -726,6 +842,8 @@ int main(int argc, char **argv)
         T(test_shm_refuses_a_wrong_secret),
         T(test_shm_says_when_descriptors_run_out),
         T(test_shm_bears_garbage_connections),
+        T(test_shm_keeps_no_descriptors_of_strangers),
+        T(test_shm_joins_more_than_may_be_under_way),
         T(test_inproc_joins_256_threads),
         T(test_shm_joins_64_processes),
     };

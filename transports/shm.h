@@ -81,6 +81,7 @@ struct shm_link {
     enum shm_state state;
     bool answered;    /* dialer: the acceptor has proved itself */
     int fd, exit_fd;  /* the socket; readable when the process ends; -1: none */
+    int rings;        /* dialer, until its hello is said: their descriptor; else -1 */
     pid_t pid;        /* as seen from here; 0: not visible */
     struct auth auth; /* dialer's, until answered */
     struct shm_address address;

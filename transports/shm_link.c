@@ -79,7 +79,7 @@ tutti_status shm_link_new(struct shm *shm, uint32_t peer, struct shm_link **link
     struct shm_link *made = calloc(1, sizeof *made);
     if (!made)
         return fail(TUTTI_ERR_NOMEM, "shm: no memory for a link to %s", shm_peer_name(shm, peer));
-    made->fd = made->exit_fd = -1;
+    made->fd = made->exit_fd = made->rings = -1;
     tutti_status status = local_link_init(&shm->local, &made->base, peer);
     if (status != TUTTI_OK) {
         local_link_free(&shm->local, &made->base);
@@ -117,6 +117,8 @@ static void close_descriptors(struct shm *shm, struct shm_link *link)
 {
     unwatch_close(shm, &link->fd);
     unwatch_close(shm, &link->exit_fd);
+    owned_close(link->rings);
+    link->rings = -1;
 }
 
 static void link_end(struct shm *shm, struct shm_link *link, tutti_status status, bool quiet,
@@ -158,7 +160,10 @@ static void watch_exit(struct shm *shm, struct shm_link *link, int fd)
     }
 }
 
-static tutti_status say_hello(struct shm *shm, struct shm_link *link, int rings)
+/* TUTTI_IN_PROGRESS: to be said again. A user who is not root may have only so many descriptors
+ * under way, all processes together, as one of them may have open (ulimit -n), and those of many
+ * ranks that dial at once stay under way until the acceptors read. */
+static tutti_status say_hello(struct shm *shm, struct shm_link *link)
 {
     struct shm_packet packet = {.kind = SHM_HELLO};
     tutti_status status = auth_hello(&link->auth, packet.hello.hello);
@@ -170,9 +175,17 @@ static tutti_status say_hello(struct shm *shm, struct shm_link *link, int rings)
         return status;
     packet.hello.self = (struct shm_self){(uintptr_t)&shm->self, atomic_load(&shm->self)};
     packet.hello.shape = shm_ring_shape(shm->local.config);
-    if (!shm_packet_write(shm, link->fd, &packet, rings))
-        return fail_errno(TUTTI_ERR_PEER, "shm: greeting %s", shm_peer_name(shm, link->base.peer));
-    return TUTTI_OK;
+    if (shm_packet_write(shm, link->fd, &packet, link->rings))
+        return TUTTI_OK;
+    if (errno == ETOOMANYREFS || errno == ENOBUFS || errno == ENOMEM || errno == EAGAIN)
+        return TUTTI_IN_PROGRESS;
+    if (errno != EPIPE && errno != ECONNRESET)
+        return fail_errno(TUTTI_ERR_SYSTEM, "shm: greeting %s",
+                          shm_peer_name(shm, link->base.peer));
+    /* It let the connection go, or is gone: dialing again will tell. */
+    owned_close(link->fd);
+    link->fd = -1;
+    return TUTTI_IN_PROGRESS;
 }
 
 /* A socket that is connected to the peer's listener; -1 with errno if there is none. */
@@ -207,16 +220,15 @@ static tutti_status dial(struct shm *shm, struct shm_link *link)
 void shm_link_dial(struct shm *shm, struct shm_link *link)
 {
     set_state(shm, link, SHM_DIALING);
-    tutti_status status = dial(shm, link);
+    tutti_status status = link->fd < 0 ? dial(shm, link) : TUTTI_OK;
+    if (status == TUTTI_OK && !link->map)
+        status = shm_rings_make(shm, link, &link->rings);
+    if (status == TUTTI_OK)
+        status = say_hello(shm, link);
     if (status == TUTTI_IN_PROGRESS)
         return;
-    int rings = -1;
-    if (status == TUTTI_OK)
-        status = shm_rings_make(shm, link, &rings);
-    if (status == TUTTI_OK)
-        status = say_hello(shm, link, rings);
-    if (rings >= 0)
-        close(rings);
+    owned_close(link->rings);
+    link->rings = -1;
     if (status == TUTTI_OK && !watch(shm, link->fd, WATCH_SOCKET, link->base.peer))
         status = fail_errno(TUTTI_ERR_SYSTEM, "shm: watching the link to %s",
                             shm_peer_name(shm, link->base.peer));
@@ -295,6 +307,12 @@ static void stranger_drop(struct shm *shm, struct stranger *stranger)
     shm->stranger_count--;
 }
 
+static void refused(const struct shm *shm)
+{
+    log_at(LOG_LEVEL_WARN, (int)shm->local.config->rank, "a connection was refused: %s",
+           status_sentence());
+}
+
 static void stranger_read(struct shm *shm, struct stranger *stranger)
 {
     struct shm_packet packet;
@@ -315,8 +333,7 @@ static void stranger_read(struct shm *shm, struct stranger *stranger)
         return;
     }
     if (got == SHM_PACKET_ONE && packet.kind == SHM_HELLO)
-        log_at(LOG_LEVEL_WARN, (int)shm->local.config->rank, "a connection was refused: %s",
-               status_sentence());
+        refused(shm);
     stranger_drop(shm, stranger);
 }
 
@@ -325,13 +342,13 @@ static void no_descriptors(struct shm *shm)
 {
     char sentence[SENTENCE_MAX];
     struct rlimit limit = {0};
+    uint32_t ranks = shm->local.made_count + 1;
     getrlimit(RLIMIT_NOFILE, &limit);
     snprintf(
         sentence, sizeof sentence,
         "shm: no file descriptor to accept a peer's connection (%s): %u ranks on one host need "
         "up to %u, the limit (ulimit -n) is %llu",
-        strerror(errno), shm->local.config->size, 2 * shm->local.config->size + 16,
-        (unsigned long long)limit.rlim_cur);
+        strerror(errno), ranks, 2 * ranks + 16, (unsigned long long)limit.rlim_cur);
     for (uint32_t i = 0; i < shm->local.config->size; i++) {
         struct shm_link *link = shm_link_of(shm, i);
         if (link && link->state == SHM_WAITING)
@@ -348,6 +365,12 @@ static void accept_strangers(struct shm *shm)
             no_descriptors(shm);
         if (fd < 0)
             return;
+        pid_t pid;
+        if (check_user(fd, &pid) != TUTTI_OK) {
+            refused(shm);
+            owned_close(fd);
+            continue;
+        }
         uint32_t at = 0;
         while (shm->strangers[at].fd >= 0)
             at++;
@@ -364,8 +387,12 @@ static void drop_silent_strangers(struct shm *shm)
 {
     uint64_t now = clock_ms();
     for (uint32_t i = 0; i < SHM_STRANGERS_MAX && shm->stranger_count > 0; i++) {
-        if (shm->strangers[i].fd >= 0 && now - shm->strangers[i].since_ms > SHM_STRANGER_MS)
-            stranger_drop(shm, &shm->strangers[i]);
+        struct stranger *stranger = &shm->strangers[i];
+        if (stranger->fd < 0 || now - stranger->since_ms <= SHM_STRANGER_MS)
+            continue;
+        stranger_read(shm, stranger); /* this rank may be the one that was away */
+        if (stranger->fd >= 0)
+            stranger_drop(shm, stranger);
     }
 }
 
@@ -608,13 +635,15 @@ void shm_service(struct shm *shm)
         handle(shm, events[i].data.u64);
     if (shm->stranger_count > 0)
         drop_silent_strangers(shm);
+    bool room = true; /* for descriptors under way: it is the same for all links */
     for (uint32_t i = 0; i < shm->local.made_count; i++) {
         struct shm_link *link = (struct shm_link *)shm->local.made[i];
         if (link->state == SHM_DOWN)
             continue;
-        if (link->state == SHM_DIALING)
+        if (link->state == SHM_DIALING && (room || link->fd < 0)) {
             shm_link_dial(shm, link);
-        else if (link->state == SHM_WAITING)
+            room = room && !(link->state == SHM_DIALING && link->fd >= 0);
+        } else if (link->state == SHM_WAITING)
             look_for_dialer(shm, link);
         if (link->state == SHM_UP && link->waiting_count > 0)
             flush_notices(shm, link);

@@ -17,6 +17,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "base/owned.h"
 #include "transports/shm.h"
 
 #define PAGE_BYTES 4096u
@@ -77,7 +78,7 @@ tutti_status shm_rings_make(struct shm *shm, struct shm_link *link, int *fd)
     if (status != TUTTI_OK)
         close(file);
     else
-        *fd = file;
+        *fd = owned_add(file);
     return status;
 }
 

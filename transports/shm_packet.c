@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/check.h"
 #include "transports/shm.h"
 
 static size_t packet_bytes(uint32_t kind)
@@ -51,6 +52,23 @@ bool shm_packet_write(struct shm *shm, int to, struct shm_packet *packet, int fd
     return sent == (ssize_t)part.iov_len;
 }
 
+/* The descriptor that came along, if exactly one did; there is room for two, which nobody sends. */
+static int take_descriptor(struct msghdr *message)
+{
+    int fds[2];
+    struct cmsghdr *header = CMSG_FIRSTHDR(message);
+    if (!header || header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS)
+        return -1;
+    size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof *fds;
+    must(count <= 2);
+    memcpy(fds, CMSG_DATA(header), count * sizeof *fds);
+    if (count == 1)
+        return fds[0];
+    for (size_t i = 0; i < count; i++)
+        close(fds[i]);
+    return -1;
+}
+
 enum shm_packet_got shm_packet_read(struct shm *shm, int from, struct shm_packet *packet, int *fd)
 {
     union {
@@ -71,10 +89,7 @@ enum shm_packet_got shm_packet_read(struct shm *shm, int from, struct shm_packet
     while (got < 0 && (errno == EINTR || errno == ECONNRESET));
     if (got < 0)
         return errno == EAGAIN ? SHM_PACKET_NONE : SHM_PACKET_END;
-    const struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-    if (header && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS &&
-        header->cmsg_len == CMSG_LEN(sizeof *fd))
-        memcpy(fd, CMSG_DATA(header), sizeof *fd);
+    *fd = take_descriptor(&message);
     if (got == 0)
         return SHM_PACKET_END;
     if ((size_t)got >= offsetof(struct shm_packet, hello) &&
