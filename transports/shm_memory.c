@@ -67,7 +67,7 @@ tutti_status shm_rings_make(struct shm *shm, struct shm_link *link, int *fd)
         return fail_errno(TUTTI_ERR_SYSTEM, "shm: a memory file for the link to %s",
                           shm_peer_name(shm, link->base.peer));
     tutti_status status;
-    if (ftruncate(file, (off_t)bytes) < 0 || fallocate(file, 0, 0, (off_t)bytes) < 0)
+    if (ftruncate(file, (off_t)bytes) < 0 || mem_fill_file(file, 0, bytes) < 0)
         status = fail_errno(TUTTI_ERR_NOMEM, "shm: %zu bytes to share with %s", bytes,
                             shm_peer_name(shm, link->base.peer));
     else if (fcntl(file, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)

@@ -46,6 +46,10 @@ tutti_status mem_free(void *memory);
 bool mem_find(const void *pointer, size_t len, struct mem_export *out);
 /* Grows by one with every free: a cached mem_find result is good while it stays the same. */
 uint64_t mem_generation(void);
+/* Makes bytes [at, at + bytes) of a memory file exist; 0, or -1 with errno. Signals do not end it:
+ * a kernel that lets them interrupt fallocate undoes what it had done, so beside a profiler's timer
+ * a long call would never end; this goes on in short ones. */
+int mem_fill_file(int fd, size_t at, size_t bytes);
 /* Kind of a pointer. */
 tutti_memory mem_detect(const void *pointer);
 /* memcpy, with non-temporal stores where the size makes them pay. dst and src do not overlap. */

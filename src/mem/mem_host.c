@@ -63,6 +63,18 @@ static bool round_up(size_t bytes, size_t page, size_t *rounded)
     return true;
 }
 
+int mem_fill_file(int fd, size_t at, size_t bytes)
+{
+    for (size_t end = at + bytes, n; at < end; at += n) {
+        n = end - at < HUGE_PAGE ? end - at : HUGE_PAGE;
+        while (fallocate(fd, 0, (off_t)at, (off_t)n) != 0) {
+            if (errno != EINTR)
+                return -1;
+        }
+    }
+    return 0;
+}
+
 /* Makes the pages of a mapping as large as the kernel can, for the sake of speed alone: nothing
  * here is an error. A huge page is collapsed from a file range of which one small page exists:
  * filling the range first would cost forty times as much, because every small page is then moved.
@@ -76,7 +88,7 @@ static void prefer_huge_pages(int fd, void *base, size_t bytes)
         return;
     }
     for (size_t at = 0; at < whole; at += HUGE_PAGE) {
-        if (fallocate(fd, 0, (off_t)at, 1) != 0)
+        if (mem_fill_file(fd, at, 1) != 0)
             return;
     }
     (void)madvise(base, whole, MADV_COLLAPSE);
@@ -94,7 +106,7 @@ static tutti_status populate(int fd, size_t bytes, size_t size, size_t align, vo
         return fail_errno(TUTTI_ERR_NOMEM, "allocate %zu bytes: map a memory file", bytes);
     if (size >= HUGE_PAGE)
         prefer_huge_pages(fd, base, size);
-    if (fallocate(fd, 0, 0, (off_t)size) != 0) {
+    if (mem_fill_file(fd, 0, size) != 0) {
         tutti_status status =
             fail_errno(TUTTI_ERR_NOMEM, "allocate %zu bytes: the memory is not there", bytes);
         munmap(base, size);
