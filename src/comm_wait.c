@@ -549,10 +549,13 @@ void operation_release(struct operation *op)
 static tutti_status run_to_end(tutti_comm *comm, struct program *p, const struct call *call)
 {
     while (!exec_done(p)) {
-        if (poll_transports(comm))
+        if (poll_transports(comm)) {
+            if (comm->p2p_waiting) /* what has ended may have been what it waited for */
+                post_waiting(comm);
             comm_idle_reset(comm);
-        else
+        } else {
             comm_idle(comm);
+        }
         if (__builtin_expect(comm->failed != TUTTI_OK, 0))
             return comm_error(comm);
     }

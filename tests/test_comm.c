@@ -342,6 +342,52 @@ static void test_comm_many_transfers_in_one_group(void)
     run(WORLD_PROCESSES, 2, tcp, crowd_of_transfers, NULL);
 }
 
+/* Collectives run to their end beside more transfers than a window holds, and these go on: one
+ * rank's collective must not wait for receives of the other that wait for sends behind the window,
+ * nor may the transfers behind it be forgotten when all before them end inside a collective. */
+static int calls_beside_transfers(tutti_comm *comm, int rank, int size, void *context)
+{
+    enum { TRANSFERS = 60, BYTES = 262144, CALLS = 20 };
+    char *in = calloc(TRANSFERS, BYTES), *out = calloc(TRANSFERS, BYTES);
+    tutti_request *requests[2 * TRANSFERS];
+    float x = 1, y;
+    int wrong = 0;
+    (void)context;
+    for (int t = 0; t < TRANSFERS; t++) {
+        if (rank == 0)
+            wrong += WORLD_OK(
+                tutti_send_start(in + t * BYTES, BYTES, TUTTI_UINT8, 1, comm, &requests[t]));
+        else
+            wrong += WORLD_OK(tutti_recv(out + t * BYTES, BYTES, TUTTI_UINT8, 0, comm));
+    }
+    wrong += WORLD_OK(tutti_allreduce(&x, &y, 1, TUTTI_FLOAT32, TUTTI_SUM, comm));
+    if (rank == 0)
+        wrong += WORLD_OK(tutti_wait_all(TRANSFERS, requests));
+    for (int round = 0; round < 2; round++) {
+        for (int t = 0; t < TRANSFERS; t++)
+            wrong += WORLD_OK(tutti_recv_start(out + t * BYTES, BYTES, TUTTI_UINT8, 1 - rank, comm,
+                                               &requests[TRANSFERS + t]));
+        for (int t = 0; t < TRANSFERS; t++)
+            wrong += WORLD_OK(
+                tutti_send_start(in + t * BYTES, BYTES, TUTTI_UINT8, 1 - rank, comm, &requests[t]));
+        for (int i = 0; i < CALLS; i++)
+            wrong += WORLD_OK(tutti_allreduce(&x, &y, 1, TUTTI_FLOAT32, TUTTI_SUM, comm));
+        if (round == 1)
+            wrong += WORLD_OK(tutti_comm_finalize(comm));
+        wrong += WORLD_OK(tutti_wait_all(2 * TRANSFERS, requests));
+    }
+    (void)size;
+    free(in);
+    free(out);
+    return wrong;
+}
+
+static void test_comm_calls_beside_many_transfers(void)
+{
+    run(WORLD_PROCESSES, 2, shm, calls_beside_transfers, NULL);
+    run(WORLD_PROCESSES, 2, tcp, calls_beside_transfers, NULL);
+}
+
 /* Count arrays and operations are lent for the call that starts an operation, not until its end. */
 static int borrowed_arguments(tutti_comm *comm, int rank, int size, void *context)
 {
@@ -492,6 +538,7 @@ int main(int argc, char **argv)
         {"requests", test_comm_requests},
         {"send_and_receive", test_comm_send_and_receive},
         {"many_transfers_in_one_group", test_comm_many_transfers_in_one_group},
+        {"calls_beside_many_transfers", test_comm_calls_beside_many_transfers},
         {"keeps_what_started_operations_need", test_comm_keeps_what_started_operations_need},
         {"reads_counts_anew", test_comm_reads_counts_anew},
         {"takes_along_what_is_overwritten_next", test_comm_takes_along_what_is_overwritten_next},
