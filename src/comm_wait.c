@@ -452,6 +452,8 @@ static bool take_finished(tutti_comm *comm, struct xfer *list)
         }
         if (xfer->owner) {
             transfer_ended(comm, xfer);
+            if (comm->failed != TUTTI_OK) /* the rest are of operations that have ended by that */
+                return true;
         } else if (exec_finished(comm, comm->running, xfer) != TUTTI_OK) {
             return true;
         }

@@ -1,0 +1,89 @@
+/* test_transfers.c: sends and receives in GPU memory that fail: each rank is told the cause, once.
+ * Over the stand-in driver, or over a real one (TUTTI_TEST_CUDA_DRIVER). */
+#include "src/comm.h"
+#include "tests/rig_suite.h"
+
+#define COUNT 3000
+
+/* Between rank 0 and its transport: what ends is kept back until both a receive and the
+ * acknowledgement of a send have, which then end at one look, in this order. */
+static struct {
+    const struct transport_ops *real;
+    struct transport_ops ops;
+    tutti_comm *comm;
+    struct xfer *recv, *ack;
+    bool posted;
+} between;
+
+static struct xfer *poll_between(struct transport *transport)
+{
+    struct xfer *list = between.real->poll(transport), *rest = NULL;
+    if (!between.posted && between.comm->p2p_list) {
+        between.posted = true;
+        world_tell();
+    }
+    for (struct xfer *next; list; list = next) {
+        struct exec_xfer *xfer = (struct exec_xfer *)list;
+        next = list->next;
+        if (xfer->is_ack) {
+            between.ack = list;
+        } else if (xfer->owner && !xfer->owner->call.is_send) {
+            between.recv = list;
+        } else {
+            list->next = rest;
+            rest = list;
+        }
+    }
+    if (!between.recv || !between.ack)
+        return rest;
+    struct xfer *first = between.recv;
+    first->next = between.ack;
+    between.ack->next = rest;
+    between.recv = between.ack = NULL;
+    return first;
+}
+
+static void step_between(tutti_comm *comm)
+{
+    between.comm = comm;
+    for (uint32_t i = 0; i < comm->transport_count; i++) {
+        if (comm->transports[i] != comm->peers[1].transport)
+            continue;
+        between.real = comm->transport_ops[i];
+        between.ops = *between.real;
+        between.ops.poll = poll_between;
+        comm->transport_ops[i] = &between.ops;
+    }
+}
+
+/* The first of two transfers that end together fails: the second is of an operation that has ended
+ * with the communicator. */
+static int ends_together(tutti_comm *comm, int rank, int size, void *context)
+{
+    void *in = rig_take(COUNT * 4), *out = rig_take(COUNT * 4);
+    int wrong = WORLD_OK(tutti_barrier(comm));
+    (void)context;
+    if (rank == 0)
+        step_between(comm);
+    else
+        wrong += world_await(rank, 1);
+    wrong += WORLD_OK(tutti_group_start());
+    wrong += WORLD_OK(
+        tutti_recv(out, rank == 0 ? COUNT - 8 : COUNT, TUTTI_INT32, (rank + 1) % size, comm));
+    wrong += WORLD_OK(tutti_send(in, COUNT, TUTTI_INT32, (rank + 1) % size, comm));
+    wrong += world_check(rank, tutti_group_end() != TUTTI_OK, "nothing failed");
+    return wrong + world_check(rank, tutti_comm_status(comm) != TUTTI_OK, "it works on");
+}
+
+static void test_transfers_that_end_together(void)
+{
+    run(WORLD_PROCESSES, 2, direct, ends_together, NULL);
+}
+
+int main(int argc, char **argv)
+{
+    static const struct suite_test tests[] = {
+        {"that_end_together", test_transfers_that_end_together},
+    };
+    return suite_run("transfers", tests, sizeof tests / sizeof *tests, argc, argv);
+}
