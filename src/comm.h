@@ -248,6 +248,9 @@ tutti_status comm_fail(tutti_comm *comm, tutti_status status, uint32_t culprit,
 tutti_status comm_fail_ended(tutti_comm *comm, const struct xfer *xfer);
 /* The same for one that could not be posted; the thread's sentence says why. */
 tutti_status comm_fail_xfer(tutti_comm *comm, const struct xfer *xfer);
+/* A peer sends other than the bytes expected in an operation that both call alike else. */
+tutti_status comm_fail_lengths(tutti_comm *comm, uint32_t peer, const struct tag *tag,
+                               uint64_t expected, uint64_t sent);
 /* Looks at the transports' events; true when it stopped at one, so that there may be more. */
 bool comm_events(tutti_comm *comm);
 /* For threads that are not inside: while nobody is and nothing runs, looks whether a peer died, at

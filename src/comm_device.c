@@ -59,6 +59,7 @@ tutti_status comm_device_ended(tutti_comm *comm, struct exec_xfer *xfer, bool *o
         return acknowledge(comm, op, over);
     struct exec_arrival arrival = {.offer = &op->offer,
                                    .peer = (uint32_t)op->call.root,
+                                   .tag = &op->tag,
                                    .len = op->call.count * op->call.elem_size,
                                    .dst = op->call.out};
     uint64_t ticket;

@@ -138,7 +138,7 @@ static void transfers_differ(tutti_comm *comm, uint32_t peer, const struct tag *
                              const struct tag *theirs, size_t my_len, size_t their_len, char *text)
 {
     tutti_dtype expected = tag_dtype(mine), sent = tag_dtype(theirs);
-    if (tag_on_device(mine) || tag_on_device(theirs)) {
+    if ((tag_on_device(mine) || tag_on_device(theirs)) && !tag_equal(mine, theirs)) {
         /* what travels is where the bytes lie, so the lengths say nothing */
         snprintf(
             text, SENTENCE_MAX,
@@ -319,6 +319,13 @@ tutti_status comm_fail_xfer(tutti_comm *comm, const struct xfer *xfer)
     snprintf(text, sizeof text, "transfer with %s failed: %.300s", comm->names[xfer->peer],
              status_sentence()[0] ? status_sentence() : status_text(xfer->status));
     return comm_fail(comm, xfer->status, xfer->peer, text);
+}
+
+tutti_status comm_fail_lengths(tutti_comm *comm, uint32_t peer, const struct tag *tag,
+                               uint64_t expected, uint64_t sent)
+{
+    fail_mismatch(comm, peer, tag, tag, expected, sent);
+    return comm_error(comm);
 }
 
 bool comm_check_abort(tutti_comm *comm)

@@ -167,6 +167,7 @@ tutti_status exec_device_failed(struct tutti_comm *comm, tutti_status status);
 struct exec_arrival {
     const struct exec_offer *offer;
     uint32_t peer;
+    const struct tag *tag;
     uint64_t len; /* expected */
     void *dst;
     const struct reducer *reducer;

@@ -142,14 +142,16 @@ tutti_status exec_device_fetch(struct tutti_comm *comm, const struct exec_arriva
     const struct exec_offer *offer = arrival->offer;
     uint64_t off = offer->address - offer->share.base;
     void *base;
-    if (offer->len != arrival->len || off > offer->share.bytes ||
-        arrival->len > offer->share.bytes - off)
-        return exec_device_failed(comm,
-                                  fail(TUTTI_ERR_PROTOCOL,
-                                       "%s offers %" PRIu64 " bytes of GPU memory where %" PRIu64
-                                       " are expected, or bytes outside the allocation it shares",
-                                       comm->names[arrival->peer], offer->len, arrival->len));
-    tutti_status status = mem_attach(comm->device, &offer->share, &base);
+    tutti_status status;
+    if (offer->len != arrival->len)
+        return comm_fail_lengths(comm, arrival->peer, arrival->tag, arrival->len, offer->len);
+    if (off > offer->share.bytes || offer->len > offer->share.bytes - off) {
+        status = fail(TUTTI_ERR_PROTOCOL,
+                      "%s offers %" PRIu64 " bytes of GPU memory outside the allocation it shares",
+                      comm->names[arrival->peer], offer->len);
+        return comm_fail(comm, status, arrival->peer, status_sentence());
+    }
+    status = mem_attach(comm->device, &offer->share, &base);
     if (status != TUTTI_OK)
         return exec_device_failed(comm, status);
     const void *bytes = (const void *)((uintptr_t)base + off);
@@ -216,6 +218,7 @@ tutti_status exec_device_transfer(struct tutti_comm *comm, struct program *p,
     }
     struct exec_arrival arrival = {.offer = &p->device->offers[s],
                                    .peer = step->peer,
+                                   .tag = &p->tag,
                                    .len = step->dst.len,
                                    .dst = p->bound[step->dst.buffer] + step->dst.off};
     if (step->fused != STEP_NONE) {

@@ -71,8 +71,8 @@ static int ends_together(tutti_comm *comm, int rank, int size, void *context)
     wrong += WORLD_OK(
         tutti_recv(out, rank == 0 ? COUNT - 8 : COUNT, TUTTI_INT32, (rank + 1) % size, comm));
     wrong += WORLD_OK(tutti_send(in, COUNT, TUTTI_INT32, (rank + 1) % size, comm));
-    wrong += world_check(rank, tutti_group_end() != TUTTI_OK, "nothing failed");
-    return wrong + world_check(rank, tutti_comm_status(comm) != TUTTI_OK, "it works on");
+    wrong += WORLD_TAKEN(tutti_group_end(), TUTTI_ERR_MISMATCH);
+    return wrong + WORLD_TAKEN(tutti_comm_status(comm), TUTTI_ERR_MISMATCH);
 }
 
 static void test_transfers_that_end_together(void)
@@ -80,10 +80,46 @@ static void test_transfers_that_end_together(void)
     run(WORLD_PROCESSES, 2, direct, ends_together, NULL);
 }
 
+/* What rank 0 sends and rank 1 receives, in bytes of GPU memory, and what both are told: parts of
+ * the sentence. */
+struct difference {
+    size_t sent, received;
+    const char *sends, *receives;
+};
+
+static int differ(tutti_comm *comm, int rank, int size, void *context)
+{
+    const struct difference *d = context;
+    void *memory = rig_take(COUNT * 4);
+    tutti_comm *survivors;
+    int wrong = WORLD_OK(tutti_barrier(comm));
+    tutti_status status = rank == 0 ? tutti_send(memory, d->sent, TUTTI_UINT8, 1, comm)
+                                    : tutti_recv(memory, d->received, TUTTI_UINT8, 0, comm);
+    if (status == TUTTI_OK) /* it was on its way through host memory */
+        status = tutti_barrier(comm);
+    wrong += world_check(rank, status == TUTTI_ERR_MISMATCH, "%s", tutti_status_string(status));
+    wrong += world_says(rank, "ranks disagree: rank 0 (host ") + world_says(rank, d->sends) +
+             world_says(rank, " where rank 1 (host ") + world_says(rank, d->receives);
+    wrong += WORLD_OK(tutti_comm_shrink(comm, NULL, 0, &survivors));
+    wrong += WORLD_OK(tutti_barrier(survivors)) + WORLD_OK(tutti_comm_destroy(survivors));
+    (void)size;
+    return wrong;
+}
+
+/* The receiver knows both counts: it names them, and leaves nobody. */
+static void test_transfers_of_different_counts(void)
+{
+    struct difference more = {12000, 11000, ") sends 12000 uint8", ") receives 11000 uint8: "};
+    struct difference less = {11000, 12000, ") sends 11000 uint8", ") receives 12000 uint8: "};
+    run(WORLD_PROCESSES, 2, direct, differ, &more);
+    run(WORLD_THREADS, 2, direct, differ, &less);
+}
+
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
         {"that_end_together", test_transfers_that_end_together},
+        {"of_different_counts", test_transfers_of_different_counts},
     };
     return suite_run("transfers", tests, sizeof tests / sizeof *tests, argc, argv);
 }
