@@ -133,20 +133,36 @@ static const char *hidden_difference(const struct tag *mine, const struct tag *t
     return mine->word[2] != theirs->word[2] ? " by a different plan" : " otherwise";
 }
 
+/* One side of a transfer of which a side is worked on in GPU memory. What travels of that one is
+ * where its bytes lie; the length of the other is known, and a short one may be of GPU memory, too.
+ */
+static const char *side_text(const tutti_comm *comm, const struct tag *tag, size_t len,
+                             char text[80])
+{
+    const char *name = dtype_name(tag_dtype(tag));
+    size_t size = dtype_size(tag_dtype(tag));
+    if (!tag_on_device(tag) && len < comm->direct_min)
+        snprintf(text, 80, "%zu %s in host memory or below TUTTI_CUDA_DIRECT_MIN",
+                 len / (size ? size : 1), name);
+    else
+        snprintf(text, 80, "%s in %s memory", name, tag_on_device(tag) ? "GPU" : "host");
+    return text;
+}
+
 /* A send that met a receive; the receiver compares, so theirs is the send. */
 static void transfers_differ(tutti_comm *comm, uint32_t peer, const struct tag *mine,
                              const struct tag *theirs, size_t my_len, size_t their_len, char *text)
 {
     tutti_dtype expected = tag_dtype(mine), sent = tag_dtype(theirs);
     if ((tag_on_device(mine) || tag_on_device(theirs)) && !tag_equal(mine, theirs)) {
-        /* what travels is where the bytes lie, so the lengths say nothing */
+        char sends[80], receives[80];
         snprintf(
             text, SENTENCE_MAX,
-            "ranks disagree: %s sends %s in %s memory where %s receives %s in %s memory: sends "
-            "and receives of two ranks meet in the order issued; their types must agree, and "
-            "both buffers lie in GPU memory or neither (or set TUTTI_CUDA_DIRECT=0)",
-            comm->names[peer], dtype_name(sent), tag_on_device(theirs) ? "GPU" : "host",
-            comm->names[comm->rank], dtype_name(expected), tag_on_device(mine) ? "GPU" : "host");
+            "ranks disagree: %s sends %s where %s receives %s: sends and receives of two ranks "
+            "meet in the order issued; their counts and types must agree, and both buffers lie in "
+            "GPU memory or neither (or set TUTTI_CUDA_DIRECT=0)",
+            comm->names[peer], side_text(comm, theirs, their_len, sends), comm->names[comm->rank],
+            side_text(comm, mine, my_len, receives));
         return;
     }
     size_t expected_size = dtype_size(expected), sent_size = dtype_size(sent);

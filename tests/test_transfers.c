@@ -115,11 +115,27 @@ static void test_transfers_of_different_counts(void)
     run(WORLD_THREADS, 2, direct, differ, &less);
 }
 
+/* One is worked on in GPU memory, the other is too short for that: it may as well be host memory.
+ */
+static void test_transfers_on_both_sides_of_the_limit(void)
+{
+    static const char *const limit[] = {"TUTTI_CUDA_DIRECT_MIN=8000", NULL};
+    struct difference less = {
+        12000, 4000, ") sends uint8 in GPU memory",
+        ") receives 4000 uint8 in host memory or below TUTTI_CUDA_DIRECT_MIN: "};
+    struct difference more = {4000, 12000,
+                              ") sends 4000 uint8 in host memory or below TUTTI_CUDA_DIRECT_MIN",
+                              ") receives uint8 in GPU memory: "};
+    run(WORLD_PROCESSES, 2, limit, differ, &less);
+    run(WORLD_THREADS, 2, limit, differ, &more);
+}
+
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
         {"that_end_together", test_transfers_that_end_together},
         {"of_different_counts", test_transfers_of_different_counts},
+        {"on_both_sides_of_the_limit", test_transfers_on_both_sides_of_the_limit},
     };
     return suite_run("transfers", tests, sizeof tests / sizeof *tests, argc, argv);
 }
