@@ -192,7 +192,8 @@ static tutti_status look(struct shrink *shrink)
     tutti_status status = shrink->verdict == TUTTI_OK ? check_here(shrink) : shrink->verdict;
     if (status != TUTTI_OK)
         return judge(shrink, status);
-    if (comm->failed == TUTTI_OK)
+    /* Who revokes waits until this thread has seen it; the shrink goes on. */
+    if (comm->failed == TUTTI_OK && !comm_check_abort(comm))
         comm_progress(comm);
     comm_events(comm);
     for (uint32_t i = 0; i < shrink->size && status == TUTTI_OK; i++) {

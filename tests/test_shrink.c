@@ -1,10 +1,12 @@
 /* test_shrink.c: communicators of the ranks that are left: after good order, deaths and aborts; and
  * the small calls that front ends need: flush, predict, cancel. */
+#include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "src/comm.h"
 #include "tests/world_suite.h"
 
 /* ---- shrink -----------------------------------------------------------------------------------
@@ -144,6 +146,44 @@ static int renewing(tutti_comm *comm, int rank, int size, void *context)
     return wrong;
 }
 
+/* Revokes as soon as another thread is inside. */
+static void *revoke_inside(void *comm)
+{
+    struct tutti_comm *c = comm;
+    while (atomic_load(&c->busy) == 0)
+        usleep(100);
+    if (tutti_comm_revoke(comm) == TUTTI_OK)
+        world_tell();
+    return NULL;
+}
+
+/* Rank 0 shrinks what works, and another thread of it revokes that; the others come once that
+ * thread is through. */
+static int revoking_beside(tutti_comm *comm, int rank, int size, void *context)
+{
+    tutti_comm *child = NULL;
+    pthread_t thread;
+    int wrong = WORLD_OK(tutti_barrier(comm));
+    (void)context;
+    world_tell();
+    wrong += world_await(rank, rank == 0 ? size : size + 1); /* all have left the barrier */
+    if (rank == 0 && pthread_create(&thread, NULL, revoke_inside, comm) != 0)
+        return wrong + world_check(rank, 0, "no thread");
+    wrong += WORLD_OK(tutti_comm_shrink(comm, NULL, 0, &child));
+    wrong += check_child(child, rank, rank, size);
+    if (rank == 0) {
+        pthread_join(thread, NULL);
+        wrong += WORLD_TAKEN(tutti_barrier(comm), TUTTI_ERR_ABORTED);
+    }
+    return wrong;
+}
+
+static void test_shrink_beside_a_thread_that_revokes(void)
+{
+    run(WORLD_THREADS, 2, NULL, revoking_beside, NULL);
+    run(WORLD_PROCESSES, 3, NULL, revoking_beside, NULL);
+}
+
 static void test_shrink_after_failure(void)
 {
     for (int doomed = 0; doomed < 4; doomed += 3) {
@@ -248,6 +288,7 @@ int main(int argc, char **argv)
     static const struct suite_test tests[] = {
         {"in_good_order", test_shrink_in_good_order},
         {"after_failure", test_shrink_after_failure},
+        {"beside_a_thread_that_revokes", test_shrink_beside_a_thread_that_revokes},
         {"flush_predict_cancel", test_shrink_flush_predict_cancel},
     };
     return suite_run("shrink", tests, sizeof tests / sizeof *tests, argc, argv);
