@@ -399,7 +399,7 @@ static void issue_p2p(tutti_comm *comm, struct operation *op)
 static void post_waiting(tutti_comm *comm)
 {
     struct operation **at = &comm->p2p_waiting;
-    while (*at && comm->failed == TUTTI_OK) {
+    while (comm->failed == TUTTI_OK && *at) { /* what fails ends op, and those before it */
         struct operation *op = *at;
         if (*posted_of(comm, op) == P2P_POSTED_MAX) {
             at = &op->next;
@@ -425,10 +425,11 @@ static void advance_queue(tutti_comm *comm)
                 return;
             tutti_status status = start_call(comm, &op->call, &op->program);
             if (status != TUTTI_OK) {
-                op->status = start_failed(comm, status);
-                if (comm->failed != TUTTI_OK)
+                status = start_failed(comm, status);
+                if (comm->failed != TUTTI_OK) /* this has ended op, too */
                     return;
                 pop_head(comm);
+                op->status = status; /* from here on it may be gone */
                 continue;
             }
         }

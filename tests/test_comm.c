@@ -1,5 +1,6 @@
 /* test_comm.c: communicators as users meet them: arguments, requests, groups, split; test_comm_ends
  * has what goes wrong. */
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -388,6 +389,51 @@ static void test_comm_calls_beside_many_transfers(void)
     run(WORLD_PROCESSES, 2, tcp, calls_beside_transfers, NULL);
 }
 
+/* Frees an operation as soon as it has ended, while another thread is inside. */
+static void *end_beside(void *argument)
+{
+    tutti_request **request = argument;
+    int done = 0;
+    tutti_status status = TUTTI_OK;
+    while (!done && (status == TUTTI_OK || status == TUTTI_ERR_STATE))
+        status = tutti_test(request, &done);
+    return (void *)(intptr_t)(status == TUTTI_ERR_SETTING);
+}
+
+/* Operations that cannot be planned end when their turn comes: their owner may be another thread
+ * than the one whose wait has brought it. (What goes on with them then is for the sanitizers.) */
+static int ends_of_others(tutti_comm *comm, int rank, int size, void *context)
+{
+    enum { ROUNDS = 30 };
+    float x = 1, y, in[8] = {0}, out[64];
+    int wrong = 0;
+    (void)context;
+    for (int round = 0; round < ROUNDS && !wrong; round++) {
+        tutti_request *first, *second;
+        pthread_t thread;
+        void *refused = NULL;
+        wrong += WORLD_OK(
+            tutti_allgather_start(in, out, (size_t)(8 / size), TUTTI_FLOAT32, comm, &first));
+        wrong +=
+            WORLD_OK(tutti_allreduce_start(&x, &y, 1, TUTTI_FLOAT32, TUTTI_SUM, comm, &second));
+        if (pthread_create(&thread, NULL, end_beside, &second) != 0)
+            return wrong + world_check(rank, 0, "no thread");
+        tutti_status status = TUTTI_ERR_STATE;
+        while (status == TUTTI_ERR_STATE) /* the other thread is inside */
+            status = tutti_wait(&first);
+        wrong += world_check(rank, status == TUTTI_OK, "%s", tutti_last_error());
+        pthread_join(thread, &refused);
+        wrong += world_check(rank, refused != NULL, "not refused");
+    }
+    return wrong;
+}
+
+static void test_comm_ends_what_another_thread_owns(void)
+{
+    static const char *const settings[] = {"TUTTI_ALGO=allreduce:hier", NULL};
+    run(WORLD_THREADS, 3, settings, ends_of_others, NULL);
+}
+
 /* Count arrays and operations are lent for the call that starts an operation, not until its end. */
 static int borrowed_arguments(tutti_comm *comm, int rank, int size, void *context)
 {
@@ -539,6 +585,7 @@ int main(int argc, char **argv)
         {"send_and_receive", test_comm_send_and_receive},
         {"many_transfers_in_one_group", test_comm_many_transfers_in_one_group},
         {"calls_beside_many_transfers", test_comm_calls_beside_many_transfers},
+        {"ends_what_another_thread_owns", test_comm_ends_what_another_thread_owns},
         {"keeps_what_started_operations_need", test_comm_keeps_what_started_operations_need},
         {"reads_counts_anew", test_comm_reads_counts_anew},
         {"takes_along_what_is_overwritten_next", test_comm_takes_along_what_is_overwritten_next},
