@@ -58,10 +58,13 @@ struct comm_peer {
 
 /* What this rank has asked those that it waits for (comm_late.c). */
 struct comm_late {
-    uint64_t asked_ns, idle_since_ns; /* when, 0: never; and in which wait */
-    uint32_t impatient;               /* whose time is up, and what that is; 0: nobody's is */
+    uint64_t asked_ns, still_since_ns; /* when, 0: never; and in which wait */
+    uint32_t impatient;                /* whose time is up, and what that is; 0: nobody's is */
     uint64_t limit_ms;
-    uint64_t told_ns; /* idle_since_ns of the last wait that the log was told of */
+    uint64_t told_ns; /* still_since of the last wait that the log was told of */
+    /* Bytes that the transports had moved at the last look; when it was; the last that found more
+     * than the one before. */
+    uint64_t moved_bytes, looked_ns, moved_ns;
 };
 
 struct comm_op {

@@ -35,7 +35,46 @@
 #define GRACE_MS       1000u  /* beyond that, for a chain of answers: and so much more, */
 #define GRACE_HOP_MS   2u     /* for each rank of the communicator and on a core, */
 #define GRACE_MAX_MS   10000u /* up to this */
+#define LOOKS          8u     /* in a limit, whether bytes move */
 #define ASKS_MAX       2u     /* under way to a peer: one for the log, and one about a limit */
+
+/* ---- since when nothing moves -----------------------------------------------------------------
+ * A transfer ends once, and may take longer than the limit: what its transport counts on the way
+ * moves, too. (Of bytes that peers read in place only the reader knows.) The first look of a wait
+ * has nothing to compare with, so what moved before it is not seen. */
+
+static uint64_t still_since(const tutti_comm *comm)
+{
+    return comm->late.moved_ns > comm->idle_since_ns ? comm->late.moved_ns : comm->idle_since_ns;
+}
+
+static uint64_t moved_bytes(const tutti_comm *comm)
+{
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < comm->transport_count; i++) {
+        struct transport_stats stats;
+        comm->transport_ops[i]->stats(comm->transports[i], &stats);
+        sum += stats.bytes_sent + stats.bytes_received + stats.copied_bytes + stats.in_place_bytes;
+    }
+    return sum;
+}
+
+static void look_for_moves(tutti_comm *comm, uint64_t now)
+{
+    struct comm_late *late = &comm->late;
+    bool is_first = late->looked_ns <= comm->idle_since_ns;
+    uint64_t last = is_first ? comm->idle_since_ns : late->looked_ns;
+    if (now - last < comm->settings.timeout_ms * 1000000u / LOOKS)
+        return;
+    uint64_t bytes = moved_bytes(comm);
+    if (!is_first && bytes != late->moved_bytes)
+        late->moved_ns = now;
+    late->moved_bytes = bytes;
+    late->looked_ns = now;
+}
+
+/* ---- asking -----------------------------------------------------------------------------------
+ */
 
 /* A peer that is waited for. */
 struct awaited {
@@ -76,7 +115,7 @@ static void ask(tutti_comm *comm, uint32_t impatient, uint64_t limit_ms, uint64_
     struct awaited at = {0};
     const uint32_t most = limit_ms > 0 ? ASKS_MAX : ASKS_MAX - 1;
     comm->late.asked_ns = now;
-    comm->late.idle_since_ns = comm->idle_since_ns;
+    comm->late.still_since_ns = still_since(comm);
     comm->late.impatient = impatient;
     comm->late.limit_ms = limit_ms;
     for (uint32_t p = 0; p < comm->size; p++)
@@ -108,7 +147,7 @@ static uint64_t asked_ms(const tutti_comm *comm, uint64_t now)
 /* Whether what was asked is about the wait that goes on now; and whether it is about a limit. */
 static bool is_asking(const tutti_comm *comm)
 {
-    return comm->late.asked_ns != 0 && comm->late.idle_since_ns == comm->idle_since_ns;
+    return comm->late.asked_ns != 0 && comm->late.still_since_ns == still_since(comm);
 }
 
 static bool is_pressing(const tutti_comm *comm)
@@ -199,16 +238,16 @@ static bool next_silent(const tutti_comm *comm, struct awaited *at)
 /* What the log is told of a wait, once. */
 static void check_stall(tutti_comm *comm, uint64_t now)
 {
-    uint64_t waited_ms = (now - comm->idle_since_ns) / 1000000u;
+    uint64_t since = still_since(comm), waited_ms = (now - since) / 1000000u;
     struct awaited silent = {0};
     char doing[192];
     if (comm->settings.stall_ms == 0 || waited_ms < comm->settings.stall_ms ||
-        comm->late.told_ns == comm->idle_since_ns)
+        comm->late.told_ns == since)
         return;
     if (!is_asking(comm)) {
         ask(comm, comm->rank, 0, now);
     } else if (asked_ms(comm, now) >= answer_ms(comm)) {
-        comm->late.told_ns = comm->idle_since_ns;
+        comm->late.told_ns = since;
         if (next_silent(comm, &silent))
             log_at(LOG_LEVEL_WARN, (int)comm->rank,
                    "waits for %s to %s, %s, since %" PRIu64 " ms: that rank is late or stopped "
@@ -220,8 +259,9 @@ static void check_stall(tutti_comm *comm, uint64_t now)
 
 void comm_check_timeout(tutti_comm *comm, uint64_t now)
 {
+    look_for_moves(comm, now);
     uint64_t limit_ms = comm->settings.timeout_ms;
-    bool is_up = (now - comm->idle_since_ns) / 1000000u >= limit_ms;
+    bool is_up = (now - still_since(comm)) / 1000000u >= limit_ms;
     struct awaited first = {0}, silent = {0};
     if (comm->failed != TUTTI_OK)
         return;

@@ -1,9 +1,11 @@
 /* test_late.c: whom ranks name that have waited too long: who is late, not those in between that
  * wait themselves; and a ring of ranks that wait for each other. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "src/comm.h"
 #include "tests/world_suite.h"
 
 #define LIMIT_MS 700
@@ -417,6 +419,52 @@ static void test_late_to_meet_is_told_to_the_log(void)
     }
 }
 
+/* ---- what moves is not late -------------------------------------------------------------------
+ */
+
+/* Between the receiver and its transport, which has its turn now and then for a while: at most 4
+ * MiB each time. */
+static struct {
+    const struct transport_ops *real;
+    struct transport_ops ops;
+    double turn, end;
+} slow;
+
+static struct xfer *poll_slowly(struct transport *transport)
+{
+    double now = world_seconds();
+    if (now < slow.turn && now < slow.end)
+        return NULL;
+    slow.turn = now + 0.1;
+    return slow.real->poll(transport);
+}
+
+/* One transfer takes longer than the limit and all that is asked then. */
+static int move_slowly(tutti_comm *comm, int rank, int size, void *context)
+{
+    enum { BYTES = 128 << 20, SLOW_MS = LIMIT_MS + 1900 };
+    char *bytes = calloc(1, BYTES); /* those that are sent take no memory */
+    int wrong = meet(comm, rank, size);
+    (void)context;
+    if (rank == 0) {
+        slow.end = world_seconds() + SLOW_MS * 1e-3;
+        slow.real = comm->transport_ops[0];
+        slow.ops = *slow.real;
+        slow.ops.poll = poll_slowly;
+        comm->transport_ops[0] = &slow.ops;
+    }
+    wrong += rank == 0 ? WORLD_OK(tutti_recv(bytes, BYTES, TUTTI_UINT8, 1, comm))
+                       : WORLD_OK(tutti_send(bytes, BYTES, TUTTI_UINT8, 0, comm));
+    wrong += world_check(rank, rank == 1 || world_seconds() > slow.end, "it was not slow");
+    free(bytes);
+    return wrong;
+}
+
+static void test_late_is_nobody_while_bytes_move(void)
+{
+    run(WORLD_PROCESSES, 2, over_tcp, move_slowly, NULL);
+}
+
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
@@ -432,6 +480,7 @@ int main(int argc, char **argv)
         {"tells_of_ranks_that_wait_for_each_other",
          test_late_tells_of_ranks_that_wait_for_each_other},
         {"is_told_to_the_log", test_late_is_told_to_the_log},
+        {"is_nobody_while_bytes_move", test_late_is_nobody_while_bytes_move},
         {"may_be_the_first_call", test_late_may_be_the_first_call},
         {"to_meet_is_told_to_the_log", test_late_to_meet_is_told_to_the_log},
     };

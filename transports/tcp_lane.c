@@ -195,6 +195,7 @@ static size_t landing(const struct tcp_lane *lane, const struct xfer *xfer, uint
 static void landed(struct tcp_lane *lane, struct xfer *xfer, size_t len)
 {
     lane->landed += len;
+    lane->link->tcp->stats.bytes_received += len;
     if (!xfer->reducer)
         return;
     size_t waiting = lane->landed - lane->reduced;
@@ -243,9 +244,7 @@ static enum step advance(struct tcp_lane *lane, size_t *budget)
         *budget -= got < *budget ? got : *budget;
     }
     if (lane->landed == lane->len) {
-        struct transport_stats *stats = &lane->link->tcp->stats;
-        stats->recvs++;
-        stats->bytes_received += lane->len;
+        lane->link->tcp->stats.recvs++;
         lane->in_frame = false;
         tcp_finish(lane->link->tcp, tcp_queue_take(&lane->recvs), TUTTI_OK);
     }
@@ -335,10 +334,20 @@ static tutti_status write_chain(struct tcp_lane *lane, struct xfer *xfer, size_t
     return TUTTI_OK;
 }
 
-static void count_sent(struct tcp_lane *lane, const struct xfer *xfer)
+static uint64_t payload_of(uint64_t sent)
 {
-    lane->link->tcp->stats.sends++;
-    lane->link->tcp->stats.bytes_sent += xfer->len;
+    return sent > TCP_FRAME_LEN ? sent - TCP_FRAME_LEN : 0;
+}
+
+/* Accounts for bytes of a frame that were sent; true when that was all. */
+static bool has_sent(struct tcp_lane *lane, struct xfer *xfer, uint64_t bytes)
+{
+    struct transport_stats *stats = &lane->link->tcp->stats;
+    uint64_t before = xfer->work[0], after = xfer->work[0] = before + bytes;
+    bool all = after == xfer->len + TCP_FRAME_LEN;
+    stats->bytes_sent += payload_of(after) - payload_of(before);
+    stats->sends += all;
+    return all;
 }
 
 tutti_status tcp_lane_write(struct tcp_lane *lane, struct xfer *xfer)
@@ -350,11 +359,8 @@ tutti_status tcp_lane_write(struct tcp_lane *lane, struct xfer *xfer)
         tutti_status status = write_chain(lane, xfer, &sent, &all);
         if (status != TUTTI_OK)
             return status;
-        xfer->work[0] += sent;
-        if (xfer->work[0] == xfer->len + TCP_FRAME_LEN) {
-            count_sent(lane, xfer);
+        if (has_sent(lane, xfer, sent))
             return TUTTI_OK;
-        }
         if (!all)
             return TUTTI_IN_PROGRESS;
         if (xfer->work[0] >= BUDGET_LEN)
@@ -374,12 +380,9 @@ void tcp_lane_send(struct tcp_lane *lane)
         while (lane->sends.head) {
             struct xfer *xfer = lane->sends.head;
             uint64_t left = xfer->len + TCP_FRAME_LEN - xfer->work[0];
-            if (sent < left) {
-                xfer->work[0] += sent;
+            if (!has_sent(lane, xfer, sent < left ? sent : left))
                 break;
-            }
             sent -= left;
-            count_sent(lane, xfer);
             tcp_finish(lane->link->tcp, tcp_queue_take(&lane->sends), TUTTI_OK);
         }
     }

@@ -111,6 +111,8 @@ struct transport_config {
 
 struct transport; /* each transport's own; its first member is `const struct transport_ops *ops` */
 
+/* Bytes are counted as they move, as far as this side sees it: a wait in which they do is none for
+ * TUTTI_TIMEOUT_MS. */
 struct transport_stats {
     uint64_t sends, recvs, bytes_sent, bytes_received, copies, copied_bytes, in_place_bytes,
         syscalls;

@@ -42,7 +42,6 @@ void transfer_retire(struct verbs_link *link, uint32_t lane)
     struct xfer *xfer;
     while ((xfer = flow_sent(flow))) {
         stats->sends++;
-        stats->bytes_sent += xfer->len;
         end_transfer(link, xfer, TUTTI_OK);
     }
     while ((xfer = flow_received(flow))) {
@@ -429,6 +428,7 @@ void transfer_pump_lane(struct verbs_link *link, uint32_t lane, bool may_ask)
             !(step.kind == FLOW_CHUNK ? put_chunk(link, lane, &step) : put_step(link, lane, &step)))
             break;
         flow_advance(flow, &step);
+        link->verbs->stats.bytes_sent += step.kind == FLOW_ASK ? 0 : step.len;
         link->asks[lane] = 0;
     }
     link->asks[lane] += link->asks[lane] < ASK_PUMPS && flow->send_at != flow->send_next;
