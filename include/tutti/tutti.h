@@ -200,8 +200,9 @@ TUTTI_API tutti_status tutti_comm_status(const tutti_comm *comm);
  * tutti_comm_destroy: releases everything, never waits for peers beyond 1 s, or over RDMA beyond
  * 4 s, until what was sent has arrived; NULL is allowed; started operations end with
  * TUTTI_ERR_ABORTED.
- * tutti_comm_abort: from any thread: every wait of this communicator ends with TUTTI_ERR_ABORTED,
- * here and (as TUTTI_ERR_PEER naming this rank) at its peers, also at those it never met.
+ * tutti_comm_abort: from any thread, but not out of a user's reduction (which must not call the
+ * library): every wait of this communicator ends with TUTTI_ERR_ABORTED, here and (as
+ * TUTTI_ERR_PEER naming this rank) at its peers, also at those it never met.
  * tutti_comm_revoke: as abort, but this rank stays within its peers' reach, for tutti_comm_shrink:
  * every rank revokes, since one that never met this rank learns of it from no one else. */
 TUTTI_API tutti_status tutti_comm_finalize(tutti_comm *comm);
