@@ -177,6 +177,45 @@ static void test_tcp_carries_more_than_4_gib(void)
     links_run(links_world_new("tcp", 2, 1), more_than_4_gib);
 }
 
+/* Ranks that compute, and look at the transport in turn and so seldom that all limits have passed
+ * whenever they do: the waiting itself is left out. */
+static void look_seldom(struct links_rank *rank)
+{
+    struct tcp *tcp = (struct tcp *)rank->transport;
+    uint32_t peer = 1 - rank->rank, word = rank->rank;
+    uint8_t address[TRANSPORT_ADDRESS_MAX];
+    struct xfer xfer = links_xfer(peer, &word, 4);
+    /* The peer has a second address, so that there is something else to try. */
+    memcpy(address, rank->world->address[peer], 16 + 24);
+    memcpy(address + 16 + 24, address + 16, 24);
+    tcp_put32(address + 4, 2);
+    links_expect(rank, rank->ops->connect(rank->transport, peer, address, 16 + 24 * 2) == TUTTI_OK);
+    (void)(rank->rank == 0 ? rank->ops->send(rank->transport, &xfer)
+                           : rank->ops->recv(rank->transport, &xfer));
+    for (int step = 0; step < 40; step++) {
+        _Atomic int *turn = &rank->world->flags[0];
+        uint64_t deadline = clock_ms() + LINKS_LIMIT_MS;
+        while (atomic_load(turn) != 2 * step + (int)rank->rank && clock_ms() < deadline)
+            clock_sleep_us(100);
+        const struct tcp_link *link = tcp->links[peer];
+        for (uint32_t i = 0; rank->rank == 0 && link->hands && i <= rank->world->lanes; i++) {
+            if (link->hands[i].stage > TCP_STAGE_DIAL)
+                link->hands[i].deadline_ms = 1;
+        }
+        for (int i = 0; i < 20 && xfer.status == TUTTI_IN_PROGRESS; i++)
+            rank->ops->poll(rank->transport);
+        tcp_accept_service(tcp, clock_ms() + 10000);
+        atomic_fetch_add(turn, 1);
+    }
+    links_expect(rank, xfer.status == TUTTI_OK && word == 0);
+    links_meet(rank, 1, 2);
+}
+
+static void test_tcp_links_ranks_that_look_seldom(void)
+{
+    links_run(links_world_new("tcp", 2, 2), look_seldom);
+}
+
 static void wrong_secret(struct links_rank *rank)
 {
     uint32_t word = 0;
@@ -214,9 +253,13 @@ static void test_tcp_speaks_over_one_interface(void)
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
-        TEST(tcp_bears_strangers),         TEST(tcp_passes_over_bad_addresses),
-        TEST(tcp_waits_for_a_slow_reader), TEST(tcp_carries_more_than_4_gib),
-        TEST(tcp_refuses_a_wrong_secret),  TEST(tcp_speaks_over_one_interface),
+        TEST(tcp_bears_strangers),
+        TEST(tcp_passes_over_bad_addresses),
+        TEST(tcp_waits_for_a_slow_reader),
+        TEST(tcp_carries_more_than_4_gib),
+        TEST(tcp_links_ranks_that_look_seldom),
+        TEST(tcp_refuses_a_wrong_secret),
+        TEST(tcp_speaks_over_one_interface),
     };
     return suite_run("tcp", tests, sizeof tests / sizeof *tests, argc, argv);
 }

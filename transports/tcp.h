@@ -86,7 +86,8 @@ struct tcp_hand {
     enum tcp_stage stage;
     struct sock_address address; /* dialed, or accepted from */
     struct auth auth;
-    uint64_t since_ms, deadline_ms;
+    uint64_t since_ms;    /* accepted */
+    uint64_t deadline_ms; /* dialed: for the stage */
     uint32_t have, want, out_begin, out_end;
     uint8_t in[TCP_HAND_MAX], out[TCP_HAND_MAX];
 };

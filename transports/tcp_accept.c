@@ -1,8 +1,9 @@
 /* tcp_accept.c: connections that come in.
  * The idea: whoever connects is a stranger until it has proved the secret; only then does it say
- * which lane of which link it is. Strangers are bounded in number and in time; one that says
- * nothing makes room for the next when all places are taken, so that neither a port scan nor a
- * crowd of peers is in the other's way.
+ * which lane of which link it is. Strangers are bounded in number, not in time: a peer that
+ * computes and looks now and then is slow at its handshake, and would only begin it anew. When all
+ * places are taken, one that says nothing or takes too long makes room for the next, so that
+ * neither a port scan nor a crowd of peers is in the other's way.
  * Invariant: a stranger is not answered before it said a correct hello, and touches no link before
  * it proved the secret. */
 #include <stdio.h>
@@ -11,8 +12,9 @@
 #include "base/log.h"
 #include "transports/tcp.h"
 
-#define HANDSHAKE_MS 2000 /* for a stranger to prove itself */
-#define SHOVE_MS     200  /* a stranger silent for that long makes room for the next */
+/* When a stranger makes room for the next: */
+#define HANDSHAKE_MS 2000 /* it has begun to speak, but not proved itself for that long */
+#define SHOVE_MS     200  /* it has said nothing for that long */
 
 static void drop_stranger(struct tcp *tcp, struct tcp_hand *hand, const char *why)
 {
@@ -82,7 +84,7 @@ static tutti_status stranger_hello(struct tcp *tcp, struct tcp_hand *hand)
     return status;
 }
 
-static void service_stranger(struct tcp *tcp, struct tcp_hand *hand, uint64_t now)
+static void service_stranger(struct tcp *tcp, struct tcp_hand *hand)
 {
     tutti_status status = tcp_hand_move(hand);
     if (status == TUTTI_OK && hand->stage == TCP_STAGE_HELLO) {
@@ -106,28 +108,27 @@ static void service_stranger(struct tcp *tcp, struct tcp_hand *hand, uint64_t no
     }
     if (status != TUTTI_IN_PROGRESS)
         drop_stranger(tcp, hand, status_sentence());
-    else if (now >= hand->deadline_ms)
-        drop_stranger(tcp, hand, "it did not finish the handshake in time");
-    else
-        tcp_timer_before(tcp, hand->deadline_ms);
 }
 
 /* A place for one more stranger; NULL: all are taken by connections that may yet prove good. */
 static struct tcp_hand *stranger_place(struct tcp *tcp, uint64_t now)
 {
-    struct tcp_hand *silent = NULL;
+    struct tcp_hand *overdue = NULL;
+    uint64_t earliest = now;
     for (uint32_t i = 0; i < TCP_INCOMING_MAX; i++) {
         struct tcp_hand *hand = &tcp->incoming[i];
         if (hand->stage == TCP_STAGE_NONE)
             return hand;
         bool mute = hand->stage == TCP_STAGE_HELLO && hand->have == 0;
-        if (mute && now >= hand->since_ms + SHOVE_MS &&
-            (!silent || hand->since_ms < silent->since_ms))
-            silent = hand;
+        uint64_t yields_ms = hand->since_ms + (mute ? SHOVE_MS : HANDSHAKE_MS);
+        if (yields_ms <= earliest) {
+            overdue = hand;
+            earliest = yields_ms;
+        }
     }
-    if (silent)
-        drop_stranger(tcp, silent, "it said nothing, and others wait");
-    return silent;
+    if (overdue)
+        drop_stranger(tcp, overdue, "it did not finish the handshake in time, and others wait");
+    return overdue;
 }
 
 static void accept_waiting(struct tcp *tcp, struct tcp_listener *listener, uint64_t now)
@@ -144,18 +145,15 @@ static void accept_waiting(struct tcp *tcp, struct tcp_listener *listener, uint6
             listener->source.readable = false;
             return;
         }
-        *hand = (struct tcp_hand){.source.kind = TCP_HAND,
-                                  .fd = fd,
-                                  .address = from,
-                                  .since_ms = now,
-                                  .deadline_ms = now + HANDSHAKE_MS};
+        *hand =
+            (struct tcp_hand){.source.kind = TCP_HAND, .fd = fd, .address = from, .since_ms = now};
         tcp->incoming_count++;
         tcp_hand_next(hand, TCP_STAGE_HELLO, 0, AUTH_HELLO_LEN);
         sock_tune(fd);
         if (tcp_watch(tcp, fd, &hand->source, false) != TUTTI_OK)
             drop_stranger(tcp, hand, status_sentence());
         else
-            service_stranger(tcp, hand, now);
+            service_stranger(tcp, hand);
     }
 }
 
@@ -165,6 +163,6 @@ void tcp_accept_service(struct tcp *tcp, uint64_t now)
         accept_waiting(tcp, &tcp->listeners[i], now);
     for (uint32_t i = 0; tcp->incoming_count > 0 && i < TCP_INCOMING_MAX; i++) {
         if (tcp->incoming[i].stage != TCP_STAGE_NONE)
-            service_stranger(tcp, &tcp->incoming[i], now);
+            service_stranger(tcp, &tcp->incoming[i]);
     }
 }

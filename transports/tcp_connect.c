@@ -407,7 +407,8 @@ static void service_hands(struct tcp_link *link, uint64_t now)
     bool patient = link->candidate_count < 2;
     for (uint32_t i = 0; i < count; i++) {
         struct tcp_hand *hand = &link->hands[i];
-        bool dialing = hand->stage == TCP_STAGE_DIAL;
+        enum tcp_stage before = hand->stage;
+        bool dialing = before == TCP_STAGE_DIAL;
         tutti_status status = dial_advance(link, hand, i);
         if (status == TUTTI_OK && !dials(link)) {
             close_hands(link); /* the probe was answered: the dialer lives */
@@ -415,7 +416,7 @@ static void service_hands(struct tcp_link *link, uint64_t now)
             link->act_ms = now + PROBE_MS;
             return;
         }
-        if (dialing && hand->stage != TCP_STAGE_DIAL)
+        if (hand->stage != before) /* who answers is waited for anew, however seldom we look */
             hand->deadline_ms = patient ? UINT64_MAX : now + doubled(PATIENCE_MS, link->round);
         if (status == TUTTI_IN_PROGRESS && now >= hand->deadline_ms) {
             char text[SOCK_TEXT_MAX];
