@@ -216,6 +216,51 @@ static void test_tcp_links_ranks_that_look_seldom(void)
     links_run(links_world_new("tcp", 2, 2), look_seldom);
 }
 
+/* Rank 0 says goodbye while half a message is still under way; the rest comes when the time that
+ * lanes then have is over: this time is for silence, and the first half has just arrived. */
+static void trickle_after_goodbye(struct links_rank *rank)
+{
+    enum { LEN = 1000 };
+    uint8_t frame[TCP_FRAME_LEN + LEN], data[LEN] = {0};
+    uint32_t peer = 1 - rank->rank, word = 1;
+    links_connect_all(rank);
+    struct xfer first = links_xfer(peer, &word, 4), xfer = links_xfer(peer, data, LEN);
+    links_expect(rank, (rank->rank == 1 ? links_send(rank, &first) : links_recv(rank, &first)) ==
+                           TUTTI_OK);
+    struct tcp *tcp = (struct tcp *)rank->transport;
+    struct tcp_link *link = tcp->links[peer];
+    if (rank->rank == 0) {
+        memset(frame, 3, sizeof frame);
+        tcp_put_frame(frame, LEN, xfer.tag);
+        links_expect(rank, send(link->lanes[0].fd, frame, LEN / 2, 0) == LEN / 2);
+        links_expect(rank, tcp_control_put(link, TCP_CONTROL_BYE, NULL) == TUTTI_OK);
+        tcp_control_flush(link);
+        shutdown(link->control.fd, SHUT_WR);
+        links_meet(rank, 1, 2);
+        links_expect(rank, send(link->lanes[0].fd, frame + LEN / 2, sizeof frame - LEN / 2, 0) ==
+                               (ssize_t)sizeof frame - LEN / 2);
+        links_meet(rank, 2, 2);
+        return;
+    }
+    uint64_t deadline = clock_ms() + LINKS_LIMIT_MS;
+    while (link->state != TCP_LINK_ENDED && clock_ms() < deadline)
+        rank->ops->poll(rank->transport);
+    links_expect(rank, link->bye);
+    links_expect(rank, rank->ops->recv(rank->transport, &xfer) == TUTTI_IN_PROGRESS);
+    link->linger_ms = 1;
+    tcp_connect_service(tcp);
+    links_expect(rank, link->lanes[0].landed > 0);
+    links_meet(rank, 1, 2);
+    links_expect(rank, links_finish(rank, &xfer, LINKS_LIMIT_MS) == TUTTI_OK);
+    links_expect(rank, data[0] == 3 && data[LEN - 1] == 3);
+    links_meet(rank, 2, 2);
+}
+
+static void test_tcp_delivers_what_trickles_after_a_goodbye(void)
+{
+    links_run(links_world_new("tcp", 2, 1), trickle_after_goodbye);
+}
+
 static void wrong_secret(struct links_rank *rank)
 {
     uint32_t word = 0;
@@ -258,6 +303,7 @@ int main(int argc, char **argv)
         TEST(tcp_waits_for_a_slow_reader),
         TEST(tcp_carries_more_than_4_gib),
         TEST(tcp_links_ranks_that_look_seldom),
+        TEST(tcp_delivers_what_trickles_after_a_goodbye),
         TEST(tcp_refuses_a_wrong_secret),
         TEST(tcp_speaks_over_one_interface),
     };

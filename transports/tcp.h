@@ -187,6 +187,8 @@ void tcp_lane_fail_sends(struct tcp_lane *lane, tutti_status status);
 /* Ends the link (once) with a sentence; sends end now, receives when their lane runs dry. */
 void tcp_link_end(struct tcp_link *link, tutti_status status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+/* Ended link: from now on, its lanes may be silent for a while before they count as ended too. */
+void tcp_link_linger(struct tcp_link *link);
 /* A socket of the link ended with this errno (0: closed by the peer). */
 void tcp_link_lost(struct tcp_link *link, int error);
 /* A transfer met a link that ended: makes sure that this is reported, and returns the status. */

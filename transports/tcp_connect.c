@@ -503,7 +503,7 @@ static void service_ended(struct tcp_link *link, uint64_t now)
         tcp_timer_before(link->tcp, link->linger_ms);
         return;
     }
-    link->linger_ms = 0; /* from here on an empty lane is at its end */
+    link->linger_ms = 0; /* from here on an empty lane is at its end, unless another still speaks */
     for (uint32_t i = 0; i < link->tcp->config->lanes; i++)
         tcp_lane_receive(&link->lanes[i]);
 }

@@ -13,8 +13,9 @@
 #include "base/clock.h"
 #include "transports/tcp.h"
 
-/* Lanes of a lost link that do not end by themselves (a cut cable) are given this long; those of a
- * peer that said goodbye longer: what it sent may have been lost on the way, and come again. */
+/* Lanes of a lost link that do not end by themselves (a cut cable) may be silent for this long;
+ * those of a peer that said goodbye longer: what it sent may have been lost on the way, and come
+ * again. */
 #define LINGER_MS     200
 #define BYE_LINGER_MS 3000
 
@@ -25,6 +26,12 @@ bool tcp_link_busy(const struct tcp_link *link)
             return true;
     }
     return false;
+}
+
+void tcp_link_linger(struct tcp_link *link)
+{
+    link->linger_ms = clock_ms() + (link->bye ? BYE_LINGER_MS : LINGER_MS);
+    tcp_timer_before(link->tcp, link->linger_ms);
 }
 
 void tcp_link_end(struct tcp_link *link, tutti_status status, const char *format, ...)
@@ -42,7 +49,7 @@ void tcp_link_end(struct tcp_link *link, tutti_status status, const char *format
     link->down = was_up ? !link->bye : tcp_link_busy(link);
     link->state = TCP_LINK_ENDED;
     link->status = status;
-    link->linger_ms = clock_ms() + (link->bye ? BYE_LINGER_MS : LINGER_MS);
+    tcp_link_linger(link);
     for (uint32_t i = 0; i < tcp->config->lanes; i++) {
         struct tcp_lane *lane = &link->lanes[i];
         link->down = link->down || lane->sends.head;
@@ -52,7 +59,6 @@ void tcp_link_end(struct tcp_link *link, tutti_status status, const char *format
             tcp_lane_fail_recvs(lane, status);
         }
     }
-    tcp_timer_before(tcp, link->linger_ms);
 }
 
 void tcp_link_lost(struct tcp_link *link, int error)

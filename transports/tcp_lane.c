@@ -97,7 +97,7 @@ void tcp_lane_fail_sends(struct tcp_lane *lane, tutti_status status)
 static enum step read_socket(struct tcp_lane *lane, void *at, size_t len, size_t *got)
 {
     *got = 0;
-    const struct tcp_link *link = lane->link;
+    struct tcp_link *link = lane->link;
     bool over = link->state == TCP_LINK_ENDED;
     if (lane->ended || lane->fd < 0)
         return lane->ended ? STEP_ENDED : STEP_BLOCKED;
@@ -111,6 +111,8 @@ static enum step read_socket(struct tcp_lane *lane, void *at, size_t len, size_t
     if (n > 0) {
         *got = (size_t)n;
         lane->source.readable = *got == len;
+        if (over)
+            tcp_link_linger(link); /* more may be on its way */
         return STEP_MOVED;
     }
     if (n < 0 && errno == EAGAIN && !(over && link->linger_ms == 0)) {
