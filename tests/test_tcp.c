@@ -93,7 +93,8 @@ static void bad_addresses(struct links_rank *rank)
     tcp_put32(address + 4, 3);
     tcp_put32(address + 16 + 4, 1); /* port 1: refused */
     bool v4 = tcp_get32(address + 16) == 4;
-    address[16 + 24 + 8 + (v4 ? 3 : 15)] ^= 0x40; /* a neighbour that does not exist */
+    address[16 + 24 + 8 + (v4 ? 3 : 15)] ^= 0x40;         /* a neighbour that does not exist */
+    ((struct tcp *)rank->transport)->interface_count = 0; /* else the good one is passed over */
     links_expect(rank, rank->ops->connect(rank->transport, peer, address, 16 + 24 * 3) == TUTTI_OK);
     uint32_t word = rank->rank;
     struct xfer xfer = links_xfer(peer, &word, 4);
@@ -175,6 +176,33 @@ static void test_tcp_carries_more_than_4_gib(void)
     return;
 #endif
     links_run(links_world_new("tcp", 2, 1), more_than_4_gib);
+}
+
+/* A peer elsewhere may have an address that this host has too, of a bridge for containers: it leads
+ * back to this host and is passed over, unless there is no other. */
+static void shared_address(struct links_rank *rank)
+{
+    const struct tcp *tcp = (const struct tcp *)rank->transport;
+    struct tcp_peer_address list;
+    uint8_t address[TRANSPORT_ADDRESS_MAX];
+    memcpy(address, rank->world->address[0], 16 + 24);
+    memcpy(address + 16 + 24, address + 16, 24);
+    tcp_put32(address + 4, 2);
+    links_expect(rank, tcp_address_read(tcp, address, 16 + 24 * 2, &list) && list.count == 2);
+    uint8_t *last = &address[16 + 24 + 8 + (tcp_get32(address + 16) == 4 ? 3 : 15)];
+    *last ^= 0x40;
+    links_expect(rank, tcp_address_read(tcp, address, 16 + 24 * 2, &list) && list.count == 1);
+    const struct sock_address *one = &list.list[0];
+    const struct sockaddr_in *v4 = (const struct sockaddr_in *)&one->storage;
+    const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)&one->storage;
+    const uint8_t *host = one->storage.ss_family == AF_INET ? (const uint8_t *)&v4->sin_addr + 3
+                                                            : &v6->sin6_addr.s6_addr[15];
+    links_expect(rank, *host == *last);
+}
+
+static void test_tcp_passes_over_addresses_of_both_hosts(void)
+{
+    links_run(links_world_new("tcp", 1, 1), shared_address);
 }
 
 /* Ranks that compute, and look at the transport in turn and so seldom that all limits have passed
@@ -302,6 +330,7 @@ int main(int argc, char **argv)
         TEST(tcp_passes_over_bad_addresses),
         TEST(tcp_waits_for_a_slow_reader),
         TEST(tcp_carries_more_than_4_gib),
+        TEST(tcp_passes_over_addresses_of_both_hosts),
         TEST(tcp_links_ranks_that_look_seldom),
         TEST(tcp_delivers_what_trickles_after_a_goodbye),
         TEST(tcp_refuses_a_wrong_secret),

@@ -2,7 +2,8 @@
  * addresses are tried.
  * The idea: a rank listens on up to four of its interfaces, with one port number where that is
  * free. Its address lists them and a nonce, by which a dialer knows that it has found this process
- * and no other. Addresses that share a subnet with an interface of ours come first.
+ * and no other. Addresses that share a subnet with an interface of ours come first; those that this
+ * host has too lead nowhere else, and are used only where the peer has no other.
  * Invariant: both sides of a pair agree whether there is an address to try at all. */
 #include <netinet/in.h>
 
@@ -133,6 +134,37 @@ static int preference(const struct tcp *tcp, struct sock_address *remote)
     return is_link_local(remote) ? -1 : 1;
 }
 
+static bool is_ours(const struct tcp *tcp, const struct sock_address *remote)
+{
+    const struct sockaddr_in *v4 = (const struct sockaddr_in *)&remote->storage;
+    const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)&remote->storage;
+    for (size_t i = 0; i < tcp->interface_count; i++) {
+        const struct sockaddr_storage *mine = &tcp->interfaces[i].address.storage;
+        if (mine->ss_family != remote->storage.ss_family)
+            continue;
+        if (mine->ss_family == AF_INET6
+                ? IN6_ARE_ADDR_EQUAL(&((const struct sockaddr_in6 *)mine)->sin6_addr,
+                                     &v6->sin6_addr)
+                : ((const struct sockaddr_in *)mine)->sin_addr.s_addr == v4->sin_addr.s_addr)
+            return true;
+    }
+    return false;
+}
+
+/* A bridge for containers has the same address on many hosts: dialed, this host would answer for
+ * the peer, that it is dead or that it lives. A peer of this host has no address that is not ours.
+ */
+static void drop_ours(const struct tcp *tcp, struct tcp_peer_address *address)
+{
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < address->count; i++) {
+        if (!is_ours(tcp, &address->list[i]))
+            address->list[kept++] = address->list[i];
+    }
+    if (kept > 0)
+        address->count = kept;
+}
+
 bool tcp_address_read(const struct tcp *tcp, const void *address, size_t len,
                       struct tcp_peer_address *out)
 {
@@ -153,5 +185,6 @@ bool tcp_address_read(const struct tcp *tcp, const void *address, size_t len,
                 out->list[out->count++] = one;
         }
     }
+    drop_ours(tcp, out);
     return true;
 }
