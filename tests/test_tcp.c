@@ -289,6 +289,74 @@ static void test_tcp_delivers_what_trickles_after_a_goodbye(void)
     links_run(links_world_new("tcp", 2, 1), trickle_after_goodbye);
 }
 
+/* How many connections wait in the accept queues of this rank; takes them out. */
+static int waiting_connections(const struct links_rank *rank)
+{
+    const struct tcp *tcp = (const struct tcp *)rank->transport;
+    int count = 0;
+    for (uint32_t i = 0; i < tcp->listener_count; i++) {
+        int fd = -1;
+        while (sock_accept(tcp->listeners[i].fd, &fd, NULL) == TUTTI_OK && fd >= 0) {
+            owned_close(fd);
+            count++;
+        }
+    }
+    return count;
+}
+
+/* Rank 0, which would dial, does not look at its transport while rank 1 looks 30 times whether it
+ * is there; the time between the looks is left out. Then rank 0 comes (number 0) or dies (1). */
+static void be_looked_for(struct links_rank *rank)
+{
+    uint32_t word = rank->rank;
+    struct xfer xfer = links_xfer(1 - rank->rank, &word, 4);
+    if (rank->rank == 0) {
+        uint64_t deadline = clock_ms() + LINKS_LIMIT_MS;
+        while (atomic_load(&rank->world->flags[0]) == 0 && clock_ms() < deadline)
+            clock_sleep_us(200);
+        if (rank->world->number == 1)
+            kill(getpid(), SIGKILL);
+        links_expect(rank, waiting_connections(rank) <= 2);
+        links_connect_all(rank);
+        links_expect(rank, links_send(rank, &xfer) == TUTTI_OK);
+        links_meet(rank, 1, 2);
+        return;
+    }
+    links_connect_all(rank);
+    links_expect(rank, rank->ops->recv(rank->transport, &xfer) == TUTTI_IN_PROGRESS);
+    struct tcp *tcp = (struct tcp *)rank->transport;
+    struct tcp_link *link = tcp->links[0];
+    for (int i = 0; i < 30; i++) {
+        if (link->act_ms != 0)
+            link->act_ms = 1;
+        if (link->hands[0].stage > TCP_STAGE_DIAL)
+            link->give_up_ms = 1;
+        tcp_connect_service(tcp);
+        uint64_t deadline = clock_ms() + LINKS_LIMIT_MS;
+        while (link->act_ms == 0 && link->hands[0].stage == TCP_STAGE_DIAL && clock_ms() < deadline)
+            rank->ops->poll(rank->transport);
+    }
+    atomic_store(&rank->world->flags[0], 1);
+    if (rank->world->number == 0) {
+        links_expect(rank, links_finish(rank, &xfer, LINKS_LIMIT_MS) == TUTTI_OK && word == 0);
+        links_meet(rank, 1, 2);
+        return;
+    }
+    struct transport_event event;
+    links_expect(rank, links_event(rank, TRANSPORT_EVENT_LINK_DOWN, LINKS_LIMIT_MS, &event));
+    links_expect(rank, event.status == TUTTI_ERR_PEER);
+    links_expect(rank, strstr(event.sentence, "no longer listens") != NULL);
+}
+
+static void test_tcp_looks_for_a_late_rank_with_one_connection(void)
+{
+    for (int number = 0; number < 2; number++) {
+        struct links_world *world = links_world_new("tcp", 2, 1);
+        world->number = number;
+        links_run(world, be_looked_for);
+    }
+}
+
 static void wrong_secret(struct links_rank *rank)
 {
     uint32_t word = 0;
@@ -332,6 +400,7 @@ int main(int argc, char **argv)
         TEST(tcp_carries_more_than_4_gib),
         TEST(tcp_passes_over_addresses_of_both_hosts),
         TEST(tcp_links_ranks_that_look_seldom),
+        TEST(tcp_looks_for_a_late_rank_with_one_connection),
         TEST(tcp_delivers_what_trickles_after_a_goodbye),
         TEST(tcp_refuses_a_wrong_secret),
         TEST(tcp_speaks_over_one_interface),

@@ -76,7 +76,8 @@ enum tcp_stage {
     TCP_STAGE_HELLO,  /* waits for the other's hello (dialer: and proof) */
     TCP_STAGE_PROOF,  /* listener: waits for proof and join */
     TCP_STAGE_ACCEPT, /* dialer: waits for the word of acceptance */
-    TCP_STAGE_READY   /* dialer: done, waits for the other lanes */
+    TCP_STAGE_READY,  /* dialer: done, waits for the other lanes */
+    TCP_STAGE_WATCH   /* listener: the probe was answered; its end may be that of the dialer */
 };
 
 /* A socket in its handshake. */

@@ -162,7 +162,10 @@ void tcp_accept_service(struct tcp *tcp, uint64_t now)
     for (uint32_t i = 0; i < tcp->listener_count; i++)
         accept_waiting(tcp, &tcp->listeners[i], now);
     for (uint32_t i = 0; tcp->incoming_count > 0 && i < TCP_INCOMING_MAX; i++) {
-        if (tcp->incoming[i].stage != TCP_STAGE_NONE)
-            service_stranger(tcp, &tcp->incoming[i]);
+        struct tcp_hand *hand = &tcp->incoming[i];
+        if (hand->stage == TCP_STAGE_NONE || !(hand->source.readable || hand->source.writable))
+            continue;
+        hand->source.readable = hand->source.writable = false;
+        service_stranger(tcp, hand);
     }
 }

@@ -11,7 +11,9 @@
  * begins anew: who is there and silent is late, and how long that may last is not for this file to
  * say. A listener that was there when the address was handed out and now refuses belonged to a
  * process that has ended: a few rounds of that end the link early. The higher rank, which only
- * waits, probes the dialer's listener for the same reasons.
+ * waits, probes the dialer's listener for the same reasons. A probe that was answered stays open
+ * and is watched for its end: each one made and closed would stay in the accept queue of a late
+ * dialer, and once that is full all who come are met with silence.
  *
  * Invariant: a link is up on both sides over the same attempt, or on neither. */
 #include <errno.h>
@@ -29,7 +31,7 @@
 #define PATIENCE_MS  2000 /* for an established peer, when it has other addresses; doubled alike */
 #define RETRY_MS     50   /* between rounds, growing to */
 #define RETRY_MAX_MS 500
-#define PROBE_MS     1000 /* between looks at a dialer that does not dial */
+#define PROBE_MS     1000 /* before a look, or another one, at a dialer that does not dial */
 #define DEAD_ROUNDS  3    /* rounds without an answer, one of them refused: the process is gone */
 
 /* ---- links ------------------------------------------------------------------------------------
@@ -230,9 +232,11 @@ static tutti_status dial_connected(struct tcp_link *link, struct tcp_hand *hand)
     if (status != TUTTI_OK)
         return status;
     link->refusals = link->dead_rounds = 0;
-    if (!dials(link))
-        return TUTTI_OK;
     sock_tune(hand->fd);
+    if (!dials(link)) {
+        tcp_hand_next(hand, TCP_STAGE_WATCH, 0, 1); /* nothing comes but the end */
+        return TUTTI_OK;
+    }
     uint8_t job[16];
     tcp_job_of(link->tcp, link->nonce, job);
     status = auth_start(&hand->auth, link->tcp->secret, job, false);
@@ -268,12 +272,12 @@ static tutti_status dial_advance(struct tcp_link *link, struct tcp_hand *hand, u
         if (!hand->source.writable)
             return TUTTI_IN_PROGRESS;
         tutti_status status = dial_connected(link, hand);
-        if (status != TUTTI_OK || !dials(link))
+        if (status != TUTTI_OK)
             return status;
     }
     while (hand->stage != TCP_STAGE_READY) {
         tutti_status status = tcp_hand_move(hand);
-        if (status != TUTTI_OK)
+        if (status != TUTTI_OK || hand->stage == TCP_STAGE_WATCH)
             return status;
         if (hand->stage == TCP_STAGE_HELLO) {
             status = dial_hello(link, hand, lane);
@@ -410,14 +414,16 @@ static void service_hands(struct tcp_link *link, uint64_t now)
         enum tcp_stage before = hand->stage;
         bool dialing = before == TCP_STAGE_DIAL;
         tutti_status status = dial_advance(link, hand, i);
-        if (status == TUTTI_OK && !dials(link)) {
-            close_hands(link); /* the probe was answered: the dialer lives */
+        bool watched = hand->stage == TCP_STAGE_WATCH;
+        if (watched && status != TUTTI_IN_PROGRESS) {
+            close_hands(link); /* the dialer ended, or needs the place: the next probe tells */
             sign_of_life(link, now);
             link->act_ms = now + PROBE_MS;
             return;
         }
         if (hand->stage != before) /* who answers is waited for anew, however seldom we look */
-            hand->deadline_ms = patient ? UINT64_MAX : now + doubled(PATIENCE_MS, link->round);
+            hand->deadline_ms =
+                patient || watched ? UINT64_MAX : now + doubled(PATIENCE_MS, link->round);
         if (status == TUTTI_IN_PROGRESS && now >= hand->deadline_ms) {
             char text[SOCK_TEXT_MAX];
             if (!dialing)
