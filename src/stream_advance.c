@@ -121,6 +121,16 @@ static bool queues_are_clear(struct unit *unit)
     return all;
 }
 
+/* Whether the stream has brought the call's bytes, or nobody needs them any more. */
+static bool has_come(const struct unit *unit, const struct unit_call *call)
+{
+    if (unit->captured || call->stream < 0 || call->comm->failed != TUTTI_OK)
+        return true;
+    const struct unit_stream *at = &unit->streams[call->stream];
+    uint32_t seen = atomic_load_explicit(&at->words->word[UNIT_START], memory_order_acquire);
+    return (int32_t)(seen - (at->first + call->step)) >= 0;
+}
+
 static void enter_call(struct unit *unit, struct unit_call *call)
 {
     tutti_status status = TUTTI_OK;
@@ -137,6 +147,14 @@ static void enter_call(struct unit *unit, struct unit_call *call)
     }
     if (status != TUTTI_OK)
         unit_failed(unit, call->comm, status);
+}
+
+/* A unit of a lost communicator starts before its streams have come: what is not of that one still
+ * waits for its own. */
+static void enter(struct unit *unit)
+{
+    while (unit->entered < unit->call_count && has_come(unit, &unit->calls[unit->entered]))
+        enter_call(unit, &unit->calls[unit->entered++]);
 }
 
 static void leave_call(struct unit *unit, struct unit_call *call)
@@ -166,16 +184,6 @@ static bool is_carried(struct unit *unit, struct unit_call *call)
     return status != TUTTI_OK || done >= call->ticket;
 }
 
-/* Whether the stream has brought the call's bytes, or nobody needs them any more. */
-static bool has_come(const struct unit *unit, const struct unit_call *call)
-{
-    if (unit->captured || call->stream < 0 || call->comm->failed != TUTTI_OK)
-        return true;
-    const struct unit_stream *at = &unit->streams[call->stream];
-    uint32_t seen = atomic_load_explicit(&at->words->word[UNIT_START], memory_order_acquire);
-    return (int32_t)(seen - (at->first + call->step)) >= 0;
-}
-
 /* Transfers match in the order they were issued, however long their bytes took. */
 static bool may_submit(const struct unit *unit)
 {
@@ -200,9 +208,9 @@ static bool submit(struct unit *unit)
         return false;
     if (before == 0)
         unit->comms[0].comm->slots = unit->slots;
-    while (unit->submitted < unit->call_count) {
+    while (unit->submitted < unit->entered) {
         struct unit_call *call = &unit->calls[unit->submitted];
-        if (!is_carried(unit, call) || !has_come(unit, call))
+        if (!is_carried(unit, call))
             break;
         submit_call(unit, call);
         unit->submitted++;
@@ -258,6 +266,7 @@ static void leave(struct unit *unit)
 /* True when every call is over and its bytes are back. */
 static bool run(struct unit *unit, bool *moved)
 {
+    enter(unit);
     *moved |= submit(unit);
     for (size_t i = 0; i < unit->comm_count; i++) {
         tutti_comm *comm = unit->comms[i].comm;
@@ -446,9 +455,7 @@ bool unit_advance(struct unit *unit, struct unit *list, bool *over)
     if (unit->state == UNIT_QUEUED)
         moved = start(unit, list);
     if (unit->state == UNIT_CLEARING && queues_are_clear(unit)) {
-        unit->submitted = unit->ended = unit->leaving = unit->left = 0;
-        for (size_t i = 0; i < unit->call_count; i++)
-            enter_call(unit, &unit->calls[i]);
+        unit->entered = unit->submitted = unit->ended = unit->leaving = unit->left = 0;
         unit->state = UNIT_RUNNING;
         moved = true;
     }

@@ -83,7 +83,8 @@ struct unit {
     uint64_t held_until_ns;
     struct unit_call *calls;
     size_t call_count;
-    size_t submitted, ended, leaving, left; /* so many of the first; left: their bytes are back */
+    /* So many of the first; left: their bytes are back. */
+    size_t entered, submitted, ended, leaving, left;
     struct unit_stream *streams;
     size_t stream_count;
     struct unit_comm *comms;

@@ -98,6 +98,41 @@ static void test_stream_groups_of_several(void)
     }
 }
 
+/* One communicator of a group is aborted before the bytes of the other have come: those are still
+ * awaited. Two streams, so that the bytes go by queue. */
+static int one_aborted(tutti_comm *comm, int rank, int size, void *context)
+{
+    enum { COUNT = 1000, LOOKS = 20 };
+    cuda_stream first = rig_stream_take(false), second = rig_stream_take(false);
+    int *source = rig_take(COUNT * 4), *in = rig_take(COUNT * 4), *sum = rig_take(COUNT * 4),
+        *lost = rig_take(COUNT * 4), *other = rig_take(COUNT * 4);
+    tutti_comm *healthy, *aborted;
+    int wrong = WORLD_OK(tutti_comm_dup(comm, &healthy)) + WORLD_OK(tutti_comm_dup(comm, &aborted));
+    (void)context;
+    rig_set_ints(source, COUNT, rank);
+    rig_set_ints(in, COUNT, 1000);
+    rig_gate_put((unsigned)rank, first);
+    rig_put_copy(first, in, source, COUNT * 4);
+    wrong += WORLD_OK(tutti_group_start());
+    wrong += WORLD_OK(tutti_allreduce_on(in, sum, COUNT, TUTTI_INT32, TUTTI_SUM, healthy, first));
+    wrong += WORLD_OK(tutti_allreduce_on(lost, lost, 1, TUTTI_INT32, TUTTI_SUM, aborted, first));
+    wrong += WORLD_OK(tutti_allreduce_on(lost, lost, 1, TUTTI_INT32, TUTTI_SUM, aborted, second));
+    wrong += WORLD_OK(tutti_group_end());
+    wrong += WORLD_OK(tutti_comm_abort(aborted));
+    for (int i = 0; i < LOOKS; i++) /* the proxy meanwhile looks at the group, too */
+        wrong += WORLD_OK(tutti_allreduce(other, other, COUNT, TUTTI_INT32, TUTTI_MAX, comm));
+    rig_gate_open((unsigned)rank);
+    wrong += rig_await(rank, first, AWAIT_S) + rig_await(rank, second, AWAIT_S);
+    wrong += rig_wrong_ints(rank, sum, COUNT, size * (size - 1) / 2, size, "the healthy one's");
+    wrong += WORLD_OK(tutti_comm_status(healthy)) + WORLD_OK(tutti_comm_destroy(healthy));
+    return wrong + WORLD_OK(tutti_comm_destroy(aborted));
+}
+
+static void test_stream_groups_of_which_one_is_aborted(void)
+{
+    run(WORLD_PROCESSES, 2, staged, one_aborted, NULL);
+}
+
 /* ---- large calls in parts --------------------------------------------------------------------
  */
 
@@ -394,6 +429,7 @@ int main(int argc, char **argv)
     static const struct suite_test tests[] = {
         {"of_several", test_stream_groups_of_several},
         {"in_the_default_stream", test_stream_groups_in_the_default_stream},
+        {"of_which_one_is_aborted", test_stream_groups_of_which_one_is_aborted},
         {"of_many_calls", test_stream_groups_of_many_calls},
         {"and_parts_of_many", test_stream_groups_and_parts_of_many},
         {"and_parts", test_stream_groups_and_parts},
