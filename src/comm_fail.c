@@ -353,17 +353,29 @@ bool comm_check_abort(tutti_comm *comm)
     return true;
 }
 
+/* *inside: who is, where this thread is not. */
+static inline bool seize(tutti_comm *comm, int *inside)
+{
+    *inside = 0;
+    return atomic_compare_exchange_strong_explicit(&comm->busy, inside, 1, memory_order_acquire,
+                                                   memory_order_relaxed);
+}
+
+bool comm_try_seize(tutti_comm *comm)
+{
+    int inside;
+    return seize(comm, &inside);
+}
+
 bool comm_seize(tutti_comm *comm)
 {
-    int inside = 0;
-    while (!atomic_compare_exchange_strong_explicit(&comm->busy, &inside, 1, memory_order_acquire,
-                                                    memory_order_relaxed)) {
+    int inside;
+    while (!seize(comm, &inside)) {
         /* A thread that aborts or looks is inside for a moment; any other is a mistake of the
          * caller. */
         if (inside != COMM_LOOKING && !atomic_load(&comm->aborted))
             return false;
         sched_yield();
-        inside = 0;
     }
     return true;
 }

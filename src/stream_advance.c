@@ -37,7 +37,7 @@ static bool seize_comms(struct unit *unit)
         if (unit->captured)
             atomic_fetch_add(&comm->replays, 1);
         /* Transfers share the place that the first of them took. */
-        if (comm->transfers_inside > 0 ? unit->transfer : comm_seize(comm)) {
+        if (comm->transfers_inside > 0 ? unit->transfer : comm_try_seize(comm)) {
             comm->transfers_clear &= comm->transfers_inside > 0;
             comm->transfers_inside += unit->transfer;
             continue;

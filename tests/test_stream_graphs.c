@@ -1,11 +1,15 @@
 /* test_stream_graphs.c: operations that are captured into graphs: replays, graphs and communicators
  * destroyed, captures that are refused, ranks that do not all capture. */
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
 #define RUN_LIMIT_S 60
+#include "src/comm.h"
 #include "tests/rig_suite.h"
 
 #define AWAIT_S 30
@@ -190,6 +194,56 @@ static void test_stream_graphs_outlive_their_communicator(void)
 {
     run(WORLD_THREADS, 2, direct, graph_outlives, NULL);
     run(WORLD_PROCESSES, 2, staged, graph_outlives, NULL);
+}
+
+static void *shrink(void *comm)
+{
+    tutti_comm *child = NULL;
+    tutti_status status = tutti_comm_shrink(comm, NULL, 0, &child);
+    return status == TUTTI_OK && tutti_comm_destroy(child) == TUTTI_OK ? NULL : comm;
+}
+
+/* A graph of a revoked communicator is launched while a shrink of that waits for the other rank:
+ * the streams of other communicators go on. */
+static int launched_beside_a_shrink(tutti_comm *comm, int rank, int size, void *context)
+{
+    enum { ROUNDS = 50 };
+    cuda_stream captured = rig_stream_take(false), stream = rig_stream_take(false);
+    void *memory = rig_take(COUNT * 4), *failed = NULL, *executable;
+    tutti_comm *revoked;
+    pthread_t thread;
+    int wrong = WORLD_OK(tutti_comm_dup(comm, &revoked));
+    (void)context;
+    (void)size;
+    rig_capture_begin(captured);
+    wrong += WORLD_OK(
+        tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_MAX, revoked, captured));
+    executable = rig_capture_end(captured);
+    wrong += WORLD_OK(tutti_comm_revoke(revoked));
+    if (rank == 0) {
+        pthread_create(&thread, NULL, shrink, revoked);
+        while (atomic_load(&revoked->busy) != 1)
+            sched_yield();
+        rig_graph_launch(executable, captured);
+    }
+    for (int i = 0; i < ROUNDS && !wrong; i++) {
+        wrong +=
+            WORLD_OK(tutti_allreduce_on(memory, memory, 1, TUTTI_INT32, TUTTI_MAX, comm, stream));
+        wrong += rig_await(rank, stream, 10);
+    }
+    if (rank == 0)
+        pthread_join(thread, &failed);
+    else
+        failed = shrink(revoked);
+    wrong += world_check(rank, failed == NULL, "shrink: %s", tutti_last_error());
+    wrong += rig_await(rank, captured, AWAIT_S);
+    rig_graph_destroy(executable);
+    return wrong + WORLD_OK(tutti_comm_destroy(revoked));
+}
+
+static void test_stream_graphs_beside_a_shrink(void)
+{
+    run(WORLD_PROCESSES, 2, direct, launched_beside_a_shrink, NULL);
 }
 
 /* A group of which one stream is captured and the other is not. */
@@ -424,6 +478,7 @@ int main(int argc, char **argv)
         {"are_replayed", test_stream_graphs_are_replayed},
         {"by_the_thousand", test_stream_graphs_by_the_thousand},
         {"outlive_their_communicator", test_stream_graphs_outlive_their_communicator},
+        {"beside_a_shrink", test_stream_graphs_beside_a_shrink},
         {"half_captured_groups_are_refused", test_stream_graphs_half_captured_groups_are_refused},
         {"on_every_rank_or_on_none", test_stream_graphs_on_every_rank_or_on_none},
         {"of_several_streams", test_stream_graphs_of_several_streams},
