@@ -123,7 +123,7 @@ static tutti_status issue_on(tutti_comm *comm, struct call *call, void *stream)
         return status;
     if (group_open())
         return group_record(comm, call, true, stream);
-    if (stream || stream_needs(comm, call))
+    if (stream || stream_needs(comm, call) || stream_is_empty(comm, call))
         return launch(comm, call, true, stream, NULL);
     return issue(comm, call, NULL);
 }

@@ -230,18 +230,21 @@ static void forget_calls(void)
 }
 
 /* Whether a group is a unit of streams, and whether its end waits: it does for calls that are not
- * of the stream form. */
+ * of the stream form. Those without bytes wait for nobody, and host memory needs no unit for
+ * them. */
 static bool is_unit(bool *waits)
 {
-    bool unit = false;
+    bool unit = false, empty = false;
     *waits = false;
     for (size_t i = 0; i < group.count; i++) {
         const struct group_call *call = &group.calls[i];
-        bool on_device = stream_needs(call->comm, &call->call);
-        unit |= on_device || (call->on_stream && call->stream);
-        *waits |= !call->on_stream || !(on_device || call->stream);
+        bool in_stream = stream_needs(call->comm, &call->call) || (call->on_stream && call->stream);
+        bool is_empty = !in_stream && call->on_stream && stream_is_empty(call->comm, &call->call);
+        unit |= in_stream;
+        empty |= is_empty;
+        *waits |= !call->on_stream || !(in_stream || is_empty);
     }
-    return unit;
+    return unit || (empty && !*waits);
 }
 
 static tutti_status run_unit(bool waits)

@@ -24,6 +24,15 @@ bool stream_needs(const struct tutti_comm *comm, const struct call *call)
     return false;
 }
 
+bool stream_is_empty(const struct tutti_comm *comm, const struct call *call)
+{
+    struct extent in, out;
+    struct mem_stream opened;
+    return mem_device_present() && call_extents(comm, call, &in, &out) == TUTTI_OK &&
+           (in.used || out.used) && !(in.used && in.bytes > 0) && !(out.used && out.bytes > 0) &&
+           mem_stream_open(NULL, NULL, &opened) == TUTTI_OK;
+}
+
 /* ---- making a unit ----------------------------------------------------------------------------
  */
 
@@ -100,15 +109,14 @@ static struct unit_comm *add_comm(struct unit *unit, tutti_comm *comm)
     return &unit->comms[unit->comm_count++];
 }
 
-static tutti_status add_stream(struct unit *unit, const struct group_call *from,
-                               struct unit_call *call)
+static tutti_status add_stream(struct unit *unit, void *handle, struct unit_call *call)
 {
     struct mem_stream stream;
     const void *hint = call->stage.device
                            ? (call->stage.copy_in || call->stage.call.in ? call->stage.call.in
                                                                          : call->stage.call.out)
                            : NULL;
-    tutti_status status = mem_stream_open(from->stream, hint, &stream);
+    tutti_status status = mem_stream_open(handle, hint, &stream);
     if (status != TUTTI_OK)
         return status;
     if (call->stage.device && call->stage.device != stream.device)
@@ -145,7 +153,7 @@ static tutti_status add_call(struct unit *unit, const struct group_call *from)
     unit->ends |=
         call->stage.block && call->stage.in_bytes + call->stage.out_bytes >= UNIT_BLOCK_LARGE;
     if (status == TUTTI_OK && from->on_stream && (from->stream || call->stage.device))
-        status = add_stream(unit, from, call);
+        status = add_stream(unit, from->stream, call);
     return status;
 }
 
@@ -252,6 +260,18 @@ static size_t find_parts(struct pair *pairs, const struct group_call *calls, siz
     for (size_t i = 0; i < known; i++)
         pairs[pairs[i].part].part_calls += pairs[i].calls;
     return known;
+}
+
+/* Somebody must wait for a unit: the default stream does where no call has bytes that could name a
+ * stream, and not the caller. */
+static tutti_status add_default_streams(struct unit *units)
+{
+    tutti_status status = TUTTI_OK;
+    for (struct unit *unit = units; unit && status == TUTTI_OK; unit = unit->next) {
+        if (unit->stream_count == 0)
+            status = add_stream(unit, NULL, &unit->calls[0]);
+    }
+    return status;
 }
 
 /* whole: one unit. *taken: how many calls are in units, with their counts; also on failure. */
@@ -382,6 +402,8 @@ static tutti_status make_ready(const struct group_call *calls, size_t count, boo
     tutti_status status = proxy_start();
     if (status == TUTTI_OK)
         status = make_units(calls, count, whole, units, taken);
+    if (status == TUTTI_OK && !whole)
+        status = add_default_streams(*units);
     if (status == TUTTI_OK)
         status = check_captures(*units);
     if (status == TUTTI_OK)

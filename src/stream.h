@@ -28,6 +28,11 @@ struct operation;
 /* Whether a checked call has device memory. False at the cost of one load without a driver. */
 bool stream_needs(const struct tutti_comm *comm, const struct call *call);
 
+/* Whether one has buffers, and no byte in them: nobody can tell which memory that would be, so the
+ * stream form takes it for device memory, where this thread has a device whose default stream can
+ * be used. False at the cost of one load without a driver. */
+bool stream_is_empty(const struct tutti_comm *comm, const struct call *call);
+
 /* Launches recorded calls, whose counts it takes, also on failure. result: NULL, or gets an
  * operation that ends with all of them, which then are one unit (stream_wait, operation_release). A
  * failure to launch fails the communicators named, since their peers would wait. */

@@ -133,6 +133,54 @@ static void test_stream_groups_of_which_one_is_aborted(void)
     run(WORLD_PROCESSES, 2, staged, one_aborted, NULL);
 }
 
+/* Rank 0 makes calls of no bytes in the default stream, alone, in groups, and behind others, which
+ * all return before rank 1, that waits for this, makes its own. */
+static int of_no_bytes(tutti_comm *comm, int rank, int size, void *context)
+{
+    enum { COUNT = 1000, WAYS = 4 };
+    cuda_stream stream = rig_stream_take(true);
+    int *memory = rig_take(COUNT * 4), *sum = rig_take(COUNT * 4), peer = 1 - rank, wrong = 0;
+    (void)context;
+    rig_set_ints(memory, COUNT, rank == 0 ? 5 : 1000);
+    rig_fill(sum, 0, COUNT * 4);
+    for (int way = 0; way < WAYS; way++) {
+        size_t sent = way == 1 && rank == 0 ? COUNT : 0,
+               received = way == 1 && rank == 1 ? COUNT : 0;
+        if (rank == 1)
+            wrong += world_await(rank, way + 1);
+        if (way == 3)
+            wrong += WORLD_OK(
+                tutti_allreduce_on(memory, sum, COUNT, TUTTI_INT32, TUTTI_SUM, comm, stream));
+        if (way % 3 == 0) {
+            wrong +=
+                WORLD_OK(tutti_allreduce_on(NULL, NULL, 0, TUTTI_INT32, TUTTI_SUM, comm, NULL));
+        } else {
+            wrong += WORLD_OK(tutti_group_start());
+            wrong += WORLD_OK(tutti_send_on(memory, sent, TUTTI_INT32, peer, comm, NULL));
+            wrong += WORLD_OK(tutti_recv_on(memory, received, TUTTI_INT32, peer, comm, NULL));
+            wrong += WORLD_OK(tutti_group_end());
+        }
+        if (rank == 0 && way == 0)
+            wrong += world_check(rank, !rig_is_done(NULL), "the default stream does not wait");
+        if (rank == 0)
+            world_tell();
+    }
+    wrong += rig_await(rank, NULL, AWAIT_S) + rig_await(rank, stream, AWAIT_S);
+    wrong += WORLD_OK(tutti_barrier(comm));
+    wrong += rig_wrong_ints(rank, memory, COUNT, 5, 1, "sent beside nothing");
+    wrong += rig_wrong_ints(rank, sum, COUNT, size * 5, size, "a sum before nothing");
+    rig_give(memory);
+    rig_give(sum);
+    rig_stream_give(stream, true);
+    return wrong;
+}
+
+static void test_stream_groups_of_no_bytes(void)
+{
+    run(WORLD_PROCESSES, 2, direct, of_no_bytes, NULL);
+    run(WORLD_PROCESSES, 2, staged, of_no_bytes, NULL);
+}
+
 /* ---- large calls in parts --------------------------------------------------------------------
  */
 
@@ -430,6 +478,7 @@ int main(int argc, char **argv)
         {"of_several", test_stream_groups_of_several},
         {"in_the_default_stream", test_stream_groups_in_the_default_stream},
         {"of_which_one_is_aborted", test_stream_groups_of_which_one_is_aborted},
+        {"of_no_bytes", test_stream_groups_of_no_bytes},
         {"of_many_calls", test_stream_groups_of_many_calls},
         {"and_parts_of_many", test_stream_groups_and_parts_of_many},
         {"and_parts", test_stream_groups_and_parts},

@@ -402,6 +402,7 @@ TUTTI_API tutti_status tutti_wait_all(size_t count, tutti_request **requests);
  * context or host memory, and are borrowed until the stream has passed the operation.
  *   stream NULL with device memory: the legacy default stream of the memory's context.
  *   stream NULL with host memory only: now, as the blocking form.
+ *   stream NULL with buffers of no bytes: as device memory of the current context, if there is one.
  * Every form of a call takes device memory; a blocking or started call begins at once, so whatever
  * writes its input must be complete.
  * Operations on one communicator run in the order issued, whatever their streams; a blocking call
