@@ -13,6 +13,7 @@
 
 #include "base/check.h"
 #include "base/clock.h"
+#include "base/thread.h"
 #include "src/group.h"
 #include "src/stream.h"
 #include "src/stream_unit.h"
@@ -252,7 +253,7 @@ tutti_status proxy_start(void)
         atexit(stop_at_exit);
     }
     if (!proxy.running && !proxy.stop) {
-        error = pthread_create(&proxy.thread, NULL, proxy_main, NULL);
+        error = thread_start(&proxy.thread, NULL, proxy_main, NULL);
         proxy.running = error == 0;
         atomic_store(&proxy.ready, proxy.running);
     }

@@ -5,6 +5,7 @@
  * is its graph, counted once more. */
 #include <stdlib.h>
 
+#include "base/thread.h"
 #include "tests/cuda_standin.h"
 
 struct user_object {
@@ -315,7 +316,7 @@ void standin_release_graph(struct standin_graph *graph)
     pthread_attr_t detached;
     pthread_attr_init(&detached);
     pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
-    if (graph->objects && pthread_create(&thread, &detached, destroy_objects, graph->objects) != 0)
+    if (graph->objects && thread_start(&thread, &detached, destroy_objects, graph->objects) != 0)
         destroy_objects(graph->objects);
     pthread_attr_destroy(&detached);
     for (struct standin_op *op = graph->first, *next; op; op = next) {

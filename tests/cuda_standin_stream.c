@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "base/clock.h"
+#include "base/thread.h"
 #include "tests/cuda_standin.h"
 
 struct standin_channel {
@@ -193,7 +194,7 @@ static struct standin_channel *make_channel(struct standin_context *context)
     channel->end = &channel->first;
     channel->random = standin_settings()->seed + 7919 * ++made;
     pthread_cond_init(&channel->work, NULL);
-    if (pthread_create(&thread, NULL, run_channel, channel) != 0) {
+    if (thread_start(&thread, NULL, run_channel, channel) != 0) {
         free(channel);
         return NULL;
     }

@@ -596,6 +596,36 @@ static int waiting_in_vain(tutti_comm *native, int rank, int size, void *context
     return wrong + OK(ncclCommAbort(comm));
 }
 
+/* A job's thread is under way: a signal that the program has blocked stays until it asks for it. */
+static int signalled(tutti_comm *native, int rank, int size, void *context)
+{
+    const struct timespec limit = {.tv_sec = 30};
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    ncclUniqueId id;
+    ncclComm_t comm = NULL;
+    sigset_t ours;
+    int wrong = OK(ncclGetUniqueId(&id));
+    (void)native;
+    (void)context;
+    config.blocking = 0;
+    wrong += TAKEN(ncclCommInitRankConfig(&comm, size + 1, id, 0, &config), ncclInProgress);
+    sigemptyset(&ours);
+    sigaddset(&ours, SIGUSR1);
+    pthread_sigmask(SIG_BLOCK, &ours, NULL);
+    for (int i = 0; i < 20; i++) { /* a thread takes none before it has begun */
+        kill(getpid(), SIGUSR1);
+        wrong +=
+            world_check(rank, sigtimedwait(&ours, NULL, &limit) == SIGUSR1, "the signal is gone");
+        usleep(1000);
+    }
+    return wrong + OK(ncclCommAbort(comm));
+}
+
+static void test_nccl_life_signals_stay(void)
+{
+    nccl_world_run(WORLD_PROCESSES, 1, nccl_world_shm, signalled, NULL);
+}
+
 static void test_nccl_life_nonblocking(void)
 {
     static const char *const hurry[] = {"TUTTI_MEET_TIMEOUT_MS=1000", NULL};
@@ -720,6 +750,7 @@ int main(int argc, char **argv)
         {"abort_from_another_thread", test_nccl_life_abort_from_another_thread},
         {"abort_under_a_group", test_nccl_life_abort_under_a_group},
         {"ends_in_a_group", test_nccl_life_ends_in_a_group},
+        {"signals_stay", test_nccl_life_signals_stay},
         {"nonblocking", test_nccl_life_nonblocking},
         {"leaves_a_child_that_is_made", test_nccl_life_leaves_a_child_that_is_made},
         {"exit_with_live_communicators", test_nccl_life_exit_with_live_communicators},

@@ -1,6 +1,7 @@
 /* test_stream.c: operations in the order of streams, and every operation on device memory, compared
  * with exact results. Over the stand-in driver, or over a real one (TUTTI_TEST_CUDA_DRIVER). */
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -651,6 +652,38 @@ static void test_stream_of_each_thread(void)
     unsetenv("TUTTI_TEST_STANDIN_COPY_MBPS");
 }
 
+/* Signals are the program's: one that its threads have blocked stays until it asks for it. */
+static int signals_stay(tutti_comm *comm, int rank, int size, void *context)
+{
+    enum { COUNT = 1000 };
+    const struct timespec limit = {.tv_sec = AWAIT_S};
+    cuda_stream stream = rig_stream_take(false);
+    void *memory = rig_take(COUNT * 4);
+    sigset_t ours;
+    (void)context;
+    rig_set_ints(memory, COUNT, rank);
+    int wrong =
+        WORLD_OK(tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, comm, stream));
+    wrong += rig_await(rank, stream, AWAIT_S);
+    sigemptyset(&ours);
+    sigaddset(&ours, SIGUSR1);
+    pthread_sigmask(SIG_BLOCK, &ours, NULL);
+    kill(getpid(), SIGUSR1);
+    wrong += world_check(rank, sigtimedwait(&ours, NULL, &limit) == SIGUSR1, "the signal is gone");
+    wrong += rig_wrong_ints(rank, memory, COUNT, size * (size - 1) / 2, size, "before a signal");
+    rig_give(memory);
+    rig_stream_give(stream, false);
+    return wrong;
+}
+
+static void test_stream_signals_stay(void)
+{
+    if (rig_is_standin())
+        run(WORLD_PROCESSES, 2, direct, signals_stay, NULL);
+    else
+        suite_skip("threads of another driver may take signals");
+}
+
 /* Memory of a pool, which other processes cannot map, and memory in the middle of an allocation. */
 static int memory_of_a_pool(tutti_comm *comm, int rank, int size, void *context)
 {
@@ -708,6 +741,7 @@ int main(int argc, char **argv)
         {"far_ahead", test_stream_far_ahead},
         {"many_communicators", test_stream_many_communicators},
         {"of_each_thread", test_stream_of_each_thread},
+        {"signals_stay", test_stream_signals_stay},
         {"memory_that_peers_cannot_map", test_stream_memory_that_peers_cannot_map},
     };
     return suite_run("stream", tests, sizeof tests / sizeof *tests, argc, argv);

@@ -88,6 +88,10 @@ ncclResult_t face_config_read_call(const ncclCollConfig_t *config, const char *n
 
 /* ---- jobs (nccl_job.c): what waits for other ranks ---- */
 
+/* As pthread_create; the thread takes no signal, for those are the program's. */
+int face_thread(pthread_t *thread, const pthread_attr_t *attributes, void *(*function)(void *),
+                void *argument);
+
 enum job_kind { JOB_INIT, JOB_SPLIT, JOB_SHRINK, JOB_GROW, JOB_FINALIZE, JOB_DESTROY };
 
 struct job {

@@ -1,6 +1,5 @@
 /* nccl_init.c: the ways to make a communicator. Each checks its arguments, makes the handle, and
  * leaves the waiting for other ranks to a job. */
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -29,7 +28,6 @@ static ncclResult_t start_service(const tutti_unique_id *id)
     static const int at_once = 1;
     pthread_t thread;
     pthread_attr_t attributes;
-    sigset_t all, before;
     if (tutti_unique_id_serve(id, &at_once) == TUTTI_OK)
         return ncclSuccess; /* it needs none */
     tutti_unique_id *copy = malloc(sizeof *copy);
@@ -39,10 +37,7 @@ static ncclResult_t start_service(const tutti_unique_id *id)
     pthread_attr_init(&attributes);
     pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
     pthread_attr_setstacksize(&attributes, SERVICE_STACK);
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are the program's */
-    int error = pthread_create(&thread, &attributes, serve, copy);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    int error = face_thread(&thread, &attributes, serve, copy);
     pthread_attr_destroy(&attributes);
     if (error == 0)
         return ncclSuccess;

@@ -5,6 +5,7 @@
  *
  * A job holds the handles it works on, and is counted in their `jobs` from the call on: that is
  * what ncclCommGetAsyncError reports as ncclInProgress. */
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -194,6 +195,17 @@ static void *detached(void *argument)
     return NULL;
 }
 
+int face_thread(pthread_t *thread, const pthread_attr_t *attributes, void *(*function)(void *),
+                void *argument)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int error = pthread_create(thread, attributes, function, argument);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return error;
+}
+
 static ncclResult_t no_thread(int error)
 {
     return face_fail(ncclSystemError, "no thread for a call that waits for other ranks: %s",
@@ -204,7 +216,7 @@ static ncclResult_t no_thread(int error)
 static ncclResult_t start_detached(struct job *job)
 {
     pthread_t thread;
-    int error = pthread_create(&thread, NULL, detached, job);
+    int error = face_thread(&thread, NULL, detached, job);
     if (error == 0) {
         pthread_detach(thread);
         return ncclInProgress;
@@ -309,7 +321,7 @@ static void run_chains(struct chain *chains, size_t count)
         struct chain *chain = &chains[c];
         if (!chain->blocking || chain == here)
             continue;
-        int error = pthread_create(&chain->thread, NULL, joined, chain);
+        int error = face_thread(&chain->thread, NULL, joined, chain);
         chain->started = error == 0;
         for (struct job *job = chain->first; job && error != 0; job = job->next) {
             job->result = no_thread(error);

@@ -8,7 +8,6 @@
  * Invariant: while path->errand is set the thread uses the queue pair, and nobody else does. */
 #include <errno.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +15,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/thread.h"
 #include "transports/verbs/verbs.h"
 
 #define ERRAND_STACK (256u << 10) /* a vendor's library runs on it */
@@ -105,17 +105,13 @@ static void *run(void *argument)
 static void begin(struct verbs_path *path, struct errand *errand)
 {
     pthread_attr_t attributes;
-    sigset_t all, before;
     errand->library = path->link->verbs->library;
     errand->qp = path->qp;
     errand->wake = path->link->verbs->wake;
     path->errand = errand;
     pthread_attr_init(&attributes);
     pthread_attr_setstacksize(&attributes, ERRAND_STACK);
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are the program's */
-    errand->threaded = pthread_create(&errand->thread, &attributes, run, errand) == 0;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    errand->threaded = thread_start(&errand->thread, &attributes, run, errand) == 0;
     pthread_attr_destroy(&attributes);
     if (!errand->threaded)
         run(errand);
