@@ -12,7 +12,7 @@
 
 static struct replays replays;
 static struct tutti_comm comms[2];
-static _Atomic uint32_t lines[2][GRAPHS][CALLS];
+static _Atomic uint32_t lines[2][GRAPHS][CALLS][UNIT_END + 1];
 static struct mem_words words[2][GRAPHS][CALLS];
 static struct unit *units[2][GRAPHS][CALLS];
 
@@ -26,8 +26,8 @@ static struct unit *make(int c, int g, int i)
     unit->broken = true; /* so that its words, which are the test's, are not given back */
     unit->stream_count = unit->comm_count = 1;
     unit->comms[0].comm = &comms[c];
-    atomic_store(&lines[c][g][i], 0);
-    words[c][g][i].word = &lines[c][g][i];
+    atomic_store(&lines[c][g][i][UNIT_START], 0);
+    words[c][g][i].word = lines[c][g][i];
     unit->streams[0].words = &words[c][g][i];
     unit->streams[0].first = unit->streams[0].value = 1;
     units[c][g][i] = unit;

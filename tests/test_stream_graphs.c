@@ -246,6 +246,57 @@ static void test_stream_graphs_beside_a_shrink(void)
     run(WORLD_PROCESSES, 2, direct, launched_beside_a_shrink, NULL);
 }
 
+/* Two executables of one graph run side by side, which the library does not serve: at the latest
+ * the abort lets both streams go on. The proxy sees both at once, since the test is inside of the
+ * communicator until they have come. */
+static int side_by_side(tutti_comm *comm, int rank, int size, void *context)
+{
+    enum { ROUNDS = 10 };
+    const struct gpu *gpu = rig_gpu();
+    cuda_stream streams[] = {rig_stream_take(false), rig_stream_take(false)};
+    void *memory = rig_take(COUNT * 4), *executables[2] = {NULL};
+    int wrong = 0;
+    (void)context;
+    (void)size;
+    for (int round = 0; round < ROUNDS && !wrong; round++) {
+        tutti_comm *other;
+        cuda_graph graph = NULL;
+        wrong += WORLD_OK(tutti_comm_dup(comm, &other));
+        wrong += world_check(
+            rank, gpu->capture_begin(streams[0], CUDA_CAPTURE_MODE_RELAXED) == CUDA_DRIVER_OK,
+            "begin");
+        wrong += WORLD_OK(
+            tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_MAX, other, streams[0]));
+        wrong += world_check(rank, gpu->capture_end(streams[0], &graph) == CUDA_DRIVER_OK, "end");
+        for (int i = 0; i < 2; i++)
+            wrong += world_check(
+                rank, gpu->graph_instantiate(&executables[i], graph, 0) == CUDA_DRIVER_OK, "make");
+        wrong += world_check(rank, gpu->graph_destroy(graph) == CUDA_DRIVER_OK, "destroy");
+        while (!comm_try_seize(other))
+            sched_yield();
+        for (int i = 0; i < 2 && !wrong; i++)
+            rig_graph_launch(executables[i], streams[i]);
+        usleep(10000);
+        comm_leave(other);
+        for (double end = world_seconds() + AWAIT_S;
+             !rig_is_done(streams[0]) && !rig_is_done(streams[1]) && world_seconds() < end;)
+            sched_yield();
+        wrong += WORLD_OK(tutti_comm_abort(other));
+        wrong += rig_await(rank, streams[0], 10) + rig_await(rank, streams[1], 10);
+        for (int i = 0; i < 2; i++)
+            rig_graph_destroy(executables[i]);
+        wrong += WORLD_OK(tutti_comm_destroy(other));
+    }
+    rig_give(memory);
+    return wrong;
+}
+
+static void test_stream_graphs_side_by_side(void)
+{
+    run(WORLD_PROCESSES, 1, direct, side_by_side, NULL);
+    run(WORLD_PROCESSES, 1, staged, side_by_side, NULL);
+}
+
 /* A group of which one stream is captured and the other is not. */
 static int half_captured(tutti_comm *comm, int rank, int size, void *context)
 {
@@ -479,6 +530,7 @@ int main(int argc, char **argv)
         {"by_the_thousand", test_stream_graphs_by_the_thousand},
         {"outlive_their_communicator", test_stream_graphs_outlive_their_communicator},
         {"beside_a_shrink", test_stream_graphs_beside_a_shrink},
+        {"side_by_side", test_stream_graphs_side_by_side},
         {"half_captured_groups_are_refused", test_stream_graphs_half_captured_groups_are_refused},
         {"on_every_rank_or_on_none", test_stream_graphs_on_every_rank_or_on_none},
         {"of_several_streams", test_stream_graphs_of_several_streams},
