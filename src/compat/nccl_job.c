@@ -259,6 +259,7 @@ struct chain {
     struct job *first;
     bool blocking; /* one of them is, or a call of the group comes after them: the caller waits */
     bool started;
+    bool lacks_thread; /* and was not carried out */
     pthread_t thread;
 };
 
@@ -309,6 +310,23 @@ static size_t take_chains(struct job **list, bool only_ends, struct chain *chain
     return count;
 }
 
+/* No thread for it: no rank that another chain makes may wait for those that it would have made. */
+static void drop_chain(struct chain *chains, size_t count, struct chain *chain, int error)
+{
+    chain->lacks_thread = true;
+    for (struct job *job = chain->first; job; job = job->next) {
+        job->result = no_thread(error);
+        snprintf(job->sentence, sizeof job->sentence, "%s", face_sentence());
+        report(job);
+    }
+    for (size_t c = 0; c < count; c++) {
+        for (struct job *job = chains[c].first; job && chains[c].blocking; job = job->next) {
+            if (makes(job) && job->comm)
+                __atomic_store_n(&job->comm->cancelled, 1, __ATOMIC_RELEASE);
+        }
+    }
+}
+
 /* The last chain that is waited for runs in the calling thread, which has nothing else to do. */
 static void run_chains(struct chain *chains, size_t count)
 {
@@ -323,11 +341,8 @@ static void run_chains(struct chain *chains, size_t count)
             continue;
         int error = face_thread(&chain->thread, NULL, joined, chain);
         chain->started = error == 0;
-        for (struct job *job = chain->first; job && error != 0; job = job->next) {
-            job->result = no_thread(error);
-            snprintf(job->sentence, sizeof job->sentence, "%s", face_sentence());
-            report(job);
-        }
+        if (error != 0)
+            drop_chain(chains, count, chain, error);
     }
     void *context = face_context_current();
     if (here)
@@ -339,7 +354,8 @@ static void run_chains(struct chain *chains, size_t count)
     }
 }
 
-/* Concludes what was waited for; the first error, with its sentence. */
+/* Concludes what was waited for; the first error, with its sentence, but before all that a chain
+ * lacked its thread, which is why others were cancelled. */
 static ncclResult_t conclude_chains(struct chain *chains, size_t count)
 {
     ncclResult_t first = ncclSuccess;
@@ -348,7 +364,7 @@ static ncclResult_t conclude_chains(struct chain *chains, size_t count)
         struct job *next;
         for (struct job *job = chains[c].first; job && chains[c].blocking; job = next) {
             next = job->next;
-            if (first == ncclSuccess && job->result != ncclSuccess) {
+            if (job->result != ncclSuccess && (first == ncclSuccess || chains[c].lacks_thread)) {
                 first = job->result;
                 memcpy(sentence, job->sentence, sizeof sentence);
             }
