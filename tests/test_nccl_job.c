@@ -53,10 +53,68 @@ static void test_nccl_job_lacks_a_thread(void)
     nccl_world_run(WORLD_PROCESSES, 1, settings, lacking, NULL);
 }
 
+/* ---- handles that are ended twice -------------------------------------------------------------
+ */
+
+/* The group is spoilt, and the communicator works on, whichever of the calls is grouped. */
+static int ending_twice(tutti_comm *native, int rank, int size, void *context)
+{
+    ncclComm_t comm;
+    int wrong = nccl_world_init(native, rank, size, &comm);
+    (void)context;
+    wrong += OK(ncclGroupStart());
+    wrong += OK(ncclCommDestroy(comm));
+    wrong += TAKEN(ncclCommDestroy(comm), ncclInvalidArgument);
+    wrong += nccl_world_says(rank, "another call destroys this communicator");
+    wrong += TAKEN(ncclGroupEnd(), ncclInvalidArgument);
+    wrong += nccl_world_works(comm, rank, rank, size);
+    return wrong + OK(ncclCommDestroy(comm));
+}
+
+struct destroyer {
+    ncclComm_t comm;
+    ncclResult_t result;
+};
+
+static void *destroy(void *argument)
+{
+    struct destroyer *destroyer = argument;
+    destroyer->result = ncclCommDestroy(destroyer->comm);
+    return NULL;
+}
+
+/* Two threads at once: one of them does it. */
+static int ending_in_two_threads(tutti_comm *native, int rank, int size, void *context)
+{
+    int wrong = 0;
+    (void)context;
+    for (int round = 0; round < 50; round++) {
+        struct destroyer other = {0};
+        pthread_t thread;
+        wrong += nccl_world_init(native, rank, size, &other.comm);
+        ncclComm_t comm = other.comm;
+        if (pthread_create(&thread, NULL, destroy, &other) != 0)
+            return wrong + 1;
+        ncclResult_t result = ncclCommDestroy(comm);
+        pthread_join(thread, NULL);
+        wrong += world_check(rank, (result == ncclSuccess) != (other.result == ncclSuccess),
+                             "results %d and %d", (int)result, (int)other.result);
+    }
+    return wrong;
+}
+
+static void test_nccl_job_ends_a_handle_twice(void)
+{
+    struct world world = {.kind = WORLD_PROCESSES, .size = 2};
+    CU_ASSERT_EQUAL(world_run(&world, ending_twice, NULL), 0);
+    CU_ASSERT_EQUAL(world_run(&world, ending_in_two_threads, NULL), 0);
+}
+
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
         {"lacks_a_thread", test_nccl_job_lacks_a_thread},
+        {"ends_a_handle_twice", test_nccl_job_ends_a_handle_twice},
     };
     return suite_run("nccl_job", tests, sizeof tests / sizeof *tests, argc, argv);
 }

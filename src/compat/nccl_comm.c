@@ -231,6 +231,12 @@ static ncclResult_t submit_end(ncclComm_t comm, enum job_kind kind, const char *
         face_leave(comm);
         return face_fail(ncclSystemError, "%s: no memory", name);
     }
+    /* Two that destroy it would wait for each other's end. */
+    if (kind == JOB_DESTROY && atomic_exchange(&comm->ending, true)) {
+        free(job);
+        face_leave(comm);
+        return face_fail(ncclInvalidArgument, "%s: another call destroys this communicator", name);
+    }
     job->kind = kind;
     job->comm = comm;
     /* A handle that is destroyed can tell nobody when it is done: that is always waited for. */

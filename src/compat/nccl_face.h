@@ -41,7 +41,8 @@ struct ncclComm {
     atomic_bool released;
     _Atomic uint32_t jobs; /* under way, this thread's group included */
     atomic_bool revoked, finalized, suspended;
-    int cancelled; /* atomic: ends the making of tutti */
+    atomic_bool ending; /* a call that destroys it is under way */
+    int cancelled;      /* atomic: ends the making of tutti */
     bool blocking;
     int rank, size, device;
     pthread_mutex_t lock;                 /* of what follows */

@@ -162,6 +162,8 @@ static ncclResult_t conclude(struct job *job)
             face_give(job->out, NULL);
             face_end(job->comm);
         }
+        if (job->kind == JOB_DESTROY)
+            atomic_store(&job->comm->ending, false);
         face_leave(job->comm);
     }
     free(job->excluded);
