@@ -255,6 +255,29 @@ static void *open_gates(void *unused)
     return unused;
 }
 
+/* What was current stays so, though that was nothing. */
+static int leaving_contexts(tutti_comm *native, int rank, int size, void *context)
+{
+    ncclComm_t comms[2];
+    cuda_context before = NULL, after = NULL;
+    int wrong = 0;
+    (void)native;
+    (void)size;
+    (void)context;
+    for (int none = 0; none < 2; none++) {
+        if (none)
+            wrong += rig_gpu()->context_set(NULL) != CUDA_DRIVER_OK;
+        wrong += rig_gpu()->context_current(&before) != CUDA_DRIVER_OK;
+        wrong += OK(ncclCommInitAll(comms, 2, NULL));
+        wrong += rig_gpu()->context_current(&after) != CUDA_DRIVER_OK;
+        wrong += world_check(rank, before == after && (after == NULL) == none,
+                             "context %p before, %p after", before, after);
+        for (int r = 0; r < 2; r++)
+            wrong += OK(ncclCommDestroy(comms[r]));
+    }
+    return wrong;
+}
+
 /* One thread drives two GPUs, and frees memory of one while the streams of both wait: the driver
  * then holds up launches, so what the streams wait for must do without. */
 static int two_gpus(tutti_comm *native, int rank, int size, void *context)
@@ -304,6 +327,7 @@ static void test_nccl_gpu_two_of_one_thread(void)
         suite_skip("wants two GPUs");
         return;
     }
+    run(WORLD_PROCESSES, 1, direct, leaving_contexts, NULL);
     run(WORLD_PROCESSES, 1, direct, two_gpus, NULL);
     run(WORLD_PROCESSES, 1, staged, two_gpus, NULL);
     unsetenv("TUTTI_TEST_STANDIN_DEVICES");

@@ -68,6 +68,6 @@ void face_context_set(void *context)
 {
     int (*set)(void *context);
     DRIVER(set, "cuCtxSetCurrent");
-    if (set && context)
+    if (set)
         set(context);
 }

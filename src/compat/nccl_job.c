@@ -97,7 +97,8 @@ static void carry_out(struct job *job)
 {
     tutti_comm *made = NULL;
     tutti_status status = TUTTI_OK;
-    face_context_set(job->context);
+    if (job->context)
+        face_context_set(job->context);
     switch (job->kind) {
     case JOB_INIT:
         status = tutti_comm_create_cancellable(job->comm->size, &job->id, job->comm->rank,
