@@ -318,6 +318,26 @@ static void test_nccl_serve_a_thousand_ids(void)
     CU_ASSERT_EQUAL(entries("/proc/self/fd"), descriptors);
 }
 
+/* Those that the face made itself: of a group that was spoilt, and of a communicator that was to
+ * grow and did not. */
+static void test_nccl_serve_ids_of_what_was_not_made(void)
+{
+    int descriptors = entries("/proc/self/fd");
+    for (int i = 0; i < 3; i++) {
+        ncclComm_t comms[2];
+        ncclUniqueId id;
+        CU_ASSERT_EQUAL(ncclGroupStart(), ncclSuccess);
+        CU_ASSERT_EQUAL(ncclCommInitAll(comms, 2, NULL), ncclSuccess);
+        CU_ASSERT_EQUAL(ncclCommInitAll(NULL, 2, NULL), ncclInvalidArgument);
+        CU_ASSERT_EQUAL(ncclGroupEnd(), ncclInvalidArgument);
+        CU_ASSERT_EQUAL(entries("/proc/self/fd"), descriptors);
+        CU_ASSERT_EQUAL_FATAL(ncclCommInitAll(comms, 1, NULL), ncclSuccess);
+        CU_ASSERT_EQUAL(ncclCommGetUniqueId(comms[0], &id), ncclSuccess);
+        CU_ASSERT_EQUAL(ncclCommDestroy(comms[0]), ncclSuccess);
+        CU_ASSERT_EQUAL(entries("/proc/self/fd"), descriptors);
+    }
+}
+
 /* What needs no service gets no thread. */
 static void test_nccl_serve_no_more_than_needed(void)
 {
@@ -354,6 +374,7 @@ int main(int argc, char **argv)
         {"a_rank_that_is_killed", test_nccl_serve_a_rank_that_is_killed},
         {"ids_that_nobody_uses", test_nccl_serve_ids_that_nobody_uses},
         {"a_thousand_ids", test_nccl_serve_a_thousand_ids},
+        {"ids_of_what_was_not_made", test_nccl_serve_ids_of_what_was_not_made},
         {"no_more_than_needed", test_nccl_serve_no_more_than_needed},
     };
     return suite_run("nccl_serve", tests, sizeof tests / sizeof *tests, argc, argv);

@@ -42,6 +42,8 @@ static void release(ncclComm_t comm)
         return;
     face_deregister_all(comm);
     tutti_comm_destroy(comm->tutti);
+    if (comm->grow_id_waits)
+        (void)tutti_unique_id_release(&comm->grow_id);
     pthread_mutex_lock(&kept_lock);
     ncclComm_t oldest = kept[kept_next];
     kept[kept_next] = comm;

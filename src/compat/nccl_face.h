@@ -101,6 +101,7 @@ struct job {
     ncclComm_t parent; /* of split, shrink and grow; held */
     ncclComm_t *out;   /* where the caller's handle is, to be taken back on failure */
     tutti_unique_id id;
+    bool owns_id; /* nobody else knows it: given back if it was not used */
     int color, key;
     int size;      /* to grow to */
     bool gives_id; /* to grow: this rank gives the id */

@@ -61,9 +61,9 @@ NCCL_FACE(ncclResult_t, ncclGetUniqueId, (ncclUniqueId * uniqueId))
 }
 
 /* Makes the handle and its job; *comm is there when this returns, so that a non-blocking caller can
- * ask for its state. context NULL: the calling thread's. device < 0: the current one. */
-static ncclResult_t init_rank(ncclComm_t *comm, int size, const ncclUniqueId *id, int rank,
-                              bool blocking, int device)
+ * ask for its state. owns_id: this one gives back an unused id. device < 0: the current one. */
+static ncclResult_t init_rank(ncclComm_t *comm, int size, const ncclUniqueId *id, bool owns_id,
+                              int rank, bool blocking, int device)
 {
     face_settings();
     struct job *job = calloc(1, sizeof *job);
@@ -81,6 +81,7 @@ static ncclResult_t init_rank(ncclComm_t *comm, int size, const ncclUniqueId *id
     job->out = comm;
     job->blocking = blocking;
     memcpy(job->id.bytes, id->internal, sizeof job->id.bytes);
+    job->owns_id = owns_id;
     if (device >= 0) {
         made->device = device;
         job->context = face_context_of(device);
@@ -109,7 +110,7 @@ ncclResult_t face_init(ncclComm_t *comm, int size, const ncclUniqueId *id, int r
     if (result == ncclSuccess)
         result = face_config_read(config, name, &blocking);
     if (result == ncclSuccess)
-        result = init_rank(comm, size, id, rank, blocking, -1);
+        result = init_rank(comm, size, id, false, rank, blocking, -1);
     return result;
 }
 
@@ -189,7 +190,10 @@ NCCL_FACE(ncclResult_t, ncclCommInitAll, (ncclComm_t * comm, int ndev, const int
         comm[i] = NULL;
     face_group_start();
     for (int i = 0; i < ndev && result == ncclSuccess; i++)
-        result = face_group_note(init_rank(&comm[i], ndev, &id, i, true, device_for(i, devlist)));
+        result = face_group_note(
+            init_rank(&comm[i], ndev, &id, i == 0, i, true, device_for(i, devlist)));
+    if (result != ncclSuccess)
+        (void)tutti_unique_id_release(&made);
     ncclResult_t ended = face_group_end();
     return result != ncclSuccess ? result : ended;
 }

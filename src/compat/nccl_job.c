@@ -167,6 +167,8 @@ static ncclResult_t conclude(struct job *job)
             atomic_store(&job->comm->ending, false);
         face_leave(job->comm);
     }
+    if (job->owns_id)
+        (void)tutti_unique_id_release(&job->id); /* a used one is left alone */
     free(job->excluded);
     free(job);
     return result;
