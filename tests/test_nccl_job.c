@@ -110,11 +110,75 @@ static void test_nccl_job_ends_a_handle_twice(void)
     CU_ASSERT_EQUAL(world_run(&world, ending_in_two_threads, NULL), 0);
 }
 
+/* ---- questions meanwhile ----------------------------------------------------------------------
+ */
+
+struct maker {
+    ncclComm_t comm, child;
+    int rank, wrong;
+};
+
+static void *split(void *argument)
+{
+    struct maker *maker = argument;
+    int rank = maker->rank;
+    maker->wrong = OK(ncclCommSplit(maker->comm, 0, rank, &maker->child, NULL));
+    return NULL;
+}
+
+/* The parent answers as it does otherwise; its child is not made yet. */
+static int answers(const struct maker *maker, ncclComm_t child, int rank, int size)
+{
+    int count = -1, own = -1, wrong = nccl_world_is(maker->comm, rank, ncclSuccess);
+    wrong += OK(ncclCommCount(maker->comm, &count)) + OK(ncclCommUserRank(maker->comm, &own));
+    wrong += world_check(rank, count == size && own == rank, "rank %d of %d", own, count);
+    wrong += nccl_world_is(child, rank, ncclInProgress);
+    return wrong + TAKEN(ncclCommCount(child, &count), ncclInvalidArgument);
+}
+
+/* Rank 0 is late in a split for which a thread waits, or that stands in a group. */
+static int asking(tutti_comm *native, int rank, int size, void *context)
+{
+    struct maker maker = {.rank = rank};
+    pthread_t thread;
+    int wrong = nccl_world_init(native, rank, size, &maker.comm);
+    (void)context;
+    wrong += OK(ncclGroupStart());
+    wrong += OK(ncclCommSplit(maker.comm, 0, rank, &maker.child, NULL));
+    wrong += answers(&maker, maker.child, rank, size);
+    wrong += OK(ncclGroupEnd()) + OK(ncclCommDestroy(maker.child));
+    maker.child = NULL;
+    if (rank == 0)
+        wrong += world_await(rank, size - 1);
+    if (pthread_create(&thread, NULL, split, &maker) != 0)
+        return wrong + 1;
+    if (rank > 0) {
+        ncclResult_t state = ncclSuccess;
+        double end = nccl_world_seconds() + 20;
+        while (state != ncclInProgress && nccl_world_seconds() < end) {
+            ncclComm_t child = __atomic_load_n(&maker.child, __ATOMIC_ACQUIRE);
+            if (child)
+                wrong += OK(ncclCommGetAsyncError(child, &state));
+        }
+        wrong += answers(&maker, __atomic_load_n(&maker.child, __ATOMIC_ACQUIRE), rank, size);
+        world_tell();
+    }
+    pthread_join(thread, NULL);
+    return wrong + maker.wrong + OK(ncclCommDestroy(maker.child)) + OK(ncclCommDestroy(maker.comm));
+}
+
+static void test_nccl_job_is_asked_about(void)
+{
+    nccl_world_run(WORLD_PROCESSES, 3, nccl_world_shm, asking, NULL);
+    nccl_world_run(WORLD_THREADS, 2, NULL, asking, NULL);
+}
+
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
         {"lacks_a_thread", test_nccl_job_lacks_a_thread},
         {"ends_a_handle_twice", test_nccl_job_ends_a_handle_twice},
+        {"is_asked_about", test_nccl_job_is_asked_about},
     };
     return suite_run("nccl_job", tests, sizeof tests / sizeof *tests, argc, argv);
 }

@@ -268,10 +268,17 @@ NCCL_FACE(ncclResult_t, ncclCommDestroy, (ncclComm_t comm))
 /* ---- queries ----------------------------------------------------------------------------------
  */
 
+/* It is made, or a call goes on that nobody waits for. One that another thread waits for leaves it
+ * as it is. */
+static bool in_progress(ncclComm_t comm)
+{
+    return atomic_load(&comm->later) > 0 || (atomic_load(&comm->jobs) > 0 && !face_tutti(comm));
+}
+
 /* How the communicator is doing, with its sentence. */
 static ncclResult_t async_result(ncclComm_t comm)
 {
-    if (atomic_load(&comm->jobs) > 0)
+    if (in_progress(comm))
         return ncclInProgress;
     if (atomic_load(&comm->revoked))
         return ncclSuccess;
@@ -299,7 +306,7 @@ static ncclResult_t query(ncclComm_t comm, const char *name, const int *value, i
     ncclResult_t result = face_hold(comm, name);
     if (result != ncclSuccess)
         return result;
-    if (atomic_load(&comm->jobs) > 0)
+    if (in_progress(comm) && atomic_load(&comm->jobs) > face_group_jobs(comm))
         result = check_ready(comm, name, 0);
     else
         result = left_result(comm);

@@ -39,7 +39,8 @@ struct ncclComm {
      * releases what it stands for. */
     _Atomic uint32_t holders;
     atomic_bool released;
-    _Atomic uint32_t jobs; /* under way, this thread's group included */
+    _Atomic uint32_t jobs;  /* under way, this thread's group included */
+    _Atomic uint32_t later; /* those of them that nobody waits for */
     atomic_bool revoked, finalized, suspended;
     atomic_bool ending; /* a call that destroys it is under way */
     int cancelled;      /* atomic: ends the making of tutti */

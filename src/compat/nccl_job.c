@@ -3,8 +3,9 @@
  * non-blocking one), or, in a group, all at once when the group ends, so that one thread can make
  * several ranks.
  *
- * A job holds the handles it works on, and is counted in their `jobs` from the call on: that is
- * what ncclCommGetAsyncError reports as ncclInProgress. */
+ * A job holds the handles it works on, and is counted in their `jobs` from the call on, and in
+ * `later` if the call does not wait for it: that is what ncclCommGetAsyncError reports as
+ * ncclInProgress. */
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -135,6 +136,22 @@ static bool makes(const struct job *job)
     return job->kind != JOB_FINALIZE && job->kind != JOB_DESTROY;
 }
 
+static void count_job(ncclComm_t comm, const struct job *job)
+{
+    if (!comm)
+        return;
+    atomic_fetch_add(&comm->later, !job->blocking);
+    atomic_fetch_add(&comm->jobs, 1);
+}
+
+static void uncount_job(ncclComm_t comm, const struct job *job)
+{
+    if (!comm)
+        return;
+    atomic_fetch_sub(&comm->jobs, 1);
+    atomic_fetch_sub(&comm->later, !job->blocking);
+}
+
 /* The work is over: tells those who ask. */
 static void report(struct job *job)
 {
@@ -145,10 +162,8 @@ static void report(struct job *job)
         comm->result = job->result;
         pthread_mutex_unlock(&comm->lock);
     }
-    if (job->parent)
-        atomic_fetch_sub(&job->parent->jobs, 1);
-    if (comm)
-        atomic_fetch_sub(&comm->jobs, 1);
+    uncount_job(job->parent, job);
+    uncount_job(comm, job);
 }
 
 /* Lets go of the handles, and takes back the one of a communicator that was not made. The caller's
@@ -242,10 +257,8 @@ ncclResult_t face_job(struct job *job)
 {
     if (!job->context)
         job->context = face_context_current();
-    if (job->comm)
-        atomic_fetch_add(&job->comm->jobs, 1);
-    if (job->parent)
-        atomic_fetch_add(&job->parent->jobs, 1);
+    count_job(job->comm, job);
+    count_job(job->parent, job);
     if (job->kind == JOB_FINALIZE)
         atomic_store(&job->comm->finalized, true);
     if (face_group_open()) {
@@ -414,7 +427,6 @@ void face_jobs_cancel(struct job *list)
         }
         if (list->kind == JOB_FINALIZE)
             atomic_store(&list->comm->finalized, false);
-        list->blocking = false;
         list->result = ncclSuccess;
         report(list);
         conclude(list);
