@@ -69,7 +69,7 @@ struct comm_late {
 
 struct comm_op {
     bool used;
-    atomic_uint uses; /* by calls not yet ended: a slot in use is not given out again */
+    atomic_uint uses; /* by calls not yet ended: none of it changes before that */
     bool premulsum;
     tutti_dtype dtype;
     uint64_t scalar; /* bytes of one element */
@@ -175,7 +175,8 @@ struct tutti_comm {
     bool scratch_shared; /* from mem_alloc: peers may read it in place */
     void *scaled;        /* premulsum: scalar * in */
     size_t scaled_bytes;
-    struct comm_op *ops; /* [COMM_OPS_MAX], made at first use */
+    struct comm_op *ops; /* [COMM_OPS_MAX], made at first use; of the program's thread */
+    unsigned ops_next;   /* the next to be looked at, modulo COMM_OPS_MAX */
 
     uint64_t idle_polls, idle_since_ns, last_event_ns, spin_until_ns, clock_at_ticks;
     /* Turns of a core that is shared: how often others kept it too long lately. */

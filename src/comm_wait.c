@@ -591,8 +591,9 @@ tutti_status comm_run(tutti_comm *comm, const struct call *call)
     if (status != TUTTI_OK)
         return start_failed(comm, status);
     status = run_to_end(comm, p, call);
-    /* A scaled input is made anew each time. */
-    if (status == TUTTI_OK && !is_premulsum(comm, call)) {
+    /* Not with an operation made at run time: a scaled input is made anew each time, and what was
+     * checked of a function holds until it is destroyed, which enters nothing. */
+    if (status == TUTTI_OK && !(coll_info(call->coll)->reduces && call->op >= TUTTI_OP_DYNAMIC)) {
         comm->last_call = *call;
         comm->last_program = p;
     }

@@ -247,22 +247,37 @@ static void test_nccl_agrees_with_the_native_interface(void)
 /* ---- pre-multiplied sums ----------------------------------------------------------------------
  */
 
+/* So many operations can be made. */
+static int room_for_operations(ncclComm_t comm)
+{
+    enum { MOST = 2000 };
+    ncclRedOp_t ops[MOST];
+    float scalar = 1;
+    int count = 0;
+    while (count < MOST && ncclRedOpCreatePreMulSum(&ops[count], &scalar, ncclFloat32,
+                                                    ncclScalarHostImmediate, comm) == ncclSuccess)
+        count++;
+    for (int i = 0; i < count; i++) {
+        if (ncclRedOpDestroy(ops[i], comm) != ncclSuccess)
+            return -1;
+    }
+    return count;
+}
+
 /* An operation may go as soon as the call that names it has returned, though its group has not
- * ended; its number is free again afterwards, whatever became of the group. */
+ * ended; there is room for another afterwards, whatever became of the group. */
 static int destroyed_in_groups(ncclComm_t comm, int rank, const float *in, const float *want,
                                size_t count)
 {
     enum { RUN, SPOIL, SIMULATE, WAYS };
     float *out = calloc(count, sizeof *out), scalar = 0.25f + (float)rank;
-    ncclRedOp_t op, first = ncclSum;
-    int wrong = 0;
+    ncclRedOp_t op;
+    int wrong = 0, room = room_for_operations(comm);
     for (int round = 0; round < 2 * WAYS; round++) {
         int way = round % WAYS;
         wrong += OK(ncclGroupStart());
         wrong +=
             OK(ncclRedOpCreatePreMulSum(&op, &scalar, ncclFloat32, ncclScalarHostImmediate, comm));
-        first = round == 0 ? op : first;
-        wrong += world_check(rank, op == first, "operation %d after %d", (int)op, (int)first);
         wrong += OK(ncclAllReduce(in, out, count, ncclFloat32, op, comm, NULL));
         wrong += OK(ncclRedOpDestroy(op, comm));
         if (way == SIMULATE)
@@ -277,7 +292,9 @@ static int destroyed_in_groups(ncclComm_t comm, int rank, const float *in, const
         wrong += TAKEN(ncclRedOpDestroy(op, comm), ncclInvalidArgument);
     }
     free(out);
-    return wrong;
+    int left = room_for_operations(comm);
+    return wrong +
+           world_check(rank, room >= 1000 && left == room, "room for %d, then %d", room, left);
 }
 
 static int premultiplied(tutti_comm *native, int rank, int size, void *context)

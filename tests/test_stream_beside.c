@@ -1,0 +1,76 @@
+/* test_stream_beside.c: what a program does with a communicator while its streams wait for a rank
+ * that waits for this one. Over the stand-in driver, or over a real one (TUTTI_TEST_CUDA_DRIVER).
+ */
+#include "tests/rig_suite.h"
+
+#define AWAIT_S 30
+#define COUNT   1000
+#define TABLE   1024 /* operations at a time */
+
+static const char *const tcp[] = {"TUTTI_TRANSPORTS=tcp", NULL};
+
+/* Makes an operation that multiplies by 2, sums with it, and destroys it. */
+static int scaled_sum(tutti_comm *comm, int rank, void *buffer, cuda_stream stream)
+{
+    int32_t two = 2;
+    tutti_op op;
+    int wrong = WORLD_OK(tutti_op_create_premulsum(comm, &two, TUTTI_INT32, &op));
+    wrong += WORLD_OK(tutti_allreduce_on(buffer, buffer, COUNT, TUTTI_INT32, op, comm, stream));
+    return wrong + WORLD_OK(tutti_op_destroy(comm, op));
+}
+
+/* Rank 0 does all of it before rank 1 does anything, which then waits for each sum: which slots are
+ * free is another matter at each of them, and both mean the same operations all the same, also when
+ * the table has been used up once. */
+static int operations(tutti_comm *comm, int rank, int size, void *context)
+{
+    enum { SUMS = 5 };
+    cuda_stream stream = rig_stream_take(false);
+    int32_t *buffer = rig_take(COUNT * sizeof *buffer), three = 3, factor = 1;
+    tutti_op op;
+    int wrong = 0;
+    (void)context;
+    rig_set_ints(buffer, COUNT, 1);
+    for (int round = 0; round < 2; round++) {
+        if (rank == 1)
+            wrong += world_await(rank, round + 1);
+        for (int i = 0; i < SUMS; i++) {
+            wrong += scaled_sum(comm, rank, buffer, stream);
+            factor *= 2 * size;
+            if (rank == 1)
+                wrong += rig_await(rank, stream, AWAIT_S);
+        }
+        if (rank == 0) {
+            wrong += world_check(rank, !rig_is_done(stream), "done without rank 1");
+            world_tell();
+        }
+        for (int i = SUMS; i < TABLE; i++) {
+            wrong += WORLD_OK(tutti_op_create_premulsum(comm, &three, TUTTI_INT32, &op));
+            wrong += WORLD_OK(tutti_op_destroy(comm, op));
+        }
+        wrong += scaled_sum(comm, rank, buffer, stream);
+        factor *= 2 * size;
+        wrong += rig_await(rank, stream, AWAIT_S);
+        wrong += rig_wrong_ints(rank, buffer, COUNT, factor, factor, "scaled sum");
+        rig_set_ints(buffer, COUNT, 1);
+        factor = 1;
+    }
+    rig_give(buffer);
+    return wrong;
+}
+
+static void test_stream_beside_operations(void)
+{
+    run(WORLD_PROCESSES, 2, direct, operations, NULL);
+    run(WORLD_PROCESSES, 2, staged, operations, NULL);
+    run(WORLD_PROCESSES, 2, tcp, operations, NULL);
+    run(WORLD_THREADS, 2, direct, operations, NULL);
+}
+
+int main(int argc, char **argv)
+{
+    static const struct suite_test tests[] = {
+        {"operations", test_stream_beside_operations},
+    };
+    return suite_run("stream_beside", tests, sizeof tests / sizeof *tests, argc, argv);
+}
