@@ -431,8 +431,41 @@ static int destroying(tutti_comm *native, int rank, int size, void *context)
     return wrong;
 }
 
+/* A group of two communicators waits in a stream for rank 0, which is there and will not come: they
+ * are aborted one after the other, though the first stays in the group until the second is. */
+static int aborting_two(tutti_comm *native, int rank, int size, void *context)
+{
+    cuda_stream stream = rig_stream_take(false);
+    void *buffers[2] = {rig_take(COUNT), rig_take(COUNT)}, *handle;
+    ncclComm_t comms[2];
+    int wrong = 0;
+    (void)context;
+    for (int i = 0; i < 2; i++)
+        wrong += nccl_world_init(native, rank, size, &comms[i]);
+    if (rank == 1) {
+        wrong += OK(ncclCommRegister(comms[0], buffers[0], COUNT, &handle));
+        wrong += OK(ncclGroupStart());
+        for (int i = 0; i < 2; i++)
+            wrong += OK(ncclRecv(buffers[i], COUNT, ncclUint8, 0, comms[i], (cudaStream_t)stream));
+        wrong += OK(ncclGroupEnd());
+    } else {
+        wrong += world_await(rank, 1);
+    }
+    for (int i = 0; i < 2; i++)
+        wrong += OK(ncclCommAbort(comms[i]));
+    if (rank == 1)
+        world_tell();
+    wrong += rig_await(rank, stream, AWAIT_S);
+    rig_give(buffers[0]);
+    rig_give(buffers[1]);
+    return wrong;
+}
+
 static void test_nccl_gpu_ends(void)
 {
+    run(WORLD_PROCESSES, 2, direct, aborting_two, NULL);
+    run(WORLD_PROCESSES, 2, tcp, aborting_two, NULL);
+    run(WORLD_THREADS, 2, staged, aborting_two, NULL);
     run(WORLD_PROCESSES, 3, direct, aborting, NULL);
     run(WORLD_PROCESSES, 2, tcp, aborting, NULL);
     run(WORLD_THREADS, 2, direct, aborting, NULL);

@@ -15,6 +15,7 @@
 #define KEPT_MAX     64          /* handles that ended, oldest freed first */
 #define ABORT_LOOKS  20000       /* of 50 us: how long an abort waits for calls to leave */
 #define ABORT_NAP_NS 50000
+#define RELEASE_S    1 /* how long an abort waits for the release */
 
 static pthread_mutex_t kept_lock = PTHREAD_MUTEX_INITIALIZER;
 static ncclComm_t kept[KEPT_MAX];
@@ -178,6 +179,28 @@ void face_abort(ncclComm_t comm)
         tutti_comm_abort(tutti);
 }
 
+static void *leave(void *comm)
+{
+    face_leave(comm);
+    return NULL;
+}
+
+/* A group in a stream with a communicator that works on keeps what it stands for until that one
+ * ends, which the caller may be about to abort next: the release then goes on by itself. */
+static void leave_in_time(ncclComm_t comm)
+{
+    pthread_t thread;
+    struct timespec end;
+    if (pthread_create(&thread, NULL, leave, comm) != 0) {
+        face_leave(comm);
+        return;
+    }
+    clock_gettime(CLOCK_REALTIME, &end);
+    end.tv_sec += RELEASE_S;
+    if (pthread_timedjoin_np(thread, NULL, &end) != 0)
+        pthread_detach(thread);
+}
+
 NCCL_FACE(ncclResult_t, ncclCommAbort, (ncclComm_t comm))
 {
     if (!comm)
@@ -199,7 +222,7 @@ NCCL_FACE(ncclResult_t, ncclCommAbort, (ncclComm_t comm))
             break;
         nanosleep(&nap, NULL);
     }
-    face_leave(comm);
+    leave_in_time(comm);
     return ncclSuccess;
 }
 
