@@ -89,6 +89,14 @@ tutti_comm *face_tutti(ncclComm_t comm)
     return tutti;
 }
 
+int face_rank(ncclComm_t comm)
+{
+    pthread_mutex_lock(&comm->lock);
+    int rank = comm->rank;
+    pthread_mutex_unlock(&comm->lock);
+    return rank;
+}
+
 /* What the job that made the communicator, or one on it since, has left. */
 static ncclResult_t left_result(ncclComm_t comm)
 {
@@ -107,7 +115,7 @@ static ncclResult_t check_ready(ncclComm_t comm, const char *name, unsigned own)
         return face_fail(ncclInvalidArgument,
                          "%s: rank %d is not ready: an earlier call on this communicator is still "
                          "under way (ncclCommGetAsyncError says when it is done)",
-                         name, comm->rank);
+                         name, face_rank(comm));
     if (atomic_load_explicit(&comm->result, memory_order_relaxed) != ncclSuccess)
         return left_result(comm);
     if (atomic_load_explicit(&comm->revoked, memory_order_relaxed))

@@ -76,6 +76,8 @@ static inline void face_give(ncclComm_t *out, ncclComm_t comm)
     __atomic_store_n(out, comm, __ATOMIC_RELEASE);
 }
 tutti_comm *face_tutti(ncclComm_t comm);
+/* Where its maker may be about to write it. */
+int face_rank(ncclComm_t comm);
 /* Ends every wait inside; returns when no new one can begin. */
 void face_abort(ncclComm_t comm);
 

@@ -211,7 +211,7 @@ static ncclResult_t hold_parent(ncclComm_t comm, const char *name)
         result = face_fail(ncclInvalidArgument,
                            "%s: rank %d is not ready: an earlier call on this communicator is "
                            "still under way",
-                           name, comm->rank);
+                           name, face_rank(comm));
     else if (!face_tutti(comm))
         result = face_fail(ncclInvalidUsage, "%s: the communicator was never made", name);
     else if (atomic_load(&comm->finalized))
