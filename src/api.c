@@ -402,32 +402,64 @@ struct tutti_registration {
     void *handle[COMM_TRANSPORTS_MAX];
 };
 
+/* Whether a transport has something to do for it, for which the communicator is entered. Others
+ * need not wait for what streams hold of it. */
+static bool registers(const tutti_comm *comm)
+{
+    bool some = false;
+    for (uint32_t i = 0; i < comm->transport_count; i++)
+        some |= comm->transport_ops[i]->reg != NULL;
+    return some;
+}
+
+static void undo(tutti_comm *comm, uint32_t count, const tutti_registration *registration)
+{
+    for (uint32_t i = count; i-- > 0;) {
+        if (comm->transport_ops[i]->reg)
+            comm->transport_ops[i]->dereg(comm->transports[i], registration->handle[i]);
+    }
+}
+
+/* Entered. */
+static tutti_status register_in_all(tutti_comm *comm, void *memory, size_t bytes,
+                                    tutti_registration *made)
+{
+    for (uint32_t i = 0; i < comm->transport_count; i++) {
+        const struct transport_ops *ops = comm->transport_ops[i];
+        tutti_status status =
+            ops->reg ? ops->reg(comm->transports[i], memory, bytes, &made->handle[i]) : TUTTI_OK;
+        if (status != TUTTI_OK) {
+            undo(comm, i, made);
+            return status;
+        }
+    }
+    return TUTTI_OK;
+}
+
 tutti_status tutti_register(tutti_comm *comm, void *memory, size_t bytes,
                             tutti_registration **registration)
 {
     if (!registration || (!memory && bytes > 0))
         return fail(TUTTI_ERR_ARG, "tutti_register: %s is NULL",
                     registration ? "memory" : "registration");
-    tutti_status status = comm_enter(comm);
+    tutti_status status = comm_look_in(comm);
     if (status != TUTTI_OK)
         return status;
     tutti_registration *made = calloc(1, sizeof *made);
-    if (!made) {
-        comm_leave(comm);
+    if (!made)
         return fail(TUTTI_ERR_NOMEM, "no memory for a registration");
-    }
     made->comm = comm;
-    uint32_t i = 0;
-    for (; i < comm->transport_count && status == TUTTI_OK; i++)
-        status = comm->transport_ops[i]->reg(comm->transports[i], memory, bytes, &made->handle[i]);
-    if (status == TUTTI_OK) {
-        *registration = made;
-    } else {
-        for (i--; i-- > 0;)
-            comm->transport_ops[i]->dereg(comm->transports[i], made->handle[i]);
-        free(made);
+    if (registers(comm)) {
+        status = comm_enter(comm);
+        if (status == TUTTI_OK) {
+            status = register_in_all(comm, memory, bytes, made);
+            comm_leave(comm);
+        }
     }
-    comm_leave(comm);
+    if (status == TUTTI_OK)
+        *registration = made;
+    else
+        free(made);
     return status;
 }
 
@@ -435,16 +467,20 @@ tutti_status tutti_deregister(tutti_comm *comm, tutti_registration *registration
 {
     if (!registration)
         return TUTTI_OK;
-    tutti_status status = comm_enter_any(comm);
+    tutti_status status = comm_check_query(comm, registration);
+    bool enters = status == TUTTI_OK && registers(comm);
+    if (enters)
+        status = comm_enter_any(comm);
     if (status != TUTTI_OK)
         return status;
     if (registration->comm != comm) {
         status = fail(TUTTI_ERR_ARG, "tutti_deregister: made with another communicator");
     } else {
-        for (uint32_t i = 0; i < comm->transport_count; i++)
-            comm->transport_ops[i]->dereg(comm->transports[i], registration->handle[i]);
+        if (enters)
+            undo(comm, comm->transport_count, registration);
         free(registration);
     }
-    comm_leave(comm);
+    if (enters)
+        comm_leave(comm);
     return status;
 }

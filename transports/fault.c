@@ -664,13 +664,15 @@ static bool fault_arm(struct transport *transport)
 static tutti_status fault_reg(struct transport *transport, void *memory, size_t len, void **handle)
 {
     struct fault *fault = fault_of(transport);
-    return fault->inner->ops->reg(fault->inner, memory, len, handle);
+    return fault->inner->ops->reg ? fault->inner->ops->reg(fault->inner, memory, len, handle)
+                                  : TUTTI_OK;
 }
 
 static void fault_dereg(struct transport *transport, void *handle)
 {
     struct fault *fault = fault_of(transport);
-    fault->inner->ops->dereg(fault->inner, handle);
+    if (fault->inner->ops->dereg)
+        fault->inner->ops->dereg(fault->inner, handle);
 }
 
 static bool fault_takes(struct transport *transport, uint32_t peer, const void *memory, size_t len)

@@ -131,8 +131,6 @@ bool local_event(struct local *local, bool restart, struct transport_event *even
 void local_stats(const struct transport *transport, struct transport_stats *stats);
 
 /* Answers of transports that need no registration, no descriptor. */
-tutti_status local_reg(struct transport *transport, void *memory, size_t len, void **handle);
-void local_dereg(struct transport *transport, void *handle);
 bool local_takes(struct transport *transport, uint32_t peer, const void *memory, size_t len);
 int local_wait_fd(struct transport *transport);
 bool local_arm(struct transport *transport);

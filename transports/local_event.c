@@ -79,16 +79,6 @@ void local_stats(const struct transport *transport, struct transport_stats *stat
     *stats = ((const struct local *)transport)->stats;
 }
 
-tutti_status local_reg(struct transport *transport, void *memory, size_t len, void **handle)
-{
-    *handle = NULL;
-    return TUTTI_OK;
-}
-
-void local_dereg(struct transport *transport, void *handle)
-{
-}
-
 bool local_takes(struct transport *transport, uint32_t peer, const void *memory, size_t len)
 {
     return false;

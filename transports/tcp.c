@@ -520,16 +520,6 @@ static bool tcp_arm(struct transport *transport)
 /* ---- the rest ---------------------------------------------------------------------------------
  */
 
-static tutti_status tcp_reg(struct transport *transport, void *memory, size_t len, void **handle)
-{
-    *handle = NULL; /* the kernel copies: nothing to prepare */
-    return TUTTI_OK;
-}
-
-static void tcp_dereg(struct transport *transport, void *handle)
-{
-}
-
 static bool tcp_takes(struct transport *transport, uint32_t peer, const void *memory, size_t len)
 {
     return false;
@@ -567,8 +557,6 @@ const struct transport_ops tcp_ops = {
     .event = tcp_event,
     .wait_fd = tcp_wait_fd,
     .arm = tcp_arm,
-    .reg = tcp_reg,
-    .dereg = tcp_dereg,
     .takes = tcp_takes,
     .stats = tcp_stats,
     .model = tcp_model,

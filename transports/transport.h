@@ -175,7 +175,8 @@ struct transport_ops {
      * caller naps. arm returns false when there is something to do already. */
     int (*wait_fd)(struct transport *transport);
     bool (*arm)(struct transport *transport);
-    /* Optional registration of memory that will be used often; *handle may be NULL. */
+    /* Registration of memory that will be used often; *handle may be NULL. Both NULL: it does
+     * nothing about that, and nobody needs to be inside for it. */
     tutti_status (*reg)(struct transport *transport, void *memory, size_t len, void **handle);
     void (*dereg)(struct transport *transport, void *handle);
     void (*stats)(const struct transport *transport, struct transport_stats *stats);
