@@ -43,6 +43,7 @@ tutti_status relay_open(struct verbs_link *link)
     path->memory = path->plain;
     link->relay = relay;
     if (relay) {
+        link->verbs->relays++;
         relay->path = path;
         relay->free_slots = malloc(slots * sizeof *relay->free_slots);
         relay->bodies = malloc((size_t)VERBS_CONTROLS * path->slot_len);
@@ -64,6 +65,7 @@ void relay_close(struct verbs_link *link)
     struct relay *relay = link->relay;
     if (!relay)
         return;
+    link->verbs->relays--;
     free(relay->path->plain);
     relay->path->plain = relay->path->memory = NULL;
     free(relay->free_slots);

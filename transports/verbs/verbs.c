@@ -21,11 +21,11 @@
 #include "base/owned.h"
 #include "transports/tcp.h"
 
-#define QUIET_POLLS  4096 /* polls between looks at what is not data; they cost system calls */
-#define QUIET_TICKS  (1ull << 24) /* or when so many ticks have passed: some milliseconds */
-#define MAKING_POLLS 4            /* the same while links are being made */
-#define POLL_ROUNDS  8
-#define YIELD_POLLS  64 /* of a software device without news: about 3 us */
+#define QUIET_POLLS 4096 /* polls between looks at what is not data; they cost system calls */
+#define QUIET_TICKS (1ull << 24) /* or when so many ticks have passed: some milliseconds */
+#define SIDE_POLLS  4 /* the same while links are made or go over the socket: it is waited for */
+#define POLL_ROUNDS 8
+#define YIELD_POLLS 64 /* of a software device without news: about 3 us */
 
 /* A rank's address: this, then the side transport's. */
 struct address {
@@ -390,7 +390,7 @@ static tutti_status verbs_recv(struct transport *transport, struct xfer *xfer)
 static bool quiet_is_over(struct verbs *verbs)
 {
     uint32_t polls = ++verbs->quiet_polls;
-    bool over = polls >= (verbs->making > 0 ? MAKING_POLLS : QUIET_POLLS) ||
+    bool over = polls >= (verbs->making > 0 || verbs->relays > 0 ? SIDE_POLLS : QUIET_POLLS) ||
                 (polls % 16 == 0 && clock_ticks() - verbs->quiet_ticks > QUIET_TICKS);
     if (over) {
         verbs->quiet_polls = 0;
@@ -532,7 +532,7 @@ static bool verbs_arm(struct transport *transport)
     bool ended = errand_any_ended(verbs);
     if (ended || !verbs->side->ops->arm(verbs->side)) {
         link_service(verbs);
-        quiet = verbs->side->ops->arm(verbs->side) && quiet && !ended;
+        quiet = false; /* what came may be a grant, or work for a link: poll looks at that */
     }
     return quiet && !verbs->done;
 }

@@ -207,6 +207,7 @@ struct verbs {
     struct transport_event notice; /* noticed: the side transport's, to be told */
     struct xfer *instant;          /* the transfer being posted: it may end at once */
     uint32_t making;               /* links not yet up */
+    uint32_t relays;               /* links that have a path over the socket */
     struct choose_ports ports;
     uint32_t rail_count;
     struct verbs_rail rails[CHOOSE_RAILS_MAX];
