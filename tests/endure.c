@@ -8,6 +8,9 @@
  * waits for FILE.go to appear, so that what is left in the kernel can be looked at while it lives.
  *     endure held LOG   rank 1 sends to rank 0, which receives only when its LOG (TUTTI_LOG_FILE)
  * says that a link goes on without a rail, and three seconds without any call are over.
+ *     endure away SECONDS   rank 1 leaves the library alone for so long while links are being made:
+ * each of some communicators was looked at once more than the one before, so that some link is
+ * found in every state.
  */
 #include <stdbool.h>
 #include <stdint.h>
@@ -153,6 +156,46 @@ static int held(tutti_comm *comm, int rank, const char *log)
     return 0;
 }
 
+#define AWAY_COMMS 24
+
+static int away(tutti_comm *comm, int rank, double length_s)
+{
+    static float in[AWAY_COMMS], out[AWAY_COMMS];
+    tutti_comm *comms[AWAY_COMMS];
+    tutti_request *requests[AWAY_COMMS];
+    int done[AWAY_COMMS] = {0}, open = AWAY_COMMS;
+    for (int i = 0; i < AWAY_COMMS; i++) {
+        in[i] = 1;
+        if (tutti_comm_dup(comm, &comms[i]) != TUTTI_OK)
+            return bad(rank, "dup");
+    }
+    for (int i = 0; i < AWAY_COMMS; i++) {
+        if (tutti_allreduce_start(&in[i], &out[i], 1, TUTTI_FLOAT32, TUTTI_SUM, comms[i],
+                                  &requests[i]) != TUTTI_OK)
+            return bad(rank, "start");
+        for (int looks = 0; rank == 1 && looks < i && !done[i]; looks++) {
+            if (tutti_test(&requests[i], &done[i]) != TUTTI_OK)
+                return bad(rank, "test");
+            usleep(1000); /* rank 0's turn */
+        }
+    }
+    if (rank == 1)
+        usleep((useconds_t)(1e6 * length_s));
+    while (open > 0) {
+        open = 0;
+        for (int i = 0; i < AWAY_COMMS; i++) {
+            if (!done[i] && tutti_test(&requests[i], &done[i]) != TUTTI_OK)
+                return bad(rank, "test");
+            open += !done[i];
+        }
+    }
+    for (int i = 0; i < AWAY_COMMS; i++) {
+        if (out[i] != 2 || tutti_comm_destroy(comms[i]) != TUTTI_OK)
+            return bad(rank, "the sum, or destroy");
+    }
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     tutti_comm *comm;
@@ -160,13 +203,17 @@ int main(int argc, char **argv)
     if (argc == 4 && strcmp(argv[1], "comms") == 0)
         return comms(atoi(argv[2]), argv[3]);
     bool holds = argc == 3 && strcmp(argv[1], "held") == 0;
-    if (!holds && (argc != 4 || strcmp(argv[1], "run") != 0))
-        return fprintf(stderr, "usage: endure run SECONDS COUNT | comms N FILE | held LOG\n"), 2;
+    bool leaves = argc == 3 && strcmp(argv[1], "away") == 0;
+    if (!holds && !leaves && (argc != 4 || strcmp(argv[1], "run") != 0))
+        return fputs("usage: endure run SECONDS COUNT | comms N FILE | held LOG | away SECONDS\n",
+                     stderr),
+               2;
     if (tutti_comm_create_from_env(&comm) != TUTTI_OK)
         return bad(rank, "create");
     tutti_comm_rank(comm, &rank);
-    int status =
-        holds ? held(comm, rank, argv[2]) : run(comm, rank, atof(argv[2]), (size_t)atol(argv[3]));
+    int status = holds    ? held(comm, rank, argv[2])
+                 : leaves ? away(comm, rank, atof(argv[2]))
+                          : run(comm, rank, atof(argv[2]), (size_t)atol(argv[3]));
     if (status == 0 && tutti_comm_destroy(comm) != TUTTI_OK)
         status = bad(rank, "destroy");
     return status;

@@ -26,7 +26,7 @@
 #include "base/log.h"
 #include "transports/verbs/verbs.h"
 
-#define HELLO_MS  5000 /* for a path to carry its first message both ways */
+#define HELLO_MS  5000 /* for a path to carry its first message */
 #define DRAIN_MS  500  /* for a stopped queue pair to give its receives back */
 #define DOOM_MS   1000 /* from the end of the last path to the link's: the socket may know why */
 #define GRACE_MS  100  /* from the end of the last path to going over TCP */
@@ -346,6 +346,16 @@ void link_take(struct verbs_link *link, const struct wire_control *control)
 /* ---- time -------------------------------------------------------------------------------------
  */
 
+/* Is the network late, and not the peer, which may compute for long before it is ready or says
+ * HELLO? Only while this side's HELLO is under way: once that has arrived the way is good, and the
+ * peer says DEAD if its own is not. Over iWARP a completion does not say that it has arrived. */
+static bool no_answer(const struct verbs_path *path, uint64_t now)
+{
+    bool due = path->hello_sent && !path->hello_acked;
+    return path->state == VERBS_PATH_TRYING && now >= path->since_ms + HELLO_MS &&
+           (due || path->link->verbs->layer == CHOOSE_LAYER_IWARP);
+}
+
 static void service_path(struct verbs_path *path, uint64_t now)
 {
     if (path->errand)
@@ -358,7 +368,7 @@ static void service_path(struct verbs_path *path, uint64_t now)
     }
     if (path->state == VERBS_PATH_MAKING && path->round > 0 && now >= path->since_ms + HELLO_MS)
         link_path_failed(path, "the other side did not answer");
-    if (path->state == VERBS_PATH_TRYING && now >= path->since_ms + HELLO_MS)
+    if (no_answer(path, now))
         link_path_failed(path,
                          "no message came through over %s: check that its address reaches "
                          "the other side's, or set TUTTI_VERBS_GID_INDEX",

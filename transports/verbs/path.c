@@ -18,6 +18,7 @@
 
 #include "base/auth.h"
 #include "base/check.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "transports/verbs/verbs.h"
 
@@ -409,6 +410,7 @@ void path_hello(struct verbs_path *path)
     if (path->hello_sent || !path_alive(path) || !path->link->offered)
         return;
     path->hello_sent = true;
+    path->since_ms = clock_ms();
     path_message(path, &header, NULL, 0);
     sign(path, &path->records[(path->last - 1) % path->depth]);
     path_flush(path);

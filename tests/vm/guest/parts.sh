@@ -233,7 +233,8 @@ part_rail() {
     result "$failed warnings of a loss, $up of a return: attempts to make a path again give none" $good "$work/log"
 }
 
-# What came in before its rail was lost waits for its receive in memory that the lost queue pair knew.
+# What came in before its rail was lost waits for its receive in memory that the lost queue pair knew. And
+# a link that is half made waits for a rank that computes.
 part_held() {
     local good=no
     start_network 2 || return
@@ -245,6 +246,11 @@ part_held() {
     forget_neighbours 1
     end_ranks && good=yes
     result "a message held while its rail is lost" $good "$work/log"
+    good=no
+    wire 1
+    start_ranks 2 timeout -k 1 60 "$build/tests/endure" away 6.5
+    end_ranks && good=yes
+    result "a rank computes while links are being made" $good "$work/log"
 }
 
 # With no rail left a link goes over TCP, in the middle of an allreduce, with the same bits; and only then:
