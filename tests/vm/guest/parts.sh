@@ -200,7 +200,7 @@ part_netem() {
 # then goes down and comes back 20 times: the same bits, no call, not even the first, takes half a second,
 # and a line names the rail.
 part_rail() {
-    local rails=2 good=no longest failed up
+    local rails=2 good=no longest lost back
     [ "$name" = tcp ] && rails=1 # its one wire: it waits and goes on
     start_network $rails || return
     start_ranks 4 env TUTTI_LOG=info timeout -k 1 60 "$build/tests/endure" run 36 50000
@@ -228,9 +228,9 @@ part_rail() {
     grep -q "warn.*\($(device a 1)\|$(device b 1)\)" "$work/log" && good=yes
     result "a warning names the rail" $good "$work/log"
     good=no
-    failed=$(grep -c 'warn.* failed: ' "$work/log") up=$(grep -c 'warn.* is up again' "$work/log")
-    [ "$failed" -le $((4 + up)) ] && good=yes # four ranks have lost one path each that was up at first
-    result "$failed warnings of a loss, $up of a return: attempts to make a path again give none" $good "$work/log"
+    lost=$(grep -c 'warn.* failed: ' "$work/log") back=$(grep -c 'warn.* is up again' "$work/log")
+    [ "$lost" -le $((4 + back)) ] && good=yes # four ranks have lost one path each that was up at first
+    result "$lost warnings of a loss, $back of a return: attempts to make a path again give none" $good "$work/log"
 }
 
 # What came in before its rail was lost waits for its receive in memory that the lost queue pair knew. And
