@@ -296,6 +296,38 @@ static void test_leaving_notice_a_death(void)
     variants_run(die, 2, 2, VARIANTS_PROCESSES, 0);
 }
 
+/* The peer dies when only the beginning of a long message of its has come: a receive for it that is
+ * posted at once fails, and says why as any other. */
+static void die_asking(struct links_rank *rank)
+{
+    struct transport_event event;
+    size_t len = 32u << 20;
+    uint8_t *data = malloc(len);
+    memset(data, 1, len);
+    links_connect_all(rank);
+    struct xfer xfer = links_xfer(1 - rank->rank, data, len);
+    if (rank->rank == 0) {
+        links_expect(rank, rank->ops->send(rank->transport, &xfer) == TUTTI_IN_PROGRESS);
+        links_meet(rank, 1, 2);
+        kill(getpid(), SIGKILL);
+    }
+    links_expect(rank, links_event(rank, TRANSPORT_EVENT_UNEXPECTED, LINKS_LIMIT_MS, &event));
+    links_meet(rank, 1, 2);
+    links_expect(rank, links_event(rank, TRANSPORT_EVENT_LINK_DOWN, 5000, &event));
+    (void)fail(TUTTI_ERR_ARG, "not the reason");
+    tutti_status status = rank->ops->recv(rank->transport, &xfer);
+    links_expect(rank, status == TUTTI_IN_PROGRESS || strstr(status_sentence(), "rank 0"));
+    if (status == TUTTI_IN_PROGRESS)
+        status = links_finish(rank, &xfer, 2000);
+    links_expect(rank, status == TUTTI_ERR_PEER);
+    free(data);
+}
+
+static void test_leaving_notice_a_death_in_the_middle_of_a_message(void)
+{
+    variants_run(die_asking, 2, 1, VARIANTS_PROCESSES, 0);
+}
+
 /* The peer is idle, nothing is pending: its death is still told. */
 static void die_idle(struct links_rank *rank)
 {
@@ -545,6 +577,7 @@ int main(int argc, char **argv)
         TEST(leaving_report_who_left_too_soon),
         TEST(leaving_do_not_report_who_was_done),
         TEST(leaving_notice_a_death),
+        TEST(leaving_notice_a_death_in_the_middle_of_a_message),
         TEST(leaving_notice_an_idle_death),
         TEST(leaving_notice_a_death_before_the_link),
         TEST(leaving_notice_a_close_before_the_link),

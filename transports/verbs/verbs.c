@@ -381,8 +381,10 @@ static tutti_status verbs_recv(struct transport *transport, struct xfer *xfer)
     transfer_recall(link, xfer->lane);
     if (link->state == VERBS_LINK_UP)
         link->work = true;
-    else if (link->state == VERBS_LINK_ENDED && verbs->instant == xfer)
-        transfer_fail_all(link, link->status);
+    else if (link->state == VERBS_LINK_ENDED && verbs->instant == xfer) {
+        transfer_fail_all(link, link->status); /* what was held has only asked for it */
+        return xfer->status = link_refuse(link);
+    }
     return posted(verbs, xfer);
 }
 
