@@ -251,14 +251,14 @@ static void test_nccl_agrees_with_the_native_interface(void)
 static int room_for_operations(ncclComm_t comm)
 {
     enum { MOST = 2000 };
-    ncclRedOp_t ops[MOST];
+    ncclRedOp_t made[MOST];
     float scalar = 1;
     int count = 0;
-    while (count < MOST && ncclRedOpCreatePreMulSum(&ops[count], &scalar, ncclFloat32,
+    while (count < MOST && ncclRedOpCreatePreMulSum(&made[count], &scalar, ncclFloat32,
                                                     ncclScalarHostImmediate, comm) == ncclSuccess)
         count++;
     for (int i = 0; i < count; i++) {
-        if (ncclRedOpDestroy(ops[i], comm) != ncclSuccess)
+        if (ncclRedOpDestroy(made[i], comm) != ncclSuccess)
             return -1;
     }
     return count;
