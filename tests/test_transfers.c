@@ -112,7 +112,7 @@ static void test_transfers_of_different_counts(void)
     struct difference more = {12000, 11000, ") sends 12000 uint8", ") receives 11000 uint8: "};
     struct difference less = {11000, 12000, ") sends 11000 uint8", ") receives 12000 uint8: "};
     run(WORLD_PROCESSES, 2, direct, differ, &more);
-    run(WORLD_THREADS, 2, direct, differ, &less);
+    run(WORLD_PROCESSES, 2, direct, differ, &less);
 }
 
 /* One is worked on in GPU memory, the other is too short for that: it may as well be host memory.
@@ -127,7 +127,7 @@ static void test_transfers_on_both_sides_of_the_limit(void)
                               ") sends 4000 uint8 in host memory or below TUTTI_CUDA_DIRECT_MIN",
                               ") receives uint8 in GPU memory: "};
     run(WORLD_PROCESSES, 2, limit, differ, &less);
-    run(WORLD_THREADS, 2, limit, differ, &more);
+    run(WORLD_PROCESSES, 2, limit, differ, &more);
 }
 
 int main(int argc, char **argv)
