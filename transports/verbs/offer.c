@@ -2,6 +2,7 @@
  * made again; link.c tells the whole story.
  * Invariant: the peer is told that a queue pair is ready once, when it can receive. */
 #include "base/clock.h"
+#include "base/log.h"
 #include "transports/verbs/verbs.h"
 
 #define REVIVE_MOST_MS 4000 /* between attempts; the wait doubles until then */
@@ -151,13 +152,18 @@ void offer_again(struct verbs_link *link, uint64_t now)
     link->revive_ms = now + link->revive_wait_ms;
     for (uint32_t i = 0; i < link->path_count; i++) {
         struct verbs_path *path = &link->paths[i];
-        if (!may_revive(link, path) || now < path->since_ms + link->revive_wait_ms ||
-            path_make(path) != TUTTI_OK)
+        if (!may_revive(link, path) || now < path->since_ms + link->revive_wait_ms)
             continue;
         path->since_ms = now;
+        tried = true;
+        if (path_make(path) != TUTTI_OK) {
+            log_at(LOG_LEVEL_INFO, (int)link->verbs->config->rank,
+                   "verbs: path %u to %s cannot be made again now: %s", i,
+                   verbs_peer_name(link->verbs, link->peer), status_sentence());
+            continue;
+        }
         path->round++;
         path->redials = 0;
-        tried = true;
         offer_send(link, i);
     }
     if (tried && link->revive_wait_ms < REVIVE_MOST_MS)

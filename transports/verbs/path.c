@@ -201,7 +201,7 @@ tutti_status path_make(struct verbs_path *path)
         status = auth_random(path->token, sizeof path->token);
     path->psn &= 0xffffff;
     if (status != TUTTI_OK) {
-        path_free(path);
+        path_drop(path); /* the memory stays: it may be possible later */
         return status;
     }
     path->state = VERBS_PATH_MAKING;
