@@ -117,7 +117,7 @@ static bool look(struct replay_set *set, size_t looks, struct unit ***tail)
             unit_end(unit);
         } else if (unit->replay.parked && is_dead(unit)) {
             /* Of executables of its graph that run side by side only one may have been answered. */
-            unit_release(unit);
+            unit_answer(unit);
         }
     }
     return came;

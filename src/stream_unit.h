@@ -164,8 +164,10 @@ void replay_close(tutti_comm *comm);
 
 /* One look at a unit of the list, by the proxy; true if anything moved. *over: it can be ended. */
 bool unit_advance(struct unit *unit, struct unit *list, bool *over);
-/* Its streams go on, whatever it still had to do; also those of replays that come later. */
+/* Its streams go on, whatever it still had to do. */
 void unit_release(struct unit *unit);
+/* Those of its replays that nobody saw come go on, too, and do nothing. */
+void unit_answer(struct unit *unit);
 
 /* ---- the thread (stream_proxy.c) ---- */
 

@@ -259,6 +259,8 @@ tutti_status mem_slots_put(struct mem_queue *queue, const struct mem_stream *str
                            const struct slot_work *what);
 /* Nothing more will be started: the stream goes on past what is left. */
 void mem_slots_skip(struct mem_queue *queue);
+/* The same of all that was put, also of what was passed once: for replays beside one another. */
+void mem_slots_skip_all(struct mem_queue *queue);
 /* The stream is past all slots. */
 bool mem_slots_passed(const struct mem_queue *queue);
 /* For slots that are captured. put_reset: put behind the operation's end. rewind: when a replay has

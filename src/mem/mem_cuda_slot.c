@@ -204,6 +204,12 @@ void mem_slots_skip(struct mem_queue *queue)
         use_slot(queue, &nothing);
 }
 
+void mem_slots_skip_all(struct mem_queue *queue)
+{
+    queue->slots_used = 0;
+    mem_slots_skip(queue);
+}
+
 void mem_slots_rewind(struct mem_queue *queue)
 {
     set_word(queue, QUEUE_DONE, queue->slot_base);
