@@ -412,7 +412,8 @@ static bool registers(const tutti_comm *comm)
     return some;
 }
 
-static void undo(tutti_comm *comm, uint32_t count, const tutti_registration *registration)
+/* Of the first `count` transports. Entered. */
+static void deregister_in(tutti_comm *comm, uint32_t count, const tutti_registration *registration)
 {
     for (uint32_t i = count; i-- > 0;) {
         if (comm->transport_ops[i]->reg)
@@ -429,7 +430,7 @@ static tutti_status register_in_all(tutti_comm *comm, void *memory, size_t bytes
         tutti_status status =
             ops->reg ? ops->reg(comm->transports[i], memory, bytes, &made->handle[i]) : TUTTI_OK;
         if (status != TUTTI_OK) {
-            undo(comm, i, made);
+            deregister_in(comm, i, made);
             return status;
         }
     }
@@ -477,7 +478,7 @@ tutti_status tutti_deregister(tutti_comm *comm, tutti_registration *registration
         status = fail(TUTTI_ERR_ARG, "tutti_deregister: made with another communicator");
     } else {
         if (enters)
-            undo(comm, comm->transport_count, registration);
+            deregister_in(comm, comm->transport_count, registration);
         free(registration);
     }
     if (enters)

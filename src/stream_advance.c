@@ -292,26 +292,21 @@ static void await_replay(struct unit *unit)
                               memory_order_relaxed);
 }
 
-static void answer_words(struct unit *unit)
+static void answer_streams(struct unit *unit)
 {
+    if (unit->slots)
+        mem_slots_skip(unit->slots);
     for (size_t i = 0; i < unit->stream_count; i++) {
         struct unit_stream *at = &unit->streams[i];
         atomic_store_explicit(&at->words->word[UNIT_DONE], at->value, memory_order_release);
     }
 }
 
-static void answer_streams(struct unit *unit)
-{
-    if (unit->slots)
-        mem_slots_skip(unit->slots);
-    answer_words(unit);
-}
-
 void unit_answer(struct unit *unit)
 {
     if (unit->slots)
         mem_slots_skip_all(unit->slots);
-    answer_words(unit);
+    answer_streams(unit);
 }
 
 /* ---- the end ---- */

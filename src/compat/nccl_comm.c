@@ -199,7 +199,7 @@ static void leave_in_time(ncclComm_t comm)
 {
     pthread_t thread;
     struct timespec end;
-    if (pthread_create(&thread, NULL, leave, comm) != 0) {
+    if (face_thread(&thread, NULL, leave, comm) != 0) {
         face_leave(comm);
         return;
     }

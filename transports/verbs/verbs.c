@@ -379,9 +379,9 @@ static tutti_status verbs_recv(struct transport *transport, struct xfer *xfer)
     flow_recv(flow, xfer);
     xfer->work[FLOW_WORK_REGION] = (uint64_t)region;
     transfer_recall(link, xfer->lane);
-    if (link->state == VERBS_LINK_UP)
+    if (link->state == VERBS_LINK_UP) {
         link->work = true;
-    else if (link->state == VERBS_LINK_ENDED && verbs->instant == xfer) {
+    } else if (link->state == VERBS_LINK_ENDED && verbs->instant == xfer) {
         transfer_fail_all(link, link->status); /* what was held has only asked for it */
         return xfer->status = link_refuse(link);
     }
