@@ -2,7 +2,6 @@
  * world: as threads (inproc, shm) or as processes (shm). The traffic is generated from a seed, so
  * that both ends of a link know what must arrive. */
 #include <dirent.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
