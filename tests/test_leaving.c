@@ -174,7 +174,8 @@ static long naps(void)
     return usage.ru_nvcsw;
 }
 
-/* Rank 1 leaves long after rank 0, whose sockets are closed: it has nobody to wait for. */
+/* Rank 1 leaves long after rank 0, whose sockets are closed: it has nobody to wait for. Rank 0 has:
+ * what it sent over RDMA must be known to have arrived, which takes as long as the wire does. */
 static void leave_last(struct links_rank *rank)
 {
     uint32_t word = 1;
@@ -191,7 +192,7 @@ static void leave_last(struct links_rank *rank)
     long before = naps();
     rank->ops->close(rank->transport);
     rank->transport = NULL;
-    links_expect(rank, naps() - before < 20);
+    links_expect(rank, rank->rank == 0 || naps() - before < 20);
 }
 
 static void test_leaving_last_takes_no_time(void)
