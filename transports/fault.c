@@ -1,47 +1,17 @@
-/* fault.c: wraps a transport and makes it misbehave as a text says, for tests.
- *
- *     text      = clause { ";" clause }                     empty: no fault
- *     clause    = action [ "@" condition { "," condition } ]
- *     action    = "delay:" TIME      the transfer is handed on that much later
- *               | "fail" [":" STATUS]  it is refused, with ERR_PEER unless said otherwise
- *               | "drop"             its link is cut; it and all others of that peer fail
- *               | "stall"            it never completes, nor does what follows it on its lane
- *               | "short"            a send carries one byte less: the peer sees a mismatch
- *               | "refuse:connect"   connecting fails (of the conditions, rank and peer apply)
- *               | "reorder"          completions of different lanes come late, in random order
- *               | "seed:" N          of the random choices; otherwise the rank is the seed
- *     condition = N "%"              with that probability; "op=" N  the Nth send or receive of
- *                                    this rank, from 1; "from=" N  that one and all later ones;
- *                                    "rank=" N | "peer=" N | "lane=" N | "send" | "recv"
- *     TIME      = N ("us" | "ms" | "s")         STATUS = ERR_PEER, ERR_NOMEM, ...
- *
- *     delay:50us@10%;drop@op=100,peer=2         fail:ERR_SYSTEM@op=57,rank=1
- *
+/* fault.c: wraps a transport and makes it misbehave as TUTTI_FAULT says (fault_rules.h), for tests.
  * The idea: transfers that wait are kept in a list here and handed to the inner transport when
  * their time has come; those of one peer, lane and direction never overtake each other.
  * Invariant: a transfer is either in exactly one list here, or with the inner transport. */
-#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/check.h"
 #include "base/clock.h"
+#include "transports/fault_rules.h"
 #include "transports/transport.h"
 
-#define RULES_MAX   16 /* clauses in one text */
 #define SHORTED_MAX 16 /* shortened sends under way; more go unharmed */
-
-enum action { DELAY, FAIL, DROP, STALL, SHORT, REFUSE, REORDER, SEED };
-
-struct rule {
-    enum action action;
-    uint64_t value; /* DELAY: nanoseconds; FAIL: status; SEED */
-    uint32_t percent;
-    uint64_t op_first, op_last;
-    int64_t rank, peer, lane; /* -1: any */
-    bool sends, recvs;
-};
 
 struct list {
     struct xfer *head, **end;
@@ -51,8 +21,7 @@ struct fault {
     struct transport base;
     struct transport *inner;
     const struct transport_config *config;
-    struct rule rules[RULES_MAX];
-    uint32_t rule_count;
+    struct fault_rules rules;
     uint64_t op, random;
     bool cancelled;
     bool *dropped, *dropped_told; /* [size] */
@@ -65,161 +34,6 @@ struct fault {
 };
 
 #define NEVER UINT64_MAX /* due: stalled */
-
-/* ---- the text ---------------------------------------------------------------------------------
- */
-
-/* Cuts the next piece off *text at one of the separators; false at the end. */
-static bool cut(char **text, char separator, char **piece)
-{
-    if (!*text)
-        return false;
-    *piece = *text;
-    char *end = strchr(*text, separator);
-    if (end)
-        *end = '\0';
-    *text = end ? end + 1 : NULL;
-    return true;
-}
-
-static bool parse_number(const char *text, uint64_t *value, const char **rest)
-{
-    char *end;
-    if (!isdigit((unsigned char)*text))
-        return false;
-    *value = strtoull(text, &end, 10);
-    *rest = end;
-    return true;
-}
-
-static bool parse_status(const char *text, uint64_t *value)
-{
-    static const struct {
-        const char *name;
-        tutti_status status;
-    } names[] = {
-#define X(name, value, text) {#name, TUTTI_##name},
-        TUTTI_STATUS_LIST(X)
-#undef X
-    };
-    for (size_t i = 2; i < sizeof names / sizeof *names; i++) {
-        if (strcmp(names[i].name, text) == 0) {
-            *value = names[i].status;
-            return true;
-        }
-    }
-    return false;
-}
-
-static bool parse_time(const char *text, uint64_t *ns)
-{
-    const char *unit;
-    if (!parse_number(text, ns, &unit))
-        return false;
-    uint64_t scale = strcmp(unit, "us") == 0   ? 1000
-                     : strcmp(unit, "ms") == 0 ? 1000000
-                     : strcmp(unit, "s") == 0  ? 1000000000
-                                               : 0;
-    *ns *= scale;
-    return scale != 0;
-}
-
-static bool parse_action(const char *text, struct rule *rule)
-{
-    static const char *const words[] = {"delay:", "fail",    "drop",    "stall",
-                                        "short",  "refuse:", "reorder", "seed:"};
-    for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
-        size_t len = strlen(words[i]);
-        const char *rest = text + len;
-        if (strncmp(text, words[i], len) != 0)
-            continue;
-        rule->action = (enum action)i;
-        switch (rule->action) {
-        case DELAY:
-            return parse_time(rest, &rule->value);
-        case FAIL:
-            rule->value = TUTTI_ERR_PEER;
-            return *rest == '\0' || (*rest == ':' && parse_status(rest + 1, &rule->value));
-        case REFUSE:
-            return strcmp(rest, "connect") == 0;
-        case SEED:
-            return parse_number(rest, &rule->value, &rest) && *rest == '\0';
-        default:
-            return *rest == '\0';
-        }
-    }
-    return false;
-}
-
-static bool parse_condition(const char *text, struct rule *rule)
-{
-    const char *equals = strchr(text, '='), *rest;
-    uint64_t value;
-    if (strcmp(text, "send") == 0) {
-        rule->recvs = false;
-        return true;
-    }
-    if (strcmp(text, "recv") == 0) {
-        rule->sends = false;
-        return true;
-    }
-    if (!parse_number(equals ? equals + 1 : text, &value, &rest))
-        return false;
-    if (!equals) {
-        rule->percent = (uint32_t)value;
-        return strcmp(rest, "%") == 0 && value <= 100;
-    }
-    size_t len = (size_t)(equals - text);
-    bool is_op = len == 2 && strncmp(text, "op", 2) == 0;
-    if (is_op || (len == 4 && strncmp(text, "from", 4) == 0)) {
-        rule->op_first = value;
-        rule->op_last = is_op ? value : UINT64_MAX;
-        return *rest == '\0' && value > 0;
-    }
-    int64_t *place = len == 4 && strncmp(text, "rank", 4) == 0   ? &rule->rank
-                     : len == 4 && strncmp(text, "peer", 4) == 0 ? &rule->peer
-                     : len == 4 && strncmp(text, "lane", 4) == 0 ? &rule->lane
-                                                                 : NULL;
-    if (!place || *rest != '\0' || value > UINT32_MAX)
-        return false;
-    *place = (int64_t)value;
-    return true;
-}
-
-static tutti_status parse(struct fault *fault, const char *text)
-{
-    char copy[SETTING_TEXT_MAX], *left = copy, *clause;
-    if (strlen(text) >= sizeof copy)
-        return fail(TUTTI_ERR_SETTING, "TUTTI_FAULT is longer than %zu bytes", sizeof copy - 1);
-    memcpy(copy, text, strlen(text) + 1);
-    while (cut(&left, ';', &clause)) {
-        if (*clause == '\0')
-            continue;
-        char *conditions = clause, *action, *condition;
-        struct rule rule = {.percent = 100,
-                            .op_first = 1,
-                            .op_last = UINT64_MAX,
-                            .rank = -1,
-                            .peer = -1,
-                            .lane = -1,
-                            .sends = true,
-                            .recvs = true};
-        cut(&conditions, '@', &action);
-        bool good = parse_action(action, &rule) && fault->rule_count < RULES_MAX;
-        while (good && cut(&conditions, ',', &condition))
-            good = parse_condition(condition, &rule);
-        if (!good)
-            return fail(TUTTI_ERR_SETTING,
-                        "TUTTI_FAULT=%s: \"%s\" is no fault, or one of its conditions is none: "
-                        "expected, for example, delay:50us@10%%;drop@op=100,peer=2",
-                        text, action);
-        if (rule.action == SEED)
-            fault->random = rule.value;
-        else
-            fault->rules[fault->rule_count++] = rule;
-    }
-    return TUTTI_OK;
-}
 
 /* ---- lists and chance -------------------------------------------------------------------------
  */
@@ -265,18 +79,18 @@ static void forget(struct list *list, uint32_t peer)
     }
 }
 
-static bool link_matches(const struct fault *fault, const struct rule *rule, uint32_t peer)
+static bool link_matches(const struct fault *fault, const struct fault_rule *rule, uint32_t peer)
 {
     return (rule->rank < 0 || rule->rank == fault->config->rank) &&
            (rule->peer < 0 || rule->peer == peer);
 }
 
 /* The first rule of that action which applies to the present operation. */
-static const struct rule *find_rule(struct fault *fault, enum action action,
-                                    const struct xfer *xfer, bool sending)
+static const struct fault_rule *find_rule(struct fault *fault, enum fault_action action,
+                                          const struct xfer *xfer, bool sending)
 {
-    for (uint32_t i = 0; i < fault->rule_count; i++) {
-        const struct rule *rule = &fault->rules[i];
+    for (uint32_t i = 0; i < fault->rules.count; i++) {
+        const struct fault_rule *rule = &fault->rules.all[i];
         if (rule->action == action && link_matches(fault, rule, xfer->peer) &&
             (rule->lane < 0 || rule->lane == xfer->lane) && (sending ? rule->sends : rule->recvs) &&
             fault->op >= rule->op_first && fault->op <= rule->op_last &&
@@ -387,9 +201,9 @@ static void shorten(struct fault *fault, struct xfer *xfer)
 
 static bool reorders(struct fault *fault, const struct xfer *xfer)
 {
-    for (uint32_t i = 0; i < fault->rule_count; i++) {
-        const struct rule *rule = &fault->rules[i];
-        if (rule->action == REORDER && link_matches(fault, rule, xfer->peer))
+    for (uint32_t i = 0; i < fault->rules.count; i++) {
+        const struct fault_rule *rule = &fault->rules.all[i];
+        if (rule->action == FAULT_REORDER && link_matches(fault, rule, xfer->peer))
             return true;
     }
     return false;
@@ -442,26 +256,26 @@ static bool waits_to_be_told(const struct fault *fault, const struct xfer *xfer)
 
 static tutti_status transfer(struct fault *fault, struct xfer *xfer, bool sending)
 {
-    const struct rule *rule;
+    const struct fault_rule *rule;
     fault->op++;
     if (fault->cancelled)
         return xfer->status = fail(TUTTI_ERR_ABORTED, "the communicator was aborted");
-    if (!fault->dropped[xfer->peer] && find_rule(fault, DROP, xfer, sending))
+    if (!fault->dropped[xfer->peer] && find_rule(fault, FAULT_DROP, xfer, sending))
         drop_link(fault, xfer->peer);
     if (fault->dropped[xfer->peer])
         return xfer->status = dropped(fault, xfer->peer);
-    rule = find_rule(fault, FAIL, xfer, sending);
+    rule = find_rule(fault, FAULT_FAIL, xfer, sending);
     if (rule)
         return xfer->status = fail((tutti_status)rule->value,
                                    "fault: operation %llu of rank %u was told to fail",
                                    (unsigned long long)fault->op, fault->config->rank);
-    if (sending && find_rule(fault, SHORT, xfer, sending))
+    if (sending && find_rule(fault, FAULT_SHORT, xfer, sending))
         shorten(fault, xfer);
     uint64_t due = 0;
-    rule = find_rule(fault, DELAY, xfer, sending);
+    rule = find_rule(fault, FAULT_DELAY, xfer, sending);
     if (rule)
         due = clock_ns() + rule->value;
-    if (find_rule(fault, STALL, xfer, sending))
+    if (find_rule(fault, FAULT_STALL, xfer, sending))
         due = NEVER;
     xfer->work[1] = sending;
     const struct xfer *before = predecessor(fault, xfer);
@@ -582,8 +396,9 @@ static tutti_status fault_connect(struct transport *transport, uint32_t peer, co
                                   size_t len)
 {
     struct fault *fault = fault_of(transport);
-    for (uint32_t i = 0; i < fault->rule_count; i++) {
-        if (fault->rules[i].action == REFUSE && link_matches(fault, &fault->rules[i], peer))
+    for (uint32_t i = 0; i < fault->rules.count; i++) {
+        if (fault->rules.all[i].action == FAULT_REFUSE &&
+            link_matches(fault, &fault->rules.all[i], peer))
             return fail(TUTTI_ERR_CONNECT, "fault: connecting to %s was refused",
                         fault->config->peer_names ? fault->config->peer_names[peer] : "a peer");
     }
@@ -726,8 +541,9 @@ tutti_status fault_wrap(struct transport *inner, const struct transport_config *
     if (!fault || !marks)
         status = fail(TUTTI_ERR_NOMEM, "no memory to wrap a transport");
     if (status == TUTTI_OK) {
-        fault->random = config->rank;
-        status = parse(fault, text);
+        fault->rules.seed = config->rank;
+        status = fault_rules_read(text, &fault->rules);
+        fault->random = fault->rules.seed;
     }
     if (status != TUTTI_OK) {
         free(fault);

@@ -196,7 +196,7 @@ extern const struct transport_ops ib_ops, roce_ops, iwarp_ops;
 #endif
 const struct transport_ops *transport_find(const char *name); /* NULL if none */
 
-/* Wraps a transport: faults as described by the text of TUTTI_FAULT (see fault.c). Takes
+/* Wraps a transport: faults as described by the text of TUTTI_FAULT (fault_rules.h). Takes
  * inner, unless it fails. */
 tutti_status fault_wrap(struct transport *inner, const struct transport_config *config,
                         const char *text, struct transport **transport);
