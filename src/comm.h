@@ -38,15 +38,28 @@ enum notice_kind {
     NOTICE_GROW /* status, text: nothing will come of it */
 };
 
+struct operation;
+
+/* Operations in the order they came. last holds nothing while there are none. */
+struct op_queue {
+    struct operation *first, **last;
+};
+
+/* Sends to a peer, or receives from it. */
+struct comm_window {
+    uint32_t posted;
+    struct op_queue waiting;  /* for the window to open */
+    struct comm_window *next; /* in comm.p2p_waiting */
+};
+
 struct comm_peer {
     struct transport *transport; /* NULL for this rank itself */
     const uint8_t *address;
     uint32_t address_len;
     bool connected;
-    bool nic;                              /* its transport may take device memory */
-    bool left;                             /* it destroyed its communicator */
-    uint32_t p2p_sends, p2p_recvs;         /* posted now */
-    uint32_t waiting_sends, waiting_recvs; /* in comm.p2p_waiting */
+    bool nic;  /* its transport may take device memory */
+    bool left; /* it destroyed its communicator */
+    struct comm_window sends, recvs;
     struct notice *meet, *coming, *absent; /* its last of each kind; NULL: none */
     uint64_t met;                          /* the last meeting of it that this rank came to */
     /* In comm_late.c: what was asked of it and not answered, and what it answered last. */
@@ -81,7 +94,7 @@ struct comm_op {
 struct operation {
     struct tutti_comm *comm;
     struct call call;
-    struct operation *next;      /* queue, or list of self transfers */
+    struct operation *next;      /* queue, or list of transfers */
     struct program *program;     /* while it runs */
     size_t *counts;              /* the call's count arrays, copied; NULL without */
     _Atomic tutti_status status; /* TUTTI_IN_PROGRESS until done */
@@ -89,6 +102,7 @@ struct operation {
     void *bounce;                /* pinned, for what no adapter takes (exec_nic.c); NULL: none */
     struct operation *next_work;
     /* operation_init leaves what follows as it is. Point-to-point, once posted: */
+    struct operation **link; /* what leads to it in comm.p2p_list */
     struct tag tag;
     struct exec_xfer xfer;
     /* and in device memory (comm_device.c) */
@@ -159,9 +173,9 @@ struct tutti_comm {
     unsigned transfers_inside;
     bool transfers_clear; /* the queue was found clear for them */
 
-    struct operation *self_sends, *self_recvs; /* transfers to this rank itself, not yet paired */
-    struct operation *p2p_list;                /* point-to-point transfers with the transports */
-    struct operation *p2p_waiting; /* those for which the window to their peer is full, in order */
+    struct op_queue self_sends, self_recvs; /* transfers to this rank itself, not yet paired */
+    struct operation *p2p_list;             /* point-to-point transfers with the transports */
+    struct comm_window *p2p_waiting;        /* the windows for which some wait, and no others */
     struct program *running;
     const struct call *running_call;
 

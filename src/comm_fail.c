@@ -43,7 +43,8 @@ void comm_say_goodbye(tutti_comm *comm)
     struct notice notice = {.kind = NOTICE_LEFT, .culprit = comm->rank};
     if (comm->failed != TUTTI_OK)
         return;
-    if (comm->head || comm->p2p_list || comm->p2p_waiting || comm->self_sends || comm->self_recvs) {
+    if (comm->head || comm->p2p_list || comm->p2p_waiting || comm->self_sends.first ||
+        comm->self_recvs.first) {
         comm_fail(comm, TUTTI_ERR_ABORTED, comm->rank, "");
         return;
     }
@@ -54,12 +55,18 @@ void comm_say_goodbye(tutti_comm *comm)
     }
 }
 
+static void end_all(struct operation **list, tutti_status status)
+{
+    struct operation *op = *list, *next;
+    *list = NULL;
+    for (; op; op = next) {
+        next = op->next;
+        op->status = status;
+    }
+}
+
 static void end_operations(tutti_comm *comm, tutti_status status)
 {
-    struct operation *lists[] = {comm->head, comm->p2p_list, comm->p2p_waiting, comm->self_sends,
-                                 comm->self_recvs};
-    comm->head = comm->p2p_list = comm->p2p_waiting = comm->self_sends = comm->self_recvs = NULL;
-    comm->tail = &comm->head;
     struct operation *work = comm->works; /* in a list above too, but for transfers to oneself */
     comm->works = NULL;
     comm->works_tail = &comm->works;
@@ -69,13 +76,13 @@ static void end_operations(tutti_comm *comm, tutti_status status)
         if (work->call.root == (int)comm->rank)
             work->status = status;
     }
-    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
-        struct operation *next;
-        for (struct operation *op = lists[i]; op; op = next) {
-            next = op->next;
-            op->status = status;
-        }
-    }
+    comm->tail = &comm->head;
+    end_all(&comm->head, status);
+    end_all(&comm->p2p_list, status);
+    for (; comm->p2p_waiting; comm->p2p_waiting = comm->p2p_waiting->next)
+        end_all(&comm->p2p_waiting->waiting.first, status);
+    end_all(&comm->self_sends.first, status);
+    end_all(&comm->self_recvs.first, status);
 }
 
 static void say_aborted(tutti_comm *comm)

@@ -260,21 +260,30 @@ static void pop_head(tutti_comm *comm)
         comm->tail = &comm->head;
 }
 
+static void queue_add(struct op_queue *queue, struct operation *op)
+{
+    op->next = NULL;
+    *(queue->first ? queue->last : &queue->first) = op;
+    queue->last = &op->next;
+}
+
+static struct operation *queue_take(struct op_queue *queue)
+{
+    struct operation *op = queue->first;
+    queue->first = op->next;
+    return op;
+}
+
 /* A transfer to oneself meets its other half in issue order. */
 static void pair_self(tutti_comm *comm, struct operation *op)
 {
     bool is_send = op->call.is_send;
-    struct operation **others = is_send ? &comm->self_recvs : &comm->self_sends;
-    struct operation **mine = is_send ? &comm->self_sends : &comm->self_recvs;
-    op->next = NULL;
-    if (!*others) {
-        while (*mine)
-            mine = &(*mine)->next;
-        *mine = op;
+    struct op_queue *others = is_send ? &comm->self_recvs : &comm->self_sends;
+    if (!others->first) {
+        queue_add(is_send ? &comm->self_sends : &comm->self_recvs, op);
         return;
     }
-    struct operation *other = *others;
-    *others = other->next;
+    struct operation *other = queue_take(others);
     struct operation *send = is_send ? op : other, *recv = is_send ? other : op;
     size_t sent = send->call.count * send->call.elem_size;
     size_t expected = recv->call.count * recv->call.elem_size;
@@ -298,30 +307,32 @@ static void pair_self(tutti_comm *comm, struct operation *op)
     operation_done(recv);
 }
 
-static uint32_t *posted_of(tutti_comm *comm, const struct operation *op)
+static struct comm_window *window_of(tutti_comm *comm, const struct operation *op)
 {
     struct comm_peer *peer = &comm->peers[op->call.root];
-    return op->call.is_send ? &peer->p2p_sends : &peer->p2p_recvs;
+    return op->call.is_send ? &peer->sends : &peer->recvs;
 }
 
-static uint32_t *waiting_of(tutti_comm *comm, const struct operation *op)
+static void p2p_list(tutti_comm *comm, struct operation *op)
 {
-    struct comm_peer *peer = &comm->peers[op->call.root];
-    return op->call.is_send ? &peer->waiting_sends : &peer->waiting_recvs;
+    op->link = &comm->p2p_list;
+    op->next = comm->p2p_list;
+    if (op->next)
+        op->next->link = &op->next;
+    comm->p2p_list = op;
 }
 
-static void p2p_unlist(tutti_comm *comm, struct operation *op)
+static void p2p_unlist(struct operation *op)
 {
-    struct operation **at = &comm->p2p_list;
-    while (*at != op)
-        at = &(*at)->next;
-    *at = op->next;
-    (*posted_of(comm, op))--;
+    *op->link = op->next;
+    if (op->next)
+        op->next->link = op->link;
 }
 
 void comm_p2p_done(tutti_comm *comm, struct operation *op)
 {
-    p2p_unlist(comm, op);
+    p2p_unlist(op);
+    window_of(comm, op)->posted--;
     operation_done(op);
 }
 
@@ -354,9 +365,8 @@ static void post_transfer(tutti_comm *comm, struct operation *op)
                           .lane = comm->lanes,
                           .tag = &op->tag,
                           .status = TUTTI_IN_PROGRESS};
-    (*posted_of(comm, op))++;
-    op->next = comm->p2p_list;
-    comm->p2p_list = op;
+    window_of(comm, op)->posted++;
+    p2p_list(comm, op);
     if (status == TUTTI_OK && op->call.on_device)
         status = comm_device_offer(comm, op);
     if (status == TUTTI_OK && op->call.by_nic)
@@ -383,31 +393,31 @@ static void issue_p2p(tutti_comm *comm, struct operation *op)
         pair_self(comm, op);
         return;
     }
-    if (*posted_of(comm, op) < P2P_POSTED_MAX && *waiting_of(comm, op) == 0) {
+    struct comm_window *window = window_of(comm, op);
+    bool waits = window->waiting.first != NULL;
+    if (window->posted < P2P_POSTED_MAX && !waits) {
         post_transfer(comm, op);
         return;
     }
-    struct operation **at = &comm->p2p_waiting;
-    while (*at)
-        at = &(*at)->next;
-    op->next = NULL;
-    *at = op;
-    (*waiting_of(comm, op))++;
+    if (!waits) {
+        window->next = comm->p2p_waiting;
+        comm->p2p_waiting = window;
+    }
+    queue_add(&window->waiting, op);
 }
 
-/* Posts what waited, as far as windows have opened, in order for each peer and direction. */
+/* Posts what waited, as far as windows have opened. */
 static void post_waiting(tutti_comm *comm)
 {
-    struct operation **at = &comm->p2p_waiting;
-    while (comm->failed == TUTTI_OK && *at) { /* what fails ends op, and those before it */
-        struct operation *op = *at;
-        if (*posted_of(comm, op) == P2P_POSTED_MAX) {
-            at = &op->next;
-            continue;
-        }
-        *at = op->next;
-        (*waiting_of(comm, op))--;
-        post_transfer(comm, op);
+    struct comm_window **at = &comm->p2p_waiting;
+    while (comm->failed == TUTTI_OK && *at) { /* what fails empties all windows */
+        struct comm_window *window = *at;
+        if (!window->waiting.first)
+            *at = window->next;
+        else if (window->posted == P2P_POSTED_MAX)
+            at = &window->next;
+        else
+            post_transfer(comm, queue_take(&window->waiting));
     }
 }
 

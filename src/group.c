@@ -83,23 +83,15 @@ tutti_status tutti_group_start(void)
     return TUTTI_OK;
 }
 
-/* True for the first call of the group that names this communicator. */
-static bool first_of_comm(size_t i)
-{
-    for (size_t j = 0; j < i; j++) {
-        if (group.calls[j].comm == group.calls[i].comm)
-            return false;
-    }
-    return true;
-}
-
 /* A transfer to oneself whose other half is not in the group either can never end. */
-static bool refuse_unpaired(struct operation **list, struct operation *op)
+static bool refuse_unpaired(struct op_queue *queue, struct operation *op)
 {
-    for (; *list; list = &(*list)->next) {
-        if (*list != op)
+    for (struct operation **at = &queue->first; *at; at = &(*at)->next) {
+        if (*at != op)
             continue;
-        *list = op->next;
+        *at = op->next;
+        if (!op->next)
+            queue->last = at;
         op->status = fail(TUTTI_ERR_ARG, "rank %u %s itself in a group that does not %s it",
                           op->comm->rank, op->call.is_send ? "sends to" : "receives from",
                           op->call.is_send ? "receive" : "send");
@@ -157,7 +149,7 @@ static void keep_first(struct first_error *first, tutti_status status, const cha
     snprintf(first->sentence, sizeof first->sentence, "%s", sentence);
 }
 
-static bool is_entered(tutti_comm *const *comms, size_t count, const tutti_comm *comm)
+static bool is_one_of(tutti_comm *const *comms, size_t count, const tutti_comm *comm)
 {
     for (size_t c = 0; c < count; c++) {
         if (comms[c] == comm)
@@ -174,18 +166,20 @@ static tutti_status run_group(tutti_comm **comms)
     struct first_error first;
     struct operation few[FEW_CALLS];
     first.status = TUTTI_OK; /* the long sentence is only written with another */
-    size_t count = 0;
+    size_t named = 0, count = 0;
     for (size_t i = 0; i < group.count; i++) {
-        if (!first_of_comm(i))
-            continue;
-        tutti_status status = comm_enter(group.calls[i].comm);
+        if (!is_one_of(comms, named, group.calls[i].comm))
+            comms[named++] = group.calls[i].comm;
+    }
+    for (size_t i = 0; i < named; i++) {
+        tutti_status status = comm_enter(comms[i]);
         keep_first(&first, status, status_sentence());
         if (status == TUTTI_OK)
-            comms[count++] = group.calls[i].comm;
+            comms[count++] = comms[i];
     }
     for (size_t i = 0; i < group.count; i++) {
         struct group_call *call = &group.calls[i];
-        if (!is_entered(comms, count, call->comm))
+        if (!is_one_of(comms, count, call->comm))
             continue;
         struct operation *op = i < FEW_CALLS ? &few[i] : malloc(sizeof *op);
         if (op)
