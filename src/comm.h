@@ -286,6 +286,8 @@ tutti_status comm_error(const tutti_comm *comm); /* sets the thread's sentence t
 
 /* Becomes the one thread inside; false if another is and stays. */
 bool comm_seize(tutti_comm *comm);
+/* The same, but waits only for one who looks: false if another is inside, aborted or not. */
+bool comm_seize_soon(tutti_comm *comm);
 /* The same for a thread that must never wait: false if another is inside, for whatever reason. */
 bool comm_try_seize(tutti_comm *comm);
 /* The wait of comm_enter for what streams hold of it, which cancel ends too. Enters nothing;

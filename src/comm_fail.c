@@ -374,13 +374,22 @@ bool comm_try_seize(tutti_comm *comm)
     return seize(comm, &inside);
 }
 
-bool comm_seize(tutti_comm *comm)
+bool comm_seize_soon(tutti_comm *comm)
 {
     int inside;
     while (!seize(comm, &inside)) {
-        /* A thread that aborts or looks is inside for a moment; any other is a mistake of the
-         * caller. */
-        if (inside != COMM_LOOKING && !atomic_load(&comm->aborted))
+        if (inside != COMM_LOOKING)
+            return false;
+        sched_yield();
+    }
+    return true;
+}
+
+bool comm_seize(tutti_comm *comm)
+{
+    while (!comm_seize_soon(comm)) {
+        /* A thread that aborts is inside for a moment; any other is a mistake of the caller. */
+        if (!atomic_load(&comm->aborted))
             return false;
         sched_yield();
     }

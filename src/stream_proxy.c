@@ -172,13 +172,14 @@ static void release_parked(struct unit *unit, const void *unused)
 }
 
 /* Nobody ends a unit any more: its communicators fail, so that whoever uses one at the program's
- * exit, or waits there for a thread that does, is told so and finds no proxy inside. */
+ * exit, or waits there for a thread that does, is told so and finds no proxy inside. A thread of
+ * the program that is inside ends what it does by itself, which may be long after. */
 static void fail_unit(struct unit *unit)
 {
     for (size_t i = 0; i < unit->comm_count && unit->comms[0].comm; i++) {
         tutti_comm *comm = unit->comms[i].comm;
         char text[SENTENCE_MAX];
-        if (!unit->inside && !comm_seize(comm))
+        if (!unit->inside && !comm_seize_soon(comm))
             continue;
         snprintf(text, sizeof text, "%s exits while an operation is under way",
                  comm->names[comm->rank]);

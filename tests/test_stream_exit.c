@@ -1,8 +1,11 @@
 /* test_stream_exit.c: programs that end while operations are in their streams. Over the stand-in
  * driver, or over a real one (TUTTI_TEST_CUDA_DRIVER). */
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <unistd.h>
+
+#include "src/comm.h"
 
 #define RUN_LIMIT_S 60
 #include "tests/rig_suite.h"
@@ -184,6 +187,71 @@ static void test_stream_exit_then_end(void)
     run(WORLD_PROCESSES, 2, staged, end_in_an_operation, NULL);
 }
 
+/* A thread is in the program's own function and stays there, while another aborts the communicator:
+ * an operation that waits behind the first is left to them. The limit is the alarm. */
+static atomic_bool inside_function;
+
+static void stay(const void *in, void *inout, size_t count, tutti_dtype dtype, void *context)
+{
+    (void)in, (void)inout, (void)count, (void)dtype, (void)context;
+    atomic_store(&inside_function, true);
+    while (left_rank == 0)
+        usleep(10000);
+}
+
+static void *call_function(void *unused)
+{
+    tutti_op op;
+    int number = 1;
+    if (tutti_op_create(left_comm, stay, NULL, &op) == TUTTI_OK)
+        (void)tutti_allreduce(&number, &number, 1, TUTTI_INT32, op, left_comm);
+    return unused;
+}
+
+static void *abort_comm(void *unused)
+{
+    (void)tutti_comm_abort(left_comm);
+    return unused;
+}
+
+static void leave_at_exit(void)
+{
+    if (left_waiting)
+        _exit(0);
+}
+
+static int exit_beside_an_abort(tutti_comm *comm, int rank, int size, void *context)
+{
+    void *memory = rig_take(COUNT * 4);
+    pthread_t function, aborting;
+    (void)size;
+    (void)context;
+    left_rank = rank;
+    left_comm = comm;
+    if (rank > 0) {
+        call_function(NULL);
+        return 0;
+    }
+    atexit(leave_at_exit);
+    left_waiting = rig_stream_take(false);
+    pthread_create(&function, NULL, call_function, NULL);
+    while (!atomic_load(&inside_function))
+        usleep(1000);
+    if (WORLD_OK(tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, comm,
+                                    left_waiting)) > 0)
+        _exit(1);
+    pthread_create(&aborting, NULL, abort_comm, NULL);
+    while (!atomic_load(&comm->aborted))
+        usleep(1000);
+    alarm(20);
+    exit(2);
+}
+
+static void test_stream_exit_beside_an_abort(void)
+{
+    run(WORLD_PROCESSES, 2, direct, exit_beside_an_abort, NULL);
+}
+
 /* A replay is queued, whose stream comes to the operation when the library is gone. */
 static void open_and_await_at_exit(void)
 {
@@ -233,6 +301,7 @@ int main(int argc, char **argv)
         {"with_operations", test_stream_exit_with_operations},
         {"then_call", test_stream_exit_then_call},
         {"then_end", test_stream_exit_then_end},
+        {"beside_an_abort", test_stream_exit_beside_an_abort},
         {"with_replay", test_stream_exit_with_replay},
     };
     return suite_run("stream_exit", tests, sizeof tests / sizeof *tests, argc, argv);
