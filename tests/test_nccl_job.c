@@ -47,10 +47,47 @@ static int lacking(tutti_comm *native, int rank, int size, void *context)
     return wrong;
 }
 
+/* The same where the caller does not wait for the ranks: for none of them, or not for the first
+ * two. One that is left waiting would wait much longer than it is asked about. */
+static int lacking_unwaited(tutti_comm *native, int rank, int size, void *context)
+{
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    ncclComm_t comms[4];
+    ncclUniqueId id;
+    int wrong = 0;
+    (void)native;
+    (void)size;
+    (void)context;
+    for (int failing = 1; failing <= 6; failing++) {
+        bool mixed = failing > 4; /* in turn the first four threads, and the first two */
+        int first_failing = mixed ? failing - 4 : failing;
+        wrong += OK(ncclGetUniqueId(&id)) + OK(ncclGroupStart());
+        for (int i = 0; i < 4; i++) {
+            config.blocking = mixed && i >= 2;
+            wrong += OK(ncclCommInitRankConfig(&comms[i], 4, id, i, &config));
+        }
+        until_failure = first_failing;
+        ncclResult_t result = ncclGroupEnd();
+        wrong += world_check(rank, until_failure == 0, "no thread was refused");
+        wrong += world_check(rank, mixed ? result != ncclSuccess : result == ncclInProgress, "%s",
+                             ncclGetErrorString(result));
+        for (int i = 0; i < (mixed ? 2 : 4); i++) {
+            ncclResult_t state = nccl_world_settle(comms[i]);
+            wrong +=
+                world_check(rank, state != ncclInProgress && state != ncclSuccess,
+                            "rank %d of 4, thread %d: %s", i, failing, ncclGetErrorString(state));
+            wrong += OK(ncclCommAbort(comms[i]));
+        }
+    }
+    return wrong;
+}
+
 static void test_nccl_job_lacks_a_thread(void)
 {
     static const char *const settings[] = {"TUTTI_MEET_TIMEOUT_MS=10000", NULL};
+    static const char *const patient[] = {"TUTTI_MEET_TIMEOUT_MS=600000", NULL};
     nccl_world_run(WORLD_PROCESSES, 1, settings, lacking, NULL);
+    nccl_world_run(WORLD_PROCESSES, 1, patient, lacking_unwaited, NULL);
 }
 
 /* ---- handles that are ended twice -------------------------------------------------------------

@@ -281,6 +281,14 @@ struct chain {
     pthread_t thread;
 };
 
+/* What a group's jobs make, held until all their threads are started: who is not waited for may end
+ * before that. */
+struct makings {
+    size_t count;
+    bool lack_thread; /* some */
+    ncclComm_t comms[];
+};
+
 static void *joined(void *argument)
 {
     struct chain *chain = argument;
@@ -328,8 +336,26 @@ static size_t take_chains(struct job **list, bool only_ends, struct chain *chain
     return count;
 }
 
-/* No thread for it: no rank that another chain makes may wait for those that it would have made. */
-static void drop_chain(struct chain *chains, size_t count, struct chain *chain, int error)
+static void hold_makings(struct makings *makings, const struct job *list)
+{
+    for (const struct job *job = list; job; job = job->next) {
+        if (makes(job) && job->comm && face_hold(job->comm, "ncclGroupEnd") == ncclSuccess)
+            makings->comms[makings->count++] = job->comm;
+    }
+}
+
+/* Where a thread is lacking, no rank that another chain makes may wait for those that it would have
+ * made. */
+static void leave_makings(struct makings *makings)
+{
+    for (size_t i = 0; i < makings->count; i++) {
+        if (makings->lack_thread)
+            __atomic_store_n(&makings->comms[i]->cancelled, 1, __ATOMIC_RELEASE);
+        face_leave(makings->comms[i]);
+    }
+}
+
+static void drop_chain(struct chain *chain, int error)
 {
     chain->lacks_thread = true;
     for (struct job *job = chain->first; job; job = job->next) {
@@ -337,31 +363,38 @@ static void drop_chain(struct chain *chains, size_t count, struct chain *chain, 
         snprintf(job->sentence, sizeof job->sentence, "%s", face_sentence());
         report(job);
     }
+}
+
+/* All but one. */
+static void start_chains(struct chain *chains, size_t count, const struct chain *here,
+                         struct makings *makings)
+{
     for (size_t c = 0; c < count; c++) {
-        for (struct job *job = chains[c].first; job && chains[c].blocking; job = job->next) {
-            if (makes(job) && job->comm)
-                __atomic_store_n(&job->comm->cancelled, 1, __ATOMIC_RELEASE);
+        struct chain *chain = &chains[c];
+        if (chain == here)
+            continue;
+        if (!chain->blocking) {
+            chain->lacks_thread = start_detached(chain->first) != ncclInProgress;
+        } else {
+            int error = face_thread(&chain->thread, NULL, joined, chain);
+            chain->started = error == 0;
+            if (error != 0)
+                drop_chain(chain, error);
         }
+        makings->lack_thread |= chain->lacks_thread;
     }
+    leave_makings(makings);
 }
 
 /* The last chain that is waited for runs in the calling thread, which has nothing else to do. */
-static void run_chains(struct chain *chains, size_t count)
+static void run_chains(struct chain *chains, size_t count, struct makings *makings)
 {
     struct chain *here = NULL;
     for (size_t c = 0; c < count; c++) {
         if (chains[c].blocking)
             here = &chains[c];
     }
-    for (size_t c = 0; c < count; c++) {
-        struct chain *chain = &chains[c];
-        if (!chain->blocking || chain == here)
-            continue;
-        int error = face_thread(&chain->thread, NULL, joined, chain);
-        chain->started = error == 0;
-        if (error != 0)
-            drop_chain(chains, count, chain, error);
-    }
+    start_chains(chains, count, here, makings);
     void *context = face_context_current();
     if (here)
         joined(here);
@@ -400,19 +433,24 @@ ncclResult_t face_jobs_run(struct job **list, bool only_ends)
     if (total == 0)
         return ncclSuccess;
     struct chain *chains = calloc(total, sizeof *chains);
-    if (!chains) {
+    struct makings *makings = calloc(1, sizeof *makings + total * sizeof *makings->comms);
+    if (!chains || !makings) {
+        free(chains);
+        free(makings);
         face_jobs_cancel(*list);
         *list = NULL;
         return face_fail(ncclSystemError, "no memory for %zu calls of a group", total);
     }
+    hold_makings(makings, *list);
     size_t count = take_chains(list, only_ends, chains);
     ncclResult_t later = ncclSuccess;
     for (size_t c = 0; c < count; c++) {
-        if (!chains[c].blocking && start_detached(chains[c].first) != ncclSuccess)
+        if (!chains[c].blocking)
             later = ncclInProgress;
     }
-    run_chains(chains, count);
+    run_chains(chains, count, makings);
     ncclResult_t result = conclude_chains(chains, count);
+    free(makings);
     free(chains);
     return result != ncclSuccess ? result : later;
 }
