@@ -5,6 +5,7 @@
 #include "base/status.h"
 #include "mem/mem_cuda.h"
 #include "mem/reduce.h"
+#include "tests/cuda_standin.h"
 #include "tests/cuda_suite.h"
 
 static tutti_status await_clear(struct mem_queue *queue)
@@ -135,6 +136,37 @@ void test_cuda_work_gets_past_streams_that_wait(void)
         mem_words_give(device, words[i]);
     }
     drop_buffer(one);
+}
+
+/* Memory whose zeroing waits behind streams for longer than the library waits is not given to
+ * others: it becomes zero at any time. */
+void test_cuda_memory_that_may_become_zero_is_kept(void)
+{
+    enum { STREAMS = 2 * CHANNELS_MAX, BYTES = 7 << 20 };
+    struct mem_words *words = take_words();
+    cuda_stream handles[STREAMS];
+    void *memory, *other = NULL;
+    if (!device->claims || !gpu->standin) {
+        suite_skip("no way to hold all channels, or work would wait for them for ever");
+        return;
+    }
+    CU_ASSERT_EQUAL_FATAL(mem_alloc_in(TUTTI_MEMORY_CUDA, BYTES, &memory), TUTTI_OK);
+    CU_ASSERT_EQUAL(mem_free(memory), TUTTI_OK);
+    answer(words, 0, 0);
+    for (int i = 0; i < STREAMS; i++) {
+        handles[i] = make_stream(CUDA_STREAM_NON_BLOCKING);
+        struct mem_stream stream = open_stream(handles[i]);
+        CU_ASSERT_EQUAL(mem_stream_wait(&stream, words, 0, 1), TUTTI_OK);
+    }
+    CU_ASSERT_EQUAL(mem_alloc_in(TUTTI_MEMORY_CUDA, BYTES, &other), TUTTI_ERR_TIMEOUT);
+    CU_ASSERT_EQUAL(mem_device_take(device, BYTES, &other), TUTTI_OK);
+    CU_ASSERT_PTR_NOT_EQUAL(other, memory);
+    answer(words, 0, 1);
+    CU_ASSERT_EQUAL(gpu->context_synchronize(), CUDA_DRIVER_OK);
+    mem_device_give(device, other);
+    for (int i = 0; i < STREAMS; i++)
+        CU_ASSERT_EQUAL(gpu->stream_destroy(handles[i]), CUDA_DRIVER_OK);
+    mem_words_give(device, words);
 }
 
 /* A queue whose pieces are either += addend or *= factor, and what its numbers must come to. */

@@ -535,6 +535,7 @@ int main(int argc, char **argv)
         TEST(cuda_work_gets_past_streams_that_wait),
         TEST(cuda_work_keeps_its_order_past_streams_that_wait),
         TEST(cuda_work_is_given_ahead),
+        TEST(cuda_memory_that_may_become_zero_is_kept),
         TEST(cuda_slots_do_work_in_their_stream),
         TEST(cuda_slots_are_replayed),
         TEST(cuda_shares_its_own_blocks),

@@ -23,6 +23,7 @@
 #include <unistd.h>
 
 #include "base/check.h"
+#include "base/log.h"
 
 /* Contexts of one process: a few per GPU. */
 #define DEVICES_MAX 64
@@ -437,14 +438,17 @@ static tutti_status alloc(size_t bytes, struct mem_export *out)
     if (status != TUTTI_OK)
         return status;
     status = mem_queue_take(device, &queue);
-    if (status == TUTTI_OK) {
-        status = mem_cuda_zero(queue, block, bytes, &ticket);
-        if (status == TUTTI_OK)
-            status = mem_cuda_await(queue, ticket);
-        mem_queue_give(queue);
-    }
     if (status != TUTTI_OK) {
         mem_device_give(device, block);
+        return status;
+    }
+    status = mem_cuda_zero(queue, block, bytes, &ticket);
+    if (status == TUTTI_OK)
+        status = mem_cuda_await(queue, ticket);
+    mem_queue_give(queue);
+    if (status != TUTTI_OK) {
+        log_at(LOG_LEVEL_WARN, -1, "%zu bytes of %s are lost: it may still work in them", bytes,
+               device->name);
         return status;
     }
     *out = (struct mem_export){.fd = -1, .bytes = bytes, .base = block};

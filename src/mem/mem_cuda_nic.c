@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "base/check.h"
+#include "base/log.h"
 #include "mem/mem_cuda.h"
 
 /* With the context entered. */
@@ -169,7 +170,10 @@ tutti_status mem_nic_copy(void *dst, const void *src, size_t len)
     status = copy_and_wait(device, to ? dst : pinned, to ? pinned : src, len);
     if (status == TUTTI_OK && !to)
         mem_copy(dst, pinned, len);
-    if (status == TUTTI_OK) /* else the device may still work in it */
+    if (status == TUTTI_OK)
         mem_pinned_give(device, pinned);
+    else
+        log_at(LOG_LEVEL_WARN, -1, "%zu bytes of pinned memory are lost: %s may still work in them",
+               len, device->name);
     return status;
 }
