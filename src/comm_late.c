@@ -40,21 +40,23 @@
 
 /* ---- since when nothing moves -----------------------------------------------------------------
  * A transfer ends once, and may take longer than the limit: what its transport counts on the way
- * moves, too. (Of bytes that peers read in place only the reader knows.) The first look of a wait
- * has nothing to compare with, so what moved before it is not seen. */
+ * moves, too. The first look of a wait has nothing to compare with, so what moved before it is not
+ * seen. */
 
 static uint64_t still_since(const tutti_comm *comm)
 {
     return comm->late.moved_ns > comm->idle_since_ns ? comm->late.moved_ns : comm->idle_since_ns;
 }
 
+/* And the pieces that are counted instead: only whether the sum changes counts. */
 static uint64_t moved_bytes(const tutti_comm *comm)
 {
     uint64_t sum = 0;
     for (uint32_t i = 0; i < comm->transport_count; i++) {
         struct transport_stats stats;
         comm->transport_ops[i]->stats(comm->transports[i], &stats);
-        sum += stats.bytes_sent + stats.bytes_received + stats.copied_bytes + stats.in_place_bytes;
+        sum += stats.bytes_sent + stats.bytes_received + stats.copied_bytes + stats.in_place_bytes +
+               stats.pieces;
     }
     return sum;
 }

@@ -422,7 +422,7 @@ static void test_late_to_meet_is_told_to_the_log(void)
 /* ---- what moves is not late -------------------------------------------------------------------
  */
 
-/* Between the receiver and its transport, which has its turn now and then for a while: at most 4
+/* Between the receiver and its transport, which has its turn now and then for a while: it moves few
  * MiB each time. */
 static struct {
     const struct transport_ops *real;
@@ -462,7 +462,7 @@ static int move_slowly(tutti_comm *comm, int rank, int size, void *context)
 
 static void test_late_is_nobody_while_bytes_move(void)
 {
-    run(WORLD_PROCESSES, 2, over_tcp, move_slowly, NULL);
+    over_all(2, move_slowly);
 }
 
 int main(int argc, char **argv)

@@ -380,8 +380,10 @@ static enum taken take_in_place(struct local *local, struct lane *lane, struct x
     local->stats.in_place_bytes += n;
     xfer->work[WORK_BYTES] = off + n;
     lane->in_busy = off + n < xfer->len;
-    if (lane->in_busy)
+    if (lane->in_busy) {
+        atomic_fetch_add_explicit(&lane->in->steps, 1, memory_order_relaxed);
         return TAKEN_PART;
+    }
     consume(lane, lane->in_at, true);
     return TAKEN_ALL;
 }

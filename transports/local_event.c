@@ -76,7 +76,16 @@ bool local_event(struct local *local, bool restart, struct transport_event *even
 
 void local_stats(const struct transport *transport, struct transport_stats *stats)
 {
-    *stats = ((const struct local *)transport)->stats;
+    const struct local *local = (const struct local *)transport;
+    *stats = local->stats;
+    for (uint32_t i = 0; i < local->made_count; i++) {
+        for (uint32_t l = 0; l < local->config->lanes; l++) {
+            const struct lane *lane = &local->made[i]->lanes[l];
+            stats->pieces += lane->out_next + lane->in_next;
+            if (lane->out)
+                stats->pieces += atomic_load_explicit(&lane->out->steps, memory_order_relaxed);
+        }
+    }
 }
 
 bool local_takes(struct transport *transport, uint32_t peer, const void *memory, size_t len)

@@ -75,6 +75,7 @@ struct ring {
     _Alignas(RING_LINE) _Atomic uint32_t revoked; /* the sender withdrew what it offered in place */
     _Alignas(RING_LINE) _Atomic uint32_t consumed;
     _Atomic uint32_t reads_foreign; /* the receiver can read the sender's address space */
+    _Atomic uint32_t steps;         /* that it has made in what lies in place */
     _Alignas(RING_LINE) struct slot slots[];
 };
 

@@ -116,6 +116,9 @@ struct transport; /* each transport's own; its first member is `const struct tra
 struct transport_stats {
     uint64_t sends, recvs, bytes_sent, bytes_received, copies, copied_bytes, in_place_bytes,
         syscalls;
+    /* Where a message's bytes are counted as it is posted: pieces of messages that were written and
+     * taken, and that peers have taken of what they read in place. */
+    uint64_t pieces;
     /* Of devices: send requests given to them, those that asked for a completion, completions read
      * (of receives too), calls that told the device of requests, times that a peer was not ready to
      * receive (the whole port's, from the device's counters), registrations of memory; bytes that
