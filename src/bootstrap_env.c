@@ -5,9 +5,12 @@
  * so that no rank waits for an id that will not come. Others only name a host (TUTTI_RENDEZVOUS,
  * torchrun, Slurm without PMI): rank 0 listens there on a port that all ranks compute.
  *
+ * A host's name may have several addresses, some of no use here or there: rank 0 listens at all
+ * that are this machine's, the others try all that they know.
+ *
  * torchrun's MASTER_PORT belongs to its own store and is never bound. The port is a hash of what
  * identifies the job, below the ephemeral range; should somebody else sit there, rank 0 takes the
- * next free one of PORTS_TRIED and the others find it by its hello. */
+ * next free one of MEETING_PORTS_MAX and the others find it by its hello. */
 #include <limits.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -23,7 +26,6 @@
 #include "base/log.h"
 #include "src/bootstrap_meet.h"
 
-#define PORTS_TRIED   MEETING_PLACES_MAX
 #define PORT_LOW      20000u /* Linux hands out 32768 and up by itself */
 #define PORT_HIGH     32767u
 #define ENV_BACKLOG   4096
@@ -80,29 +82,30 @@ static bool address_is_local(const struct sock_address *address)
 
 /* ---- a host that all ranks know -------------------------------------------------------------- */
 
-/* Where rank 0 listens when its host is called `host`: that address, if it is this machine's; and
- * every chosen interface, if it is not (a service's virtual address), or if a name of this host
- * means the loopback here and something else elsewhere (Debian's 127.0.1.1). */
-struct doors {
-    struct sock_address list[MEETING_LISTENERS_MAX];
-    uint32_t count;
-};
-
 static bool says_loopback(const char *host)
 {
     return strncmp(host, "127.", 4) == 0 || strcmp(host, "::1") == 0 ||
            strcmp(host, "localhost") == 0 || strcmp(host, "ip6-localhost") == 0;
 }
 
+/* Where rank 0 listens when its host is called `host`: those of its addresses that are this
+ * machine's; and every chosen interface, if none is (a service's virtual address), or if a name of
+ * this host means the loopback here and something else elsewhere (Debian's 127.0.1.1). */
 static tutti_status find_doors(const struct settings *settings, const char *host,
-                               const struct sock_address *address, struct doors *doors)
+                               const struct sock_addresses *addresses, struct sock_addresses *doors)
 {
-    bool local = address_is_local(address);
+    bool sure = false;
     doors->count = 0;
-    if (local)
+    for (uint32_t i = 0; i < addresses->count; i++) {
+        const struct sock_address *address = &addresses->list[i];
+        if (!address_is_local(address))
+            continue;
         doors->list[doors->count++] = *address;
-    if (local && (!address_is_loopback(address) || says_loopback(host)))
+        sure = sure || !address_is_loopback(address) || says_loopback(host);
+    }
+    if (sure)
         return TUTTI_OK;
+    bool local = doors->count > 0;
     struct sock_interface list[SOCK_INTERFACES_MAX];
     size_t count = 0;
     tutti_status status = sock_interfaces(settings, list, SOCK_INTERFACES_MAX, &count);
@@ -114,7 +117,7 @@ static tutti_status find_doors(const struct settings *settings, const char *host
 }
 
 /* All doors at one port, or none. */
-static tutti_status open_doors(const struct settings *settings, const struct doors *doors,
+static tutti_status open_doors(const struct settings *settings, const struct sock_addresses *doors,
                                uint16_t port, struct meeting *meeting)
 {
     for (uint32_t i = 0; i < doors->count; i++) {
@@ -150,21 +153,24 @@ static tutti_status port_window(const struct settings *settings, unsigned *low, 
     return status;
 }
 
-/* Fills the meeting's places with successive ports of the host, `avoid` left out. */
-static tutti_status list_places(const struct settings *settings, const struct sock_address *host,
-                                const char *job, unsigned avoid, struct meeting *meeting)
+/* Fills the meeting's places with successive ports of the host's addresses, `avoid` left out. */
+static tutti_status list_places(const struct settings *settings,
+                                const struct sock_addresses *addresses, const char *job,
+                                unsigned avoid, struct meeting *meeting)
 {
     unsigned low, high;
     tutti_status status = port_window(settings, &low, &high);
     if (status != TUTTI_OK)
         return status;
     unsigned width = high - low + 1, first = (unsigned)(hash_text(job) % width);
-    for (unsigned i = 0; i < width && meeting->place_count < PORTS_TRIED; i++) {
+    uint32_t most = MEETING_PORTS_MAX * addresses->count;
+    for (unsigned i = 0; i < width && meeting->place_count < most; i++) {
         unsigned port = low + (first + i) % width;
-        if (port == avoid)
-            continue;
-        meeting->places[meeting->place_count] = *host;
-        address_set_port(&meeting->places[meeting->place_count++], (uint16_t)port);
+        for (uint32_t a = 0; port != avoid && a < addresses->count; a++) {
+            struct sock_address *place = &meeting->places[meeting->place_count++];
+            *place = addresses->list[a];
+            address_set_port(place, (uint16_t)port);
+        }
     }
     if (meeting->place_count == 0)
         return fail(TUTTI_ERR_SETTING, "TUTTI_PORTS=%s leaves no port but the launcher's own",
@@ -174,14 +180,14 @@ static tutti_status list_places(const struct settings *settings, const struct so
 
 /* The name is looked up until it is known: a host's name may appear after its ranks have started.
  */
-static tutti_status resolve(const char *host, unsigned port, uint64_t deadline_ms,
-                            struct sock_address *address)
+static tutti_status resolve(const struct settings *settings, const char *host, uint64_t deadline_ms,
+                            struct sock_addresses *addresses)
 {
     char text[HOST_TEXT_MAX + 16];
     bool bare_v6 = strchr(host, ':') != NULL && host[0] != '[';
-    snprintf(text, sizeof text, bare_v6 ? "[%s]:%u" : "%s:%u", host, port);
+    snprintf(text, sizeof text, bare_v6 ? "[%s]:1" : "%s:1", host);
     for (;;) {
-        tutti_status status = sock_parse(text, address);
+        tutti_status status = sock_parse(settings, text, addresses);
         if (status != TUTTI_ERR_CONNECT || clock_ms() + 250 >= deadline_ms)
             return status;
         clock_sleep_us(250000);
@@ -194,23 +200,23 @@ static tutti_status meet_at_host(const struct settings *settings, const char *ho
                                  struct bootstrap **bootstrap)
 {
     struct meeting meeting = {0};
-    struct sock_address address;
-    struct doors doors;
+    struct sock_addresses addresses, doors;
     meeting_set_job(&meeting, job);
     meeting_set_terms(settings, &meeting, NULL);
     if (size == 1)
         return bootstrap_meet(&meeting, rank, size, bootstrap);
-    tutti_status status = resolve(host, 1, clock_ms() + settings->meet_timeout_ms, &address);
+    tutti_status status =
+        resolve(settings, host, clock_ms() + settings->meet_timeout_ms, &addresses);
     if (status == TUTTI_OK)
-        status = list_places(settings, &address, job, avoid, &meeting);
+        status = list_places(settings, &addresses, job, avoid, &meeting);
     if (status == TUTTI_OK && rank == 0) {
-        status = find_doors(settings, host, &address, &doors);
-        for (uint32_t i = 0; status == TUTTI_OK && i < meeting.place_count; i++) {
+        status = find_doors(settings, host, &addresses, &doors);
+        for (uint32_t i = 0; status == TUTTI_OK && i < meeting.place_count; i += addresses.count) {
             tutti_status opened =
                 open_doors(settings, &doors, address_port(&meeting.places[i]), &meeting);
             if (opened == TUTTI_OK)
                 break;
-            if (i + 1 == meeting.place_count)
+            if (i + addresses.count == meeting.place_count)
                 status = opened;
         }
     }
@@ -246,18 +252,19 @@ static tutti_status rank_and_size(const char *rank_name, const char *size_name, 
     return status == TUTTI_OK ? launcher_number(rank_name, 0, *size - 1, rank) : status;
 }
 
-tutti_status bootstrap_parse_place(const char *name, const char *text, struct sock_address *address)
+tutti_status bootstrap_parse_place(const struct settings *settings, const char *name,
+                                   const char *text, struct sock_addresses *addresses)
 {
-    struct sock_address parsed;
-    tutti_status status = sock_parse(text, &parsed);
+    struct sock_addresses parsed;
+    tutti_status status = sock_parse(settings, text, &parsed);
     if (status != TUTTI_OK)
         return fail(status == TUTTI_ERR_ARG ? TUTTI_ERR_SETTING : status, "%s: %s", name,
                     status_sentence());
-    if (address_port(&parsed) == 0 || address_is_any(&parsed))
+    if (address_port(&parsed.list[0]) == 0 || address_is_any(&parsed.list[0]))
         return fail(TUTTI_ERR_SETTING,
                     "%s=%s: expected the host that rank 0 runs on, and a port from 1 to 65535",
                     name, text);
-    *address = parsed;
+    *addresses = parsed;
     return TUTTI_OK;
 }
 
@@ -265,20 +272,22 @@ tutti_status bootstrap_meet_at(const struct settings *settings, const char *name
                                uint32_t rank, uint32_t size, const struct cancel *cancel,
                                struct bootstrap **bootstrap)
 {
-    struct meeting meeting = {.place_count = 1, .cancel = cancel};
-    struct doors doors;
+    struct meeting meeting = {.cancel = cancel};
+    struct sock_addresses addresses, doors;
     char job[64], host[SETTING_TEXT_MAX];
-    tutti_status status = bootstrap_parse_place(name, text, &meeting.places[0]);
+    tutti_status status = bootstrap_parse_place(settings, name, text, &addresses);
     if (status != TUTTI_OK)
         return status;
-    unsigned port = address_port(&meeting.places[0]);
+    meeting.place_count = addresses.count;
+    memcpy(meeting.places, addresses.list, addresses.count * sizeof addresses.list[0]);
+    unsigned port = address_port(&addresses.list[0]);
     snprintf(job, sizeof job, "tutti rendezvous at port %u", port);
     meeting_set_job(&meeting, job);
     meeting_set_terms(settings, &meeting, NULL);
     snprintf(host, sizeof host, "%s", *text == '[' ? text + 1 : text);
     *strrchr(host, *text == '[' ? ']' : ':') = 0;
     if (rank == 0 && size > 1) {
-        status = find_doors(settings, host, &meeting.places[0], &doors);
+        status = find_doors(settings, host, &addresses, &doors);
         if (status == TUTTI_OK)
             status = open_doors(settings, &doors, (uint16_t)port, &meeting);
         if (status != TUTTI_OK)
@@ -301,7 +310,7 @@ static tutti_status from_rendezvous(const struct settings *settings, struct boot
 tutti_status bootstrap_id_from_env(const struct settings *settings, tutti_unique_id *id)
 {
     return has(COMM_ID_VARIABLE)
-               ? bootstrap_id_of_place(settings_launcher_variable(COMM_ID_VARIABLE), id)
+               ? bootstrap_id_of_place(settings, settings_launcher_variable(COMM_ID_VARIABLE), id)
                : bootstrap_unique_id(settings, id);
 }
 

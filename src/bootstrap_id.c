@@ -168,14 +168,15 @@ tutti_status bootstrap_root_id(const struct settings *settings, tutti_unique_id 
     return make_id(settings, false, id);
 }
 
-tutti_status bootstrap_id_of_place(const char *text, tutti_unique_id *id)
+tutti_status bootstrap_id_of_place(const struct settings *settings, const char *text,
+                                   tutti_unique_id *id)
 {
     struct place_layout made = {.version = BOOTSTRAP_VERSION};
-    struct sock_address address;
+    struct sock_addresses addresses;
     if (strlen(text) >= sizeof made.text)
         return fail(TUTTI_ERR_SETTING, COMM_ID_VARIABLE " is %zu bytes long: expected at most %zu",
                     strlen(text), sizeof made.text - 1);
-    tutti_status status = bootstrap_parse_place(COMM_ID_VARIABLE, text, &address);
+    tutti_status status = bootstrap_parse_place(settings, COMM_ID_VARIABLE, text, &addresses);
     if (status != TUTTI_OK)
         return status;
     memcpy(made.magic, place_magic, sizeof made.magic);

@@ -27,8 +27,9 @@
 #include "base/sock.h"
 #include "src/bootstrap.h"
 
-#define MEETING_PLACES_MAX    16 /* addresses a rank tries: an id's 4, or 16 successive ports */
-#define MEETING_LISTENERS_MAX 6  /* addresses the root listens on */
+#define MEETING_PORTS_MAX     16 /* successive ports of a host that a rank tries */
+#define MEETING_PLACES_MAX    (MEETING_PORTS_MAX * SOCK_ADDRESSES_MAX)
+#define MEETING_LISTENERS_MAX SOCK_ADDRESSES_MAX /* addresses the root listens on */
 #define MEETING_KEY_MAX       320
 #define BOOTSTRAP_VERSION     2u
 #define BOOTSTRAP_GRACE_MS    500 /* the root may tell at the very deadline who is missing */
@@ -147,13 +148,14 @@ static inline tutti_status bootstrap_told(tutti_status status)
 /* An address that all ranks know, host:port: rank 0 listens there, and each rank looks the host up.
  * name: of the variable that gave it. */
 #define COMM_ID_VARIABLE "NCCL_COMM_ID"
-tutti_status bootstrap_parse_place(const char *name, const char *text,
-                                   struct sock_address *address);
+tutti_status bootstrap_parse_place(const struct settings *settings, const char *name,
+                                   const char *text, struct sock_addresses *addresses);
 tutti_status bootstrap_meet_at(const struct settings *settings, const char *name, const char *text,
                                uint32_t rank, uint32_t size, const struct cancel *cancel,
                                struct bootstrap **bootstrap);
 /* An id that carries the text. */
-tutti_status bootstrap_id_of_place(const char *text, tutti_unique_id *id);
+tutti_status bootstrap_id_of_place(const struct settings *settings, const char *text,
+                                   tutti_unique_id *id);
 
 /* Unique ids of this process (bootstrap_waiting.c): their sockets wait there for the root.
  * put: keeps the meeting's listeners and terms. claim: gives the listeners to the first rank that

@@ -213,14 +213,15 @@ static void test_bootstrap_joins_256_threads(void)
 /* The first place an id names. */
 static struct sock_address place_of(const tutti_unique_id *id)
 {
-    struct sock_address address = {.len = 0};
+    struct settings settings = quick(1000);
+    struct sock_addresses addresses = {.count = 0};
     char text[SOCK_TEXT_MAX];
     uint16_t port;
     memcpy(&port, id->bytes + 34, 2);
     snprintf(text, sizeof text, "%u.%u.%u.%u:%u", id->bytes[36], id->bytes[37], id->bytes[38],
              id->bytes[39], port);
-    CU_ASSERT_EQUAL_FATAL(sock_parse(text, &address), TUTTI_OK);
-    return address;
+    CU_ASSERT_EQUAL_FATAL(sock_parse(&settings, text, &addresses), TUTTI_OK);
+    return addresses.list[0];
 }
 
 static int connect_to(const struct sock_address *address)
@@ -414,13 +415,13 @@ static void test_bootstrap_joins_under_torchrun_beside_strangers(void)
 {
     struct player *players = cast(4, NULL, 10000);
     struct settings settings = quick(1000);
-    struct sock_address address;
+    struct sock_addresses addresses;
     int taken[6], count = 0;
     for (unsigned port = 21990; port < 21999; port += 2) { /* every second port of the range */
         char text[32];
         snprintf(text, sizeof text, "127.0.0.1:%u", port);
-        sock_parse(text, &address);
-        if (sock_listen(&settings, &address, 16, &taken[count], NULL) == TUTTI_OK)
+        sock_parse(&settings, text, &addresses);
+        if (sock_listen(&settings, &addresses.list[0], 16, &taken[count], NULL) == TUTTI_OK)
             count++;
     }
     for (uint32_t r = 0; r < 4; r++)

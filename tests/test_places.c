@@ -18,11 +18,11 @@
 static uint16_t free_port(void)
 {
     struct settings settings = quick(1000);
-    struct sock_address address, bound;
+    struct sock_addresses addresses;
+    struct sock_address bound;
     int fd = -1;
-    sock_parse("127.0.0.1:1", &address);
-    address_set_port(&address, 0);
-    CU_ASSERT_EQUAL_FATAL(sock_listen(&settings, &address, 1, &fd, &bound), TUTTI_OK);
+    sock_parse(&settings, "127.0.0.1:0", &addresses);
+    CU_ASSERT_EQUAL_FATAL(sock_listen(&settings, &addresses.list[0], 1, &fd, &bound), TUTTI_OK);
     owned_close(fd);
     return address_port(&bound);
 }

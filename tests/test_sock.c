@@ -27,11 +27,17 @@ static struct settings defaults(void)
     return settings;
 }
 
+static tutti_status parse(const char *text, struct sock_addresses *addresses)
+{
+    struct settings settings = defaults();
+    return sock_parse(&settings, text, addresses);
+}
+
 static struct sock_address parsed(const char *text)
 {
-    struct sock_address address = {0};
-    CU_ASSERT_EQUAL_FATAL(sock_parse(text, &address), TUTTI_OK);
-    return address;
+    struct sock_addresses addresses = {0};
+    CU_ASSERT_EQUAL_FATAL(parse(text, &addresses), TUTTI_OK);
+    return addresses.list[0];
 }
 
 static bool have_ipv6(void)
@@ -94,22 +100,22 @@ static void test_sock_parse_refuses_garbage(void)
     static const char *const texts[] = {"",        ":",     "host",  "host:",          ":80",
                                         "h:66666", "h:1:2", "[::1]", "[::1]80",        "[::1:80",
                                         "h:8x",    "h:-1",  "h: 80", "h:000000000080", "[]:80"};
-    struct sock_address address = {.len = 77};
+    struct sock_addresses addresses = {.count = 77};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
-        CU_ASSERT_EQUAL(sock_parse(texts[i], &address), TUTTI_ERR_ARG);
+        CU_ASSERT_EQUAL(parse(texts[i], &addresses), TUTTI_ERR_ARG);
         CU_ASSERT_PTR_NOT_NULL(strstr(status_sentence(), "expected host:port or [ipv6]:port"));
     }
-    CU_ASSERT_EQUAL(sock_parse("localhost:99999", &address), TUTTI_ERR_ARG);
+    CU_ASSERT_EQUAL(parse("localhost:99999", &addresses), TUTTI_ERR_ARG);
     CU_ASSERT_PTR_NOT_NULL(strstr(status_sentence(), "a port of at most 65535"));
-    CU_ASSERT_EQUAL(sock_parse("::1:5555", &address), TUTTI_ERR_ARG);
+    CU_ASSERT_EQUAL(parse("::1:5555", &addresses), TUTTI_ERR_ARG);
     CU_ASSERT_PTR_NOT_NULL(strstr(status_sentence(), "here [::1]:5555"));
     char text[5000];
     memset(text, 'h', sizeof text);
     memcpy(text + 4990, ":80", 4);
-    CU_ASSERT_EQUAL(sock_parse(text, &address), TUTTI_ERR_ARG);
-    CU_ASSERT_EQUAL(sock_parse("[127.0.0.1]:80", &address), TUTTI_ERR_CONNECT);
-    CU_ASSERT_EQUAL(sock_parse("no.such.host.invalid:80", &address), TUTTI_ERR_CONNECT);
-    CU_ASSERT_EQUAL(address.len, 77);
+    CU_ASSERT_EQUAL(parse(text, &addresses), TUTTI_ERR_ARG);
+    CU_ASSERT_EQUAL(parse("[127.0.0.1]:80", &addresses), TUTTI_ERR_CONNECT);
+    CU_ASSERT_EQUAL(parse("no.such.host.invalid:80", &addresses), TUTTI_ERR_CONNECT);
+    CU_ASSERT_EQUAL(addresses.count, 77);
     uint64_t random = suite_seed();
     for (int i = 0; i < 5000; i++) {
         char junk[16];
@@ -119,9 +125,45 @@ static void test_sock_parse_refuses_garbage(void)
         junk[len] = '\0';
         char shown[SOCK_TEXT_MAX];
         /* A bracketed or dotted text never asks a name server for long; others are left out. */
-        if (junk[0] == '[' && sock_parse(junk, &address) == TUTTI_OK)
-            sock_text(&address, shown);
+        if (junk[0] == '[' && parse(junk, &addresses) == TUTTI_OK)
+            sock_text(&addresses.list[0], shown);
     }
+}
+
+/* Of a name the addresses of the family that is asked for; an address is what it is. */
+static void test_sock_parse_keeps_to_the_family(void)
+{
+    static const char *const literals[] = {"127.0.0.1:80", "[::1]:80"};
+    struct settings settings = defaults();
+    struct sock_addresses all = {0}, some = {0};
+    char text[SOCK_TEXT_MAX];
+    for (settings.family = FAMILY_ANY; settings.family <= FAMILY_IPV6; settings.family++) {
+        for (int i = 0; i < 2; i++) {
+            CU_ASSERT_EQUAL_FATAL(sock_parse(&settings, literals[i], &some), TUTTI_OK);
+            CU_ASSERT_EQUAL(some.count, 1);
+            CU_ASSERT_STRING_EQUAL(sock_text(&some.list[0], text), literals[i]);
+        }
+    }
+    CU_ASSERT_EQUAL_FATAL(parse("localhost:80", &all), TUTTI_OK);
+    uint32_t found = 0;
+    for (int version = 4; version <= 6; version += 2) {
+        char says[160];
+        snprintf(says, sizeof says,
+                 "host \"localhost\" has no IPv%d address, which TUTTI_FAMILY=ipv%d asks for: give "
+                 "it one, or set TUTTI_FAMILY=any at every rank",
+                 version, version);
+        settings.family = version == 4 ? FAMILY_IPV4 : FAMILY_IPV6;
+        tutti_status status = sock_parse(&settings, "localhost:80", &some);
+        if (status != TUTTI_OK) {
+            CU_ASSERT_EQUAL(status, TUTTI_ERR_SETTING);
+            CU_ASSERT_STRING_EQUAL(status_sentence(), says);
+            continue;
+        }
+        for (uint32_t i = 0; i < some.count; i++)
+            CU_ASSERT_EQUAL(some.list[i].storage.ss_family, version == 4 ? AF_INET : AF_INET6);
+        found += some.count;
+    }
+    CU_ASSERT_EQUAL(found, all.count);
 }
 
 /* ---- interfaces -------------------------------------------------------------------------------
@@ -596,6 +638,7 @@ static const struct suite_test tests[] = {
     {"sock_parse_and_text_are_inverse", test_sock_parse_and_text_are_inverse},
     {"sock_text_shows_the_scope", test_sock_text_shows_the_scope},
     {"sock_parse_refuses_garbage", test_sock_parse_refuses_garbage},
+    {"sock_parse_keeps_to_the_family", test_sock_parse_keeps_to_the_family},
     {"sock_interfaces_can_be_bound", test_sock_interfaces_can_be_bound},
     {"sock_interfaces_by_name_subnet_and_family", test_sock_interfaces_by_name_subnet_and_family},
     {"sock_interfaces_by_pattern", test_sock_interfaces_by_pattern},

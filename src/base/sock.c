@@ -104,7 +104,43 @@ static bool lacks_brackets(const char *text)
            strspn(text, "0123456789abcdefABCDEF:.%") == strlen(text);
 }
 
-tutti_status sock_parse(const char *text, struct sock_address *address)
+static bool is_among(const struct sock_addresses *addresses, const struct sock_address *one)
+{
+    for (uint32_t i = 0; i < addresses->count; i++) {
+        if (addresses->list[i].len == one->len &&
+            memcmp(&addresses->list[i].storage, &one->storage, one->len) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* Those of a family (AF_UNSPEC: any), each once, with the port. */
+static struct sock_addresses pick(const struct addrinfo *found, int family, uint16_t port)
+{
+    struct sock_addresses picked = {.count = 0};
+    for (; found && picked.count < SOCK_ADDRESSES_MAX; found = found->ai_next) {
+        struct sock_address one = {.len = (uint32_t)found->ai_addrlen};
+        if (family != AF_UNSPEC && found->ai_family != family)
+            continue;
+        memcpy(&one.storage, found->ai_addr, found->ai_addrlen);
+        set_port(&one, port);
+        if (!is_among(&picked, &one))
+            picked.list[picked.count++] = one;
+    }
+    return picked;
+}
+
+/* The family that is wanted of this host: who names an address has chosen. */
+static int wanted_family(const struct settings *settings, const char *host)
+{
+    struct in_addr v4;
+    if (settings->family == FAMILY_ANY || strchr(host, ':') || inet_pton(AF_INET, host, &v4) == 1)
+        return AF_UNSPEC;
+    return settings->family == FAMILY_IPV6 ? AF_INET6 : AF_INET;
+}
+
+tutti_status sock_parse(const struct settings *settings, const char *text,
+                        struct sock_addresses *addresses)
 {
     char host[NI_MAXHOST];
     unsigned port;
@@ -129,11 +165,17 @@ tutti_status sock_parse(const char *text, struct sock_address *address)
     if (error != 0)
         return fail(TUTTI_ERR_CONNECT, "look up the host of \"%.*s\": %s", SOCK_TEXT_MAX, text,
                     gai_strerror(error));
-    struct sock_address first = {.len = (uint32_t)found->ai_addrlen};
-    memcpy(&first.storage, found->ai_addr, found->ai_addrlen);
+    int family = wanted_family(settings, host);
+    struct sock_addresses picked = pick(found, family, (uint16_t)port);
     freeaddrinfo(found);
-    set_port(&first, (uint16_t)port);
-    *address = first;
+    if (picked.count == 0) {
+        int version = family == AF_INET6 ? 6 : 4;
+        return fail(TUTTI_ERR_SETTING,
+                    "host \"%.*s\" has no IPv%d address, which TUTTI_FAMILY=ipv%d asks for: give "
+                    "it one, or set TUTTI_FAMILY=any at every rank",
+                    SOCK_TEXT_MAX, host, version, version);
+    }
+    *addresses = picked;
     return TUTTI_OK;
 }
 

@@ -13,10 +13,18 @@
 
 #define SOCK_TEXT_MAX       96 /* "[ipv6%scope]:port" with room */
 #define SOCK_INTERFACES_MAX 16 /* interfaces a host offers to its peers; others are logged */
+#define SOCK_ADDRESSES_MAX  6  /* of a name, best first: two families on three networks */
 
 struct sock_address {
     struct sockaddr_storage storage;
     uint32_t len;
+};
+
+enum { FAMILY_ANY, FAMILY_IPV4, FAMILY_IPV6 }; /* the words of TUTTI_FAMILY, in their order */
+
+struct sock_addresses {
+    struct sock_address list[SOCK_ADDRESSES_MAX];
+    uint32_t count;
 };
 
 struct sock_interface {
@@ -51,8 +59,11 @@ tutti_status sock_send_all(int fd, const void *data, size_t len, uint64_t deadli
                            const struct cancel *cancel);
 tutti_status sock_recv_all(int fd, void *data, size_t len, uint64_t deadline_ms,
                            const struct cancel *cancel);
-/* "host:port" or "[v6]:port", names resolved; at most one address. */
-tutti_status sock_parse(const char *text, struct sock_address *address);
+/* "host:port" or "[v6]:port": the addresses of the host, best first, at least one. Of a name those
+ * of the family that the settings ask for (TUTTI_ERR_SETTING: it has none); an address is taken
+ * as it is. TUTTI_ERR_CONNECT: the host is not known, perhaps not yet. */
+tutti_status sock_parse(const struct settings *settings, const char *text,
+                        struct sock_addresses *addresses);
 const char *sock_text(const struct sock_address *address, char text[SOCK_TEXT_MAX]);
 bool sock_same_subnet(const struct sock_interface *local, const struct sock_address *remote);
 

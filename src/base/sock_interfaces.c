@@ -20,8 +20,6 @@
 
 #define CANDIDATES_MAX 256 /* addresses looked at; no host is known to have this many */
 
-enum { FAMILY_ANY, FAMILY_IPV4, FAMILY_IPV6 }; /* the words of TUTTI_FAMILY, in their order */
-
 struct candidate {
     struct sock_interface interface;
     uint64_t rank; /* smaller is better */

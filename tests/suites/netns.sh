@@ -19,7 +19,9 @@ cleanup() {
     for n in $(ip netns list 2>/dev/null | awk -v t="$tag" 'index($1, t) == 1 {print $1}'); do
         ip netns pids "$n" 2>/dev/null | xargs -r kill -9 2>/dev/null
         ip netns del "$n"
+        rm -rf "/etc/netns/$n"
     done
+    [ ! -d /etc/netns ] || rmdir --ignore-fail-on-non-empty /etc/netns
     rm -rf "$work"
 }
 trap cleanup EXIT
@@ -68,6 +70,23 @@ job() {
     fi
 }
 
+# What the hosts call `head`: each argument is an address. (`ip netns exec` shows such a file as
+# /etc/hosts.)
+call_head() {
+    for h in 1 2 3; do
+        mkdir -p /etc/netns/$tag$h
+        printf '%s head\n' "$@" >/etc/netns/$tag$h/hosts
+    done
+}
+
+# What is sent to an address by the other hosts than its own is lost, without an answer.
+silence() { # address
+    for h in 2 3; do ip -n $tag$h neigh replace "$1" lladdr 02:00:00:00:00:99 dev eth0 nud permanent; done
+}
+unsilence() { # address
+    for h in 2 3; do ip -n $tag$h neigh del "$1" dev eth0; done
+}
+
 if ! ip netns add ${tag}probe 2>/dev/null; then
     skipped=1
     echo "  SKIPPED: network namespaces need root (and iproute2)"
@@ -91,4 +110,29 @@ ip -n ${tag}2 route add unreachable 10.99.0.3/32
 job "2 hosts that cannot reach each other" 10.99.0.1:7113 3 1 30 none \
     env TUTTI_FAMILY=ipv4 TUTTI_CONNECT_TIMEOUT_MS=2000 $build/tests/misbehave apart
 ip -n ${tag}2 route del unreachable 10.99.0.3/32
+
+small="$build/perf/coll_perf allreduce -b 4 -e 4K -f 32 -n 3 -w 1"
+cat >"$work/torchrun" <<'END'
+#!/usr/bin/env bash
+export RANK=$TUTTI_RANK WORLD_SIZE=$TUTTI_SIZE MASTER_ADDR=head MASTER_PORT=29500
+exec env -u TUTTI_RENDEZVOUS -u TUTTI_RANK -u TUTTI_SIZE "$@"
+END
+chmod +x "$work/torchrun"
+call_head fd99::77 10.99.0.1
+job "a name whose first address is nobody's" head:7120 3 1 60 none $small
+job "a name whose first address is nobody's, port unknown" - 3 1 60 none "$work/torchrun" $small
+call_head fd99::1 10.99.0.1
+job "a name of two families" head:7121 3 1 60 none $small
+silence fd99::1
+job "a name whose first address is silent" head:7122 3 1 60 none $small
+job "a name whose first address is silent, port unknown" - 3 1 60 none "$work/torchrun" $small
+job "a name whose IPv6 address is silent, IPv4 alone" head:7123 3 1 60 none env TUTTI_FAMILY=ipv4 $small
+unsilence fd99::1
+silence 10.99.0.1
+job "a name whose IPv4 address is silent, IPv6 alone" head:7124 3 1 60 none env TUTTI_FAMILY=ipv6 $small
+unsilence 10.99.0.1
+call_head 10.99.0.1
+says='TUTTI_RENDEZVOUS: host "head" has no IPv6 address, which TUTTI_FAMILY=ipv6 asks for: give it one'
+job "a name without an address of the family" head:7125 3 1 60 none \
+    bash -c "TUTTI_FAMILY=ipv6 $small 2>&1 | tee /dev/stderr | grep -q '$says'"
 finish
