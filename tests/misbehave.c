@@ -3,7 +3,9 @@
  * sentence, within 5 s.
  *     misbehave none|die|count|type|op|coll
  * or one in which some ranks cannot reach each other, which all must be told:
- *     misbehave apart */
+ *     misbehave apart
+ * or one in which all send to the last rank, which computes for that long and does no wrong:
+ *     misbehave late SECONDS */
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -41,6 +43,28 @@ static tutti_status act(const char *how, int odd, float *in, float *out, tutti_c
     return tutti_allreduce(in, out, count, dtype, op, comm);
 }
 
+/* 64 floats of each rank at the last, which looks only after a while. */
+static int wait_for_late(float *in, float *out, unsigned late_s, tutti_comm *comm)
+{
+    int rank, size;
+    tutti_comm_rank(comm, &rank);
+    tutti_comm_size(comm, &size);
+    if (rank == size - 1)
+        sleep(late_s);
+    double start = seconds();
+    tutti_status status = tutti_gather(in, out, 64, TUTTI_FLOAT32, size - 1, comm);
+    double gathered = seconds();
+    if (status == TUTTI_OK)
+        status = tutti_barrier(comm);
+    double took = seconds() - start - (rank == size - 1 ? 0 : late_s);
+    int bad = status != TUTTI_OK || took > 20;
+    printf("rank %d: %s: gathered in %.2f s, all done %.2f s after the last came: %s: %s\n", rank,
+           bad ? "WRONG" : "right", gathered - start, took, tutti_status_string(status),
+           status == TUTTI_OK ? "" : tutti_last_error());
+    tutti_comm_destroy(comm);
+    return bad;
+}
+
 int main(int argc, char **argv)
 {
     static float in[COUNT], out[COUNT];
@@ -51,6 +75,8 @@ int main(int argc, char **argv)
         printf("no communicator: %s\n", tutti_last_error());
         return 1;
     }
+    if (strcmp(how, "late") == 0 && argc > 2)
+        return wait_for_late(in, out, (unsigned)atoi(argv[2]), comm);
     tutti_comm_rank(comm, &rank);
     tutti_status status = TUTTI_OK;
     for (int i = 0; i < 20 && status == TUTTI_OK; i++)

@@ -357,6 +357,52 @@ static void test_tcp_looks_for_a_late_rank_with_one_connection(void)
     }
 }
 
+/* Rank 0 dials and rank 1 does not look, while the patience with it ends 30 times; it is left out.
+ * Then rank 1 comes, and takes out what waits: at most one connection for each of its addresses. */
+static void be_dialed(struct links_rank *rank)
+{
+    uint32_t word = rank->rank;
+    struct xfer xfer = links_xfer(1 - rank->rank, &word, 4);
+    struct tcp *tcp = (struct tcp *)rank->transport;
+    if (rank->rank == 1) {
+        uint64_t deadline = clock_ms() + LINKS_LIMIT_MS;
+        while (atomic_load(&rank->world->flags[0]) == 0 && clock_ms() < deadline)
+            clock_sleep_us(200);
+        links_expect(rank, waiting_connections(rank) <= (int)tcp->listener_count);
+        links_connect_all(rank);
+        links_expect(rank, links_recv(rank, &xfer) == TUTTI_OK && word == 0);
+        links_meet(rank, 1, 2);
+        return;
+    }
+    links_connect_all(rank);
+    struct tcp_link *link = tcp->links[1];
+    for (int i = 0; i < 30; i++) {
+        uint64_t deadline = clock_ms() + LINKS_LIMIT_MS;
+        bool dialing = true;
+        while (dialing && clock_ms() < deadline) {
+            rank->ops->poll(rank->transport);
+            dialing = false;
+            for (uint32_t h = 0; h < TCP_ADDRESSES_MAX; h++)
+                dialing = dialing || link->hands[h].stage == TCP_STAGE_DIAL;
+        }
+        for (uint32_t h = 0; h < TCP_ADDRESSES_MAX; h++)
+            link->hands[h].deadline_ms = 1;
+        if (link->act_ms != 0)
+            link->act_ms = 1;
+        link->give_up_ms = 1;
+        tcp_connect_service(tcp);
+    }
+    links_expect(rank, link->state == TCP_LINK_MAKING);
+    atomic_store(&rank->world->flags[0], 1);
+    links_expect(rank, links_send(rank, &xfer) == TUTTI_OK);
+    links_meet(rank, 1, 2);
+}
+
+static void test_tcp_dials_a_late_rank_with_one_connection(void)
+{
+    links_run(links_world_new("tcp", 2, TCP_ADDRESSES_MAX - 1), be_dialed);
+}
+
 static void wrong_secret(struct links_rank *rank)
 {
     uint32_t word = 0;
@@ -401,6 +447,7 @@ int main(int argc, char **argv)
         TEST(tcp_passes_over_addresses_of_both_hosts),
         TEST(tcp_links_ranks_that_look_seldom),
         TEST(tcp_looks_for_a_late_rank_with_one_connection),
+        TEST(tcp_dials_a_late_rank_with_one_connection),
         TEST(tcp_delivers_what_trickles_after_a_goodbye),
         TEST(tcp_refuses_a_wrong_secret),
         TEST(tcp_speaks_over_one_interface),

@@ -116,7 +116,10 @@ struct tcp_link {
     uint64_t attempt, give_up_ms, act_ms; /* act_ms: next dial or probe; 0: one is under way */
     tutti_status cause_status;
     char cause[SENTENCE_MAX]; /* of the last failed attempt */
-    struct tcp_hand *hands;   /* dialer: lanes, then control; listener: one, to probe with */
+    /* Dialer: one for each candidate, and once one is chosen lanes, then control; listener: one, to
+     * probe with. */
+    struct tcp_hand *hands;
+    bool chosen;
     struct tcp_control control;
     uint8_t *buffers;
     struct tcp_lane lanes[];

@@ -1,19 +1,23 @@
 /* tcp_connect.c: how the sockets of a link come to be.
  * The idea: the lower rank of a pair dials. It tries the peer's addresses in turn, those that
- * share a subnet with it first, and all sockets of a link go to the one address that answers. A
- * connected socket proves the secret in both directions and says which lane of which pair it is.
+ * share a subnet with it first, with one socket each; where the peer answers first, there all
+ * sockets of the link go. A connected socket proves the secret in both directions and says which
+ * lane of which pair it is.
  * Only when the listener has accepted all of them does the dialer say GO: so both sides always
  * agree which attempt became the link, and giving one up loses nothing.
  *
  * Whose fault is silence? A full backlog, a rank that computes, a dead interface and a dead host
  * all look alike. An address that does not answer the SYN is left for the next one within
- * DIAL_MS; one that answered is given seconds, and as often as it answers the connect timeout
- * begins anew: who is there and silent is late, and how long that may last is not for this file to
- * say. A listener that was there when the address was handed out and now refuses belonged to a
- * process that has ended: a few rounds of that end the link early. The higher rank, which only
- * waits, probes the dialer's listener for the same reasons. A probe that was answered stays open
- * and is watched for its end: each one made and closed would stay in the accept queue of a late
- * dialer, and once that is full all who come are met with silence.
+ * DIAL_MS; one that answered is left for the next one, too, after seconds, but its socket stays,
+ * and while it does the connect timeout begins anew: who is there and silent is late, and how long
+ * that may last is not for this file to say. A listener that was there when the address was handed
+ * out and now refuses belonged to a process that has ended: a few rounds of that end the link
+ * early. The higher rank, which only waits, probes the dialer's listener for the same reasons, and
+ * watches a probe that was answered for its end.
+ *
+ * A socket that was made and closed stays in the accept queue of a peer that is late, and once that
+ * is full all who come are met with silence. So a rank has one socket there for each address,
+ * however late the peer is, and opens the others of the link when it has answered.
  *
  * Invariant: a link is up on both sides over the same attempt, or on neither. */
 #include <errno.h>
@@ -28,7 +32,7 @@
 #include "transports/tcp.h"
 
 #define DIAL_MS      300  /* for a SYN to be answered; doubled with every round, thrice at most */
-#define PATIENCE_MS  2000 /* for an established peer, when it has other addresses; doubled alike */
+#define PATIENCE_MS  2000 /* for an established peer before its other addresses; doubled alike */
 #define RETRY_MS     50   /* between rounds, growing to */
 #define RETRY_MAX_MS 500
 #define PROBE_MS     1000 /* before a look, or another one, at a dialer that does not dial */
@@ -42,10 +46,13 @@ static bool dials(const struct tcp_link *link)
     return link->tcp->config->rank < link->peer;
 }
 
-/* The dialer's sockets are its lanes and the control socket; the listener's is the probe. */
-static uint32_t hand_count(const struct tcp_link *link)
+/* Room for the dialer's candidates, or its lanes and the control socket; the listener's probe. */
+static uint32_t hand_room(const struct tcp_link *link)
 {
-    return dials(link) ? link->tcp->config->lanes + 1 : 1;
+    uint32_t sockets = link->tcp->config->lanes + 1;
+    if (!dials(link))
+        return 1;
+    return sockets > TCP_ADDRESSES_MAX ? sockets : TCP_ADDRESSES_MAX;
 }
 
 tutti_status tcp_link_get(struct tcp *tcp, uint32_t peer, struct tcp_link **out)
@@ -61,7 +68,7 @@ tutti_status tcp_link_get(struct tcp *tcp, uint32_t peer, struct tcp_link **out)
         return fail(TUTTI_ERR_NOMEM, "no memory for the link to %s", tcp_peer_name(tcp, peer));
     link->tcp = tcp;
     link->peer = peer;
-    link->hands = calloc(hand_count(link), sizeof *link->hands);
+    link->hands = calloc(hand_room(link), sizeof *link->hands);
     link->buffers = aligned_alloc(64, lanes * room);
     if (!link->hands || !link->buffers) {
         free(link->hands);
@@ -69,7 +76,7 @@ tutti_status tcp_link_get(struct tcp *tcp, uint32_t peer, struct tcp_link **out)
         free(link);
         return fail(TUTTI_ERR_NOMEM, "no memory for the link to %s", tcp_peer_name(tcp, peer));
     }
-    for (uint32_t i = 0; i < hand_count(link); i++)
+    for (uint32_t i = 0; i < hand_room(link); i++)
         link->hands[i] = (struct tcp_hand){.source.kind = TCP_HAND, .fd = -1};
     for (uint32_t i = 0; i < lanes; i++)
         link->lanes[i] = (struct tcp_lane){.source.kind = TCP_LANE,
@@ -90,13 +97,18 @@ tutti_status tcp_link_get(struct tcp *tcp, uint32_t peer, struct tcp_link **out)
     return TUTTI_OK;
 }
 
+static void close_hand(struct tcp_link *link, struct tcp_hand *hand)
+{
+    tcp_close_fd(link->tcp, &hand->fd);
+    hand->stage = TCP_STAGE_NONE;
+    auth_end(&hand->auth);
+}
+
 static void close_hands(struct tcp_link *link)
 {
-    for (uint32_t i = 0; link->hands && i < hand_count(link); i++) {
-        tcp_close_fd(link->tcp, &link->hands[i].fd);
-        link->hands[i].stage = TCP_STAGE_NONE;
-        auth_end(&link->hands[i].auth);
-    }
+    for (uint32_t i = 0; link->hands && i < hand_room(link); i++)
+        close_hand(link, &link->hands[i]);
+    link->chosen = false;
 }
 
 void tcp_link_drop_attempt(struct tcp_link *link)
@@ -260,6 +272,8 @@ static tutti_status dial_hello(struct tcp_link *link, struct tcp_hand *hand, uin
     }
     status = auth_proof(&hand->auth, hand->out);
     auth_end(&hand->auth);
+    if (!link->chosen)
+        link->attempt = ++link->tcp->attempts;
     write_join(link, lane, hand->out + AUTH_PROOF_LEN);
     tcp_hand_next(hand, TCP_STAGE_ACCEPT, AUTH_PROOF_LEN + TCP_JOIN_LEN, TCP_ACCEPT_LEN);
     return status;
@@ -300,26 +314,22 @@ static uint64_t doubled(uint64_t ms, uint32_t times)
     return ms << (times < 3 ? times : 3);
 }
 
-static bool round_is_hopeless(const struct tcp_link *link)
+static bool is_connected(const struct tcp_link *link)
 {
-    return link->dead_rounds >= DEAD_ROUNDS && link->refusals > 0;
+    bool connected = link->control.fd >= 0;
+    for (uint32_t i = 0; i < hand_room(link); i++)
+        connected |= link->hands[i].stage > TCP_STAGE_DIAL;
+    return connected;
 }
 
-/* This address did not work (the thread's sentence says why): the next one, or the next round. */
-static void attempt_failed(struct tcp_link *link, tutti_status status, uint64_t now)
+static bool round_is_hopeless(const struct tcp_link *link)
 {
-    char text[SOCK_TEXT_MAX];
-    const char *name = tcp_peer_name(link->tcp, link->peer);
-    close_hands(link);
-    if (link->state == TCP_LINK_ENDED)
-        return;
-    link->cause_status = status;
-    snprintf(link->cause, sizeof link->cause, "%s", status_sentence());
-    if (status == TUTTI_ERR_NOMEM) {
-        tcp_link_end(link, status, "connection to %s: %s", name, link->cause);
-        return;
-    }
-    sock_text(&link->candidates[link->at], text);
+    return link->dead_rounds >= DEAD_ROUNDS && link->refusals > 0 && !is_connected(link);
+}
+
+/* The turn of the next address, or of the next round. */
+static void turn(struct tcp_link *link, uint64_t now)
+{
     link->act_ms = now;
     if (++link->at < link->candidate_count)
         return;
@@ -328,36 +338,83 @@ static void attempt_failed(struct tcp_link *link, tutti_status status, uint64_t 
     link->dead_rounds++;
     uint64_t pause = (uint64_t)RETRY_MS * link->round;
     link->act_ms = now + (pause < RETRY_MAX_MS ? pause : RETRY_MAX_MS);
-    if (round_is_hopeless(link))
+}
+
+/* This socket, or what it was a part of, did not work (the thread's sentence says why). */
+static void attempt_failed(struct tcp_link *link, struct tcp_hand *hand, tutti_status status,
+                           uint64_t now)
+{
+    char text[SOCK_TEXT_MAX];
+    const char *name = tcp_peer_name(link->tcp, link->peer);
+    if (link->chosen)
+        close_hands(link);
+    else
+        close_hand(link, hand);
+    if (link->state == TCP_LINK_ENDED)
+        return;
+    link->cause_status = status;
+    snprintf(link->cause, sizeof link->cause, "%s", status_sentence());
+    if (status == TUTTI_ERR_NOMEM) {
+        tcp_link_end(link, status, "connection to %s: %s", name, link->cause);
+        return;
+    }
+    sock_text(&hand->address, text);
+    turn(link, now);
+    if (link->at == 0 && round_is_hopeless(link))
         tcp_link_end(link, TUTTI_ERR_PEER,
                      "%s no longer listens at %s: it has left the communicator or died", name,
                      text);
 }
 
-/* Starts a connection for every socket of the link to the address whose turn it is. */
+/* Starts a socket's connection. */
+static void dial_hand(struct tcp_link *link, struct tcp_hand *hand,
+                      const struct sock_address *address, uint64_t now)
+{
+    hand->address = *address;
+    hand->source.readable = hand->source.writable = false;
+    hand->deadline_ms = now + doubled(DIAL_MS, link->round);
+    tutti_status status = sock_connect_start(&hand->address, &hand->fd);
+    if (status == TUTTI_OK)
+        status = tcp_watch(link->tcp, hand->fd, &hand->source, false);
+    else if (errno == ECONNREFUSED)
+        link->refusals++;
+    if (status == TUTTI_OK)
+        hand->stage = TCP_STAGE_DIAL;
+    else
+        attempt_failed(link, hand, status, now);
+}
+
+/* Dials the address whose turn it is, unless its socket still waits for an answer. */
 static void dial(struct tcp_link *link, uint64_t now)
 {
-    struct tcp *tcp = link->tcp;
-    if (dials(link))
-        link->attempt = ++tcp->attempts;
-    link->address = link->candidates[link->at];
+    struct tcp_hand *hand = &link->hands[dials(link) ? link->at : 0];
+    uint32_t waiting = 0;
+    for (uint32_t i = 0; i < link->candidate_count && dials(link); i++)
+        waiting += link->hands[i].stage != TCP_STAGE_NONE;
     link->act_ms = 0;
-    for (uint32_t i = 0; i < hand_count(link); i++) {
-        struct tcp_hand *hand = &link->hands[i];
-        hand->address = link->address;
-        hand->source.readable = hand->source.writable = false;
-        hand->deadline_ms = now + doubled(DIAL_MS, link->round);
-        tutti_status status = sock_connect_start(&hand->address, &hand->fd);
-        if (status == TUTTI_OK)
-            status = tcp_watch(tcp, hand->fd, &hand->source, false);
-        else if (errno == ECONNREFUSED)
-            link->refusals++;
-        if (status != TUTTI_OK) {
-            attempt_failed(link, status, now);
-            return;
-        }
-        hand->stage = TCP_STAGE_DIAL;
+    if (hand->stage == TCP_STAGE_NONE) {
+        link->address = link->candidates[link->at];
+        dial_hand(link, hand, &link->address, now);
+    } else if (waiting < link->candidate_count) {
+        turn(link, now);
     }
+}
+
+/* The peer has answered one socket: the rest of the link goes the same way. */
+static void choose(struct tcp_link *link, struct tcp_hand *hand, uint64_t now)
+{
+    struct tcp_hand first = *hand;
+    hand->fd = -1;
+    close_hands(link);
+    link->chosen = true;
+    link->address = first.address;
+    link->act_ms = 0;
+    link->hands[0] = first;
+    tutti_status status = tcp_watch(link->tcp, first.fd, &link->hands[0].source, true);
+    if (status != TUTTI_OK)
+        attempt_failed(link, &link->hands[0], status, now);
+    for (uint32_t i = 1; i <= link->tcp->config->lanes && link->chosen; i++)
+        dial_hand(link, &link->hands[i], &link->address, now);
 }
 
 /* Turns the dialer's sockets into the link's. */
@@ -396,24 +453,36 @@ static void sign_of_life(struct tcp_link *link, uint64_t now)
     link->cause[0] = '\0';
 }
 
-static bool is_connected(const struct tcp_link *link)
+/* A socket has waited long enough. */
+static void overdue(struct tcp_link *link, struct tcp_hand *hand, uint64_t now)
 {
-    bool connected = link->control.fd >= 0;
-    for (uint32_t i = 0; i < hand_count(link); i++)
-        connected |= link->hands[i].stage > TCP_STAGE_DIAL;
-    return connected;
+    char text[SOCK_TEXT_MAX];
+    if (link->chosen) { /* it is there, but too many come at once */
+        close_hand(link, hand);
+        dial_hand(link, hand, &link->address, now);
+    } else if (hand->stage == TCP_STAGE_HELLO) {
+        hand->deadline_ms = UINT64_MAX; /* it keeps its place */
+        sign_of_life(link, now);
+        if (link->act_ms == 0)
+            turn(link, now);
+    } else {
+        tutti_status status =
+            fail(TUTTI_ERR_CONNECT, "%s did not answer", sock_text(&hand->address, text));
+        attempt_failed(link, hand, status, now);
+    }
 }
 
 /* Moves all hands of a link; the time of the next look goes to the timer. */
 static void service_hands(struct tcp_link *link, uint64_t now)
 {
-    uint32_t ready = 0, count = hand_count(link);
-    bool patient = link->candidate_count < 2;
-    for (uint32_t i = 0; i < count; i++) {
+    uint32_t ready = 0;
+    for (uint32_t i = 0; i < hand_room(link); i++) {
+        bool patient = link->candidate_count < 2 || link->chosen;
         struct tcp_hand *hand = &link->hands[i];
         enum tcp_stage before = hand->stage;
-        bool dialing = before == TCP_STAGE_DIAL;
-        tutti_status status = dial_advance(link, hand, i);
+        if (before == TCP_STAGE_NONE)
+            continue;
+        tutti_status status = dial_advance(link, hand, link->chosen ? i : 0);
         bool watched = hand->stage == TCP_STAGE_WATCH;
         if (watched && status != TUTTI_IN_PROGRESS) {
             close_hands(link); /* the dialer ended, or needs the place: the next probe tells */
@@ -422,23 +491,20 @@ static void service_hands(struct tcp_link *link, uint64_t now)
             return;
         }
         if (hand->stage != before) /* who answers is waited for anew, however seldom we look */
-            hand->deadline_ms =
-                patient || watched ? UINT64_MAX : now + doubled(PATIENCE_MS, link->round);
-        if (status == TUTTI_IN_PROGRESS && now >= hand->deadline_ms) {
-            char text[SOCK_TEXT_MAX];
-            if (!dialing)
-                sign_of_life(link, now);
-            status = fail(TUTTI_ERR_CONNECT, "%s did not answer%s", sock_text(&hand->address, text),
-                          dialing ? "" : " the handshake");
-        }
-        if (status != TUTTI_OK && status != TUTTI_IN_PROGRESS) {
-            attempt_failed(link, status, now);
+            hand->deadline_ms = patient || hand->stage != TCP_STAGE_HELLO
+                                    ? UINT64_MAX
+                                    : now + doubled(PATIENCE_MS, link->round);
+        if (status != TUTTI_OK && status != TUTTI_IN_PROGRESS)
+            attempt_failed(link, hand, status, now);
+        else if (hand->stage >= TCP_STAGE_ACCEPT && dials(link) && !link->chosen)
+            choose(link, hand, now);
+        else if (status == TUTTI_IN_PROGRESS && now >= hand->deadline_ms)
+            overdue(link, hand, now);
+        if (link->state != TCP_LINK_MAKING)
             return;
-        }
-        ready += hand->stage == TCP_STAGE_READY;
-        tcp_timer_before(link->tcp, hand->deadline_ms);
+        ready += link->chosen && hand->stage == TCP_STAGE_READY;
     }
-    if (ready == count)
+    if (ready > link->tcp->config->lanes)
         adopt_hands(link);
 }
 
@@ -456,8 +522,7 @@ static void service_link(struct tcp_link *link, uint64_t now)
 {
     if (!link->wanted || link->state != TCP_LINK_MAKING)
         return;
-    if (link->act_ms == 0)
-        service_hands(link, now);
+    service_hands(link, now);
     /* Every address that fails at once is followed by the next within the same call. */
     for (uint32_t i = 0; i < link->candidate_count; i++) {
         if (link->state != TCP_LINK_MAKING || link->act_ms == 0 || now < link->act_ms)
@@ -478,9 +543,10 @@ static void service_link(struct tcp_link *link, uint64_t now)
     tcp_timer_before(link->tcp, link->give_up_ms);
     if (link->act_ms != 0)
         tcp_timer_before(link->tcp, link->act_ms);
-    else
-        for (uint32_t i = 0; i < hand_count(link); i++)
+    for (uint32_t i = 0; i < hand_room(link); i++) {
+        if (link->hands[i].stage != TCP_STAGE_NONE)
             tcp_timer_before(link->tcp, link->hands[i].deadline_ms);
+    }
 }
 
 void tcp_link_begin(struct tcp_link *link, const struct tcp_peer_address *address)

@@ -135,4 +135,9 @@ call_head 10.99.0.1
 says='TUTTI_RENDEZVOUS: host "head" has no IPv6 address, which TUTTI_FAMILY=ipv6 asks for: give it one'
 job "a name without an address of the family" head:7125 3 1 60 none \
     bash -c "TUTTI_FAMILY=ipv6 $small 2>&1 | tee /dev/stderr | grep -q '$says'"
+
+# The last rank computes while the sockets of eleven others wait in queues for 16.
+for h in 1 2 3; do ip netns exec $tag$h sh -c 'echo 16 >/proc/sys/net/core/somaxconn'; done
+job "3 hosts x 4 ranks, the last is late" 10.99.0.1:7130 3 4 90 none env TUTTI_TRANSPORTS=tcp TUTTI_LANES=2 \
+    TUTTI_ALGO=gather:direct TUTTI_CONNECT_TIMEOUT_MS=3000 $build/tests/misbehave late 8
 finish
