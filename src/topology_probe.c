@@ -30,6 +30,18 @@ struct probe_cache {
     uint64_t process_id;
 };
 static struct probe_cache cache = {.lock = PTHREAD_MUTEX_INITIALIZER};
+static pthread_once_t forks_watched = PTHREAD_ONCE_INIT;
+
+/* Its holder, if any, is a thread the child does not have. */
+static void child_of_fork(void)
+{
+    pthread_mutex_init(&cache.lock, NULL);
+}
+
+static void watch_forks(void)
+{
+    pthread_atfork(NULL, NULL, child_of_fork);
+}
 
 /* FNV-1a: short, and stable between builds, which an identity that travels must be. */
 static uint64_t hash_bytes(uint64_t hash, const void *data, size_t len)
@@ -110,6 +122,7 @@ static uint32_t quota_cores(void)
 static tutti_status cache_get(hwloc_topology_t *machine, uint64_t *process_id)
 {
     tutti_status status = TUTTI_OK;
+    pthread_once(&forks_watched, watch_forks);
     pthread_mutex_lock(&cache.lock);
     if (cache.machine == NULL) {
         hwloc_topology_t fresh = NULL;

@@ -122,6 +122,7 @@ GLOBALS = {
     "owned_bits": "src/base: descriptors are the process's, and so is what becomes of them in a child",
     "owned_words": "src/base: how far owned_bits is in use",
     "owned_once": "src/base: a fork is a fact of the process",
+    "forks_watched": "inproc, src/topology, src/mem: a fork is a fact of the process",
     "handles": "src/comm: destroyed communicators are told from live ones by this table",
     "handles_lock": "src/comm: guards it",
     "handles_next": "src/comm: where its next entry goes",

@@ -77,6 +77,19 @@ static struct {
     struct shared *half_open[HALF_OPEN_LISTS];
 } registry = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
+static pthread_once_t forks_watched = PTHREAD_ONCE_INIT;
+
+/* Its holder, if any, is a thread the child does not have. */
+static void child_of_fork(void)
+{
+    pthread_mutex_init(&registry.lock, NULL);
+}
+
+static void watch_forks(void)
+{
+    pthread_atfork(NULL, NULL, child_of_fork);
+}
+
 /* ---- the registry; all under its lock ---- */
 
 static tutti_status registry_identify(void)
@@ -264,6 +277,7 @@ static tutti_status inproc_open(const struct transport_config *config, struct tr
     inproc->local.eager_max = ring_piece(&shape) < 1024 ? ring_piece(&shape) : 1024;
     inproc->local.eager_fresh_max = inproc->local.eager_max; /* more was slower between threads */
     inproc->owner = getpid();
+    pthread_once(&forks_watched, watch_forks);
     pthread_mutex_lock(&registry.lock);
     status = registry_identify();
     if (status == TUTTI_OK) {

@@ -40,6 +40,25 @@ static struct {
     char why_unused[WORDS_MAX];
 } opening = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
+static pthread_once_t forks_watched = PTHREAD_ONCE_INIT;
+
+/* Its holder, if any, is a thread the child does not have. */
+static void child_of_fork(void)
+{
+    pthread_mutex_init(&opening.lock, NULL);
+}
+
+static void watch_forks(void)
+{
+    pthread_atfork(NULL, NULL, child_of_fork);
+}
+
+static void lock_opening(void)
+{
+    pthread_once(&forks_watched, watch_forks);
+    pthread_mutex_lock(&opening.lock);
+}
+
 bool mem_device_present(void)
 {
     return atomic_load_explicit(&driver, memory_order_relaxed) != NULL;
@@ -180,7 +199,7 @@ void mem_device_notice(const void *pointer)
     dl_iterate_phdr(count_added, &added);
     if (added == atomic_load_explicit(&opening.looked_at, memory_order_acquire))
         return;
-    pthread_mutex_lock(&opening.lock);
+    lock_opening();
     (void)load_library(RTLD_NOLOAD);
     if (opening.loaded)
         atomic_store_explicit(&opening.looked_at, added, memory_order_release);
@@ -189,7 +208,7 @@ void mem_device_notice(const void *pointer)
 
 tutti_status mem_cuda_driver_open(const struct cuda_driver **opened)
 {
-    pthread_mutex_lock(&opening.lock);
+    lock_opening();
     tutti_status status = load_library(0);
     if (status == TUTTI_OK && !opening.initialised) {
         cuda_result result = table.init(0);
