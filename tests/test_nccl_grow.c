@@ -1,5 +1,6 @@
 /* test_nccl_grow.c: communicators of the NCCL face that take new ranks in. The native world carries
  * the ids; the first ranks' communicator grows by the others. */
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -157,6 +158,42 @@ static void test_nccl_grow_says_what_is_misused(void)
     nccl_world_run(WORLD_THREADS, 4, NULL, misusing, NULL);
 }
 
+/* Descriptors that this process has. */
+static int descriptors(void)
+{
+    int count = 0;
+    for (int fd = 0; fd < 1024; fd++)
+        count += fcntl(fd, F_GETFD) >= 0;
+    return count;
+}
+
+/* Ids of which no communicator came, since their grows were refused, are given back. */
+static int failing(tutti_comm *native, int rank, int size, void *context)
+{
+    ncclComm_t comm, grown = NULL;
+    ncclUniqueId id = {{0}};
+    int wrong = tutti_broadcast(&id, &id, sizeof id, TUTTI_UINT8, 0, native) != TUTTI_OK;
+    int before = descriptors(); /* with native links, which will be used again */
+    wrong += first_ranks(native, rank, size, &comm);
+    for (int i = 0; i < 3; i++) {
+        wrong += share_id(native, comm, rank, 0, &id);
+        if (comm)
+            wrong += TAKEN(ncclCommGrow(comm, FEW, rank ? NULL : &id, -1, &grown, NULL),
+                           ncclInvalidArgument);
+    }
+    if (comm)
+        wrong += OK(ncclCommDestroy(comm));
+    int after = descriptors();
+    wrong += world_check(rank, after <= before, "%d descriptors, %d before", after, before);
+    (void)context;
+    return wrong;
+}
+
+static void test_nccl_grow_gives_back_what_it_did_not_use(void)
+{
+    nccl_world_run(WORLD_PROCESSES, FEW, nccl_world_shm, failing, NULL);
+}
+
 /* The last rank never comes. The first or the second gives up what is being made. */
 static int aborting(tutti_comm *native, int rank, int size, void *context)
 {
@@ -199,9 +236,8 @@ static void test_nccl_grow_is_aborted(void)
 }
 
 static const struct suite_test tests[] = {
-    TEST(nccl_grow_takes_new_ranks_in),
-    TEST(nccl_grow_in_one_thread),
-    TEST(nccl_grow_says_what_is_misused),
+    TEST(nccl_grow_takes_new_ranks_in),   TEST(nccl_grow_in_one_thread),
+    TEST(nccl_grow_says_what_is_misused), TEST(nccl_grow_gives_back_what_it_did_not_use),
     TEST(nccl_grow_is_aborted),
 };
 

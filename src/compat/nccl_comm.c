@@ -45,6 +45,8 @@ static void release(ncclComm_t comm)
     tutti_comm_destroy(comm->tutti);
     if (comm->grow_id_waits)
         (void)tutti_unique_id_release(&comm->grow_id);
+    if (comm->left_id_waits)
+        (void)tutti_unique_id_release(&comm->left_id);
     pthread_mutex_lock(&kept_lock);
     ncclComm_t oldest = kept[kept_next];
     kept[kept_next] = comm;

@@ -51,6 +51,8 @@ struct ncclComm {
     struct ncclWindow_vidmem *registered; /* those not given back */
     tutti_unique_id grow_id;              /* asked for last, and whether it is not used yet */
     bool grow_id_waits;
+    tutti_unique_id left_id; /* by a grow that failed; it may still be of use */
+    bool left_id_waits;
     _Atomic ncclResult_t result; /* of the job that made it, or of the first that failed */
     char sentence[FACE_SENTENCE_MAX];
 };
@@ -105,6 +107,7 @@ struct job {
     ncclComm_t *out;   /* where the caller's handle is, to be taken back on failure */
     tutti_unique_id id;
     bool owns_id; /* nobody else knows it: given back if it was not used */
+    bool took_id; /* the parent's: left to it if the grow fails */
     int color, key;
     int size;      /* to grow to */
     bool gives_id; /* to grow: this rank gives the id */
@@ -137,6 +140,8 @@ ncclResult_t face_child_job(ncclComm_t parent, enum job_kind kind, const ncclCon
                             const char *name, struct job **job);
 /* Takes the job and the hold of its parent. made: whether this rank gets a communicator. */
 ncclResult_t face_child(struct job *job, ncclComm_t *newcomm, bool made);
+/* A grow of the communicator has failed that took this id of it. */
+void face_leave_id(ncclComm_t comm, const tutti_unique_id *id);
 
 /* ---- groups (nccl_group.c) ---- */
 

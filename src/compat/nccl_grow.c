@@ -1,7 +1,8 @@
 /* nccl_grow.c: communicators that take new ranks in. The ranks there are call ncclCommGrow with
  * their communicator, a new one without: for it the call is an init by unique id. The id is one of
  * the process that asked for it; what the communicator remembers of it is that it is not used yet,
- * since a second one would leave the sockets of the first behind. */
+ * since a second one would leave the sockets of the first behind. An id that a grow which failed
+ * has not used may be passed again: the communicator has it until the next such, or its end. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -45,11 +46,25 @@ NCCL_FACE(ncclResult_t, ncclCommGetUniqueId, (ncclComm_t comm, ncclUniqueId *uni
     return result;
 }
 
-static void forget_id(ncclComm_t comm, const tutti_unique_id *id)
+/* A grow is given this id; true if it is the communicator's, which has it no more. */
+static bool take_id(ncclComm_t comm, const tutti_unique_id *id)
 {
     pthread_mutex_lock(&comm->lock);
-    if (memcmp(&comm->grow_id, id, sizeof *id) == 0)
-        comm->grow_id_waits = false;
+    bool waits = comm->grow_id_waits && memcmp(&comm->grow_id, id, sizeof *id) == 0;
+    bool left = comm->left_id_waits && memcmp(&comm->left_id, id, sizeof *id) == 0;
+    comm->grow_id_waits = comm->grow_id_waits && !waits;
+    comm->left_id_waits = comm->left_id_waits && !left;
+    pthread_mutex_unlock(&comm->lock);
+    return waits || left;
+}
+
+void face_leave_id(ncclComm_t comm, const tutti_unique_id *id)
+{
+    pthread_mutex_lock(&comm->lock);
+    if (comm->left_id_waits)
+        (void)tutti_unique_id_release(&comm->left_id);
+    comm->left_id = *id;
+    comm->left_id_waits = true;
     pthread_mutex_unlock(&comm->lock);
 }
 
@@ -68,7 +83,7 @@ static ncclResult_t grow(ncclComm_t comm, int size, const ncclUniqueId *id, nccl
     job->gives_id = id != NULL;
     if (id) {
         memcpy(job->id.bytes, id->internal, sizeof job->id.bytes);
-        forget_id(comm, &job->id);
+        job->took_id = take_id(comm, &job->id);
     }
     return face_child(job, newcomm, true);
 }

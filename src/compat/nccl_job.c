@@ -171,6 +171,8 @@ static void report(struct job *job)
 static ncclResult_t conclude(struct job *job)
 {
     ncclResult_t result = job->result;
+    if (job->took_id && result != ncclSuccess)
+        face_leave_id(job->parent, &job->id);
     if (job->parent)
         face_leave(job->parent);
     if (job->comm) {
