@@ -44,6 +44,11 @@ static void socket_address(const uint8_t raw[16], uint16_t port, struct sockaddr
     }
 }
 
+static socklen_t address_len(const struct sockaddr_storage *address)
+{
+    return address->ss_family == AF_INET ? sizeof(struct sockaddr_in) : sizeof(struct sockaddr_in6);
+}
+
 bool connect_greet(const uint8_t own[16], const uint8_t peer[16])
 {
     struct sockaddr_storage from, to;
@@ -51,13 +56,11 @@ bool connect_greet(const uint8_t own[16], const uint8_t peer[16])
         return false; /* a link-local address holds the hardware address */
     socket_address(own, 0, &from);
     socket_address(peer, DISCARD_PORT, &to);
-    socklen_t len =
-        from.ss_family == AF_INET ? sizeof(struct sockaddr_in) : sizeof(struct sockaddr_in6);
     int fd = socket(from.ss_family, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
         return false;
-    bool sent = bind(fd, (struct sockaddr *)&from, len) == 0 &&
-                sendto(fd, "", 0, 0, (struct sockaddr *)&to, len) == 0;
+    bool sent = bind(fd, (struct sockaddr *)&from, address_len(&from)) == 0 &&
+                sendto(fd, "", 0, 0, (struct sockaddr *)&to, address_len(&to)) == 0;
     close(fd);
     return sent;
 }
@@ -66,6 +69,39 @@ static const uint8_t *own_address(const struct verbs_path *path)
 {
     const struct verbs *verbs = path->link->verbs;
     return verbs->ports.rails[path->choice.rail[0]].gids[path->choice.gid[0]].raw;
+}
+
+/* A TCP socket with a port of its own on an address of ours; -1: none. */
+static int bound_socket(const uint8_t raw[16])
+{
+    struct sockaddr_storage own;
+    socket_address(raw, 0, &own);
+    int fd = owned_add(socket(own.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    if (fd < 0 || bind(fd, (struct sockaddr *)&own, address_len(&own)) == 0)
+        return fd;
+    owned_close(fd);
+    return -1;
+}
+
+static uint16_t port_of(int fd)
+{
+    struct sockaddr_in6 own = {0}; /* IPv4 has the port at the same place */
+    socklen_t len = sizeof own;
+    return getsockname(fd, (struct sockaddr *)&own, &len) == 0 ? ntohs(own.sin6_port) : 0;
+}
+
+int connect_knock(const struct verbs_path *path)
+{
+    struct sockaddr_storage to;
+    if (path->peer.knock_port == 0)
+        return -1;
+    socket_address(path->peer.cm_address, path->peer.knock_port, &to);
+    int fd = bound_socket(own_address(path));
+    if (fd < 0 || connect(fd, (struct sockaddr *)&to, address_len(&to)) == 0 ||
+        errno == EINPROGRESS)
+        return fd;
+    owned_close(fd);
+    return -1;
 }
 
 /* ---- listening --------------------------------------------------------------------------------
@@ -88,8 +124,10 @@ static tutti_status listen_once(struct verbs_rail *rail, uint32_t gid)
         return fail_errno(TUTTI_ERR_SYSTEM, "make an RDMA connection manager's id");
     }
     bool bound = library->rdma.bind_addr(*id, (struct sockaddr *)&address) == 0;
-    if (bound && library->rdma.listen(*id, BACKLOG) == 0)
+    if (bound && library->rdma.listen(*id, BACKLOG) == 0) {
+        rail->refusers[gid] = verbs->layer == CHOOSE_LAYER_IWARP ? bound_socket(at->raw) : -1;
         return TUTTI_OK;
+    }
     bool taken = errno == EADDRINUSE || errno == EADDRNOTAVAIL || (bound && errno == EINVAL);
     tutti_status status = fail_errno(
         TUTTI_ERR_CONNECT, "%s %s of %s with the RDMA connection manager",
@@ -165,8 +203,11 @@ void connect_close(struct verbs *verbs)
 {
     for (uint32_t r = 0; r < verbs->rail_count; r++) {
         for (uint32_t g = 0; g < CHOOSE_GIDS_MAX; g++) {
-            if (verbs->rails[r].listeners[g])
-                verbs->library->rdma.destroy_id(verbs->rails[r].listeners[g]);
+            if (!verbs->rails[r].listeners[g])
+                continue;
+            verbs->library->rdma.destroy_id(verbs->rails[r].listeners[g]);
+            if (verbs->rails[r].refusers[g] >= 0)
+                owned_close(verbs->rails[r].refusers[g]);
         }
     }
     if (verbs->cm_channel) {
@@ -181,6 +222,7 @@ void connect_describe(const struct verbs_path *path, struct wire_path *wire)
     const struct verbs *verbs = path->link->verbs;
     struct rdma_cm_id *listener = path->rail->listeners[path->choice.gid[0]];
     wire->cm_port = listener ? ntohs(verbs->library->rdma.get_src_port(listener)) : 0;
+    wire->knock_port = listener ? port_of(path->rail->refusers[path->choice.gid[0]]) : 0;
     memcpy(wire->cm_address, own_address(path), sizeof wire->cm_address);
     memcpy(wire->cm_token, path->token, sizeof wire->cm_token);
 }
@@ -288,6 +330,13 @@ static void failed(struct verbs_path *path, const char *what)
                      path->rail->name, what);
 }
 
+void connect_failed(struct verbs_path *path)
+{
+    if (errno == ETIMEDOUT)
+        path->redials = REDIALS_MAX; /* it was dialed several times, by the kernel */
+    failed(path, "connect");
+}
+
 static void established(struct verbs_path *path)
 {
     link_path_connected(path);
@@ -306,7 +355,7 @@ static void connection_event(struct verbs_path *path, const struct rdma_cm_event
             failed(path, "resolve the route");
         break;
     case RDMA_CM_EVENT_ROUTE_RESOLVED:
-        if (!prepare(path) || library->rdma.connect(path->id, &param) != 0)
+        if (!prepare(path) || errand_dial(path, &param) != TUTTI_OK)
             failed(path, "connect");
         break;
     case RDMA_CM_EVENT_CONNECT_RESPONSE:
@@ -396,7 +445,10 @@ void connect_events(struct verbs *verbs)
         library->rdma.ack_cm_event(event);
         if (refused)
             library->rdma.destroy_id(refused);
-        if (path && path->id == copy.id)
+        /* What the kernel tells of a connection it tells once the call that makes it is over. */
+        if (path && path->id == copy.id && path->errand)
+            offer_go_on(path, true);
+        if (path && path->id == copy.id && !path->errand)
             connection_event(path, &copy);
     }
 }

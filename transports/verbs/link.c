@@ -359,14 +359,15 @@ static bool no_answer(const struct verbs_path *path, uint64_t now)
 static void service_path(struct verbs_path *path, uint64_t now)
 {
     if (path->errand)
-        offer_go_on(path);
+        offer_go_on(path, false);
     if (path->state == VERBS_PATH_DRAINING && now >= path->since_ms + DRAIN_MS) {
         /* A device that is gone gives nothing back. Its completions find no path any more, so what
          * was not looked at yet counts as lost, and is sent again. */
         path_give_up(path);
         link_path_drained(path);
     }
-    if (path->state == VERBS_PATH_MAKING && path->round > 0 && now >= path->since_ms + HELLO_MS)
+    bool due = path->round > 0 || (path->errand && path->id); /* it is this side that connects */
+    if (path->state == VERBS_PATH_MAKING && due && now >= path->since_ms + HELLO_MS)
         link_path_failed(path, "the other side did not answer");
     if (no_answer(path, now))
         link_path_failed(path,

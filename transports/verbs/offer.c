@@ -68,17 +68,19 @@ static void peer_is_ready(struct verbs_path *path)
         path_hello(path);
 }
 
-void offer_go_on(struct verbs_path *path)
+void offer_go_on(struct verbs_path *path, bool wait)
 {
     struct verbs_link *link = path->link;
-    tutti_status status = errand_end(path, false);
+    tutti_status status = errand_end(path, wait);
     if (status == TUTTI_IN_PROGRESS)
         return;
     if (path->qp && path->state == VERBS_PATH_NONE) {
         path_give_up(path); /* it failed before it was connected */
+    } else if (status != TUTTI_OK && link->verbs->cm) {
+        connect_failed(path);
     } else if (status != TUTTI_OK) {
         link_path_failed(path, "%s", status_sentence());
-    } else if (path->qp) {
+    } else if (path->qp && !link->verbs->cm) { /* the manager says when it is connected */
         link_path_connected(path);
         if (path->round > 0)
             say_ready_again(path, path->round);

@@ -226,7 +226,7 @@ void path_destroyed(struct verbs_path *path)
 static void let_go(struct verbs_path *path)
 {
     struct verbs *verbs = path->link->verbs;
-    if (path->id)
+    if (path->id && !path->errand)
         connect_drop(path);
     if (verbs->paths && !path->relayed && verbs->paths[path->slot_in_table] == path)
         verbs->paths[path->slot_in_table] = NULL;

@@ -61,6 +61,7 @@ struct verbs_rail {
     uint64_t rnr_retries; /* of the port, before this transport was opened */
     uint32_t cq_len, cq_used, max_cqe, max_sge, max_qp_rd_atom;
     struct rdma_cm_id *listeners[CHOOSE_GIDS_MAX]; /* on each of its addresses */
+    int refusers[CHOOSE_GIDS_MAX]; /* where there is a listener: see connect_knock; -1: none */
 };
 
 /* Registered memory. */
@@ -320,10 +321,12 @@ bool path_settled(struct verbs_path *path);
 /* ---- errand.c ---- */
 /* Begins to connect the path's queue pair with what the peer offered. */
 tutti_status errand_connect(struct verbs_path *path);
+/* The same by the connection manager, which knows the way by now. */
+tutti_status errand_dial(struct verbs_path *path, const struct rdma_conn_param *param);
 /* Begins to destroy it. False: no memory. */
 bool errand_destroy(struct verbs_path *path);
-/* Ends the errand, once: how it went. TUTTI_IN_PROGRESS while the kernel is at it, unless the
- * caller waits, as a link's end does: a second at most. */
+/* Ends the errand, once: how it went, errno with it. TUTTI_IN_PROGRESS while the kernel is at it,
+ * unless the caller waits, as a link's end does: a second at most. */
 tutti_status errand_end(struct verbs_path *path, bool wait);
 /* Whether one has ended since the last such question. */
 bool errand_any_ended(struct verbs *verbs);
@@ -334,8 +337,8 @@ bool errand_any_ended(struct verbs *verbs);
 void offer_send(struct verbs_link *link, uint32_t path);
 /* The lower rank: makes paths that failed a while ago again, and offers them. */
 void offer_again(struct verbs_link *link, uint64_t now);
-/* Looks whether the kernel is done with the path's queue pair. */
-void offer_go_on(struct verbs_path *path);
+/* Looks whether the kernel is done with the path's queue pair, or waits for that. */
+void offer_go_on(struct verbs_path *path, bool wait);
 void offer_take(struct verbs_link *link, const struct wire_control *offer);
 void offer_take_ready(struct verbs_link *link, const struct wire_control *ready);
 
@@ -449,10 +452,17 @@ void connect_close(struct verbs *verbs);
  * answer comes before it listens, it looks again only when its time is up (addr.c of its ib_core):
  * seen at the first contact of two ranks each on two hosts, every time. False: none was sent. */
 bool connect_greet(const uint8_t own[16], const uint8_t peer[16]);
+/* A socket that begins to connect to the address that the path is about to be connected to; -1:
+ * none. It goes to a port that a socket of the peer has and does not listen on: the answer is a
+ * refusal, at once. The manager's own port is none to knock at: Linux 7.2 crashes in siw when the
+ * listener is destroyed after a connection that said nothing. */
+int connect_knock(const struct verbs_path *path);
 void connect_describe(const struct verbs_path *path, struct wire_path *wire);
 /* The lower rank dials. */
 tutti_status connect_dial(struct verbs_path *path);
 void connect_drop(struct verbs_path *path);
+/* The errand that dialed could not connect, by errno. */
+void connect_failed(struct verbs_path *path);
 void connect_events(struct verbs *verbs);
 
 #endif

@@ -82,8 +82,9 @@ struct wire_path {
     uint16_t lid;
     uint16_t window; /* receives posted */
     uint8_t mtu;     /* enum ibv_mtu */
-    uint8_t reserved[5];
-    uint16_t cm_port; /* of the rail's listener, when connected by the connection manager */
+    uint8_t reserved[3];
+    uint16_t knock_port; /* nobody listens there: it refuses at once; 0: none */
+    uint16_t cm_port;    /* of the rail's listener, when connected by the connection manager */
     uint16_t cm_family;
     uint8_t cm_address[16];
     uint8_t cm_token[16];

@@ -17,6 +17,7 @@
 #   wire RAIL netem-words...  both directions: `wire 0 delay 1ms loss 1%`; `wire 0` ends it
 #   rail RAIL up|down         host a's end of it
 #   forget_neighbours RAIL    nothing gets through from now on, and no hardware address is known
+#   know_neighbours RAIL      both ends' hardware addresses are known for good
 #   device HOST RAIL          the name of the RDMA device there
 
 make_devices() { # kind rails
@@ -130,5 +131,15 @@ forget_neighbours() { # rail
     wire "$1" loss 100% || return
     for host in a b; do
         ip -n $host neigh flush dev "$host$1"
+    done
+}
+
+know_neighbours() { # rail
+    local each us them number
+    for each in a:b:2 b:a:1; do
+        IFS=: read -r us them number <<<"$each"
+        # the third column of a brief listing is the hardware address
+        ip -n $us neigh replace "10.0.$1.$number" dev "$us$1" nud permanent \
+            lladdr "$(ip -n $them -br link show dev "$them$1" | awk '{print $3}')" || return
     done
 }

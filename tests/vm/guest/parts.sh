@@ -233,6 +233,25 @@ part_rail() {
     result "$lost warnings of a loss, $back of a return: attempts to make a path again give none" $good "$work/log"
 }
 
+# One of two rails is silent from the start, and the network has nothing to ask about it: the hardware
+# addresses are known.
+part_silent() {
+    local good=no longest
+    start_network 2 || return
+    know_neighbours 1 && wire 1 loss 100% || return
+    start_ranks 4 env TUTTI_LOG=info timeout -k 1 60 "$build/tests/endure" run 3 1000
+    end_ranks && good=yes
+    result "the results have the same bits" $good "$work/log"
+    longest=$(longest_call)
+    good=no
+    awk -v s="$longest" 'BEGIN {exit !(s <= 20)}' && good=yes
+    result "the longest call took $longest s, at most 20" $good "$work/log"
+}
+
+longest_call() { # of what endure printed, in seconds
+    sed -nE 's/.*longest ([0-9.]+) s.*/\1/p' "$work/log" | sort -n | tail -n 1 | grep . || echo 99
+}
+
 # What came in before its rail was lost waits for its receive in memory that the lost queue pair knew. And
 # a link that is half made waits for a rank that computes.
 part_held() {
