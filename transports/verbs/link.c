@@ -45,19 +45,19 @@ bool link_any_path(const struct verbs_link *link, enum verbs_path_state low,
     return false;
 }
 
-static struct verbs_path *first_up(struct verbs_link *link)
+struct verbs_path *link_heir(struct verbs_link *link)
 {
-    for (uint32_t i = 0; i < link->path_count; i++) {
-        if (link->paths[i].state == VERBS_PATH_UP)
-            return &link->paths[i];
-    }
-    return NULL;
+    for (uint32_t i = 0; i < link->path_count && link->paths[link->heir].state != VERBS_PATH_UP;
+         i++)
+        link->heir = i;
+    struct verbs_path *heir = &link->paths[link->heir];
+    return heir->state == VERBS_PATH_UP ? heir : NULL;
 }
 
-/* Lanes whose home is no path any more, or not yet, get one: the first that is up. */
+/* Lanes whose home is no path any more, or not yet, get one. */
 static void give_homes(struct verbs_link *link)
 {
-    const struct verbs_path *up = first_up(link);
+    const struct verbs_path *up = link_heir(link);
     for (uint32_t lane = 0; lane < link->verbs->config->lanes && up; lane++) {
         enum verbs_path_state state = link->paths[link->home[lane]].state;
         if (state == VERBS_PATH_NONE || state == VERBS_PATH_MAKING || state == VERBS_PATH_TRYING)
@@ -76,7 +76,7 @@ void link_look_for_doom(struct verbs_link *link)
 static void look_for_up(struct verbs_link *link)
 {
     if (link->state != VERBS_LINK_MAKING || !link->offered ||
-        link_any_path(link, VERBS_PATH_MAKING, VERBS_PATH_TRYING) || !first_up(link))
+        link_any_path(link, VERBS_PATH_MAKING, VERBS_PATH_TRYING) || !link_heir(link))
         return;
     link->state = VERBS_LINK_UP;
     link->verbs->making--;
@@ -172,7 +172,7 @@ static void start_resending(struct verbs_path *path)
  * may come twice, in any order. */
 static void tell_dead(struct verbs_path *dead)
 {
-    struct verbs_path *up = first_up(dead->link);
+    struct verbs_path *up = link_heir(dead->link);
     struct wire_header header = {.kind = WIRE_PATH_DEAD, .len = dead->received};
     struct wire_path_dead word = {.path = dead->index, .round = dead->round};
     if (!up || up->relayed || !path_room(up, sizeof header + sizeof word, 0))
@@ -251,20 +251,22 @@ static struct verbs_path *next_to_resend(struct verbs_link *link)
 void link_resend(struct verbs_link *link)
 {
     struct verbs_path *path;
-    while ((path = next_to_resend(link)) && first_up(link)) {
+    while ((path = next_to_resend(link)) && link_heir(link)) {
         while (path->first != path->last &&
                transfer_resend(path, &path->records[path->first % path->depth]))
             path_pop(path, false);
         for (uint32_t i = 0; i < link->path_count; i++)
             path_flush(&link->paths[i]);
+        if (next_to_resend(link) != path)
+            continue; /* the heir has failed: what it was given is to go first */
         if (path->first != path->last)
             return; /* no room: again with the next poll */
         log_at(news_of(path), (int)link->verbs->config->rank,
                "verbs: the link to %s goes on without %s, over %s",
                verbs_peer_name(link->verbs, link->peer), path->rail->name,
-               !first_up(link)           ? "nothing"
-               : first_up(link)->relayed ? "TCP"
-                                         : first_up(link)->rail->name);
+               !link_heir(link)           ? "nothing"
+               : link_heir(link)->relayed ? "TCP"
+                                          : link_heir(link)->rail->name);
         gone(path);
     }
 }

@@ -573,10 +573,7 @@ bool transfer_resend(struct verbs_path *dead, const struct verbs_record *record)
         return true;
     if (record->kind == WIRE_WRITTEN)
         return resend_chunk(link, record);
-    /* All messages of the dead path take one other path, in their order. */
-    struct verbs_path *path = NULL;
-    for (uint32_t i = 0; i < link->path_count && !path; i++)
-        path = link->paths[i].state == VERBS_PATH_UP ? &link->paths[i] : NULL;
+    struct verbs_path *path = link_heir(link);
     if (!path || !path_room(path, record->len, VERBS_RESERVE))
         return false;
     const uint8_t *message =

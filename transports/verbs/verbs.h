@@ -178,6 +178,7 @@ struct verbs_link {
     uint64_t doomed_ms;        /* no path is left: the end, unless the socket says why before */
     uint32_t slot_len, window; /* offered to the peer */
     uint32_t failures;
+    uint32_t heir;   /* see link_heir */
     uint64_t grants; /* counter of masks */
     uint8_t home[TRANSPORT_LANES_MAX];
     uint16_t asks[TRANSPORT_LANES_MAX]; /* pumps that a long send waited for its grant */
@@ -364,6 +365,10 @@ void link_path_dead(struct verbs_link *link, const struct wire_path_dead *word, 
 void link_service(struct verbs *verbs);
 /* If no path is up and none will be, the link is about to end. */
 void link_look_for_doom(struct verbs_link *link);
+/* The path that takes over what others lose: the first that is up, and then the same one for as
+ * long as it is up. What was lost, and then what is new of the lanes that were at home there, must
+ * not overtake on another path what has gone already. NULL: none is up. */
+struct verbs_path *link_heir(struct verbs_link *link);
 /* What dead paths carried goes over others. */
 void link_resend(struct verbs_link *link);
 /* Forgets every transfer and stops the queue pairs; notices still go. */

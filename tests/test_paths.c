@@ -1,0 +1,203 @@
+/* test_paths.c: the paths of a link, over stand-ins for queue pairs: what is posted is written
+ * down. What a failed path carried goes over another one. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/suite.h"
+#include "transports/verbs/verbs.h"
+
+enum { PATHS = 3, SLOTS = 4, SLOT_LEN = 256, DEPTH = 128, RING_LEN = 64 * SLOT_LEN, MESSAGES = 40 };
+
+static struct {
+    uint32_t path;
+    uint16_t seq;
+} posts[4 * MESSAGES];
+static uint32_t post_count;
+static uint32_t broken; /* the path whose queue pair takes nothing; PATHS: none */
+
+static int note_posts(struct ibv_qp *qp, struct ibv_send_wr *wr, struct ibv_send_wr **bad)
+{
+    if (qp->qp_num == broken) {
+        *bad = wr;
+        return EIO;
+    }
+    for (; wr; wr = wr->next) {
+        struct wire_header header;
+        memcpy(&header, (const void *)(uintptr_t)wr->sg_list->addr, sizeof header);
+        if (header.kind != WIRE_EAGER)
+            continue;
+        posts[post_count].path = qp->qp_num;
+        posts[post_count++].seq = header.seq;
+    }
+    return 0;
+}
+
+static int modify_nothing(struct ibv_qp *qp, struct ibv_qp_attr *attr, int mask)
+{
+    (void)qp;
+    (void)attr;
+    (void)mask;
+    return 0;
+}
+
+struct rig {
+    struct transport_config config;
+    struct verbs verbs;
+    struct library library;
+    struct verbs_rail rails[PATHS];
+    struct ibv_context device;
+    struct ibv_qp qps[PATHS];
+    struct ibv_mr mr;
+    struct verbs_link *link;
+};
+
+static struct rig *make_rig(void)
+{
+    struct rig *rig = calloc(1, sizeof *rig);
+    struct verbs_link *link = calloc(1, sizeof *link + sizeof *link->flows);
+    rig->config = (struct transport_config){.size = 2, .lanes = 1};
+    rig->verbs.config = &rig->config;
+    rig->verbs.library = &rig->library;
+    rig->library.ibv.modify_qp = modify_nothing;
+    rig->verbs.layer = CHOOSE_LAYER_ETHERNET;
+    rig->device.ops.post_send = note_posts;
+    rig->link = link;
+    link->verbs = &rig->verbs;
+    link->peer = 1;
+    link->state = VERBS_LINK_UP;
+    link->path_count = PATHS;
+    flow_limit(&link->flows[0], SLOT_LEN, VERBS_CHUNK_MIN, 8);
+    for (uint32_t i = 0; i < PATHS; i++) {
+        struct verbs_path *path = &link->paths[i];
+        rig->rails[i].verbs = &rig->verbs;
+        rig->qps[i].context = &rig->device;
+        rig->qps[i].qp_num = i;
+        path->link = link;
+        path->index = i;
+        path->rail = &rig->rails[i];
+        path->qp = &rig->qps[i];
+        path->mr = &rig->mr;
+        path->slot_len = SLOT_LEN;
+        path->slot_count = SLOTS;
+        path->memory = calloc(1, SLOTS * SLOT_LEN + RING_LEN);
+        path->ring.len = RING_LEN;
+        path->depth = DEPTH;
+        path->records = calloc(DEPTH, sizeof *path->records);
+        path->credit.window = DEPTH;
+    }
+    for (uint32_t i = 0; i < VERBS_CONTROLS; i++)
+        link->out[i].busy = 1; /* there is no side transport */
+    post_count = 0;
+    broken = PATHS;
+    return rig;
+}
+
+static void free_rig(struct rig *rig)
+{
+    for (uint32_t i = 0; i < PATHS; i++) {
+        free(rig->link->paths[i].memory);
+        free(rig->link->paths[i].records);
+    }
+    free(rig->link);
+    free(rig);
+}
+
+/* A path is up, without more ado. */
+static void comes_up(struct verbs_path *path)
+{
+    path->state = VERBS_PATH_TRYING;
+    path->hello_sent = path->hello_came = path->hello_acked = true;
+    link_path_up(path);
+}
+
+static void fails(struct verbs_path *path)
+{
+    path->state = VERBS_PATH_RESENDING;
+    path->failure = ++path->link->failures;
+    path->qp = NULL;
+}
+
+/* Path 1 is the lane's home, and is lost with all that it was given; path 2 is up. */
+static struct rig *lose_home(void)
+{
+    struct rig *rig = make_rig();
+    struct verbs_link *link = rig->link;
+    comes_up(&link->paths[1]);
+    comes_up(&link->paths[2]);
+    link->home[0] = 1;
+    for (uint16_t seq = 0; seq < MESSAGES; seq++) {
+        struct wire_header header = {.kind = WIRE_EAGER, .seq = seq};
+        path_message(&link->paths[1], &header, NULL, 0);
+        path_flush(&link->paths[1]);
+    }
+    CU_ASSERT_EQUAL(post_count, MESSAGES);
+    post_count = 0;
+    fails(&link->paths[1]);
+    return rig;
+}
+
+/* Every message once, in order, and over one path, which is the lane's home then. */
+static void check_posts(const struct rig *rig, uint32_t from, uint32_t path)
+{
+    CU_ASSERT_EQUAL(post_count - from, MESSAGES);
+    for (uint32_t i = from; i < post_count; i++) {
+        CU_ASSERT_EQUAL(posts[i].seq, i - from);
+        CU_ASSERT_EQUAL(posts[i].path, path);
+    }
+    CU_ASSERT_EQUAL(rig->link->home[0], path);
+}
+
+static void test_resend_takes_one_path_though_another_comes_up(void)
+{
+    struct rig *rig = lose_home();
+    link_resend(rig->link);
+    CU_ASSERT_TRUE(post_count > 0 && post_count < MESSAGES); /* there is no room for all at once */
+    comes_up(&rig->link->paths[0]);
+    link_resend(rig->link);
+    check_posts(rig, 0, 2);
+    free_rig(rig);
+}
+
+static void test_resend_begins_with_what_was_lost_last(void)
+{
+    struct rig *rig = lose_home();
+    link_resend(rig->link);
+    uint32_t first = post_count;
+    CU_ASSERT_TRUE(first > 0 && first < MESSAGES);
+    fails(&rig->link->paths[2]);
+    comes_up(&rig->link->paths[0]);
+    for (int i = 0; i < 4; i++)
+        link_resend(rig->link);
+    check_posts(rig, first, 0);
+    free_rig(rig);
+}
+
+static void test_resend_is_not_over_while_its_heir_fails(void)
+{
+    struct rig *rig = lose_home();
+    struct verbs_path *heir = &rig->link->paths[2];
+    link_resend(rig->link);
+    uint32_t first = post_count;
+    CU_ASSERT_TRUE(first > 0 && first < MESSAGES);
+    comes_up(&rig->link->paths[0]);
+    broken = 2;
+    link_resend(rig->link);
+    CU_ASSERT_EQUAL(heir->state, VERBS_PATH_DRAINED);
+    CU_ASSERT_EQUAL(rig->link->home[0], 1); /* nothing new overtakes what the heir has lost */
+    fails(heir);
+    for (int i = 0; i < 4; i++)
+        link_resend(rig->link);
+    check_posts(rig, first, 0);
+    free_rig(rig);
+}
+
+int main(int argc, char **argv)
+{
+    static const struct suite_test tests[] = {
+        TEST(resend_takes_one_path_though_another_comes_up),
+        TEST(resend_begins_with_what_was_lost_last),
+        TEST(resend_is_not_over_while_its_heir_fails),
+    };
+    return suite_run("paths", tests, sizeof tests / sizeof *tests, argc, argv);
+}
