@@ -303,11 +303,21 @@ part_fallback() {
     rail 1 up
     forget_neighbours 1
     good=no
-    start_ranks 2 sh -c "TUTTI_VERBS_DEVICE=${device_kind}_\$(hostname)1 exec timeout -k 1 60 $build/tests/endure run 3 1000"
-    sleep 0.5
+    start_ranks 2 env TUTTI_LOG=info \
+        sh -c "TUTTI_VERBS_DEVICE=${device_kind}_\$(hostname)1 exec timeout -k 1 60 $build/tests/endure run 3 1000"
+    until_asked 1
     rail 1 down
     end_ranks && grep -q 'goes over TCP' "$work/log" && good=yes
     result "the only rail is silent at first, then down" $good "$work/log"
+}
+
+# Waits until both ranks use the rail and the network was asked where the peer is, or they have ended.
+until_asked() { # rail
+    until grep -q 'verbs: uses' "$work/rank0" && grep -q 'verbs: uses' "$work/rank1" &&
+        ip -n a neigh show "10.0.$1.2" | grep -q 'INCOMPLETE\|FAILED'; do
+        kill -0 "${pids[@]}" 2>/dev/null || return
+        sleep 0.05
+    done
 }
 
 # The median of 200 allreduces between two hosts whose adapters have no wire in common, in median_us.
