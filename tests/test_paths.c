@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/settings.h"
 #include "tests/suite.h"
 #include "transports/verbs/verbs.h"
 
@@ -103,6 +104,44 @@ static void free_rig(struct rig *rig)
     free(rig);
 }
 
+/* ---- making one -------------------------------------------------------------------------------
+ */
+
+static uint32_t attempts;
+
+/* As rxe does where there is no memory for the queue: the kernel has said what it would give. */
+static struct ibv_qp *make_nothing(struct ibv_pd *pd, struct ibv_qp_init_attr *init)
+{
+    (void)pd;
+    if (init->cap.max_inline_data < 32)
+        init->cap.max_inline_data = 32;
+    if (++attempts == 100)
+        init->cap.max_inline_data = 0; /* whoever believes that has failed already */
+    errno = ENOMEM;
+    return NULL;
+}
+
+static void test_paths_give_up_what_the_device_cannot_make(void)
+{
+    struct rig *rig = make_rig();
+    struct settings settings = {.verbs_depth = DEPTH, .verbs_inline = 220};
+    struct verbs_path *path = &rig->link->paths[0];
+    rig->config.settings = &settings;
+    rig->library.ibv.create_qp = make_nothing;
+    path->rail->cq_len = path->rail->max_cqe = 1024;
+    path->qp = NULL;
+    attempts = 0;
+    CU_ASSERT_EQUAL(path_make(path), TUTTI_ERR_NOMEM);
+    CU_ASSERT_TRUE(attempts < 20);
+    CU_ASSERT_EQUAL(path->rail->cq_used, 0);
+    CU_ASSERT_EQUAL(path->state, VERBS_PATH_NONE);
+    free(rig->verbs.paths);
+    free_rig(rig);
+}
+
+/* ---- losing one -------------------------------------------------------------------------------
+ */
+
 /* A path is up, without more ado. */
 static void comes_up(struct verbs_path *path)
 {
@@ -195,6 +234,7 @@ static void test_resend_is_not_over_while_its_heir_fails(void)
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
+        TEST(paths_give_up_what_the_device_cannot_make),
         TEST(resend_takes_one_path_though_another_comes_up),
         TEST(resend_begins_with_what_was_lost_last),
         TEST(resend_is_not_over_while_its_heir_fails),

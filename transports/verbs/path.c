@@ -116,10 +116,10 @@ static void post_receive(struct verbs_path *path, uint32_t slot)
         path->posted++;
 }
 
-static tutti_status make_queue_pair(struct verbs_path *path)
+/* False: the device refuses, errno says why. */
+static bool create(struct verbs_path *path, uint32_t inline_bytes)
 {
-    struct verbs *verbs = path->link->verbs;
-    const struct settings *settings = verbs->config->settings;
+    /* Written anew each time: what a device would give it writes here, also where it then fails. */
     struct ibv_qp_init_attr init = {
         .send_cq = path->rail->cq,
         .recv_cq = path->rail->cq,
@@ -127,24 +127,27 @@ static tutti_status make_queue_pair(struct verbs_path *path)
                 .max_recv_wr = path->slot_count,
                 .max_send_sge = 1,
                 .max_recv_sge = 1,
-                .max_inline_data = (uint32_t)settings->verbs_inline},
+                .max_inline_data = inline_bytes},
         .qp_type = IBV_QPT_RC,
     };
+    path->qp = path->link->verbs->library->ibv.create_qp(path->rail->pd, &init);
+    path->inline_max = init.cap.max_inline_data;
+    return path->qp != NULL;
+}
+
+static tutti_status make_queue_pair(struct verbs_path *path)
+{
     tutti_status status = device_grow(path->rail, path->depth + path->slot_count);
     if (status != TUTTI_OK)
         return status;
-    path->qp = verbs->library->ibv.create_qp(path->rail->pd, &init);
-    while (!path->qp && init.cap.max_inline_data > 0) {
-        /* Devices refuse more than they have, and do not say how much that is. */
-        init.cap.max_inline_data /= 2;
-        path->qp = verbs->library->ibv.create_qp(path->rail->pd, &init);
-    }
-    if (!path->qp) {
-        path->rail->cq_used -= path->depth + path->slot_count;
-        return fail_errno(TUTTI_ERR_NOMEM, "make a queue pair on %s", path->rail->name);
-    }
-    path->inline_max = init.cap.max_inline_data;
-    return TUTTI_OK;
+    /* Devices refuse more than they have, and do not say how much that is. */
+    uint32_t inline_bytes = (uint32_t)path->link->verbs->config->settings->verbs_inline;
+    while (!create(path, inline_bytes) && inline_bytes > 0)
+        inline_bytes /= 2;
+    if (path->qp)
+        return TUTTI_OK;
+    path->rail->cq_used -= path->depth + path->slot_count;
+    return fail_errno(TUTTI_ERR_NOMEM, "make a queue pair on %s", path->rail->name);
 }
 
 static tutti_status to_init(struct verbs_path *path)
