@@ -9,7 +9,9 @@
  * and none is under way. Completions come in order, so one frees all requests before it.
  * Receiving: each receive is one slot; immediate words use one up too. The peer never sends more
  * than it has credit for, so no request ever meets an empty queue.
- * Invariant: records [first, last) are the requests whose completion is not known, oldest first. */
+ * Invariant: records [first, last) are those of which it is not known that they have arrived,
+ * oldest first. A completion says so, but not over iWARP: there it says that a socket has the
+ * bytes, and the peer's count (struct wire_credit) that they have arrived. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -169,7 +171,9 @@ static void reset_counts(struct verbs_path *path)
     path->received = path->peer_received = path->peer_sent = 0;
     path->freed = (struct credit_receiver){0};
     path->credit = (struct credit_sender){0};
-    path->first = path->last = path->requests = 0;
+    path->first = path->completed = path->last = path->requests = 0;
+    path->told = 0;
+    path->chunk_came = false;
     path->since_signal = path->signals = path->open_chunks = path->idle_flushes = 0;
     path->ring = (struct ring){.len = path->ring.len};
     path->staged = 0;
@@ -464,11 +468,17 @@ static void ask_for_completion(struct verbs_path *path)
     if (path->open_chunks == 0 || path->signals > 0 || ++path->idle_flushes < IDLE_FLUSHES ||
         !path_room(path, sizeof(struct wire_header) + sizeof(struct wire_credit), 0))
         return;
-    struct wire_credit credit;
-    for (uint32_t i = 0; i < TRANSPORT_LANES_MAX; i++)
-        credit.taken[i] =
-            i < path->link->verbs->config->lanes ? credit_tell(&path->link->flows[i].taken) : 0;
+    path_credit(path);
+}
+
+void path_credit(struct verbs_path *path)
+{
     struct wire_header header = {.kind = WIRE_CREDIT};
+    struct wire_credit credit = {.received = path->received};
+    path->told = path->received;
+    path->chunk_came = false;
+    for (uint32_t lane = 0; lane < path->link->verbs->config->lanes; lane++)
+        credit.taken[lane] = credit_tell(&path->link->flows[lane].taken);
     path_message(path, &header, &credit, sizeof credit);
 }
 
@@ -501,7 +511,7 @@ void path_flush(struct verbs_path *path)
 
 bool path_settled(struct verbs_path *path)
 {
-    if (path->state != VERBS_PATH_UP || path->relayed || path->first == path->last)
+    if (path->state != VERBS_PATH_UP || path->relayed || path->completed == path->last)
         return true;
     if (path->signals == 0 && path->open_chunks == 0)
         path->open_chunks = 1; /* so that one is asked for */
@@ -512,18 +522,33 @@ bool path_settled(struct verbs_path *path)
 /* ---- completions ------------------------------------------------------------------------------
  */
 
+/* The device is done with the oldest record that it had. */
+static void complete(struct verbs_path *path)
+{
+    const struct verbs_record *record = &path->records[path->completed++ % path->depth];
+    path->requests -= record->requests;
+    path->signals -= record->signalled;
+}
+
+static void hello_arrived(struct verbs_path *path, const struct verbs_record *record)
+{
+    if (record->kind != WIRE_HELLO)
+        return;
+    path->hello_acked = true;
+    link_path_up(path);
+}
+
 void path_pop(struct verbs_path *path, bool delivered)
 {
-    struct verbs_record *record = &path->records[path->first++ % path->depth];
-    path->requests -= record->requests;
+    struct verbs_record *record = &path->records[path->first % path->depth];
+    if (path->completed == path->first)
+        complete(path);
+    path->first++;
     ring_give(&path->ring, record->ring_len);
-    if (record->signalled)
-        path->signals--;
     if (!delivered)
         return;
     if (record->kind == WIRE_HELLO) {
-        path->hello_acked = true;
-        link_path_up(path);
+        hello_arrived(path, record);
     } else if (record->kind == WIRE_WRITTEN && !path->link->stopped) {
         flow_chunk_acked(&path->link->flows[record->lane], record->seq);
         transfer_retire(path->link, record->lane);
@@ -622,9 +647,16 @@ static void received(struct verbs_path *path, const struct ibv_wc *wc)
 static void completed(struct verbs_path *path, const struct ibv_wc *wc)
 {
     uint32_t record = (uint32_t)wc->wr_id;
+    bool arrived = path->link->verbs->layer != CHOOSE_LAYER_IWARP;
     /* One that was found delivered otherwise is gone already. */
-    while (path->first != path->last && (int32_t)(record - path->first) >= 0)
-        path_pop(path, true);
+    while (path->completed != path->last && (int32_t)(record - path->completed) >= 0) {
+        if (arrived) {
+            path_pop(path, true);
+        } else {
+            hello_arrived(path, &path->records[path->completed % path->depth]);
+            complete(path);
+        }
+    }
 }
 
 bool path_poll(struct verbs_rail *rail)

@@ -222,8 +222,9 @@ static void take_grant(struct verbs_link *link, const struct wire_header *header
     link->work = true;
 }
 
-static void take_credit(struct verbs_link *link, const struct wire_header *header, size_t len)
+static void take_credit(struct verbs_path *path, const struct wire_header *header, size_t len)
 {
+    struct verbs_link *link = path->link;
     struct wire_credit credit;
     bool good = len >= sizeof *header + sizeof credit;
     if (good)
@@ -232,6 +233,8 @@ static void take_credit(struct verbs_link *link, const struct wire_header *heade
         good = credit_report(&link->flows[lane].window, credit.taken[lane]);
     if (!good)
         nonsense(link, "a count");
+    else if (link->verbs->layer == CHOOSE_LAYER_IWARP && !path->relayed)
+        link_take_count(path, credit.received);
 }
 
 static void take_path_dead(struct verbs_link *link, const struct wire_header *header, size_t len)
@@ -303,9 +306,10 @@ bool transfer_arrived(struct verbs_path *path, uint32_t slot, size_t len)
         take_grant(link, header, len);
         return false;
     case WIRE_CREDIT:
-        take_credit(link, header, len);
+        take_credit(path, header, len);
         return false;
     case WIRE_WRITTEN:
+        path->chunk_came = true;
         transfer_written(path, (uint32_t)header->len);
         return false;
     case WIRE_PATH_DEAD:
@@ -478,27 +482,32 @@ static void pump_grants(struct verbs_link *link, uint32_t lane)
     }
 }
 
-static void put_credit(struct verbs_link *link, struct verbs_path *path)
+static void put_credit(struct verbs_path *path)
 {
-    struct wire_header header = {.kind = WIRE_CREDIT};
-    struct wire_credit credit = {{0}};
-    if (!path_alive(path) || !path_room(path, sizeof header + sizeof credit, 0))
-        return;
-    for (uint32_t lane = 0; lane < link->verbs->config->lanes; lane++)
-        credit.taken[lane] = credit_tell(&link->flows[lane].taken);
-    path_message(path, &header, &credit, sizeof credit);
+    if (path_alive(path) &&
+        path_room(path, sizeof(struct wire_header) + sizeof(struct wire_credit), 0))
+        path_credit(path);
+}
+
+/* Over iWARP the sender waits for the peer's count: at once with a chunk, whose transfer it cannot
+ * end before; now and then with messages, which lie in its ring. */
+static bool count_due(const struct verbs_path *path)
+{
+    uint32_t news = path->received - path->told;
+    return path->link->verbs->layer == CHOOSE_LAYER_IWARP && path_alive(path) && !path->relayed &&
+           (news >= VERBS_COUNT_EACH || (news > 0 && path->chunk_came));
 }
 
 static void pump_credits(struct verbs_link *link)
 {
     for (uint32_t i = 0; i < link->path_count; i++) {
         struct verbs_path *path = &link->paths[i];
-        if (credit_due(&path->freed, (uint16_t)(path->slot_count / 4)))
-            put_credit(link, path);
+        if (credit_due(&path->freed, (uint16_t)(path->slot_count / 4)) || count_due(path))
+            put_credit(path);
     }
     for (uint32_t lane = 0; lane < link->verbs->config->lanes; lane++) {
         if (credit_due(&link->flows[lane].taken, (uint16_t)((link->verbs->window + 1) / 2)))
-            put_credit(link, home_of(link, lane));
+            put_credit(home_of(link, lane));
     }
 }
 
@@ -511,7 +520,7 @@ static bool unfinished(const struct verbs_link *link)
             return true;
     }
     for (uint32_t i = 0; i < link->path_count; i++) {
-        if (link->paths[i].open_chunks > 0)
+        if (link->paths[i].open_chunks > 0 || count_due(&link->paths[i]))
             return true;
     }
     return false;

@@ -36,6 +36,7 @@
 #define VERBS_BATCH       32 /* work requests per doorbell */
 #define VERBS_SIGNAL_EACH 24 /* one completion per so many work requests in a stream */
 #define VERBS_RESERVE     2  /* receives of the peer kept for CREDIT messages */
+#define VERBS_COUNT_EACH  12 /* over iWARP the peer is told what came in after so many messages */
 #define VERBS_SPARE       32 /* receives beyond those that may be held */
 #define VERBS_RING_SLOTS  52 /* of the send ring: two batches of the longest messages */
 #define VERBS_CONTROLS    24 /* control messages of a link on their way */
@@ -129,11 +130,14 @@ struct verbs_path {
     /* Receiving. */
     uint32_t posted;   /* receives at the device */
     uint32_t received; /* count of messages and chunks, modulo 2^32 */
+    uint32_t told;     /* of these, to the peer, which over iWARP has to know */
+    bool chunk_came;   /* since it was told */
     struct credit_receiver freed;
     /* Sending. */
     struct credit_sender credit;
     struct verbs_record *records; /* [depth] */
     uint32_t depth, first, last;  /* counts: records [first, last) are open */
+    uint32_t completed;           /* and the device has those from here on */
     uint32_t requests;            /* open work requests */
     uint32_t since_signal, signals, open_chunks, idle_flushes;
     struct ring ring;
@@ -300,6 +304,8 @@ void path_message(struct verbs_path *path, struct wire_header *header, const voi
                   size_t body_len);
 /* Stages an RDMA write of a chunk. */
 void path_chunk(struct verbs_path *path, uint32_t lane, const struct flow_step *step);
+/* Stages a CREDIT message. Needs room. */
+void path_credit(struct verbs_path *path);
 /* Rings the doorbell for what is staged. */
 void path_flush(struct verbs_path *path);
 /* A receive slot is free again. */

@@ -14,7 +14,7 @@
 #include "transports/verbs/choose.h"
 
 #define WIRE_MAGIC   0x53425654u /* "TVBS" */
-#define WIRE_VERSION 3u
+#define WIRE_VERSION 4u
 
 enum wire_kind {
     WIRE_HELLO = 1, /* the first message of a queue pair: its way works */
@@ -46,6 +46,7 @@ struct wire_grant {
 
 struct wire_credit {
     uint16_t taken[TRANSPORT_LANES_MAX];
+    uint32_t received; /* over this path, all that was sent counted */
 };
 
 /* PATH_DEAD: header.len is what was received. */

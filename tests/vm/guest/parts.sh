@@ -246,6 +246,21 @@ part_silent() {
     good=no
     awk -v s="$longest" 'BEGIN {exit !(s <= 20)}' && good=yes
     result "the longest call took $longest s, at most 20" $good "$work/log"
+    silent_then_down
+}
+
+# One of two rails falls silent while it is in use, and a while later it goes down: what was lost is sent
+# again, be it that a socket had it already.
+silent_then_down() {
+    local good=no
+    wire 1
+    start_ranks 2 env TUTTI_LOG=info timeout -k 1 60 "$build/tests/endure" run 8 50000
+    sleep 3
+    wire 1 loss 100%
+    sleep 2
+    rail 1 down
+    end_ranks && good=yes
+    result "a rail falls silent, then goes down: the results have the same bits" $good "$work/log"
 }
 
 longest_call() { # of what endure printed, in seconds
