@@ -48,10 +48,10 @@ static int abort_releases(tutti_comm *comm, int rank, int size, void *context)
     int wrong = WORLD_OK(tutti_comm_dup(comm, &other));
     (void)context;
     if (rank == 0) {
-        pthread_create(&thread, NULL, abort_later, other);
         for (int i = 0; i < 3; i++)
             wrong += WORLD_OK(
                 tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, other, stream));
+        pthread_create(&thread, NULL, abort_later, other);
         wrong += rig_await(rank, stream, 10);
         pthread_join(thread, &failed);
         wrong += world_check(rank, failed == NULL, "abort failed");
@@ -235,7 +235,6 @@ static int held(tutti_comm *comm, int rank, int size, void *context)
     cuda_stream stream = rig_stream_take(false);
     tutti_comm *other;
     int wrong = WORLD_OK(tutti_comm_dup(comm, &other));
-    (void)size;
     wrong += WORLD_OK(tutti_comm_hold_streams(other, 1));
     rig_set_ints(behind, 1, 5);
     wrong +=
@@ -243,7 +242,7 @@ static int held(tutti_comm *comm, int rank, int size, void *context)
     wrong += rig_await(rank, stream, AWAIT_S);
     wrong += WORLD_OK(tutti_barrier(comm));
     if (rank == 1) {
-        usleep(100000);
+        wrong += world_await(rank, size - 1); /* later calls would be told of it */
         raise(SIGKILL);
     }
     if (how->in_graph)
@@ -256,6 +255,7 @@ static int held(tutti_comm *comm, int rank, int size, void *context)
         rig_graph_launch(graph, stream);
     }
     rig_put_fill(stream, behind, 0, 4);
+    world_tell();
     double end = world_seconds() + 10;
     while (tutti_comm_status(other) == TUTTI_OK && world_seconds() < end)
         usleep(1000);
