@@ -29,7 +29,7 @@ static struct {
     pthread_mutex_t lock;
     pthread_cond_t more;
     pthread_t thread;
-    bool registered, running;
+    bool registered, running, over;  /* over: the program exits, and all units were failed */
     atomic_bool ready, stop, asleep; /* ready: running, for who looks without the lock */
     _Atomic(struct unit *) inbox;    /* the last that came first */
     struct unit *units, **tail;
@@ -223,6 +223,7 @@ static void stop_at_exit(void)
     fail_units(proxy.units, true);
     fail_units(proxy.units, false);
     fail_units(atomic_load(&proxy.inbox), false);
+    proxy.over = true;
     pthread_mutex_unlock(&proxy.lock);
 }
 
@@ -273,6 +274,17 @@ static void give_orders(struct unit *unit)
         unit->comms[i].order = atomic_fetch_add(&unit->comms[i].comm->units_issued, 1);
 }
 
+/* A unit that came too late for stop_at_exit to let its streams go, or even to fail it: a call may
+ * wait for that. Of the others there the communicators may be gone by now. */
+static void take_late(struct unit *unit)
+{
+    unit_release(unit);
+    proxy_lock();
+    if (proxy.over && !unit->captured)
+        fail_unit(unit);
+    pthread_mutex_unlock(&proxy.lock);
+}
+
 void proxy_take(struct unit *unit)
 {
     if (!unit->captured)
@@ -281,7 +293,7 @@ void proxy_take(struct unit *unit)
     while (!atomic_compare_exchange_weak(&proxy.inbox, &unit->next, unit))
         ;
     if (atomic_load(&proxy.stop))
-        unit_release(unit); /* it came too late for stop_at_exit */
+        take_late(unit);
     if (atomic_load(&proxy.asleep)) {
         proxy_lock();
         pthread_cond_signal(&proxy.more);

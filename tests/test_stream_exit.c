@@ -2,6 +2,7 @@
  * driver, or over a real one (TUTTI_TEST_CUDA_DRIVER). */
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -257,6 +258,76 @@ static void test_stream_exit_beside_an_abort(void)
     run(WORLD_PROCESSES, 2, direct, exit_beside_an_abort, NULL);
 }
 
+/* The driver keeps a thread in a call, since the stream has no room, until the library is gone: the
+ * call ends all the same. Where the thread came too late for that, it is refused. */
+#define ROOM 32
+
+static void make_room_at_exit(void)
+{
+    void *wrongs = NULL;
+    if (!left_waiting)
+        return;
+    alarm(20);
+    rig_gate_open(0);
+    pthread_join(left_thread, &wrongs);
+    int wrong = (wrongs ? 1 : 0) + rig_await(left_rank, left_waiting, 10);
+    world_tell();
+    _exit(wrong ? 1 : 0);
+}
+
+static void *call_without_room(void *comm)
+{
+    int rank = left_rank, *memory = left_memory;
+    int wrong = WORLD_OK(tutti_group_start());
+    wrong += WORLD_OK(
+        tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, comm, left_waiting));
+    wrong += WORLD_OK(
+        tutti_allreduce(memory + COUNT, memory + COUNT, COUNT, TUTTI_INT32, TUTTI_SUM, comm));
+    tutti_status status = tutti_group_end();
+    wrong += world_check(rank, status == TUTTI_ERR_PEER || status == TUTTI_ERR_SYSTEM, "%s",
+                         tutti_status_string(status));
+    wrong += world_says(rank, status == TUTTI_ERR_PEER ? "exits while" : "the program is exiting");
+    return wrong ? memory : NULL;
+}
+
+static int exit_beside_a_call(tutti_comm *comm, int rank, int size, void *context)
+{
+    char *spare = rig_take(ROOM);
+    (void)size;
+    (void)context;
+    if (rank == 0)
+        atexit(make_room_at_exit);
+    left_memory = rig_take(2 * COUNT * 4);
+    cuda_stream stream = rig_stream_take(false);
+    int wrong = WORLD_OK(
+        tutti_allreduce_on(left_memory, left_memory, COUNT, TUTTI_INT32, TUTTI_SUM, comm, stream));
+    wrong += rig_await(rank, stream, AWAIT_S) + WORLD_OK(tutti_barrier(comm));
+    if (rank > 0) /* what it does not call is what rank 0 waits for */
+        return wrong + world_await(rank, 1);
+    left_rank = rank;
+    left_waiting = stream;
+    rig_gate_put(0, stream);
+    for (int i = 1; i < ROOM; i++)
+        rig_put_fill(stream, spare + i, 0, 1);
+    pthread_create(&left_thread, NULL, call_without_room, comm);
+    usleep(200000);
+    exit(2);
+}
+
+static void test_stream_exit_beside_a_call(void)
+{
+    char room[16];
+    if (rig_is_there() && !rig_is_standin()) {
+        suite_skip("how much room a stream has is known of the stand-in");
+        return;
+    }
+    snprintf(room, sizeof room, "%d", ROOM);
+    setenv("TUTTI_TEST_STANDIN_ROOM", room, 1);
+    run(WORLD_PROCESSES, 2, direct, exit_beside_a_call, NULL);
+    run(WORLD_PROCESSES, 2, staged, exit_beside_a_call, NULL);
+    unsetenv("TUTTI_TEST_STANDIN_ROOM");
+}
+
 /* A replay is queued, whose stream comes to the operation when the library is gone. */
 static void open_and_await_at_exit(void)
 {
@@ -307,6 +378,7 @@ int main(int argc, char **argv)
         {"then_call", test_stream_exit_then_call},
         {"then_end", test_stream_exit_then_end},
         {"beside_an_abort", test_stream_exit_beside_an_abort},
+        {"beside_a_call", test_stream_exit_beside_a_call},
         {"with_replay", test_stream_exit_with_replay},
     };
     return suite_run("stream_exit", tests, sizeof tests / sizeof *tests, argc, argv);
