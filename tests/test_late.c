@@ -11,6 +11,8 @@
 #define LIMIT_MS 700
 #define STAIR_MS 150 /* between the calls of two ranks */
 
+#define MEET_LIMIT_MS 20000
+
 static const char *const over_any[] = {"TUTTI_TIMEOUT_MS=700", "TUTTI_ALGO=allreduce:ring", NULL};
 static const char *const over_shm[] = {"TUTTI_TIMEOUT_MS=700", "TUTTI_ALGO=allreduce:ring",
                                        "TUTTI_TRANSPORTS=shm", NULL};
@@ -44,19 +46,33 @@ static int name_the_last(int rank, int size, tutti_status status, double since)
     return wrong;
 }
 
-/* All links are made before, so that only waiting is measured, and since a thread does not hear of
- * one that it has not met. */
-static int meet(tutti_comm *comm, int rank, int size)
+/* Makes all links before, so that only waiting is measured, and since a thread does not hear of one
+ * that it has not met. That takes as long as it takes: hundreds of links on a core. */
+static int link_all(tutti_comm *comm, int rank, int size)
 {
     int mine = rank, theirs, wrong = 0;
+    uint64_t limit_ms = comm->settings.timeout_ms, stall_ms = comm->settings.stall_ms;
     tutti_request *request;
+    comm->settings.timeout_ms = MEET_LIMIT_MS;
+    comm->settings.stall_ms = 0;
     for (int i = 1; i < size; i++) {
         int to = (rank + i) % size, from = (rank + size - i) % size;
         wrong += WORLD_OK(tutti_recv_start(&theirs, 1, TUTTI_INT32, from, comm, &request));
         wrong += WORLD_OK(tutti_send(&mine, 1, TUTTI_INT32, to, comm));
         wrong += WORLD_OK(tutti_wait(&request));
     }
-    return wrong + WORLD_OK(tutti_barrier(comm));
+    wrong += WORLD_OK(tutti_barrier(comm));
+    comm->settings.timeout_ms = limit_ms;
+    comm->settings.stall_ms = stall_ms;
+    return wrong;
+}
+
+/* And all have done so: as many ranks have told. */
+static int meet(tutti_comm *comm, int rank, int size)
+{
+    int wrong = link_all(comm, rank, size);
+    world_tell();
+    return wrong + world_await(rank, size);
 }
 
 /* Each rank waits for the next one; the first to wait is the farthest from who is late. */
@@ -65,7 +81,7 @@ static int wait_in_a_chain(tutti_comm *comm, int rank, int size, void *context)
     int value, wrong = meet(comm, rank, size);
     (void)context;
     if (rank == size - 1)
-        return wrong + world_await(rank, size - 1);
+        return wrong + world_await(rank, size + size - 1);
     usleep((unsigned)rank * STAIR_MS * 1000);
     double since = world_seconds();
     tutti_status status = tutti_recv(&value, 1, TUTTI_INT32, rank + 1, comm);
@@ -84,7 +100,7 @@ static int wait_in_a_ring(tutti_comm *comm, int rank, int size, void *context)
     int wrong = meet(comm, rank, size);
     (void)context;
     if (rank == size - 1)
-        return wrong + world_await(rank, size - 1);
+        return wrong + world_await(rank, size + size - 1);
     usleep((unsigned)(size - 2 - rank) * STAIR_MS * 1000);
     double since = world_seconds();
     tutti_status status = tutti_allreduce(values, values, 100, TUTTI_FLOAT32, TUTTI_SUM, comm);
@@ -104,7 +120,7 @@ static int wait_for_who_tests(tutti_comm *comm, int rank, int size, void *contex
     tutti_request *request;
     (void)context;
     if (rank == size - 1)
-        return wrong + world_await(rank, size - 1);
+        return wrong + world_await(rank, size + size - 1);
     double since = world_seconds();
     if (rank == 0) {
         status = tutti_recv(&value, 1, TUTTI_INT32, 1, comm);
@@ -135,7 +151,7 @@ static int wait_for_many(tutti_comm *comm, int rank, int size, void *context)
     tutti_status status = TUTTI_OK;
     (void)context;
     if (rank == size - 1)
-        return wrong + world_await(rank, size - 1);
+        return wrong + world_await(rank, size + size - 1);
     usleep(rank > 0 ? 2 * STAIR_MS * 1000 : 0);
     double since = world_seconds();
     if (rank > 0) {
@@ -169,7 +185,7 @@ static int wait_with_much_for_one(tutti_comm *comm, int rank, int size, void *co
     tutti_request *requests[TRANSFERS] = {NULL};
     (void)context;
     if (rank == 1) {
-        wrong += world_await(rank, 1);
+        wrong += world_await(rank, size + 1);
         tutti_status status = tutti_recv(&value, 1, TUTTI_INT32, 0, comm);
         wrong += world_check(rank, status == TUTTI_ERR_TIMEOUT, "%s: %s",
                              tutti_status_string(status), tutti_last_error());
@@ -208,7 +224,7 @@ static int wait_after_it_was_asked(tutti_comm *comm, int rank, int size, void *c
         wrong += WORLD_OK(tutti_recv_start(&values[0], 1, TUTTI_INT32, 1, comm, &requests[0]));
         wrong += WORLD_OK(tutti_recv_start(&values[1], 1, TUTTI_INT32, 3, comm, &requests[1]));
         wrong += WORLD_OK(tutti_wait(&requests[1]));
-        wrong += world_await(rank, 2);
+        wrong += world_await(rank, size + 2);
         return wrong + WORLD_TAKEN(tutti_wait(&requests[0]), TUTTI_ERR_TIMEOUT);
     }
     if (rank == 3) {
@@ -218,7 +234,7 @@ static int wait_after_it_was_asked(tutti_comm *comm, int rank, int size, void *c
             usleep(2000);
         }
         wrong += WORLD_OK(tutti_send(&values[1], 1, TUTTI_INT32, 0, comm));
-        wrong += world_await(rank, 2);
+        wrong += world_await(rank, size + 2);
         return wrong + WORLD_TAKEN(tutti_wait(&requests[0]), TUTTI_ERR_TIMEOUT);
     }
     wrong += WORLD_TAKEN(tutti_recv(values, 1, TUTTI_INT32, rank + 1, comm), TUTTI_ERR_TIMEOUT);
@@ -244,9 +260,9 @@ static int wait_for_who_is_in_a_group(tutti_comm *comm, int rank, int size, void
     tutti_comm *other = NULL;
     (void)context;
     wrong += WORLD_OK(tutti_comm_dup(comm, &other));
-    wrong += meet(other, rank, size) + meet(comm, rank, size);
+    wrong += link_all(other, rank, size) + meet(comm, rank, size);
     if (rank == 2)
-        return wrong + world_await(rank, 2) + WORLD_OK(tutti_comm_destroy(other));
+        return wrong + world_await(rank, size + 2) + WORLD_OK(tutti_comm_destroy(other));
     double since = world_seconds();
     tutti_status status;
     if (rank == 0) {
@@ -275,7 +291,7 @@ static int wait_for_who_computes(tutti_comm *comm, int rank, int size, void *con
     tutti_request *request;
     (void)context;
     if (rank == 2)
-        return wrong + world_await(rank, 2);
+        return wrong + world_await(rank, size + 2);
     double since = world_seconds();
     if (rank == 0) {
         wrong += timed_out(rank, tutti_recv(&value, 1, TUTTI_INT32, 1, comm), since);
