@@ -131,18 +131,23 @@ static void tell_and_leave(struct links_rank *rank)
     uint32_t speaker = (uint32_t)rank->world->number % 2;
     uint64_t late_ms = (uint64_t)rank->world->number / 2 * 5;
     struct notice notice = {.kind = 9, .culprit = 4, .text = "why"};
-    links_meet(rank, 2, 2);
     if (rank->rank == speaker) {
+        links_meet(rank, 2, 2);
         links_connect(rank, 1 - rank->rank);
         links_expect(rank, rank->ops->notify(rank->transport, 1 - rank->rank, &notice) == TUTTI_OK);
         rank->ops->close(rank->transport);
         rank->transport = NULL;
     } else {
+        /* The speaker may begin as soon as this rank has come: so this one looks from then on. */
+        _Atomic uint32_t *arrived = &rank->world->arrived[2];
         struct transport_event event = {0};
-        uint64_t now = clock_ms(), deadline = now + 5000, before = now, longest = 0;
-        for (bool asked = false; now < deadline; before = now, now = clock_ms()) {
+        uint64_t now = clock_ms(), begun = now, before = now, longest = 0;
+        atomic_fetch_add(arrived, 1);
+        for (bool asked = false; now < begun + 5000; before = now, now = clock_ms()) {
             longest = now - before > longest ? now - before : longest;
-            if (!asked && now >= deadline - 5000 + late_ms) {
+            if (atomic_load(arrived) < 2)
+                begun = now;
+            if (!asked && now >= begun + late_ms && atomic_load(arrived) == 2) {
                 links_connect(rank, speaker);
                 asked = true;
             }
