@@ -440,10 +440,14 @@ static struct host_record probe(const char *host_id)
 
 static void test_probe_describes_this_process(void)
 {
-    struct host_record first = probe("");
-    uint64_t start = clock_ns();
-    struct host_record second = probe("");
-    uint64_t took_us = (clock_ns() - start) / 1000;
+    struct host_record first = probe(""), second = first;
+    uint64_t took_us = UINT64_MAX;
+    for (int i = 0; i < 5; i++) { /* the best: others may have the core */
+        uint64_t start = clock_ns();
+        second = probe("");
+        uint64_t once_us = (clock_ns() - start) / 1000;
+        took_us = once_us < took_us ? once_us : took_us;
+    }
     printf("    host %s: %u cores, node %d, package %d, L3 %d, %u Mb/s; probed again in %llu "
            "us\n",
            first.host, first.cores, (int)first.numa_node, (int)first.package, (int)first.l3_id,
