@@ -287,8 +287,10 @@ static int aborting(tutti_comm *comm, int rank, int size, void *context)
     int value = rank, total, wrong = WORLD_OK(tutti_barrier(comm));
     pthread_t helper;
     (void)context;
+    world_tell();
+    wrong += world_await(rank, size); /* until all have left the barrier */
     if (rank == 0)
-        return wrong + world_await(rank, size - 1);
+        return wrong + world_await(rank, size + size - 1);
     if (rank == 1)
         pthread_create(&helper, NULL, abort_soon, comm);
     double start = world_seconds();

@@ -233,6 +233,7 @@ static int aborting(tutti_comm *native, int rank, int size, void *context)
     ncclResult_t result;
     int value, wrong = nccl_world_init(native, rank, size, &dog.comm);
     wrong += nccl_world_works(dog.comm, rank, rank, size);
+    wrong += tutti_barrier(native) != TUTTI_OK; /* until all have their results */
     if (pthread_create(&dog.thread, NULL, watch, &dog) != 0)
         return wrong + 1;
     double start = nccl_world_seconds();
