@@ -266,6 +266,9 @@ tutti_status comm_fail(tutti_comm *comm, tutti_status status, uint32_t culprit,
 tutti_status comm_fail_ended(tutti_comm *comm, const struct xfer *xfer);
 /* The same for one that could not be posted; the thread's sentence says why. */
 tutti_status comm_fail_xfer(tutti_comm *comm, const struct xfer *xfer);
+/* What a peer offers cannot be used, for the thread's sentence: if the peer is gone, it went with
+ * it, and so says the communicator's. */
+tutti_status comm_fail_offer(tutti_comm *comm, uint32_t peer, tutti_status status);
 /* A peer sends other than the bytes expected in an operation that both call alike else. */
 tutti_status comm_fail_lengths(tutti_comm *comm, uint32_t peer, const struct tag *tag,
                                uint64_t expected, uint64_t sent);

@@ -344,6 +344,20 @@ tutti_status comm_fail_xfer(tutti_comm *comm, const struct xfer *xfer)
     return comm_fail(comm, xfer->status, xfer->peer, text);
 }
 
+tutti_status comm_fail_offer(tutti_comm *comm, uint32_t peer, tutti_status status)
+{
+    uint64_t deadline = clock_ms() + REASON_MS;
+    char text[SENTENCE_MAX];
+    snprintf(text, sizeof text, "%s", status_sentence());
+    while (clock_ms() < deadline && comm->failed == TUTTI_OK) {
+        comm_events(comm);
+        if (comm->peers[peer].left || comm->down_peer == peer)
+            return fail_broken_link(comm, peer, TUTTI_ERR_PEER);
+        clock_sleep_us(200);
+    }
+    return comm_fail(comm, status, comm->rank, text);
+}
+
 tutti_status comm_fail_lengths(tutti_comm *comm, uint32_t peer, const struct tag *tag,
                                uint64_t expected, uint64_t sent)
 {

@@ -153,7 +153,7 @@ tutti_status exec_device_fetch(struct tutti_comm *comm, const struct exec_arriva
     }
     status = mem_attach(comm->device, &offer->share, &base);
     if (status != TUTTI_OK)
-        return exec_device_failed(comm, status);
+        return comm_fail_offer(comm, arrival->peer, status);
     const void *bytes = (const void *)((uintptr_t)base + off);
     if (!arrival->reducer)
         status = mem_queue_copy(comm_queue(comm), arrival->dst, bytes, arrival->len, ticket);

@@ -1,11 +1,16 @@
 /* test_transfers.c: sends and receives in GPU memory that fail: each rank is told the cause, once.
  * Over the stand-in driver, or over a real one (TUTTI_TEST_CUDA_DRIVER). */
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <unistd.h>
+
 #include "src/comm.h"
 #include "tests/rig_suite.h"
 
 #define COUNT 3000
 
-/* Between rank 0 and its transport: what ends is kept back until both a receive and the
+/* Between a rank and its transport: what ends is kept back until both a receive and the
  * acknowledgement of a send have, which then end at one look, in this order. */
 static struct {
     const struct transport_ops *real;
@@ -43,15 +48,16 @@ static struct xfer *poll_between(struct transport *transport)
     return first;
 }
 
-static void step_between(tutti_comm *comm)
+static void step_between(tutti_comm *comm, uint32_t peer,
+                         struct xfer *(*poll)(struct transport *transport))
 {
     between.comm = comm;
     for (uint32_t i = 0; i < comm->transport_count; i++) {
-        if (comm->transports[i] != comm->peers[1].transport)
+        if (comm->transports[i] != comm->peers[peer].transport)
             continue;
         between.real = comm->transport_ops[i];
         between.ops = *between.real;
-        between.ops.poll = poll_between;
+        between.ops.poll = poll;
         comm->transport_ops[i] = &between.ops;
     }
 }
@@ -64,7 +70,7 @@ static int ends_together(tutti_comm *comm, int rank, int size, void *context)
     int wrong = WORLD_OK(tutti_barrier(comm));
     (void)context;
     if (rank == 0)
-        step_between(comm);
+        step_between(comm, 1, poll_between);
     else
         wrong += world_await(rank, 1);
     wrong += WORLD_OK(tutti_group_start());
@@ -130,11 +136,64 @@ static void test_transfers_on_both_sides_of_the_limit(void)
     run(WORLD_PROCESSES, 2, limit, differ, &more);
 }
 
+/* Rank 0 dies when its offer has come, before rank 1 has seen it: the memory is gone, and the
+ * reason is the rank. */
+static pid_t doomed;
+
+static void *die_when_told(void *unused)
+{
+    if (world_await(0, 1) == 0)
+        raise(SIGKILL);
+    return unused;
+}
+
+static struct xfer *poll_too_late(struct transport *transport)
+{
+    struct xfer *list = between.real->poll(transport);
+    if (list && !between.posted) {
+        between.posted = true;
+        world_tell();
+        for (double end = world_seconds() + 20; kill(doomed, 0) == 0 && world_seconds() < end;)
+            usleep(1000);
+    }
+    return list;
+}
+
+static int dies_with_its_offer(tutti_comm *comm, int rank, int size, void *context)
+{
+    void *memory = rig_take(COUNT * 4);
+    pthread_t thread;
+    int wrong = 0;
+    (void)size;
+    (void)context;
+    doomed = getpid();
+    wrong += WORLD_OK(tutti_broadcast(&doomed, &doomed, sizeof doomed, TUTTI_UINT8, 0, comm));
+    wrong += WORLD_OK(tutti_barrier(comm));
+    if (rank == 0) {
+        if (pthread_create(&thread, NULL, die_when_told, NULL) != 0)
+            abort();
+        tutti_send(memory, COUNT, TUTTI_INT32, 1, comm);
+        pthread_join(thread, NULL);
+        return 1;
+    }
+    step_between(comm, 0, poll_too_late);
+    wrong += WORLD_TAKEN(tutti_recv(memory, COUNT, TUTTI_INT32, 0, comm), TUTTI_ERR_PEER);
+    return wrong + world_says(rank, "rank 0 (host ");
+}
+
+static void test_transfers_of_a_rank_that_dies(void)
+{
+    struct world world = {
+        .kind = WORLD_PROCESSES, .size = 2, .settings = direct, .limit_s = 60, .doomed = 1};
+    run_world(&world, dies_with_its_offer, NULL);
+}
+
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
         {"that_end_together", test_transfers_that_end_together},
         {"of_different_counts", test_transfers_of_different_counts},
+        {"of_a_rank_that_dies", test_transfers_of_a_rank_that_dies},
         {"on_both_sides_of_the_limit", test_transfers_on_both_sides_of_the_limit},
     };
     return suite_run("transfers", tests, sizeof tests / sizeof *tests, argc, argv);
