@@ -121,7 +121,8 @@ struct job {
     struct job *next; /* in a group */
 };
 
-/* Takes the job: records it in this thread's group, or runs it, or starts a thread for it. */
+/* Takes the job, and gives the handle that it makes, if any, to the caller: records it in this
+ * thread's group, or runs it, or starts a thread for it. */
 ncclResult_t face_job(struct job *job);
 /* At the end of a group: runs a list at once, each in a thread, but those of one parent after each
  * other; takes it. only_ends: finalize and destroy, else all others. */

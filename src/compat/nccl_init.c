@@ -86,7 +86,6 @@ static ncclResult_t init_rank(ncclComm_t *comm, int size, const ncclUniqueId *id
         made->device = device;
         job->context = face_context_of(device);
     }
-    face_give(comm, made);
     return face_job(job);
 }
 
@@ -259,7 +258,6 @@ ncclResult_t face_child(struct job *job, ncclComm_t *newcomm, bool made)
         job->blocking = job->parent->blocking;
     if (comm)
         comm->device = job->parent->device;
-    face_give(newcomm, comm);
     return face_job(job);
 }
 

@@ -261,6 +261,8 @@ ncclResult_t face_job(struct job *job)
         job->context = face_context_current();
     count_job(job->comm, job);
     count_job(job->parent, job);
+    if (makes(job)) /* whoever finds it there finds it in progress */
+        face_give(job->out, job->comm);
     if (job->kind == JOB_FINALIZE)
         atomic_store(&job->comm->finalized, true);
     if (face_group_open()) {
