@@ -200,21 +200,22 @@ static void test_nccl_serve_a_maker_that_forks_its_ranks(void)
     CU_ASSERT_EQUAL(entries("/proc/self/fd"), descriptors);
 }
 
-/* The maker forks and ends at once. */
+/* The maker forks and ends at once: before the ranks come, which would be its to serve else. */
 static void test_nccl_serve_a_maker_that_is_gone(void)
 {
     struct scene *scene = scene_new(3);
     fflush(stdout);
     pid_t maker = fork();
     if (maker == 0) {
-        make_id(scene);
-        for (int r = 0; r < 3; r++) {
-            scene->ranks[r].delay_ms = 300;
+        ncclResult_t result = ncclGetUniqueId(&scene->id);
+        for (int r = 0; r < 3; r++)
             fork_rank(scene, r);
-        }
-        exit(0);
+        exit(result == ncclSuccess ? 0 : 1);
     }
-    waitpid(maker, NULL, 0);
+    int status = -1;
+    waitpid(maker, &status, 0);
+    CU_ASSERT_EQUAL(status, 0);
+    atomic_store(&scene->ready, 1);
     for (int i = 0; i < 5000 && (scene->ranks[0].wrong < 0 || scene->ranks[1].wrong < 0 ||
                                  scene->ranks[2].wrong < 0);
          i++)
