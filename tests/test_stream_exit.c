@@ -102,7 +102,6 @@ static void call_at_exit(void)
 static int call_after_the_end(tutti_comm *comm, int rank, int size, void *context)
 {
     cuda_stream stream = rig_stream_take(false);
-    (void)size;
     (void)context;
     left_memory = rig_take(COUNT * 4);
     left_comm = comm;
@@ -112,6 +111,8 @@ static int call_after_the_end(tutti_comm *comm, int rank, int size, void *contex
     int wrong = WORLD_OK(
         tutti_allreduce_on(left_memory, left_memory, COUNT, TUTTI_INT32, TUTTI_SUM, comm, stream));
     wrong += rig_await(rank, stream, AWAIT_S) + WORLD_OK(tutti_barrier(comm));
+    world_tell();
+    wrong += world_await(rank, size); /* until all have left the barrier */
     if (rank > 0 || wrong)
         return wrong;
     left_waiting = stream;
@@ -293,7 +294,6 @@ static void *call_without_room(void *comm)
 static int exit_beside_a_call(tutti_comm *comm, int rank, int size, void *context)
 {
     char *spare = rig_take(ROOM);
-    (void)size;
     (void)context;
     if (rank == 0)
         atexit(make_room_at_exit);
@@ -302,8 +302,10 @@ static int exit_beside_a_call(tutti_comm *comm, int rank, int size, void *contex
     int wrong = WORLD_OK(
         tutti_allreduce_on(left_memory, left_memory, COUNT, TUTTI_INT32, TUTTI_SUM, comm, stream));
     wrong += rig_await(rank, stream, AWAIT_S) + WORLD_OK(tutti_barrier(comm));
-    if (rank > 0) /* what it does not call is what rank 0 waits for */
-        return wrong + world_await(rank, 1);
+    world_tell();
+    wrong += world_await(rank, size); /* until all have left the barrier */
+    if (rank > 0)                     /* what it does not call is what rank 0 waits for */
+        return wrong + world_await(rank, size + 1);
     left_rank = rank;
     left_waiting = stream;
     rig_gate_put(0, stream);
