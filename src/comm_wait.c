@@ -145,9 +145,18 @@ void comm_idle(tutti_comm *comm)
         clock_sleep_us(NAP_US * comm_crowd(comm));
 }
 
+/* Nothing is under way in it: whatever its caller still looks for is no rank's doing. */
+static bool has_nothing(const tutti_comm *comm)
+{
+    return !comm->running && !comm->head && !comm->p2p_list && !comm->p2p_waiting && !comm->works &&
+           !comm->self_sends.first && !comm->self_recvs.first;
+}
+
 void comm_look(tutti_comm *comm)
 {
     uint64_t now = clock_ns();
+    if (has_nothing(comm))
+        comm_idle_reset(comm);
     if (now - comm->last_event_ns < EVENT_PERIOD_NS * comm_crowd(comm))
         return;
     if (comm->idle_since_ns == 0)

@@ -568,6 +568,31 @@ static void test_stream_ends_a_rank_leaves_at_once(void)
     run(WORLD_THREADS, 2, staged, leaves_at_once, &arrived);
 }
 
+/* Nobody waits for a rank between two calls, nor while bytes come and go by queue: how long that
+ * took is not held against the next call. */
+static int calls_far_apart(tutti_comm *comm, int rank, int size, void *context)
+{
+    enum { BYTES = 8 << 20, PAUSE_US = 400000 };
+    void *memory = rig_take(BYTES);
+    int wrong = 0;
+    (void)size;
+    (void)context;
+    for (int i = 0; i < 3; i++) {
+        if (i > 0)
+            usleep(PAUSE_US);
+        wrong += WORLD_OK(tutti_allreduce(memory, memory, BYTES / 4, TUTTI_INT32, TUTTI_MAX, comm));
+    }
+    rig_give(memory);
+    return wrong;
+}
+
+static void test_stream_ends_calls_far_apart_end_well(void)
+{
+    static const char *const soon[] = {"TUTTI_CUDA_DIRECT=0", "TUTTI_CUDA_PART=0",
+                                       "TUTTI_TIMEOUT_MS=200", NULL};
+    run(WORLD_PROCESSES, 1, soon, calls_far_apart, NULL);
+}
+
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
@@ -578,6 +603,7 @@ int main(int argc, char **argv)
         {"streams_are_held", test_stream_ends_streams_are_held},
         {"death_behind_a_gate", test_stream_ends_death_behind_a_gate},
         {"destroyed_while_queued", test_stream_ends_destroyed_while_queued},
+        {"calls_far_apart_end_well", test_stream_ends_calls_far_apart_end_well},
         {"a_rank_leaves_at_once", test_stream_ends_a_rank_leaves_at_once},
         {"what_is_no_memory_is_refused", test_stream_ends_what_is_no_memory_is_refused},
         {"what_is_no_stream_is_refused", test_stream_ends_what_is_no_stream_is_refused},

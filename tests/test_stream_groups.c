@@ -133,6 +133,37 @@ static void test_stream_groups_of_which_one_is_aborted(void)
     run(WORLD_PROCESSES, 2, staged, one_aborted, NULL);
 }
 
+/* The same in one stream, which computes for longer than a call may wait for a rank: the other
+ * waits for its own stream only. */
+static int aborted_while_it_computes(tutti_comm *comm, int rank, int size, void *context)
+{
+    enum { COUNT = 1000, COMPUTES_US = 600000 };
+    cuda_stream stream = rig_stream_take(false);
+    int *in = rig_take(COUNT * 4), *lost = rig_take(COUNT * 4);
+    tutti_comm *healthy, *aborted;
+    int wrong = WORLD_OK(tutti_comm_dup(comm, &healthy)) + WORLD_OK(tutti_comm_dup(comm, &aborted));
+    (void)context;
+    rig_set_ints(in, COUNT, rank);
+    rig_gate_put((unsigned)rank, stream);
+    wrong += WORLD_OK(tutti_group_start());
+    wrong += WORLD_OK(tutti_allreduce_on(in, in, COUNT, TUTTI_INT32, TUTTI_SUM, healthy, stream));
+    wrong += WORLD_OK(tutti_allreduce_on(lost, lost, 1, TUTTI_INT32, TUTTI_SUM, aborted, stream));
+    wrong += WORLD_OK(tutti_group_end());
+    wrong += WORLD_OK(tutti_comm_abort(aborted));
+    usleep(COMPUTES_US);
+    rig_gate_open((unsigned)rank);
+    wrong += rig_await(rank, stream, AWAIT_S);
+    wrong += rig_wrong_ints(rank, in, COUNT, size * (size - 1) / 2, size, "the healthy one's");
+    wrong += WORLD_OK(tutti_comm_status(healthy)) + WORLD_OK(tutti_comm_destroy(healthy));
+    return wrong + WORLD_OK(tutti_comm_destroy(aborted));
+}
+
+static void test_stream_groups_of_which_one_is_aborted_while_it_computes(void)
+{
+    static const char *const soon[] = {"TUTTI_CUDA_DIRECT=0", "TUTTI_TIMEOUT_MS=200", NULL};
+    run(WORLD_PROCESSES, 1, soon, aborted_while_it_computes, NULL);
+}
+
 /* Rank 0 makes calls of no bytes in the default stream, alone, in groups, and behind others, which
  * all return before rank 1, that waits for this, makes its own. */
 static int of_no_bytes(tutti_comm *comm, int rank, int size, void *context)
@@ -478,6 +509,8 @@ int main(int argc, char **argv)
         {"of_several", test_stream_groups_of_several},
         {"in_the_default_stream", test_stream_groups_in_the_default_stream},
         {"of_which_one_is_aborted", test_stream_groups_of_which_one_is_aborted},
+        {"of_which_one_is_aborted_while_it_computes",
+         test_stream_groups_of_which_one_is_aborted_while_it_computes},
         {"of_no_bytes", test_stream_groups_of_no_bytes},
         {"of_many_calls", test_stream_groups_of_many_calls},
         {"and_parts_of_many", test_stream_groups_and_parts_of_many},
