@@ -92,14 +92,13 @@ static bool take_if_come(struct unit *unit, struct unit ***tail)
     return true;
 }
 
-/* A communicator of the unit was aborted, or is gone. */
-static bool is_dead(const struct unit *unit)
+bool replay_is_dead(const struct unit *unit)
 {
     for (size_t i = 0; i < unit->comm_count && unit->comms[0].comm; i++) {
-        if (atomic_load_explicit(&unit->comms[i].comm->aborted, memory_order_acquire))
-            return true;
+        if (!atomic_load_explicit(&unit->comms[i].comm->aborted, memory_order_acquire))
+            return false;
     }
-    return unit->comms[0].comm == NULL;
+    return true;
 }
 
 static bool look(struct replay_set *set, size_t looks, struct unit ***tail)
@@ -115,7 +114,7 @@ static bool look(struct replay_set *set, size_t looks, struct unit ***tail)
             if (unit->comms[0].comm)
                 unit_unkeep(unit);
             unit_end(unit);
-        } else if (unit->replay.parked && is_dead(unit)) {
+        } else if (unit->replay.parked && replay_is_dead(unit)) {
             /* Of executables of its graph that run side by side only one may have been answered. */
             unit_answer(unit);
         }

@@ -151,6 +151,8 @@ void replay_add(struct replays *replays, struct unit *unit);
 /* Appends those whose streams have come to the list that ends at *tail, and ends those that are
  * gone; looks at those it expects and at so many others of each communicator. */
 bool replay_look(struct replays *replays, size_t looks, struct unit ***tail);
+/* All communicators of the unit were aborted, or one is gone: its replays do nothing any more. */
+bool replay_is_dead(const struct unit *unit);
 /* The unit starts: teaches what to expect. */
 void replay_started(struct unit *unit);
 /* Whether there are any. */

@@ -164,6 +164,46 @@ static void test_stream_groups_of_which_one_is_aborted_while_it_computes(void)
     run(WORLD_PROCESSES, 1, soon, aborted_while_it_computes, NULL);
 }
 
+/* A graph holds such a group: its replays still do what is not of the aborted one. */
+static int one_aborted_in_a_graph(tutti_comm *comm, int rank, int size, void *context)
+{
+    enum { COUNT = 1000, REPLAYS = 4 };
+    cuda_stream stream = rig_stream_take(false);
+    int *source = rig_take(COUNT * 4), *in = rig_take(COUNT * 4), *sum = rig_take(COUNT * 4),
+        *copy = rig_take(COUNT * 4), *lost = rig_take(COUNT * 4);
+    tutti_comm *healthy, *aborted;
+    int wrong = WORLD_OK(tutti_comm_dup(comm, &healthy)) + WORLD_OK(tutti_comm_dup(comm, &aborted));
+    (void)context;
+    rig_capture_begin(stream);
+    rig_put_copy(stream, in, source, COUNT * 4);
+    wrong += WORLD_OK(tutti_group_start());
+    wrong += WORLD_OK(tutti_allreduce_on(lost, lost, 1, TUTTI_INT32, TUTTI_MAX, aborted, stream));
+    wrong += WORLD_OK(tutti_allreduce_on(in, sum, COUNT, TUTTI_INT32, TUTTI_SUM, healthy, stream));
+    wrong += WORLD_OK(tutti_group_end());
+    rig_put_copy(stream, copy, sum, COUNT * 4);
+    void *executable = rig_capture_end(stream);
+    for (int i = 0; i < REPLAYS; i++) {
+        rig_set_ints(source, COUNT, rank + 100 * i);
+        if (i == REPLAYS / 2) {
+            wrong += WORLD_OK(tutti_barrier(comm)) + WORLD_OK(tutti_comm_abort(aborted));
+            usleep(20000); /* the proxy looks at the unit meanwhile */
+        }
+        rig_graph_launch(executable, stream);
+        wrong += rig_await(rank, stream, AWAIT_S);
+        wrong += rig_wrong_ints(rank, copy, COUNT, size * (size - 1) / 2 + 100 * i * size, size,
+                                "the healthy one's");
+    }
+    rig_graph_destroy(executable);
+    wrong += WORLD_OK(tutti_comm_status(healthy)) + WORLD_OK(tutti_comm_destroy(healthy));
+    return wrong + WORLD_OK(tutti_comm_destroy(aborted));
+}
+
+static void test_stream_groups_in_a_graph_of_which_one_is_aborted(void)
+{
+    run(WORLD_PROCESSES, 2, staged, one_aborted_in_a_graph, NULL);
+    run(WORLD_PROCESSES, 2, direct, one_aborted_in_a_graph, NULL);
+}
+
 /* Rank 0 makes calls of no bytes in the default stream, alone, in groups, and behind others, which
  * all return before rank 1, that waits for this, makes its own. */
 static int of_no_bytes(tutti_comm *comm, int rank, int size, void *context)
@@ -511,6 +551,8 @@ int main(int argc, char **argv)
         {"of_which_one_is_aborted", test_stream_groups_of_which_one_is_aborted},
         {"of_which_one_is_aborted_while_it_computes",
          test_stream_groups_of_which_one_is_aborted_while_it_computes},
+        {"in_a_graph_of_which_one_is_aborted",
+         test_stream_groups_in_a_graph_of_which_one_is_aborted},
         {"of_no_bytes", test_stream_groups_of_no_bytes},
         {"of_many_calls", test_stream_groups_of_many_calls},
         {"and_parts_of_many", test_stream_groups_and_parts_of_many},
