@@ -25,6 +25,7 @@
 #define COMM_HASH_SIZE      64   /* buckets of the program cache */
 #define COMM_PEER_NAME_MAX  96
 #define COMM_LOOKING        2 /* in comm.busy: inside is one who only looks, for a moment */
+#define COMM_SERVING        3 /* the proxy of stream.c, whose coming and going is nobody's mistake */
 
 enum notice_kind {
     NOTICE_FAILED, /* culprit, status, text: the communicator failed */
@@ -291,7 +292,7 @@ tutti_status comm_error(const tutti_comm *comm); /* sets the thread's sentence t
 bool comm_seize(tutti_comm *comm);
 /* The same, but waits only for one who looks: false if another is inside, aborted or not. */
 bool comm_seize_soon(tutti_comm *comm);
-/* The same for a thread that must never wait: false if another is inside, for whatever reason. */
+/* The same for the proxy, which must never wait: false if another is inside, whoever it is. */
 bool comm_try_seize(tutti_comm *comm);
 /* The wait of comm_enter for what streams hold of it, which cancel ends too. Enters nothing;
  * cancelled or not is for the caller to see. */

@@ -374,25 +374,41 @@ bool comm_check_abort(tutti_comm *comm)
     return true;
 }
 
-/* *inside: who is, where this thread is not. */
-static inline bool seize(tutti_comm *comm, int *inside)
+/* As who; *inside: who is, where this thread is not. */
+static inline bool seize(tutti_comm *comm, int who, int *inside)
 {
     *inside = 0;
-    return atomic_compare_exchange_strong_explicit(&comm->busy, inside, 1, memory_order_acquire,
+    return atomic_compare_exchange_strong_explicit(&comm->busy, inside, who, memory_order_acquire,
                                                    memory_order_relaxed);
 }
 
 bool comm_try_seize(tutti_comm *comm)
 {
     int inside;
-    return seize(comm, &inside);
+    return seize(comm, COMM_SERVING, &inside);
+}
+
+static inline bool seize_soon(tutti_comm *comm, int *inside)
+{
+    while (!seize(comm, 1, inside)) {
+        if (*inside != COMM_LOOKING)
+            return false;
+        sched_yield();
+    }
+    return true;
 }
 
 bool comm_seize_soon(tutti_comm *comm)
 {
     int inside;
-    while (!seize(comm, &inside)) {
-        if (inside != COMM_LOOKING)
+    return seize_soon(comm, &inside);
+}
+
+/* A thread that aborts is inside for a moment; any other is a mistake of the caller, or the proxy. */
+static inline bool seize_at_last(tutti_comm *comm, int *inside)
+{
+    while (!seize_soon(comm, inside)) {
+        if (!atomic_load(&comm->aborted))
             return false;
         sched_yield();
     }
@@ -401,13 +417,8 @@ bool comm_seize_soon(tutti_comm *comm)
 
 bool comm_seize(tutti_comm *comm)
 {
-    while (!comm_seize_soon(comm)) {
-        /* A thread that aborts is inside for a moment; any other is a mistake of the caller. */
-        if (!atomic_load(&comm->aborted))
-            return false;
-        sched_yield();
-    }
-    return true;
+    int inside;
+    return seize_at_last(comm, &inside);
 }
 
 /* A transfer under way ends by itself when its peer is gone, and may end well before that. */
@@ -476,13 +487,16 @@ tutti_status comm_enter(tutti_comm *comm)
         return status;
     if (__builtin_expect(comm_has_units(comm), 0))
         stream_drain(comm);
-    while (__builtin_expect(!comm_seize(comm), 0)) {
-        if (!comm_has_units(comm))
+    int inside;
+    while (__builtin_expect(!seize_at_last(comm, &inside), 0)) {
+        /* A graph's replay may have come in between, and be gone by now. */
+        if (inside != COMM_SERVING && !comm_has_units(comm))
             return fail(TUTTI_ERR_STATE,
                         "%s: another thread is using this communicator: one thread at a "
                         "time may",
                         comm->names[comm->rank]);
-        stream_drain(comm); /* a graph's replay came in between */
+        sched_yield();
+        stream_drain(comm);
     }
     if (__builtin_expect(atomic_load_explicit(&comm->aborted, memory_order_relaxed), 0))
         comm_fail(comm, TUTTI_ERR_ABORTED, comm->rank, "");
@@ -500,8 +514,12 @@ tutti_status comm_enter_any(tutti_comm *comm)
     if (status == TUTTI_OK || !comm || comm->magic != COMM_MAGIC || comm->failed == TUTTI_OK ||
         comm->fork_generation != atomic_load(&comm_forks))
         return status;
-    if (!comm_seize(comm))
-        return fail(TUTTI_ERR_STATE, "%s: another thread is using this communicator",
-                    comm->names[comm->rank]);
+    int inside;
+    while (!seize_at_last(comm, &inside)) {
+        if (inside != COMM_SERVING)
+            return fail(TUTTI_ERR_STATE, "%s: another thread is using this communicator",
+                        comm->names[comm->rank]);
+        sched_yield();
+    }
     return TUTTI_OK;
 }

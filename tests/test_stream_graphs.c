@@ -531,6 +531,40 @@ static void test_stream_graphs_give_operations_back(void)
     run(WORLD_PROCESSES, 1, staged, operations_in_graphs, NULL);
 }
 
+/* The proxy comes and goes, since it finds one communicator of a group taken: who enters the other
+ * waits for it, and is not taken for a second thread of the program. */
+static int entered_beside_the_proxy(tutti_comm *comm, int rank, int size, void *context)
+{
+    cuda_stream stream = rig_stream_take(false);
+    int *memory = rig_take(64);
+    tutti_comm *first, *second;
+    int wrong = WORLD_OK(tutti_comm_dup(comm, &first)) + WORLD_OK(tutti_comm_dup(comm, &second));
+    (void)size;
+    (void)context;
+    rig_capture_begin(stream);
+    wrong += WORLD_OK(tutti_group_start());
+    wrong += WORLD_OK(tutti_allreduce_on(memory, memory, 1, TUTTI_INT32, TUTTI_MAX, first, stream));
+    wrong += WORLD_OK(
+        tutti_allreduce_on(memory + 8, memory + 8, 1, TUTTI_INT32, TUTTI_MAX, second, stream));
+    wrong += WORLD_OK(tutti_group_end());
+    void *executable = rig_capture_end(stream);
+    wrong += world_check(rank, comm_seize(second), "somebody is inside");
+    rig_graph_launch(executable, stream);
+    usleep(20000);
+    for (double end = world_seconds() + 0.5; !wrong && world_seconds() < end;)
+        wrong += WORLD_OK(tutti_comm_flush(first));
+    comm_leave(second);
+    wrong += rig_await(rank, stream, AWAIT_S);
+    rig_graph_destroy(executable);
+    rig_give(memory);
+    return wrong + WORLD_OK(tutti_comm_destroy(first)) + WORLD_OK(tutti_comm_destroy(second));
+}
+
+static void test_stream_graphs_beside_calls_that_enter(void)
+{
+    run(WORLD_PROCESSES, 1, direct, entered_beside_the_proxy, NULL);
+}
+
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
@@ -545,6 +579,7 @@ int main(int argc, char **argv)
         {"of_several_streams", test_stream_graphs_of_several_streams},
         {"that_hold_half_an_operation", test_stream_graphs_that_hold_half_an_operation},
         {"give_operations_back", test_stream_graphs_give_operations_back},
+        {"beside_calls_that_enter", test_stream_graphs_beside_calls_that_enter},
     };
     return suite_run("stream_graphs", tests, sizeof tests / sizeof *tests, argc, argv);
 }
