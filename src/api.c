@@ -197,8 +197,12 @@ static tutti_status take_result(tutti_request **request)
 static void advance_beside_units(struct operation *operation, bool wait)
 {
     tutti_comm *comm = operation->comm;
+    bool fresh = wait;
     while (operation->status == TUTTI_IN_PROGRESS && comm_has_units(comm)) {
         if (comm_seize(comm)) {
+            if (fresh)
+                comm_idle_reset(comm);
+            fresh = false;
             comm_progress(comm);
             comm_look(comm);
             comm_leave(comm);

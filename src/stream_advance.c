@@ -439,6 +439,7 @@ static bool start(struct unit *unit, struct unit *list)
             comm_fail(comm, TUTTI_ERR_ABORTED, comm->rank, "");
         if (comm->failed != TUTTI_OK && unit->status == TUTTI_OK)
             unit->status = comm->failed;
+        comm_idle_reset(comm); /* nobody may have waited before, for what was started before */
     }
     await_replay(unit);
     if (unit->captured)

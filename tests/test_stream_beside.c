@@ -99,11 +99,62 @@ static void test_stream_beside_registrations(void)
     run(WORLD_THREADS, 2, staged, registrations, NULL);
 }
 
+/* A wait has the whole limit, however long ago the program asked for its request last, and whether
+ * or not a stream's operation is queued behind it. */
+static int waits_after_a_pause(tutti_comm *comm, int rank, int size, void *context)
+{
+    enum { PAUSE_US = 1200000, LATE_US = 600000 };
+    cuda_stream stream = rig_stream_take(false);
+    void *buffer = rig_take(COUNT * 4);
+    int32_t value = rank;
+    int wrong = WORLD_OK(tutti_barrier(comm)), done = 0;
+    bool gated = *(const bool *)context;
+    tutti_request *request = NULL;
+    (void)size;
+    if (rank == 0) {
+        wrong += WORLD_OK(tutti_recv_start(&value, 1, TUTTI_INT32, 1, comm, &request));
+        for (int i = 0; i < 2; i++) {
+            usleep(3000);
+            wrong += WORLD_OK(tutti_test(&request, &done));
+        }
+        if (gated)
+            rig_gate_put(0, stream);
+        else
+            usleep(PAUSE_US);
+        wrong += WORLD_OK(
+            tutti_allreduce_on(buffer, buffer, COUNT, TUTTI_INT32, TUTTI_MAX, comm, stream));
+        if (gated)
+            usleep(PAUSE_US);
+        world_tell();
+        wrong += WORLD_OK(tutti_wait(&request));
+        if (gated)
+            rig_gate_open(0);
+    } else {
+        wrong += world_await(rank, 1);
+        usleep(LATE_US);
+        wrong += WORLD_OK(tutti_send(&value, 1, TUTTI_INT32, 0, comm));
+        wrong += WORLD_OK(
+            tutti_allreduce_on(buffer, buffer, COUNT, TUTTI_INT32, TUTTI_MAX, comm, stream));
+    }
+    wrong += rig_await(rank, stream, AWAIT_S);
+    rig_give(buffer);
+    return wrong;
+}
+
+static void test_stream_beside_waits_after_a_pause(void)
+{
+    static const char *const soon[] = {"TUTTI_CUDA_DIRECT_MIN=1", "TUTTI_TIMEOUT_MS=1000", NULL};
+    static const bool no = false, yes = true;
+    run(WORLD_PROCESSES, 2, soon, waits_after_a_pause, (void *)&yes);
+    run(WORLD_PROCESSES, 2, soon, waits_after_a_pause, (void *)&no);
+}
+
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
         {"operations", test_stream_beside_operations},
         {"registrations", test_stream_beside_registrations},
+        {"waits_after_a_pause", test_stream_beside_waits_after_a_pause},
     };
     return suite_run("stream_beside", tests, sizeof tests / sizeof *tests, argc, argv);
 }
