@@ -282,14 +282,20 @@ static bool run(struct unit *unit, bool *moved)
     return unit->left == unit->call_count;
 }
 
-/* A captured unit's next replay signals the same value again, and uses the same slots. */
+/* A captured unit's next replay signals the same value again. */
+static void await_streams(struct unit *unit)
+{
+    for (size_t i = 0; i < unit->stream_count && unit->captured; i++)
+        atomic_store_explicit(&unit->streams[i].words->word[UNIT_START], unit->streams[i].value - 1,
+                              memory_order_relaxed);
+}
+
+/* And it uses the same slots. */
 static void await_replay(struct unit *unit)
 {
     if (unit->captured && unit->slots)
         mem_slots_rewind(unit->slots);
-    for (size_t i = 0; i < unit->stream_count && unit->captured; i++)
-        atomic_store_explicit(&unit->streams[i].words->word[UNIT_START], unit->streams[i].value - 1,
-                              memory_order_relaxed);
+    await_streams(unit);
 }
 
 static void answer_streams(struct unit *unit)
@@ -425,9 +431,10 @@ static bool start(struct unit *unit, struct unit *list)
     bool here = unit_streams_at(unit, UNIT_START);
     if (unit->captured && !here)
         return false;
-    if (unit->captured && unit->comms[0].comm == NULL) {
-        await_replay(unit); /* its communicator is gone */
-        answer_streams(unit);
+    if (unit->captured && replay_is_dead(unit)) {
+        /* Not rewound: it was answered before it came, and may be past its slots. */
+        await_streams(unit);
+        unit_answer(unit);
         return true;
     }
     if ((!here && !lost_comm(unit)) || !seize_comms(unit))

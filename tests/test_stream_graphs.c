@@ -9,6 +9,8 @@
 #include <unistd.h>
 
 #define RUN_LIMIT_S 60
+#include "mem/device.h"
+#include "mem/mem_cuda_queue.h"
 #include "src/comm.h"
 #include "tests/rig_suite.h"
 
@@ -565,6 +567,61 @@ static void test_stream_graphs_beside_calls_that_enter(void)
     run(WORLD_PROCESSES, 1, direct, entered_beside_the_proxy, NULL);
 }
 
+/* Queues of slots that nobody uses. */
+static size_t spare_slot_queues(void)
+{
+    struct mem_device *device;
+    size_t count = 0;
+    if (mem_device_open(&device) != TUTTI_OK)
+        return 0;
+    pthread_mutex_lock(&device->lock);
+    for (const struct mem_queue *queue = device->slot_queues; queue; queue = queue->next)
+        count++;
+    pthread_mutex_unlock(&device->lock);
+    return count;
+}
+
+/* A graph that is launched once more after its communicator was aborted gives back its slots. */
+static int slots_after_an_abort(tutti_comm *comm, int rank, int size, void *context)
+{
+    enum { ROUNDS = 3 };
+    cuda_stream stream = rig_stream_take(false);
+    void *memory = rig_take(COUNT * 4);
+    int wrong = 0;
+    (void)size;
+    (void)context;
+    for (int i = 0; i < ROUNDS && !wrong; i++) {
+        tutti_comm *other;
+        wrong += WORLD_OK(tutti_comm_dup(comm, &other));
+        rig_capture_begin(stream);
+        wrong += WORLD_OK(
+            tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_MAX, other, stream));
+        void *executable = rig_capture_end(stream);
+        rig_graph_launch(executable, stream);
+        wrong += rig_await(rank, stream, AWAIT_S);
+        wrong += WORLD_OK(tutti_barrier(comm)) + WORLD_OK(tutti_comm_abort(other));
+        for (int launch = 0; launch < 2; launch++) {
+            usleep(20000); /* the proxy has answered the next replay by now */
+            rig_graph_launch(executable, stream);
+            wrong += rig_await(rank, stream, AWAIT_S);
+        }
+        usleep(20000);
+        rig_graph_destroy(executable);
+        for (double end = world_seconds() + 10; spare_slot_queues() == 0 && world_seconds() < end;)
+            usleep(1000);
+        wrong += world_check(rank, spare_slot_queues() == 1, "round %d: %zu queues of slots", i,
+                             spare_slot_queues());
+        wrong += WORLD_OK(tutti_comm_destroy(other));
+    }
+    rig_give(memory);
+    return wrong;
+}
+
+static void test_stream_graphs_give_slots_back_after_an_abort(void)
+{
+    run(WORLD_PROCESSES, 2, direct, slots_after_an_abort, NULL);
+}
+
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
@@ -580,6 +637,7 @@ int main(int argc, char **argv)
         {"that_hold_half_an_operation", test_stream_graphs_that_hold_half_an_operation},
         {"give_operations_back", test_stream_graphs_give_operations_back},
         {"beside_calls_that_enter", test_stream_graphs_beside_calls_that_enter},
+        {"give_slots_back_after_an_abort", test_stream_graphs_give_slots_back_after_an_abort},
     };
     return suite_run("stream_graphs", tests, sizeof tests / sizeof *tests, argc, argv);
 }
