@@ -3,7 +3,7 @@
 #include <sched.h>
 
 #include "base/status.h"
-#include "mem/mem_cuda.h"
+#include "mem/mem_cuda_queue.h"
 #include "mem/reduce.h"
 #include "tests/cuda_standin.h"
 #include "tests/cuda_suite.h"
@@ -436,6 +436,40 @@ void test_cuda_slots_do_work_in_their_stream(void)
         }
         mem_queue_give(queue);
     }
+    CU_ASSERT_EQUAL(gpu->stream_destroy(stream.handle), CUDA_DRIVER_OK);
+    mem_words_give(device, gate);
+    drop_six(&six);
+}
+
+/* Slots that are skipped once more have nothing to do, and the rest of each stays what it was: a
+ * kernel may be reading it. */
+void test_cuda_slots_are_emptied_in_place(void)
+{
+    struct six six;
+    struct cuda_slot before[6];
+    if (!device->claims) {
+        suite_skip("without kernels or memory operations there are no slots");
+        return;
+    }
+    make_six(&six);
+    struct mem_stream stream = open_stream(make_stream(CUDA_STREAM_NON_BLOCKING));
+    struct mem_words *gate = take_words();
+    answer(gate, 0, 0);
+    CU_ASSERT_EQUAL(mem_stream_wait(&stream, gate, 0, 1), TUTTI_OK);
+    struct mem_queue *queue = put_six(&stream);
+    (void)use_six(queue, &six.x, &six.y, &six.z);
+    memcpy(before, queue->slots, sizeof before);
+    CU_ASSERT(before[0].count > 0);
+    mem_slots_skip_all(queue);
+    for (int i = 0; i < 6; i++) {
+        const struct cuda_slot *slot = &queue->slots[i];
+        CU_ASSERT_EQUAL(slot->count, 0);
+        CU_ASSERT(slot->dst == before[i].dst && slot->a == before[i].a && slot->b == before[i].b);
+    }
+    answer(gate, 0, 1);
+    CU_ASSERT(await_passed(queue));
+    CU_ASSERT_EQUAL(gpu->stream_synchronize(stream.handle), CUDA_DRIVER_OK);
+    mem_queue_give(queue);
     CU_ASSERT_EQUAL(gpu->stream_destroy(stream.handle), CUDA_DRIVER_OK);
     mem_words_give(device, gate);
     drop_six(&six);

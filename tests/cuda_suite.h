@@ -42,6 +42,7 @@ void test_cuda_work_is_given_ahead(void);
 void test_cuda_memory_that_may_become_zero_is_kept(void);
 void test_cuda_slots_do_work_in_their_stream(void);
 void test_cuda_slots_are_replayed(void);
+void test_cuda_slots_are_emptied_in_place(void);
 void test_cuda_opens_streams(void);
 void test_cuda_captures_and_replays(void);
 void test_cuda_refuses_broken_captures(void);

@@ -538,6 +538,7 @@ int main(int argc, char **argv)
         TEST(cuda_memory_that_may_become_zero_is_kept),
         TEST(cuda_slots_do_work_in_their_stream),
         TEST(cuda_slots_are_replayed),
+        TEST(cuda_slots_are_emptied_in_place),
         TEST(cuda_shares_its_own_blocks),
         TEST(cuda_exports_dma_bufs),
         TEST(cuda_admits_adapters),

@@ -13,7 +13,9 @@
  *
  * Invariant: slots are used in the order in which they lie in the stream, so that the stream keeps
  * the order of the work. GO and DONE count slots and only grow, but where a capture replays its
- * slots: there the stream sets GO back when it is past them, and the queue's owner DONE. */
+ * slots: there the stream sets GO back when it is past them, and the queue's owner DONE. A slot is
+ * given work while GO is before it; else it is only emptied, for its kernel may be reading. (A
+ * graph that holds half an operation sets nothing back: what its kernels do is unspecified.) */
 #include <stdatomic.h>
 #include <stdlib.h>
 
@@ -163,15 +165,22 @@ tutti_status mem_slots_put_reset(struct mem_queue *queue, const struct mem_strea
     return mem_stream_signal(stream, queue->words, QUEUE_GO, (uint32_t)queue->slot_base);
 }
 
-static const struct cuda_slot nothing = {.count = 0};
+/* Nothing is to be done in the slot. One store, for a kernel that GO let go before may be reading:
+ * what it sees is whole. */
+static void empty_slot(struct cuda_slot *slot)
+{
+    if (__atomic_load_n(&slot->count, __ATOMIC_RELAXED) > 0)
+        __atomic_store_n(&slot->count, 0, __ATOMIC_RELAXED);
+}
 
-/* Lets the stream go on to the next slot, which says what is to be done. */
+/* Lets the stream go on to the next slot, which says what is to be done; NULL: nothing. */
 static void use_slot(struct mem_queue *queue, const struct cuda_slot *slot)
 {
     struct cuda_slot *at = &queue->slots[queue->slots_used++];
-    /* A graph that holds half an operation does not set GO back, and may be reading: nothing. */
-    if (slot->count > 0 || at->count > 0)
+    if (slot)
         *at = *slot;
+    else
+        empty_slot(at);
     set_word(queue, QUEUE_GO, queue->slot_base + queue->slots_used);
 }
 
@@ -187,7 +196,7 @@ void mem_cuda_slots_start(struct mem_queue *queue, const struct piece *piece, ui
     if (piece->bytes > 0) {
         while (queue->slots_used < queue->slots_put &&
                !fits(&queue->slot_kernels[queue->slots_used], piece, copies))
-            use_slot(queue, &nothing);
+            use_slot(queue, NULL);
         must(queue->slots_used < queue->slots_put);
         struct cuda_slot slot = {piece->work.dst, piece->work.a, piece->work.b, piece->work.count};
         if (copies)
@@ -201,13 +210,14 @@ void mem_cuda_slots_start(struct mem_queue *queue, const struct piece *piece, ui
 void mem_slots_skip(struct mem_queue *queue)
 {
     while (queue->slots_used < queue->slots_put)
-        use_slot(queue, &nothing);
+        use_slot(queue, NULL);
 }
 
 void mem_slots_skip_all(struct mem_queue *queue)
 {
-    queue->slots_used = 0;
-    mem_slots_skip(queue);
+    for (queue->slots_used = 0; queue->slots_used < queue->slots_put; queue->slots_used++)
+        empty_slot(&queue->slots[queue->slots_used]);
+    set_word(queue, QUEUE_GO, queue->slot_base + queue->slots_put);
 }
 
 void mem_slots_rewind(struct mem_queue *queue)
