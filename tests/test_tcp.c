@@ -328,7 +328,7 @@ static void be_looked_for(struct links_rank *rank)
     struct tcp_link *link = tcp->links[0];
     for (int i = 0; i < 30; i++) {
         if (link->act_ms != 0)
-            link->act_ms = 1;
+            link->act_ms = clock_ms();
         if (link->hands[0].stage > TCP_STAGE_DIAL)
             link->give_up_ms = 1;
         tcp_connect_service(tcp);
@@ -388,7 +388,7 @@ static void be_dialed(struct links_rank *rank)
         for (uint32_t h = 0; h < TCP_ADDRESSES_MAX; h++)
             link->hands[h].deadline_ms = 1;
         if (link->act_ms != 0)
-            link->act_ms = 1;
+            link->act_ms = clock_ms();
         link->give_up_ms = 1;
         tcp_connect_service(tcp);
     }
@@ -401,6 +401,39 @@ static void be_dialed(struct links_rank *rank)
 static void test_tcp_dials_a_late_rank_with_one_connection(void)
 {
     links_run(links_world_new("tcp", 2, TCP_ADDRESSES_MAX - 1), be_dialed);
+}
+
+/* Rank 1 waits for rank 0 and is away for longer than a link may take, before its first look at it:
+ * nothing that took that long was under way. */
+static void come_back(struct links_rank *rank)
+{
+    enum { AWAY_MS = 5000 };
+    uint32_t word = rank->rank;
+    struct xfer xfer = links_xfer(1 - rank->rank, &word, 4);
+    if (rank->rank == 0) {
+        links_meet(rank, 1, 2);
+        links_connect_all(rank);
+        links_expect(rank, links_send(rank, &xfer) == TUTTI_OK);
+        links_meet(rank, 2, 2);
+        return;
+    }
+    links_connect_all(rank);
+    struct tcp *tcp = (struct tcp *)rank->transport;
+    struct tcp_link *link = tcp->links[0];
+    link->act_ms -= AWAY_MS;
+    link->give_up_ms -= AWAY_MS;
+    tcp_connect_service(tcp);
+    links_expect(rank, link->state == TCP_LINK_MAKING);
+    links_meet(rank, 1, 2);
+    links_expect(rank, links_recv(rank, &xfer) == TUTTI_OK && word == 0);
+    links_meet(rank, 2, 2);
+}
+
+static void test_tcp_waits_on_when_it_comes_back(void)
+{
+    struct links_world *world = links_world_new("tcp", 2, 1);
+    CU_ASSERT_EQUAL(settings_set(&world->settings, "CONNECT_TIMEOUT_MS", "2000"), TUTTI_OK);
+    links_run(world, come_back);
 }
 
 static void wrong_secret(struct links_rank *rank)
@@ -448,6 +481,7 @@ int main(int argc, char **argv)
         TEST(tcp_links_ranks_that_look_seldom),
         TEST(tcp_looks_for_a_late_rank_with_one_connection),
         TEST(tcp_dials_a_late_rank_with_one_connection),
+        TEST(tcp_waits_on_when_it_comes_back),
         TEST(tcp_delivers_what_trickles_after_a_goodbye),
         TEST(tcp_refuses_a_wrong_secret),
         TEST(tcp_speaks_over_one_interface),

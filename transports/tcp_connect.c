@@ -527,10 +527,12 @@ static void service_link(struct tcp_link *link, uint64_t now)
     for (uint32_t i = 0; i < link->candidate_count; i++) {
         if (link->state != TCP_LINK_MAKING || link->act_ms == 0 || now < link->act_ms)
             break;
-        if (!dials(link) && link->control.fd >= 0)
+        if (!dials(link) && link->control.fd >= 0) {
             link->act_ms = now + PROBE_MS; /* it has begun to dial */
-        else
-            dial(link, now);
+            continue;
+        }
+        link->give_up_ms += now - link->act_ms; /* this rank was away: nothing was under way */
+        dial(link, now);
     }
     if (link->state != TCP_LINK_MAKING)
         return;
