@@ -289,6 +289,65 @@ static void test_tcp_delivers_what_trickles_after_a_goodbye(void)
     links_run(links_world_new("tcp", 2, 1), trickle_after_goodbye);
 }
 
+/* Half a header (number 0) or half a message and a goodbye (1) have come: rank 1, which waits for
+ * the rest, may sleep meanwhile. */
+static void halves(struct links_rank *rank)
+{
+    enum { LEN = 1000 };
+    uint8_t frame[TCP_FRAME_LEN + LEN], data[LEN] = {0};
+    uint32_t peer = 1 - rank->rank, word = 1;
+    bool goodbye = rank->world->number == 1;
+    ssize_t half = goodbye ? LEN / 2 : TCP_FRAME_LEN / 2;
+    links_connect_all(rank);
+    struct xfer first = links_xfer(peer, &word, 4), xfer = links_xfer(peer, data, LEN);
+    links_expect(rank, (rank->rank == 1 ? links_send(rank, &first) : links_recv(rank, &first)) ==
+                           TUTTI_OK);
+    struct tcp *tcp = (struct tcp *)rank->transport;
+    struct tcp_link *link = tcp->links[peer];
+    struct tcp_lane *lane = &link->lanes[0];
+    if (rank->rank == 0) {
+        memset(frame, 3, sizeof frame);
+        tcp_put_frame(frame, LEN, xfer.tag);
+        links_expect(rank, send(lane->fd, frame, half, 0) == half);
+        if (goodbye) {
+            links_expect(rank, tcp_control_put(link, TCP_CONTROL_BYE, NULL) == TUTTI_OK);
+            tcp_control_flush(link);
+            shutdown(link->control.fd, SHUT_WR);
+        }
+        links_meet(rank, 1, 2);
+        ssize_t rest = (ssize_t)sizeof frame - half;
+        links_expect(rank, send(lane->fd, frame + half, rest, 0) == rest);
+        links_meet(rank, 2, 2);
+        return;
+    }
+    links_expect(rank, rank->ops->recv(rank->transport, &xfer) == TUTTI_IN_PROGRESS);
+    uint64_t deadline = clock_ms() + LINKS_LIMIT_MS;
+    while ((goodbye ? link->state != TCP_LINK_ENDED || lane->landed == 0 : lane->end == 0) &&
+           clock_ms() < deadline)
+        rank->ops->poll(rank->transport);
+    if (goodbye)
+        link->linger_ms = deadline;
+    bool armed = false;
+    for (int i = 0; i < 1000 && !armed; i++) {
+        rank->ops->poll(rank->transport);
+        armed = rank->ops->arm(rank->transport);
+    }
+    links_expect(rank, armed);
+    links_meet(rank, 1, 2);
+    links_expect(rank, links_finish(rank, &xfer, LINKS_LIMIT_MS) == TUTTI_OK);
+    links_expect(rank, data[0] == 3 && data[LEN - 1] == 3);
+    links_meet(rank, 2, 2);
+}
+
+static void test_tcp_sleeps_while_half_is_there(void)
+{
+    for (int number = 0; number < 2; number++) {
+        struct links_world *world = links_world_new("tcp", 2, 1);
+        world->number = number;
+        links_run(world, halves);
+    }
+}
+
 /* How many connections wait in the accept queues of this rank; takes them out. */
 static int waiting_connections(const struct links_rank *rank)
 {
@@ -483,6 +542,7 @@ int main(int argc, char **argv)
         TEST(tcp_dials_a_late_rank_with_one_connection),
         TEST(tcp_waits_on_when_it_comes_back),
         TEST(tcp_delivers_what_trickles_after_a_goodbye),
+        TEST(tcp_sleeps_while_half_is_there),
         TEST(tcp_refuses_a_wrong_secret),
         TEST(tcp_speaks_over_one_interface),
     };

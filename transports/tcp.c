@@ -380,11 +380,15 @@ static tutti_status tcp_recv(struct transport *transport, struct xfer *xfer)
     return TUTTI_IN_PROGRESS;
 }
 
+/* Is reading the lane worth it? Bytes of half a header are nothing yet, and the lanes of a link
+ * that ended may be silent for a while before they count as ended too. */
 static bool may_receive(const struct tcp_lane *lane)
 {
-    enum tcp_link_state state = lane->link->state;
-    return state == TCP_LINK_ENDED ||
-           (state == TCP_LINK_UP && (lane->source.readable || lane->begin < lane->end));
+    const struct tcp_link *link = lane->link;
+    uint32_t useful = lane->in_frame ? 1 : TCP_FRAME_LEN;
+    bool over = link->state == TCP_LINK_ENDED && (lane->ended || link->linger_ms == 0);
+    return over || (link->state != TCP_LINK_MAKING &&
+                    (lane->source.readable || lane->end - lane->begin >= useful));
 }
 
 static struct xfer *tcp_poll(struct transport *transport)

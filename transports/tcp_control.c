@@ -53,6 +53,7 @@ void tcp_link_end(struct tcp_link *link, tutti_status status, const char *format
     for (uint32_t i = 0; i < tcp->config->lanes; i++) {
         struct tcp_lane *lane = &link->lanes[i];
         link->down = link->down || lane->sends.head;
+        lane->source.readable = true; /* its end may have come with the last bytes */
         tcp_lane_fail_sends(lane, status);
         if (!was_up) {
             lane->ended = true;

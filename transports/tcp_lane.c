@@ -93,7 +93,8 @@ void tcp_lane_fail_sends(struct tcp_lane *lane, tutti_status status)
  */
 
 /* Reads up to len bytes; *got says how many. A short read means that the socket is empty: the
- * next attempt waits for news (an edge) or for the next poll. */
+ * next attempt waits for news (an edge) or for the next poll. Once the link has ended the end may
+ * already lie behind those bytes, and that edge be past: only an empty read tells. */
 static enum step read_socket(struct tcp_lane *lane, void *at, size_t len, size_t *got)
 {
     *got = 0;
@@ -110,7 +111,7 @@ static enum step read_socket(struct tcp_lane *lane, void *at, size_t len, size_t
     } while (n < 0 && errno == EINTR);
     if (n > 0) {
         *got = (size_t)n;
-        lane->source.readable = *got == len;
+        lane->source.readable = over || *got == len;
         if (over)
             tcp_link_linger(link); /* more may be on its way */
         return STEP_MOVED;
