@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -80,6 +81,51 @@ static void test_tcp_bears_strangers(void)
 {
     struct links_world *world = links_world_new("tcp", 2, 2);
     links_run(world, strangers);
+}
+
+/* Rank 0 has no descriptors left but those of strangers that say nothing. */
+static void crowded_out(struct links_rank *rank)
+{
+    enum { MUTE = 20 };
+    int fds[MUTE];
+    struct sock_address address;
+    uint32_t word = rank->rank;
+    struct xfer xfer = links_xfer(1 - rank->rank, &word, 4);
+    if (rank->rank == 1) {
+        links_expect(rank, tcp_entry(rank, 0, &address));
+        for (int i = 0; i < MUTE; i++)
+            links_expect(rank, sock_connect_start(&address, &fds[i]) == TUTTI_OK);
+        links_meet(rank, 1, 2);
+        links_connect_all(rank);
+        links_expect(rank, links_recv(rank, &xfer) == TUTTI_OK && word == 0);
+        links_meet(rank, 2, 2);
+        for (int i = 0; i < MUTE; i++)
+            owned_close(fds[i]);
+        return;
+    }
+    const struct tcp *tcp = (const struct tcp *)rank->transport;
+    uint64_t deadline = clock_ms() + LINKS_LIMIT_MS;
+    while (tcp->incoming_count < MUTE && clock_ms() < deadline)
+        rank->ops->poll(rank->transport);
+    int next = dup(0);
+    struct rlimit before, none_left;
+    getrlimit(RLIMIT_NOFILE, &before);
+    none_left = before;
+    none_left.rlim_cur = (rlim_t)next;
+    close(next);
+    links_expect(rank, next > MUTE && setrlimit(RLIMIT_NOFILE, &none_left) == 0);
+    links_connect_all(rank);
+    links_expect(rank, links_send(rank, &xfer) == TUTTI_OK);
+    links_meet(rank, 1, 2);
+    links_meet(rank, 2, 2);
+    setrlimit(RLIMIT_NOFILE, &before);
+}
+
+static void test_tcp_dials_before_it_hears_strangers(void)
+{
+    struct links_world *world = links_world_new("tcp", 2, 2);
+    world->processes = true;
+    links_run(world, crowded_out);
 }
 
 /* Puts addresses before the good one that refuse, or swallow every packet. */
@@ -533,6 +579,7 @@ int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
         TEST(tcp_bears_strangers),
+        TEST(tcp_dials_before_it_hears_strangers),
         TEST(tcp_passes_over_bad_addresses),
         TEST(tcp_waits_for_a_slow_reader),
         TEST(tcp_carries_more_than_4_gib),

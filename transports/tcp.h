@@ -220,6 +220,8 @@ bool tcp_address_read(const struct tcp *tcp, const void *address, size_t len,
 /* ---- tcp_accept.c ---- */
 /* New connections and the handshakes of strangers. */
 void tcp_accept_service(struct tcp *tcp, uint64_t now_ms);
+/* Drops the strangers that have said nothing, for their descriptors; false when there are none. */
+bool tcp_accept_make_room(struct tcp *tcp);
 
 /* ---- tcp_connect.c ---- */
 /* What both sides of a handshake prove that they belong to: the communicator and the listener. */

@@ -110,6 +110,12 @@ static void service_stranger(struct tcp *tcp, struct tcp_hand *hand)
         drop_stranger(tcp, hand, status_sentence());
 }
 
+/* It has said nothing: a port scan, or a peer that waits to be dialed and watches for our end. */
+static bool is_mute(const struct tcp_hand *hand)
+{
+    return hand->stage == TCP_STAGE_HELLO && hand->have == 0;
+}
+
 /* A place for one more stranger; NULL: all are taken by connections that may yet prove good. */
 static struct tcp_hand *stranger_place(struct tcp *tcp, uint64_t now)
 {
@@ -119,8 +125,7 @@ static struct tcp_hand *stranger_place(struct tcp *tcp, uint64_t now)
         struct tcp_hand *hand = &tcp->incoming[i];
         if (hand->stage == TCP_STAGE_NONE)
             return hand;
-        bool mute = hand->stage == TCP_STAGE_HELLO && hand->have == 0;
-        uint64_t yields_ms = hand->since_ms + (mute ? SHOVE_MS : HANDSHAKE_MS);
+        uint64_t yields_ms = hand->since_ms + (is_mute(hand) ? SHOVE_MS : HANDSHAKE_MS);
         if (yields_ms <= earliest) {
             overdue = hand;
             earliest = yields_ms;
@@ -129,6 +134,18 @@ static struct tcp_hand *stranger_place(struct tcp *tcp, uint64_t now)
     if (overdue)
         drop_stranger(tcp, overdue, "it did not finish the handshake in time, and others wait");
     return overdue;
+}
+
+bool tcp_accept_make_room(struct tcp *tcp)
+{
+    bool any = false;
+    for (uint32_t i = 0; tcp->incoming_count > 0 && i < TCP_INCOMING_MAX; i++) {
+        if (!is_mute(&tcp->incoming[i]))
+            continue;
+        drop_stranger(tcp, &tcp->incoming[i], "descriptors ran out, and it said nothing");
+        any = true;
+    }
+    return any;
 }
 
 static void accept_waiting(struct tcp *tcp, struct tcp_listener *listener, uint64_t now)

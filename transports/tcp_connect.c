@@ -374,6 +374,8 @@ static void dial_hand(struct tcp_link *link, struct tcp_hand *hand,
     hand->source.readable = hand->source.writable = false;
     hand->deadline_ms = now + doubled(DIAL_MS, link->round);
     tutti_status status = sock_connect_start(&hand->address, &hand->fd);
+    if (status == TUTTI_ERR_NOMEM && tcp_accept_make_room(link->tcp))
+        status = sock_connect_start(&hand->address, &hand->fd);
     if (status == TUTTI_OK)
         status = tcp_watch(link->tcp, hand->fd, &hand->source, false);
     else if (errno == ECONNREFUSED)
