@@ -1,6 +1,7 @@
 /* test_tcp.c: what only the TCP transport meets: strangers at its door, addresses that lead
  * nowhere, slow peers, other secrets. What it shares with the others is in test_transports.c. */
 #include <netinet/in.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -541,6 +542,38 @@ static void test_tcp_waits_on_when_it_comes_back(void)
     links_run(world, come_back);
 }
 
+/* More strangers have come and gone than one call may hear. */
+static void besieged(struct links_rank *rank)
+{
+    enum { CALLERS = TCP_INCOMING_MAX + 50 };
+    struct tcp *tcp = (struct tcp *)rank->transport;
+    struct sock_address address;
+    int fds[CALLERS], count = 0;
+    bool room = true; /* in the queue */
+    links_expect(rank, tcp_entry(rank, 0, &address));
+    for (; count < CALLERS && room; count++) {
+        fds[count] = -1;
+        links_expect(rank, sock_connect_start(&address, &fds[count]) == TUTTI_OK);
+        struct pollfd connected = {.fd = fds[count], .events = POLLOUT};
+        room = poll(&connected, 1, 1000) == 1;
+    }
+    for (int i = 0; i < count; i++)
+        owned_close(fds[i]);
+    if (!room) {
+        suite_skip("an accept queue holds fewer than one call hears (net.core.somaxconn)");
+        return;
+    }
+    tcp_gather(tcp);
+    tcp_connect_service(tcp);
+    links_expect(rank, tcp->timer_ms != 0 && tcp->timer_ms <= clock_ms());
+    links_expect(rank, waiting_connections(rank) > 0);
+}
+
+static void test_tcp_is_not_held_up_by_strangers(void)
+{
+    links_run(links_world_new("tcp", 1, 1), besieged);
+}
+
 static void wrong_secret(struct links_rank *rank)
 {
     uint32_t word = 0;
@@ -590,6 +623,7 @@ int main(int argc, char **argv)
         TEST(tcp_waits_on_when_it_comes_back),
         TEST(tcp_delivers_what_trickles_after_a_goodbye),
         TEST(tcp_sleeps_while_half_is_there),
+        TEST(tcp_is_not_held_up_by_strangers),
         TEST(tcp_refuses_a_wrong_secret),
         TEST(tcp_speaks_over_one_interface),
     };

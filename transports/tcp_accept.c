@@ -150,7 +150,7 @@ bool tcp_accept_make_room(struct tcp *tcp)
 
 static void accept_waiting(struct tcp *tcp, struct tcp_listener *listener, uint64_t now)
 {
-    while (listener->source.readable) {
+    for (int i = 0; i < TCP_INCOMING_MAX && listener->source.readable; i++) {
         struct tcp_hand *hand = stranger_place(tcp, now);
         int fd;
         struct sock_address from;
@@ -172,6 +172,8 @@ static void accept_waiting(struct tcp *tcp, struct tcp_listener *listener, uint6
         else
             service_stranger(tcp, hand);
     }
+    if (listener->source.readable) /* whoever connects and closes in a loop holds nobody up */
+        tcp_timer_before(tcp, now);
 }
 
 void tcp_accept_service(struct tcp *tcp, uint64_t now)
