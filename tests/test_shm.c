@@ -10,9 +10,11 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "tests/links.h"
 #include "transports/shm.h"
 
@@ -545,6 +547,73 @@ static void test_shm_keeps_no_descriptors_of_strangers(void)
     run(links_world_new("shm", 2, 1), PROCESSES, intruded);
 }
 
+/* How many connections wait at this rank's listening socket; takes them out. */
+static int waiting_connections(const struct links_rank *rank)
+{
+    int count = 0, fd;
+    while ((fd = accept(((const struct shm *)rank->transport)->listener, NULL, NULL)) >= 0) {
+        close(fd);
+        count++;
+    }
+    return count;
+}
+
+/* More come and go than one call may let in: as the user that the test runs as (number 0), or as
+ * another (1), of whom the log speaks once. */
+static void besieged(struct links_rank *rank)
+{
+    enum { CALLERS = SHM_STRANGERS_MAX + 50 };
+    struct transport_event event;
+    atomic_int *came = &rank->world->flags[0];
+    pid_t child = fork();
+    if (child == 0) {
+        if (rank->world->number == 1 && (setgid(NOBODY) != 0 || setuid(NOBODY) != 0))
+            _exit(1);
+        for (int i = 0; i < CALLERS; i++) {
+            int fd = intrude(rank->world, 0);
+            atomic_fetch_add(came, fd >= 0);
+            close(fd);
+        }
+        _exit(0);
+    }
+    int status = -1;
+    links_expect(rank, waitpid(child, &status, 0) == child && status == 0);
+    rank->ops->event(rank->transport, true, &event);
+    int left = waiting_connections(rank);
+    links_expect(rank, left >= atomic_load(came) - SHM_STRANGERS_MAX && left < atomic_load(came));
+}
+
+static int lines_with(const char *path, const char *word)
+{
+    char line[1000];
+    int count = 0;
+    FILE *file = fopen(path, "r");
+    while (file && fgets(line, sizeof line, file))
+        count += strstr(line, word) != NULL;
+    if (file)
+        fclose(file);
+    return count;
+}
+
+static void test_shm_is_not_held_up_by_strangers(void)
+{
+    for (int number = 0; number < 2; number++) {
+        struct suite_log log;
+        if (number == 1 && geteuid() != 0) {
+            suite_skip("only root can become another user");
+            return;
+        }
+        suite_log_begin(&log);
+        CU_ASSERT_EQUAL(log_set_file(log.path), TUTTI_OK);
+        struct links_world *world = links_world_new("shm", 1, 1);
+        world->number = number;
+        run(world, PROCESSES, besieged);
+        CU_ASSERT_EQUAL(log_set_file(""), TUTTI_OK);
+        CU_ASSERT_EQUAL(lines_with(log.path, "a connection was refused"), number);
+        suite_log_end(&log);
+    }
+}
+
 /* ---- many ranks ---- */
 
 static void all_to_all(struct links_rank *rank)
@@ -642,6 +711,7 @@ int main(int argc, char **argv)
         T(test_shm_says_when_descriptors_run_out),
         T(test_shm_bears_garbage_connections),
         T(test_shm_keeps_no_descriptors_of_strangers),
+        T(test_shm_is_not_held_up_by_strangers),
         T(test_shm_joins_more_than_may_be_under_way),
         T(test_inproc_joins_256_threads),
         T(test_shm_joins_64_processes),

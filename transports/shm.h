@@ -118,6 +118,7 @@ struct shm {
     uint32_t pending_links; /* WAITING or DIALING */
     struct stranger strangers[SHM_STRANGERS_MAX];
     uint32_t stranger_count;
+    bool user_refused;          /* another user's connection was, and the log says so */
     struct mem_export found[4]; /* recent answers of mem_find, good for one generation */
     uint64_t found_generation;
     uint32_t found_next;

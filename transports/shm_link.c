@@ -356,9 +356,18 @@ static void no_descriptors(struct shm *shm)
     }
 }
 
-static void accept_strangers(struct shm *shm)
+/* Of another user, who may come in a loop: the log says so once. */
+static void refuse_user(struct shm *shm)
 {
-    while (shm->stranger_count < SHM_STRANGERS_MAX) {
+    log_at(shm->user_refused ? LOG_LEVEL_DEBUG : LOG_LEVEL_WARN, (int)shm->local.config->rank,
+           "a connection was refused: %s", status_sentence());
+    shm->user_refused = true;
+}
+
+/* Lets in at most so many of those who wait. */
+static void accept_strangers(struct shm *shm, int most)
+{
+    for (int i = 0; i < most && shm->stranger_count < SHM_STRANGERS_MAX; i++) {
         shm->local.stats.syscalls++;
         int fd = owned_add(accept4(shm->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC));
         if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM))
@@ -367,7 +376,7 @@ static void accept_strangers(struct shm *shm)
             return;
         pid_t pid;
         if (check_user(fd, &pid) != TUTTI_OK) {
-            refused(shm);
+            refuse_user(shm);
             owned_close(fd);
             continue;
         }
@@ -460,7 +469,7 @@ static bool watch_dialer(struct shm *shm, struct shm_link *link)
 static void note_missing(struct shm *shm, struct shm_link *link, const char *what)
 {
     char sentence[SENTENCE_MAX];
-    accept_strangers(shm);
+    accept_strangers(shm, SOMAXCONN); /* all who had come until then */
     if (link->state != SHM_WAITING)
         return;
     snprintf(sentence, sizeof sentence, "%s %s", shm_peer_name(shm, link->base.peer), what);
@@ -611,7 +620,7 @@ static void handle(struct shm *shm, uint64_t what)
     uint32_t index = (uint32_t)what;
     enum watched kind = (enum watched)(what >> 32);
     if (kind == WATCH_LISTENER) {
-        accept_strangers(shm);
+        accept_strangers(shm, SHM_STRANGERS_MAX); /* the rest comes with the next call */
     } else if (kind == WATCH_STRANGER) {
         stranger_read(shm, &shm->strangers[index]);
     } else {
