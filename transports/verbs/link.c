@@ -372,6 +372,8 @@ static void service_path(struct verbs_path *path, uint64_t now)
     if (path->state == VERBS_PATH_MAKING && due && now >= path->since_ms + HELLO_MS)
         link_path_failed(path, "the other side did not answer");
     if (no_answer(path, now))
+        link_take_arrivals(path->link->verbs); /* it may have come while this rank was away */
+    if (no_answer(path, now))
         link_path_failed(path,
                          "no message came through over %s: check that its address reaches "
                          "the other side's, or set TUTTI_VERBS_GID_INDEX",
