@@ -404,7 +404,8 @@ bool comm_seize_soon(tutti_comm *comm)
     return seize_soon(comm, &inside);
 }
 
-/* A thread that aborts is inside for a moment; any other is a mistake of the caller, or the proxy. */
+/* A thread that aborts is inside for a moment; any other is a mistake of the caller, or the proxy.
+ */
 static inline bool seize_at_last(tutti_comm *comm, int *inside)
 {
     while (!seize_soon(comm, inside)) {

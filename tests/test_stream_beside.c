@@ -1,6 +1,11 @@
 /* test_stream_beside.c: what a program does with a communicator while its streams wait for a rank
  * that waits for this one. Over the stand-in driver, or over a real one (TUTTI_TEST_CUDA_DRIVER).
  */
+#include <signal.h>
+#include <stdint.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include "tests/rig_suite.h"
 
 #define AWAIT_S 30
@@ -103,7 +108,7 @@ static void test_stream_beside_registrations(void)
  * or not a stream's operation is queued behind it. */
 static int waits_after_a_pause(tutti_comm *comm, int rank, int size, void *context)
 {
-    enum { PAUSE_US = 1200000, LATE_US = 600000 };
+    enum { PAUSE_US = 2400000, LATE_US = 600000 };
     cuda_stream stream = rig_stream_take(false);
     void *buffer = rig_take(COUNT * 4);
     int32_t value = rank;
@@ -143,10 +148,50 @@ static int waits_after_a_pause(tutti_comm *comm, int rank, int size, void *conte
 
 static void test_stream_beside_waits_after_a_pause(void)
 {
-    static const char *const soon[] = {"TUTTI_CUDA_DIRECT_MIN=1", "TUTTI_TIMEOUT_MS=1000", NULL};
+    static const char *const soon[] = {"TUTTI_CUDA_DIRECT_MIN=1", "TUTTI_TIMEOUT_MS=2000", NULL};
     static const bool no = false, yes = true;
     run(WORLD_PROCESSES, 2, soon, waits_after_a_pause, (void *)&yes);
     run(WORLD_PROCESSES, 2, soon, waits_after_a_pause, (void *)&no);
+}
+
+static char *guarded;
+#define GUARDED 65536
+
+/* As collectors and trackers of pages do. */
+static void open_pages(int number, siginfo_t *info, void *context)
+{
+    (void)number, (void)context;
+    uintptr_t place = (uintptr_t)info->si_addr - (uintptr_t)guarded;
+    if (place >= GUARDED || mprotect(guarded, GUARDED, PROT_READ | PROT_WRITE) != 0)
+        _exit(77);
+}
+
+/* The proxy writes host memory that the program opens at the first fault. */
+static int faults(tutti_comm *comm, int rank, int size, void *context)
+{
+    struct sigaction action = {.sa_sigaction = open_pages, .sa_flags = SA_SIGINFO};
+    cuda_stream stream = rig_stream_take(false);
+    int wrong = 0;
+    (void)context;
+    guarded = mmap(NULL, GUARDED, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    int32_t *numbers = (int32_t *)guarded;
+    for (int i = 0; i < COUNT; i++)
+        numbers[i] = rank + i;
+    sigaction(SIGSEGV, &action, NULL);
+    mprotect(guarded, GUARDED, PROT_READ);
+    wrong +=
+        WORLD_OK(tutti_allreduce_on(numbers, numbers, COUNT, TUTTI_INT32, TUTTI_SUM, comm, stream));
+    wrong += rig_await(rank, stream, AWAIT_S);
+    for (int i = 0; i < COUNT; i++)
+        wrong += world_check(rank, numbers[i] == size * (size - 1) / 2 + size * i, "sum %d is %d",
+                             i, numbers[i]);
+    munmap(guarded, GUARDED);
+    return wrong;
+}
+
+static void test_stream_beside_faults(void)
+{
+    run(WORLD_PROCESSES, 2, tcp, faults, NULL);
 }
 
 int main(int argc, char **argv)
@@ -154,6 +199,7 @@ int main(int argc, char **argv)
     static const struct suite_test tests[] = {
         {"operations", test_stream_beside_operations},
         {"registrations", test_stream_beside_registrations},
+        {"faults", test_stream_beside_faults},
         {"waits_after_a_pause", test_stream_beside_waits_after_a_pause},
     };
     return suite_run("stream_beside", tests, sizeof tests / sizeof *tests, argc, argv);

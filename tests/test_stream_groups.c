@@ -3,6 +3,7 @@
  * (TUTTI_TEST_CUDA_DRIVER). */
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "tests/rig_suite.h"
 

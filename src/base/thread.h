@@ -4,8 +4,9 @@
 
 #include <pthread.h>
 
-/* As pthread_create. The thread takes no signal: those are the program's, whose own threads may
- * wait for them with all others' masks set. */
+/* As pthread_create. The thread takes no signal but of what it does itself (a fault in memory of
+ * the program, which may have a handler for it): the others are the program's, whose own threads
+ * may wait for them with all others' masks set. */
 int thread_start(pthread_t *thread, const pthread_attr_t *attributes, void *(*function)(void *),
                  void *argument);
 

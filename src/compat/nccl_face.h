@@ -94,7 +94,8 @@ ncclResult_t face_config_read_call(const ncclCollConfig_t *config, const char *n
 
 /* ---- jobs (nccl_job.c): what waits for other ranks ---- */
 
-/* As pthread_create; the thread takes no signal, for those are the program's. */
+/* As pthread_create; the thread takes no signal but of what it does itself: the others are the
+ * program's. */
 int face_thread(pthread_t *thread, const pthread_attr_t *attributes, void *(*function)(void *),
                 void *argument);
 
