@@ -25,7 +25,7 @@
 #define COMM_HASH_SIZE      64   /* buckets of the program cache */
 #define COMM_PEER_NAME_MAX  96
 #define COMM_LOOKING        2 /* in comm.busy: inside is one who only looks, for a moment */
-#define COMM_SERVING        3 /* the proxy of stream.c, whose coming and going is nobody's mistake */
+#define COMM_SERVING        3 /* the proxy of stream.c, which comes and goes as it likes */
 
 enum notice_kind {
     NOTICE_FAILED, /* culprit, status, text: the communicator failed */

@@ -31,7 +31,7 @@ class Backend : public c10d::Backend
     }
     ~Backend() override
     {
-        shutdown();
+        Backend::shutdown();
     }
 
     const std::string getBackendName() const override
