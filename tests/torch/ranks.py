@@ -13,6 +13,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+import torch.distributed._functional_collectives as functional
 
 import tutti_torch  # noqa: F401
 
@@ -244,6 +245,19 @@ def case_async():
     dist.all_reduce_coalesced(with_many)
     for tensor in with_many:
         expect(tensor, torch.full_like(tensor, SIZE * (SIZE - 1) / 2), "all_reduce_coalesced")
+    inputs = [made(RANK, (n, 2), torch.float32, n) for n in (1, 30)]
+    wanted = [everyone((n, 2), torch.float32, n) for n in (1, 30)]
+    whole = functional.all_gather_into_tensor_coalesced(inputs, dist.group.WORLD)
+    for got, each in zip(whole, wanted):
+        expect(functional.wait_tensor(got), each.flatten(0, 1), "all_gather_into_tensor_coalesced")
+    parts = functional.reduce_scatter_tensor_coalesced(
+        [each.flatten(0, 1) for each in wanted], "sum", [0, 0], dist.group.WORLD)
+    for got, each in zip(parts, wanted):
+        expect(functional.wait_tensor(got), each[RANK] * SIZE, "reduce_scatter_tensor_coalesced")
+    lists = [[torch.zeros_like(each) for _ in range(SIZE)] for each in inputs]
+    dist.all_gather_coalesced(lists, inputs)
+    for got, each in zip(lists, wanted):
+        expect(torch.stack(got), each, "all_gather_coalesced")
 
 
 def case_groups():

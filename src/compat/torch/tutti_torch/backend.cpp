@@ -64,7 +64,7 @@ Answer Backend::broadcast(Tensors &tensors, const c10d::BroadcastOptions &option
 {
     at::Tensor tensor = only(tensors), place = tensor.contiguous();
     int root = (int)options.rootRank;
-    return collective(c10d::OpType::BROADCAST, waited(options, 0), tensors,
+    return collective(c10d::OpType::BROADCAST, !options.asyncOp, tensors,
                       {[place, root](tutti_comm *comm) {
                            return tutti_broadcast(place.data_ptr(), place.data_ptr(), count(place),
                                                   elements(place).type, root, comm);
@@ -86,7 +86,7 @@ Part Backend::allreduce_part(const at::Tensor &tensor, const c10d::ReduceOp &red
 
 Answer Backend::allreduce(Tensors &tensors, const c10d::AllreduceOptions &options)
 {
-    return collective(c10d::OpType::ALLREDUCE, waited(options, 0), tensors,
+    return collective(c10d::OpType::ALLREDUCE, !options.asyncOp, tensors,
                       allreduce_part(only(tensors), options.reduceOp));
 }
 
@@ -96,7 +96,7 @@ Answer Backend::reduce(Tensors &tensors, const c10d::ReduceOptions &options)
     tutti_op op = operation(options.reduceOp, tensor);
     int root = (int)options.rootRank;
     void *out = root == rank_ ? place.data_ptr() : nullptr;
-    return collective(c10d::OpType::REDUCE, waited(options, 0), tensors,
+    return collective(c10d::OpType::REDUCE, !options.asyncOp, tensors,
                       {[place, out, op, root](tutti_comm *comm) {
                            return tutti_reduce(place.data_ptr(), out, count(place),
                                                elements(place).type, op, root, comm);
@@ -120,7 +120,7 @@ Part Backend::allgather_part(const at::Tensor &output, const at::Tensor &input)
 Answer Backend::_allgather_base(at::Tensor &output, at::Tensor &input,
                                 const c10d::AllgatherOptions &options)
 {
-    return collective(c10d::OpType::_ALLGATHER_BASE, waited(options, 0), {output},
+    return collective(c10d::OpType::_ALLGATHER_BASE, !options.asyncOp, {output},
                       allgather_part(output, input));
 }
 
@@ -142,7 +142,7 @@ Part Backend::reduce_scatter_part(const at::Tensor &output, const at::Tensor &in
 Answer Backend::_reduce_scatter_base(at::Tensor &output, at::Tensor &input,
                                      const c10d::ReduceScatterOptions &options)
 {
-    return collective(c10d::OpType::_REDUCE_SCATTER_BASE, waited(options, 0), {output},
+    return collective(c10d::OpType::_REDUCE_SCATTER_BASE, !options.asyncOp, {output},
                       reduce_scatter_part(output, input, options.reduceOp));
 }
 
@@ -179,7 +179,7 @@ Answer Backend::alltoall_base(at::Tensor &output, at::Tensor &input,
     Counts to = shares(in, input_splits, size_, "input");
     Counts from = shares(place, output_splits, size_, "output");
     bool equal = input_splits.empty() && output_splits.empty();
-    return collective(c10d::OpType::ALLTOALL_BASE, waited(options, 0), {output},
+    return collective(c10d::OpType::ALLTOALL_BASE, !options.asyncOp, {output},
                       {[in, place, to, from, equal](tutti_comm *comm) {
                            return equal ? tutti_alltoall(in.data_ptr(), place.data_ptr(), to[0],
                                                          elements(in).type, comm)
@@ -192,7 +192,7 @@ Answer Backend::alltoall_base(at::Tensor &output, at::Tensor &input,
 
 Answer Backend::barrier(const c10d::BarrierOptions &options)
 {
-    return collective(c10d::OpType::BARRIER, waited(options, 0), {}, {tutti_barrier, nullptr});
+    return collective(c10d::OpType::BARRIER, !options.asyncOp, {}, {tutti_barrier, nullptr});
 }
 
 /* ---- send and receive --------------------------------------------------------------------------

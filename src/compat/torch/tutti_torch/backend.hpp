@@ -93,17 +93,6 @@ class Backend : public c10d::Backend
     std::atomic<uint64_t> sequence{0};
 };
 
-/* The caller waits at once, as PyTorch says from version 2.7 on. */
-template <class Options> auto waited(const Options &options, int) -> decltype(options.asyncOp)
-{
-    return !options.asyncOp;
-}
-
-template <class Options> bool waited(const Options &, long)
-{
-    return false;
-}
-
 } // namespace tutti_torch
 
 #endif

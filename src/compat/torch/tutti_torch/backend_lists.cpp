@@ -35,7 +35,7 @@ Part Backend::allgather_list_part(const Tensors &list, const at::Tensor &input)
 Answer Backend::allgather(Lists &outputs, Tensors &inputs, const c10d::AllgatherOptions &options)
 {
     Tensors &list = only_list(outputs);
-    return collective(c10d::OpType::ALLGATHER, waited(options, 0), list,
+    return collective(c10d::OpType::ALLGATHER, !options.asyncOp, list,
                       allgather_list_part(list, only(inputs)));
 }
 
@@ -51,7 +51,7 @@ Answer Backend::gather(Lists &outputs, Tensors &inputs, const c10d::GatherOption
             check_count(tensor, input.numel(), "an output of a gather");
         all = room(list);
     }
-    return collective(c10d::OpType::GATHER, waited(options, 0), list,
+    return collective(c10d::OpType::GATHER, !options.asyncOp, list,
                       {[in, all, root](tutti_comm *comm) {
                            return tutti_gather(in.data_ptr(),
                                                all.defined() ? all.data_ptr() : nullptr, count(in),
@@ -71,7 +71,7 @@ Answer Backend::scatter(Tensors &outputs, Lists &inputs, const c10d::ScatterOpti
             check_count(tensor, output.numel(), "an input of a scatter");
         all = joined(list);
     }
-    return collective(c10d::OpType::SCATTER, waited(options, 0), outputs,
+    return collective(c10d::OpType::SCATTER, !options.asyncOp, outputs,
                       {[place, all, root](tutti_comm *comm) {
                            return tutti_scatter(all.defined() ? all.data_ptr() : nullptr,
                                                 place.data_ptr(), count(place),
@@ -91,7 +91,7 @@ Answer Backend::reduce_scatter(Tensors &outputs, Lists &inputs,
     Counts counts = counts_of(list);
     tutti_op op = operation(options.reduceOp, output);
     return collective(
-        c10d::OpType::REDUCE_SCATTER, waited(options, 0), outputs,
+        c10d::OpType::REDUCE_SCATTER, !options.asyncOp, outputs,
         {[place, all, counts, op](tutti_comm *comm) {
              return alike(counts)
                         ? tutti_reduce_scatter(all.data_ptr(), place.data_ptr(), counts[0],
@@ -110,7 +110,7 @@ Answer Backend::alltoall(Tensors &outputs, Tensors &inputs, const c10d::AllToAll
     check_list(outputs, size_, inputs[0], "outputs");
     at::Tensor in = joined(inputs), out = room(outputs);
     Counts to = counts_of(inputs), from = counts_of(outputs);
-    return collective(c10d::OpType::ALLTOALL, waited(options, 0), outputs,
+    return collective(c10d::OpType::ALLTOALL, !options.asyncOp, outputs,
                       {[in, out, to, from](tutti_comm *comm) {
                            return tutti_alltoallv(in.data_ptr(), to.data(), nullptr, out.data_ptr(),
                                                   from.data(), nullptr, elements(in).type, comm);
@@ -147,7 +147,7 @@ Answer Backend::allreduce_coalesced(Tensors &tensors,
     std::vector<Part> parts;
     for (const at::Tensor &tensor : tensors)
         parts.push_back(allreduce_part(tensor, options.reduceOp));
-    return collective(c10d::OpType::ALLREDUCE_COALESCED, waited(options, 0), tensors,
+    return collective(c10d::OpType::ALLREDUCE_COALESCED, !options.asyncOp, tensors,
                       together(std::move(parts)));
 }
 
@@ -167,30 +167,37 @@ Answer Backend::allgather_coalesced(Lists &outputs, Tensors &inputs,
         parts.push_back(allgather_list_part(outputs[i], inputs[i]));
         all.insert(all.end(), outputs[i].begin(), outputs[i].end());
     }
-    return collective(c10d::OpType::ALLGATHER_COALESCED, waited(options, 0), all,
+    return collective(c10d::OpType::ALLGATHER_COALESCED, !options.asyncOp, all,
                       together(std::move(parts)));
+}
+
+/* One part for each output and its input. */
+template <class Make>
+static Part pairs_together(const Tensors &outputs, const Tensors &inputs, const Make &make)
+{
+    check_pairs(outputs, inputs);
+    std::vector<Part> parts;
+    for (size_t i = 0; i < inputs.size(); i++)
+        parts.push_back(make(outputs[i], inputs[i]));
+    return together(std::move(parts));
 }
 
 Answer Backend::allgather_into_tensor_coalesced(Tensors &outputs, Tensors &inputs,
                                                 const c10d::AllgatherOptions &options)
 {
-    check_pairs(outputs, inputs);
-    std::vector<Part> parts;
-    for (size_t i = 0; i < inputs.size(); i++)
-        parts.push_back(allgather_part(outputs[i], inputs[i]));
-    return collective(c10d::OpType::ALLGATHER_INTO_TENSOR_COALESCED, waited(options, 0), outputs,
-                      together(std::move(parts)));
+    return collective(c10d::OpType::ALLGATHER_INTO_TENSOR_COALESCED, !options.asyncOp, outputs,
+                      pairs_together(outputs, inputs, [this](auto &output, auto &input) {
+                          return allgather_part(output, input);
+                      }));
 }
 
 Answer Backend::reduce_scatter_tensor_coalesced(Tensors &outputs, Tensors &inputs,
                                                 const c10d::ReduceScatterOptions &options)
 {
-    check_pairs(outputs, inputs);
-    std::vector<Part> parts;
-    for (size_t i = 0; i < inputs.size(); i++)
-        parts.push_back(reduce_scatter_part(outputs[i], inputs[i], options.reduceOp));
-    return collective(c10d::OpType::REDUCE_SCATTER_TENSOR_COALESCED, waited(options, 0), outputs,
-                      together(std::move(parts)));
+    return collective(c10d::OpType::REDUCE_SCATTER_TENSOR_COALESCED, !options.asyncOp, outputs,
+                      pairs_together(outputs, inputs, [&](auto &output, auto &input) {
+                          return reduce_scatter_part(output, input, options.reduceOp);
+                      }));
 }
 
 } // namespace tutti_torch
