@@ -30,7 +30,7 @@ bool stream_is_empty(const struct tutti_comm *comm, const struct call *call)
     struct mem_stream opened;
     return mem_device_present() && call_extents(comm, call, &in, &out) == TUTTI_OK &&
            (in.used || out.used) && !(in.used && in.bytes > 0) && !(out.used && out.bytes > 0) &&
-           mem_stream_open(NULL, NULL, &opened) == TUTTI_OK;
+           mem_device_is_current() && mem_stream_open(NULL, NULL, &opened) == TUTTI_OK;
 }
 
 /* ---- making a unit ----------------------------------------------------------------------------

@@ -29,7 +29,7 @@ struct operation;
 bool stream_needs(const struct tutti_comm *comm, const struct call *call);
 
 /* Whether one has buffers, and no byte in them: nobody can tell which memory that would be, so the
- * stream form takes it for device memory, where this thread has a device whose default stream can
+ * stream form takes it for device memory, where this thread has a context whose default stream can
  * be used. False at the cost of one load without a driver. */
 bool stream_is_empty(const struct tutti_comm *comm, const struct call *call);
 

@@ -531,6 +531,34 @@ static void test_stream_ends_a_driver_that_is_loaded_late(void)
     CU_ASSERT_EQUAL(world_run(&world, loads_it_late, &unused), 0);
 }
 
+/* A thread that has no context does nothing with the GPU: for its calls of no bytes in the default
+ * stream no context is made, which would take a second and hundreds of MB there. */
+static int no_bytes_without_a_context(tutti_comm *comm, int rank, int size, void *context)
+{
+    const struct gpu *gpu = rig_gpu();
+    int device, active = -1, x = 1, y, wrong = 0;
+    unsigned flags;
+    (void)size;
+    (void)context;
+    wrong += world_check(rank, gpu->device_get(&device, 0) == CUDA_DRIVER_OK, "no GPU");
+    (void)gpu->context_set(NULL);
+    (void)gpu->primary_release(device);
+    wrong += WORLD_OK(tutti_allreduce_on(&x, &y, 1, TUTTI_INT32, TUTTI_SUM, comm, NULL));
+    wrong += WORLD_OK(tutti_allreduce_on(NULL, NULL, 0, TUTTI_INT32, TUTTI_SUM, comm, NULL));
+    (void)gpu->primary_state(device, &flags, &active);
+    return wrong + world_check(rank, active == 0, "the GPU's context is active: %d", active);
+}
+
+static void test_stream_ends_no_bytes_without_a_context(void)
+{
+    struct world world = {.kind = WORLD_PROCESSES, .size = 2};
+    if (!rig_is_there()) {
+        suite_skip("no GPU");
+        return;
+    }
+    CU_ASSERT_EQUAL(world_run(&world, no_bytes_without_a_context, NULL), 0);
+}
+
 /* One rank of a process leaves at the very moment when another hands over its next operation, and
  * the thread that serves them both sleeps: it wakes for that all the same. */
 static int leaves_at_once(tutti_comm *comm, int rank, int size, void *context)
@@ -611,6 +639,7 @@ int main(int argc, char **argv)
         {"memory_of_a_driver_that_is_not_used_is_refused",
          test_stream_ends_memory_of_a_driver_that_is_not_used_is_refused},
         {"a_driver_that_is_loaded_late", test_stream_ends_a_driver_that_is_loaded_late},
+        {"no_bytes_without_a_context", test_stream_ends_no_bytes_without_a_context},
     };
     return suite_run("stream_ends", tests, sizeof tests / sizeof *tests, argc, argv);
 }

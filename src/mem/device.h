@@ -48,6 +48,8 @@ void mem_device_notice(const void *pointer);
  * context is active; *device is that. Loads and
  * initialises nothing; too dear for every call, cheap enough for every communicator. */
 bool mem_device_in_use(struct mem_device **device);
+/* Whether a context is current in the calling thread. Loads and initialises nothing. */
+bool mem_device_is_current(void);
 /* Loads the driver if the machine has one (once) and opens the context that is current in the
  * calling thread, else the first device's own. TUTTI_ERR_UNSUPPORTED with the reason. */
 tutti_status mem_device_open(struct mem_device **device);

@@ -228,6 +228,13 @@ bool mem_device_in_use(struct mem_device **device)
            (*device)->beside;
 }
 
+bool mem_device_is_current(void)
+{
+    cuda_context context = NULL;
+    const struct cuda_driver *driver = mem_cuda_driver();
+    return driver && driver->context_current(&context) == CUDA_DRIVER_OK && context;
+}
+
 bool mem_device_reduces(const struct mem_device *device)
 {
     return device->has_kernels;
