@@ -17,19 +17,19 @@ static tutti_status check_type(const struct call *call)
     return TUTTI_OK;
 }
 
-static tutti_status check_op(const struct tutti_comm *comm, const struct call *call)
+static tutti_status check_op(const struct tutti_comm *comm, struct call *call)
 {
     unsigned op = (unsigned)call->op;
     if (op >= TUTTI_OP_DYNAMIC && op <= TUTTI_OP_LAST) {
-        bool known = comm->ops && op - TUTTI_OP_DYNAMIC < COMM_OPS_MAX;
-        const struct comm_op *made = known ? &comm->ops[op - TUTTI_OP_DYNAMIC] : NULL;
-        if (!made || !made->used)
+        struct comm_op *made = comm_op_find(comm, call->op);
+        if (!made)
             return fail(TUTTI_ERR_ARG,
                         "%s: the operation was not made on this communicator, or is destroyed",
                         coll_name(call->coll));
         if (made->premulsum && made->dtype != call->dtype)
             return fail(TUTTI_ERR_ARG, "%s: the operation multiplies %s, but the call's type is %s",
                         coll_name(call->coll), dtype_name(made->dtype), dtype_name(call->dtype));
+        call->made = made;
         return TUTTI_OK;
     }
     if (op >= TUTTI_OP_COUNT)
@@ -304,16 +304,8 @@ tutti_status call_check(const struct tutti_comm *comm, struct call *call)
     return status == TUTTI_OK ? check_buffers(comm, call) : status;
 }
 
-static struct comm_op *dynamic_op(struct tutti_comm *comm, const struct call *call)
+tutti_status call_keep(const struct tutti_comm *comm, struct call *call, size_t **counts)
 {
-    if (!coll_info(call->coll)->reduces || call->op < TUTTI_OP_DYNAMIC || !comm->ops)
-        return NULL;
-    return &comm->ops[call->op - TUTTI_OP_DYNAMIC];
-}
-
-tutti_status call_keep(struct tutti_comm *comm, struct call *call, size_t **counts)
-{
-    struct comm_op *op = dynamic_op(comm, call);
     bool rooted = call->coll == TUTTI_COLL_GATHERV || call->coll == TUTTI_COLL_SCATTERV;
     const size_t **arrays[] = {&call->counts, &call->displs, &call->recv_counts,
                                &call->recv_displs};
@@ -329,34 +321,30 @@ tutti_status call_keep(struct tutti_comm *comm, struct call *call, size_t **coun
             *arrays[i] = copy + i * n;
         }
     }
-    if (op)
-        op->uses++;
+    if (call->made)
+        atomic_fetch_add(&call->made->holders, 1);
     *counts = copy;
     return TUTTI_OK;
 }
 
-void call_unkeep(struct tutti_comm *comm, const struct call *call, size_t *counts)
+void call_unkeep(const struct call *call, size_t *counts)
 {
-    struct comm_op *op = comm->magic == COMM_MAGIC ? dynamic_op(comm, call) : NULL;
-    if (op)
-        op->uses--;
+    comm_op_release(call->made);
     free(counts);
 }
 
 /* One made by the caller goes by the number of its handle. */
-static const char *op_text(const struct tutti_comm *comm, tutti_op op, char text[32])
+static const char *op_text(tutti_op op, char text[32])
 {
-    unsigned index = (unsigned)op - TUTTI_OP_DYNAMIC;
-    bool premulsum = index < COMM_OPS_MAX && comm->ops && comm->ops[index].premulsum;
-    if (index < COMM_OPS_MAX)
-        snprintf(text, 32, "%s %u", premulsum ? "premulsum" : "user operation", (unsigned)op);
+    if (op >= TUTTI_OP_DYNAMIC && op <= TUTTI_OP_LAST)
+        snprintf(text, 32, "%s %u", comm_op_is_premulsum(op) ? "premulsum" : "user operation",
+                 (unsigned)op);
     else
         snprintf(text, 32, "%s", op_name(op));
     return text;
 }
 
-const char *call_text(const struct tutti_comm *comm, const struct call *call, char *text,
-                      size_t len)
+const char *call_text(const struct call *call, char *text, size_t len)
 {
     char op[32];
     const struct coll_info *info = coll_info(call->coll);
@@ -366,7 +354,7 @@ const char *call_text(const struct tutti_comm *comm, const struct call *call, ch
             at += snprintf(text + at, len - (size_t)at, "count %zu, ", call->count);
         at += snprintf(text + at, len - (size_t)at, "%s", dtype_name(call->dtype));
         if (info->reduces)
-            at += snprintf(text + at, len - (size_t)at, ", %s", op_text(comm, call->op, op));
+            at += snprintf(text + at, len - (size_t)at, ", %s", op_text(call->op, op));
         if (info->has_root)
             at += snprintf(text + at, len - (size_t)at, ", root %d", call->root);
     }
@@ -374,7 +362,7 @@ const char *call_text(const struct tutti_comm *comm, const struct call *call, ch
     return text;
 }
 
-const char *tag_text(const struct tutti_comm *comm, const struct tag *tag, char *text, size_t len)
+const char *tag_text(const struct tag *tag, char *text, size_t len)
 {
     char inner[128];
     struct call call = {.coll = tag_coll(tag),
@@ -386,7 +374,7 @@ const char *tag_text(const struct tutti_comm *comm, const struct tag *tag, char 
     if ((unsigned)call.coll >= TUTTI_COLL_COUNT)
         snprintf(text, len, "an unreadable operation");
     else
-        snprintf(text, len, "%s as operation %u%s%s", call_text(comm, &call, inner, sizeof inner),
+        snprintf(text, len, "%s as operation %u%s%s", call_text(&call, inner, sizeof inner),
                  tag_sequence(tag), tag_part(tag) ? ", a part of a call" : "",
                  tag_replayed(tag) ? " from a graph" : "");
     return text;

@@ -22,7 +22,8 @@ struct call {
     bool is_send; /* SENDRECV only */
     int root;     /* or the peer of SENDRECV */
     uint32_t elem_size;
-    bool in_place; /* filled by call_check */
+    bool in_place;        /* filled by call_check, as is */
+    struct comm_op *made; /* what it reduces with, made at run time; NULL: built in */
     /* in and out are memory of a device, worked in where it lies: the communicator's, by a plan of
      * its own; or one whose memory adapters reach, by the plan of host memory (exec_nic.c) */
     bool on_device, by_nic;
@@ -50,7 +51,7 @@ struct extent {
 tutti_status call_extents(const struct tutti_comm *comm, const struct call *call, struct extent *in,
                           struct extent *out);
 
-/* What can be wrong with type, operation and root; fills elem_size. */
+/* What can be wrong with type, operation and root; fills elem_size and made. */
 tutti_status call_check_terms(const struct tutti_comm *comm, struct call *call);
 /* Everything that can be wrong with the arguments, before anything moves; fills in_place too. */
 tutti_status call_check(const struct tutti_comm *comm, struct call *call);
@@ -58,14 +59,13 @@ tutti_status call_check(const struct tutti_comm *comm, struct call *call);
 /* For a call that is carried out later: copies its count arrays, which the caller lends for this
  * call only (*counts takes them; NULL without), and holds its reduction operation. call_unkeep
  * undoes it. */
-tutti_status call_keep(struct tutti_comm *comm, struct call *call, size_t **counts);
-void call_unkeep(struct tutti_comm *comm, const struct call *call, size_t *counts);
+tutti_status call_keep(const struct tutti_comm *comm, struct call *call, size_t **counts);
+void call_unkeep(const struct call *call, size_t *counts);
 
 /* "allreduce(count 100, float32, sum)", for sentences. */
-const char *call_text(const struct tutti_comm *comm, const struct call *call, char *text,
-                      size_t len);
+const char *call_text(const struct call *call, char *text, size_t len);
 /* The same from a tag that came from a peer; operation number included. */
-const char *tag_text(const struct tutti_comm *comm, const struct tag *tag, char *text, size_t len);
+const char *tag_text(const struct tag *tag, char *text, size_t len);
 
 static inline uint32_t tag_sequence(const struct tag *tag)
 {

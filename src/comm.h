@@ -81,9 +81,9 @@ struct comm_late {
     uint64_t moved_bytes, looked_ns, moved_ns;
 };
 
+/* A reduction operation made at run time; nothing of it changes. */
 struct comm_op {
-    bool used;
-    atomic_uint uses; /* by calls not yet ended: none of it changes before that */
+    atomic_uint holders; /* its slot of the table, and calls not yet ended; the last frees it */
     bool premulsum;
     tutti_dtype dtype;
     uint64_t scalar; /* bytes of one element */
@@ -190,8 +190,8 @@ struct tutti_comm {
     bool scratch_shared; /* from mem_alloc: peers may read it in place */
     void *scaled;        /* premulsum: scalar * in */
     size_t scaled_bytes;
-    struct comm_op *ops; /* [COMM_OPS_MAX], made at first use; of the program's thread */
-    unsigned ops_next;   /* the next to be looked at, modulo COMM_OPS_MAX */
+    struct comm_op **ops; /* [COMM_OPS_MAX], made at first use; of the program's thread */
+    unsigned ops_next;    /* the slot to be looked at next, modulo COMM_OPS_MAX */
 
     uint64_t idle_polls, idle_since_ns, last_event_ns, spin_until_ns, clock_at_ticks;
     /* Turns of a core that is shared: how often others kept it too long lately. */
@@ -343,8 +343,20 @@ bool comm_device_poll(tutti_comm *comm);
 void comm_p2p_done(tutti_comm *comm, struct operation *op);
 
 /* comm_ops.c */
+/* Whether a value from TUTTI_OP_DYNAMIC on names a pre-multiplied sum, or a function. */
+static inline bool comm_op_is_premulsum(tutti_op op)
+{
+    return ((unsigned)op - TUTTI_OP_DYNAMIC) % 2;
+}
+/* The operation of the table that has this value; NULL: none. */
+struct comm_op *comm_op_find(const tutti_comm *comm, tutti_op op);
+void comm_op_release(struct comm_op *op); /* NULL: nothing to do */
+void comm_ops_free(tutti_comm *comm);     /* the table */
 /* The built-in operation that a call's reduction comes to: sum for a pre-multiplied sum. */
-tutti_op comm_plain_op(const tutti_comm *comm, tutti_op op);
-tutti_status comm_reducer(const tutti_comm *comm, const struct call *call, struct reducer *reducer);
+static inline tutti_op comm_plain_op(const struct call *call)
+{
+    return call->made && call->made->premulsum ? TUTTI_SUM : call->op;
+}
+void comm_reducer(const struct call *call, struct reducer *reducer);
 
 #endif

@@ -616,6 +616,6 @@ void comm_free(tutti_comm *comm)
     free(comm->names);
     free(comm->name_list);
     free(comm->addresses);
-    free(comm->ops);
+    comm_ops_free(comm);
     handle_retire(comm);
 }

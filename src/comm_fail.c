@@ -196,8 +196,8 @@ static void fail_mismatch(tutti_comm *comm, uint32_t peer, const struct tag *min
                           const struct tag *theirs, size_t my_len, size_t their_len)
 {
     char a[160], b[160], text[SENTENCE_MAX];
-    tag_text(comm, mine, a, sizeof a);
-    tag_text(comm, theirs, b, sizeof b);
+    tag_text(mine, a, sizeof a);
+    tag_text(theirs, b, sizeof b);
     if (tag_coll(mine) == TUTTI_COLL_SENDRECV && tag_coll(theirs) == TUTTI_COLL_SENDRECV)
         transfers_differ(comm, peer, mine, theirs, my_len, their_len, text);
     else if (!tag_equal(mine, theirs))
@@ -291,7 +291,7 @@ const char *comm_doing(const tutti_comm *comm, char *text, size_t len)
     char inner[128];
     if (comm->running_call)
         snprintf(text, len, "in %s, operation %u",
-                 call_text(comm, comm->running_call, inner, sizeof inner), comm->sequence - 1);
+                 call_text(comm->running_call, inner, sizeof inner), comm->sequence - 1);
     else
         snprintf(text, len, "in a send or receive");
     return text;

@@ -220,7 +220,7 @@ static void fail_of(tutti_comm *comm, const struct awaited *at)
                  peer->waits_for,
                  tag_coll(&peer->waits_in) == TUTTI_COLL_SENDRECV
                      ? "a send or receive"
-                     : tag_text(comm, &peer->waits_in, call, sizeof call));
+                     : tag_text(&peer->waits_in, call, sizeof call));
     snprintf(text, sizeof text, "%s %s for %s to %s, %s: %.320s", comm->names[comm->rank], wait,
              comm->names[at->peer], at->receives ? "send" : "receive",
              comm_doing(comm, doing, sizeof doing), verdict);

@@ -178,7 +178,6 @@ static void operation_done(struct operation *op)
 /* Finds the buffer that a pre-multiplied sum reads: scalar * in, made anew for each call. */
 static tutti_status scale_input(tutti_comm *comm, const struct call *call, const void **in)
 {
-    const struct comm_op *op = &comm->ops[call->op - TUTTI_OP_DYNAMIC];
     struct shape shape = comm_shape(comm, call, false);
     uint64_t count = call->count;
     if (call->coll == TUTTI_COLL_REDUCE_SCATTERV) {
@@ -199,15 +198,9 @@ static tutti_status scale_input(tutti_comm *comm, const struct call *call, const
         comm->scaled = memory;
         comm->scaled_bytes = bytes;
     }
-    reduce_scale(call->dtype, comm->scaled, *in, &op->scalar, count);
+    reduce_scale(call->dtype, comm->scaled, *in, &call->made->scalar, count);
     *in = comm->scaled;
     return TUTTI_OK;
-}
-
-static bool is_premulsum(const tutti_comm *comm, const struct call *call)
-{
-    return coll_info(call->coll)->reduces && call->op >= TUTTI_OP_DYNAMIC &&
-           comm->ops[call->op - TUTTI_OP_DYNAMIC].premulsum;
 }
 
 /* Starts the program of a collective. */
@@ -215,7 +208,7 @@ static tutti_status start_call(tutti_comm *comm, const struct call *call, struct
 {
     const void *in = call->in;
     bool in_place = call->in_place, on_device = call->on_device || call->by_nic;
-    bool scale = is_premulsum(comm, call) && !on_device;
+    bool scale = call->made && call->made->premulsum && !on_device;
     tutti_status status = TUTTI_OK;
     comm->last_program = NULL;
     if (scale) {
@@ -229,9 +222,9 @@ static tutti_status start_call(tutti_comm *comm, const struct call *call, struct
     struct program *p = *program;
     p->tag = tag_make(comm->sequence++, call, p->tag_count, p->plan.hash);
     if (coll_info(call->coll)->reduces)
-        comm_reducer(comm, call, &p->reducer);
+        comm_reducer(call, &p->reducer);
     if (p->device)
-        p->device->op = comm_plain_op(comm, call->op);
+        p->device->op = comm_plain_op(call);
     comm_idle_reset(comm);
     comm->running_call = call;
     return exec_start(comm, p, in, call->out);
@@ -563,7 +556,7 @@ tutti_status comm_submit(tutti_comm *comm, const struct call *call, struct opera
 
 void operation_release(struct operation *op)
 {
-    call_unkeep(op->comm, &op->call, op->counts);
+    call_unkeep(&op->call, op->counts);
     free(op);
 }
 
@@ -612,7 +605,7 @@ tutti_status comm_run(tutti_comm *comm, const struct call *call)
     status = run_to_end(comm, p, call);
     /* Not with an operation made at run time: a scaled input is made anew each time, and what was
      * checked of a function holds until it is destroyed, which enters nothing. */
-    if (status == TUTTI_OK && !(coll_info(call->coll)->reduces && call->op >= TUTTI_OP_DYNAMIC)) {
+    if (status == TUTTI_OK && !call->made) {
         comm->last_call = *call;
         comm->last_program = p;
     }

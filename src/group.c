@@ -72,7 +72,7 @@ void group_forget(const tutti_comm *comm)
         if (group.calls[i].comm != comm)
             group.calls[kept++] = group.calls[i];
         else
-            free(group.calls[i].counts);
+            call_unkeep(&group.calls[i].call, group.calls[i].counts);
     }
     group.count = kept;
 }
@@ -216,7 +216,7 @@ static tutti_status run_group(tutti_comm **comms)
 static void forget_calls(void)
 {
     for (size_t i = 0; i < group.count; i++)
-        call_unkeep(group.calls[i].comm, &group.calls[i].call, group.calls[i].counts);
+        call_unkeep(&group.calls[i].call, group.calls[i].counts);
     if (group.calls != group.few)
         free(group.calls);
     group.calls = NULL;

@@ -88,10 +88,9 @@ static uint64_t replicated_bytes(const struct tutti_comm *comm, const struct cal
 }
 
 /* Whether the call reduces in a way that devices do not; reduces: the devices do at all. */
-static bool is_for_cpu(const struct tutti_comm *comm, const struct call *call, bool reduces)
+static bool is_for_cpu(const struct call *call, bool reduces)
 {
-    return coll_info(call->coll)->reduces &&
-           (!reduces || comm_plain_op(comm, call->op) >= TUTTI_OP_DYNAMIC);
+    return coll_info(call->coll)->reduces && (!reduces || (call->made && !call->made->premulsum));
 }
 
 /* Why the plan does not work in device memory. */
@@ -101,11 +100,11 @@ enum refusal { ACCEPTED, USER_FUNCTION, NO_DEVICE, NO_KERNELS, IN_ELSEWHERE, OUT
 static enum refusal judge_direct(const struct tutti_comm *comm, const struct call *call,
                                  const struct buffers *b)
 {
-    if (is_for_cpu(comm, call, true))
+    if (is_for_cpu(call, true))
         return USER_FUNCTION;
     if (!comm->device)
         return NO_DEVICE;
-    if (is_for_cpu(comm, call, comm->device_reduces))
+    if (is_for_cpu(call, comm->device_reduces))
         return NO_KERNELS;
     if (b->in.used && b->in.bytes > 0 && b->in_place.device != comm->device)
         return IN_ELSEWHERE;
@@ -139,7 +138,7 @@ static bool may_use_nic(const struct tutti_comm *comm, const struct call *call,
     return comm->nic && !comm->device && (!transfer || comm->peers[call->root].nic) &&
            bytes / (transfer ? 1 : comm->size) > comm->settings.verbs_slot &&
            (transfer || bytes >= comm->settings.cuda_direct_min) &&
-           !is_for_cpu(comm, call, mem_device_reduces(device));
+           !is_for_cpu(call, mem_device_reduces(device));
 }
 
 /* Whether the plan of host memory works in device memory, and lets adapters get at it. What is not
@@ -203,7 +202,7 @@ static void choose_copies(const struct tutti_comm *comm, const struct call *call
     bool apart =
         call->on_device && !(comm->topology.one_process && comm->device_reach == MEM_REACH_SAME);
     stage->divide = call->op == TUTTI_AVG && coll_info(call->coll)->reduces && b->out.used;
-    stage->scale = coll_info(call->coll)->reduces && call->op >= TUTTI_OP_DYNAMIC;
+    stage->scale = call->made != NULL;
     stage->copy_in = stage->scale || (apart && b->in_place.device && !b->in_place.shareable);
     stage->copy_out = apart && b->out_place.device && !b->out_place.shareable;
     if (!stage->scale && call->in_place)
@@ -373,7 +372,7 @@ static const char *nic_text(const struct tutti_comm *comm, const struct call *ca
         return "";
     if (!comm->nic || (transfer && !comm->peers[call->root].nic))
         return ", and no adapter works in GPU memory (TUTTI_VERBS_GPU)";
-    if (is_for_cpu(comm, call, mem_device_reduces(device)))
+    if (is_for_cpu(call, mem_device_reduces(device)))
         return ", and there are no kernels for GPU memory here";
     return ", and it is too short for adapters (TUTTI_VERBS_SLOT, TUTTI_CUDA_DIRECT_MIN)";
 }

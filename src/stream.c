@@ -81,7 +81,7 @@ void unit_end(struct unit *unit)
 void unit_unkeep(struct unit *unit)
 {
     for (size_t i = 0; i < unit->call_count; i++)
-        call_unkeep(unit->calls[i].comm, &unit->calls[i].stage.call, NULL);
+        call_unkeep(&unit->calls[i].stage.call, NULL);
 }
 
 /* Room for everything a unit of count calls can name. */
@@ -436,7 +436,7 @@ static tutti_status launch(const struct group_call *calls, size_t count, struct 
         give_up(unit);
     }
     for (size_t i = taken; i < count; i++)
-        call_unkeep(calls[i].comm, &calls[i].call, calls[i].counts);
+        call_unkeep(&calls[i].call, calls[i].counts);
     return status;
 }
 
@@ -447,7 +447,7 @@ tutti_status stream_launch(const struct group_call *calls, size_t count, struct 
     if (status != TUTTI_OK)
         launch_failed(calls, count, status);
     for (size_t i = 0; i < count && status != TUTTI_OK; i++)
-        call_unkeep(calls[i].comm, &calls[i].call, calls[i].counts);
+        call_unkeep(&calls[i].call, calls[i].counts);
     if (status == TUTTI_OK)
         status = launch(parts ? parts : calls, count, result);
     free(parts);

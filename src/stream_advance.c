@@ -138,9 +138,8 @@ static void enter_call(struct unit *unit, struct unit_call *call)
     if (call->comm->failed != TUTTI_OK)
         return;
     if (call->stage.scale && call->in_queue) {
-        const struct comm_op *op = &call->comm->ops[call->call.op - TUTTI_OP_DYNAMIC];
         status = mem_queue_scale(call->queue, call->call.dtype, (void *)call->stage.in,
-                                 call->stage.call.in, &op->scalar,
+                                 call->stage.call.in, &call->call.made->scalar,
                                  call->stage.in_bytes / call->call.elem_size, &call->ticket);
     } else if (call->in_queue) {
         status = stage_in(&call->stage, copy_in_queue, call);

@@ -61,7 +61,7 @@ static tutti_status put_slots(const struct unit *unit)
     for (size_t i = 0; i < unit->call_count && unit->slots && status == TUTTI_OK; i++) {
         const struct unit_call *call = &unit->calls[i];
         struct slot_work work = {.reduces = coll_info(call->call.coll)->reduces,
-                                 .op = comm_plain_op(call->comm, call->call.op),
+                                 .op = comm_plain_op(&call->call),
                                  .dtype = call->call.dtype,
                                  .count = call->demand.works,
                                  .bytes = call->demand.bytes};
@@ -105,9 +105,8 @@ static const struct stage *only_copy(const struct unit *unit)
 
 static tutti_status scale_in_stream(const struct unit_call *call, const struct mem_stream *stream)
 {
-    const struct comm_op *op = &call->comm->ops[call->call.op - TUTTI_OP_DYNAMIC];
     return mem_stream_scale(stream, call->call.dtype, (void *)call->stage.in, call->stage.call.in,
-                            &op->scalar, call->stage.in_bytes / call->call.elem_size);
+                            &call->call.made->scalar, call->stage.in_bytes / call->call.elem_size);
 }
 
 static tutti_status put_before(struct unit *unit, size_t index)

@@ -533,6 +533,71 @@ static void test_stream_graphs_give_operations_back(void)
     run(WORLD_PROCESSES, 1, staged, operations_in_graphs, NULL);
 }
 
+static void *capture_sum(tutti_comm *comm, int rank, float *data, tutti_op op, cuda_stream stream,
+                         int *wrong)
+{
+    rig_capture_begin(stream);
+    *wrong += WORLD_OK(tutti_allreduce_on(data, data, 1, TUTTI_FLOAT32, op, comm, stream));
+    return rig_capture_end(stream);
+}
+
+static int sum_is(int rank, const float *data, float expected, const char *what)
+{
+    float got;
+    int wrong = WORLD_OK(tutti_mem_copy(&got, data, sizeof got));
+    return wrong + world_check(rank, got == expected, "%s: %g, expected %g", what, (double)got,
+                               (double)expected);
+}
+
+/* Graphs keep what operations they were captured with beyond the turn of the table, and which
+ * graphs a rank keeps is its own affair: all get the same numbers for what is made then. */
+static int operations_kept_by_graphs(tutti_comm *comm, int rank, int size, void *context)
+{
+    enum { TABLE = 1024 };
+    cuda_stream stream = rig_stream_take(false);
+    float two = 2, three = 3, five = 5, one = 1, ranks = (float)size;
+    float *data = rig_take(sizeof *data);
+    tutti_op ops[2];
+    int wrong = 0;
+    (void)context;
+    wrong += WORLD_OK(tutti_op_create_premulsum(comm, &three, TUTTI_FLOAT32, &ops[0]));
+    wrong += WORLD_OK(tutti_op_create_premulsum(comm, &two, TUTTI_FLOAT32, &ops[1]));
+    void *own = capture_sum(comm, rank, data, ops[0], stream, &wrong);
+    void *kept = capture_sum(comm, rank, data, ops[1], stream, &wrong);
+    if (rank == 1)
+        rig_graph_destroy(own);
+    rig_graph_launch(kept, stream);
+    wrong += rig_await(rank, stream, AWAIT_S);
+    for (int i = 0; i < 2; i++)
+        wrong += WORLD_OK(tutti_op_destroy(comm, ops[i]));
+    for (int i = 2; i < TABLE && !wrong; i++) {
+        wrong += WORLD_OK(tutti_op_create_premulsum(comm, &three, TUTTI_FLOAT32, &ops[0]));
+        wrong += WORLD_OK(tutti_op_destroy(comm, ops[0]));
+    }
+    wrong += WORLD_OK(tutti_op_create_premulsum(comm, &three, TUTTI_FLOAT32, &ops[0]));
+    wrong += WORLD_OK(tutti_op_create_premulsum(comm, &five, TUTTI_FLOAT32, &ops[1]));
+    wrong += WORLD_OK(tutti_mem_copy(data, &one, sizeof one));
+    wrong += WORLD_OK(tutti_allreduce(data, data, 1, TUTTI_FLOAT32, ops[0], comm));
+    wrong += sum_is(rank, data, 3 * ranks, "the first made anew");
+    rig_graph_launch(kept, stream);
+    wrong += rig_await(rank, stream, AWAIT_S);
+    wrong += sum_is(rank, data, 6 * ranks * ranks, "the graph's");
+    wrong += WORLD_OK(tutti_allreduce(data, data, 1, TUTTI_FLOAT32, ops[1], comm));
+    wrong += sum_is(rank, data, 30 * ranks * ranks * ranks, "the second made anew");
+    rig_graph_destroy(kept);
+    if (rank != 1)
+        rig_graph_destroy(own);
+    rig_give(data);
+    rig_stream_give(stream, false);
+    return wrong;
+}
+
+static void test_stream_graphs_keep_their_operations(void)
+{
+    run(WORLD_PROCESSES, 2, staged, operations_kept_by_graphs, NULL);
+    run(WORLD_PROCESSES, 2, direct, operations_kept_by_graphs, NULL);
+}
+
 /* The proxy comes and goes, since it finds one communicator of a group taken: who enters the other
  * waits for it, and is not taken for a second thread of the program. */
 static int entered_beside_the_proxy(tutti_comm *comm, int rank, int size, void *context)
@@ -636,6 +701,7 @@ int main(int argc, char **argv)
         {"of_several_streams", test_stream_graphs_of_several_streams},
         {"that_hold_half_an_operation", test_stream_graphs_that_hold_half_an_operation},
         {"give_operations_back", test_stream_graphs_give_operations_back},
+        {"keep_their_operations", test_stream_graphs_keep_their_operations},
         {"beside_calls_that_enter", test_stream_graphs_beside_calls_that_enter},
         {"give_slots_back_after_an_abort", test_stream_graphs_give_slots_back_after_an_abort},
     };

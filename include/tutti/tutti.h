@@ -263,8 +263,8 @@ TUTTI_API tutti_status tutti_deregister(tutti_comm *comm, tutti_registration *re
 
 /* ---- reduction operations --------------------------------------------------------------------
  * Made per communicator, used only with it, at most 1,024 at a time; every rank makes and destroys
- * the same operations in the same order. Neither waits for streams, as long as the last 1,024 are
- * over: an operation destroyed while calls use it lives until they end. */
+ * the same operations in the same order. Neither waits for streams: an operation destroyed while
+ * calls use it, or graphs were captured with it, lives until they end. */
 
 /* tutti_op_create_premulsum: the sum over ranks of scalar * in; scalar is one element of dtype in
  * host memory, copied, and may differ between ranks. Floats multiply in float32 (float64 in
