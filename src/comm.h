@@ -220,13 +220,18 @@ void comm_late_notice(tutti_comm *comm, uint32_t peer, const struct notice *noti
 /* Fails a communicator in which nothing has moved for the limit; looks for who is at fault. */
 void comm_check_timeout(tutti_comm *comm, uint64_t now);
 
+/* comm_life.c */
+/* One of size ranks, not built yet. */
+tutti_status comm_allocate(const struct settings *settings, uint32_t rank, uint32_t size,
+                           tutti_comm **comm);
+void comm_free(tutti_comm *comm);
+
 /* comm_build.c */
 /* Takes nothing; the bootstrap stays the caller's. */
 tutti_status comm_build(const struct settings *settings, struct bootstrap *bootstrap,
                         tutti_comm **comm);
 /* Takes part in the rounds of a split without being in a child: *comm = NULL. */
 tutti_status comm_build_idle(tutti_allgather_fn *allgather, void *context, tutti_comm **comm);
-void comm_free(tutti_comm *comm);
 /* Before destroy: ends started operations, tells the peers that this rank leaves. */
 void comm_say_goodbye(tutti_comm *comm);
 tutti_status comm_connect(tutti_comm *comm, uint32_t peer);
@@ -236,17 +241,23 @@ struct shape comm_shape(const tutti_comm *comm, const struct call *call, bool in
 struct settings comm_plan_settings(const tutti_comm *comm, const struct call *call);
 extern atomic_uint comm_forks; /* forks seen by this process: a child's value differs */
 
-/* comm_wait.c: waiting and progress */
+/* comm_wait.c: waiting */
 /* How many times longer than for a rank that has its core alone things may take. */
 unsigned comm_crowd(const tutti_comm *comm);
-/* One look at the transports; moves the queue. Never blocks. */
-bool comm_progress(tutti_comm *comm); /* true if anything ended */
 /* To be called after a comm_progress that moved nothing: spins, yields, naps; on the way looks at
  * events, abort and the timeout. */
 void comm_idle(tutti_comm *comm);
-void comm_idle_reset(tutti_comm *comm);
+static inline void comm_idle_reset(tutti_comm *comm)
+{
+    comm->idle_polls = 0;
+    comm->idle_since_ns = 0;
+}
 /* The slow look for callers that never wait: events, abort; at most once a millisecond. */
 void comm_look(tutti_comm *comm);
+
+/* comm_run.c: calls */
+/* One look at the transports; moves the queue. Never blocks. */
+bool comm_progress(tutti_comm *comm); /* true if anything ended */
 /* Runs a call at once when nothing is queued, else through the queue. */
 tutti_status comm_run(tutti_comm *comm, const struct call *call);
 /* Runs the last blocking call again: same arguments, already checked. */
@@ -339,7 +350,7 @@ tutti_status comm_device_ended(tutti_comm *comm, struct exec_xfer *xfer, bool *o
 tutti_status comm_device_self(tutti_comm *comm, struct operation *send, struct operation *recv);
 /* Ends operations whose copies are done. True if any. */
 bool comm_device_poll(tutti_comm *comm);
-/* In comm_wait.c: a send or receive is over. */
+/* In comm_run.c: a send or receive is over. */
 void comm_p2p_done(tutti_comm *comm, struct operation *op);
 
 /* comm_ops.c */

@@ -7,7 +7,6 @@
  *
  * The transport of a pair is the first of the table that both can use and that reaches: threads of
  * one process, then ranks of one host, then anyone. Links are made when a plan first needs them. */
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -43,53 +42,6 @@ struct opened {
     uint32_t len[COMM_TRANSPORTS_MAX];
     uint8_t address[COMM_TRANSPORTS_MAX][TRANSPORT_ADDRESS_MAX];
 };
-
-atomic_uint comm_forks;
-static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
-
-/* ---- memory of handles ------------------------------------------------------------------------
- * A destroyed communicator's struct is kept, marked, for a while, so that a call with a stale
- * handle gets an error and not a crash: at most HANDLES_KEPT of them, oldest reused first. */
-#define HANDLES_KEPT 64
-
-static pthread_mutex_t handles_lock = PTHREAD_MUTEX_INITIALIZER;
-static tutti_comm *handles[HANDLES_KEPT];
-static unsigned handles_next, handles_alive;
-
-static void child_of_fork(void)
-{
-    atomic_fetch_add(&comm_forks, 1);
-    /* Its holder, if any, is a thread the child does not have. */
-    pthread_mutex_init(&handles_lock, NULL);
-}
-
-static void watch_forks(void)
-{
-    pthread_atfork(NULL, NULL, child_of_fork);
-}
-
-static tutti_comm *handle_new(void)
-{
-    tutti_comm *comm = calloc(1, sizeof(tutti_comm));
-    pthread_mutex_lock(&handles_lock);
-    handles_alive += comm != NULL;
-    pthread_mutex_unlock(&handles_lock);
-    return comm;
-}
-
-static void handle_retire(tutti_comm *comm)
-{
-    comm->magic = 0;
-    pthread_mutex_lock(&handles_lock);
-    tutti_comm *oldest = handles[handles_next];
-    handles[handles_next] = comm;
-    handles_next = (handles_next + 1) % HANDLES_KEPT;
-    /* Without a communicator no stream waits for the library, and none is made meanwhile. */
-    if (--handles_alive == 0 && comm->fork_generation == atomic_load(&comm_forks))
-        mem_detach_dropped();
-    pthread_mutex_unlock(&handles_lock);
-    free(oldest);
-}
 
 /* ---- round 1 ----------------------------------------------------------------------------------
  */
@@ -492,33 +444,9 @@ tutti_status comm_connect(tutti_comm *comm, uint32_t p)
     return status;
 }
 
-/* ---- life -------------------------------------------------------------------------------------
+/* ---- both rounds
+ * -------------------------------------------------------------------------------------
  */
-
-static tutti_status allocate(const struct settings *settings, uint32_t rank, uint32_t size,
-                             tutti_comm **made)
-{
-    pthread_once(&fork_once, watch_forks);
-    tutti_comm *comm = handle_new();
-    if (!comm)
-        return fail(TUTTI_ERR_NOMEM, "no memory for a communicator");
-    comm->rank = rank;
-    comm->size = size;
-    comm->settings = *settings;
-    comm->tail = &comm->head;
-    comm->works_tail = &comm->works;
-    comm->down_peer = NO_RANK;
-    comm->fork_generation = atomic_load(&comm_forks);
-    comm->peers = calloc(size, sizeof *comm->peers);
-    comm->names = calloc(size, sizeof *comm->names);
-    comm->name_list = calloc(size, sizeof *comm->name_list);
-    if (!comm->peers || !comm->names || !comm->name_list) {
-        comm_free(comm);
-        return fail(TUTTI_ERR_NOMEM, "no memory for a communicator of %u ranks", size);
-    }
-    *made = comm;
-    return TUTTI_OK;
-}
 
 static tutti_status build_rounds(tutti_comm *comm, struct bootstrap *bootstrap, struct facts *facts,
                                  struct opened *opened)
@@ -558,7 +486,7 @@ tutti_status comm_build(const struct settings *settings, struct bootstrap *boots
     uint32_t size = bootstrap_size(bootstrap);
     tutti_comm *comm = NULL;
     log_set_level((enum log_level)settings->log);
-    tutti_status status = allocate(settings, bootstrap_rank(bootstrap), size, &comm);
+    tutti_status status = comm_allocate(settings, bootstrap_rank(bootstrap), size, &comm);
     if (status != TUTTI_OK)
         return status;
     /* One more than the ranks: the last entry is this rank's own, on its way out. */
@@ -589,33 +517,4 @@ tutti_status comm_build_idle(tutti_allgather_fn *allgather, void *context, tutti
         return fail(TUTTI_ERR_CONNECT, "%s", status_sentence());
     *comm = NULL;
     return TUTTI_OK;
-}
-
-void comm_free(tutti_comm *comm)
-{
-    bool forked = comm->fork_generation != atomic_load(&comm_forks);
-    exec_cache_free(comm);
-    /* After a failure the device may still work in the queue and in the scratch. */
-    if (comm->failed != TUTTI_OK)
-        comm->device_scratch = comm->bounce = NULL;
-    for (uint32_t i = 0; i < comm->transport_count && !forked; i++)
-        comm->transport_ops[i]->close(comm->transports[i]);
-    exec_scratch_free(comm);
-    if (comm->queue && comm->failed == TUTTI_OK)
-        mem_queue_give(comm->queue);
-    if (comm->scaled)
-        must(mem_free(comm->scaled) == TUTTI_OK);
-    topology_free(&comm->topology);
-    for (uint32_t p = 0; comm->peers && p < comm->size; p++) {
-        free(comm->peers[p].meet);
-        free(comm->peers[p].coming);
-        free(comm->peers[p].absent);
-    }
-    free(comm->grow_failed);
-    free(comm->peers);
-    free(comm->names);
-    free(comm->name_list);
-    free(comm->addresses);
-    comm_ops_free(comm);
-    handle_retire(comm);
 }
