@@ -433,7 +433,7 @@ static int entries(const char *path)
 static int abandoning(tutti_comm *native, int rank, int size, void *context)
 {
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
-    ncclResult_t state;
+    ncclResult_t state = ncclInProgress;
     ncclUniqueId id = {{0}};
     ncclComm_t comm = NULL;
     int wrong = 0;
@@ -451,6 +451,7 @@ static int abandoning(tutti_comm *native, int rank, int size, void *context)
     double start = nccl_world_seconds();
     wrong += OK(ncclCommAbort(comm));
     wrong += TAKEN(ncclCommGetAsyncError(comm, &state), ncclInvalidArgument);
+    wrong += world_check(rank, state == ncclInvalidArgument, "state %d", (int)state);
     while (nccl_world_seconds() - start < 5 &&
            (entries("/proc/self/task") > threads || entries("/proc/self/fd") > descriptors))
         usleep(1000);

@@ -363,7 +363,9 @@ NCCL_CALL(ncclResult_t, ncclCommDestroy, (ncclComm_t comm));
 NCCL_CALL(ncclResult_t, ncclCommAbort, (ncclComm_t comm));
 NCCL_CALL(ncclResult_t, ncclCommRevoke, (ncclComm_t comm, int revokeFlags));
 
-/* ncclInProgress while a non-blocking call runs, ncclSuccess, or what failed the communicator. */
+/* ncclInProgress while a non-blocking call runs, ncclSuccess, or what failed the communicator. Of
+ * one that another thread has aborted it is the error that is returned, so that a loop which looks
+ * at it alone ends. */
 NCCL_CALL(ncclResult_t, ncclCommGetAsyncError, (ncclComm_t comm, ncclResult_t *asyncError));
 NCCL_CALL(ncclResult_t, ncclCommCount, (const ncclComm_t comm, int *count));
 /* The device current when the communicator was made; 0 where there is no driver. */

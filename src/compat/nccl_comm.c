@@ -326,7 +326,7 @@ NCCL_FACE(ncclResult_t, ncclCommGetAsyncError, (ncclComm_t comm, ncclResult_t *a
         return face_fail(ncclInvalidArgument, "ncclCommGetAsyncError: asyncError is NULL");
     ncclResult_t result = face_hold(comm, "ncclCommGetAsyncError");
     if (result != ncclSuccess)
-        return result;
+        return *asyncError = result;
     *asyncError = async_result(comm);
     face_leave(comm);
     return ncclSuccess;
