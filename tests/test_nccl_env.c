@@ -51,6 +51,8 @@ static void test_nccl_env_becomes_settings(void)
         {"NCCL_IB_HCA=^=mlx5_2", "TUTTI_VERBS_DEVICE", "^mlx5_2"},
         {"NCCL_IB_DISABLE=1", "TUTTI_TRANSPORTS", "inproc,shm,tcp"},
         {"NCCL_IB_DISABLE=0", "TUTTI_TRANSPORTS", "auto"},
+        {"NCCL_NET=socket", "TUTTI_TRANSPORTS", "inproc,shm,tcp"},
+        {"NCCL_NET=IB", "TUTTI_TRANSPORTS", "auto"},
         {"NCCL_SHM_DISABLE=1", "TUTTI_TRANSPORTS", "inproc,ib,roce,iwarp,tcp"},
         {"NCCL_P2P_DISABLE=1", "TUTTI_CUDA_DIRECT", "no"},
         {"NCCL_IB_GID_INDEX=3", "TUTTI_VERBS_GID_INDEX", "3"},

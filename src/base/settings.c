@@ -505,10 +505,10 @@ size_t settings_print(const struct settings *settings, char *text, size_t len)
 
 /* Variables of another library that are honoured by what stands in for it. */
 static const char *const honoured[] = {
-    "NCCL_COMM_ID",       "NCCL_DEBUG",        "NCCL_DEBUG_FILE",   "NCCL_IB_DISABLE",
-    "NCCL_IB_GID_INDEX",  "NCCL_IB_HCA",       "NCCL_IB_RETRY_CNT", "NCCL_IB_SL",
-    "NCCL_IB_TC",         "NCCL_IB_TIMEOUT",   "NCCL_P2P_DISABLE",  "NCCL_SHM_DISABLE",
-    "NCCL_SOCKET_FAMILY", "NCCL_SOCKET_IFNAME"};
+    "NCCL_COMM_ID",      "NCCL_DEBUG",         "NCCL_DEBUG_FILE",   "NCCL_IB_DISABLE",
+    "NCCL_IB_GID_INDEX", "NCCL_IB_HCA",        "NCCL_IB_RETRY_CNT", "NCCL_IB_SL",
+    "NCCL_IB_TC",        "NCCL_IB_TIMEOUT",    "NCCL_NET",          "NCCL_P2P_DISABLE",
+    "NCCL_SHM_DISABLE",  "NCCL_SOCKET_FAMILY", "NCCL_SOCKET_IFNAME"};
 #define HONOURED (sizeof honoured / sizeof *honoured)
 
 const char *settings_name(size_t index)

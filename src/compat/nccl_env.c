@@ -73,9 +73,12 @@ static bool is_on(const char *name)
     return strtol(variable(name, text), NULL, 10) != 0;
 }
 
+/* NCCL_NET names what runs between hosts: "IB", "Socket", or a plug-in, of which there is none. */
 static void put_transports(void)
 {
-    bool shm = !is_on("NCCL_SHM_DISABLE"), ib = !is_on("NCCL_IB_DISABLE");
+    char net[TEXT_MAX];
+    bool shm = !is_on("NCCL_SHM_DISABLE");
+    bool ib = !is_on("NCCL_IB_DISABLE") && strcasecmp(variable("NCCL_NET", net), "Socket") != 0;
     if (shm && ib)
         return;
     tutti_setting_default("TUTTI_TRANSPORTS", ib    ? "inproc,ib,roce,iwarp,tcp"
