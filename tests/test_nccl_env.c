@@ -39,6 +39,7 @@ static void test_nccl_env_becomes_settings(void)
         {"NCCL_DEBUG=INFO", "TUTTI_LOG", "info"},
         {"NCCL_DEBUG=trace", "TUTTI_LOG", "debug"},
         {"NCCL_DEBUG=WARN", "TUTTI_LOG", "warn"},
+        {"NCCL_DEBUG_FILE=/nonexistent/of.%p", "TUTTI_LOG_FILE", ""},
         {"NCCL_SOCKET_IFNAME=eth,ib0", "TUTTI_INTERFACE", "eth*,ib0*"},
         {"NCCL_SOCKET_IFNAME==eth1,ib0", "TUTTI_INTERFACE", "eth1,ib0"},
         {"NCCL_SOCKET_IFNAME=^docker,lo", "TUTTI_INTERFACE", "^docker*,^lo*"},

@@ -3,6 +3,8 @@
  * minutes, for one that saves a checkpoint for an hour. And clusters say in NCCL's variables which
  * interfaces and adapters are to be used. Both stand in the place of defaults: what TUTTI_* says
  * goes before it. */
+#include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -102,7 +104,7 @@ static void put_numbers(void)
     }
 }
 
-/* %h stands for the host, %p for the process. */
+/* %h stands for the host, %p for the process. No program fails for want of a place to log to. */
 static void put_log_file(void)
 {
     char text[TEXT_MAX], path[TEXT_MAX] = "", host[256] = "";
@@ -119,9 +121,16 @@ static void put_log_file(void)
             used += (size_t)snprintf(end, room, "%c", *at);
         }
     }
-    if (used > 0 && strcmp(text, "stderr") != 0)
-        put("TUTTI_LOG_FILE", strcmp(text, "stdout") == 0 ? "/dev/stdout" : path, "NCCL_DEBUG_FILE",
-            text);
+    if (used == 0 || strcmp(text, "stderr") == 0)
+        return;
+    const char *file = strcmp(text, "stdout") == 0 ? "/dev/stdout" : path;
+    int fd = open(file, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+    if (fd < 0) {
+        ignored("NCCL_DEBUG_FILE", text, strerror(errno));
+        return;
+    }
+    close(fd);
+    put("TUTTI_LOG_FILE", file, "NCCL_DEBUG_FILE", text);
 }
 
 static void put_all(void)
