@@ -25,7 +25,7 @@
 
 struct offer {
     int32_t size;
-    uint32_t gives; /* the id */
+    uint32_t gives; /* an id: 1 if no other rank gives one, 2 in any case */
     tutti_unique_id id;
 };
 
@@ -110,14 +110,16 @@ static tutti_status look(void *context)
 static tutti_status judge(const tutti_comm *comm, const struct offer *offers, tutti_unique_id *id)
 {
     const int size = offers[0].size;
-    uint32_t givers = 0, last = 0;
+    uint32_t givers = 0, last = 0, surest = 0;
+    for (uint32_t r = 0; r < comm->size; r++)
+        surest = offers[r].gives > surest ? offers[r].gives : surest;
     for (uint32_t r = 0; r < comm->size; r++) {
         if (offers[r].size != size)
             return fail(TUTTI_ERR_MISMATCH,
                         "grow: %s grows the communicator to %d ranks, %s to %d: every rank of it "
                         "names the same size",
                         comm->names[0], size, comm->names[r], offers[r].size);
-        if (!offers[r].gives)
+        if (surest == 0 || offers[r].gives != surest)
             continue;
         if (givers++ > 0)
             return fail(TUTTI_ERR_MISMATCH,
@@ -139,10 +141,10 @@ static tutti_status judge(const tutti_comm *comm, const struct offer *offers, tu
     return TUTTI_OK;
 }
 
-static tutti_status agree(tutti_comm *comm, int size, const tutti_unique_id *given,
+static tutti_status agree(tutti_comm *comm, int size, const tutti_unique_id *given, bool spare,
                           tutti_unique_id *id)
 {
-    struct offer mine = {.size = size, .gives = given != NULL};
+    struct offer mine = {.size = size, .gives = !given ? 0 : spare ? 1 : 2};
     struct offer *offers = calloc(comm->size, sizeof *offers);
     if (!offers)
         return comm_fail(comm, TUTTI_ERR_NOMEM, comm->rank, "no memory to grow a communicator");
@@ -185,7 +187,7 @@ static tutti_status refuse(const tutti_comm *comm, const int *cancel, tutti_stat
 }
 
 tutti_status tutti_comm_grow_cancellable(tutti_comm *comm, int size, const tutti_unique_id *id,
-                                         const int *cancel, tutti_comm **new_comm)
+                                         int *spare, const int *cancel, tutti_comm **new_comm)
 {
     tutti_unique_id agreed;
     if (!new_comm)
@@ -193,11 +195,13 @@ tutti_status tutti_comm_grow_cancellable(tutti_comm *comm, int size, const tutti
     tutti_status status = comm_enter_making(comm, cancel);
     if (status != TUTTI_OK)
         return refuse(comm, cancel, status);
-    status = agree(comm, size, id, &agreed);
+    status = agree(comm, size, id, spare && *spare, &agreed);
     comm_uncancel(comm, cancel); /* from here on the parent outlives it */
     struct grow grow = {.parent = comm, .cancel = cancel, .size = (uint32_t)size};
     if (status == TUTTI_OK)
         status = meet(&grow, &agreed, new_comm);
+    if (status == TUTTI_OK && spare && *spare)
+        *spare = memcmp(&agreed, id, sizeof agreed) != 0;
     comm_leave(comm);
     return status;
 }
@@ -205,5 +209,5 @@ tutti_status tutti_comm_grow_cancellable(tutti_comm *comm, int size, const tutti
 tutti_status tutti_comm_grow(tutti_comm *comm, int size, const tutti_unique_id *id,
                              tutti_comm **new_comm)
 {
-    return tutti_comm_grow_cancellable(comm, size, id, NULL, new_comm);
+    return tutti_comm_grow_cancellable(comm, size, id, NULL, NULL, new_comm);
 }

@@ -312,7 +312,7 @@ static int giving_up(tutti_comm *world, int rank, int size, void *context)
     double start = world_seconds();
     tutti_status status = TUTTI_ERR_CONNECT;
     if (quits)
-        status = tutti_comm_grow_cancellable(comm, size, given, &quitter.cancel, &grown);
+        status = tutti_comm_grow_cancellable(comm, size, given, NULL, &quitter.cancel, &grown);
     else if (rank < 3)
         status = tutti_comm_grow(comm, size, given, &grown);
     else if (rank == 4 && scene->end != BY_WORD_BEFORE)

@@ -28,6 +28,8 @@ static int share_id(tutti_comm *native, ncclComm_t comm, int rank, int giver, nc
                        "native broadcast: %s", tutti_last_error());
 }
 
+#define NOBODY (-1) /* passes the id: the rank that asked for it gives it all the same */
+
 /* What each rank calls. */
 static ncclResult_t grow(ncclComm_t comm, int size, int rank, int giver, ncclUniqueId *id,
                          ncclComm_t *grown, ncclConfig_t *config)
@@ -42,6 +44,17 @@ static int works(ncclComm_t comm, int rank, int size)
     return comm ? nccl_world_works(comm, rank, rank, size) : 0;
 }
 
+/* What fails, or is never begun, has not used the id. */
+static int growing_in_vain(ncclComm_t comm, int rank, int size)
+{
+    ncclComm_t none = NULL;
+    int wrong = TAKEN(ncclCommGrow(comm, FEW, NULL, -1, &none, NULL), ncclInvalidArgument);
+    wrong += OK(ncclGroupStart());
+    wrong += OK(ncclCommGrow(comm, size, NULL, -1, &none, NULL));
+    wrong += TAKEN(ncclCommGrow(comm, size, NULL, 0, &none, NULL), ncclInvalidArgument);
+    return wrong + TAKEN(ncclGroupEnd(), ncclInvalidArgument);
+}
+
 /* Twice, blocking and not; at last both at once in a group. */
 static int growing(tutti_comm *native, int rank, int size, void *context)
 {
@@ -52,7 +65,9 @@ static int growing(tutti_comm *native, int rank, int size, void *context)
     for (int giver = 0; giver < FEW; giver++) {
         config.blocking = giver;
         wrong += share_id(native, comm, rank, giver, &ids[0]);
-        wrong += TAKEN(grow(comm, size, rank, giver, &ids[0], &grown[0], giver ? NULL : &config),
+        wrong += giver && rank < FEW ? growing_in_vain(comm, rank, size) : 0;
+        wrong += TAKEN(grow(comm, size, rank, giver ? NOBODY : giver, &ids[0], &grown[0],
+                            giver ? NULL : &config),
                        giver ? ncclSuccess : ncclInProgress);
         wrong += world_check(rank, nccl_world_settle(grown[0]) == ncclSuccess, "%s",
                              ncclGetLastError(NULL));

@@ -130,7 +130,7 @@ static tutti_status make_child(tutti_comm *comm, int size, enum making making, c
     if (making == SPLITS)
         return tutti_comm_split_cancellable(comm, 0, 0, cancel, child);
     if (making == GROWS)
-        return tutti_comm_grow_cancellable(comm, size + 1, NULL, cancel, child);
+        return tutti_comm_grow_cancellable(comm, size + 1, NULL, NULL, cancel, child);
     return tutti_comm_shrink_cancellable(comm, &last, 1, cancel, child);
 }
 

@@ -169,6 +169,8 @@ TUTTI_API tutti_status tutti_comm_grow(tutti_comm *comm, int size, const tutti_u
  *   split    TUTTI_ERR_PEER; comm ends too, here and there, as by tutti_comm_abort, since its
  *            ranks are out of step.
  *   grow     TUTTI_ERR_CONNECT; comm stays as it is. Before its ranks have agreed: as split.
+ *            (*spare 1: id is for the case that no rank gives another; 0 afterwards if it was
+ *            used. NULL: it is given.)
  *   shrink   TUTTI_ERR_PEER; comm stays as it is, and can be shrunk again. Who comes only now and
  *            never had a link to this rank waits for it as for any that does not come. */
 TUTTI_API tutti_status tutti_comm_create_cancellable(int size, const tutti_unique_id *id, int rank,
@@ -179,8 +181,8 @@ TUTTI_API tutti_status tutti_comm_shrink_cancellable(tutti_comm *comm, const int
                                                      size_t count, const int *cancel,
                                                      tutti_comm **new_comm);
 TUTTI_API tutti_status tutti_comm_grow_cancellable(tutti_comm *comm, int size,
-                                                   const tutti_unique_id *id, const int *cancel,
-                                                   tutti_comm **new_comm);
+                                                   const tutti_unique_id *id, int *spare,
+                                                   const int *cancel, tutti_comm **new_comm);
 
 TUTTI_API tutti_status tutti_comm_rank(const tutti_comm *comm, int *rank);
 TUTTI_API tutti_status tutti_comm_size(const tutti_comm *comm, int *size);

@@ -338,7 +338,8 @@ NCCL_CALL(ncclResult_t, ncclCommShrink,
 
 /* ncclCommGrow: the ranks of comm, which keep their numbers, and new ranks form a communicator of
  * nRanks. Collective: a rank of comm passes it and rank -1, and one of them the id that it asked
- * for with ncclCommGetUniqueId, the others NULL; a new rank passes comm NULL, that id and its rank.
+ * for with ncclCommGetUniqueId, the others NULL (or all NULL, if only one has asked for an id that
+ * no grow has used); a new rank passes comm NULL, that id and its rank.
  * config NULL: the parent's. An id serves once, and a communicator's next one is to be had when the
  * last was passed. */
 NCCL_CALL(ncclResult_t, ncclCommGetUniqueId, (ncclComm_t comm, ncclUniqueId *uniqueId));

@@ -142,6 +142,10 @@ ncclResult_t face_child_job(ncclComm_t parent, enum job_kind kind, const ncclCon
                             const char *name, struct job **job);
 /* Takes the job and the hold of its parent. made: whether this rank gets a communicator. */
 ncclResult_t face_child(struct job *job, ncclComm_t *newcomm, bool made);
+/* The id of the communicator that waits for its use; false if there is none. */
+bool face_waiting_id(ncclComm_t comm, tutti_unique_id *id);
+/* A grow is given this id; true if it is the communicator's, which has it no more. */
+bool face_take_id(ncclComm_t comm, const tutti_unique_id *id);
 /* A grow of the communicator has failed that took this id of it. */
 void face_leave_id(ncclComm_t comm, const tutti_unique_id *id);
 

@@ -46,8 +46,17 @@ NCCL_FACE(ncclResult_t, ncclCommGetUniqueId, (ncclComm_t comm, ncclUniqueId *uni
     return result;
 }
 
-/* A grow is given this id; true if it is the communicator's, which has it no more. */
-static bool take_id(ncclComm_t comm, const tutti_unique_id *id)
+bool face_waiting_id(ncclComm_t comm, tutti_unique_id *id)
+{
+    pthread_mutex_lock(&comm->lock);
+    bool waits = comm->grow_id_waits;
+    if (waits)
+        *id = comm->grow_id;
+    pthread_mutex_unlock(&comm->lock);
+    return waits;
+}
+
+bool face_take_id(ncclComm_t comm, const tutti_unique_id *id)
 {
     pthread_mutex_lock(&comm->lock);
     bool waits = comm->grow_id_waits && memcmp(&comm->grow_id, id, sizeof *id) == 0;
@@ -83,7 +92,7 @@ static ncclResult_t grow(ncclComm_t comm, int size, const ncclUniqueId *id, nccl
     job->gives_id = id != NULL;
     if (id) {
         memcpy(job->id.bytes, id->internal, sizeof job->id.bytes);
-        job->took_id = take_id(comm, &job->id);
+        job->took_id = face_take_id(comm, &job->id);
     }
     return face_child(job, newcomm, true);
 }

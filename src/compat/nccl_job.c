@@ -94,6 +94,20 @@ static ncclResult_t destroy(ncclComm_t comm)
     return ncclSuccess;
 }
 
+/* Who has asked for an id has it for the case that no rank passes one: NVIDIA's own example passes
+ * none anywhere. */
+static tutti_status grow(struct job *job, tutti_comm **made)
+{
+    bool waits = !job->gives_id && face_waiting_id(job->parent, &job->id);
+    int spare = waits;
+    tutti_status status = tutti_comm_grow_cancellable(face_tutti(job->parent), job->size,
+                                                      job->gives_id || waits ? &job->id : NULL,
+                                                      &spare, cancel_word(job), made);
+    if (waits && !spare)
+        (void)face_take_id(job->parent, &job->id);
+    return status;
+}
+
 static void carry_out(struct job *job)
 {
     tutti_comm *made = NULL;
@@ -112,9 +126,7 @@ static void carry_out(struct job *job)
         status = shrink(job, &made);
         break;
     case JOB_GROW:
-        status =
-            tutti_comm_grow_cancellable(face_tutti(job->parent), job->size,
-                                        job->gives_id ? &job->id : NULL, cancel_word(job), &made);
+        status = grow(job, &made);
         break;
     case JOB_FINALIZE:
         job->result = flush(job->comm);
@@ -171,7 +183,7 @@ static void report(struct job *job)
 static ncclResult_t conclude(struct job *job)
 {
     ncclResult_t result = job->result;
-    if (job->took_id && result != ncclSuccess)
+    if (job->took_id && !face_tutti(job->comm)) /* failed, or never run */
         face_leave_id(job->parent, &job->id);
     if (job->parent)
         face_leave(job->parent);
