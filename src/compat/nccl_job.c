@@ -164,7 +164,8 @@ static void uncount_job(ncclComm_t comm, const struct job *job)
     atomic_fetch_sub(&comm->later, !job->blocking);
 }
 
-/* The work is over: tells those who ask. */
+/* The work is over: tells those who ask. Programs ask the parent, and use what it made when that is
+ * done. */
 static void report(struct job *job)
 {
     ncclComm_t comm = job->comm;
@@ -174,8 +175,8 @@ static void report(struct job *job)
         comm->result = job->result;
         pthread_mutex_unlock(&comm->lock);
     }
-    uncount_job(job->parent, job);
     uncount_job(comm, job);
+    uncount_job(job->parent, job);
 }
 
 /* Lets go of the handles, and takes back the one of a communicator that was not made. The caller's
