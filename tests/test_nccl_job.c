@@ -90,6 +90,44 @@ static void test_nccl_job_lacks_a_thread(void)
     nccl_world_run(WORLD_PROCESSES, 1, patient, lacking_unwaited, NULL);
 }
 
+/* ---- groups of which one call fails -----------------------------------------------------------
+ */
+
+/* The others do not wait for the ranks that it would have made, and its error is the group's. */
+static int failing_alone(tutti_comm *native, int rank, int size, void *context)
+{
+    ncclComm_t comms[4], shrunk[2];
+    ncclUniqueId id, none = {{0}};
+    int wrong = 0, itself = 0;
+    (void)native;
+    (void)size;
+    (void)context;
+    double start = nccl_world_seconds();
+    for (int failing = 0; failing < 4; failing++) {
+        wrong += OK(ncclGetUniqueId(&id)) + OK(ncclGroupStart());
+        for (int i = 0; i < 4; i++)
+            wrong += OK(ncclCommInitRank(&comms[i], 4, i == failing ? none : id, i));
+        wrong += TAKEN(ncclGroupEnd(), ncclInvalidArgument);
+        wrong += nccl_world_says(rank, "these 128 bytes are no unique id of this library");
+        for (int i = 0; i < 4; i++)
+            wrong += world_check(rank, comms[i] == NULL, "a handle of what was not made");
+    }
+    wrong += OK(ncclCommInitAll(comms, 2, NULL)) + OK(ncclGroupStart());
+    for (int i = 0; i < 2; i++)
+        wrong += OK(ncclCommShrink(comms[i], &itself, 1 - i, &shrunk[i], NULL, 0));
+    wrong += TAKEN(ncclGroupEnd(), ncclInvalidArgument);
+    wrong += nccl_world_says(rank, "rank 0 excludes itself");
+    wrong += world_check(rank, nccl_world_seconds() - start < 60, "took %.2f s",
+                         nccl_world_seconds() - start);
+    return wrong + OK(ncclCommDestroy(comms[0])) + OK(ncclCommDestroy(comms[1]));
+}
+
+static void test_nccl_job_fails_alone(void)
+{
+    static const char *const patient[] = {"TUTTI_MEET_TIMEOUT_MS=600000", NULL};
+    nccl_world_run(WORLD_PROCESSES, 1, patient, failing_alone, NULL);
+}
+
 /* ---- handles that are ended twice -------------------------------------------------------------
  */
 
@@ -214,6 +252,7 @@ int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
         {"lacks_a_thread", test_nccl_job_lacks_a_thread},
+        {"fails_alone", test_nccl_job_fails_alone},
         {"ends_a_handle_twice", test_nccl_job_ends_a_handle_twice},
         {"is_asked_about", test_nccl_job_is_asked_about},
     };

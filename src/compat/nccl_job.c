@@ -297,17 +297,28 @@ struct chain {
     struct job *first;
     bool blocking; /* one of them is, or a call of the group comes after them: the caller waits */
     bool started;
-    bool lacks_thread; /* and was not carried out */
     pthread_t thread;
+    struct makings *makings;
 };
 
-/* What a group's jobs make, held until all their threads are started: who is not waited for may end
- * before that. */
+/* What a group's jobs make, held meanwhile, and the chain that failed first: no rank that another
+ * one makes may wait for those that it would have made. (Who is not waited for tells of a failure
+ * itself, but for the lack of a thread.) */
 struct makings {
+    _Atomic(struct chain *) failed;
     size_t count;
-    bool lack_thread; /* some */
     ncclComm_t comms[];
 };
+
+static void fail_chain(struct chain *chain)
+{
+    struct makings *makings = chain->makings;
+    struct chain *none = NULL;
+    if (!atomic_compare_exchange_strong(&makings->failed, &none, chain))
+        return;
+    for (size_t i = 0; i < makings->count; i++)
+        __atomic_store_n(&makings->comms[i]->cancelled, 1, __ATOMIC_RELEASE);
+}
 
 static void *joined(void *argument)
 {
@@ -315,6 +326,8 @@ static void *joined(void *argument)
     for (struct job *job = chain->first; job; job = job->next) {
         carry_out(job);
         report(job);
+        if (job->result != ncclSuccess)
+            fail_chain(chain);
     }
     return NULL;
 }
@@ -327,7 +340,8 @@ static bool same_chain(const struct job *a, const struct job *b)
 }
 
 /* Takes the jobs of the wanted kinds off the list, as chains; returns how many. */
-static size_t take_chains(struct job **list, bool only_ends, struct chain *chains)
+static size_t take_chains(struct job **list, bool only_ends, struct chain *chains,
+                          struct makings *makings)
 {
     size_t count = 0;
     struct job **at = list;
@@ -344,7 +358,7 @@ static size_t take_chains(struct job **list, bool only_ends, struct chain *chain
         while (c < count && !same_chain(chains[c].first, job))
             c++;
         if (c == count) {
-            chains[count++] = (struct chain){.first = job, .blocking = waits};
+            chains[count++] = (struct chain){.first = job, .blocking = waits, .makings = makings};
             continue;
         }
         struct job *last = chains[c].first;
@@ -364,57 +378,50 @@ static void hold_makings(struct makings *makings, const struct job *list)
     }
 }
 
-/* Where a thread is lacking, no rank that another chain makes may wait for those that it would have
- * made. */
-static void leave_makings(struct makings *makings)
+static void leave_makings(const struct makings *makings)
 {
-    for (size_t i = 0; i < makings->count; i++) {
-        if (makings->lack_thread)
-            __atomic_store_n(&makings->comms[i]->cancelled, 1, __ATOMIC_RELEASE);
+    for (size_t i = 0; i < makings->count; i++)
         face_leave(makings->comms[i]);
-    }
 }
 
 static void drop_chain(struct chain *chain, int error)
 {
-    chain->lacks_thread = true;
     for (struct job *job = chain->first; job; job = job->next) {
         job->result = no_thread(error);
         snprintf(job->sentence, sizeof job->sentence, "%s", face_sentence());
         report(job);
     }
+    fail_chain(chain);
 }
 
 /* All but one. */
-static void start_chains(struct chain *chains, size_t count, const struct chain *here,
-                         struct makings *makings)
+static void start_chains(struct chain *chains, size_t count, const struct chain *here)
 {
     for (size_t c = 0; c < count; c++) {
         struct chain *chain = &chains[c];
         if (chain == here)
             continue;
         if (!chain->blocking) {
-            chain->lacks_thread = start_detached(chain->first) != ncclInProgress;
-        } else {
-            int error = face_thread(&chain->thread, NULL, joined, chain);
-            chain->started = error == 0;
-            if (error != 0)
-                drop_chain(chain, error);
+            if (start_detached(chain->first) != ncclInProgress)
+                fail_chain(chain);
+            continue;
         }
-        makings->lack_thread |= chain->lacks_thread;
+        int error = face_thread(&chain->thread, NULL, joined, chain);
+        chain->started = error == 0;
+        if (error != 0)
+            drop_chain(chain, error);
     }
-    leave_makings(makings);
 }
 
 /* The last chain that is waited for runs in the calling thread, which has nothing else to do. */
-static void run_chains(struct chain *chains, size_t count, struct makings *makings)
+static void run_chains(struct chain *chains, size_t count)
 {
     struct chain *here = NULL;
     for (size_t c = 0; c < count; c++) {
         if (chains[c].blocking)
             here = &chains[c];
     }
-    start_chains(chains, count, here, makings);
+    start_chains(chains, count, here);
     void *context = face_context_current();
     if (here)
         joined(here);
@@ -425,24 +432,36 @@ static void run_chains(struct chain *chains, size_t count, struct makings *makin
     }
 }
 
-/* Concludes what was waited for; the first error, with its sentence, but before all that a chain
- * lacked its thread, which is why others were cancelled. */
-static ncclResult_t conclude_chains(struct chain *chains, size_t count)
+/* The first error of what was waited for, but before all that for which others were cancelled. */
+static const struct job *first_failed(const struct chain *chains, size_t count,
+                                      const struct chain *failed)
 {
-    ncclResult_t first = ncclSuccess;
-    char sentence[FACE_SENTENCE_MAX] = "";
+    const struct job *first = NULL;
+    for (size_t c = 0; c < count; c++) {
+        if (!chains[c].blocking || (first && &chains[c] != failed))
+            continue;
+        const struct job *job = chains[c].first;
+        while (job && job->result == ncclSuccess)
+            job = job->next;
+        if (job)
+            first = job;
+    }
+    return first;
+}
+
+/* Concludes what was waited for. */
+static ncclResult_t conclude_chains(struct chain *chains, size_t count, const struct chain *failed)
+{
+    const struct job *cause = first_failed(chains, count, failed);
+    ncclResult_t result = cause ? face_fail(cause->result, "%s", cause->sentence) : ncclSuccess;
     for (size_t c = 0; c < count; c++) {
         struct job *next;
         for (struct job *job = chains[c].first; job && chains[c].blocking; job = next) {
             next = job->next;
-            if (job->result != ncclSuccess && (first == ncclSuccess || chains[c].lacks_thread)) {
-                first = job->result;
-                memcpy(sentence, job->sentence, sizeof sentence);
-            }
             conclude(job);
         }
     }
-    return first == ncclSuccess ? first : face_fail(first, "%s", sentence);
+    return result;
 }
 
 ncclResult_t face_jobs_run(struct job **list, bool only_ends)
@@ -462,14 +481,15 @@ ncclResult_t face_jobs_run(struct job **list, bool only_ends)
         return face_fail(ncclSystemError, "no memory for %zu calls of a group", total);
     }
     hold_makings(makings, *list);
-    size_t count = take_chains(list, only_ends, chains);
+    size_t count = take_chains(list, only_ends, chains, makings);
     ncclResult_t later = ncclSuccess;
     for (size_t c = 0; c < count; c++) {
         if (!chains[c].blocking)
             later = ncclInProgress;
     }
-    run_chains(chains, count, makings);
-    ncclResult_t result = conclude_chains(chains, count);
+    run_chains(chains, count);
+    leave_makings(makings);
+    ncclResult_t result = conclude_chains(chains, count, makings->failed);
     free(makings);
     free(chains);
     return result != ncclSuccess ? result : later;
