@@ -139,6 +139,43 @@ static void test_paths_give_up_what_the_device_cannot_make(void)
     free_rig(rig);
 }
 
+/* ---- room -------------------------------------------------------------------------------------
+ */
+
+/* Over iWARP only the peer's count makes room, and the peer may be as full: what it waits for must
+ * go out whatever else has. */
+static void check_room_for_counts(size_t len)
+{
+    struct rig *rig = make_rig();
+    struct verbs_path *path = &rig->link->paths[0];
+    static const uint8_t body[SLOT_LEN];
+    rig->verbs.layer = CHOOSE_LAYER_IWARP;
+    path->state = VERBS_PATH_UP;
+    path->credit.window = 2 * DEPTH;
+    while (path_room(path, sizeof(struct wire_header) + len, VERBS_RESERVE)) {
+        struct wire_header header = {.kind = WIRE_EAGER};
+        path_message(path, &header, body, len);
+        path_flush(path);
+        path->completed = path->last; /* the device is quick */
+        path->requests = 0;
+    }
+    for (uint32_t i = 0; i < VERBS_RESERVE; i++) {
+        CU_ASSERT_TRUE_FATAL(
+            path_room(path, sizeof(struct wire_header) + sizeof(struct wire_credit), 0));
+        path_credit(path);
+        path_flush(path);
+    }
+    CU_ASSERT_TRUE(path_arrived(path, path->last)); /* and then it goes on */
+    CU_ASSERT_TRUE(path_room(path, sizeof(struct wire_header) + len, VERBS_RESERVE));
+    free_rig(rig);
+}
+
+static void test_paths_keep_room_for_counts(void)
+{
+    check_room_for_counts(0);                                     /* no record is left */
+    check_room_for_counts(SLOT_LEN - sizeof(struct wire_header)); /* no byte of the ring */
+}
+
 /* ---- losing one -------------------------------------------------------------------------------
  */
 
@@ -235,6 +272,7 @@ int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
         TEST(paths_give_up_what_the_device_cannot_make),
+        TEST(paths_keep_room_for_counts),
         TEST(resend_takes_one_path_though_another_comes_up),
         TEST(resend_begins_with_what_was_lost_last),
         TEST(resend_is_not_over_while_its_heir_fails),

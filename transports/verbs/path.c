@@ -320,9 +320,10 @@ bool path_room(const struct verbs_path *path, size_t len, uint32_t spare)
         return relay_room(path, spare);
     bool imm = path->rail->verbs->layer != CHOOSE_LAYER_IWARP;
     size_t message = len == 0 && !imm ? sizeof(struct wire_header) : len;
-    return path->last - path->first < path->depth && path->requests + 2 <= path->depth &&
+    uint32_t counts = spare * round_up(sizeof(struct wire_header) + sizeof(struct wire_credit));
+    return path->last - path->first + spare < path->depth && path->requests + 2 <= path->depth &&
            credit_room(&path->credit) > spare && path->staged + 2 <= VERBS_BATCH &&
-           ring_room(&path->ring, round_up(message));
+           ring_room(&path->ring, round_up(message) + counts);
 }
 
 static struct verbs_record *new_record(struct verbs_path *path, enum wire_kind kind, uint32_t lane,

@@ -35,7 +35,7 @@
 
 #define VERBS_BATCH       32 /* work requests per doorbell */
 #define VERBS_SIGNAL_EACH 24 /* one completion per so many work requests in a stream */
-#define VERBS_RESERVE     2  /* receives of the peer kept for CREDIT messages */
+#define VERBS_RESERVE     2  /* receives of the peer, and places here, kept for CREDIT messages */
 #define VERBS_COUNT_EACH  12 /* over iWARP the peer is told what came in after so many messages */
 #define VERBS_SPARE       32 /* receives beyond those that may be held */
 #define VERBS_RING_SLOTS  52 /* of the send ring: two batches of the longest messages */
@@ -297,7 +297,8 @@ void path_drop(struct verbs_path *path);
 /* The same of one that failed, which may take the kernel long: nobody waits for it. */
 void path_give_up(struct verbs_path *path);
 void path_destroyed(struct verbs_path *path); /* by errand.c */
-/* Is there room for a message of len bytes (0: a chunk)? spare: of the peer's receives left. */
+/* Is there room for a message of len bytes (0: a chunk)? spare: so many CREDIT messages have room
+ * after it. Over iWARP both ends may be full, and only the other's count empties one. */
 bool path_room(const struct verbs_path *path, size_t len, uint32_t spare);
 /* Stages a message: header, then body_len bytes of body (copied). Needs room. */
 void path_message(struct verbs_path *path, struct wire_header *header, const void *body,
