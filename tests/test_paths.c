@@ -15,6 +15,8 @@ static struct {
     uint16_t seq;
 } posts[4 * MESSAGES];
 static uint32_t post_count;
+static uint32_t told_path; /* by which the last count of messages taken was told */
+static uint16_t told;
 static uint32_t broken; /* the path whose queue pair takes nothing; PATHS: none */
 
 static int note_posts(struct ibv_qp *qp, struct ibv_send_wr *wr, struct ibv_send_wr **bad)
@@ -26,6 +28,10 @@ static int note_posts(struct ibv_qp *qp, struct ibv_send_wr *wr, struct ibv_send
     for (; wr; wr = wr->next) {
         struct wire_header header;
         memcpy(&header, (const void *)(uintptr_t)wr->sg_list->addr, sizeof header);
+        if (header.taken != told) {
+            told = header.taken;
+            told_path = qp->qp_num;
+        }
         if (header.kind != WIRE_EAGER)
             continue;
         posts[post_count].path = qp->qp_num;
@@ -90,6 +96,8 @@ static struct rig *make_rig(void)
     for (uint32_t i = 0; i < VERBS_CONTROLS; i++)
         link->out[i].busy = 1; /* there is no side transport */
     post_count = 0;
+    told = 0;
+    told_path = PATHS;
     broken = PATHS;
     return rig;
 }
@@ -268,6 +276,25 @@ static void test_resend_is_not_over_while_its_heir_fails(void)
     free_rig(rig);
 }
 
+/* Nothing else may tell the peer, whose messages wait for that. */
+static void test_resend_tells_again_what_was_taken(void)
+{
+    struct rig *rig = make_rig();
+    struct verbs_link *link = rig->link;
+    comes_up(&link->paths[1]);
+    comes_up(&link->paths[2]);
+    link->home[0] = 1;
+    link->flows[0].taken.freed = 9;
+    path_credit(&link->paths[1]);
+    path_flush(&link->paths[1]);
+    CU_ASSERT_TRUE(told == 9 && told_path == 1);
+    told = 0;
+    fails(&link->paths[1]);
+    link_resend(link);
+    CU_ASSERT_TRUE(told == 9 && told_path == 2);
+    free_rig(rig);
+}
+
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
@@ -276,6 +303,7 @@ int main(int argc, char **argv)
         TEST(resend_takes_one_path_though_another_comes_up),
         TEST(resend_begins_with_what_was_lost_last),
         TEST(resend_is_not_over_while_its_heir_fails),
+        TEST(resend_tells_again_what_was_taken),
     };
     return suite_run("paths", tests, sizeof tests / sizeof *tests, argc, argv);
 }

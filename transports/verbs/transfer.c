@@ -578,13 +578,16 @@ static bool resend_chunk(struct verbs_link *link, const struct verbs_record *rec
 bool transfer_resend(struct verbs_path *dead, const struct verbs_record *record)
 {
     struct verbs_link *link = dead->link;
-    if (record->kind == WIRE_HELLO || record->kind == WIRE_CREDIT || record->kind == WIRE_PATH_DEAD)
-        return true;
     if (record->kind == WIRE_WRITTEN)
         return resend_chunk(link, record);
     struct verbs_path *path = link_heir(link);
     if (!path || !path_room(path, record->len, VERBS_RESERVE))
         return false;
+    if (record->kind == WIRE_HELLO || record->kind == WIRE_CREDIT ||
+        record->kind == WIRE_PATH_DEAD) {
+        path_credit(path); /* of these only the counts matter still */
+        return true;
+    }
     const uint8_t *message =
         dead->memory + (size_t)dead->slot_count * dead->slot_len + record->ring_at;
     struct wire_header header;
