@@ -295,6 +295,18 @@ static void test_resend_tells_again_what_was_taken(void)
     free_rig(rig);
 }
 
+/* What was lost waits for the next path that comes up, and nothing else may be there to send. */
+static void test_resend_follows_when_a_path_comes_up(void)
+{
+    struct rig *rig = make_rig();
+    comes_up(&rig->link->paths[1]);
+    rig->link->work = false;
+    fails(&rig->link->paths[1]);
+    comes_up(&rig->link->paths[0]);
+    CU_ASSERT_TRUE(rig->link->work);
+    free_rig(rig);
+}
+
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
@@ -304,6 +316,7 @@ int main(int argc, char **argv)
         TEST(resend_begins_with_what_was_lost_last),
         TEST(resend_is_not_over_while_its_heir_fails),
         TEST(resend_tells_again_what_was_taken),
+        TEST(resend_follows_when_a_path_comes_up),
     };
     return suite_run("paths", tests, sizeof tests / sizeof *tests, argc, argv);
 }

@@ -110,6 +110,7 @@ void link_path_up(struct verbs_path *path)
                verbs_peer_name(link->verbs, link->peer), path->rail->name);
     look_for_up(link);
     give_homes(link);
+    link->work = true; /* what others lost may go now */
 }
 
 void link_path_connected(struct verbs_path *path)
