@@ -184,9 +184,6 @@ static void test_paths_keep_room_for_counts(void)
     check_room_for_counts(SLOT_LEN - sizeof(struct wire_header)); /* no byte of the ring */
 }
 
-/* ---- losing one -------------------------------------------------------------------------------
- */
-
 /* A path is up, without more ado. */
 static void comes_up(struct verbs_path *path)
 {
@@ -194,6 +191,71 @@ static void comes_up(struct verbs_path *path)
     path->hello_sent = path->hello_came = path->hello_acked = true;
     link_path_up(path);
 }
+
+/* ---- draining -----------------------------------------------------------------------------------
+ */
+
+static struct ibv_wc arrivals[2];
+static int arrival_count;
+
+static int poll_arrivals(struct ibv_cq *cq, int max, struct ibv_wc *list)
+{
+    int count = arrival_count;
+    (void)cq;
+    CU_ASSERT_TRUE(count <= max);
+    memcpy(list, arrivals, sizeof arrivals);
+    arrival_count = 0;
+    return count;
+}
+
+static struct xfer *no_xfer(struct transport *transport)
+{
+    (void)transport;
+    return NULL;
+}
+
+static bool no_event(struct transport *transport, bool restart, struct transport_event *event)
+{
+    (void)transport;
+    (void)restart;
+    (void)event;
+    return false;
+}
+
+/* A rank that was away finds a path that should have given its receives back long ago: the device
+ * has, and one of them holds a message, whose sender knows that it has arrived. */
+static void test_paths_take_what_came_before_they_are_given_up(void)
+{
+    static const struct transport_ops nothing = {.event = no_event, .poll = no_xfer};
+    struct transport side = {.ops = &nothing};
+    struct rig *rig = make_rig();
+    struct verbs *verbs = &rig->verbs;
+    struct verbs_path *path = &rig->link->paths[1], *paths[] = {path};
+    struct ibv_cq queue = {.context = &rig->device};
+    rig->device.ops.poll_cq = poll_arrivals;
+    verbs->side = &side;
+    verbs->all = rig->link;
+    verbs->paths = paths;
+    verbs->path_slots = 1;
+    verbs->rails[0] = (struct verbs_rail){.verbs = verbs, .cq = &queue};
+    verbs->rail_count = 1;
+    verbs->events_ms = rig->link->revive_ms = UINT64_MAX;
+    comes_up(&rig->link->paths[2]);
+    path->state = VERBS_PATH_DRAINING;
+    path->posted = arrival_count = 2;
+    ((struct wire_header *)path->memory)->kind = WIRE_EAGER;
+    arrivals[0] = (struct ibv_wc){
+        .wr_id = 1ull << 32, .status = IBV_WC_SUCCESS, .byte_len = sizeof(struct wire_header)};
+    arrivals[1] = (struct ibv_wc){.wr_id = 1ull << 32 | 1, .status = IBV_WC_WR_FLUSH_ERR};
+    link_service(verbs);
+    CU_ASSERT_EQUAL(path->received, 1);
+    CU_ASSERT_EQUAL(path->state, VERBS_PATH_DRAINED);
+    CU_ASSERT_EQUAL(rig->link->flows[0].held_end, 1);
+    free_rig(rig);
+}
+
+/* ---- losing one -------------------------------------------------------------------------------
+ */
 
 static void fails(struct verbs_path *path)
 {
@@ -312,6 +374,7 @@ int main(int argc, char **argv)
     static const struct suite_test tests[] = {
         TEST(paths_give_up_what_the_device_cannot_make),
         TEST(paths_keep_room_for_counts),
+        TEST(paths_take_what_came_before_they_are_given_up),
         TEST(resend_takes_one_path_though_another_comes_up),
         TEST(resend_begins_with_what_was_lost_last),
         TEST(resend_is_not_over_while_its_heir_fails),

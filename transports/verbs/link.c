@@ -359,21 +359,26 @@ static bool no_answer(const struct verbs_path *path, uint64_t now)
            (due || path->link->verbs->layer == CHOOSE_LAYER_IWARP);
 }
 
+/* Have its receives not come back? */
+static bool drains_late(const struct verbs_path *path, uint64_t now)
+{
+    return path->state == VERBS_PATH_DRAINING && now >= path->since_ms + DRAIN_MS;
+}
+
 static void service_path(struct verbs_path *path, uint64_t now)
 {
     if (path->errand)
         offer_go_on(path, false);
-    if (path->state == VERBS_PATH_DRAINING && now >= path->since_ms + DRAIN_MS) {
-        /* A device that is gone gives nothing back. Its completions find no path any more, so what
-         * was not looked at yet counts as lost, and is sent again. */
+    if (drains_late(path, now) || no_answer(path, now))
+        link_take_arrivals(path->link->verbs); /* it may have come while this rank was away */
+    if (drains_late(path, now)) {
+        /* A device that is gone gives nothing back. */
         path_give_up(path);
         link_path_drained(path);
     }
     bool due = path->round > 0 || (path->errand && path->id); /* it is this side that connects */
     if (path->state == VERBS_PATH_MAKING && due && now >= path->since_ms + HELLO_MS)
         link_path_failed(path, "the other side did not answer");
-    if (no_answer(path, now))
-        link_take_arrivals(path->link->verbs); /* it may have come while this rank was away */
     if (no_answer(path, now))
         link_path_failed(path,
                          "no message came through over %s: check that its address reaches "
