@@ -184,6 +184,26 @@ static void test_paths_keep_room_for_counts(void)
     check_room_for_counts(SLOT_LEN - sizeof(struct wire_header)); /* no byte of the ring */
 }
 
+/* What the peer has counted the device may still hold: it is not given more than it has places for,
+ * and says by itself when they are free. */
+static void test_paths_wait_for_the_device_too(void)
+{
+    struct rig *rig = make_rig();
+    struct verbs_path *path = &rig->link->paths[0];
+    uint32_t sent = 0;
+    rig->verbs.layer = CHOOSE_LAYER_IWARP;
+    path->state = VERBS_PATH_UP;
+    path->credit.window = CREDIT_WINDOW_MAX;
+    for (; sent < 4 * DEPTH && path_room(path, sizeof(struct wire_header), 0); sent++) {
+        struct wire_header header = {.kind = WIRE_ASK};
+        path_message(path, &header, NULL, 0);
+        path_flush(path);
+        CU_ASSERT_TRUE(path_arrived(path, path->last));
+    }
+    CU_ASSERT_TRUE(sent >= DEPTH / 2 && sent <= DEPTH);
+    free_rig(rig);
+}
+
 /* A path is up, without more ado. */
 static void comes_up(struct verbs_path *path)
 {
@@ -374,6 +394,7 @@ int main(int argc, char **argv)
     static const struct suite_test tests[] = {
         TEST(paths_give_up_what_the_device_cannot_make),
         TEST(paths_keep_room_for_counts),
+        TEST(paths_wait_for_the_device_too),
         TEST(paths_take_what_came_before_they_are_given_up),
         TEST(resend_takes_one_path_though_another_comes_up),
         TEST(resend_begins_with_what_was_lost_last),

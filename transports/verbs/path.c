@@ -321,7 +321,8 @@ bool path_room(const struct verbs_path *path, size_t len, uint32_t spare)
     bool imm = path->rail->verbs->layer != CHOOSE_LAYER_IWARP;
     size_t message = len == 0 && !imm ? sizeof(struct wire_header) : len;
     uint32_t counts = spare * round_up(sizeof(struct wire_header) + sizeof(struct wire_credit));
-    return path->last - path->first + spare < path->depth && path->requests + 2 <= path->depth &&
+    uint32_t open = path->last - path->first, held = path->last - path->completed;
+    return (open > held ? open : held) + spare < path->depth && path->requests + 2 <= path->depth &&
            credit_room(&path->credit) > spare && path->staged + 2 <= VERBS_BATCH &&
            ring_room(&path->ring, round_up(message) + counts);
 }
@@ -542,7 +543,7 @@ static void hello_arrived(struct verbs_path *path, const struct verbs_record *re
 void path_pop(struct verbs_path *path, bool delivered)
 {
     struct verbs_record *record = &path->records[path->first % path->depth];
-    if (path->completed == path->first)
+    if (path->link->verbs->layer != CHOOSE_LAYER_IWARP)
         complete(path);
     path->first++;
     ring_give(&path->ring, record->ring_len);
