@@ -22,8 +22,8 @@
 #include "transports/verbs/verbs.h"
 
 #define GID_AUTO     256u
-#define GIDS_LOOKED  64 /* entries of a port's table that are looked at */
-#define FOUND_MAX    32 /* ports among which the best are chosen */
+#define GIDS_LOOKED  256 /* entries of a port's table that are looked at: their index has 8 bits */
+#define FOUND_MAX    32  /* ports among which the best are chosen */
 #define CQ_LEN_LEAST 1024
 #define CQ_LEN_MOST  65536 /* made at once; more grows with the links, where the device can */
 
@@ -170,23 +170,24 @@ static uint32_t read_gids(const struct scan *scan, struct ibv_context *context, 
     return count;
 }
 
-/* The manual choice: that GID alone, or an error that lists the usable ones. */
+/* The manual choice: that GID alone, of all usable ones, or an error that lists the best. */
 static tutti_status pick_gid(const struct scan *scan, const char *name, struct choose_gid *gids,
-                             uint32_t *count)
+                             uint32_t all, uint32_t *count)
 {
     char list[300] = "", text[96];
     uint64_t wanted = scan->settings->verbs_gid_index;
     if (wanted == GID_AUTO || scan->layer != CHOOSE_LAYER_ETHERNET)
         return TUTTI_OK;
-    for (uint32_t i = 0; i < *count; i++) {
+    for (uint32_t i = 0; i < all; i++) {
         if (gids[i].index == wanted) {
             gids[0] = gids[i];
             *count = 1;
             return TUTTI_OK;
         }
+    }
+    for (uint32_t i = 0; i < all && strlen(list) + sizeof text + 2 < sizeof list; i++)
         snprintf(list + strlen(list), sizeof list - strlen(list), "%s%s", i ? "; " : "",
                  choose_gid_text(&gids[i], text, sizeof text));
-    }
     return fail(
         TUTTI_ERR_SETTING,
         "TUTTI_VERBS_GID_INDEX=%llu is no usable GID of %s: it has %s; set one of these, or "
@@ -282,7 +283,8 @@ static tutti_status look_at_port(struct scan *scan, struct ibv_context *context,
         return TUTTI_IN_PROGRESS;
     }
     scan->of_layer++;
-    uint32_t count = choose_gids(gids, read_gids(scan, context, port, &attr, gids, GIDS_LOOKED));
+    uint32_t all = read_gids(scan, context, port, &attr, gids, GIDS_LOOKED);
+    uint32_t count = choose_gids(gids, all);
     if (count == 0) {
         snprintf(scan->why, sizeof scan->why,
                  "%s has no GID that belongs to an address of this host: give its interface an "
@@ -290,7 +292,7 @@ static tutti_status look_at_port(struct scan *scan, struct ibv_context *context,
                  name);
         return TUTTI_IN_PROGRESS;
     }
-    tutti_status status = pick_gid(scan, name, gids, &count);
+    tutti_status status = pick_gid(scan, name, gids, all, &count);
     if (status != TUTTI_OK)
         return status;
     *rail = (struct choose_rail){.layer = (uint8_t)scan->layer,

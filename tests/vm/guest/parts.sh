@@ -359,7 +359,7 @@ part_killed() {
 
 # Bad input: one sentence each, with what was found and what to set.
 part_input() {
-    local perf="$build/perf/coll_perf allreduce --ranks 2 --transport $name -b 8 -e 8 -n 2 -w 1" other=roce
+    local perf="$build/perf/coll_perf allreduce --ranks 2 --transport $name -b 8 -e 8 -n 2 -w 1" other=roce number
     [ "$name" = roce ] && other=iwarp
     start_network 1 || return
     # shellcheck disable=SC2086
@@ -373,6 +373,13 @@ part_input() {
         [ $kind = rxe ] && says "a GID that is not there" "TUTTI_VERBS_GID_INDEX=99 is no usable GID.*it has .*index 1" \
             on a env TUTTI_VERBS_GID_INDEX=99 $perf
     }
+    if [ $kind = rxe ]; then
+        for number in $(seq 80); do
+            on a ip addr add "10.9.$number.1/24" dev a0
+            on b ip addr add "10.9.$number.2/24" dev b0
+        done
+        TUTTI_VERBS_GID_INDEX=70 job "a GID far down the table" 2 60 none "$build/perf/coll_perf" allreduce -b 8 -e 8
+    fi
     on b ip link set b0 mtu 1500
     job "ends of different MTU: the smaller is used" 2 60 none "$build/perf/coll_perf" allreduce -b 8 -e 1M -f 64
     rail 0 down
