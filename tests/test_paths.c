@@ -112,6 +112,29 @@ static void free_rig(struct rig *rig)
     free(rig);
 }
 
+/* ---- ports ------------------------------------------------------------------------------------
+ */
+
+static void test_paths_are_made_over_ports_that_have_reliable_connections(void)
+{
+    static const struct {
+        enum ibv_transport_type transport;
+        uint8_t link;
+        enum choose_layer layer;
+    } cases[] = {{IBV_TRANSPORT_IB, IBV_LINK_LAYER_INFINIBAND, CHOOSE_LAYER_IB},
+                 {IBV_TRANSPORT_IB, IBV_LINK_LAYER_UNSPECIFIED, CHOOSE_LAYER_IB},
+                 {IBV_TRANSPORT_IB, IBV_LINK_LAYER_ETHERNET, CHOOSE_LAYER_ETHERNET},
+                 {IBV_TRANSPORT_IWARP, IBV_LINK_LAYER_ETHERNET, CHOOSE_LAYER_IWARP},
+                 {IBV_TRANSPORT_UNSPECIFIED, IBV_LINK_LAYER_UNSPECIFIED, CHOOSE_LAYER_NONE},
+                 {IBV_TRANSPORT_USNIC_UDP, IBV_LINK_LAYER_ETHERNET, CHOOSE_LAYER_NONE}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct ibv_device device = {.transport_type = cases[i].transport};
+        struct ibv_context context = {.device = &device};
+        struct ibv_port_attr port = {.link_layer = cases[i].link};
+        CU_ASSERT_EQUAL(device_layer(&context, &port), cases[i].layer);
+    }
+}
+
 /* ---- making one -------------------------------------------------------------------------------
  */
 
@@ -392,6 +415,7 @@ static void test_resend_follows_when_a_path_comes_up(void)
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
+        TEST(paths_are_made_over_ports_that_have_reliable_connections),
         TEST(paths_give_up_what_the_device_cannot_make),
         TEST(paths_keep_room_for_counts),
         TEST(paths_wait_for_the_device_too),

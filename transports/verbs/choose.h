@@ -14,7 +14,7 @@
 #define CHOOSE_PATHS_MAX 8 /* queue pairs of one link: rails times queue pairs per rail */
 
 enum choose_gid_type { CHOOSE_GID_IB, CHOOSE_GID_ROCE_V1, CHOOSE_GID_ROCE_V2 };
-enum choose_layer { CHOOSE_LAYER_IB = 1, CHOOSE_LAYER_ETHERNET, CHOOSE_LAYER_IWARP };
+enum choose_layer { CHOOSE_LAYER_NONE, CHOOSE_LAYER_IB, CHOOSE_LAYER_ETHERNET, CHOOSE_LAYER_IWARP };
 
 struct choose_gid {
     uint8_t raw[16]; /* IPv4 as ::ffff:a.b.c.d */

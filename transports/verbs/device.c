@@ -228,11 +228,12 @@ static uint32_t speed_of(const struct ibv_port_attr *attr)
     return width * lane_mbps;
 }
 
-static enum choose_layer layer_of(const struct ibv_context *context,
-                                  const struct ibv_port_attr *attr)
+enum choose_layer device_layer(const struct ibv_context *context, const struct ibv_port_attr *attr)
 {
     if (context->device->transport_type == IBV_TRANSPORT_IWARP)
         return CHOOSE_LAYER_IWARP;
+    if (context->device->transport_type != IBV_TRANSPORT_IB)
+        return CHOOSE_LAYER_NONE;
     return attr->link_layer == IBV_LINK_LAYER_ETHERNET ? CHOOSE_LAYER_ETHERNET : CHOOSE_LAYER_IB;
 }
 
@@ -274,7 +275,7 @@ static tutti_status look_at_port(struct scan *scan, struct ibv_context *context,
     if (!allowed(scan->settings, device, port))
         return TUTTI_IN_PROGRESS;
     scan->named++;
-    if (layer_of(context, &attr) != scan->layer)
+    if (device_layer(context, &attr) != scan->layer)
         return TUTTI_IN_PROGRESS;
     if (attr.state != IBV_PORT_ACTIVE) {
         snprintf(scan->why, sizeof scan->why,

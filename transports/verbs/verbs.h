@@ -247,6 +247,9 @@ tutti_status device_open(struct verbs *verbs);
 void device_close(struct verbs *verbs);
 /* Is there a port of the layer? why gets the reason if not. */
 bool device_probe(const struct settings *settings, enum choose_layer layer, char *why, size_t len);
+/* The layer of a port; none where the device has no reliable connections (AWS's EFA, Cisco's
+ * usNIC): its port has no link layer either, as that of old InfiniBand. */
+enum choose_layer device_layer(const struct ibv_context *context, const struct ibv_port_attr *attr);
 /* Room for so many completions more. */
 tutti_status device_grow(struct verbs_rail *rail, uint32_t completions);
 /* Reads asynchronous events; a port that went down or vanished ends its paths. */
