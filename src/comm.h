@@ -28,7 +28,7 @@
 #define COMM_SERVING        3 /* the proxy of stream.c, which comes and goes as it likes */
 
 enum notice_kind {
-    NOTICE_FAILED, /* culprit, status, text: the communicator failed */
+    NOTICE_FAILED, /* culprit, status, text: it failed; tag: 1: the culprit has left for good */
     NOTICE_LEFT,   /* the sender destroyed its communicator */
     NOTICE_MEET,   /* comm_shrink.c: where the survivors meet */
     NOTICE_COMING, /* its answer */
@@ -58,8 +58,9 @@ struct comm_peer {
     const uint8_t *address;
     uint32_t address_len;
     bool connected;
-    bool nic;  /* its transport may take device memory */
-    bool left; /* it destroyed its communicator */
+    bool nic;   /* its transport may take device memory */
+    bool left;  /* it destroyed its communicator */
+    bool ended; /* or it failed there by its own fault, and comes to no shrink */
     struct comm_window sends, recvs;
     struct notice *meet, *coming, *absent; /* its last of each kind; NULL: none */
     uint64_t met;                          /* the last meeting of it that this rank came to */

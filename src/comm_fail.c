@@ -33,7 +33,9 @@ static void tell_peers(tutti_comm *comm, tutti_status status, uint32_t culprit)
     /* What is an abort here is the loss of a peer to others. */
     if (status == TUTTI_ERR_ABORTED)
         status = TUTTI_ERR_PEER;
-    struct notice notice = {.kind = NOTICE_FAILED, .culprit = culprit, .status = status};
+    bool ended = culprit < comm->size && comm->peers[culprit].ended;
+    struct notice notice = {
+        .kind = NOTICE_FAILED, .culprit = culprit, .status = status, .tag.word = {ended}};
     snprintf(notice.text, sizeof notice.text, "%.*s", (int)sizeof notice.text - 1, comm->sentence);
     comm_notify_all(comm, &notice);
 }
@@ -108,8 +110,10 @@ static void fail_comm(tutti_comm *comm, tutti_status status, uint32_t culprit, c
     else
         snprintf(comm->sentence, sizeof comm->sentence, "%s", sentence);
     comm->failed = status;
-    if (leave)
+    if (leave) {
         __atomic_store_n(&comm->ended, 1, __ATOMIC_RELEASE);
+        comm->peers[comm->rank].ended = true;
+    }
     log_at(LOG_LEVEL_INFO, (int)comm->rank, "communicator failed: %s", comm->sentence);
     tell_peers(comm, status, culprit);
     for (uint32_t i = 0; i < comm->transport_count; i++)
@@ -266,6 +270,8 @@ bool comm_events(tutti_comm *comm)
                 event.notice.text[sizeof event.notice.text - 1] = 0;
                 tutti_status status = (tutti_status)event.notice.status;
                 bool known = status > TUTTI_IN_PROGRESS && status <= TUTTI_ERR_INTERNAL;
+                if (event.notice.tag.word[0] == 1 && event.notice.culprit < comm->size)
+                    comm->peers[event.notice.culprit].ended = true;
                 fail_comm(comm, known ? status : TUTTI_ERR_PEER, event.notice.culprit,
                           event.notice.text, false);
             }

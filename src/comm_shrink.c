@@ -40,7 +40,8 @@ struct shrink {
     const int *cancel;
     uint32_t *members; /* [size] ranks of the parent, ascending */
     uint32_t size, new_rank, root;
-    uint64_t number; /* at the others: 0 until the root has called */
+    uint64_t number;  /* at the others: 0 until the root has called */
+    uint64_t refused; /* of a call with another set, which may be of an earlier shrink; 0: none */
     uint64_t set;
     uint64_t deadline_ms;
     bool joined; /* all were at the rendezvous: from now on one may be done with the parent */
@@ -100,7 +101,8 @@ static bool concerns(const struct shrink *shrink, const struct comm_peer *peer)
 {
     const uint64_t *word = peer->absent->tag.word;
     if (word[1] != shrink->set)
-        return false;
+        return peer->absent->status == TUTTI_ERR_MISMATCH && word[0] > 0 &&
+               word[0] == shrink->refused;
     return shrink->number != 0 ? word[0] == shrink->number || word[0] == 0 : word[0] > peer->met;
 }
 
@@ -155,6 +157,11 @@ static tutti_status check_member(struct shrink *shrink, uint32_t p)
                     "shrink: %s destroyed the communicator: survivors keep it until "
                     "it is shrunk",
                     comm->names[p]);
+    if (peer->ended)
+        return fail(TUTTI_ERR_PEER,
+                    "shrink: %s has left for good the communicator that failed (%.250s): exclude "
+                    "that rank too",
+                    comm->names[p], comm->sentence);
     if (is_gone(comm, p))
         return fail(TUTTI_ERR_PEER, "shrink: %.300s: exclude that rank too", comm->down_sentence);
     return TUTTI_OK;
@@ -301,8 +308,25 @@ static tutti_status call_all(struct shrink *shrink, const tutti_unique_id *id)
 /* ---- the others -------------------------------------------------------------------------------
  */
 
-/* Takes the root's notice and answers it: also when the sets differ, since the root must learn it.
- */
+/* Takes the root's notice and answers it: also when the sets differ, since the root must learn it,
+ * and says then whether it still means that. */
+static tutti_status take_call(struct shrink *shrink, tutti_unique_id *id)
+{
+    tutti_comm *comm = shrink->parent;
+    struct comm_peer *root = &comm->peers[shrink->root];
+    struct notice notice = {.kind = NOTICE_COMING, .culprit = comm->rank};
+    bool agreed = root->meet->tag.word[1] == shrink->set;
+    shrink->number = root->met = root->meet->tag.word[0];
+    memcpy(id->bytes, root->meet->text, sizeof id->bytes);
+    forget(&root->meet);
+    tutti_status status = tell(shrink, shrink->root, &notice);
+    if (!agreed) {
+        shrink->refused = shrink->number;
+        shrink->number = 0;
+    }
+    return status;
+}
+
 static tutti_status answer(struct shrink *shrink, tutti_unique_id *id)
 {
     tutti_comm *comm = shrink->parent;
@@ -313,21 +337,20 @@ static tutti_status answer(struct shrink *shrink, tutti_unique_id *id)
         (void)say(shrink, shrink->root, &notice);
     while (status == TUTTI_OK) {
         status = look(shrink);
-        if (status != TUTTI_OK || root->meet)
+        if (status == TUTTI_OK && root->meet)
+            status = take_call(shrink, id);
+        if (status != TUTTI_OK || shrink->number > 0)
             break;
         if (clock_ms() >= shrink->deadline_ms)
-            status = missing(shrink, shrink->root);
+            status =
+                shrink->refused ? disagree(shrink, shrink->root) : missing(shrink, shrink->root);
         clock_sleep_us(LOOK_US);
     }
-    if (status != TUTTI_OK && !root->meet)
-        return status;
-    bool agreed = root->meet->tag.word[1] == shrink->set;
-    shrink->number = root->met = root->meet->tag.word[0];
-    memcpy(id->bytes, root->meet->text, sizeof id->bytes);
-    forget(&root->meet);
-    if (status == TUTTI_OK)
-        status = tell(shrink, shrink->root, &notice);
-    return agreed ? status : disagree(shrink, shrink->root);
+    if (status != TUTTI_OK && root->meet && root->meet->tag.word[1] == shrink->set) {
+        shrink->number = root->met = root->meet->tag.word[0]; /* it waits, and will be told */
+        forget(&root->meet);
+    }
+    return status;
 }
 
 /* ---- together ---------------------------------------------------------------------------------

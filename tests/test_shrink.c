@@ -184,6 +184,46 @@ static void test_shrink_beside_a_thread_that_revokes(void)
     run(WORLD_PROCESSES, 3, NULL, revoking_beside, NULL);
 }
 
+/* The last rank has aborted before the others shrink: it comes to none, and they are told so before
+ * their time is up. */
+static int shrinking_after_abort(tutti_comm *comm, int rank, int size, void *context)
+{
+    int blocks[8] = {0}, received[8], last = size - 1, sum = 0, one = 1;
+    tutti_comm *child = NULL;
+    char name[32];
+    (void)context;
+    snprintf(name, sizeof name, "shrink: rank %d (host ", last);
+    int wrong = WORLD_OK(tutti_alltoall(blocks, received, 1, TUTTI_INT32, comm));
+    world_tell();
+    wrong += world_await(rank, size); /* until all have left it */
+    if (rank == last) {
+        wrong += WORLD_OK(tutti_comm_abort(comm));
+        world_tell();
+        return wrong + WORLD_TAKEN(tutti_comm_shrink(comm, NULL, 0, &child), TUTTI_ERR_ABORTED);
+    }
+    wrong += world_await(rank, size + 1);
+    wrong += WORLD_TAKEN(tutti_comm_shrink(comm, NULL, 0, &child), TUTTI_ERR_PEER);
+    wrong += world_says(rank, name) + world_says(rank, "aborted the communicator");
+    wrong += world_says(rank, "exclude that rank too");
+    world_tell();
+    wrong += world_await(rank, size + size); /* until all have been told */
+    wrong += WORLD_OK(tutti_comm_shrink(comm, &last, 1, &child));
+    wrong += WORLD_OK(tutti_allreduce(&one, &sum, 1, TUTTI_INT32, TUTTI_SUM, child));
+    wrong += world_check(rank, sum == last, "sum %d", sum);
+    return wrong + WORLD_OK(tutti_comm_destroy(child));
+}
+
+static void test_shrink_after_an_abort(void)
+{
+    static const char *const over_shm[] = {"TUTTI_TRANSPORTS=shm", "TUTTI_ALGO=alltoall:direct",
+                                           "TUTTI_MEET_TIMEOUT_MS=10000", NULL};
+    static const char *const over_tcp[] = {"TUTTI_TRANSPORTS=tcp", "TUTTI_ALGO=alltoall:direct",
+                                           "TUTTI_MEET_TIMEOUT_MS=10000", NULL};
+    run(WORLD_THREADS, 3, over_shm + 1, shrinking_after_abort, NULL);
+    run(WORLD_PROCESSES, 4, over_shm, shrinking_after_abort, NULL);
+    run(WORLD_PROCESSES, 4, over_tcp, shrinking_after_abort, NULL);
+}
+
 static void test_shrink_after_failure(void)
 {
     for (int doomed = 0; doomed < 4; doomed += 3) {
@@ -288,6 +328,7 @@ int main(int argc, char **argv)
     static const struct suite_test tests[] = {
         {"in_good_order", test_shrink_in_good_order},
         {"after_failure", test_shrink_after_failure},
+        {"after_an_abort", test_shrink_after_an_abort},
         {"beside_a_thread_that_revokes", test_shrink_beside_a_thread_that_revokes},
         {"flush_predict_cancel", test_shrink_flush_predict_cancel},
     };
