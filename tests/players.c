@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "tests/seats.h"
 #include "tests/suite.h"
 
 struct settings quick(uint64_t timeout_ms)
@@ -35,6 +36,15 @@ static bool check(const uint8_t *out, const struct player *player, uint32_t roun
     return true;
 }
 
+static tutti_status look(void *argument)
+{
+    struct player *player = argument;
+    struct bootstrap_word word = {player->cancel, player->rank, player->size};
+    tutti_status status = bootstrap_check_word(&word);
+    atomic_fetch_add(status == TUTTI_OK ? &player->looks : &player->refused, 1);
+    return status;
+}
+
 void *play(void *argument)
 {
     struct player *player = argument;
@@ -42,14 +52,16 @@ void *play(void *argument)
     uint64_t start = clock_ms();
     if (player->delay_ms)
         clock_sleep_us(player->delay_ms * 1000);
-    struct bootstrap_word word = {player->cancel, player->rank, player->size};
-    struct cancel cancel = {bootstrap_check_word, &word};
+    if (player->seated)
+        seats_await(player->seated);
+    struct cancel cancel = {look, player};
     player->status =
         player->id ? bootstrap_from_id(&player->settings, player->id, player->rank, player->size,
                                        player->cancel ? &cancel : NULL, &bootstrap)
                    : bootstrap_from_env(&player->settings, &bootstrap);
-    if (player->status == TUTTI_OK && player->idle_ms)
-        clock_sleep_us(player->idle_ms * 1000);
+    atomic_store(&player->joined, player->status == TUTTI_OK);
+    while (player->status == TUTTI_OK && player->pauses && !atomic_load(player->pauses))
+        clock_sleep_us(200);
     if (player->status == TUTTI_OK && !player->leaves) {
         uint8_t block[1024], *out = malloc(player->size * player->len + 1);
         player->wrong =
@@ -66,8 +78,8 @@ void *play(void *argument)
     if (player->status != TUTTI_OK)
         snprintf(player->sentence, sizeof player->sentence, "%s", status_sentence());
     bootstrap_free(bootstrap);
-    player->ended_ms = clock_ms();
-    player->took_ms = player->ended_ms - start;
+    player->took_ms = clock_ms() - start;
+    atomic_store(&player->ended, true);
     return NULL;
 }
 

@@ -2,6 +2,8 @@
 #ifndef TESTS_PLAYERS_H
 #define TESTS_PLAYERS_H
 
+#include <stdatomic.h>
+
 #include "base/settings.h"
 #include "src/bootstrap.h"
 
@@ -13,12 +15,16 @@ struct player {
     const tutti_unique_id *id; /* NULL: from the settings (TUTTI_RENDEZVOUS) */
     uint32_t rank, size, gathers;
     size_t len;
-    uint32_t delay_ms, idle_ms; /* before joining, and after */
-    bool leaves;                /* after joining, without a word */
+    uint32_t delay_ms;         /* before joining */
+    unsigned seated;           /* joins when so many have been; 0: at once */
+    const atomic_bool *pauses; /* after joining, until that is set; NULL: does not */
+    bool leaves;               /* after joining, without a word */
     const int *cancel;
+    atomic_uint looks, refused; /* at cancel: before it was set, and after */
+    atomic_bool joined, ended;
     tutti_status status;
     char sentence[SENTENCE_MAX];
-    uint64_t took_ms, ended_ms;
+    uint64_t took_ms;
     bool wrong;
 };
 

@@ -13,6 +13,7 @@
 struct stage {
     atomic_int ready;
     int cancel;
+    atomic_bool gone;      /* the maker */
     struct settings maker; /* of the id */
     tutti_unique_id id;
     struct player players[RANKS_MAX];

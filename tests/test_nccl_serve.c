@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "tests/nccl_world.h"
+#include "tests/seats.h"
 
 #define RANKS_MAX 8
 
@@ -216,8 +217,8 @@ static void test_nccl_serve_a_maker_that_is_gone(void)
     waitpid(maker, &status, 0);
     CU_ASSERT_EQUAL(status, 0);
     atomic_store(&scene->ready, 1);
-    for (int i = 0; i < 5000 && (scene->ranks[0].wrong < 0 || scene->ranks[1].wrong < 0 ||
-                                 scene->ranks[2].wrong < 0);
+    for (int i = 0; i < 20000 && (scene->ranks[0].wrong < 0 || scene->ranks[1].wrong < 0 ||
+                                  scene->ranks[2].wrong < 0);
          i++)
         usleep(1000);
     expect_all_well(scene);
@@ -227,6 +228,7 @@ static void test_nccl_serve_a_maker_that_is_gone(void)
 static void test_nccl_serve_a_maker_that_is_killed(void)
 {
     struct scene *scene = scene_new(3);
+    unsigned seats = seats_taken();
     pid_t children[2];
     fork_ranks(scene, 2, children);
     pid_t maker = fork();
@@ -235,7 +237,7 @@ static void test_nccl_serve_a_maker_that_is_killed(void)
         for (;;)
             pause();
     }
-    usleep(600000);
+    seats_await(seats + 2);
     kill(maker, SIGKILL);
     waitpid(maker, NULL, 0);
     wait_for(children, 2);
@@ -252,10 +254,11 @@ static void test_nccl_serve_a_rank_that_is_aborted(void)
     int before = threads();
     struct scene *scene = scene_new(4);
     pid_t children[3];
+    unsigned seats = seats_taken();
     scene->ranks[1].nonblocking = true;
     fork_ranks(scene, 3, children);
     make_id(scene);
-    usleep(500000);
+    seats_await(seats + 3);
     atomic_store(&scene->aborts, 1);
     wait_for(children, 3);
     expect_lost(scene, 0, "rank 1 (host ");
@@ -269,10 +272,11 @@ static void test_nccl_serve_a_rank_that_is_killed(void)
 {
     int before = threads();
     struct scene *scene = scene_new(3);
+    unsigned seats = seats_taken();
     pid_t children[2];
     fork_ranks(scene, 2, children);
     make_id(scene);
-    usleep(500000);
+    seats_await(seats + 2);
     kill(children[0], SIGKILL);
     wait_for(children, 2);
     expect_lost(scene, 1, "rank 0 (host ");

@@ -10,6 +10,7 @@
 #include "base/sock.h"
 #include "src/bootstrap_meet.h"
 #include "tests/players.h"
+#include "tests/seats.h"
 #include "tests/suite.h"
 
 /* ---- addresses --------------------------------------------------------------------------------
@@ -72,40 +73,44 @@ static void test_places_checks_the_given_address(void)
 /* ---- cancelled --------------------------------------------------------------------------------
  */
 
-#define CANCEL_AFTER_MS 100
-#define CANCELLED_MS    300 /* 20, and what a busy machine adds */
+#define LOOKS       10 /* of each who is cancelled, while it waits: some 200 ms */
+#define LOOKS_AFTER 5  /* at most, to tell who wants to know */
 
 struct canceller {
+    struct player *players;
+    unsigned mask, seated;
     int flag;
-    uint64_t at_ms;
 };
 
-static void *cancel_soon(void *argument)
+/* Not before so many ranks have come, and those in the mask have looked whether they are wanted. */
+static void *cancel_when_they_wait(void *argument)
 {
     struct canceller *canceller = argument;
-    clock_sleep_us(CANCEL_AFTER_MS * 1000);
-    canceller->at_ms = clock_ms();
+    seats_await(canceller->seated);
+    for (uint32_t r = 0; r < 3; r++) {
+        struct player *player = &canceller->players[r];
+        unsigned looks = atomic_load(&player->looks) + LOOKS;
+        while (canceller->mask >> r & 1 && atomic_load(&player->looks) < looks &&
+               !atomic_load(&player->ended))
+            clock_sleep_us(1000);
+    }
     __atomic_store_n(&canceller->flag, 1, __ATOMIC_RELEASE);
     return NULL;
 }
 
-/* It ended because of that, and soon. */
-static bool ended_then(const struct player *player, const struct canceller *canceller)
+/* Players from first to first + count - 1 of three, of whom so many come to a root, and those in
+ * the mask are cancelled: each of them ends at once, and says so. */
+static void play_cancelled(struct player *players, uint32_t first, uint32_t count, unsigned come,
+                           unsigned mask)
 {
-    return player->ended_ms >= canceller->at_ms &&
-           player->ended_ms < canceller->at_ms + CANCELLED_MS;
-}
-
-/* Players from first to first + count - 1 of three, of whom those in the mask are cancelled: each
- * of them ends at once, and says so. */
-static struct canceller play_cancelled(struct player *players, uint32_t first, uint32_t count,
-                                       unsigned mask)
-{
-    struct canceller cancel = {0};
+    struct canceller cancel = {players, mask, seats_taken() + come, 0};
     pthread_t thread;
-    for (uint32_t r = 0; r < 3; r++)
+    for (uint32_t r = 0; r < 3; r++) {
         players[r].cancel = mask >> r & 1 ? &cancel.flag : NULL;
-    CU_ASSERT_EQUAL_FATAL(pthread_create(&thread, NULL, cancel_soon, &cancel), 0);
+        players[r].looks = players[r].refused = 0;
+        players[r].ended = false;
+    }
+    CU_ASSERT_EQUAL_FATAL(pthread_create(&thread, NULL, cancel_when_they_wait, &cancel), 0);
     play_all(players + first, count);
     pthread_join(thread, NULL);
     for (uint32_t r = first; r < first + count; r++) {
@@ -114,9 +119,8 @@ static struct canceller play_cancelled(struct player *players, uint32_t first, u
         char says[64];
         snprintf(says, sizeof says, "rank %u of 3 aborted the communicator while it was", r);
         expect_sentence(&players[r], TUTTI_ERR_ABORTED, says);
-        CU_ASSERT_TRUE(ended_then(&players[r], &cancel));
+        CU_ASSERT_TRUE(players[r].refused <= LOOKS_AFTER);
     }
-    return cancel;
 }
 
 static void test_places_ends_when_cancelled_before_all_have_come(void)
@@ -126,19 +130,18 @@ static void test_places_ends_when_cancelled_before_all_have_come(void)
     int before = open_descriptors();
     struct player *players = cast(3, &id, 20000);
     CU_ASSERT_EQUAL_FATAL(bootstrap_root_id(&settings, &id), TUTTI_OK);
-    play_cancelled(players, 1, 2, 6); /* rank 0 listens, and never serves */
-    play_cancelled(players, 0, 1, 1); /* nobody else comes */
+    play_cancelled(players, 1, 2, 0, 6); /* rank 0 listens, and never serves */
+    play_cancelled(players, 0, 1, 0, 1); /* nobody else comes */
     id.bytes[16] ^= 1; /* of another job, which nobody here knows is over: nobody listens */
-    play_cancelled(players, 1, 2, 6);
+    play_cancelled(players, 1, 2, 0, 6);
     CU_ASSERT_EQUAL_FATAL(bootstrap_root_id(&settings, &id), TUTTI_OK);
-    play_cancelled(players, 0, 2, 3); /* one has come */
+    play_cancelled(players, 0, 2, 1, 3); /* one has come */
     CU_ASSERT_EQUAL_FATAL(bootstrap_root_id(&settings, &id), TUTTI_OK);
-    play_cancelled(players, 0, 2, 2); /* it is the one, which rank 0 is told */
+    play_cancelled(players, 0, 2, 1, 2); /* it is the one, which rank 0 is told */
     expect_sentence(&players[0], TUTTI_ERR_CONNECT, "left the rendezvous while 1 other rank was");
     CU_ASSERT_EQUAL_FATAL(bootstrap_root_id(&settings, &id), TUTTI_OK);
-    struct canceller cancel = play_cancelled(players, 0, 2, 1); /* and the other way round */
+    play_cancelled(players, 0, 2, 1, 1); /* and the other way round */
     expect_sentence(&players[1], TUTTI_ERR_CONNECT, "rank 0 of 3 aborted the communicator");
-    CU_ASSERT_TRUE(ended_then(&players[1], &cancel));
     CU_ASSERT_EQUAL(open_descriptors(), before);
     free(players);
 }
@@ -152,8 +155,8 @@ static void test_places_ends_when_cancelled_in_an_allgather(void)
         tutti_unique_id id;
         CU_ASSERT_EQUAL_FATAL(bootstrap_root_id(&settings, &id), TUTTI_OK);
         struct player *players = cast(3, &id, 20000);
-        players[2].idle_ms = 500;
-        play_cancelled(players, 0, 3, mask);
+        players[2].pauses = &players[1].ended;
+        play_cancelled(players, 0, 3, 2, mask);
         CU_ASSERT_EQUAL(players[2].status, TUTTI_ERR_CONNECT);
         if (mask == 1)
             expect_sentence(&players[1], TUTTI_ERR_CONNECT, "rank 0 of 3 aborted the communicator");
@@ -192,15 +195,18 @@ static void test_places_meets_where_ids_say(void)
         play_all(players, 5); /* and again with the same id */
         expect_all_well(players, 5);
         /* Who does not know the secret is turned away. */
-        for (uint32_t r = 0; r < 5; r++)
-            players[r].settings.meet_timeout_ms = 500;
         strcpy(players[4].settings.secret, "of another");
-        play_all(players, 5);
+        players[4].status = TUTTI_OK;
+        for (uint64_t ms = 500; ms < 20000 && players[4].status != TUTTI_ERR_AUTH; ms *= 2) {
+            for (uint32_t r = 0; r < 5; r++)
+                players[r].settings.meet_timeout_ms = ms; /* enough that all come */
+            play_all(players, 5);
+        }
         expect_sentence(&players[4], TUTTI_ERR_AUTH, "its job secret is another than rank 0's");
         expect_sentence(&players[0], TUTTI_ERR_CONNECT, "1 connection was turned away");
         /* Rank 0 alone can be cancelled, and gives the port back. */
         players[0].size = 3;
-        play_cancelled(players, 0, 1, 1);
+        play_cancelled(players, 0, 1, 0, 1);
         CU_ASSERT_EQUAL(open_descriptors(), before);
         free(players);
     }

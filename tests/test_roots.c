@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "tests/seats.h"
 #include "tests/stage.h"
 #include "tests/suite.h"
 #include "tutti/tutti.h"
@@ -260,14 +261,14 @@ static void test_roots_name_blocks_that_differ(void)
     stage_end(stage);
 }
 
-/* From a process of its own. */
-static pid_t cancel_soon(struct stage *stage)
+/* From a process of its own, when so many have been seated. */
+static pid_t cancel_then(struct stage *stage, unsigned seated)
 {
     fflush(stdout);
     pid_t child = fork();
     if (child != 0)
         return child;
-    clock_sleep_us(400000);
+    seats_await(seated);
     __atomic_store_n(&stage->cancel, 1, __ATOMIC_RELEASE);
     _exit(0);
 }
@@ -278,7 +279,7 @@ static void test_roots_that_are_cancelled(void)
     for (uint32_t quitter = 0; quitter < 3; quitter++) {
         struct stage *stage = stage_new(4, 20000);
         stage->players[quitter].cancel = &stage->cancel;
-        pid_t canceller = cancel_soon(stage);
+        pid_t canceller = cancel_then(stage, seats_taken() + 2);
         perform(stage, 3, 1u << 2);
         waitpid(canceller, NULL, 0);
         for (uint32_t r = 0; r < 3; r++) {
