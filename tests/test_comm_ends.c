@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "src/comm.h"
 #include "tests/world_suite.h"
 
 static int die(tutti_comm *comm, int rank, int size, void *context)
@@ -144,6 +145,8 @@ static int die_unmet(tutti_comm *comm, int rank, int size, void *context)
     if (rank == *(int *)context)
         raise(SIGKILL);
     int wrong = world_check(rank, watch(comm, 0.3) == TUTTI_OK, "%s", tutti_last_error());
+    world_tell();
+    wrong += world_await(rank, size - 1); /* until all have */
     double start = world_seconds();
     tutti_status status = tutti_allreduce(&value, &total, 1, TUTTI_INT32, TUTTI_SUM, comm);
     wrong += world_check(rank, status == TUTTI_ERR_PEER, "%s: %s", tutti_status_string(status),
@@ -151,7 +154,6 @@ static int die_unmet(tutti_comm *comm, int rank, int size, void *context)
     char name[32];
     snprintf(name, sizeof name, "rank %d (host ", *(int *)context);
     wrong += world_says(rank, name);
-    (void)size;
     return wrong +
            world_check(rank, world_seconds() - start < 5, "took %.1f s", world_seconds() - start);
 }
@@ -231,12 +233,23 @@ static void test_comm_ends_a_thread_that_asks_is_in_nobodys_way(void)
     run(WORLD_THREADS, 2, NULL, work_watched, NULL);
 }
 
+/* Links are made, and all have left the barrier, without the limit that is tested. */
+static int meet(tutti_comm *comm, int rank, int size)
+{
+    uint64_t limit_ms = comm->settings.timeout_ms;
+    comm->settings.timeout_ms = 20000;
+    int wrong = WORLD_OK(tutti_barrier(comm));
+    comm->settings.timeout_ms = limit_ms;
+    world_tell();
+    return wrong + world_await(rank, size);
+}
+
 static int stop(tutti_comm *comm, int rank, int size, void *context)
 {
-    int value = rank, total, wrong = WORLD_OK(tutti_barrier(comm));
+    int value = rank, total, wrong = meet(comm, rank, size);
     (void)context;
     if (rank == 1)
-        return wrong + world_await(rank, size - 1);
+        return wrong + world_await(rank, size + size - 1);
     tutti_status status = tutti_allreduce(&value, &total, 1, TUTTI_INT32, TUTTI_SUM, comm);
     wrong += world_check(rank, status == TUTTI_ERR_TIMEOUT, "%s: %s", tutti_status_string(status),
                          tutti_last_error());
@@ -247,11 +260,11 @@ static int stop(tutti_comm *comm, int rank, int size, void *context)
 
 static int stop_while_testing(tutti_comm *comm, int rank, int size, void *context)
 {
-    int value = rank, total, done = 0, wrong = WORLD_OK(tutti_barrier(comm));
+    int value = rank, total, done = 0, wrong = meet(comm, rank, size);
     tutti_request *request;
     (void)context;
     if (rank == 1)
-        return wrong + world_await(rank, size - 1);
+        return wrong + world_await(rank, size + size - 1);
     wrong +=
         WORLD_OK(tutti_allreduce_start(&value, &total, 1, TUTTI_INT32, TUTTI_SUM, comm, &request));
     tutti_status status = TUTTI_OK;
