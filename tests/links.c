@@ -48,13 +48,42 @@ static void relax(const struct links_rank *rank, unsigned *looks)
         clock_sleep_us(100);
 }
 
+/* A machine may be slow, but what hangs moves nothing. */
+#define PERIODS 16 /* looks in LINKS_LIMIT_MS */
+
+struct patience {
+    uint64_t next_ms, moved;
+    unsigned idle; /* periods */
+};
+
+static bool is_out(const struct links_rank *rank, struct patience *patience)
+{
+    struct links_world *world = rank->world;
+    uint64_t now = clock_ms(), moved = 0;
+    if (now < patience->next_ms)
+        return false;
+    patience->next_ms = now + LINKS_LIMIT_MS / PERIODS;
+    if (rank->transport) {
+        struct transport_stats stats;
+        rank->ops->stats(rank->transport, &stats);
+        atomic_store(&world->moved[rank->rank], stats.bytes_sent + stats.bytes_received +
+                                                    stats.copied_bytes + stats.in_place_bytes +
+                                                    stats.pieces);
+    }
+    for (uint32_t r = 0; r < world->size; r++)
+        moved += atomic_load(&world->moved[r]);
+    patience->idle = moved == patience->moved ? patience->idle + 1 : 0;
+    patience->moved = moved;
+    return patience->idle > PERIODS;
+}
+
 void links_meet(struct links_rank *rank, int place, uint32_t ranks)
 {
-    uint64_t deadline = clock_ms() + LINKS_LIMIT_MS;
+    struct patience patience = {0};
     unsigned looks = 0;
     atomic_fetch_add(&rank->world->arrived[place], 1);
     while (atomic_load(&rank->world->arrived[place]) < ranks) {
-        if (clock_ms() > deadline) {
+        if (is_out(rank, &patience)) {
             links_complain(rank, __FILE__, __LINE__, "the others did not come");
             return;
         }
@@ -210,8 +239,10 @@ void links_run(struct links_world *world, links_fn *function)
 tutti_status links_finish(struct links_rank *rank, struct xfer *xfer, uint64_t limit_ms)
 {
     uint64_t deadline = clock_ms() + limit_ms;
+    struct patience patience = {0};
     unsigned looks = 0;
-    while (xfer->status == TUTTI_IN_PROGRESS && clock_ms() < deadline) {
+    while (xfer->status == TUTTI_IN_PROGRESS &&
+           (limit_ms == LINKS_LIMIT_MS ? !is_out(rank, &patience) : clock_ms() < deadline)) {
         if (!rank->ops->poll(rank->transport))
             relax(rank, &looks);
     }

@@ -11,7 +11,7 @@
 
 #define LINKS_RANKS_MAX 256
 #define LINKS_PLACES    16
-#define LINKS_LIMIT_MS  30000
+#define LINKS_LIMIT_MS  30000 /* of a wait; where bytes move, until none do for so long */
 
 struct links_world {
     const struct transport_ops *ops;
@@ -25,6 +25,7 @@ struct links_world {
     _Atomic uint32_t wrong, arrived[LINKS_PLACES];
     _Atomic int flags[LINKS_PLACES]; /* free for the test */
     _Atomic int pids[LINKS_RANKS_MAX];
+    _Atomic uint64_t moved[LINKS_RANKS_MAX]; /* bytes and pieces, as each saw it last */
     uint8_t secret[LINKS_RANKS_MAX][32];
     size_t address_len[LINKS_RANKS_MAX];
     uint8_t address[LINKS_RANKS_MAX][TRANSPORT_ADDRESS_MAX];
