@@ -112,11 +112,7 @@ static struct unit_comm *add_comm(struct unit *unit, tutti_comm *comm)
 static tutti_status add_stream(struct unit *unit, void *handle, struct unit_call *call)
 {
     struct mem_stream stream;
-    const void *hint = call->stage.device
-                           ? (call->stage.copy_in || call->stage.call.in ? call->stage.call.in
-                                                                         : call->stage.call.out)
-                           : NULL;
-    tutti_status status = mem_stream_open(handle, hint, &stream);
+    tutti_status status = mem_stream_open(handle, call->stage.device, &stream);
     if (status != TUTTI_OK)
         return status;
     if (call->stage.device && call->stage.device != stream.device)

@@ -207,6 +207,42 @@ static void test_devices_with_several_contexts(void)
     run_world(&world, contexts, NULL);
 }
 
+/* ---- default streams --------------------------------------------------------------------------
+ */
+
+/* A default stream is that of the GPU whose memory the call has, in either buffer, whatever GPU is
+ * current; a buffer that is not used at a rank says nothing. */
+static int default_stream(tutti_comm *comm, int rank, int size, void *context)
+{
+    int ordinal = *(int *)context, all = size * COUNT, wrong = 0;
+    int32_t *host = calloc(COUNT, sizeof *host);
+    rig_enter(ordinal);
+    void *whole = rig_take((size_t)all * 4), *part = rig_take(COUNT * 4),
+         *sum = rig_take(COUNT * 4);
+    rig_set_ints(whole, (size_t)all, 0);
+    for (int i = 0; i < COUNT; i++)
+        host[i] = i;
+    rig_enter(0);
+    wrong += WORLD_OK(
+        tutti_scatter_on(rank == 0 ? whole : (void *)8, part, COUNT, TUTTI_INT32, 0, comm, NULL));
+    wrong += WORLD_OK(tutti_allreduce_on(host, sum, COUNT, TUTTI_INT32, TUTTI_SUM, comm, NULL));
+    rig_enter(ordinal);
+    wrong += rig_await(rank, NULL, AWAIT_S) + WORLD_OK(tutti_comm_status(comm));
+    wrong += rig_wrong_ints(rank, part, COUNT, rank * COUNT, 1, "scattered");
+    wrong += rig_wrong_ints(rank, sum, COUNT, 0, size, "reduced");
+    free(host);
+    return wrong;
+}
+
+static void test_devices_have_default_streams(void)
+{
+    int ordinal = 0;
+    run(WORLD_PROCESSES, 2, direct, default_stream, &ordinal);
+    ordinal = DEVICES - 1;
+    if (are_there())
+        run(WORLD_PROCESSES, 2, direct, default_stream, &ordinal);
+}
+
 /* ---- bad input -------------------------------------------------------------------------------
  */
 
@@ -265,6 +301,7 @@ int main(int argc, char **argv)
         {"are_linked_or_apart", test_devices_are_linked_or_apart},
         {"whose_memory_stays_in_its_process", test_devices_whose_memory_stays_in_its_process},
         {"with_several_contexts", test_devices_with_several_contexts},
+        {"have_default_streams", test_devices_have_default_streams},
         {"in_one_call_are_refused", test_devices_in_one_call_are_refused},
     };
     return suite_run("devices", tests, sizeof tests / sizeof *tests, argc, argv);

@@ -200,11 +200,11 @@ bool mem_stream_is_same(const struct mem_stream *a, const struct mem_stream *b);
 /* Whether the handle is that of the legacy default stream of a device, whose work and that of
  * ordinary streams wait for each other in the order they were given. */
 bool mem_stream_is_legacy(const void *handle);
-/* What there is to know of a stream of the program. hint: a device pointer of the call whose
- * context a default stream (NULL) belongs to; NULL: the context current in this thread.
+/* What there is to know of a stream of the program. of: the device of which a default stream's
+ * handle (NULL) names a stream; NULL: that of the context current in this thread.
  * Errors TUTTI_ERR_ARG: not a stream, or one whose capture was invalidated;
  * TUTTI_ERR_UNSUPPORTED: no driver here. */
-tutti_status mem_stream_open(void *handle, const void *hint, struct mem_stream *stream);
+tutti_status mem_stream_open(void *handle, struct mem_device *of, struct mem_stream *stream);
 /* Each puts one action into the stream, captured ones too.
  * signal: word = value when the stream gets there, after everything before is visible to the CPU.
  * wait: holds the stream until (int32_t)(word - value) >= 0.

@@ -52,20 +52,6 @@ static tutti_status find_capture(const struct mem_device *device, cuda_stream ha
     return TUTTI_OK;
 }
 
-/* A default stream is whatever context's one asks for it. */
-static tutti_status device_of_default(const struct cuda_driver *driver, const void *hint,
-                                      struct mem_device **device)
-{
-    struct mem_place place = {.device = NULL};
-    tutti_status status = hint ? mem_device_of(hint, &place) : TUTTI_OK;
-    if (status != TUTTI_OK)
-        return status;
-    if (!place.device)
-        return mem_device_open(device);
-    *device = place.device;
-    return TUTTI_OK;
-}
-
 bool mem_stream_is_legacy(const void *handle)
 {
     return handle == NULL || handle == STREAM_LEGACY;
@@ -87,16 +73,16 @@ bool mem_stream_is_same(const struct mem_stream *a, const struct mem_stream *b)
     return a->device == b->device && a->thread == b->thread && (legacy || a->handle == b->handle);
 }
 
-tutti_status mem_stream_open(void *handle, const void *hint, struct mem_stream *stream)
+tutti_status mem_stream_open(void *handle, struct mem_device *of, struct mem_stream *stream)
 {
     const struct cuda_driver *driver;
-    struct mem_device *device = NULL;
+    struct mem_device *device = of;
     cuda_context context = NULL;
     tutti_status status = mem_cuda_driver_open(&driver);
     if (status != TUTTI_OK)
         return status;
     if (handle == NULL || handle == STREAM_LEGACY || handle == STREAM_PER_THREAD) {
-        status = device_of_default(driver, hint, &device);
+        status = of ? TUTTI_OK : mem_device_open(&device);
     } else {
         cuda_result result = driver->stream_context(handle, &context);
         if (result == CUDA_DRIVER_CAPTURE_INVALIDATED)
