@@ -438,8 +438,7 @@ static cuda_result answer(const struct memory *memory, int attribute, void *valu
     }
 }
 
-cuda_result cuPointerGetAttributes(unsigned count, int *attributes, void **values,
-                                   cuda_address pointer)
+static cuda_result ask(unsigned count, const int *attributes, void **values, cuda_address pointer)
 {
     cuda_result result = standin_is_initialised();
     if (result != CUDA_DRIVER_OK)
@@ -451,6 +450,21 @@ cuda_result cuPointerGetAttributes(unsigned count, int *attributes, void **value
         result = answer(memory, attributes[i], values[i]);
     pthread_mutex_unlock(&standin_lock);
     return result;
+}
+
+cuda_result cuPointerGetAttribute(void *value, int attribute, cuda_address pointer)
+{
+    return ask(1, &attribute, &value, pointer);
+}
+
+cuda_result cuPointerGetAttributes(unsigned count, int *attributes, void **values,
+                                   cuda_address pointer)
+{
+    for (unsigned i = 0; i < count; i++) {
+        if (attributes[i] == CUDA_POINTER_NIC_CAPABLE) /* is asked for alone */
+            return CUDA_DRIVER_INVALID_VALUE;
+    }
+    return ask(count, attributes, values, pointer);
 }
 
 cuda_result cuPointerSetAttribute(const void *value, int attribute, cuda_address pointer)

@@ -32,6 +32,7 @@ PARAMETERS(cuMemcpyAsync, (CUdeviceptr)0, (CUdeviceptr)0, (size_t)0, (CUstream)0
 PARAMETERS(cuStreamWriteValue32, (CUstream)0, (CUdeviceptr)0, (cuuint32_t)0, 0u);
 PARAMETERS(cuStreamWaitValue32, (CUstream)0, (CUdeviceptr)0, (cuuint32_t)0, 0u);
 PARAMETERS(cuIpcOpenMemHandle, (CUdeviceptr *)0, (CUipcMemHandle){{0}}, 0u);
+PARAMETERS(cuPointerGetAttribute, (void *)0, (CUpointer_attribute)0, (CUdeviceptr)0);
 PARAMETERS(cuPointerGetAttributes, 0u, (CUpointer_attribute *)0, (void **)0, (CUdeviceptr)0);
 PARAMETERS(cuUserObjectCreate, (CUuserObject *)0, (void *)0, (CUhostFn)0, 0u, 0u);
 PARAMETERS(cuGraphRetainUserObject, (CUgraph)0, (CUuserObject)0, 0u, 0u);

@@ -118,6 +118,8 @@ enum cuda_number {
     X(context_priorities, cuCtxGetStreamPriorityRange, (int *least, int *greatest), MUST)          \
     X(pointer_attributes, cuPointerGetAttributes,                                                  \
       (unsigned count, int *attributes, void **values, cuda_address pointer), MUST)                \
+    X(pointer_attribute, cuPointerGetAttribute,                                                    \
+      (void *value, int attribute, cuda_address pointer), MUST)                                    \
     X(pointer_set, cuPointerSetAttribute,                                                          \
       (const void *value, int attribute, cuda_address pointer), MUST)                              \
     X(alloc, cuMemAlloc_v2, (cuda_address * memory, size_t bytes), MUST)                           \

@@ -60,16 +60,19 @@ tutti_status mem_nic_admit(const struct mem_export *memory)
         return fail(TUTTI_ERR_UNSUPPORTED,
                     "%s lets no adapter write into its memory, or cannot say when it has",
                     device->name);
-    int attributes[] = {CUDA_POINTER_NIC_CAPABLE, CUDA_POINTER_IS_MANAGED, CUDA_POINTER_CONTEXT};
-    uint64_t value[3] = {0};
-    void *values[] = {&value[0], &value[1], &value[2]};
-    cuda_result result =
-        device->driver->pointer_attributes(3, attributes, values, cuda_address_of(memory->base));
+    const struct cuda_driver *driver = device->driver;
+    int attributes[] = {CUDA_POINTER_IS_MANAGED, CUDA_POINTER_CONTEXT}, capable = 0;
+    uint64_t value[2] = {0};
+    void *values[] = {&value[0], &value[1]};
+    cuda_address base = cuda_address_of(memory->base);
+    cuda_result result = driver->pointer_attributes(2, attributes, values, base);
+    if (result == CUDA_DRIVER_OK) /* not among what can be asked for together */
+        result = driver->pointer_attribute(&capable, CUDA_POINTER_NIC_CAPABLE, base);
     if (result != CUDA_DRIVER_OK)
         return mem_cuda_fail(result, "ask whether adapters reach memory at %p", memory->base);
     /* Of virtual memory, which belongs to no context, the driver says what is reserved, of which a
      * part may be mapped, now of one allocation and then of another. */
-    if ((uint8_t)value[0] == 0 || (uint8_t)value[1] != 0 || value[2] == 0)
+    if ((uint8_t)capable == 0 || (uint8_t)value[0] != 0 || value[1] == 0)
         return fail(TUTTI_ERR_UNSUPPORTED,
                     "memory at %p of %s is not made for adapters: it is from a memory pool, "
                     "managed, or virtual",
