@@ -438,6 +438,15 @@ static cuda_result answer(const struct memory *memory, int attribute, void *valu
     }
 }
 
+/* With the lock. */
+static bool has_context(void)
+{
+    struct standin_context *context = standin_contexts;
+    while (context && context->retained == 0)
+        context = context->next;
+    return context != NULL;
+}
+
 static cuda_result ask(unsigned count, const int *attributes, void **values, cuda_address pointer)
 {
     cuda_result result = standin_is_initialised();
@@ -446,6 +455,8 @@ static cuda_result ask(unsigned count, const int *attributes, void **values, cud
     standin_close_views();
     pthread_mutex_lock(&standin_lock);
     const struct memory *memory = find_memory(pointer);
+    if (!memory && !has_context())
+        result = CUDA_DRIVER_INVALID_CONTEXT;
     for (unsigned i = 0; i < count && result == CUDA_DRIVER_OK; i++)
         result = answer(memory, attributes[i], values[i]);
     pthread_mutex_unlock(&standin_lock);

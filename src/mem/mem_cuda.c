@@ -355,11 +355,13 @@ static bool is_readable(const void *pointer)
     return syscall(SYS_rt_sigprocmask, ~0l, word, NULL, 8l) == 0 || errno != EFAULT;
 }
 
-/* A driver that is not initialised, could not be, has ended or is a stub, knows no memory. */
-static bool is_idle(const struct cuda_driver *driver)
+/* A driver that is not initialised, could not be, has ended or is a stub, knows no memory; one may
+ * say the same of memory that no context has. */
+static bool is_idle(const struct cuda_driver *driver, cuda_result result)
 {
     cuda_context context;
-    return driver->context_current(&context) != CUDA_DRIVER_OK;
+    return result == CUDA_DRIVER_INVALID_CONTEXT ||
+           driver->context_current(&context) != CUDA_DRIVER_OK;
 }
 
 tutti_status mem_device_of(const void *pointer, struct mem_place *place)
@@ -383,7 +385,7 @@ tutti_status mem_device_of(const void *pointer, struct mem_place *place)
         values[i] = &value[i];
     cuda_result result =
         driver->pointer_attributes(ATTRIBUTES, attributes, values, cuda_address_of(pointer));
-    bool idle = result != CUDA_DRIVER_OK && is_idle(driver);
+    bool idle = result != CUDA_DRIVER_OK && is_idle(driver, result);
     if (result != CUDA_DRIVER_OK && !idle)
         return mem_cuda_fail(result, "ask where %p lies", pointer);
     bool managed = (uint8_t)value[MANAGED] != 0;
