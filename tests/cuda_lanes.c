@@ -138,6 +138,67 @@ void test_cuda_work_gets_past_streams_that_wait(void)
     drop_buffer(one);
 }
 
+/* Lets all streams go on when it has lasted too long. */
+struct rescue {
+    struct mem_words *words;
+    atomic_bool over, came;
+};
+
+static void *come_late(void *context)
+{
+    struct rescue *rescue = context;
+    for (uint64_t end = clock_ns() + 20000000000u; !atomic_load(&rescue->over);) {
+        if (clock_ns() > end && !atomic_exchange(&rescue->came, true))
+            answer(rescue->words, 0, 1);
+        sched_yield();
+    }
+    return NULL;
+}
+
+/* Memory is allocated and copied, of any kind, beside streams that wait. */
+void test_cuda_copies_of_any_memory_get_past_streams_that_wait(void)
+{
+    enum { STREAMS = 7, LEN = 9 << 20 };
+    cuda_stream handles[STREAMS];
+    struct mem_device *used;
+    pthread_t thread;
+    void *memory;
+    if (!mem_device_in_use(&used)) {
+        suite_skip("no work of the library's runs beside a stream that waits: too few channels");
+        return;
+    }
+    struct rescue rescue = {.words = take_words()};
+    unsigned char *from = malloc(LEN), *to = malloc(LEN);
+    struct buffer first = make_buffer(DEVICE, LEN), second = make_buffer(DEVICE, LEN);
+    answer(rescue.words, 0, 0);
+    fill(from, LEN);
+    CU_ASSERT_EQUAL_FATAL(pthread_create(&thread, NULL, come_late, &rescue), 0);
+    for (int i = 0; i < STREAMS; i++) {
+        handles[i] = make_stream(CUDA_STREAM_NON_BLOCKING);
+        struct mem_stream stream = open_stream(handles[i]);
+        CU_ASSERT_EQUAL(mem_stream_wait(&stream, rescue.words, 0, 1), TUTTI_OK);
+        from[i] ^= 1;
+        CU_ASSERT_EQUAL(mem_copy_any(first.at + 1, from, LEN - 1), TUTTI_OK);
+        CU_ASSERT_EQUAL(mem_copy_any(second.at, first.at + 1, LEN - 1), TUTTI_OK);
+        CU_ASSERT_EQUAL(mem_copy_any(to, second.at, LEN - 1), TUTTI_OK);
+        CU_ASSERT_EQUAL(memcmp(from, to, LEN - 1), 0);
+        CU_ASSERT_EQUAL(mem_alloc_in(TUTTI_MEMORY_CUDA, 100000, &memory), TUTTI_OK);
+        CU_ASSERT_EQUAL(mem_free(memory), TUTTI_OK);
+    }
+    CU_ASSERT_FALSE(atomic_load(&rescue.came));
+    atomic_store(&rescue.over, true);
+    pthread_join(thread, NULL);
+    answer(rescue.words, 0, 1);
+    CU_ASSERT_EQUAL(gpu->context_synchronize(), CUDA_DRIVER_OK);
+    for (int i = 0; i < STREAMS; i++)
+        CU_ASSERT_EQUAL(gpu->stream_destroy(handles[i]), CUDA_DRIVER_OK);
+    mem_words_give(device, rescue.words);
+    drop_buffer(first);
+    drop_buffer(second);
+    free(from);
+    free(to);
+}
+
 /* Memory whose zeroing waits behind streams for longer than the library waits is not given to
  * others: it becomes zero at any time. */
 void test_cuda_memory_that_may_become_zero_is_kept(void)

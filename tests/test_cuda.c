@@ -279,7 +279,9 @@ static bool has_kernels(struct mem_queue *queue)
 {
     uint64_t ticket;
     tutti_status status = mem_queue_divide(queue, TUTTI_INT32, NULL, 1, 0, &ticket);
-    if (status != TUTTI_OK)
+    if (status == TUTTI_OK)
+        await(queue, ticket);
+    else
         suite_skip(status_sentence());
     return status == TUTTI_OK;
 }
@@ -534,6 +536,7 @@ int main(int argc, char **argv)
         TEST(cuda_maps_memory_of_peers),
         TEST(cuda_work_gets_past_streams_that_wait),
         TEST(cuda_work_keeps_its_order_past_streams_that_wait),
+        TEST(cuda_copies_of_any_memory_get_past_streams_that_wait),
         TEST(cuda_work_is_given_ahead),
         TEST(cuda_memory_that_may_become_zero_is_kept),
         TEST(cuda_slots_do_work_in_their_stream),

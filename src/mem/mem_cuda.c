@@ -435,6 +435,15 @@ tutti_status mem_cuda_await(struct mem_queue *queue, uint64_t ticket)
     return status;
 }
 
+/* What is started next runs beside streams that wait. */
+static tutti_status await_clear(struct mem_queue *queue)
+{
+    tutti_status status;
+    while ((status = mem_queue_clear(queue)) == TUTTI_IN_PROGRESS)
+        sched_yield();
+    return status;
+}
+
 static tutti_status alloc(size_t bytes, struct mem_export *out)
 {
     struct mem_device *device;
@@ -447,6 +456,8 @@ static tutti_status alloc(size_t bytes, struct mem_export *out)
     if (status != TUTTI_OK)
         return status;
     status = mem_queue_take(device, &queue);
+    if (status == TUTTI_OK && (status = await_clear(queue)) != TUTTI_OK)
+        mem_queue_give(queue);
     if (status != TUTTI_OK) {
         mem_device_give(device, block);
         return status;
@@ -471,18 +482,50 @@ static void release(const struct mem_export *allocation)
     mem_device_give(device, allocation->base);
 }
 
-/* Waits: bytes of either kind, in a queue of the library's. */
-static tutti_status copy_any(void *dst, const void *src, size_t len, struct mem_device *device)
+/* Through the queue, whose work gets past streams that wait. */
+static tutti_status copy_and_wait(struct mem_device *device, void *dst, const void *src, size_t len)
 {
     struct mem_queue *queue;
     uint64_t ticket = 0;
     tutti_status status = mem_queue_take(device, &queue);
     if (status != TUTTI_OK)
         return status;
-    status = mem_cuda_copy(queue, dst, src, len, &ticket);
+    status = await_clear(queue);
+    if (status == TUTTI_OK)
+        status = mem_queue_copy(queue, dst, src, len, &ticket);
     if (status == TUTTI_OK)
         status = mem_cuda_await(queue, ticket);
     mem_queue_give(queue);
+    return status;
+}
+
+#define COPY_PIECE ((size_t)4 << 20) /* of pinned memory, which is kept */
+
+tutti_status mem_cuda_copy_across(struct mem_device *to, struct mem_device *from, void *dst,
+                                  const void *src, size_t len)
+{
+    struct mem_device *device = to ? to : from;
+    size_t piece = len < COPY_PIECE ? len : COPY_PIECE;
+    void *pinned;
+    tutti_status status = mem_pinned_take(device, piece, &pinned);
+    if (status != TUTTI_OK)
+        return status;
+    for (size_t at = 0, n; at < len && status == TUTTI_OK; at += n) {
+        n = len - at < piece ? len - at : piece;
+        if (from)
+            status = copy_and_wait(from, pinned, (const char *)src + at, n);
+        else
+            mem_copy(pinned, (const char *)src + at, n);
+        if (status == TUTTI_OK && to)
+            status = copy_and_wait(to, (char *)dst + at, pinned, n);
+        else if (status == TUTTI_OK)
+            mem_copy((char *)dst + at, pinned, n);
+    }
+    if (status == TUTTI_OK)
+        mem_pinned_give(device, pinned);
+    else
+        log_at(LOG_LEVEL_WARN, -1, "%zu bytes of pinned memory are lost: %s may still work in them",
+               piece, device->name);
     return status;
 }
 
@@ -501,8 +544,10 @@ tutti_status mem_copy_any(void *dst, const void *src, size_t len)
         status = mem_device_of(src, &from);
     if (status != TUTTI_OK)
         return status;
+    if (to.device && to.device == from.device)
+        return copy_and_wait(to.device, dst, src, len);
     if (to.device || from.device)
-        return copy_any(dst, src, len, to.device ? to.device : from.device);
+        return mem_cuda_copy_across(to.device, from.device, dst, src, len);
     memmove(dst, src, len);
     return TUTTI_OK;
 }

@@ -103,12 +103,12 @@ tutti_status mem_cuda_words_fresh(struct mem_device *device, struct mem_words **
 size_t mem_cuda_lines_bytes(size_t before);
 /* The device of a block that mem_device_take gave and that is not given back; else NULL. */
 struct mem_device *mem_cuda_block_device(const void *block);
-/* As mem_queue_copy, of host memory of any kind: pageable memory may make the call wait. Not beside
- * streams that wait. */
-tutti_status mem_cuda_copy(struct mem_queue *queue, void *dst, const void *src, size_t len,
-                           uint64_t *ticket);
 /* As mem_queue_copy: len bytes become 0. */
 tutti_status mem_cuda_zero(struct mem_queue *queue, void *dst, size_t len, uint64_t *ticket);
+/* Copies between memory of one device and of another, or that of the CPU (NULL), of any kind, and
+ * waits for the bytes, but for no stream of the program. len is at least 1. */
+tutti_status mem_cuda_copy_across(struct mem_device *to, struct mem_device *from, void *dst,
+                                  const void *src, size_t len);
 /* Waits until a queue has done a ticket. */
 tutti_status mem_cuda_await(struct mem_queue *queue, uint64_t ticket);
 

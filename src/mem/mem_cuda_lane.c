@@ -213,10 +213,6 @@ static tutti_status attempt(struct mem_queue *queue, uint64_t ticket)
     piece->work.begun = (uint32_t *)(uintptr_t)(words + QUEUE_BEGUN * sizeof(uint32_t));
     piece->work.done = (uint32_t *)(uintptr_t)(words + QUEUE_DONE * sizeof(uint32_t));
     cuda_result result = mem_cuda_start_piece(queue, piece);
-    if (result == CUDA_DRIVER_OK && piece->kind != KERNEL)
-        result =
-            queue->device->driver->write_word(queue->stream, words + QUEUE_DONE * sizeof(uint32_t),
-                                              piece->work.ticket, CUDA_WRITE_ORDERED);
     mem_cuda_leave(&scope);
     return result == CUDA_DRIVER_OK ? TUTTI_OK : mem_cuda_queue_failed(queue, result, piece->what);
 }
@@ -246,7 +242,7 @@ static bool may_follow(const struct mem_queue *queue)
 {
     const struct piece *last = piece_at(queue, queue->submitted);
     return queue->submitted - queue->done < QUEUE_AHEAD && queue->tries == 1 &&
-           last->work.attempt == queue->attempt && last->kind == KERNEL &&
+           last->work.attempt == queue->attempt &&
            piece_at(queue, queue->submitted + 1)->kind == KERNEL;
 }
 
@@ -279,7 +275,7 @@ static tutti_status try_elsewhere(struct mem_queue *queue)
 {
     const struct piece *head = piece_at(queue, queue->done + 1);
     uint64_t now = clock_ns();
-    if (now - queue->tried_ns < STREAM_ANSWERS_NS || head->kind != KERNEL ||
+    if (now - queue->tried_ns < STREAM_ANSWERS_NS ||
         (int32_t)(word(queue, QUEUE_BEGUN) - (uint32_t)head->work.first) >= 0)
         return TUTTI_OK;
     if (queue->asking && has_answered(queue)) {

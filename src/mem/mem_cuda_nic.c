@@ -15,7 +15,6 @@
 #include <unistd.h>
 
 #include "base/check.h"
-#include "base/log.h"
 #include "mem/mem_cuda.h"
 
 /* With the context entered. */
@@ -141,42 +140,9 @@ tutti_status mem_nic_flush(const void *pointer)
                : mem_cuda_fail(result, "make what an adapter wrote visible to %s", device->name);
 }
 
-/* Through the queue, whose work gets past streams that wait. */
-static tutti_status copy_and_wait(struct mem_device *device, void *dst, const void *src, size_t len)
-{
-    struct mem_queue *queue;
-    uint64_t ticket;
-    tutti_status status = mem_queue_take(device, &queue);
-    if (status != TUTTI_OK)
-        return status;
-    do
-        status = mem_queue_clear(queue);
-    while (status == TUTTI_IN_PROGRESS);
-    if (status == TUTTI_OK)
-        status = mem_queue_copy(queue, dst, src, len, &ticket);
-    if (status == TUTTI_OK)
-        status = mem_cuda_await(queue, ticket);
-    mem_queue_give(queue);
-    return status;
-}
-
 tutti_status mem_nic_copy(void *dst, const void *src, size_t len)
 {
-    struct mem_device *to = device_of(dst), *device = to ? to : device_of(src);
-    void *pinned;
-    must(device != NULL);
-    tutti_status status = mem_pinned_take(device, len, &pinned);
-    if (status != TUTTI_OK)
-        return status;
-    if (to)
-        mem_copy(pinned, src, len);
-    status = copy_and_wait(device, to ? dst : pinned, to ? pinned : src, len);
-    if (status == TUTTI_OK && !to)
-        mem_copy(dst, pinned, len);
-    if (status == TUTTI_OK)
-        mem_pinned_give(device, pinned);
-    else
-        log_at(LOG_LEVEL_WARN, -1, "%zu bytes of pinned memory are lost: %s may still work in them",
-               len, device->name);
-    return status;
+    struct mem_device *to = device_of(dst), *from = to ? NULL : device_of(src);
+    must(to || from);
+    return mem_cuda_copy_across(to, from, dst, src, len);
 }

@@ -240,20 +240,10 @@ static tutti_status start(struct mem_queue *queue, const struct piece *given, ui
     return TUTTI_OK;
 }
 
-tutti_status mem_cuda_copy(struct mem_queue *queue, void *dst, const void *src, size_t len,
-                           uint64_t *ticket)
-{
-    struct piece piece = {
-        .kind = COPY, .what = "copy", .work = {.dst = dst, .a = src}, .bytes = len};
-    return start(queue, &piece, ticket);
-}
-
 tutti_status mem_queue_copy(struct mem_queue *queue, void *dst, const void *src, size_t len,
                             uint64_t *ticket)
 {
-    if (!queue->pieces && !queue->slots)
-        return mem_cuda_copy(queue, dst, src, len, ticket);
-    struct piece piece = {.kind = KERNEL,
+    struct piece piece = {.kind = queue->pieces || queue->slots ? KERNEL : COPY,
                           .what = "copy",
                           .function = queue->device->copy,
                           .work = {.dst = dst, .a = src, .count = len},
