@@ -305,9 +305,11 @@ static struct slot *oldest_silent(struct lobby *lobby)
     return oldest;
 }
 
-static tutti_status accept_all(struct lobby *lobby, int listener)
+/* As many as there are slots; the rest is still there at the next look, so that whoever connects
+ * and closes in a loop holds nobody up. */
+static tutti_status accept_some(struct lobby *lobby, int listener)
 {
-    for (;;) {
+    for (int i = 0; i < BOOTSTRAP_UNAUTH_MAX; i++) {
         struct slot *slot = free_slot(lobby);
         if (slot == NULL) {
             struct slot *silent = oldest_silent(lobby);
@@ -331,6 +333,7 @@ static tutti_status accept_all(struct lobby *lobby, int listener)
         watch(lobby, EPOLL_CTL_ADD, fd, EPOLLIN, TOKEN_SLOT, (uint32_t)(slot - lobby->slots));
         slot_event(lobby, slot); /* its hello is usually here already */
     }
+    return TUTTI_OK;
 }
 
 /* Drops what is overdue, arms the listeners if there is room; returns when to look again. */
@@ -422,7 +425,7 @@ static tutti_status serve(struct lobby *lobby)
             tutti_status status = TUTTI_OK;
             switch ((enum token)(events[i].data.u64 >> 32)) {
             case TOKEN_LISTENER:
-                status = accept_all(lobby, lobby->meeting->listeners[index]);
+                status = accept_some(lobby, lobby->meeting->listeners[index]);
                 break;
             case TOKEN_SLOT:
                 slot_event(lobby, &lobby->slots[index]);

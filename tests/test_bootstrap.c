@@ -333,6 +333,39 @@ static void test_bootstrap_is_not_delayed_by_strangers(void)
     CU_ASSERT_TRUE(is_soon(meet_amid_strangers, 1500));
 }
 
+/* The second look at whether to go on says no. */
+static tutti_status look_twice(void *context)
+{
+    int *looks = context;
+    return ++*looks < 2 ? TUTTI_OK : fail(TUTTI_ERR_ABORTED, "looked twice");
+}
+
+/* More strangers have come and gone than the root hears between two looks. */
+static void test_bootstrap_looks_up_amid_strangers(void)
+{
+    enum { CALLERS = BOOTSTRAP_UNAUTH_MAX + 30 };
+    struct settings settings = quick(20000);
+    struct bootstrap *bootstrap;
+    tutti_unique_id id;
+    int fds[CALLERS], looks = 0, unheard = 0;
+    struct cancel cancel = {look_twice, &looks};
+    CU_ASSERT_EQUAL(settings_set(&settings, "INTERFACE", "127.0.0.1"), TUTTI_OK);
+    CU_ASSERT_EQUAL_FATAL(bootstrap_root_id(&settings, &id), TUTTI_OK);
+    struct sock_address address = place_of(&id);
+    for (int i = 0; i < CALLERS; i++) {
+        fds[i] = connect_to(&address);
+        CU_ASSERT_TRUE(fds[i] >= 0 && shutdown(fds[i], SHUT_WR) == 0);
+    }
+    CU_ASSERT_EQUAL(bootstrap_from_id(&settings, &id, 0, 2, &cancel, &bootstrap),
+                    TUTTI_ERR_ABORTED);
+    for (int i = 0; i < CALLERS; i++) {
+        char byte;
+        unheard += recv(fds[i], &byte, 1, 0) < 0 && errno == ECONNRESET; /* still in the queue */
+        close(fds[i]);
+    }
+    CU_ASSERT_EQUAL(unheard, CALLERS - BOOTSTRAP_UNAUTH_MAX);
+}
+
 /* ---- processes ------------------------------------------------------------------------------- */
 
 /* Forks a process per player; true if all ended well. settle is called in each child. */
@@ -660,6 +693,7 @@ static const struct suite_test tests[] = {
     {"bootstrap_refuses_a_wrong_secret", test_bootstrap_refuses_a_wrong_secret},
     {"bootstrap_refuses_damaged_ids", test_bootstrap_refuses_damaged_ids},
     {"bootstrap_is_not_delayed_by_strangers", test_bootstrap_is_not_delayed_by_strangers},
+    {"bootstrap_looks_up_amid_strangers", test_bootstrap_looks_up_amid_strangers},
     {"bootstrap_survives_the_death_of_the_root", test_bootstrap_survives_the_death_of_the_root},
     {"bootstrap_joins_under_torchrun_beside_strangers",
      test_bootstrap_joins_under_torchrun_beside_strangers},
