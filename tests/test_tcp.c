@@ -84,18 +84,35 @@ static void test_tcp_bears_strangers(void)
     links_run(world, strangers);
 }
 
+/* No descriptors are left to this process; *before is for setrlimit. */
+static void exhaust_descriptors(struct links_rank *rank, struct rlimit *before)
+{
+    int next = dup(0);
+    getrlimit(RLIMIT_NOFILE, before);
+    struct rlimit none_left = *before;
+    none_left.rlim_cur = (rlim_t)next;
+    close(next);
+    links_expect(rank, next > 0 && setrlimit(RLIMIT_NOFILE, &none_left) == 0);
+}
+
+#define MUTE 20 /* strangers that say nothing */
+
+static void call_mutely(struct links_rank *rank, uint32_t peer, int fds[MUTE])
+{
+    struct sock_address address;
+    links_expect(rank, tcp_entry(rank, peer, &address));
+    for (int i = 0; i < MUTE; i++)
+        links_expect(rank, sock_connect_start(&address, &fds[i]) == TUTTI_OK);
+}
+
 /* Rank 0 has no descriptors left but those of strangers that say nothing. */
 static void crowded_out(struct links_rank *rank)
 {
-    enum { MUTE = 20 };
     int fds[MUTE];
-    struct sock_address address;
     uint32_t word = rank->rank;
     struct xfer xfer = links_xfer(1 - rank->rank, &word, 4);
     if (rank->rank == 1) {
-        links_expect(rank, tcp_entry(rank, 0, &address));
-        for (int i = 0; i < MUTE; i++)
-            links_expect(rank, sock_connect_start(&address, &fds[i]) == TUTTI_OK);
+        call_mutely(rank, 0, fds);
         links_meet(rank, 1, 2);
         links_connect_all(rank);
         links_expect(rank, links_recv(rank, &xfer) == TUTTI_OK && word == 0);
@@ -108,13 +125,8 @@ static void crowded_out(struct links_rank *rank)
     uint64_t deadline = clock_ms() + LINKS_LIMIT_MS;
     while (tcp->incoming_count < MUTE && clock_ms() < deadline)
         rank->ops->poll(rank->transport);
-    int next = dup(0);
-    struct rlimit before, none_left;
-    getrlimit(RLIMIT_NOFILE, &before);
-    none_left = before;
-    none_left.rlim_cur = (rlim_t)next;
-    close(next);
-    links_expect(rank, next > MUTE && setrlimit(RLIMIT_NOFILE, &none_left) == 0);
+    struct rlimit before;
+    exhaust_descriptors(rank, &before);
     links_connect_all(rank);
     links_expect(rank, links_send(rank, &xfer) == TUTTI_OK);
     links_meet(rank, 1, 2);
@@ -127,6 +139,44 @@ static void test_tcp_dials_before_it_hears_strangers(void)
     struct links_world *world = links_world_new("tcp", 2, 2);
     world->processes = true;
     links_run(world, crowded_out);
+}
+
+/* Rank 1 has none left either when rank 0, for whose end it watches, dials it at last. */
+static void crowded_in(struct links_rank *rank)
+{
+    int fds[MUTE];
+    uint32_t word = rank->rank;
+    struct xfer xfer = links_xfer(1 - rank->rank, &word, 4);
+    if (rank->rank == 0) {
+        call_mutely(rank, 1, fds);
+        links_meet(rank, 1, 2);
+        links_connect_all(rank);
+        links_expect(rank, links_send(rank, &xfer) == TUTTI_OK);
+        links_meet(rank, 2, 2);
+        for (int i = 0; i < MUTE; i++)
+            owned_close(fds[i]);
+        return;
+    }
+    links_connect_all(rank);
+    const struct tcp *tcp = (const struct tcp *)rank->transport;
+    const struct tcp_hand *watcher = &tcp->links[0]->hands[0];
+    uint64_t deadline = clock_ms() + LINKS_LIMIT_MS;
+    while ((tcp->incoming_count < MUTE || watcher->stage != TCP_STAGE_WATCH) &&
+           clock_ms() < deadline)
+        rank->ops->poll(rank->transport);
+    struct rlimit before;
+    exhaust_descriptors(rank, &before);
+    links_meet(rank, 1, 2);
+    links_expect(rank, links_recv(rank, &xfer) == TUTTI_OK && word == 0);
+    links_meet(rank, 2, 2);
+    setrlimit(RLIMIT_NOFILE, &before);
+}
+
+static void test_tcp_accepts_before_it_hears_strangers(void)
+{
+    struct links_world *world = links_world_new("tcp", 2, 2);
+    world->processes = true;
+    links_run(world, crowded_in);
 }
 
 /* Puts addresses before the good one that refuse, or swallow every packet. */
@@ -613,6 +663,7 @@ int main(int argc, char **argv)
     static const struct suite_test tests[] = {
         TEST(tcp_bears_strangers),
         TEST(tcp_dials_before_it_hears_strangers),
+        TEST(tcp_accepts_before_it_hears_strangers),
         TEST(tcp_passes_over_bad_addresses),
         TEST(tcp_waits_for_a_slow_reader),
         TEST(tcp_carries_more_than_4_gib),

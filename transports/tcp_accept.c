@@ -2,8 +2,8 @@
  * The idea: whoever connects is a stranger until it has proved the secret; only then does it say
  * which lane of which link it is. Strangers are bounded in number, not in time: a peer that
  * computes and looks now and then is slow at its handshake, and would only begin it anew. When all
- * places are taken, one that says nothing or takes too long makes room for the next, so that
- * neither a port scan nor a crowd of peers is in the other's way.
+ * places are taken, or all descriptors, one that says nothing or takes too long makes room for the
+ * next, so that neither a port scan nor a crowd of peers is in the other's way.
  * Invariant: a stranger is not answered before it said a correct hello, and touches no link before
  * it proved the secret. */
 #include <stdio.h>
@@ -116,17 +116,15 @@ static bool is_mute(const struct tcp_hand *hand)
     return hand->stage == TCP_STAGE_HELLO && hand->have == 0;
 }
 
-/* A place for one more stranger; NULL: all are taken by connections that may yet prove good. */
-static struct tcp_hand *stranger_place(struct tcp *tcp, uint64_t now)
+/* The stranger that is overdue for longest goes; NULL: all may yet prove good. */
+static struct tcp_hand *shove(struct tcp *tcp, uint64_t now)
 {
     struct tcp_hand *overdue = NULL;
     uint64_t earliest = now;
     for (uint32_t i = 0; i < TCP_INCOMING_MAX; i++) {
         struct tcp_hand *hand = &tcp->incoming[i];
-        if (hand->stage == TCP_STAGE_NONE)
-            return hand;
         uint64_t yields_ms = hand->since_ms + (is_mute(hand) ? SHOVE_MS : HANDSHAKE_MS);
-        if (yields_ms <= earliest) {
+        if (hand->stage != TCP_STAGE_NONE && yields_ms <= earliest) {
             overdue = hand;
             earliest = yields_ms;
         }
@@ -134,6 +132,16 @@ static struct tcp_hand *stranger_place(struct tcp *tcp, uint64_t now)
     if (overdue)
         drop_stranger(tcp, overdue, "it did not finish the handshake in time, and others wait");
     return overdue;
+}
+
+/* A place for one more stranger; NULL: all are taken by connections that may yet prove good. */
+static struct tcp_hand *stranger_place(struct tcp *tcp, uint64_t now)
+{
+    for (uint32_t i = 0; i < TCP_INCOMING_MAX; i++) {
+        if (tcp->incoming[i].stage == TCP_STAGE_NONE)
+            return &tcp->incoming[i];
+    }
+    return shove(tcp, now);
 }
 
 bool tcp_accept_make_room(struct tcp *tcp)
@@ -154,7 +162,10 @@ static void accept_waiting(struct tcp *tcp, struct tcp_listener *listener, uint6
         struct tcp_hand *hand = stranger_place(tcp, now);
         int fd;
         struct sock_address from;
-        if (!hand || sock_accept(listener->fd, &fd, &from) != TUTTI_OK) {
+        tutti_status status = hand ? sock_accept(listener->fd, &fd, &from) : TUTTI_ERR_NOMEM;
+        if (hand && status == TUTTI_ERR_NOMEM && shove(tcp, now))
+            status = sock_accept(listener->fd, &fd, &from);
+        if (status != TUTTI_OK) {
             tcp_timer_before(tcp, now + SHOVE_MS); /* no place, or no descriptors: later */
             return;
         }
