@@ -16,8 +16,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
@@ -68,18 +66,6 @@ void address_set_port(struct sock_address *address, uint16_t port)
         v6->sin6_port = htons(port);
 }
 
-static bool address_is_local(const struct sock_address *address)
-{
-    struct sock_address probe = *address;
-    address_set_port(&probe, 0);
-    int fd = socket(probe.storage.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (fd < 0)
-        return false;
-    bool local = bind(fd, (const struct sockaddr *)&probe.storage, probe.len) == 0;
-    close(fd);
-    return local;
-}
-
 /* ---- a host that all ranks know -------------------------------------------------------------- */
 
 static bool says_loopback(const char *host)
@@ -98,7 +84,7 @@ static tutti_status find_doors(const struct settings *settings, const char *host
     doors->count = 0;
     for (uint32_t i = 0; i < addresses->count; i++) {
         const struct sock_address *address = &addresses->list[i];
-        if (!address_is_local(address))
+        if (!sock_is_local(address))
             continue;
         doors->list[doors->count++] = *address;
         sure = sure || !address_is_loopback(address) || says_loopback(host);

@@ -179,20 +179,28 @@ static void test_tcp_accepts_before_it_hears_strangers(void)
     links_run(world, crowded_in);
 }
 
-/* Puts addresses before the good one that refuse, or swallow every packet. */
+/* Addresses before the good one refuse, or swallow every packet. */
 static void bad_addresses(struct links_rank *rank)
 {
+    struct tcp *tcp = (struct tcp *)rank->transport;
     uint32_t peer = 1 - rank->rank;
-    uint8_t address[TRANSPORT_ADDRESS_MAX];
-    memcpy(address, rank->world->address[peer], 16 + 24);
-    for (int i = 1; i < 3; i++)
-        memcpy(address + 16 + 24 * i, address + 16, 24);
-    tcp_put32(address + 4, 3);
-    tcp_put32(address + 16 + 4, 1); /* port 1: refused */
-    bool v4 = tcp_get32(address + 16) == 4;
-    address[16 + 24 + 8 + (v4 ? 3 : 15)] ^= 0x40;         /* a neighbour that does not exist */
-    ((struct tcp *)rank->transport)->interface_count = 0; /* else the good one is passed over */
-    links_expect(rank, rank->ops->connect(rank->transport, peer, address, 16 + 24 * 3) == TUTTI_OK);
+    uint8_t address[3][16 + 24];
+    struct tcp_peer_address one, all = {.count = 3};
+    struct tcp_link *link;
+    for (int i = 0; i < 3; i++) {
+        memcpy(address[i], rank->world->address[peer], sizeof address[i]);
+        tcp_put32(address[i] + 4, 1);
+    }
+    tcp_put32(address[0] + 16 + 4, 1); /* port 1: refused */
+    bool v4 = tcp_get32(address[1] + 16) == 4;
+    address[1][16 + 8 + (v4 ? 3 : 15)] ^= 0x40; /* a neighbour that does not exist */
+    for (int i = 0; i < 3; i++) {
+        links_expect(rank, tcp_address_read(tcp, address[i], sizeof address[i], &one));
+        all.list[i] = one.list[0];
+        memcpy(all.nonce, one.nonce, sizeof all.nonce);
+    }
+    links_expect(rank, tcp_link_get(tcp, peer, &link) == TUTTI_OK);
+    tcp_link_begin(link, &all);
     uint32_t word = rank->rank;
     struct xfer xfer = links_xfer(peer, &word, 4);
     uint64_t begun = clock_ms();
@@ -276,10 +284,11 @@ static void test_tcp_carries_more_than_4_gib(void)
 }
 
 /* A peer elsewhere may have an address that this host has too, of a bridge for containers: it leads
- * back to this host and is passed over, unless there is no other. */
+ * back to this host and is passed over, unless there is no other; even where its interface is none
+ * of those that are offered, as a bridge without containers. */
 static void shared_address(struct links_rank *rank)
 {
-    const struct tcp *tcp = (const struct tcp *)rank->transport;
+    struct tcp *tcp = (struct tcp *)rank->transport;
     struct tcp_peer_address list;
     uint8_t address[TRANSPORT_ADDRESS_MAX];
     memcpy(address, rank->world->address[0], 16 + 24);
@@ -294,6 +303,9 @@ static void shared_address(struct links_rank *rank)
     const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)&one->storage;
     const uint8_t *host = one->storage.ss_family == AF_INET ? (const uint8_t *)&v4->sin_addr + 3
                                                             : &v6->sin6_addr.s6_addr[15];
+    links_expect(rank, *host == *last);
+    tcp->interface_count = 0;
+    links_expect(rank, tcp_address_read(tcp, address, 16 + 24 * 2, &list) && list.count == 1);
     links_expect(rank, *host == *last);
 }
 

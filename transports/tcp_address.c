@@ -134,6 +134,8 @@ static int preference(const struct tcp *tcp, struct sock_address *remote)
     return is_link_local(remote) ? -1 : 1;
 }
 
+/* The list tells of link-local addresses, whose interface is a guess; the kernel of those that are
+ * in no list, because their interface has no carrier (a bridge without containers), say. */
 static bool is_ours(const struct tcp *tcp, const struct sock_address *remote)
 {
     const struct sockaddr_in *v4 = (const struct sockaddr_in *)&remote->storage;
@@ -148,7 +150,7 @@ static bool is_ours(const struct tcp *tcp, const struct sock_address *remote)
                 : ((const struct sockaddr_in *)mine)->sin_addr.s_addr == v4->sin_addr.s_addr)
             return true;
     }
-    return false;
+    return sock_is_local(remote);
 }
 
 /* A bridge for containers has the same address on many hosts: dialed, this host would answer for
@@ -157,7 +159,7 @@ static bool is_ours(const struct tcp *tcp, const struct sock_address *remote)
 static void drop_ours(const struct tcp *tcp, struct tcp_peer_address *address)
 {
     uint32_t kept = 0;
-    for (uint32_t i = 0; i < address->count; i++) {
+    for (uint32_t i = 0; address->count > 1 && i < address->count; i++) {
         if (!is_ours(tcp, &address->list[i]))
             address->list[kept++] = address->list[i];
     }

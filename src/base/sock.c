@@ -206,6 +206,18 @@ static tutti_status new_socket(const struct sock_address *address, int *fd)
     return TUTTI_OK;
 }
 
+bool sock_is_local(const struct sock_address *address)
+{
+    struct sock_address probe = *address;
+    int fd;
+    set_port(&probe, 0);
+    if (new_socket(&probe, &fd) != TUTTI_OK)
+        return false;
+    bool local = bind(fd, (const struct sockaddr *)&probe.storage, probe.len) == 0;
+    owned_close(fd);
+    return local;
+}
+
 /* One attempt. TUTTI_IN_PROGRESS: the port is taken, try another. */
 static tutti_status listen_once(const struct sock_address *address, int backlog, int *fd)
 {

@@ -65,6 +65,8 @@ tutti_status sock_recv_all(int fd, void *data, size_t len, uint64_t deadline_ms,
 tutti_status sock_parse(const struct settings *settings, const char *text,
                         struct sock_addresses *addresses);
 const char *sock_text(const struct sock_address *address, char text[SOCK_TEXT_MAX]);
+/* An address of this host (and network namespace), be its interface down or not chosen. */
+bool sock_is_local(const struct sock_address *address);
 bool sock_same_subnet(const struct sock_interface *local, const struct sock_address *remote);
 
 #endif
