@@ -13,7 +13,6 @@
  * structure behind a mutex. */
 #include <errno.h>
 #include <poll.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,6 +20,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/lock.h"
 #include "src/bootstrap_meet.h"
 
 #define LINE_MAX_LEN 2048
@@ -29,13 +29,13 @@
 #define FAREWELL_MS 1000
 
 struct launcher {
-    pthread_mutex_t lock;
+    struct lock lock;
     unsigned uses;
     pid_t pid; /* that said init; 0: none has */
     int fd;
     struct stat socket;
 };
-static struct launcher launcher = {.lock = PTHREAD_MUTEX_INITIALIZER};
+static struct launcher launcher = {.lock = LOCK_INIT};
 
 struct pmi {
     int fd;
@@ -168,7 +168,7 @@ static tutti_status greet(struct pmi *pmi, unsigned *use)
     if (status != TUTTI_OK)
         return status;
     pmi->fd = (int)fd;
-    pthread_mutex_lock(&launcher.lock);
+    lock_take(&launcher.lock);
     *use = launcher.uses++;
     if (fstat(pmi->fd, &launcher.socket) != 0)
         status = fail_errno(TUTTI_ERR_CONNECT,
@@ -183,7 +183,7 @@ static tutti_status greet(struct pmi *pmi, unsigned *use)
         launcher.pid = getpid();
         launcher.fd = pmi->fd;
     }
-    pthread_mutex_unlock(&launcher.lock);
+    lock_leave(&launcher.lock);
     return status;
 }
 

@@ -22,9 +22,10 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/lock.h"
 
 struct library {
-    pthread_mutex_t lock;
+    struct lock lock;
     pthread_cond_t fenced;
     void *handle;
     pid_t pid; /* that initialised it: a forked child must not finalise */
@@ -42,8 +43,7 @@ struct library {
                          pmix_value_t **);
     const char *(*error_string)(pmix_status_t);
 };
-static struct library pmix = {.lock = PTHREAD_MUTEX_INITIALIZER,
-                              .fenced = PTHREAD_COND_INITIALIZER};
+static struct library pmix = {.lock = LOCK_INIT, .fenced = PTHREAD_COND_INITIALIZER};
 
 static void at_exit(void)
 {
@@ -120,9 +120,9 @@ tutti_status bootstrap_pmix_open(uint32_t *rank, uint32_t *size)
     pmix_value_t *value = NULL;
     if (settings_launcher_variable("PMIX_NAMESPACE") == NULL)
         return TUTTI_ERR_UNSUPPORTED;
-    pthread_mutex_lock(&pmix.lock);
+    lock_take(&pmix.lock);
     tutti_status status = load();
-    pthread_mutex_unlock(&pmix.lock);
+    lock_leave(&pmix.lock);
     if (status != TUTTI_OK)
         return status;
     name_process(&job, PMIX_RANK_WILDCARD);
@@ -145,11 +145,11 @@ tutti_status bootstrap_pmix_open(uint32_t *rank, uint32_t *size)
  * structure. */
 static void fence_done(pmix_status_t code, void *context)
 {
-    pthread_mutex_lock(&pmix.lock);
+    lock_take(&pmix.lock);
     pmix.fences_done++;
     pmix.fence_status = code;
     pthread_cond_broadcast(&pmix.fenced);
-    pthread_mutex_unlock(&pmix.lock);
+    lock_leave(&pmix.lock);
 }
 
 /* The fence of the `use`-th share; earlier ones that timed out count when they end. */
@@ -163,18 +163,18 @@ static tutti_status fence(unsigned use, uint64_t deadline_ms)
     } else if (code != PMIX_SUCCESS) {
         return fail(TUTTI_ERR_CONNECT, "PMIx_Fence: %s", pmix.error_string(code));
     }
-    pthread_mutex_lock(&pmix.lock);
+    lock_take(&pmix.lock);
     while (pmix.fences_done < use && clock_ms() < deadline_ms) {
         struct timespec until;
         clock_gettime(CLOCK_REALTIME, &until);
         until.tv_nsec += 50 * 1000000;
         until.tv_sec += until.tv_nsec / 1000000000;
         until.tv_nsec %= 1000000000;
-        pthread_cond_timedwait(&pmix.fenced, &pmix.lock, &until);
+        pthread_cond_timedwait(&pmix.fenced, &pmix.lock.mutex, &until);
     }
     bool done = pmix.fences_done >= use;
     code = pmix.fence_status;
-    pthread_mutex_unlock(&pmix.lock);
+    lock_leave(&pmix.lock);
     if (!done)
         return fail(TUTTI_ERR_CONNECT,
                     "rank %u waited for all ranks at the launcher's PMIx fence in vain: not all "
@@ -208,9 +208,9 @@ static tutti_status get_text(const char *key, char text[LAUNCHER_TEXT_MAX])
 tutti_status bootstrap_pmix_share(uint32_t rank, char text[LAUNCHER_TEXT_MAX], uint64_t deadline_ms)
 {
     char key[32];
-    pthread_mutex_lock(&pmix.lock);
+    lock_take(&pmix.lock);
     unsigned use = ++pmix.uses;
-    pthread_mutex_unlock(&pmix.lock);
+    lock_leave(&pmix.lock);
     snprintf(key, sizeof key, "tutti.%u", use);
     if (rank == 0) {
         pmix_value_t value = {.type = PMIX_STRING, .data.string = text};

@@ -11,7 +11,6 @@
 #include <fcntl.h>
 #include <hwloc.h>
 #include <inttypes.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,30 +18,18 @@
 #include <unistd.h>
 
 #include "base/auth.h"
+#include "base/lock.h"
 #include "base/sock.h"
 #include "src/topology.h"
 
 /* What is kept per process. pid tells a forked child from its parent: the child draws a new id. */
 struct probe_cache {
-    pthread_mutex_t lock;
+    struct lock lock;
     hwloc_topology_t machine; /* NULL until loaded; never destroyed, readers are many */
     pid_t pid;
     uint64_t process_id;
 };
-static struct probe_cache cache = {.lock = PTHREAD_MUTEX_INITIALIZER};
-static pthread_once_t forks_watched = PTHREAD_ONCE_INIT;
-
-/* Its holder, if any, is a thread the child does not have. */
-static void child_of_fork(void)
-{
-    pthread_mutex_init(&cache.lock, NULL);
-}
-
-static void watch_forks(void)
-{
-    pthread_atfork(NULL, NULL, child_of_fork);
-}
-
+static struct probe_cache cache = {.lock = LOCK_INIT};
 /* FNV-1a: short, and stable between builds, which an identity that travels must be. */
 static uint64_t hash_bytes(uint64_t hash, const void *data, size_t len)
 {
@@ -122,8 +109,7 @@ static uint32_t quota_cores(void)
 static tutti_status cache_get(hwloc_topology_t *machine, uint64_t *process_id)
 {
     tutti_status status = TUTTI_OK;
-    pthread_once(&forks_watched, watch_forks);
-    pthread_mutex_lock(&cache.lock);
+    lock_take(&cache.lock);
     if (cache.machine == NULL) {
         hwloc_topology_t fresh = NULL;
         if (hwloc_topology_init(&fresh) != 0 || hwloc_topology_load(fresh) != 0) {
@@ -141,7 +127,7 @@ static tutti_status cache_get(hwloc_topology_t *machine, uint64_t *process_id)
     }
     *machine = cache.machine;
     *process_id = cache.process_id;
-    pthread_mutex_unlock(&cache.lock);
+    lock_leave(&cache.lock);
     return status;
 }
 

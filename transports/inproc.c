@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "base/check.h"
+#include "base/lock.h"
 #include "transports/local.h"
 
 #define MAILBOX_NOTICES 8    /* unread, per direction; a failure needs one or two */
@@ -69,26 +70,13 @@ struct address {
 };
 
 static struct {
-    pthread_mutex_t lock;
+    struct lock lock;
     pid_t owner; /* a forked child is another process, with another identity */
     uint8_t process[16];
     uint64_t last_id;
     struct inproc *open;
     struct shared *half_open[HALF_OPEN_LISTS];
-} registry = {.lock = PTHREAD_MUTEX_INITIALIZER};
-
-static pthread_once_t forks_watched = PTHREAD_ONCE_INIT;
-
-/* Its holder, if any, is a thread the child does not have. */
-static void child_of_fork(void)
-{
-    pthread_mutex_init(&registry.lock, NULL);
-}
-
-static void watch_forks(void)
-{
-    pthread_atfork(NULL, NULL, child_of_fork);
-}
+} registry = {.lock = LOCK_INIT};
 
 /* ---- the registry; all under its lock ---- */
 
@@ -277,15 +265,14 @@ static tutti_status inproc_open(const struct transport_config *config, struct tr
     inproc->local.eager_max = ring_piece(&shape) < 1024 ? ring_piece(&shape) : 1024;
     inproc->local.eager_fresh_max = inproc->local.eager_max; /* more was slower between threads */
     inproc->owner = getpid();
-    pthread_once(&forks_watched, watch_forks);
-    pthread_mutex_lock(&registry.lock);
+    lock_take(&registry.lock);
     status = registry_identify();
     if (status == TUTTI_OK) {
         inproc->id = ++registry.last_id;
         inproc->next = registry.open;
         registry.open = inproc;
     }
-    pthread_mutex_unlock(&registry.lock);
+    lock_leave(&registry.lock);
     if (status != TUTTI_OK)
         goto free_local;
     *transport = &inproc->local.base;
@@ -300,14 +287,14 @@ free_inproc:
 
 static void leave_peers(struct inproc *inproc)
 {
-    pthread_mutex_lock(&registry.lock);
+    lock_take(&registry.lock);
     /* Its own links first: what is still listed for it then is a peer's, and no link's. */
     for (uint32_t i = 0; i < inproc->local.config->size; i++) {
         if (inproc->local.links[i])
             link_close(inproc, (struct inproc_link *)inproc->local.links[i]);
     }
     registry_leave(inproc);
-    pthread_mutex_unlock(&registry.lock);
+    lock_leave(&registry.lock);
 }
 
 static void inproc_close(struct transport *transport)
@@ -384,9 +371,9 @@ static tutti_status inproc_connect(struct transport *transport, uint32_t peer, c
         return fail(TUTTI_ERR_NOMEM, "inproc: no memory for a link");
     tutti_status status = local_link_init(&inproc->local, &link->base, peer);
     if (status == TUTTI_OK) {
-        pthread_mutex_lock(&registry.lock);
+        lock_take(&registry.lock);
         status = link_meet(inproc, link, theirs.id);
-        pthread_mutex_unlock(&registry.lock);
+        lock_leave(&registry.lock);
     }
     if (status == TUTTI_ERR_PEER) {
         char sentence[SENTENCE_MAX];
@@ -410,9 +397,9 @@ static void inproc_disconnect(struct transport *transport, uint32_t peer)
     struct inproc_link *link = (struct inproc_link *)inproc->local.links[peer];
     if (!link)
         return;
-    pthread_mutex_lock(&registry.lock);
+    lock_take(&registry.lock);
     link_close(inproc, link);
-    pthread_mutex_unlock(&registry.lock);
+    lock_leave(&registry.lock);
 }
 
 /* Peers that closed: a quiet end, unless transfers were left. */

@@ -9,19 +9,20 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "base/lock.h"
+
 #define LOG_LINE_MAX 1024 /* bytes of a line; an error sentence is 512, longer lines are cut */
 #define LOG_FILE_MAX 256  /* as the setting's; a longer path is opened each time it is set */
 
 static _Atomic(int) log_level_now = LOG_LEVEL_WARN;
 static _Atomic(int) log_fd = STDERR_FILENO;
-static pthread_mutex_t log_file_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct lock log_file_lock = LOCK_INIT;
 static char log_file[LOG_FILE_MAX]; /* that of log_fd */
 static int log_file_fd = -1;        /* of the last file */
 
@@ -49,7 +50,7 @@ tutti_status log_set_file(const char *path)
 {
     int fd = STDERR_FILENO;
     tutti_status status = TUTTI_OK;
-    pthread_mutex_lock(&log_file_lock);
+    lock_take(&log_file_lock);
     bool same = strncmp(path, log_file, sizeof log_file) == 0;
     if (!same && path[0] != '\0') {
         fd = open_file(path);
@@ -60,7 +61,7 @@ tutti_status log_set_file(const char *path)
         atomic_store(&log_fd, fd);
         snprintf(log_file, sizeof log_file, "%s", path);
     }
-    pthread_mutex_unlock(&log_file_lock);
+    lock_leave(&log_file_lock);
     return status;
 }
 

@@ -17,9 +17,8 @@
 #define ABORT_NAP_NS 50000
 #define RELEASE_S    1 /* how long an abort waits for the release */
 
-static pthread_mutex_t kept_lock = PTHREAD_MUTEX_INITIALIZER;
-static ncclComm_t kept[KEPT_MAX];
-static unsigned kept_next;
+static _Atomic(ncclComm_t) kept[KEPT_MAX];
+static atomic_uint kept_next;
 
 ncclComm_t face_comm_new(int size, int rank, bool blocking)
 {
@@ -47,11 +46,7 @@ static void release(ncclComm_t comm)
         (void)tutti_unique_id_release(&comm->grow_id);
     if (comm->left_id_waits)
         (void)tutti_unique_id_release(&comm->left_id);
-    pthread_mutex_lock(&kept_lock);
-    ncclComm_t oldest = kept[kept_next];
-    kept[kept_next] = comm;
-    kept_next = (kept_next + 1) % KEPT_MAX;
-    pthread_mutex_unlock(&kept_lock);
+    ncclComm_t oldest = atomic_exchange(&kept[atomic_fetch_add(&kept_next, 1) % KEPT_MAX], comm);
     if (oldest) {
         pthread_mutex_destroy(&oldest->lock);
         free(oldest);

@@ -12,6 +12,24 @@
 static _Thread_local char own[FACE_SENTENCE_MAX];
 static char last[FACE_SENTENCE_MAX];
 static pthread_mutex_t last_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_once_t last_once = PTHREAD_ONCE_INIT;
+
+/* Its holder, if any, is a thread the child does not have. */
+static void child_of_fork(void)
+{
+    pthread_mutex_init(&last_lock, NULL);
+}
+
+static void watch_forks(void)
+{
+    pthread_atfork(NULL, NULL, child_of_fork);
+}
+
+static void lock_last(void)
+{
+    pthread_once(&last_once, watch_forks);
+    pthread_mutex_lock(&last_lock);
+}
 
 ncclResult_t face_fail(ncclResult_t result, const char *format, ...)
 {
@@ -21,7 +39,7 @@ ncclResult_t face_fail(ncclResult_t result, const char *format, ...)
     vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
     memcpy(own, text, sizeof own);
-    pthread_mutex_lock(&last_lock);
+    lock_last();
     bool again = strcmp(last, text) == 0;
     memcpy(last, text, sizeof last);
     pthread_mutex_unlock(&last_lock);
@@ -102,7 +120,7 @@ NCCL_FACE(const char *, ncclGetLastError, (ncclComm_t comm))
     static _Thread_local char copy[FACE_SENTENCE_MAX];
     if (own[0])
         return own;
-    pthread_mutex_lock(&last_lock);
+    lock_last();
     memcpy(copy, last, sizeof copy);
     pthread_mutex_unlock(&last_lock);
     return copy;

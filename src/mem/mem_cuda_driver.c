@@ -11,11 +11,11 @@
 
 #include <dlfcn.h>
 #include <link.h>
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "base/lock.h"
 #include "base/settings.h"
 #include "mem/device.h"
 
@@ -29,7 +29,7 @@ static struct cuda_driver table;
 static _Atomic(const struct cuda_driver *) driver;
 
 static struct {
-    pthread_mutex_t lock;
+    struct lock lock;
     struct settings settings;
     bool loaded;             /* the settings */
     bool refused;            /* the library lacks something: it is not asked again */
@@ -38,26 +38,7 @@ static struct {
     /* Of a driver that is there and not used; set after the reason. */
     _Atomic(pointer_query *) unused;
     char why_unused[WORDS_MAX];
-} opening = {.lock = PTHREAD_MUTEX_INITIALIZER};
-
-static pthread_once_t forks_watched = PTHREAD_ONCE_INIT;
-
-/* Its holder, if any, is a thread the child does not have. */
-static void child_of_fork(void)
-{
-    pthread_mutex_init(&opening.lock, NULL);
-}
-
-static void watch_forks(void)
-{
-    pthread_atfork(NULL, NULL, child_of_fork);
-}
-
-static void lock_opening(void)
-{
-    pthread_once(&forks_watched, watch_forks);
-    pthread_mutex_lock(&opening.lock);
-}
+} opening = {.lock = LOCK_INIT};
 
 bool mem_device_present(void)
 {
@@ -199,16 +180,16 @@ void mem_device_notice(const void *pointer)
     dl_iterate_phdr(count_added, &added);
     if (added == atomic_load_explicit(&opening.looked_at, memory_order_acquire))
         return;
-    lock_opening();
+    lock_take(&opening.lock);
     (void)load_library(RTLD_NOLOAD);
     if (opening.loaded)
         atomic_store_explicit(&opening.looked_at, added, memory_order_release);
-    pthread_mutex_unlock(&opening.lock);
+    lock_leave(&opening.lock);
 }
 
 tutti_status mem_cuda_driver_open(const struct cuda_driver **opened)
 {
-    lock_opening();
+    lock_take(&opening.lock);
     tutti_status status = load_library(0);
     if (status == TUTTI_OK && !opening.initialised) {
         cuda_result result = table.init(0);
@@ -218,7 +199,7 @@ tutti_status mem_cuda_driver_open(const struct cuda_driver **opened)
             status = TUTTI_ERR_UNSUPPORTED;
         }
     }
-    pthread_mutex_unlock(&opening.lock);
+    lock_leave(&opening.lock);
     if (status == TUTTI_OK)
         *opened = mem_cuda_driver();
     return status;

@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "base/check.h"
+#include "base/lock.h"
 #include "mem/mem_cuda.h"
 
 struct attachment {
@@ -35,13 +36,13 @@ struct dropped {
 };
 
 static struct {
-    pthread_mutex_t lock;
+    struct lock lock;
     struct attachment list[ATTACHED_MAX];
     size_t count;
     uint64_t stamp;
     struct dropped *dropped;
     _Atomic bool any_dropped;
-} attached = {.lock = PTHREAD_MUTEX_INITIALIZER};
+} attached = {.lock = LOCK_INIT};
 
 /* ---- naming --------------------------------------------------------------------------------- */
 
@@ -174,11 +175,11 @@ void mem_detach_dropped(void)
 {
     if (!atomic_load_explicit(&attached.any_dropped, memory_order_acquire))
         return;
-    pthread_mutex_lock(&attached.lock);
+    lock_take(&attached.lock);
     struct dropped *first = attached.dropped;
     attached.dropped = NULL;
     atomic_store_explicit(&attached.any_dropped, false, memory_order_release);
-    pthread_mutex_unlock(&attached.lock);
+    lock_leave(&attached.lock);
     for (struct dropped *dropped = first, *next; dropped; dropped = next) {
         struct cuda_scope scope;
         next = dropped->next;
@@ -276,9 +277,9 @@ tutti_status mem_attach(struct mem_device *device, const struct mem_share *share
         return TUTTI_OK;
     }
     cuda_address mapped;
-    pthread_mutex_lock(&attached.lock);
+    lock_take(&attached.lock);
     tutti_status status = attach(device, share, &mapped);
-    pthread_mutex_unlock(&attached.lock);
+    lock_leave(&attached.lock);
     if (status == TUTTI_OK)
         *base = (void *)(uintptr_t)mapped;
     return status;

@@ -1,0 +1,25 @@
+/* lock.h: locks of the process, which outlive every call. Another thread may hold one while this
+ * one forks; the child has no such thread, and finds the lock free. So what it guards must be good
+ * at every moment: complete, or begun anew. */
+#ifndef BASE_LOCK_H
+#define BASE_LOCK_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#define LOCKS_MAX 16 /* each is a line of the source */
+
+struct lock {
+    pthread_mutex_t mutex;
+    atomic_bool listed; /* for the child */
+};
+#define LOCK_INIT                                                                                  \
+    {                                                                                              \
+        .mutex = PTHREAD_MUTEX_INITIALIZER                                                         \
+    }
+
+void lock_take(struct lock *lock);
+void lock_leave(struct lock *lock);
+
+#endif
