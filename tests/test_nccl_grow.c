@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "tests/nccl_world.h"
+#include "tests/seats.h"
 
 #define FEW 2 /* ranks of the communicator that grows */
 
@@ -210,21 +211,28 @@ static void test_nccl_grow_gives_back_what_it_did_not_use(void)
 }
 
 /* The last rank never comes. The first or the second gives up what is being made. */
+#define SEATS (3 + 3 + 2) /* of the native world and of the first ranks', and of ranks 0 and 2 */
+
+struct leaving {
+    int quitter;
+    unsigned seats; /* taken when the others have met */
+};
+
 static int aborting(tutti_comm *native, int rank, int size, void *context)
 {
-    const int *quitter = context;
+    const struct leaving *leaving = context;
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     ncclComm_t comm, grown = NULL;
     ncclUniqueId id;
     char name[32];
     int wrong = first_ranks(native, rank, size, &comm);
     config.blocking = 0;
-    snprintf(name, sizeof name, "rank %d ", *quitter);
+    snprintf(name, sizeof name, "rank %d ", leaving->quitter);
     wrong += share_id(native, comm, rank, 1, &id);
     if (rank < size - 1) {
         wrong += TAKEN(grow(comm, size, rank, 1, &id, &grown, &config), ncclInProgress);
-        if (rank == *quitter) {
-            usleep(300000); /* until the others have met */
+        if (rank == leaving->quitter) {
+            seats_await(leaving->seats);
             wrong += nccl_world_is(grown, rank, ncclInProgress);
         } else {
             /* long before its limit */
@@ -243,8 +251,11 @@ static int aborting(tutti_comm *native, int rank, int size, void *context)
 static void test_nccl_grow_is_aborted(void)
 {
     for (int quitter = 0; quitter < FEW; quitter++) {
-        nccl_world_run(WORLD_PROCESSES, 4, nccl_world_shm, aborting, &quitter);
-        nccl_world_run(WORLD_THREADS, 4, NULL, aborting, &quitter);
+        for (int i = 0; i < 2; i++) {
+            struct leaving leaving = {quitter, seats_taken() + SEATS};
+            nccl_world_run(i ? WORLD_THREADS : WORLD_PROCESSES, 4, i ? NULL : nccl_world_shm,
+                           aborting, &leaving);
+        }
     }
 }
 
