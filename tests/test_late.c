@@ -1,8 +1,10 @@
 /* test_late.c: whom ranks name that have waited too long: who is late, not those in between that
  * wait themselves; and a ring of ranks that wait for each other. */
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "src/comm.h"
@@ -112,13 +114,16 @@ static void test_late_names_who_does_not_come_to_a_collective(void)
     over_all(4, wait_in_a_ring);
 }
 
-/* The one in the middle tests now and then instead of waiting inside. */
+/* The one in the middle tests now and then instead of waiting inside. *context: whether it was kept
+ * off so long that it may be called late. */
+#define AWAY_S 0.1
+
 static int wait_for_who_tests(tutti_comm *comm, int rank, int size, void *context)
 {
     int value, done = 0, wrong = meet(comm, rank, size);
     tutti_status status = TUTTI_OK;
     tutti_request *request;
-    (void)context;
+    atomic_bool *away = context;
     if (rank == size - 1)
         return wrong + world_await(rank, size + size - 1);
     double since = world_seconds();
@@ -127,9 +132,13 @@ static int wait_for_who_tests(tutti_comm *comm, int rank, int size, void *contex
     } else {
         usleep(STAIR_MS * 1000);
         wrong += WORLD_OK(tutti_recv_start(&value, 1, TUTTI_INT32, 2, comm, &request));
+        double last = world_seconds();
         while (status == TUTTI_OK && !done && world_seconds() - since < 10) {
             status = tutti_test(&request, &done);
             usleep(2000);
+            if (world_seconds() - last > AWAY_S)
+                atomic_store(away, true);
+            last = world_seconds();
         }
     }
     return wrong + name_the_last(rank, size, status, since);
@@ -137,7 +146,23 @@ static int wait_for_who_tests(tutti_comm *comm, int rank, int size, void *contex
 
 static void test_late_hears_of_who_tests(void)
 {
-    over_all(3, wait_for_who_tests);
+    const char *const *const over[] = {over_any, over_shm, over_tcp};
+    atomic_bool *away =
+        mmap(NULL, sizeof *away, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    CU_ASSERT_FATAL(away != MAP_FAILED);
+    for (int i = 0; i < 3; i++) {
+        struct world world = {
+            .kind = i ? WORLD_PROCESSES : WORLD_THREADS, .size = 3, .settings = over[i]};
+        int wrong = 1;
+        for (int tries = 0; wrong && tries < 8; tries++) {
+            atomic_store(away, false);
+            wrong = world_run(&world, wait_for_who_tests, away);
+            if (!atomic_load(away))
+                break;
+        }
+        CU_ASSERT_EQUAL(wrong, 0);
+    }
+    munmap(away, sizeof *away);
 }
 
 /* Rank 0, whose time is up first, waits for many, and looks so seldom that all their answers are
