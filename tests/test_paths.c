@@ -15,7 +15,8 @@ static struct {
     uint16_t seq;
 } posts[4 * MESSAGES];
 static uint32_t post_count;
-static uint32_t told_path; /* by which the last count of messages taken was told */
+static uint32_t credits, questions; /* CREDIT messages, and those that ask for one */
+static uint32_t told_path;          /* by which the last count of messages taken was told */
 static uint16_t told;
 static uint32_t broken; /* the path whose queue pair takes nothing; PATHS: none */
 
@@ -28,6 +29,8 @@ static int note_posts(struct ibv_qp *qp, struct ibv_send_wr *wr, struct ibv_send
     for (; wr; wr = wr->next) {
         struct wire_header header;
         memcpy(&header, (const void *)(uintptr_t)wr->sg_list->addr, sizeof header);
+        credits += header.kind == WIRE_CREDIT;
+        questions += header.kind == WIRE_CREDIT && header.len > 0;
         if (header.taken != told) {
             told = header.taken;
             told_path = qp->qp_num;
@@ -95,7 +98,7 @@ static struct rig *make_rig(void)
     }
     for (uint32_t i = 0; i < VERBS_CONTROLS; i++)
         link->out[i].busy = 1; /* there is no side transport */
-    post_count = 0;
+    post_count = credits = questions = 0;
     told = 0;
     told_path = PATHS;
     broken = PATHS;
@@ -193,7 +196,7 @@ static void check_room_for_counts(size_t len)
     for (uint32_t i = 0; i < VERBS_RESERVE; i++) {
         CU_ASSERT_TRUE_FATAL(
             path_room(path, sizeof(struct wire_header) + sizeof(struct wire_credit), 0));
-        path_credit(path);
+        path_credit(path, false);
         path_flush(path);
     }
     CU_ASSERT_TRUE(path_arrived(path, path->last)); /* and then it goes on */
@@ -233,6 +236,35 @@ static void comes_up(struct verbs_path *path)
     path->state = VERBS_PATH_TRYING;
     path->hello_sent = path->hello_came = path->hello_acked = true;
     link_path_up(path);
+}
+
+/* ---- leaving ----------------------------------------------------------------------------------
+ */
+
+/* Over iWARP a socket that has the bytes says nothing of their arrival, and forgets them when it is
+ * closed and something comes in: who leaves asks the peer, once, which answers at once. */
+static void test_paths_ask_what_has_arrived_before_they_are_left(void)
+{
+    struct rig *rig = make_rig();
+    struct verbs_path *path = &rig->link->paths[0];
+    struct wire_header header = {.kind = WIRE_EAGER}, *in = (struct wire_header *)path->memory;
+    rig->verbs.layer = CHOOSE_LAYER_IWARP;
+    path->state = VERBS_PATH_UP;
+    CU_ASSERT_TRUE(path_settled(path));
+    path_message(path, &header, NULL, 0);
+    path_flush(path);
+    CU_ASSERT_FALSE(path_settled(path));
+    CU_ASSERT_FALSE(path_settled(path));
+    CU_ASSERT_EQUAL(questions, 1);
+    uint32_t asked = path->last;
+    *in = (struct wire_header){.kind = WIRE_CREDIT, .len = 1}; /* the peer leaves, too */
+    CU_ASSERT_FALSE(transfer_arrived(path, 0, sizeof *in + sizeof(struct wire_credit)));
+    CU_ASSERT_EQUAL(credits, 2);
+    CU_ASSERT_EQUAL(questions, 1); /* the answer is none: this would go on for ever */
+    CU_ASSERT_FALSE(path_settled(path));
+    CU_ASSERT_TRUE(path_arrived(path, asked));
+    CU_ASSERT_TRUE(path_settled(path));
+    free_rig(rig);
 }
 
 /* ---- draining -----------------------------------------------------------------------------------
@@ -390,7 +422,7 @@ static void test_resend_tells_again_what_was_taken(void)
     comes_up(&link->paths[2]);
     link->home[0] = 1;
     link->flows[0].taken.freed = 9;
-    path_credit(&link->paths[1]);
+    path_credit(&link->paths[1], false);
     path_flush(&link->paths[1]);
     CU_ASSERT_TRUE(told == 9 && told_path == 1);
     told = 0;
@@ -419,6 +451,7 @@ int main(int argc, char **argv)
         TEST(paths_give_up_what_the_device_cannot_make),
         TEST(paths_keep_room_for_counts),
         TEST(paths_wait_for_the_device_too),
+        TEST(paths_ask_what_has_arrived_before_they_are_left),
         TEST(paths_take_what_came_before_they_are_given_up),
         TEST(resend_takes_one_path_though_another_comes_up),
         TEST(resend_begins_with_what_was_lost_last),

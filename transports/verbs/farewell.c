@@ -61,8 +61,9 @@ void farewell_ended(struct verbs_link *link)
  */
 
 /* Nothing that was sent is on its way any more. What did not reach a peer that has left never will.
- * This ends: the peer's device answers without its process, and where there is none left a queue
- * pair fails after TUTTI_VERBS_RETRY waits, or the socket says that the process is gone. */
+ * This ends: the peer's device answers without its process (over iWARP its process does, or has
+ * left), and where there is none left a queue pair fails after TUTTI_VERBS_RETRY waits, or the
+ * socket says that the process is gone. */
 static bool delivered(struct verbs_link *link)
 {
     bool good = !link_any_path(link, VERBS_PATH_DRAINING, VERBS_PATH_RESENDING);

@@ -173,7 +173,7 @@ static void reset_counts(struct verbs_path *path)
     path->credit = (struct credit_sender){0};
     path->first = path->completed = path->last = path->requests = 0;
     path->told = 0;
-    path->chunk_came = false;
+    path->chunk_came = path->asked = false;
     path->since_signal = path->signals = path->open_chunks = path->idle_flushes = 0;
     path->ring = (struct ring){.len = path->ring.len};
     path->staged = 0;
@@ -470,12 +470,12 @@ static void ask_for_completion(struct verbs_path *path)
     if (path->open_chunks == 0 || path->signals > 0 || ++path->idle_flushes < IDLE_FLUSHES ||
         !path_room(path, sizeof(struct wire_header) + sizeof(struct wire_credit), 0))
         return;
-    path_credit(path);
+    path_credit(path, false);
 }
 
-void path_credit(struct verbs_path *path)
+void path_credit(struct verbs_path *path, bool asks)
 {
-    struct wire_header header = {.kind = WIRE_CREDIT};
+    struct wire_header header = {.kind = WIRE_CREDIT, .len = asks};
     struct wire_credit credit = {.received = path->received};
     path->told = path->received;
     path->chunk_came = false;
@@ -511,12 +511,28 @@ void path_flush(struct verbs_path *path)
     }
 }
 
+/* Over iWARP the peer has to say that all has arrived, and is asked behind all that was sent. */
+static bool counted(struct verbs_path *path)
+{
+    if (path->first == path->last)
+        return true;
+    if (!path->asked &&
+        path_room(path, sizeof(struct wire_header) + sizeof(struct wire_credit), 0)) {
+        path_credit(path, true);
+        path->asked = true;
+        path->asked_at = path->last;
+    }
+    return path->asked && (int32_t)(path->first - path->asked_at) >= 0;
+}
+
 bool path_settled(struct verbs_path *path)
 {
-    if (path->state != VERBS_PATH_UP || path->relayed || path->completed == path->last)
+    bool iwarp = path->link->verbs->layer == CHOOSE_LAYER_IWARP;
+    if (path->state != VERBS_PATH_UP || path->relayed ||
+        (iwarp ? counted(path) : path->completed == path->last))
         return true;
-    if (path->signals == 0 && path->open_chunks == 0)
-        path->open_chunks = 1; /* so that one is asked for */
+    if (!iwarp && path->signals == 0 && path->open_chunks == 0)
+        path->open_chunks = 1; /* so that a completion is asked for */
     path_flush(path);
     return false;
 }

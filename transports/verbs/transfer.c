@@ -222,6 +222,13 @@ static void take_grant(struct verbs_link *link, const struct wire_header *header
     link->work = true;
 }
 
+static void put_credit(struct verbs_path *path)
+{
+    if (path_alive(path) &&
+        path_room(path, sizeof(struct wire_header) + sizeof(struct wire_credit), 0))
+        path_credit(path, false);
+}
+
 static void take_credit(struct verbs_path *path, const struct wire_header *header, size_t len)
 {
     struct verbs_link *link = path->link;
@@ -235,6 +242,11 @@ static void take_credit(struct verbs_path *path, const struct wire_header *heade
         nonsense(link, "a count");
     else if (link->verbs->layer == CHOOSE_LAYER_IWARP && !path->relayed)
         link_take_count(path, credit.received);
+    if (good && header->len > 0) { /* it is about to leave, as this side may be */
+        path->chunk_came = true;
+        put_credit(path);
+        path_flush(path);
+    }
 }
 
 static void take_path_dead(struct verbs_link *link, const struct wire_header *header, size_t len)
@@ -482,13 +494,6 @@ static void pump_grants(struct verbs_link *link, uint32_t lane)
     }
 }
 
-static void put_credit(struct verbs_path *path)
-{
-    if (path_alive(path) &&
-        path_room(path, sizeof(struct wire_header) + sizeof(struct wire_credit), 0))
-        path_credit(path);
-}
-
 /* Over iWARP the sender waits for the peer's count: at once with a chunk, whose transfer it cannot
  * end before; now and then with messages, which lie in its ring. */
 static bool count_due(const struct verbs_path *path)
@@ -572,6 +577,7 @@ static bool resend_chunk(struct verbs_link *link, const struct verbs_record *rec
                              .offset = offset,
                              .len = left < part ? left : part};
     path_chunk(path, record->lane, &step);
+    path->asked = false; /* what was asked covers less */
     return true;
 }
 
@@ -585,7 +591,7 @@ bool transfer_resend(struct verbs_path *dead, const struct verbs_record *record)
         return false;
     if (record->kind == WIRE_HELLO || record->kind == WIRE_CREDIT ||
         record->kind == WIRE_PATH_DEAD) {
-        path_credit(path); /* of these only the counts matter still */
+        path_credit(path, false); /* of these only the counts matter still */
         return true;
     }
     const uint8_t *message =
@@ -593,5 +599,6 @@ bool transfer_resend(struct verbs_path *dead, const struct verbs_record *record)
     struct wire_header header;
     memcpy(&header, message, sizeof header);
     path_message(path, &header, message + sizeof header, record->len - sizeof header);
+    path->asked = false;
     return true;
 }

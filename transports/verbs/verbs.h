@@ -132,6 +132,8 @@ struct verbs_path {
     uint32_t received; /* count of messages and chunks, modulo 2^32 */
     uint32_t told;     /* of these, to the peer, which over iWARP has to know */
     bool chunk_came;   /* since it was told */
+    bool asked;        /* the peer for a count that covers all up to asked_at: this side leaves */
+    uint32_t asked_at;
     struct credit_receiver freed;
     /* Sending. */
     struct credit_sender credit;
@@ -308,8 +310,8 @@ void path_message(struct verbs_path *path, struct wire_header *header, const voi
                   size_t body_len);
 /* Stages an RDMA write of a chunk. */
 void path_chunk(struct verbs_path *path, uint32_t lane, const struct flow_step *step);
-/* Stages a CREDIT message. Needs room. */
-void path_credit(struct verbs_path *path);
+/* Stages a CREDIT message; asks: for one in return. Needs room. */
+void path_credit(struct verbs_path *path, bool asks);
 /* Rings the doorbell for what is staged. */
 void path_flush(struct verbs_path *path);
 /* A receive slot is free again. */
@@ -326,7 +328,7 @@ bool path_arrived(struct verbs_path *path, uint32_t received);
 /* Moves the queue pair to the error state, so that nothing more comes in. */
 void path_stop(struct verbs_path *path);
 bool path_alive(const struct verbs_path *path);
-/* True when nothing sent is unacknowledged. Asks for a completion if need be. */
+/* True when all that was sent has arrived. Asks for a completion, or the peer, if need be. */
 bool path_settled(struct verbs_path *path);
 
 /* ---- errand.c ---- */

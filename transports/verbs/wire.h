@@ -14,7 +14,7 @@
 #include "transports/verbs/choose.h"
 
 #define WIRE_MAGIC   0x53425654u /* "TVBS" */
-#define WIRE_VERSION 4u
+#define WIRE_VERSION 5u
 
 enum wire_kind {
     WIRE_HELLO = 1, /* the first message of a queue pair: its way works */
@@ -44,6 +44,7 @@ struct wire_grant {
     uint8_t keys[SEAL_MASK_LEN]; /* remote keys, one per rail, masked */
 };
 
+/* header.len: 1 asks for one in return, at once. */
 struct wire_credit {
     uint16_t taken[TRANSPORT_LANES_MAX];
     uint32_t received; /* over this path, all that was sent counted */
