@@ -341,6 +341,12 @@ void link_take(struct verbs_link *link, const struct wire_control *control)
                      "%s sent a message over TCP that makes no sense here",
                      verbs_peer_name(link->verbs, link->peer));
         break;
+    case WIRE_ASK_COUNT:
+        silence_asked(link, control);
+        break;
+    case WIRE_COUNT:
+        silence_answered(link, control);
+        break;
     default:
         break;
     }
@@ -397,8 +403,10 @@ static const char *last_failure(const struct verbs_link *link)
 
 static void service_link(struct verbs_link *link, uint64_t now)
 {
-    for (uint32_t i = 0; i < link->path_count && link->state != VERBS_LINK_ENDED; i++)
+    for (uint32_t i = 0; i < link->path_count && link->state != VERBS_LINK_ENDED; i++) {
         service_path(&link->paths[i], now);
+        silence_look(&link->paths[i], now);
+    }
     offer_again(link, now);
     farewell_look(link, now);
     if (link->state == VERBS_LINK_ENDED || link->doomed_ms == 0)

@@ -177,6 +177,8 @@ static void reset_counts(struct verbs_path *path)
     path->since_signal = path->signals = path->open_chunks = path->idle_flushes = 0;
     path->ring = (struct ring){.len = path->ring.len};
     path->staged = 0;
+    path->waits_ms = 0;
+    path->question_open = false;
     path->hello_sent = path->hello_came = path->hello_acked = path->peer_dead = false;
     path->peer_ready = false;
 }

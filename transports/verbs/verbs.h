@@ -8,6 +8,7 @@
  *   errand.c    what the kernel may take long for: connecting one, destroying one
  *   link.c      links: how they come up, fail over to other paths, and end
  *   offer.c     how their ends agree on queue pairs
+ *   silence.c   a rail of iWARP that falls silent
  *   control.c   what the ends of a link say to each other over the side transport
  *   transfer.c  carries out what flow.c decides: messages, grants, chunks, credits
  *   choose.c, distance.c, flow.c, credit.h, ring.h   the pure parts
@@ -142,6 +143,10 @@ struct verbs_path {
     uint32_t completed;           /* and the device has those from here on */
     uint32_t requests;            /* open work requests */
     uint32_t since_signal, signals, open_chunks, idle_flushes;
+    /* The record that has been open for longest, since when, see silence.c. */
+    uint32_t waits_for, silences;
+    uint64_t waits_ms; /* 0: there is none */
+    bool question_open;
     struct ring ring;
     uint32_t inline_max;
     /* The chain of the next doorbell. */
@@ -405,6 +410,13 @@ void farewell_look(struct verbs_link *link, uint64_t now);
 /* Waits until what was sent has arrived, at most 3 s; then says goodbye. only: one link, NULL: all.
  */
 void farewell_say(struct verbs *verbs, struct verbs_link *only);
+
+/* ---- silence.c ---- */
+/* Now and then: has what was sent over the path waited too long to be counted by the peer? */
+void silence_look(struct verbs_path *path, uint64_t now);
+/* The peer asks so; it answers. */
+void silence_asked(struct verbs_link *link, const struct wire_control *question);
+void silence_answered(struct verbs_link *link, const struct wire_control *answer);
 
 /* ---- control.c ---- */
 /* Sends a control message; NULL: there is no place, or the side transport refuses it, and what came

@@ -73,7 +73,9 @@ enum wire_control_kind {
     WIRE_DEAD,    /* a path failed; `received`: what came in on it, after which nothing more will */
     WIRE_STOPPED, /* the sender was cancelled: nothing more moves */
     WIRE_BYE,     /* the sender closes: all it sent is sent; `counts`: how much, what it took in */
-    WIRE_DATA     /* a message over the socket, in place of a queue pair's; its body follows */
+    WIRE_DATA,    /* a message over the socket, in place of a queue pair's; its body follows */
+    WIRE_ASK_COUNT, /* what came in on a path? */
+    WIRE_COUNT      /* `received` did, when this was asked */
 };
 
 /* One queue pair. */
@@ -100,8 +102,8 @@ struct wire_count {
 
 struct wire_control {
     uint32_t magic, version, kind;
-    uint32_t path; /* DEAD, and of paths made again OFFER and READY; WIRE_ALL_PATHS: all */
-    uint32_t received, reserved; /* DEAD: as a wire_count's */
+    uint32_t path; /* DEAD, COUNT, and of paths made again OFFER and READY; WIRE_ALL_PATHS: all */
+    uint32_t received, reserved; /* DEAD, COUNT: as a wire_count's */
     uint32_t slot_len, window, chunk, path_count, cm, lanes;
     uint32_t alive;             /* READY: bit per path */
     uint32_t round;             /* of the path, counted up each time it is made again */
