@@ -232,6 +232,13 @@ def case_async():
     tensor = torch.ones(10)
     doubled = dist.all_reduce(tensor, async_op=True).get_future().then(lambda f: f.value()[0] * 2)
     expect(doubled.wait(), torch.full((10,), 2.0 * SIZE), "a future's continuation")
+    with torch.inference_mode():  # in which the threads of the backend are not
+        columns = torch.ones(4, 4)
+        work = dist.all_reduce(columns[:, ::2], async_op=True)
+        while not work.is_completed():
+            time.sleep(0.001)
+        work.wait()
+        expect(columns[:, ::2], torch.full((4, 2), 1.0 * SIZE), "all_reduce in inference mode")
     work = dist.all_reduce(tensor, async_op=True)
     work.wait(timedelta(seconds=60))
     if RANK == 0 and SIZE > 1:  # the others come a second later

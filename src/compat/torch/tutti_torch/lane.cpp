@@ -32,7 +32,7 @@ void Operation::end(tutti_status status)
     std::exception_ptr error;
     try {
         TORCH_CHECK_WITH(DistBackendError, status == TUTTI_OK, tutti_last_error());
-        at::NoGradGuard values_only;
+        at::AutoDispatchBelowADInplaceOrView values_only; /* of inference tensors, too */
         if (finish_up)
             finish_up();
     } catch (...) {
