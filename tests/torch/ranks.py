@@ -239,6 +239,11 @@ def case_async():
             time.sleep(0.001)
         work.wait()
         expect(columns[:, ::2], torch.full((4, 2), 1.0 * SIZE), "all_reduce in inference mode")
+    def again(future):  # a callback that waits for an operation of its own
+        return dist.all_reduce(future.value()[0], async_op=True).get_future().wait()[0]
+    tensor = torch.ones(10)
+    twice = dist.all_reduce(tensor, async_op=True).get_future().then(again)
+    expect(twice.wait(), torch.full((10,), 1.0 * SIZE * SIZE), "a callback's operation")
     work = dist.all_reduce(tensor, async_op=True)
     work.wait(timedelta(seconds=60))
     if RANK == 0 and SIZE > 1:  # the others come a second later

@@ -11,9 +11,12 @@ using Guard = std::unique_lock<std::mutex>;
 using std::chrono::microseconds;
 
 #define ROUNDS_AT_ONCE                                                                             \
-    200             /* looks before a thread that waits for a transfer sleeps between them         \
-                     */
-#define NAP_US 1000 /* at most */
+    200                  /* looks before a thread that waits for a transfer sleeps between them    \
+                          */
+#define NAP_US      1000 /* at most */
+#define THREADS_MAX 64   /* of a lane: callbacks that wait for other operations, and one more */
+
+static thread_local const Lane *served = nullptr; /* by this thread */
 
 /* ---- operations --------------------------------------------------------------------------------
  */
@@ -41,8 +44,12 @@ void Operation::end(tutti_status status)
     action = nullptr;
     finish_up = nullptr;
     finish(error);
-    if (error)
-        future->setError(error);
+}
+
+void Operation::tell()
+{
+    if (exception())
+        future->setError(exception());
     else
         future->markCompleted(c10::IValue(results));
 }
@@ -85,9 +92,23 @@ void Lane::submit(const Pointer &operation, bool waited)
 
 void Lane::call_thread()
 {
-    if (!thread.joinable() && !closing)
-        thread = std::thread(&Lane::run, this);
+    /* none left: this callback may wait for what it started */
+    bool blocked = threads.size() == telling && served == this;
+    if ((threads.empty() || blocked) && telling < THREADS_MAX && !closing)
+        threads.emplace_back(&Lane::run, this);
     changed.notify_all();
+}
+
+void Lane::tell(Guard &lock, Pointer operation)
+{
+    bool ours = served == this;
+    telling += ours;
+    changed.notify_all();
+    lock.unlock();
+    operation->tell();
+    operation.reset();
+    lock.lock();
+    telling -= ours;
 }
 
 bool Lane::wait(Operation &operation, std::chrono::milliseconds timeout)
@@ -107,6 +128,7 @@ bool Lane::wait(Operation &operation, std::chrono::milliseconds timeout)
 
 void Lane::run()
 {
+    served = this;
     Guard lock(mutex);
     for (int round = ROUNDS_AT_ONCE; !closing || !empty(); round++) {
         if (step(lock)) {
@@ -122,9 +144,10 @@ void Lane::run()
 
 void Lane::close()
 {
-    if (owner != getpid()) { /* in a fork's child the thread is not there */
-        if (thread.joinable())
+    if (owner != getpid()) { /* in a fork's child the threads are not there */
+        for (std::thread &thread : threads)
             thread.detach();
+        threads.clear();
         return;
     }
     {
@@ -138,7 +161,7 @@ void Lane::close()
                 pause(lock, round);
         }
     }
-    if (thread.joinable())
+    for (std::thread &thread : threads)
         thread.join();
     Guard lock(mutex);
     closed = true;
@@ -170,20 +193,21 @@ bool Collectives::step(Guard &lock)
     busy = true;
     lock.unlock();
     operation->end(operation->act());
-    operation.reset();
     lock.lock();
     busy = false;
-    changed.notify_all();
+    tell(lock, std::move(operation));
     return true;
 }
 
 void Transfers::add(const Pointer &operation)
 {
     tutti_status status = operation->act();
-    if (status == TUTTI_OK)
+    if (status == TUTTI_OK) {
         going.push_back(operation);
-    else
-        operation->end(status);
+        return;
+    }
+    operation->end(status);
+    operation->tell(); /* nobody yet */
 }
 
 bool Transfers::step(Guard &lock)
@@ -197,9 +221,8 @@ bool Transfers::step(Guard &lock)
         going.erase(place);
         lock.unlock();
         operation->end(status);
-        operation.reset();
         lock.lock();
-        changed.notify_all();
+        tell(lock, std::move(operation));
         return true;
     }
     return false;

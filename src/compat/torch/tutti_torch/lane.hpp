@@ -1,6 +1,7 @@
 /* lane.hpp: operations that PyTorch has started, and who carries them out.
  * The idea: whoever waits for an operation works itself, so that a call which is waited for at once
- * costs no change of thread; what nobody waits for yet is worked by a thread of the lane.
+ * costs no change of thread; what nobody waits for yet is worked by a thread of the lane, and by
+ * another while that one is in a callback of the program that starts an operation and waits for it.
  * Collectives are carried out one after the other, in the order in which they were started, which
  * is the same on every rank; sends and receives go on side by side, as programs expect, and so have
  * a communicator of their own.
@@ -41,12 +42,14 @@ class Operation : public c10d::Work
     std::vector<at::Tensor> result() override;
     c10::intrusive_ptr<c10::ivalue::Future> getFuture() override;
 
-    /* For its lane. `end` takes the sentence of an error from this thread's last call. */
+    /* For its lane. `end` takes the sentence of an error from this thread's last call; who waits
+     * for the future is told afterwards, since such a callback may wait for other operations. */
     tutti_status act()
     {
         return action(&request);
     }
     void end(tutti_status status);
+    void tell();
     tutti_request *request = nullptr;
 
   private:
@@ -83,14 +86,16 @@ class Lane
     virtual bool empty() const = 0;
     virtual bool step(std::unique_lock<std::mutex> &lock) = 0;
     virtual void pause(std::unique_lock<std::mutex> &lock, int round) = 0;
+    void tell(std::unique_lock<std::mutex> &lock, Pointer operation); /* that it has ended */
 
     std::mutex mutex;
     std::condition_variable changed;
 
   private:
     void run();
-    void call_thread(); /* with the lock held; makes it, the first time */
-    std::thread thread;
+    void call_thread(); /* with the lock held; makes one where there is none, or none left */
+    std::vector<std::thread> threads;
+    size_t telling = 0; /* of them are in a future's callbacks */
     const pid_t owner;
     bool closing = false, closed = false;
 };
