@@ -7,6 +7,7 @@ Every case computes from all ranks' inputs, which are made of their rank and a s
 must end with, in double or exactly. Says nothing unless something is wrong.
 """
 import os
+import signal
 import sys
 import time
 from datetime import timedelta
@@ -270,6 +271,26 @@ def case_async():
     dist.all_gather_coalesced(lists, inputs)
     for got, each in zip(lists, wanted):
         expect(torch.stack(got), each, "all_gather_coalesced")
+
+
+def case_fork():
+    """A child may end the parent's group, whose threads it has not."""
+    dist.all_reduce(torch.ones(1), async_op=True).wait()
+    child = os.fork()
+    if child == 0:
+        refuses(lambda: dist.all_reduce(torch.ones(1)), "belongs to the parent process")
+        dist.destroy_process_group()
+        os._exit(0)
+    for _ in range(600):
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            break
+        time.sleep(0.1)
+    if not ended:
+        os.kill(child, signal.SIGKILL)
+    assert ended, "the child of a fork hangs where it ends the group"
+    assert status == 0, f"the child of a fork ended with {status}"
+    dist.all_reduce(torch.ones(1))
 
 
 def case_groups():

@@ -83,6 +83,8 @@ Lane::Lane(tutti_comm *comm) : comm(comm), owner(getpid())
 
 void Lane::submit(const Pointer &operation, bool waited)
 {
+    TORCH_CHECK(owner == getpid(), "tutti: this process group belongs to the parent process: a ",
+                "child made by fork must make its own");
     Guard lock(mutex);
     TORCH_CHECK(!closing, "tutti: the process group has been destroyed");
     add(operation);
@@ -144,10 +146,8 @@ void Lane::run()
 
 void Lane::close()
 {
-    if (owner != getpid()) { /* in a fork's child the threads are not there */
-        for (std::thread &thread : threads)
-            thread.detach();
-        threads.clear();
+    if (owner != getpid()) {
+        new std::shared_ptr<Lane>(shared_from_this());
         return;
     }
     {

@@ -63,7 +63,7 @@ class Operation : public c10d::Work
 using Pointer = c10::intrusive_ptr<Operation>;
 
 /* A communicator, which the lane owns, and what is started on it. */
-class Lane
+class Lane : public std::enable_shared_from_this<Lane>
 {
   public:
     explicit Lane(tutti_comm *comm);
@@ -72,7 +72,8 @@ class Lane
     void submit(const Pointer &operation, bool waited);
     /* False when the time is up (zero: never). */
     bool wait(Operation &operation, std::chrono::milliseconds timeout);
-    /* Ends what was started, then the communicator; a second time nothing. */
+    /* Ends what was started, then the communicator; a second time nothing. In a child of fork the
+     * lane is kept for ever: its threads are not there, and yet seem to wait for what would go. */
     void close();
     void abort();
     tutti_status status(); /* what failed the communicator; TUTTI_OK once it is closed */
