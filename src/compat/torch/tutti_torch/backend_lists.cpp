@@ -185,7 +185,7 @@ static Part pairs_together(const Tensors &outputs, const Tensors &inputs, const 
 Answer Backend::allgather_into_tensor_coalesced(Tensors &outputs, Tensors &inputs,
                                                 const c10d::AllgatherOptions &options)
 {
-    return collective(c10d::OpType::ALLGATHER_INTO_TENSOR_COALESCED, !options.asyncOp, outputs,
+    return collective(c10d::OpType::ALLGATHER_COALESCED, !options.asyncOp, outputs,
                       pairs_together(outputs, inputs, [this](auto &output, auto &input) {
                           return allgather_part(output, input);
                       }));
