@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "tests/seats.h"
 #include "tests/testcase.h"
 #include "tests/world_suite.h"
 
@@ -222,8 +223,11 @@ static int meeting_strangers(tutti_comm *world, int rank, int size, void *contex
     enum newcomers newcomers = *(enum newcomers *)context;
     tutti_comm *comm = first_ranks(world, rank, 3), *grown = NULL;
     tutti_unique_id id;
-    int wrong = share_id(world, rank, 1, &id);
+    unsigned seated = seats_taken();
+    int wrong = WORLD_OK(tutti_barrier(world)) + share_id(world, rank, 1, &id);
     tutti_status status = TUTTI_ERR_CONNECT;
+    if (rank == 4 && newcomers == ONE_OF_A_LOW_RANK)
+        seats_await(seated + 3); /* it ends the meeting: who comes later finds nobody */
     double start = world_seconds();
     if (rank < 3)
         status = tutti_comm_grow(comm, 5, rank == 1 ? &id : NULL, &grown);
@@ -252,6 +256,7 @@ static int meeting_strangers(tutti_comm *world, int rank, int size, void *contex
 
 static void test_grow_names_newcomers_that_are_wrong(void)
 {
+    (void)seats_taken(); /* before any fork */
     for (enum newcomers n = 0; n < NEWCOMERS; n++) {
         run(WORLD_THREADS, 5, hurried, meeting_strangers, &n);
         run(WORLD_PROCESSES, 5, hurried, meeting_strangers, &n);
