@@ -406,8 +406,8 @@ struct tutti_registration {
     void *handle[COMM_TRANSPORTS_MAX];
 };
 
-/* Whether a transport has something to do for it, for which the communicator is entered. Others
- * need not wait for what streams hold of it. */
+/* Whether a transport has something to do for it, for which tutti_register enters. Others need not
+ * wait for what streams hold of the communicator. */
 static bool registers(const tutti_comm *comm)
 {
     bool some = false;
@@ -416,12 +416,13 @@ static bool registers(const tutti_comm *comm)
     return some;
 }
 
-/* Of the first `count` transports. Entered. */
-static void deregister_in(tutti_comm *comm, uint32_t count, const tutti_registration *registration)
+/* Of the first `count` transports. */
+static void deregister_in(tutti_comm *comm, uint32_t count, const tutti_registration *registration,
+                          bool inside)
 {
     for (uint32_t i = count; i-- > 0;) {
         if (comm->transport_ops[i]->reg)
-            comm->transport_ops[i]->dereg(comm->transports[i], registration->handle[i]);
+            comm->transport_ops[i]->dereg(comm->transports[i], registration->handle[i], inside);
     }
 }
 
@@ -434,7 +435,7 @@ static tutti_status register_in_all(tutti_comm *comm, void *memory, size_t bytes
         tutti_status status =
             ops->reg ? ops->reg(comm->transports[i], memory, bytes, &made->handle[i]) : TUTTI_OK;
         if (status != TUTTI_OK) {
-            deregister_in(comm, i, made);
+            deregister_in(comm, i, made, true);
             return status;
         }
     }
@@ -473,19 +474,17 @@ tutti_status tutti_deregister(tutti_comm *comm, tutti_registration *registration
     if (!registration)
         return TUTTI_OK;
     tutti_status status = comm_check_query(comm, registration);
-    bool enters = status == TUTTI_OK && registers(comm);
-    if (enters)
-        status = comm_enter_any(comm);
     if (status != TUTTI_OK)
         return status;
-    if (registration->comm != comm) {
-        status = fail(TUTTI_ERR_ARG, "tutti_deregister: made with another communicator");
-    } else {
-        if (enters)
-            deregister_in(comm, comm->transport_count, registration);
-        free(registration);
+    if (registration->comm != comm)
+        return fail(TUTTI_ERR_ARG, "tutti_deregister: made with another communicator");
+    /* In a child of fork they are the parent's still. */
+    if (comm->fork_generation == atomic_load(&comm_forks)) {
+        bool inside = comm_try_look(comm);
+        deregister_in(comm, comm->transport_count, registration, inside);
+        if (inside)
+            comm_leave(comm);
     }
-    if (enters)
-        comm_leave(comm);
-    return status;
+    free(registration);
+    return TUTTI_OK;
 }

@@ -306,6 +306,8 @@ bool comm_seize(tutti_comm *comm);
 bool comm_seize_soon(tutti_comm *comm);
 /* The same for the proxy, which must never wait: false if another is inside, whoever it is. */
 bool comm_try_seize(tutti_comm *comm);
+/* The same for one who only looks, for a moment, for which whoever enters waits. */
+bool comm_try_look(tutti_comm *comm);
 /* The wait of comm_enter for what streams hold of it, which cancel ends too. Enters nothing;
  * cancelled or not is for the caller to see. */
 tutti_status comm_drain(tutti_comm *comm, const int *cancel);

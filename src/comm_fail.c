@@ -394,6 +394,12 @@ bool comm_try_seize(tutti_comm *comm)
     return seize(comm, COMM_SERVING, &inside);
 }
 
+bool comm_try_look(tutti_comm *comm)
+{
+    int inside;
+    return seize(comm, COMM_LOOKING, &inside);
+}
+
 static inline bool seize_soon(tutti_comm *comm, int *inside)
 {
     while (!seize(comm, 1, inside)) {
@@ -447,11 +453,9 @@ void comm_look_for_deaths(tutti_comm *comm)
 void comm_ask(tutti_comm *comm)
 {
     uint64_t now = clock_ns(), before = atomic_load_explicit(&comm->asked_ns, memory_order_relaxed);
-    int nobody = 0;
     if (comm->failed != TUTTI_OK || now - before < ASK_NS ||
         comm->fork_generation != atomic_load(&comm_forks) ||
-        !atomic_compare_exchange_strong(&comm->asked_ns, &before, now) ||
-        !atomic_compare_exchange_strong(&comm->busy, &nobody, COMM_LOOKING))
+        !atomic_compare_exchange_strong(&comm->asked_ns, &before, now) || !comm_try_look(comm))
         return;
     comm_look_for_deaths(comm);
     comm_leave(comm);

@@ -326,6 +326,45 @@ static void test_comm_ends_abort_ends_every_wait(void)
     run(WORLD_PROCESSES, 4, tcp, aborting, NULL);
 }
 
+static void *receive(void *argument)
+{
+    int value;
+    return tutti_recv(&value, 1, TUTTI_INT32, 1, argument) == TUTTI_OK ? argument : NULL;
+}
+
+/* Memory is given back beside a thread that waits inside, as watchdogs do before they abort. */
+static int deregistering(tutti_comm *comm, int rank, int size, void *context)
+{
+    static char memory[4096];
+    tutti_registration *registration;
+    int wrong = WORLD_OK(tutti_register(comm, memory, sizeof memory, &registration));
+    pthread_t helper;
+    void *received = NULL;
+    (void)size, (void)context;
+    if (rank == 0) {
+        if (pthread_create(&helper, NULL, receive, comm) != 0)
+            return wrong + 1;
+        while (atomic_load(&comm->busy) == 0)
+            usleep(100);
+    } else {
+        wrong += world_await(rank, 1);
+        wrong += WORLD_OK(tutti_send(&rank, 1, TUTTI_INT32, 0, comm));
+    }
+    wrong += WORLD_OK(tutti_deregister(comm, registration));
+    if (rank == 0) {
+        world_tell();
+        pthread_join(helper, &received);
+        wrong += world_check(rank, received != NULL, "not received");
+    }
+    return wrong;
+}
+
+static void test_comm_ends_deregister_is_in_nobodys_way(void)
+{
+    static const char *const fault[] = {"TUTTI_TRANSPORTS=tcp", "TUTTI_FAULT=seed:1", NULL};
+    run(WORLD_PROCESSES, 2, fault, deregistering, NULL);
+}
+
 /* An abort before anyone has a link to anyone: the others learn of it while that rank still holds
  * its communicator. */
 static int abort_first(tutti_comm *comm, int rank, int size, void *context)
@@ -399,6 +438,7 @@ int main(int argc, char **argv)
          test_comm_ends_a_thread_that_asks_is_in_nobodys_way},
         {"bounds_every_wait", test_comm_ends_bounds_every_wait},
         {"abort_ends_every_wait", test_comm_ends_abort_ends_every_wait},
+        {"deregister_is_in_nobodys_way", test_comm_ends_deregister_is_in_nobodys_way},
         {"abort_before_the_first_operation", test_comm_ends_abort_before_the_first_operation},
         {"survives_a_fork", test_comm_ends_survives_a_fork},
     };

@@ -1,5 +1,5 @@
 /* test_paths.c: the paths of a link, over stand-ins for queue pairs: what is posted is written
- * down. What a failed path carried goes over another one. */
+ * down. What a failed path carried goes over another one. And registered memory. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -444,6 +444,73 @@ static void test_resend_follows_when_a_path_comes_up(void)
     free_rig(rig);
 }
 
+/* ---- memory -----------------------------------------------------------------------------------
+ */
+
+static int pinned; /* registrations of the device */
+
+static struct ibv_mr *pin(struct ibv_pd *pd, void *data, size_t len, int access)
+{
+    static struct ibv_mr mr;
+    (void)pd, (void)data, (void)len, (void)access;
+    pinned++;
+    return &mr;
+}
+
+static int unpin(struct ibv_mr *mr)
+{
+    (void)mr;
+    pinned--;
+    return 0;
+}
+
+static struct rig *make_pinning_rig(void)
+{
+    struct rig *rig = make_rig();
+    rig->verbs.rail_count = 1;
+    rig->verbs.rails[0].verbs = &rig->verbs;
+    rig->library.ibv.reg_mr = pin;
+    rig->library.ibv.dereg_mr = unpin;
+    pinned = 0;
+    return rig;
+}
+
+/* Its address may be that of other memory by now. */
+static void test_memory_that_is_forgotten_is_found_no_more(void)
+{
+    static char data[4096];
+    struct rig *rig = make_pinning_rig();
+    struct verbs_region *made, *used;
+    CU_ASSERT_EQUAL(memory_add(&rig->verbs, data, sizeof data, &made), TUTTI_OK);
+    CU_ASSERT_EQUAL(pinned, VERBS_ACCESSES);
+    memory_forget(&rig->verbs, made);
+    CU_ASSERT_EQUAL(pinned, VERBS_ACCESSES);
+    CU_ASSERT_EQUAL(memory_use(&rig->verbs, data, 64, VERBS_ACCESS_SEND, &used), TUTTI_OK);
+    CU_ASSERT_EQUAL(used->kind, VERBS_REGION_ONCE);
+    CU_ASSERT_EQUAL(pinned, 1);
+    memory_release(&rig->verbs, used);
+    CU_ASSERT_EQUAL(pinned, 0);
+    CU_ASSERT_PTR_NULL(rig->verbs.regions);
+    free_rig(rig);
+}
+
+static void test_memory_that_is_forgotten_in_use_goes_with_the_last(void)
+{
+    static char data[4096];
+    struct rig *rig = make_pinning_rig();
+    struct verbs_region *made, *used;
+    CU_ASSERT_EQUAL(memory_add(&rig->verbs, data, sizeof data, &made), TUTTI_OK);
+    CU_ASSERT_EQUAL(memory_use(&rig->verbs, data, 64, VERBS_ACCESS_SEND, &used), TUTTI_OK);
+    CU_ASSERT_PTR_EQUAL(used, made);
+    memory_forget(&rig->verbs, made);
+    memory_sweep(&rig->verbs);
+    CU_ASSERT_EQUAL(pinned, VERBS_ACCESSES);
+    memory_release(&rig->verbs, used);
+    CU_ASSERT_EQUAL(pinned, 0);
+    CU_ASSERT_PTR_NULL(rig->verbs.regions);
+    free_rig(rig);
+}
+
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
@@ -458,6 +525,8 @@ int main(int argc, char **argv)
         TEST(resend_is_not_over_while_its_heir_fails),
         TEST(resend_tells_again_what_was_taken),
         TEST(resend_follows_when_a_path_comes_up),
+        TEST(memory_that_is_forgotten_is_found_no_more),
+        TEST(memory_that_is_forgotten_in_use_goes_with_the_last),
     };
     return suite_run("paths", tests, sizeof tests / sizeof *tests, argc, argv);
 }

@@ -483,11 +483,11 @@ static tutti_status fault_reg(struct transport *transport, void *memory, size_t 
                                   : TUTTI_OK;
 }
 
-static void fault_dereg(struct transport *transport, void *handle)
+static void fault_dereg(struct transport *transport, void *handle, bool inside)
 {
     struct fault *fault = fault_of(transport);
     if (fault->inner->ops->dereg)
-        fault->inner->ops->dereg(fault->inner, handle);
+        fault->inner->ops->dereg(fault->inner, handle, inside);
 }
 
 static bool fault_takes(struct transport *transport, uint32_t peer, const void *memory, size_t len)

@@ -5,7 +5,8 @@
  *
  *   LIBRARY    an allocation of mem_alloc: registered whole, once, until it is freed; mem's
  *              generation counter tells when to look, the allocation's id whether it is still there
- *   EXPLICIT   what the user registered: until he deregisters it, by his promise
+ *   EXPLICIT   what the user registered: until he deregisters it, by his promise; he may do that
+ *              from any thread, which then marks it only
  *   ONCE       anything else: exactly the bytes of one transfer, while it is open (shared by
  *              transfers of the same bytes that are open together)
  *
@@ -143,19 +144,22 @@ static tutti_status pin(struct verbs *verbs, struct verbs_region *region, enum v
     return TUTTI_OK;
 }
 
-/* Library allocations that are gone need their registrations no more. */
-static void sweep(struct verbs *verbs)
+/* Library allocations that are gone need their registrations no more, nor does what was forgotten.
+ */
+void memory_sweep(struct verbs *verbs)
 {
     struct verbs_region *next;
+    if (verbs->memory_generation == mem_generation() && !atomic_load(&verbs->memory_forgotten))
+        return;
+    atomic_store(&verbs->memory_forgotten, false);
     verbs->memory_generation = mem_generation();
     for (struct verbs_region *region = verbs->regions; region; region = next) {
         struct mem_export found;
         next = region->next;
-        if (region->kind != VERBS_REGION_LIBRARY ||
-            (mem_find((void *)region->begin, 1, &found) && found.id == region->id))
-            continue;
-        region->stale = true;
-        if (region->uses == 0)
+        if (region->kind == VERBS_REGION_LIBRARY &&
+            !(mem_find((void *)region->begin, 1, &found) && found.id == region->id))
+            region->stale = true;
+        if (region->stale && region->uses == 0)
             release(verbs, region);
     }
 }
@@ -193,8 +197,7 @@ static tutti_status find_or_add(struct verbs *verbs, const void *data, size_t le
 {
     struct mem_export found;
     uintptr_t begin = (uintptr_t)data;
-    if (verbs->memory_generation != mem_generation())
-        sweep(verbs);
+    memory_sweep(verbs);
     *region = find(verbs, begin, begin + len, access);
     if (*region)
         return TUTTI_OK;
@@ -238,6 +241,7 @@ tutti_status memory_add(struct verbs *verbs, void *data, size_t len, struct verb
     *region = NULL;
     if (len == 0)
         return TUTTI_OK;
+    memory_sweep(verbs);
     tutti_status status = memory_note(verbs, VERBS_REGION_EXPLICIT, data, len, 0, &made);
     if (status != TUTTI_OK)
         return status;
@@ -258,6 +262,14 @@ void memory_remove(struct verbs *verbs, struct verbs_region *region)
     region->stale = true;
     if (region->uses == 0)
         release(verbs, region);
+}
+
+void memory_forget(struct verbs *verbs, struct verbs_region *region)
+{
+    if (!region)
+        return;
+    region->stale = true; /* from now on the one inside may free it */
+    verbs->memory_forgotten = true;
 }
 
 void memory_free_all(struct verbs *verbs)

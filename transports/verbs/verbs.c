@@ -292,6 +292,7 @@ static void verbs_cancel(struct transport *transport, bool leave)
         relayed = relayed || link->relay;
         link_cancel(link);
     }
+    memory_sweep(verbs);
     verbs->done = NULL;
     verbs->done_tail = &verbs->done;
     if (leave)
@@ -423,8 +424,10 @@ static struct xfer *verbs_poll(struct transport *transport)
     verbs->polling = false;
     if (verbs->software && verbs->all)
         let_device_work(verbs, moved);
-    if (quiet_is_over(verbs))
+    if (quiet_is_over(verbs)) {
+        memory_sweep(verbs);
         link_service(verbs);
+    }
     for (struct verbs_link *link = verbs->all; link; link = link->next) {
         if (!link->work || link->state != VERBS_LINK_UP)
             continue;
@@ -551,9 +554,12 @@ static tutti_status verbs_reg(struct transport *transport, void *memory, size_t 
     return status;
 }
 
-static void verbs_dereg(struct transport *transport, void *handle)
+static void verbs_dereg(struct transport *transport, void *handle, bool inside)
 {
-    memory_remove(verbs_of(transport), handle);
+    if (inside)
+        memory_remove(verbs_of(transport), handle);
+    else
+        memory_forget(verbs_of(transport), handle);
 }
 
 static bool verbs_takes(struct transport *transport, uint32_t peer, const void *memory, size_t len)

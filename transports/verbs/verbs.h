@@ -29,6 +29,8 @@
 #ifndef TRANSPORTS_VERBS_VERBS_H
 #define TRANSPORTS_VERBS_VERBS_H
 
+#include <stdatomic.h>
+
 #include "transports/verbs/flow.h"
 #include "transports/verbs/library.h"
 #include "transports/verbs/ring.h"
@@ -80,7 +82,7 @@ struct verbs_region {
     uint64_t id; /* LIBRARY, DEVICE: of the allocation */
     uintptr_t begin, end;
     uint32_t uses;
-    bool stale; /* to be released after the last use */
+    atomic_bool stale; /* found no more; to be released after the last use */
     struct ibv_mr *mr[CHOOSE_RAILS_MAX][VERBS_ACCESSES];
 };
 
@@ -233,7 +235,8 @@ struct verbs {
     struct verbs_region *regions;
     uint32_t region_count;
     uint64_t memory_generation;
-    bool short_told; /* that memory cannot be locked */
+    atomic_bool memory_forgotten; /* a region is stale that was not looked at since */
+    bool short_told;              /* that memory cannot be locked */
     unsigned gpu_told;
     uint8_t *staging; /* a piece of GPU memory on its way into a slot; made when needed */
     struct xfer *done, **done_tail;
@@ -273,6 +276,10 @@ tutti_status memory_use(struct verbs *verbs, const void *data, size_t len, enum 
 void memory_release(struct verbs *verbs, struct verbs_region *region);
 tutti_status memory_add(struct verbs *verbs, void *data, size_t len, struct verbs_region **region);
 void memory_remove(struct verbs *verbs, struct verbs_region *region);
+/* The same for a thread that is not inside: memory_sweep releases it. */
+void memory_forget(struct verbs *verbs, struct verbs_region *region);
+/* Releases what is gone and not in use; cheap when nothing is. */
+void memory_sweep(struct verbs *verbs);
 void memory_free_all(struct verbs *verbs);
 /* A region with nothing registered yet. */
 tutti_status memory_note(struct verbs *verbs, enum verbs_region_kind kind, const void *data,
