@@ -82,6 +82,14 @@ nccl_dir() { # where pkg-config says, there it is
         [ -f "$work/root$(PKG_CONFIG_SYSROOT_DIR= pkg-config --variable=nccldir tutti)/libnccl.so.2" ]
 }
 try "pkg-config knows where the NCCL face is" nccl_dir
+inside() { # the README's program against the build directory, which is not installed
+    local flags
+    flags=$(PKG_CONFIG_PATH=$build/meson-uninstalled PKG_CONFIG_SYSROOT_DIR= flags) || return 1
+    # shellcheck disable=SC2086
+    cc "$work/hello.c" $flags -o "$work/hello-inside" &&
+        [ "$(LD_LIBRARY_PATH=$build "$work/hello-inside")" = "1 ranks" ]
+}
+try "the README's program, from the build directory" inside
 try "four ranks by hand" four_ranks "$work/hello"
 try "four ranks by hand, C++" four_ranks "$work/hello++"
 try "four ranks by hand, static" four_ranks "$work/hello-static"
