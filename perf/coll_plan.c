@@ -12,6 +12,7 @@
 #include "algorithms/costs.h"
 #include "algorithms/verify_grid.h"
 #include "base/clock.h"
+#include "base/settings.h"
 
 #define RANKS_MAX      256 /* rank counts that one command may name */
 #define COLUMNS_MAX    16  /* algorithms of one collective */
@@ -63,23 +64,10 @@ static const char usage[] =
 /* ---- options ----------------------------------------------------------------------------------
  */
 
-static bool parse_bytes(const char *text, uint64_t *out)
-{
-    char *end;
-    uint64_t value = strtoull(text, &end, 0);
-    if (end == text || *text == '-')
-        return false;
-    const char *suffix = "KMG", *found = *end ? strchr(suffix, *end & ~0x20) : NULL;
-    if (*end && (!found || end[1] || value > UINT64_MAX >> 40))
-        return false;
-    *out = found ? value << 10 * (found - suffix + 1) : value;
-    return true;
-}
-
 static bool parse_number(const char *text, uint64_t least, uint64_t most, uint32_t *out)
 {
     uint64_t value;
-    if (!parse_bytes(text, &value) || value < least || value > most)
+    if (!settings_number(text, &value) || value < least || value > most)
         return false;
     *out = (uint32_t)value;
     return true;
@@ -217,23 +205,23 @@ static bool parse_one(int option, const char *text, struct options *o)
     case OPT_NODES:
         return parse_nodes(text, o);
     case OPT_EFFORT:
-        return parse_bytes(text, &o->effort) && o->effort > 0;
+        return settings_number(text, &o->effort) && o->effort > 0;
     case OPT_FULL:
         return o->full = true;
     case OPT_SEED:
-        return parse_bytes(text, &o->seed);
+        return settings_number(text, &o->seed);
     case OPT_RANK:
         return parse_number(text, 0, 65535, &o->rank);
     case OPT_ROOT:
         return parse_number(text, 0, 65535, &o->root);
     case OPT_COUNT:
-        return parse_bytes(text, &o->count) && o->count < (uint64_t)1 << 36;
+        return settings_number(text, &o->count) && o->count < (uint64_t)1 << 36;
     case OPT_ELEM:
         return parse_number(text, 1, 8, &o->elem_size);
     case OPT_IN_PLACE:
         return o->in_place = true;
     case OPT_CHUNK:
-        return parse_bytes(text, &o->knobs.chunk_bytes) && o->knobs.chunk_bytes > 0;
+        return settings_number(text, &o->knobs.chunk_bytes) && o->knobs.chunk_bytes > 0;
     case OPT_LANES:
         return parse_number(text, 1, LANES_MAX, &o->knobs.lanes);
     case OPT_NODE_US:
@@ -246,11 +234,11 @@ static bool parse_one(int option, const char *text, struct options *o)
         return parse_gbps(text, &o->model[LEVEL_NET].us_per_byte) &&
                parse_gbps(text, &o->model[LEVEL_NET].host_us_per_byte);
     case 'b':
-        return parse_bytes(text, &o->begin) && o->begin > 0;
+        return settings_number(text, &o->begin) && o->begin > 0;
     case 'e':
-        return parse_bytes(text, &o->end) && o->end <= (uint64_t)1 << 36;
+        return settings_number(text, &o->end) && o->end <= (uint64_t)1 << 36;
     case 'f':
-        return parse_bytes(text, &o->factor) && o->factor > 1;
+        return settings_number(text, &o->factor) && o->factor > 1;
     default:
         return false;
     }

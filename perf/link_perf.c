@@ -39,8 +39,7 @@ enum {
 
 struct job {
     const struct transport_ops *ops;
-    uint64_t min_bytes, max_bytes, factor;
-    unsigned window;
+    uint64_t min_bytes, max_bytes, factor, window;
     bool ordinary;        /* malloc, not tutti_mem_alloc */
     bool sleeps;          /* waits for events instead of polling */
     const char *hosts[2]; /* network namespaces of the two ends; NULL: where we are */
@@ -414,7 +413,7 @@ static const char help[] =
     "usage: link_perf [-b BYTES] [-e BYTES] [-f FACTOR] [-w N] [-m] [-s] [-N A,B] [TRANSPORT...]\n"
     "\n"
     "Latency and bandwidth of each transport between two ranks of this machine.\n"
-    "  -b BYTES   first size (1)          -e BYTES   last size (16777216)\n"
+    "  -b BYTES   first size (1)          -e BYTES   last size (16M)\n"
     "  -f FACTOR  from size to size (4)   -m         ordinary memory, not tutti_mem_alloc\n"
     "  -w N       transfers in flight of the stream, at most 64 (16)\n"
     "  -s         sleep until an event comes instead of polling\n"
@@ -439,21 +438,20 @@ static bool read_options(int argc, char **argv, struct job *job)
 {
     int letter;
     while ((letter = getopt(argc, argv, "b:e:f:w:msN:h")) != -1) {
-        if (letter == 'b')
-            job->min_bytes = strtoull(optarg, NULL, 0);
-        else if (letter == 'e')
-            job->max_bytes = strtoull(optarg, NULL, 0);
-        else if (letter == 'f')
-            job->factor = strtoull(optarg, NULL, 0);
-        else if (letter == 'w')
-            job->window = (unsigned)strtoul(optarg, NULL, 0);
-        else if (letter == 'm')
+        uint64_t *number = letter == 'b'   ? &job->min_bytes
+                           : letter == 'e' ? &job->max_bytes
+                           : letter == 'f' ? &job->factor
+                           : letter == 'w' ? &job->window
+                                           : NULL;
+        if (number && !settings_number(optarg, number))
+            return fprintf(stderr, "link_perf: -%c wants a number (K, M, G allowed), not \"%s\"\n",
+                           letter, optarg),
+                   false;
+        if (letter == 'm')
             job->ordinary = true;
         else if (letter == 's')
             job->sleeps = true;
-        else if (letter == 'N' && read_hosts(optarg, job->hosts))
-            continue;
-        else
+        else if (!number && !(letter == 'N' && read_hosts(optarg, job->hosts)))
             return fputs(help, stderr), false;
     }
     if (job->min_bytes == 0 || job->max_bytes < job->min_bytes || job->factor < 2)
@@ -471,7 +469,7 @@ static bool read_options(int argc, char **argv, struct job *job)
 int main(int argc, char **argv)
 {
     struct job job = {.min_bytes = 1, .max_bytes = 16u << 20, .factor = 4, .window = WINDOW};
-    if (argc == 2 && strcmp(argv[1], "-h") == 0)
+    if (argc == 2 && (strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "--help") == 0))
         return fputs(help, stdout), 0;
     if (!read_options(argc, argv, &job))
         return 2;

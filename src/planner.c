@@ -409,7 +409,7 @@ static void append_reason(struct text *text, const struct shape *shape,
     if (lead[most] <= 0)
         append(text, "as cheap as %s, and earlier in the table\n", other);
     else if (most == 0)
-        append(text, "less latency (%.0f rounds; %s has %.0f)\n", rounds_of(&a), other,
+        append(text, "less latency (rounds: %.0f; %s has %.0f)\n", rounds_of(&a), other,
                rounds_of(&b));
     else if (most == 4)
         append(text, "fewer messages from one rank (%.0f; %s has %.0f)\n", messages_of(&a), other,

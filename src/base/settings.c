@@ -129,6 +129,12 @@ static bool parse_number(const char *text, uint64_t *number, bool *overflow)
     return true;
 }
 
+bool settings_number(const char *text, uint64_t *number)
+{
+    bool overflow;
+    return parse_number(text, number, &overflow) && !overflow;
+}
+
 static tutti_status set_u64(void *value, const struct row *row, const char *text)
 {
     uint64_t number;

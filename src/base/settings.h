@@ -126,6 +126,9 @@ tutti_status settings_port_range(const struct settings *settings, unsigned *low,
 tutti_status settings_set(struct settings *settings, const char *name, const char *text);
 /* See tutti_setting_default. */
 tutti_status settings_put_default(const char *name, const char *text);
+/* Digits, then at most one of K, M and G (powers of 1,024); false: not such a number, or none of 64
+ * bits. For options too. */
+bool settings_number(const char *text, uint64_t *number);
 /* Whether the pattern (len bytes) is the name, or with a * at its end begins it. */
 bool settings_pattern(const char *pattern, size_t len, const char *name);
 /* See tutti_settings_print. */

@@ -122,7 +122,9 @@ ends_well "the run is terminated: nothing is left" TERM parent "stopped by signa
 ends_well "the parent is killed: nothing is left" KILL parent -
 
 if [ -x "$build/perf/link_perf" ]; then
-    run "link_perf" 0 "alpha" "$build/perf/link_perf" -e 65536 -f 16
+    run "link_perf" 0 " 65536 " "$build/perf/link_perf" -e 64K -f 16
+    run "link_perf refuses what is no size" 2 "-e wants a number (K, M, G allowed), not \"64X\"" \
+        "$build/perf/link_perf" -e 64X
 fi
 echo "suite coll_perf: $passed passed, $failed failed, $skipped skipped"
 [ $failed -eq 0 ]
