@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "base/check.h"
+#include "base/lock.h"
 #include "src/comm.h"
 #include "src/stream.h"
 
@@ -12,15 +13,13 @@
 
 atomic_uint comm_forks;
 static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
-static pthread_mutex_t handles_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct lock handles_lock = LOCK_INIT;
 static tutti_comm *handles[HANDLES_KEPT];
 static unsigned handles_next, handles_alive;
 
 static void child_of_fork(void)
 {
     atomic_fetch_add(&comm_forks, 1);
-    /* Its holder, if any, is a thread the child does not have. */
-    pthread_mutex_init(&handles_lock, NULL);
 }
 
 static void watch_forks(void)
@@ -31,23 +30,23 @@ static void watch_forks(void)
 static tutti_comm *handle_new(void)
 {
     tutti_comm *comm = calloc(1, sizeof(tutti_comm));
-    pthread_mutex_lock(&handles_lock);
+    lock_take(&handles_lock);
     handles_alive += comm != NULL;
-    pthread_mutex_unlock(&handles_lock);
+    lock_leave(&handles_lock);
     return comm;
 }
 
 static void handle_retire(tutti_comm *comm)
 {
     comm->magic = 0;
-    pthread_mutex_lock(&handles_lock);
+    lock_take(&handles_lock);
     tutti_comm *oldest = handles[handles_next];
     handles[handles_next] = comm;
     handles_next = (handles_next + 1) % HANDLES_KEPT;
     /* Without a communicator no stream waits for the library, and none is made meanwhile. */
     if (--handles_alive == 0 && comm->fork_generation == atomic_load(&comm_forks))
         mem_detach_dropped();
-    pthread_mutex_unlock(&handles_lock);
+    lock_leave(&handles_lock);
     free(oldest);
 }
 

@@ -30,6 +30,7 @@ struct probe_cache {
     uint64_t process_id;
 };
 static struct probe_cache cache = {.lock = LOCK_INIT};
+
 /* FNV-1a: short, and stable between builds, which an identity that travels must be. */
 static uint64_t hash_bytes(uint64_t hash, const void *data, size_t len)
 {
