@@ -14,7 +14,7 @@ static atomic_uint *taken; /* in memory that processes share */
 __attribute__((visibility("default"))) int epoll_ctl(int epoll, int operation, int fd,
                                                      struct epoll_event *event)
 {
-    if (taken && operation == EPOLL_CTL_MOD && event->events & EPOLLRDHUP)
+    if (taken && operation == EPOLL_CTL_MOD && event->events == (EPOLLIN | EPOLLRDHUP))
         atomic_fetch_add(taken, 1);
     return (int)syscall(SYS_epoll_ctl, epoll, operation, fd, event);
 }

@@ -278,6 +278,7 @@ struct quitter {
     tutti_comm *parent;
     enum end end;
     int rank;
+    unsigned seats;
     int cancel;
     double at;
 };
@@ -286,7 +287,7 @@ static void *quit(void *argument)
 {
     struct quitter *quitter = argument;
     (void)world_await(quitter->rank, 3); /* who waits for ever shows */
-    usleep(300000 * WORLD_SLOW);         /* until they have agreed */
+    seats_await(quitter->seats);         /* they have agreed by then */
     quitter->at = world_seconds();
     if (quitter->end == BY_PARENT)
         tutti_comm_abort(quitter->parent);
@@ -306,7 +307,8 @@ static int giving_up(tutti_comm *world, int rank, int size, void *context)
     tutti_unique_id id, *given = rank == scene->giver ? &id : NULL;
     pthread_t thread;
     char name[32];
-    int wrong = share_id(world, rank, scene->giver, &id);
+    quitter.seats = seats_taken() + 3; /* of the first ranks but the giver, and of rank 4 */
+    int wrong = WORLD_OK(tutti_barrier(world)) + share_id(world, rank, scene->giver, &id);
     snprintf(name, sizeof name, "rank %d ", scene->quitter);
     if (quits && scene->end == BY_WORD_BEFORE)
         quitter.cancel = 1;
@@ -345,6 +347,7 @@ static int giving_up(tutti_comm *world, int rank, int size, void *context)
 
 static void test_grow_is_given_up(void)
 {
+    (void)seats_taken(); /* before any fork */
     for (int i = 0; i < ENDS * 9; i++) {
         struct scene scene = {.end = (enum end)(i / 9), .quitter = i % 3, .giver = i / 3 % 3};
         struct world world = world_over(i, 5);
