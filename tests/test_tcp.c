@@ -97,28 +97,32 @@ static void exhaust_descriptors(struct links_rank *rank, struct rlimit *before)
 
 #define MUTE 20 /* strangers that say nothing */
 
-static void call_mutely(struct links_rank *rank, uint32_t peer, int fds[MUTE])
+/* Calls the peer as so many strangers, then exchanges a word with it as its peer. */
+static void crowd(struct links_rank *rank)
 {
+    int fds[MUTE];
+    uint32_t word = rank->rank;
     struct sock_address address;
-    links_expect(rank, tcp_entry(rank, peer, &address));
+    struct xfer xfer = links_xfer(1 - rank->rank, &word, 4);
+    links_expect(rank, tcp_entry(rank, 1 - rank->rank, &address));
     for (int i = 0; i < MUTE; i++)
         links_expect(rank, sock_connect_start(&address, &fds[i]) == TUTTI_OK);
+    links_meet(rank, 1, 2);
+    links_connect_all(rank);
+    tutti_status status = rank->rank == 0 ? links_send(rank, &xfer) : links_recv(rank, &xfer);
+    links_expect(rank, status == TUTTI_OK && word == 0);
+    links_meet(rank, 2, 2);
+    for (int i = 0; i < MUTE; i++)
+        owned_close(fds[i]);
 }
 
 /* Rank 0 has no descriptors left but those of strangers that say nothing. */
 static void crowded_out(struct links_rank *rank)
 {
-    int fds[MUTE];
     uint32_t word = rank->rank;
     struct xfer xfer = links_xfer(1 - rank->rank, &word, 4);
     if (rank->rank == 1) {
-        call_mutely(rank, 0, fds);
-        links_meet(rank, 1, 2);
-        links_connect_all(rank);
-        links_expect(rank, links_recv(rank, &xfer) == TUTTI_OK && word == 0);
-        links_meet(rank, 2, 2);
-        for (int i = 0; i < MUTE; i++)
-            owned_close(fds[i]);
+        crowd(rank);
         return;
     }
     const struct tcp *tcp = (const struct tcp *)rank->transport;
@@ -144,17 +148,10 @@ static void test_tcp_dials_before_it_hears_strangers(void)
 /* Rank 1 has none left either when rank 0, for whose end it watches, dials it at last. */
 static void crowded_in(struct links_rank *rank)
 {
-    int fds[MUTE];
     uint32_t word = rank->rank;
     struct xfer xfer = links_xfer(1 - rank->rank, &word, 4);
     if (rank->rank == 0) {
-        call_mutely(rank, 1, fds);
-        links_meet(rank, 1, 2);
-        links_connect_all(rank);
-        links_expect(rank, links_send(rank, &xfer) == TUTTI_OK);
-        links_meet(rank, 2, 2);
-        for (int i = 0; i < MUTE; i++)
-            owned_close(fds[i]);
+        crowd(rank);
         return;
     }
     links_connect_all(rank);
@@ -460,15 +457,16 @@ static void test_tcp_sleeps_while_half_is_there(void)
 /* How many connections wait in the accept queues of this rank; takes them out. */
 static int waiting_connections(const struct links_rank *rank)
 {
+    enum { MOST = 64 };
     const struct tcp *tcp = (const struct tcp *)rank->transport;
-    int count = 0;
+    int fds[MOST], count = 0;
     for (uint32_t i = 0; i < tcp->listener_count; i++) {
-        int fd = -1;
-        while (sock_accept(tcp->listeners[i].fd, &fd, NULL) == TUTTI_OK && fd >= 0) {
-            owned_close(fd);
+        while (count < MOST && sock_accept(tcp->listeners[i].fd, &fds[count], NULL) == TUTTI_OK &&
+               fds[count] >= 0)
             count++;
-        }
     }
+    for (int i = 0; i < count; i++) /* who is closed dials anew: not before all are counted */
+        owned_close(fds[i]);
     return count;
 }
 
