@@ -196,6 +196,9 @@ static int refusing(tutti_comm *world, int rank, int size, void *context)
         wrong += world_check(rank, world_seconds() - start < PROMPT_S * WORLD_SLOW, "took %.2f s",
                              world_seconds() - start);
         wrong += works(comm, rank, 3);
+    }
+    wrong += WORLD_OK(tutti_barrier(world)); /* no rank is in comm */
+    if (rank < 3) {
         wrong += WORLD_OK(tutti_comm_revoke(comm));
         wrong += WORLD_TAKEN(tutti_comm_grow(comm, 4, NULL, &grown), TUTTI_ERR_ABORTED);
         wrong += world_says(rank, "grow: a communicator that works is expected; shrink this one "
