@@ -159,6 +159,9 @@ static int misusing(tutti_comm *native, int rank, int size, void *context)
         wrong += TAKEN(grow(comm, size, rank, 0, &id, &grown, NULL), ncclInvalidArgument);
         wrong += nccl_world_says(rank, "this unique id is used up");
         wrong += works(comm, rank, FEW);
+    }
+    wrong += tutti_barrier(native) != TUTTI_OK; /* no rank is in comm */
+    if (rank < FEW) {
         wrong += OK(ncclCommRevoke(comm, NCCL_REVOKE_DEFAULT));
         wrong += TAKEN(grow(comm, size, rank, 0, &id, &grown, NULL), ncclInvalidUsage);
         wrong += nccl_world_says(rank, "a communicator that works is expected; shrink this one");
