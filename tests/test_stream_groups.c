@@ -537,7 +537,8 @@ static int gather_apart(tutti_comm *comm, int rank, int size, void *context)
 static void test_stream_groups_gather_many_blocks_that_lie_apart(void)
 {
     static const char *const settings[] = {"TUTTI_CUDA_DIRECT=0", NULL};
-    struct world world = {.kind = WORLD_THREADS, .size = 1030, .settings = settings};
+    struct world world = {
+        .kind = WORLD_THREADS, .size = 1030, .settings = settings, .limit_s = 200};
     if (getenv("TUTTI_TEST_FAST"))
         suite_skip("a thousand ranks are left to the full run");
     else
