@@ -79,13 +79,13 @@ void comm_free(tutti_comm *comm)
 {
     bool forked = comm->fork_generation != atomic_load(&comm_forks);
     exec_cache_free(comm);
-    /* After a failure the device may still work in the queue and in the scratch. */
+    /* After a failure devices may still work in the scratch. */
     if (comm->failed != TUTTI_OK)
         comm->device_scratch = comm->bounce = NULL;
     for (uint32_t i = 0; i < comm->transport_count && !forked; i++)
         comm->transport_ops[i]->close(comm->transports[i]);
     exec_scratch_free(comm);
-    if (comm->queue && comm->failed == TUTTI_OK)
+    if (comm->queue)
         mem_queue_give(comm->queue);
     if (comm->scaled)
         must(mem_free(comm->scaled) == TUTTI_OK);

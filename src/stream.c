@@ -59,10 +59,8 @@ void unit_free(struct unit *unit)
 /* A device may still work in the blocks, a stream touch the words: they are left out of use. */
 void unit_abandon(struct unit *unit)
 {
-    for (size_t i = 0; i < unit->call_count; i++) {
+    for (size_t i = 0; i < unit->call_count; i++)
         unit->calls[i].stage.block = NULL;
-        unit->calls[i].owns_queue = false;
-    }
     if (unit->slots && !mem_slots_passed(unit->slots))
         unit->slots = NULL;
     for (size_t i = 0; i < unit->stream_count; i++)

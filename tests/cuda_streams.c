@@ -1,8 +1,9 @@
-/* cuda_streams.c: the program's streams, captures, and memory of peers; part of test_cuda. */
+/* cuda_streams.c: the program's streams, captures, memory of peers, and queues that are given
+ * back; part of test_cuda. */
 #include <sched.h>
 #include <sys/socket.h>
 
-#include "mem/mem_cuda.h"
+#include "mem/mem_cuda_queue.h"
 #include "tests/cuda_suite.h"
 
 /* ---- streams -------------------------------------------------------------------------------- */
@@ -527,4 +528,40 @@ void test_cuda_copies_for_transports(void)
     free(content);
     free(back);
     gpu_free(memory);
+}
+
+/* What is given back with work under way is nobody's before that is over, and then as good as any:
+ * what no stream was given is dropped. */
+void test_cuda_queues_are_kept_when_their_work_is_over(void)
+{
+    enum { PIECES = 2 * QUEUE_AHEAD, LEN = 50 };
+    struct mem_words *gate = take_words();
+    struct buffer bytes = make_buffer(DEVICE, (PIECES + 1) * LEN);
+    struct mem_queue *queue = take_queue();
+    struct mem_stream stream = {.device = device, .handle = queue->stream};
+    unsigned char before[(PIECES + 1) * LEN], after[(PIECES + 1) * LEN];
+    uint64_t ticket = 0;
+    fill(before, sizeof before);
+    upload(bytes.at, before, sizeof before);
+    answer(gate, 0, 0);
+    CU_ASSERT_EQUAL(mem_stream_wait(&stream, gate, 0, 1), TUTTI_OK);
+    for (int i = 0; i < PIECES; i++)
+        CU_ASSERT_EQUAL(mem_queue_copy(queue, bytes.at, bytes.at + LEN, LEN, &ticket), TUTTI_OK);
+    mem_queue_give(queue);
+    struct mem_queue *other = take_queue();
+    CU_ASSERT_PTR_NOT_EQUAL(other, queue);
+    answer(gate, 0, 1);
+    CU_ASSERT_EQUAL(gpu->context_synchronize(), CUDA_DRIVER_OK);
+    CU_ASSERT_PTR_EQUAL(take_queue(), queue);
+    for (size_t i = 0; i < PIECES; i++)
+        CU_ASSERT_EQUAL(
+            mem_queue_copy(queue, bytes.at + i * LEN, bytes.at + (i + 1) * LEN, LEN, &ticket),
+            TUTTI_OK);
+    await(queue, ticket);
+    download(after, bytes.at, sizeof after);
+    CU_ASSERT_EQUAL(memcmp(after, before + LEN, PIECES * LEN), 0);
+    mem_queue_give(queue);
+    mem_queue_give(other);
+    mem_words_give(device, gate);
+    drop_buffer(bytes);
 }

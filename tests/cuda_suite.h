@@ -40,6 +40,7 @@ void test_cuda_work_gets_past_streams_that_wait(void);
 void test_cuda_work_keeps_its_order_past_streams_that_wait(void);
 void test_cuda_copies_of_any_memory_get_past_streams_that_wait(void);
 void test_cuda_work_is_given_ahead(void);
+void test_cuda_queues_are_kept_when_their_work_is_over(void);
 void test_cuda_memory_that_may_become_zero_is_kept(void);
 void test_cuda_slots_do_work_in_their_stream(void);
 void test_cuda_slots_are_replayed(void);

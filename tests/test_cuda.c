@@ -538,6 +538,7 @@ int main(int argc, char **argv)
         TEST(cuda_work_keeps_its_order_past_streams_that_wait),
         TEST(cuda_copies_of_any_memory_get_past_streams_that_wait),
         TEST(cuda_work_is_given_ahead),
+        TEST(cuda_queues_are_kept_when_their_work_is_over),
         TEST(cuda_memory_that_may_become_zero_is_kept),
         TEST(cuda_slots_do_work_in_their_stream),
         TEST(cuda_slots_are_replayed),

@@ -10,6 +10,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "src/comm.h"
+
 #define RUN_LIMIT_S 60
 #include "tests/rig_suite.h"
 
@@ -119,6 +121,39 @@ static void *cancel_later(void *word)
     usleep(100000);
     __atomic_store_n((int *)word, 1, __ATOMIC_RELEASE);
     return NULL;
+}
+
+/* What communicators have of the device is not lost with those that fail: the queue of each serves
+ * the next, when what was under way in it is over. */
+static int aborted_again_and_again(tutti_comm *comm, int rank, int size, void *context)
+{
+    enum { TIMES = 12 };
+    void *memory = rig_take(COUNT * 4);
+    const struct mem_queue *queues[TIMES];
+    int known = 0, wrong = 0;
+    (void)size;
+    (void)context;
+    for (int i = 0; i < TIMES && !wrong; i++) {
+        tutti_comm *other;
+        wrong += WORLD_OK(tutti_comm_dup(comm, &other));
+        wrong += WORLD_OK(tutti_allreduce(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, other));
+        wrong += WORLD_OK(tutti_barrier(comm));
+        const struct mem_queue *queue = other->queue;
+        int at = 0;
+        while (at < known && queues[at] != queue)
+            at++;
+        queues[at] = queue;
+        known += at == known;
+        wrong += WORLD_OK(tutti_comm_abort(other));
+        wrong += WORLD_OK(tutti_comm_destroy(other));
+    }
+    rig_give(memory);
+    return wrong + world_check(rank, queues[0] && known <= 3, "%d queues", known);
+}
+
+static void test_stream_ends_aborted_ones_give_back_their_queues(void)
+{
+    run(WORLD_PROCESSES, 2, direct, aborted_again_and_again, NULL);
 }
 
 enum making { SHRINKS, SPLITS, GROWS };
@@ -625,6 +660,8 @@ int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
         {"abort_releases_streams", test_stream_ends_abort_releases_streams},
+        {"aborted_ones_give_back_their_queues",
+         test_stream_ends_aborted_ones_give_back_their_queues},
         {"making_is_given_up_behind_a_gate", test_stream_ends_making_is_given_up_behind_a_gate},
         {"abort_past_channels_that_are_held", test_stream_ends_abort_past_channels_that_are_held},
         {"death_of_a_rank", test_stream_ends_death_of_a_rank},

@@ -97,8 +97,8 @@ struct mem_queue;
 /* Of these a device with kernels is given so many at once. */
 #define QUEUE_AHEAD 4
 
-/* take: a queue of its own for the caller, from the kept ones if there is one. give: when nothing
- * is under way in it. */
+/* take: a queue of its own for the caller, from the kept ones if there is one. give: keeps it for
+ * the next; what is under way in it ends first, and what has not begun may not begin at all. */
 tutti_status mem_queue_take(struct mem_device *device, struct mem_queue **queue);
 void mem_queue_give(struct mem_queue *queue);
 struct mem_device *mem_queue_device(const struct mem_queue *queue);

@@ -300,6 +300,13 @@ tutti_status mem_cuda_tend(struct mem_queue *queue)
     return status == TUTTI_OK && queue->done < queue->submitted ? try_elsewhere(queue) : status;
 }
 
+bool mem_cuda_is_over(struct mem_queue *queue)
+{
+    count_done(queue);
+    queue->started = queue->submitted;
+    return queue->done == queue->submitted;
+}
+
 /* ---- work that stays where it was put -------------------------------------------------------- */
 
 tutti_status mem_queue_clear(struct mem_queue *queue)

@@ -100,12 +100,24 @@ tutti_status mem_cuda_probe_stream_ops(struct mem_device *device)
     return TUTTI_OK;
 }
 
+/* Whether all that a queue was given when it was given back is over. */
+static bool is_over(struct mem_queue *queue)
+{
+    uint64_t done = 0;
+    if (queue->pieces)
+        return mem_cuda_is_over(queue);
+    return mem_queue_poll(queue, &done) == TUTTI_OK && done == queue->started;
+}
+
 tutti_status mem_queue_take(struct mem_device *device, struct mem_queue **queue)
 {
     pthread_mutex_lock(&device->lock);
-    struct mem_queue *found = device->queues;
+    struct mem_queue **at = &device->queues;
+    while (*at && !is_over(*at))
+        at = &(*at)->next;
+    struct mem_queue *found = *at;
     if (found)
-        device->queues = found->next;
+        *at = found->next;
     pthread_mutex_unlock(&device->lock);
     if (!found) {
         struct cuda_scope scope;
@@ -129,13 +141,14 @@ void mem_queue_give(struct mem_queue *queue)
         mem_cuda_slots_give(queue);
         return;
     }
-    if (queue->error != CUDA_DRIVER_OK) { /* a queue of a failed device serves nobody again */
-        mem_words_give(queue->device, queue->words);
+    /* A queue of a failed device serves nobody again, nor do the words that it may still write. */
+    if (queue->error != CUDA_DRIVER_OK) {
         free(queue->events);
         free(queue->pieces);
         free(queue);
         return;
     }
+    queue->asking = false;
     pthread_mutex_lock(&queue->device->lock);
     queue->next = queue->device->queues;
     queue->device->queues = queue;

@@ -86,5 +86,7 @@ void mem_cuda_slots_give(struct mem_queue *queue);
 tutti_status mem_cuda_make_movable(struct mem_queue *queue);
 /* Gives the stream the next piece if it has none, looks how far it is, puts it elsewhere. */
 tutti_status mem_cuda_tend(struct mem_queue *queue);
+/* Whether the streams have done all that they were given; what they were not is dropped. */
+bool mem_cuda_is_over(struct mem_queue *queue);
 
 #endif
