@@ -143,6 +143,7 @@ static int mode_stub(void)
 static int mode_failing(void)
 {
     struct mem_queue *queue, *kept, *other = NULL;
+    struct mem_place place;
     void *block;
     cuda_context context;
     uint64_t ticket, done = 99;
@@ -165,6 +166,8 @@ static int mode_failing(void)
     }
     int bad = EXPECT(status == TUTTI_ERR_SYSTEM) ||
               EXPECT(strstr(status_sentence(), "CUDA_ERROR_ILLEGAL_ADDRESS")) ||
+              EXPECT(mem_device_of(block, &place) == TUTTI_ERR_SYSTEM) ||
+              EXPECT(mem_device_of(&place, &place) == TUTTI_OK) || EXPECT(!place.device) ||
               EXPECT(mem_queue_poll(queue, &done) == TUTTI_ERR_SYSTEM) ||
               EXPECT(mem_queue_copy(queue, block, block, 1, &ticket) == TUTTI_ERR_SYSTEM) ||
               EXPECT(mem_copy_any(block, block, 1) != TUTTI_OK) ||

@@ -449,9 +449,11 @@ static bool has_context(void)
 
 static cuda_result ask(unsigned count, const int *attributes, void **values, cuda_address pointer)
 {
-    cuda_result result = standin_is_initialised();
-    if (result != CUDA_DRIVER_OK)
+    struct standin_context *context;
+    cuda_result result = standin_enter(&context);
+    if (result != CUDA_DRIVER_OK && result != CUDA_DRIVER_INVALID_CONTEXT)
         return result;
+    result = CUDA_DRIVER_OK;
     standin_close_views();
     pthread_mutex_lock(&standin_lock);
     const struct memory *memory = find_memory(pointer);

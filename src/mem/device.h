@@ -54,8 +54,8 @@ bool mem_device_is_current(void);
  * calling thread, else the first device's own. TUTTI_ERR_UNSUPPORTED with the reason. */
 tutti_status mem_device_open(struct mem_device **device);
 /* Where the pointer lies. Costs about 0.1 us when a driver is present. A pointer that no driver
- * knows is host memory. Errors TUTTI_ERR_SYSTEM: the driver failed; TUTTI_ERR_ARG: the driver does
- * not know it, nor can the CPU read it. */
+ * knows is host memory. Errors TUTTI_ERR_SYSTEM: the driver failed, and the CPU cannot read it;
+ * TUTTI_ERR_ARG: the driver does not know it, nor can the CPU read it. */
 tutti_status mem_device_of(const void *pointer, struct mem_place *place);
 /* Why this device memory is refused: it is of a driver that the program has loaded and the library
  * may not use (TUTTI_CUDA=0), or cannot (it is too old, or another than TUTTI_CUDA_DRIVER names).

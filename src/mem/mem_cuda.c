@@ -385,18 +385,19 @@ tutti_status mem_device_of(const void *pointer, struct mem_place *place)
         values[i] = &value[i];
     cuda_result result =
         driver->pointer_attributes(ATTRIBUTES, attributes, values, cuda_address_of(pointer));
-    bool idle = result != CUDA_DRIVER_OK && is_idle(driver, result);
-    if (result != CUDA_DRIVER_OK && !idle)
+    bool silent = result != CUDA_DRIVER_OK;
+    /* A device that failed answers everything with that; what the CPU reads is still its own. */
+    if (silent && !is_idle(driver, result) && !is_readable(pointer))
         return mem_cuda_fail(result, "ask where %p lies", pointer);
     bool managed = (uint8_t)value[MANAGED] != 0;
     /* What the driver does not know is the program's own, or nothing: touching it would end the
      * process. */
-    if (!idle && value[TYPE] == 0 && !is_readable(pointer))
+    if (!silent && value[TYPE] == 0 && !is_readable(pointer))
         return fail(TUTTI_ERR_ARG,
                     "%p is memory of no GPU, and this process cannot read it either: it was freed, "
                     "or never was memory",
                     pointer);
-    if (idle || (value[TYPE] != CUDA_MEMORY_TYPE_DEVICE && !managed)) {
+    if (silent || (value[TYPE] != CUDA_MEMORY_TYPE_DEVICE && !managed)) {
         *place = (struct mem_place){.device = NULL};
         return TUTTI_OK;
     }
