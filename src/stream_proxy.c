@@ -216,10 +216,10 @@ static void stop_at_exit(void)
     if (!running)
         return;
     pthread_join(proxy.thread, NULL);
+    proxy_lock();
     release_streams(proxy.units);
     release_streams(atomic_load(&proxy.inbox));
     replay_each(&proxy.replays, release_parked, NULL);
-    proxy_lock();
     fail_units(proxy.units, true);
     fail_units(proxy.units, false);
     fail_units(atomic_load(&proxy.inbox), false);
@@ -274,13 +274,18 @@ static void give_orders(struct unit *unit)
         unit->comms[i].order = atomic_fetch_add(&unit->comms[i].comm->units_issued, 1);
 }
 
-/* A unit that came too late for stop_at_exit to let its streams go, or even to fail it: a call may
- * wait for that. Of the others there the communicators may be gone by now. */
-static void take_late(struct unit *unit)
+/* A unit that perhaps came too late for stop_at_exit to let its streams go, or even to fail it: a
+ * call may wait for that. Of the others there the communicators may be gone by now; so may the unit
+ * itself, if the proxy still took it from the inbox, where nobody else takes any. */
+static void take_late(const struct unit *given)
 {
-    unit_release(unit);
     proxy_lock();
-    if (proxy.over && !unit->captured)
+    struct unit *unit = atomic_load(&proxy.inbox);
+    while (unit && unit != given)
+        unit = unit->next;
+    if (unit)
+        unit_release(unit);
+    if (unit && proxy.over && !unit->captured)
         fail_unit(unit);
     pthread_mutex_unlock(&proxy.lock);
 }
