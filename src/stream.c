@@ -144,8 +144,8 @@ static tutti_status add_call(struct unit *unit, const struct group_call *from)
     tutti_status status = stage_make(from->comm, &call->call, &call->stage);
     comm->on_device |= call->call.on_device || call->call.by_nic;
     unit->has_blocks |= call->stage.block != NULL;
-    unit->ends |=
-        call->stage.block && call->stage.in_bytes + call->stage.out_bytes >= UNIT_BLOCK_LARGE;
+    if (call->stage.block)
+        unit->block_bytes += call->stage.in_bytes + call->stage.out_bytes;
     if (status == TUTTI_OK && from->on_stream && (from->stream || call->stage.device))
         status = add_stream(unit, from->stream, call);
     return status;
@@ -367,6 +367,7 @@ static tutti_status prepare(struct unit *unit, bool wants_result)
 {
     for (size_t i = 0; i < unit->call_count; i++)
         unit->calls[i].call.replayed = unit->captured;
+    unit->ends = unit->has_blocks && (unit->block_bytes >= UNIT_BLOCK_LARGE || proxy_keeps_many());
     tutti_status status = choose_carriers(unit);
     if (status == TUTTI_OK && wants_result)
         status = make_result(unit, unit->comms[0].comm);

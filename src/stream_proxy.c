@@ -35,6 +35,7 @@ static struct {
     struct unit *units, **tail;
     struct replays replays;
     atomic_uint wanting;
+    _Atomic size_t kept; /* units that wait for the next of their streams */
 } proxy = {.lock = PTHREAD_MUTEX_INITIALIZER, .more = PTHREAD_COND_INITIALIZER};
 
 static void proxy_lock(void)
@@ -89,6 +90,7 @@ static size_t looks(uint64_t idle_ns)
 static bool pass(uint64_t idle_ns, enum waiting *waiting)
 {
     bool moved = take_inbox(), over;
+    size_t kept = 0;
     moved |= replay_look(&proxy.replays, looks(idle_ns), &proxy.tail);
     *waiting = replay_expects(&proxy.replays) ? WAITING_GRAPHS : WAITING_NOTHING;
     for (struct unit **at = &proxy.units; *at;) {
@@ -97,8 +99,10 @@ static bool pass(uint64_t idle_ns, enum waiting *waiting)
         bool parks =
             unit->captured && unit->state == UNIT_QUEUED && !unit_streams_at(unit, UNIT_START);
         if (!over && !parks) {
-            if (waits_for(unit) > *waiting)
-                *waiting = waits_for(unit);
+            enum waiting its = waits_for(unit);
+            kept += its == WAITING_NOTHING;
+            if (its > *waiting)
+                *waiting = its;
             at = &unit->next;
             continue;
         }
@@ -110,7 +114,13 @@ static bool pass(uint64_t idle_ns, enum waiting *waiting)
     proxy.tail = &proxy.units;
     while (*proxy.tail)
         proxy.tail = &(*proxy.tail)->next;
+    atomic_store_explicit(&proxy.kept, kept, memory_order_relaxed);
     return moved;
+}
+
+bool proxy_keeps_many(void)
+{
+    return atomic_load_explicit(&proxy.kept, memory_order_relaxed) >= UNITS_KEPT_MAX;
 }
 
 /* Rests as long as fits the time since something moved. The lock is not held. */
@@ -240,6 +250,7 @@ static void child_of_fork(void)
     atomic_store(&proxy.inbox, NULL);
     atomic_store(&proxy.asleep, false);
     atomic_store(&proxy.wanting, 0);
+    atomic_store(&proxy.kept, 0);
 }
 
 tutti_status proxy_start(void)

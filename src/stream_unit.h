@@ -34,8 +34,10 @@ struct unit_stream {
 };
 
 /* Blocks so large are given back as soon as their stream has passed, which a signal tells; smaller
- * ones wait for the stream's next unit to start, since a signal would cost the stream 2 us. */
+ * ones wait for the stream's next unit to start, since a signal would cost the stream 2 us. A
+ * stream may have none, so that not more than about so many units wait. */
 #define UNIT_BLOCK_LARGE (1u << 20)
+#define UNITS_KEPT_MAX   64
 
 struct unit_call {
     tutti_comm *comm;
@@ -68,6 +70,7 @@ struct unit {
     struct unit *next;
     enum unit_state state;
     bool captured, has_blocks;
+    uint64_t block_bytes;
     bool ends;        /* its streams signal UNIT_END */
     bool put;         /* something of it is in a stream */
     bool transfer;    /* a send or receive outside of groups and streams: not alone inside */
@@ -176,6 +179,8 @@ void unit_answer(struct unit *unit);
 tutti_status proxy_start(void);
 /* Takes the unit. */
 void proxy_take(struct unit *unit);
+/* So many units that are over wait for the next of their streams that it should be no more. */
+bool proxy_keeps_many(void);
 /* Fails a communicator that the proxy is inside of, for this rank's reason; false: it is not. */
 bool proxy_fail(tutti_comm *comm, tutti_status status, const char *sentence);
 

@@ -10,8 +10,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "src/comm.h"
-
 #define RUN_LIMIT_S 60
 #include "tests/rig_suite.h"
 
@@ -121,39 +119,6 @@ static void *cancel_later(void *word)
     usleep(100000);
     __atomic_store_n((int *)word, 1, __ATOMIC_RELEASE);
     return NULL;
-}
-
-/* What communicators have of the device is not lost with those that fail: the queue of each serves
- * the next, when what was under way in it is over. */
-static int aborted_again_and_again(tutti_comm *comm, int rank, int size, void *context)
-{
-    enum { TIMES = 12 };
-    void *memory = rig_take(COUNT * 4);
-    const struct mem_queue *queues[TIMES];
-    int known = 0, wrong = 0;
-    (void)size;
-    (void)context;
-    for (int i = 0; i < TIMES && !wrong; i++) {
-        tutti_comm *other;
-        wrong += WORLD_OK(tutti_comm_dup(comm, &other));
-        wrong += WORLD_OK(tutti_allreduce(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, other));
-        wrong += WORLD_OK(tutti_barrier(comm));
-        const struct mem_queue *queue = other->queue;
-        int at = 0;
-        while (at < known && queues[at] != queue)
-            at++;
-        queues[at] = queue;
-        known += at == known;
-        wrong += WORLD_OK(tutti_comm_abort(other));
-        wrong += WORLD_OK(tutti_comm_destroy(other));
-    }
-    rig_give(memory);
-    return wrong + world_check(rank, queues[0] && known <= 3, "%d queues", known);
-}
-
-static void test_stream_ends_aborted_ones_give_back_their_queues(void)
-{
-    run(WORLD_PROCESSES, 2, direct, aborted_again_and_again, NULL);
 }
 
 enum making { SHRINKS, SPLITS, GROWS };
@@ -566,41 +531,6 @@ static void test_stream_ends_a_driver_that_is_loaded_late(void)
     CU_ASSERT_EQUAL(world_run(&world, loads_it_late, &unused), 0);
 }
 
-/* A device that failed answers every call with that, also whether host memory is its own: calls on
- * host memory go on, those on its memory say what it said. */
-static int device_failed(tutti_comm *comm, int rank, int size, void *context)
-{
-    int32_t in = rank, out = -1, *memory = rig_take(COUNT * sizeof *memory);
-    cuda_context current;
-    tutti_comm *other;
-    int wrong = WORLD_OK(tutti_comm_dup(comm, &other));
-    (void)context;
-    wrong += WORLD_OK(tutti_allreduce(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, other));
-    wrong += WORLD_OK(tutti_barrier(comm));
-    rig_gpu()->context_current(&current);
-    rig_gpu()->fail_context(current);
-    wrong += WORLD_OK(tutti_allreduce(&in, &out, 1, TUTTI_INT32, TUTTI_SUM, comm));
-    wrong += WORLD_OK(tutti_barrier(comm));
-    wrong += WORLD_TAKEN(tutti_allreduce(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, other),
-                         TUTTI_ERR_SYSTEM);
-    wrong += world_says(rank, "CUDA_ERROR_ILLEGAL_ADDRESS");
-    wrong += WORLD_OK(tutti_comm_abort(other)) + WORLD_OK(tutti_comm_destroy(other));
-    wrong += WORLD_OK(tutti_comm_dup(comm, &other));
-    wrong += WORLD_OK(tutti_allreduce(&in, &out, 1, TUTTI_INT32, TUTTI_SUM, other));
-    wrong += WORLD_OK(tutti_comm_destroy(other));
-    return wrong + world_check(rank, out == size * (size - 1) / 2, "sum %d", out);
-}
-
-static void test_stream_ends_host_memory_outlives_its_device(void)
-{
-    if (rig_is_there() && !rig_is_standin()) {
-        suite_skip("a real device fails by itself only");
-        return;
-    }
-    run(WORLD_PROCESSES, 2, direct, device_failed, NULL);
-    run(WORLD_PROCESSES, 2, staged, device_failed, NULL);
-}
-
 /* A thread that has no context does nothing with the GPU: for its calls of no bytes in the default
  * stream no context is made, which would take a second and hundreds of MB there. */
 static int no_bytes_without_a_context(tutti_comm *comm, int rank, int size, void *context)
@@ -695,8 +625,6 @@ int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
         {"abort_releases_streams", test_stream_ends_abort_releases_streams},
-        {"aborted_ones_give_back_their_queues",
-         test_stream_ends_aborted_ones_give_back_their_queues},
         {"making_is_given_up_behind_a_gate", test_stream_ends_making_is_given_up_behind_a_gate},
         {"abort_past_channels_that_are_held", test_stream_ends_abort_past_channels_that_are_held},
         {"death_of_a_rank", test_stream_ends_death_of_a_rank},
@@ -711,7 +639,6 @@ int main(int argc, char **argv)
         {"memory_of_a_driver_that_is_not_used_is_refused",
          test_stream_ends_memory_of_a_driver_that_is_not_used_is_refused},
         {"a_driver_that_is_loaded_late", test_stream_ends_a_driver_that_is_loaded_late},
-        {"host_memory_outlives_its_device", test_stream_ends_host_memory_outlives_its_device},
         {"no_bytes_without_a_context", test_stream_ends_no_bytes_without_a_context},
     };
     return suite_run("stream_ends", tests, sizeof tests / sizeof *tests, argc, argv);

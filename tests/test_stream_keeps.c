@@ -1,0 +1,130 @@
+/* test_stream_keeps.c: what the library keeps of a device as long as the process lives, and what
+ * becomes of it when communicators, streams or the device itself end. Over the stand-in driver, or
+ * over a real one (TUTTI_TEST_CUDA_DRIVER). */
+#include <dirent.h>
+#include <stdint.h>
+
+#include "src/comm.h"
+#include "tests/rig_suite.h"
+
+#define AWAIT_S 30
+#define COUNT   3000
+
+/* What communicators have of the device is not lost with those that fail: the queue of each serves
+ * the next, when what was under way in it is over. */
+static int aborted_again_and_again(tutti_comm *comm, int rank, int size, void *context)
+{
+    enum { TIMES = 12 };
+    void *memory = rig_take(COUNT * 4);
+    const struct mem_queue *queues[TIMES];
+    int known = 0, wrong = 0;
+    (void)size;
+    (void)context;
+    for (int i = 0; i < TIMES && !wrong; i++) {
+        tutti_comm *other;
+        wrong += WORLD_OK(tutti_comm_dup(comm, &other));
+        wrong += WORLD_OK(tutti_allreduce(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, other));
+        wrong += WORLD_OK(tutti_barrier(comm));
+        const struct mem_queue *queue = other->queue;
+        int at = 0;
+        while (at < known && queues[at] != queue)
+            at++;
+        queues[at] = queue;
+        known += at == known;
+        wrong += WORLD_OK(tutti_comm_abort(other));
+        wrong += WORLD_OK(tutti_comm_destroy(other));
+    }
+    rig_give(memory);
+    return wrong + world_check(rank, queues[0] && known <= 3, "%d queues", known);
+}
+
+static void test_stream_keeps_queues_of_aborted_communicators(void)
+{
+    run(WORLD_PROCESSES, 2, direct, aborted_again_and_again, NULL);
+}
+
+/* A device that failed answers every call with that, also whether host memory is its own: calls on
+ * host memory go on, those on its memory say what it said. */
+static int device_failed(tutti_comm *comm, int rank, int size, void *context)
+{
+    int32_t in = rank, out = -1, *memory = rig_take(COUNT * sizeof *memory);
+    cuda_context current;
+    tutti_comm *other;
+    int wrong = WORLD_OK(tutti_comm_dup(comm, &other));
+    (void)context;
+    wrong += WORLD_OK(tutti_allreduce(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, other));
+    wrong += WORLD_OK(tutti_barrier(comm));
+    rig_gpu()->context_current(&current);
+    rig_gpu()->fail_context(current);
+    wrong += WORLD_OK(tutti_allreduce(&in, &out, 1, TUTTI_INT32, TUTTI_SUM, comm));
+    wrong += WORLD_OK(tutti_barrier(comm));
+    wrong += WORLD_TAKEN(tutti_allreduce(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, other),
+                         TUTTI_ERR_SYSTEM);
+    wrong += world_says(rank, "CUDA_ERROR_ILLEGAL_ADDRESS");
+    wrong += WORLD_OK(tutti_comm_abort(other)) + WORLD_OK(tutti_comm_destroy(other));
+    wrong += WORLD_OK(tutti_comm_dup(comm, &other));
+    wrong += WORLD_OK(tutti_allreduce(&in, &out, 1, TUTTI_INT32, TUTTI_SUM, other));
+    wrong += WORLD_OK(tutti_comm_destroy(other));
+    return wrong + world_check(rank, out == size * (size - 1) / 2, "sum %d", out);
+}
+
+static void test_stream_keeps_host_memory_when_a_device_failed(void)
+{
+    if (rig_is_there() && !rig_is_standin()) {
+        suite_skip("a real device fails by itself only");
+        return;
+    }
+    run(WORLD_PROCESSES, 2, direct, device_failed, NULL);
+    run(WORLD_PROCESSES, 2, staged, device_failed, NULL);
+}
+
+static int descriptors(void)
+{
+    int count = 0;
+    DIR *list = opendir("/proc/self/fd");
+    while (list && readdir(list))
+        count++;
+    if (list)
+        closedir(list);
+    return count;
+}
+
+/* A stream that the program makes for one call and destroys: nothing comes after that would tell
+ * that it is past its block, which has a descriptor. */
+static int streams_of_one_call(tutti_comm *comm, int rank, int size, void *context)
+{
+    enum { STREAMS = 300, KEPT_MAX = 100 };
+    const struct gpu *gpu = rig_gpu();
+    void *memory = rig_take(COUNT * 4);
+    cuda_stream stream;
+    int wrong = 0, before = 0;
+    (void)size;
+    (void)context;
+    for (int i = 0; i < STREAMS && !wrong; i++) {
+        wrong += world_check(rank, gpu->stream_make(&stream, CUDA_STREAM_NON_BLOCKING) == 0,
+                             "no stream");
+        wrong += WORLD_OK(
+            tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, comm, stream));
+        wrong += rig_await(rank, stream, AWAIT_S);
+        (void)gpu->stream_destroy(stream);
+        before = i > 0 ? before : descriptors();
+    }
+    int more = descriptors() - before;
+    rig_give(memory);
+    return wrong + world_check(rank, more < KEPT_MAX, "%d blocks more", more);
+}
+
+static void test_stream_keeps_few_blocks_of_streams_of_one_call(void)
+{
+    run(WORLD_PROCESSES, 2, staged, streams_of_one_call, NULL);
+}
+
+int main(int argc, char **argv)
+{
+    static const struct suite_test tests[] = {
+        {"queues_of_aborted_communicators", test_stream_keeps_queues_of_aborted_communicators},
+        {"few_blocks_of_streams_of_one_call", test_stream_keeps_few_blocks_of_streams_of_one_call},
+        {"host_memory_when_a_device_failed", test_stream_keeps_host_memory_when_a_device_failed},
+    };
+    return suite_run("stream_keeps", tests, sizeof tests / sizeof *tests, argc, argv);
+}
