@@ -101,7 +101,7 @@ struct operation {
     size_t *counts;              /* the call's count arrays, copied; NULL without */
     _Atomic tutti_status status; /* TUTTI_IN_PROGRESS until done */
     bool of_unit;                /* a unit of stream.c carries it out: nothing here advances it */
-    void *bounce;                /* pinned, for what no adapter takes (exec_nic.c); NULL: none */
+    void *bounce; /* pinned, for what no adapter takes (exec_nic.c), or a device (comm_device.c) */
     struct operation *next_work;
     /* operation_init leaves what follows as it is. Point-to-point, once posted: */
     struct operation **link; /* what leads to it in comm.p2p_list */

@@ -69,29 +69,28 @@ tutti_status comm_device_ended(tutti_comm *comm, struct exec_xfer *xfer, bool *o
     return status;
 }
 
-/* One of the two is host memory, which a device may not reach: through pinned memory, at once.
- * Rare: programs that send to themselves do so within one kind of memory. */
+/* One of the two is host memory, which a device may not reach: through pinned memory, of which the
+ * second copy, where the host's is the receive, is made by end_self. */
 static tutti_status copy_across(tutti_comm *comm, const struct operation *send,
-                                const struct operation *recv, size_t bytes)
+                                struct operation *recv, size_t bytes, uint64_t *ticket)
 {
-    struct mem_device *device = mem_queue_device(comm->queue);
-    void *pinned;
-    uint64_t ticket, done = 0;
-    tutti_status status = mem_pinned_take(device, bytes, &pinned);
+    tutti_status status = mem_pinned_take(mem_queue_device(comm->queue), bytes, &recv->bounce);
     if (status != TUTTI_OK)
         return status;
-    if (recv->call.on_device)
-        memcpy(pinned, send->call.in, bytes);
-    void *dst = recv->call.on_device ? recv->call.out : pinned;
-    const void *src = recv->call.on_device ? pinned : send->call.in;
-    status = mem_queue_copy(comm_queue(comm), dst, src, bytes, &ticket);
-    while (status == TUTTI_OK && done < ticket)
-        status = mem_queue_poll(comm_queue(comm), &done);
-    if (status == TUTTI_OK && !recv->call.on_device)
-        memcpy(recv->call.out, pinned, bytes);
-    if (status == TUTTI_OK) /* else the device may still work there */
-        mem_pinned_give(device, pinned);
-    return status;
+    if (!recv->call.on_device)
+        return mem_queue_copy(comm_queue(comm), recv->bounce, send->call.in, bytes, ticket);
+    memcpy(recv->bounce, send->call.in, bytes);
+    return mem_queue_copy(comm_queue(comm), recv->call.out, recv->bounce, bytes, ticket);
+}
+
+static void end_self(const tutti_comm *comm, struct operation *op)
+{
+    if (op->bounce && !op->call.on_device)
+        memcpy(op->call.out, op->bounce, op->call.count * op->call.elem_size);
+    if (op->bounce)
+        mem_pinned_give(mem_queue_device(comm->queue), op->bounce);
+    op->bounce = NULL;
+    op->status = TUTTI_OK;
 }
 
 tutti_status comm_device_self(tutti_comm *comm, struct operation *send, struct operation *recv)
@@ -100,12 +99,8 @@ tutti_status comm_device_self(tutti_comm *comm, struct operation *send, struct o
     size_t bytes = send->call.count * send->call.elem_size;
     bool across = !send->call.on_device || !recv->call.on_device;
     tutti_status status =
-        across ? copy_across(comm, send, recv, bytes)
+        across ? copy_across(comm, send, recv, bytes, &ticket)
                : mem_queue_copy(comm_queue(comm), recv->call.out, send->call.in, bytes, &ticket);
-    if (status == TUTTI_OK && across) {
-        send->status = recv->status = TUTTI_OK;
-        return TUTTI_OK;
-    }
     if (status != TUTTI_OK) {
         send->status = recv->status = status;
         return comm_fail(comm, status, comm->rank, status_sentence());
@@ -131,7 +126,7 @@ bool comm_device_poll(tutti_comm *comm)
             comm->works_tail = &comm->works;
         moved = true;
         if ((uint32_t)op->call.root == comm->rank) {
-            op->status = TUTTI_OK;
+            end_self(comm, op);
             continue;
         }
         if (acknowledge(comm, op, &over) != TUTTI_OK)

@@ -3,6 +3,7 @@
  */
 #include <signal.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -201,11 +202,54 @@ static void test_stream_beside_faults(void)
     run(WORLD_PROCESSES, 2, tcp, faults, NULL);
 }
 
+/* A copy between the two kinds of memory takes its time, and other streams go on meanwhile. */
+static int slow_to_oneself(tutti_comm *comm, int rank, int size, void *context)
+{
+    enum { SLOW = 4 << 20 }; /* 16 s */
+    int32_t *host = calloc(SLOW, sizeof *host), *memory = rig_take(SLOW * sizeof *memory);
+    int32_t *few = rig_take(COUNT * sizeof *few);
+    cuda_stream slow = rig_stream_take(false), stream = rig_stream_take(false);
+    tutti_comm *other;
+    int wrong = WORLD_OK(tutti_comm_dup(comm, &other));
+    (void)context;
+    for (int to_host = 0; to_host < 2; to_host++) {
+        void *from = to_host ? memory : host, *to = to_host ? host : memory;
+        rig_set_ints(few, COUNT, 1);
+        wrong += WORLD_OK(tutti_group_start());
+        wrong += WORLD_OK(tutti_send_on(from, SLOW, TUTTI_INT32, rank, other, slow));
+        wrong += WORLD_OK(tutti_recv_on(to, SLOW, TUTTI_INT32, rank, other, slow));
+        wrong += WORLD_OK(tutti_group_end());
+        wrong +=
+            WORLD_OK(tutti_allreduce_on(few, few, COUNT, TUTTI_INT32, TUTTI_SUM, comm, stream));
+        wrong += rig_await(rank, stream, AWAIT_S);
+        wrong += world_check(rank, !rig_is_done(slow), "the slow copy held the other stream");
+        wrong += rig_wrong_ints(rank, few, COUNT, size, size, "a sum beside it");
+        wrong += WORLD_OK(tutti_comm_abort(other)) + WORLD_OK(tutti_comm_destroy(other));
+        wrong += rig_await(rank, slow, 5);
+        wrong += WORLD_OK(tutti_comm_dup(comm, &other));
+    }
+    return wrong + WORLD_OK(tutti_comm_destroy(other)); /* the copies still use the memory */
+}
+
+static void test_stream_beside_slow_copies(void)
+{
+    if (rig_is_there() && !rig_is_standin()) {
+        suite_skip("a real device's copies are fast");
+        return;
+    }
+    setenv("TUTTI_TEST_STANDIN_KERNELS", "0", 1); /* kernels take no time there */
+    setenv("TUTTI_TEST_STANDIN_COPY_MBPS", "1", 1);
+    run(WORLD_PROCESSES, 2, direct, slow_to_oneself, NULL);
+    unsetenv("TUTTI_TEST_STANDIN_COPY_MBPS");
+    unsetenv("TUTTI_TEST_STANDIN_KERNELS");
+}
+
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
         {"operations", test_stream_beside_operations},
         {"registrations", test_stream_beside_registrations},
+        {"slow_copies", test_stream_beside_slow_copies},
         {"faults", test_stream_beside_faults},
         {"waits_after_a_pause", test_stream_beside_waits_after_a_pause},
     };
