@@ -168,6 +168,8 @@ static int mode_failing(void)
               EXPECT(strstr(status_sentence(), "CUDA_ERROR_ILLEGAL_ADDRESS")) ||
               EXPECT(mem_device_of(block, &place) == TUTTI_ERR_SYSTEM) ||
               EXPECT(mem_device_of(&place, &place) == TUTTI_OK) || EXPECT(!place.device) ||
+              EXPECT(mem_nic_copy(block, &place, 8) == TUTTI_ERR_SYSTEM) ||
+              EXPECT(mem_nic_flush(block) == TUTTI_ERR_SYSTEM) ||
               EXPECT(mem_queue_poll(queue, &done) == TUTTI_ERR_SYSTEM) ||
               EXPECT(mem_queue_copy(queue, block, block, 1, &ticket) == TUTTI_ERR_SYSTEM) ||
               EXPECT(mem_copy_any(block, block, 1) != TUTTI_OK) ||

@@ -126,11 +126,13 @@ tutti_status mem_nic_dmabuf(const struct mem_export *memory, int *fd, uint64_t *
 
 tutti_status mem_nic_flush(const void *pointer)
 {
-    struct mem_device *device = device_of(pointer);
+    struct mem_place place = {.device = NULL};
     struct cuda_scope scope;
-    if (!device || device->nic_ordered)
-        return TUTTI_OK;
-    tutti_status status = mem_cuda_enter(device, &scope);
+    tutti_status status = mem_device_of(pointer, &place);
+    struct mem_device *device = place.device;
+    if (status != TUTTI_OK || !device || device->nic_ordered)
+        return status;
+    status = mem_cuda_enter(device, &scope);
     if (status != TUTTI_OK)
         return status;
     cuda_result result = device->driver->nic_flush(CUDA_FLUSH_CURRENT, CUDA_ORDERING_OWNER);
@@ -142,7 +144,12 @@ tutti_status mem_nic_flush(const void *pointer)
 
 tutti_status mem_nic_copy(void *dst, const void *src, size_t len)
 {
-    struct mem_device *to = device_of(dst), *from = to ? NULL : device_of(src);
-    must(to || from);
-    return mem_cuda_copy_across(to, from, dst, src, len);
+    struct mem_place to = {.device = NULL}, from = {.device = NULL};
+    tutti_status status = mem_device_of(dst, &to);
+    if (status == TUTTI_OK && !to.device)
+        status = mem_device_of(src, &from);
+    if (status != TUTTI_OK)
+        return status;
+    must(to.device || from.device);
+    return mem_cuda_copy_across(to.device, from.device, dst, src, len);
 }
