@@ -2,6 +2,8 @@
  * -> (HELD) -> (DRAINING) -> ended; a captured one goes back to QUEUED. While it runs each of its
  * calls goes on by itself, in their order: its bytes come, it is submitted, it ends, its bytes are
  * back. Nothing here waits: each look sees what has come and goes on. */
+#include <stdio.h>
+
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/log.h"
@@ -65,6 +67,37 @@ static bool is_next(const struct unit *unit)
             return false;
     }
     return true;
+}
+
+/* A device that failed brings no stream: where one has not come for so long, its driver is asked.
+ */
+#define STREAM_ASKS_NS 200000000u
+
+static tutti_status ask_devices(struct unit *unit)
+{
+    uint64_t now = clock_ns();
+    tutti_status status = TUTTI_OK;
+    if (unit->asked_ns > 0 && now - unit->asked_ns < STREAM_ASKS_NS)
+        return TUTTI_OK;
+    for (size_t i = 0; i < unit->stream_count && unit->asked_ns > 0 && status == TUTTI_OK; i++)
+        status = mem_device_check(unit->streams[i].stream.device);
+    unit->asked_ns = now;
+    return status;
+}
+
+/* Of a unit that has not begun. A communicator that somebody is inside of fails the next time. */
+static void fail_comms(struct unit *unit, tutti_status status)
+{
+    char text[SENTENCE_MAX];
+    snprintf(text, sizeof text, "%s", status_sentence());
+    for (size_t i = 0; i < unit->comm_count; i++) {
+        tutti_comm *comm = unit->comms[i].comm;
+        if (!comm_try_seize(comm))
+            continue;
+        if (comm->failed == TUTTI_OK)
+            (void)comm_fail(comm, status, comm->rank, text);
+        comm_leave(comm);
+    }
 }
 
 /* An error that is not a communicator's own becomes its failure: the call that issued the unit has
@@ -266,6 +299,11 @@ static void leave(struct unit *unit)
 static bool run(struct unit *unit, bool *moved)
 {
     enter(unit);
+    if (unit->entered < unit->call_count) {
+        tutti_status status = ask_devices(unit);
+        if (status != TUTTI_OK)
+            unit_failed(unit, unit->calls[unit->entered].comm, status);
+    }
     *moved |= submit(unit);
     for (size_t i = 0; i < unit->comm_count; i++) {
         tutti_comm *comm = unit->comms[i].comm;
@@ -436,6 +474,9 @@ static bool start(struct unit *unit, struct unit *list)
         unit_answer(unit);
         return true;
     }
+    tutti_status status = here || lost_comm(unit) ? TUTTI_OK : ask_devices(unit);
+    if (status != TUTTI_OK)
+        fail_comms(unit, status);
     if ((!here && !lost_comm(unit)) || !seize_comms(unit))
         return false;
     unit->status = TUTTI_OK;

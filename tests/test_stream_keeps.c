@@ -119,12 +119,51 @@ static void test_stream_keeps_few_blocks_of_streams_of_one_call(void)
     run(WORLD_PROCESSES, 2, staged, streams_of_one_call, NULL);
 }
 
+/* It fails while an operation lies in a stream, which never comes to it: the communicator fails, so
+ * that nobody waits behind the operation. The others learn it at their next call. */
+static int device_failed_behind_a_gate(tutti_comm *comm, int rank, int size, void *context)
+{
+    int32_t in = rank, out = -1, *memory = rig_take(COUNT * sizeof *memory);
+    cuda_stream stream = rig_stream_take(false);
+    cuda_context current;
+    int wrong = 0;
+    (void)size;
+    (void)context;
+    wrong += WORLD_OK(tutti_allreduce(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, comm));
+    rig_gate_put((unsigned)rank, stream);
+    wrong +=
+        WORLD_OK(tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, comm, stream));
+    rig_gpu()->context_current(&current);
+    if (rank == 0)
+        rig_gpu()->fail_context(current);
+    else
+        rig_gate_open((unsigned)rank);
+    double start = world_seconds();
+    wrong +=
+        WORLD_TAKEN(tutti_allreduce(&in, &out, 1, TUTTI_INT32, TUTTI_SUM, comm), TUTTI_ERR_SYSTEM);
+    wrong += world_says(rank, "CUDA_ERROR_ILLEGAL_ADDRESS");
+    return wrong +
+           world_check(rank, world_seconds() - start < 20, "took %g s", world_seconds() - start);
+}
+
+static void test_stream_keeps_nobody_behind_a_device_that_failed(void)
+{
+    if (rig_is_there() && !rig_is_standin()) {
+        suite_skip("a real device fails by itself only");
+        return;
+    }
+    run(WORLD_PROCESSES, 2, direct, device_failed_behind_a_gate, NULL);
+    run(WORLD_PROCESSES, 2, staged, device_failed_behind_a_gate, NULL);
+}
+
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
         {"queues_of_aborted_communicators", test_stream_keeps_queues_of_aborted_communicators},
         {"few_blocks_of_streams_of_one_call", test_stream_keeps_few_blocks_of_streams_of_one_call},
         {"host_memory_when_a_device_failed", test_stream_keeps_host_memory_when_a_device_failed},
+        {"nobody_behind_a_device_that_failed",
+         test_stream_keeps_nobody_behind_a_device_that_failed},
     };
     return suite_run("stream_keeps", tests, sizeof tests / sizeof *tests, argc, argv);
 }

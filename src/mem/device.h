@@ -61,6 +61,9 @@ tutti_status mem_device_of(const void *pointer, struct mem_place *place);
  * may not use (TUTTI_CUDA=0), or cannot (it is too old, or another than TUTTI_CUDA_DRIVER names).
  * NULL: it is no such memory. Where there is no such driver the answer costs one load. */
 const char *mem_device_refused(const void *pointer);
+/* Asks the driver whether the device works. TUTTI_ERR_SYSTEM with its words: it failed. About 1 us.
+ */
+tutti_status mem_device_check(struct mem_device *device);
 /* "GPU 0 (NVIDIA H100 80GB HBM3)", for sentences. */
 const char *mem_device_name(const struct mem_device *device);
 /* 16 bytes equal for all processes that see the same physical device. */

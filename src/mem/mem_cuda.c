@@ -235,6 +235,19 @@ bool mem_device_is_current(void)
     return driver && driver->context_current(&context) == CUDA_DRIVER_OK && context;
 }
 
+tutti_status mem_device_check(struct mem_device *device)
+{
+    struct cuda_scope scope;
+    tutti_status status = mem_cuda_enter(device, &scope);
+    if (status != TUTTI_OK)
+        return status;
+    cuda_result result = device->driver->stream_query(device->streams[0]);
+    mem_cuda_leave(&scope);
+    return result == CUDA_DRIVER_OK || result == CUDA_DRIVER_NOT_READY
+               ? TUTTI_OK
+               : mem_cuda_fail(result, "work on %s", device->name);
+}
+
 bool mem_device_reduces(const struct mem_device *device)
 {
     return device->has_kernels;
