@@ -36,7 +36,11 @@ static void tell_peers(tutti_comm *comm, tutti_status status, uint32_t culprit)
     bool ended = culprit < comm->size && comm->peers[culprit].ended;
     struct notice notice = {
         .kind = NOTICE_FAILED, .culprit = culprit, .status = status, .tag.word = {ended}};
-    snprintf(notice.text, sizeof notice.text, "%.*s", (int)sizeof notice.text - 1, comm->sentence);
+    /* What happened to this rank alone says so elsewhere. */
+    const char *name = comm->names[comm->rank];
+    bool tells = culprit != comm->rank || strstr(comm->sentence, name);
+    snprintf(notice.text, sizeof notice.text, "%s%s%.*s", tells ? "" : name, tells ? "" : ": ",
+             (int)sizeof notice.text - 3, comm->sentence);
     comm_notify_all(comm, &notice);
 }
 

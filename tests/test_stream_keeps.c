@@ -142,6 +142,7 @@ static int device_failed_behind_a_gate(tutti_comm *comm, int rank, int size, voi
     wrong +=
         WORLD_TAKEN(tutti_allreduce(&in, &out, 1, TUTTI_INT32, TUTTI_SUM, comm), TUTTI_ERR_SYSTEM);
     wrong += world_says(rank, "CUDA_ERROR_ILLEGAL_ADDRESS");
+    wrong += rank ? world_says(rank, "rank 0 (host ") : 0;
     return wrong +
            world_check(rank, world_seconds() - start < 20, "took %g s", world_seconds() - start);
 }
