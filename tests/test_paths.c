@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/seal.h"
 #include "base/settings.h"
 #include "tests/suite.h"
 #include "transports/verbs/verbs.h"
@@ -329,6 +330,94 @@ static void test_paths_take_what_came_before_they_are_given_up(void)
     free_rig(rig);
 }
 
+/* ---- first messages ---------------------------------------------------------------------------
+ */
+
+static uint32_t controls;
+
+static tutti_status count_control(struct transport *transport, struct xfer *xfer)
+{
+    (void)transport;
+    (void)xfer;
+    controls++;
+    return TUTTI_OK;
+}
+
+/* Over iWARP: path 2 is up, path 1 is connected, and its first messages are under way. */
+static struct rig *try_path(void)
+{
+    static const struct transport_ops ops = {
+        .event = no_event, .poll = no_xfer, .send = count_control};
+    static struct transport side = {.ops = &ops};
+    static const uint8_t secret[32];
+    struct rig *rig = make_rig();
+    rig->verbs.layer = CHOOSE_LAYER_IWARP;
+    rig->verbs.side = &side;
+    rig->verbs.all = rig->link;
+    rig->verbs.events_ms = rig->link->revive_ms = UINT64_MAX;
+    CU_ASSERT_EQUAL_FATAL(seal_new(secret, sizeof secret, "test", &rig->verbs.seal), TUTTI_OK);
+    rig->link->out[0].busy = 0;
+    comes_up(&rig->link->paths[2]);
+    rig->link->paths[1].state = VERBS_PATH_MAKING;
+    link_path_connected(&rig->link->paths[1]);
+    controls = 0;
+    return rig;
+}
+
+static void free_tried(struct rig *rig)
+{
+    seal_free(rig->verbs.seal);
+    free_rig(rig);
+}
+
+/* So much time passes, and the link is looked at. */
+static void pass(struct verbs_path *path, uint64_t ms)
+{
+    path->since_ms -= ms;
+    link_service(path->link->verbs);
+}
+
+/* Over iWARP nothing tells that HELLO has arrived. A peer that computes is waited for; one that
+ * answers, and whose HELLO does not come for 5 s, is not. */
+static void test_paths_wait_for_the_first_message_of_who_computes(void)
+{
+    struct rig *rig = try_path();
+    struct verbs_path *path = &rig->link->paths[1];
+    struct wire_control answer = {.kind = WIRE_COUNT, .path = 1};
+    for (uint32_t asked = 1; asked <= 4; asked++) {
+        pass(path, 900);
+        CU_ASSERT_EQUAL(controls, asked - 1);
+        pass(path, 200);
+        pass(path, 60000);
+        pass(path, 60000);
+        CU_ASSERT_EQUAL(controls, asked);
+        CU_ASSERT_EQUAL(path->state, VERBS_PATH_TRYING);
+        link_take(rig->link, &answer);
+    }
+    pass(path, 900);
+    CU_ASSERT_EQUAL(path->state, VERBS_PATH_TRYING);
+    pass(path, 200);
+    CU_ASSERT_EQUAL(path->state, VERBS_PATH_DRAINED);
+    free_tried(rig);
+}
+
+/* An answer to what was asked before a path came up is no verdict on what it carries since. */
+static void test_paths_are_not_judged_by_an_answer_from_before(void)
+{
+    struct rig *rig = try_path();
+    struct verbs_path *path = &rig->link->paths[1];
+    struct wire_header header = {.kind = WIRE_EAGER};
+    struct wire_control answer = {.kind = WIRE_COUNT, .path = 1};
+    pass(path, 1100);
+    CU_ASSERT_EQUAL(controls, 1);
+    comes_up(path);
+    path_message(path, &header, NULL, 0);
+    path_flush(path);
+    link_take(rig->link, &answer);
+    CU_ASSERT_EQUAL(path->state, VERBS_PATH_UP);
+    free_tried(rig);
+}
+
 /* ---- losing one -------------------------------------------------------------------------------
  */
 
@@ -520,6 +609,8 @@ int main(int argc, char **argv)
         TEST(paths_wait_for_the_device_too),
         TEST(paths_ask_what_has_arrived_before_they_are_left),
         TEST(paths_take_what_came_before_they_are_given_up),
+        TEST(paths_wait_for_the_first_message_of_who_computes),
+        TEST(paths_are_not_judged_by_an_answer_from_before),
         TEST(resend_takes_one_path_though_another_comes_up),
         TEST(resend_begins_with_what_was_lost_last),
         TEST(resend_is_not_over_while_its_heir_fails),

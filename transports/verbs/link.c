@@ -26,11 +26,12 @@
 #include "base/log.h"
 #include "transports/verbs/verbs.h"
 
-#define HELLO_MS  5000 /* for a path to carry its first message */
-#define DRAIN_MS  500  /* for a stopped queue pair to give its receives back */
-#define DOOM_MS   1000 /* from the end of the last path to the link's: the socket may know why */
-#define GRACE_MS  100  /* from the end of the last path to going over TCP */
-#define EVENTS_MS 50   /* between looks at the devices' events */
+#define HELLO_MS   5000 /* for a path to carry its first message */
+#define HELLO_ASKS 4    /* questions in that time whether the peer lives, over iWARP */
+#define DRAIN_MS   500  /* for a stopped queue pair to give its receives back */
+#define DOOM_MS    1000 /* from the end of the last path to the link's: the socket may know why */
+#define GRACE_MS   100  /* from the end of the last path to going over TCP */
+#define EVENTS_MS  50   /* between looks at the devices' events */
 
 /* ---- paths ------------------------------------------------------------------------------------
  */
@@ -355,14 +356,35 @@ void link_take(struct verbs_link *link, const struct wire_control *control)
 /* ---- time -------------------------------------------------------------------------------------
  */
 
+/* Over iWARP a completion does not say that HELLO has arrived. So the peer is asked (silence.c)
+ * from time to time, and while it owes the answer no time passes. */
+static void ask_meanwhile(struct verbs_path *path, uint64_t now)
+{
+    struct wire_control question = {
+        .kind = WIRE_ASK_COUNT, .path = path->index, .round = path->round};
+    if (path->state != VERBS_PATH_TRYING || path->link->verbs->layer != CHOOSE_LAYER_IWARP)
+        return;
+    if (path->question_open) {
+        path->since_ms = now;
+    } else if (path->hello_asks < HELLO_ASKS &&
+               now >= path->since_ms + HELLO_MS / (HELLO_ASKS + 1)) {
+        path->since_ms = now;
+        path->waits_for = path->first - 1; /* what is counted is not judged */
+        path->question_open = control_send(path->link, &question) != NULL;
+        path->hello_asks += path->question_open;
+    }
+}
+
 /* Is the network late, and not the peer, which may compute for long before it is ready or says
  * HELLO? Only while this side's HELLO is under way: once that has arrived the way is good, and the
- * peer says DEAD if its own is not. Over iWARP a completion does not say that it has arrived. */
+ * peer says DEAD if its own is not. Over iWARP: though the peer has answered meanwhile. */
 static bool no_answer(const struct verbs_path *path, uint64_t now)
 {
-    bool due = path->hello_sent && !path->hello_acked;
-    return path->state == VERBS_PATH_TRYING && now >= path->since_ms + HELLO_MS &&
-           (due || path->link->verbs->layer == CHOOSE_LAYER_IWARP);
+    bool iwarp = path->link->verbs->layer == CHOOSE_LAYER_IWARP;
+    bool due = iwarp ? path->hello_asks == HELLO_ASKS && !path->question_open
+                     : path->hello_sent && !path->hello_acked;
+    return path->state == VERBS_PATH_TRYING && due &&
+           now >= path->since_ms + HELLO_MS / (iwarp ? HELLO_ASKS + 1 : 1);
 }
 
 /* Have its receives not come back? */
@@ -375,6 +397,7 @@ static void service_path(struct verbs_path *path, uint64_t now)
 {
     if (path->errand)
         offer_go_on(path, false);
+    ask_meanwhile(path, now);
     if (drains_late(path, now) || no_answer(path, now))
         link_take_arrivals(path->link->verbs); /* it may have come while this rank was away */
     if (drains_late(path, now)) {

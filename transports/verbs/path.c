@@ -179,6 +179,7 @@ static void reset_counts(struct verbs_path *path)
     path->staged = 0;
     path->waits_ms = 0;
     path->question_open = false;
+    path->hello_asks = 0;
     path->hello_sent = path->hello_came = path->hello_acked = path->peer_dead = false;
     path->peer_ready = false;
 }
