@@ -313,6 +313,10 @@ static void run_until_lost(void)
         status = tutti_allreduce(in.at, out.at, COUNT, TUTTI_INT32, TUTTI_SUM, comm);
         if (status == TUTTI_OK && i % 16 == 0)
             expect(out, 0, COUNT, -1, 0, "allreduce");
+        if (i == 0) {
+            printf("rank %d: has begun\n", rank); /* parts.sh waits for it */
+            fflush(stdout);
+        }
     }
     check(status == TUTTI_ERR_PEER, "the link was not lost");
     printf("rank %d: %s\n", rank, tutti_last_error());

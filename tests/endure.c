@@ -29,6 +29,13 @@ static double seconds(void)
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
+/* The sign for whoever started it: links are up, and what it is about to go on with has begun. */
+static void begun(int rank)
+{
+    printf("rank %d: has begun\n", rank);
+    fflush(stdout);
+}
+
 static int bad(int rank, const char *what)
 {
     printf("rank %d: %s: %s\n", rank, what, tutti_last_error());
@@ -70,8 +77,10 @@ static int run(tutti_comm *comm, int rank, double length_s, size_t count)
             return bad(rank, "allreduce");
         if (seconds() - begin > longest)
             longest = seconds() - begin;
-        if (calls++ == 0)
+        if (calls++ == 0) {
             memcpy(first, out, count * sizeof *out);
+            begun(rank);
+        }
         different += memcmp(first, out, count * sizeof *out) != 0;
         if (!go_on(comm, rank, end, &go))
             return bad(rank, "broadcast");
@@ -137,6 +146,7 @@ static int held(tutti_comm *comm, int rank, const char *log)
         return bad(rank, "allreduce");
     if (rank == 1 && tutti_send(text, sizeof text, TUTTI_INT8, 0, comm) != TUTTI_OK)
         return bad(rank, "send");
+    begun(rank);
     while (go) {
         if (tutti_allreduce(in, out, 50000, TUTTI_FLOAT32, TUTTI_SUM, comm) != TUTTI_OK)
             return bad(rank, "allreduce");

@@ -107,6 +107,17 @@ start_ranks() { # ranks command...
     done
 }
 
+# Waits until each has begun what it is to go on with (endure, adapters), or they have ended.
+until_begun() {
+    local rank
+    for rank in "${!pids[@]}"; do
+        until grep -q ' has begun' "$work/rank$rank"; do
+            kill -0 "${pids[@]}" 2>/dev/null || return
+            sleep 0.05
+        done
+    done
+}
+
 # Waits for them; what they printed is in $work/log. False if one ended badly, the doomed one excepted.
 end_ranks() { # [doomed]
     local rank=0 good=0 pid status
@@ -204,7 +215,7 @@ part_rail() {
     [ "$name" = tcp ] && rails=1 # its one wire: it waits and goes on
     start_network $rails || return
     start_ranks 4 env TUTTI_LOG=info timeout -k 1 60 "$build/tests/endure" run 36 50000
-    sleep 1.5
+    until_begun
     if [ $rails -gt 1 ] && wire 1 loss 100%; then
         rail 1 down
         rail 1 up
@@ -256,7 +267,7 @@ falls_silent() {
     local good=no longest
     wire 1
     start_ranks 2 env TUTTI_LOG=info timeout -k 1 60 "$build/tests/endure" run 14 50000
-    sleep 3
+    until_begun
     if [ "$name" = iwarp ]; then # the retry counter of the others gives it up
         wire 1 delay 300ms
         sleep 4
@@ -271,7 +282,7 @@ falls_silent() {
     good=no
     wire 1
     start_ranks 2 env TUTTI_LOG=info timeout -k 1 60 "$build/tests/endure" run 8 50000
-    sleep 3
+    until_begun
     wire 1 loss 100%
     sleep 1
     rail 1 down
@@ -292,7 +303,7 @@ part_held() {
     # what the allocator has back is overwritten, and the loss is seen at once
     start_ranks 2 env MALLOC_PERTURB_=165 sh -c "TUTTI_LOG_FILE=$work/held.\$TUTTI_RANK exec timeout -k 1 60 \
         $build/tests/endure held $work/held.\$TUTTI_RANK"
-    sleep 1.5
+    until_begun
     forget_neighbours 1
     end_ranks && good=yes
     result "a message held while its rail is lost" $good "$work/log"
@@ -323,7 +334,7 @@ part_fallback() {
     fi
     good=no
     start_ranks 4 sh -c "TUTTI_VERBS_DEVICE=${device_kind}_\$(hostname)1 exec timeout -k 1 60 $build/tests/endure run 6 50000"
-    sleep 2
+    until_begun
     rail 1 down
     end_ranks && good=yes
     result "the last rail goes down: the results have the same bits" $good "$work/log"
@@ -475,7 +486,7 @@ part_gpu() {
     # the only rail goes down: what is in GPU memory cannot go on over TCP
     start_ranks 2 sh -c "TUTTI_VERBS_FALLBACK=1 TUTTI_VERBS_DEVICE=${device_kind}_\$(hostname)1 \
         exec timeout -k 1 60 $build/tests/adapters lost"
-    sleep 3
+    until_begun
     rail 1 down
     good=no
     end_ranks && grep -q 'while GPU memory was on its way' "$work/log" && good=yes
