@@ -373,6 +373,13 @@ static void connection_event(struct verbs_path *path, const struct rdma_cm_event
          * or that it leaves, with what had arrived; and this may overtake that. */
     case RDMA_CM_EVENT_TIMEWAIT_EXIT:
         break;
+    case RDMA_CM_EVENT_UNREACHABLE:
+        /* iWARP: the peer's host has answered the knock, and its kernel has taken the connection.
+         * What is late is its process, which may compute for longer than the kernel waits for it.
+         */
+        if (is_iwarp(path))
+            path->redials = 0;
+        /* fall through */
     default:
         if (path->hello_came && event->event != RDMA_CM_EVENT_DEVICE_REMOVAL)
             break; /* messages pass: the manager's own handshake may have lost its last word */
@@ -421,11 +428,19 @@ static bool accept_request(struct verbs *verbs, const struct rdma_cm_event *even
     struct rdma_conn_param param = parameters(path);
     param.private_data = NULL;
     param.private_data_len = 0;
-    if (!prepare(path) ||
-        (!is_iwarp(path) && (!move_to(path, IBV_QPS_RTR) || !move_to(path, IBV_QPS_RTS))) ||
-        library->rdma.accept(path->id, &param) != 0)
+    bool ready = prepare(path) &&
+                 (is_iwarp(path) || (move_to(path, IBV_QPS_RTR) && move_to(path, IBV_QPS_RTS)));
+    if (ready && library->rdma.accept(path->id, &param) == 0)
+        return true;
+    if (!ready || errno != ECONNRESET) {
         failed(path, "accept");
-    return true;
+        return true;
+    }
+    /* The dialer gave it up while this rank was away: it dials again, or says that it does not. */
+    path->id = NULL;
+    if (!make_again(path))
+        failed(path, "make a queue pair again");
+    return false;
 }
 
 void connect_events(struct verbs *verbs)
