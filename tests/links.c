@@ -14,22 +14,38 @@
 #include "base/clock.h"
 #include "tests/hosts.h"
 
-#define COMPLAINTS_MAX 8 /* printed per world: one failure drags many others behind it */
+#define COMPLAINTS_MAX 8 /* printed per world */
 
 const struct tag links_tags[2] = {{{1, 2, 3}}, {{1, 2, 4}}};
 
-void links_complain(struct links_rank *rank, const char *file, int line, const char *what)
+/* The transport tells these events once. */
+static void find_events(struct links_rank *rank)
 {
     struct transport_event event;
-    if (atomic_fetch_add(&rank->world->wrong, 1) >= COMPLAINTS_MAX)
+    bool restart = true;
+    while (rank->found_count < LINKS_FOUND_MAX &&
+           rank->ops->event(rank->transport, restart, &event)) {
+        restart = false;
+        if (event.kind != TRANSPORT_EVENT_UNEXPECTED)
+            rank->found[rank->found_count++] = event;
+    }
+}
+
+void links_complain(struct links_rank *rank, const char *file, int line, const char *what)
+{
+    atomic_fetch_add(&rank->world->wrong, 1);
+    if (rank->complained || atomic_fetch_add(&rank->world->complaints, 1) >= COMPLAINTS_MAX)
         return;
+    rank->complained = true;
     printf("    rank %u %s:%d: %s (%s)\n", rank->rank, file, line, what, status_sentence());
     /* A transfer that poll returned has no sentence of its own; its link has. */
-    for (bool restart = true; rank->transport && rank->ops->event(rank->transport, restart, &event);
-         restart = false) {
-        if (event.kind == TRANSPORT_EVENT_LINK_DOWN)
-            printf("    rank %u: the link to rank %u is down: %s\n", rank->rank, event.peer,
-                   event.sentence);
+    if (rank->transport)
+        find_events(rank);
+    for (uint32_t i = 0; i < rank->found_count; i++) {
+        const struct transport_event *event = &rank->found[i];
+        if (event->kind == TRANSPORT_EVENT_LINK_DOWN)
+            printf("    rank %u: the link to rank %u is down: %s\n", rank->rank, event->peer,
+                   event->sentence);
     }
 }
 
@@ -266,11 +282,27 @@ tutti_status links_recv(struct links_rank *rank, struct xfer *xfer)
     return status == TUTTI_IN_PROGRESS ? links_finish(rank, xfer, LINKS_LIMIT_MS) : status;
 }
 
+static bool take_found(struct links_rank *rank, enum transport_event_kind kind,
+                       struct transport_event *event)
+{
+    for (uint32_t i = 0; i < rank->found_count; i++) {
+        if (rank->found[i].kind != kind)
+            continue;
+        *event = rank->found[i];
+        memmove(&rank->found[i], &rank->found[i + 1],
+                (--rank->found_count - i) * sizeof *rank->found);
+        return true;
+    }
+    return false;
+}
+
 bool links_event(struct links_rank *rank, enum transport_event_kind kind, uint64_t limit_ms,
                  struct transport_event *event)
 {
     uint64_t deadline = clock_ms() + limit_ms;
     unsigned looks = 0;
+    if (take_found(rank, kind, event))
+        return true;
     while (clock_ms() < deadline) {
         bool restart = true;
         while (rank->ops->event(rank->transport, restart, event)) {

@@ -11,6 +11,7 @@
 
 #define LINKS_RANKS_MAX 256
 #define LINKS_PLACES    16
+#define LINKS_FOUND_MAX 16
 #define LINKS_LIMIT_MS  30000 /* of a wait; where bytes move, until none do for so long */
 
 struct links_world {
@@ -22,7 +23,7 @@ struct links_world {
     void (*before)(void); /* NULL, or what each process does before it opens its transport */
     uint64_t seed;
     int number; /* free for the test */
-    _Atomic uint32_t wrong, arrived[LINKS_PLACES];
+    _Atomic uint32_t wrong, complaints, arrived[LINKS_PLACES];
     _Atomic int flags[LINKS_PLACES]; /* free for the test */
     _Atomic int pids[LINKS_RANKS_MAX];
     _Atomic uint64_t moved[LINKS_RANKS_MAX]; /* bytes and pieces, as each saw it last */
@@ -39,6 +40,10 @@ struct links_rank {
     const struct transport_ops *ops; /* the wrapper's, when wrapped */
     uint32_t rank;
     struct transport_config config;
+    bool complained;
+    /* Events that a complaint found: links_event gives them first. */
+    struct transport_event found[LINKS_FOUND_MAX];
+    uint32_t found_count;
 };
 
 typedef void links_fn(struct links_rank *rank);
@@ -50,6 +55,7 @@ struct links_world *links_world_new(const char *transport, uint32_t size, uint32
  * to NULL), and asserts that nothing was wrong. */
 void links_run(struct links_world *world, links_fn *function);
 
+/* What is wrong, and which links are down; once for each rank, since the rest follows from that. */
 void links_complain(struct links_rank *rank, const char *file, int line, const char *what);
 #define links_expect(rank, fact)                                                                   \
     ((fact) ? (void)0 : links_complain(rank, __FILE__, __LINE__, #fact))
