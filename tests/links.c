@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -67,25 +68,23 @@ static void relax(const struct links_rank *rank, unsigned *looks)
 /* A machine may be slow, but what hangs moves nothing. */
 #define PERIODS 16 /* looks in LINKS_LIMIT_MS */
 
-struct patience {
-    uint64_t next_ms, moved;
-    unsigned idle; /* periods */
-};
+uint64_t links_moved(const struct links_rank *rank)
+{
+    struct transport_stats stats;
+    rank->ops->stats(rank->transport, &stats);
+    return stats.bytes_sent + stats.bytes_received + stats.copied_bytes + stats.in_place_bytes +
+           stats.pieces;
+}
 
-static bool is_out(const struct links_rank *rank, struct patience *patience)
+bool links_out(const struct links_rank *rank, struct links_patience *patience)
 {
     struct links_world *world = rank->world;
     uint64_t now = clock_ms(), moved = 0;
     if (now < patience->next_ms)
         return false;
     patience->next_ms = now + LINKS_LIMIT_MS / PERIODS;
-    if (rank->transport) {
-        struct transport_stats stats;
-        rank->ops->stats(rank->transport, &stats);
-        atomic_store(&world->moved[rank->rank], stats.bytes_sent + stats.bytes_received +
-                                                    stats.copied_bytes + stats.in_place_bytes +
-                                                    stats.pieces);
-    }
+    if (rank->transport)
+        atomic_store(&world->moved[rank->rank], links_moved(rank));
     for (uint32_t r = 0; r < world->size; r++)
         moved += atomic_load(&world->moved[r]);
     patience->idle = moved == patience->moved ? patience->idle + 1 : 0;
@@ -93,13 +92,47 @@ static bool is_out(const struct links_rank *rank, struct patience *patience)
     return patience->idle > PERIODS;
 }
 
+#define STEP_MOST_MS 2 /* from one look to the next: on an idle machine it takes less */
+
+/* The time in which a rank looks: a longer step in which it did not sleep was the machine's. */
+struct watch {
+    uint64_t begun_ms, before_ms, looked_ms;
+    unsigned looks;
+    long sleeps;
+};
+
+static long sleeps(void)
+{
+    struct rusage usage;
+    getrusage(RUSAGE_THREAD, &usage);
+    return usage.ru_nvcsw;
+}
+
+static struct watch watch_begin(void)
+{
+    uint64_t now = clock_ms();
+    return (struct watch){.begun_ms = now, .before_ms = now, .sleeps = sleeps()};
+}
+
+/* After a fruitless look: is the time up? */
+static bool is_over(const struct links_rank *rank, struct watch *watch, uint64_t limit_ms)
+{
+    bool slept = sleeps() != watch->sleeps;
+    relax(rank, &watch->looks);
+    watch->sleeps = sleeps();
+    uint64_t now = clock_ms(), step = now - watch->before_ms;
+    watch->looked_ms += slept || step < STEP_MOST_MS ? step : STEP_MOST_MS;
+    watch->before_ms = now;
+    return watch->looked_ms >= limit_ms || now >= watch->begun_ms + LINKS_LIMIT_MS;
+}
+
 void links_meet(struct links_rank *rank, int place, uint32_t ranks)
 {
-    struct patience patience = {0};
+    struct links_patience patience = {0};
     unsigned looks = 0;
     atomic_fetch_add(&rank->world->arrived[place], 1);
     while (atomic_load(&rank->world->arrived[place]) < ranks) {
-        if (is_out(rank, &patience)) {
+        if (links_out(rank, &patience)) {
             links_complain(rank, __FILE__, __LINE__, "the others did not come");
             return;
         }
@@ -252,13 +285,24 @@ void links_run(struct links_world *world, links_fn *function)
     munmap(world, sizeof *world);
 }
 
+static tutti_status finish_within(struct links_rank *rank, struct xfer *xfer, uint64_t limit_ms)
+{
+    struct watch watch = watch_begin();
+    bool over = false;
+    while (xfer->status == TUTTI_IN_PROGRESS && !over) {
+        rank->ops->poll(rank->transport);
+        over = is_over(rank, &watch, limit_ms);
+    }
+    return xfer->status;
+}
+
 tutti_status links_finish(struct links_rank *rank, struct xfer *xfer, uint64_t limit_ms)
 {
-    uint64_t deadline = clock_ms() + limit_ms;
-    struct patience patience = {0};
+    struct links_patience patience = {0};
     unsigned looks = 0;
-    while (xfer->status == TUTTI_IN_PROGRESS &&
-           (limit_ms == LINKS_LIMIT_MS ? !is_out(rank, &patience) : clock_ms() < deadline)) {
+    if (limit_ms != LINKS_LIMIT_MS)
+        return finish_within(rank, xfer, limit_ms);
+    while (xfer->status == TUTTI_IN_PROGRESS && !links_out(rank, &patience)) {
         if (!rank->ops->poll(rank->transport))
             relax(rank, &looks);
     }
@@ -299,11 +343,10 @@ static bool take_found(struct links_rank *rank, enum transport_event_kind kind,
 bool links_event(struct links_rank *rank, enum transport_event_kind kind, uint64_t limit_ms,
                  struct transport_event *event)
 {
-    uint64_t deadline = clock_ms() + limit_ms;
-    unsigned looks = 0;
+    struct watch watch = watch_begin();
     if (take_found(rank, kind, event))
         return true;
-    while (clock_ms() < deadline) {
+    do {
         bool restart = true;
         while (rank->ops->event(rank->transport, restart, event)) {
             if (event->kind == kind)
@@ -311,7 +354,6 @@ bool links_event(struct links_rank *rank, enum transport_event_kind kind, uint64
             restart = false;
         }
         rank->ops->poll(rank->transport);
-        relax(rank, &looks);
-    }
+    } while (!is_over(rank, &watch, limit_ms));
     return false;
 }

@@ -26,7 +26,7 @@ struct links_world {
     _Atomic uint32_t wrong, complaints, arrived[LINKS_PLACES];
     _Atomic int flags[LINKS_PLACES]; /* free for the test */
     _Atomic int pids[LINKS_RANKS_MAX];
-    _Atomic uint64_t moved[LINKS_RANKS_MAX]; /* bytes and pieces, as each saw it last */
+    _Atomic uint64_t moved[LINKS_RANKS_MAX]; /* links_moved, as each saw it last */
     uint8_t secret[LINKS_RANKS_MAX][32];
     size_t address_len[LINKS_RANKS_MAX];
     uint8_t address[LINKS_RANKS_MAX][TRANSPORT_ADDRESS_MAX];
@@ -60,6 +60,16 @@ void links_complain(struct links_rank *rank, const char *file, int line, const c
 #define links_expect(rank, fact)                                                                   \
     ((fact) ? (void)0 : links_complain(rank, __FILE__, __LINE__, #fact))
 
+/* A machine may be slow, but what hangs moves nothing: true once no rank has moved any byte for
+ * LINKS_LIMIT_MS of the looks. Begins as {0}. */
+struct links_patience {
+    uint64_t next_ms, moved;
+    unsigned idle;
+};
+bool links_out(const struct links_rank *rank, struct links_patience *patience);
+/* The bytes and pieces that this rank has moved so far. */
+uint64_t links_moved(const struct links_rank *rank);
+
 /* `ranks` ranks meet here; each place is used once. Progress is made meanwhile. */
 void links_meet(struct links_rank *rank, int place, uint32_t ranks);
 void links_connect(struct links_rank *rank, uint32_t peer);
@@ -67,6 +77,8 @@ void links_connect_all(struct links_rank *rank);
 
 extern const struct tag links_tags[2];
 struct xfer links_xfer(uint32_t peer, void *data, size_t len);
+/* A limit below LINKS_LIMIT_MS is of the time in which this rank looks: where the machine has other
+ * things to do, a step from one look to the next counts as on an idle one. */
 /* Polls until the transfer is done, at most limit_ms. */
 tutti_status links_finish(struct links_rank *rank, struct xfer *xfer, uint64_t limit_ms);
 tutti_status links_send(struct links_rank *rank, struct xfer *xfer);
