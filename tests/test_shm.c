@@ -348,7 +348,9 @@ static void tell(struct links_rank *rank)
         links_expect(rank, ops->notify(rank->transport, 1, &notice) == TUTTI_OK);
         notice.culprit = 6;
         links_expect(rank, ops->notify(rank->transport, 1, &notice) == TUTTI_OK);
+        links_meet(rank, 1, 2);
     } else {
+        links_meet(rank, 1, 2); /* all is said */
         links_expect(rank, links_event(rank, TRANSPORT_EVENT_NOTICE, 5000, &event));
         links_expect(rank, event.peer == 0 && event.notice.culprit == 5 && event.notice.kind == 9);
         links_expect(rank, strcmp(event.notice.text, "why") == 0);
@@ -362,7 +364,7 @@ static void tell(struct links_rank *rank)
         links_expect(rank, links_recv(rank, &xfer) == TUTTI_OK && word == 7);
         links_expect(rank, !ops->event(rank->transport, true, &event));
     }
-    links_meet(rank, 1, 2);
+    links_meet(rank, 2, 2);
 }
 
 static void test_inproc_tells_notices_and_arrivals(void)
