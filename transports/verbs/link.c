@@ -30,7 +30,7 @@
 #define HELLO_ASKS 4    /* questions in that time whether the peer lives, over iWARP */
 #define DRAIN_MS   500  /* for a stopped queue pair to give its receives back */
 #define DOOM_MS    1000 /* from the end of the last path to the link's: the socket may know why */
-#define GRACE_MS   100  /* from the end of the last path to going over TCP */
+#define GRACE_MS   100  /* for the socket to say why, before a path is lost or TCP is used */
 #define EVENTS_MS  50   /* between looks at the devices' events */
 
 /* ---- paths ------------------------------------------------------------------------------------
@@ -197,9 +197,11 @@ void link_path_drained(struct verbs_path *path)
 }
 
 /* With other rails the loss of one is news by itself; without, it will be the link's sentence. That
- * one more attempt to make it again failed is none. */
+ * one more attempt to make it again failed is none, still less that a peer closes in order. */
 static enum log_level news_of(const struct verbs_path *path)
 {
+    if (path->link->bye)
+        return LOG_LEVEL_DEBUG;
     bool lost = (path->hello_came && path->hello_acked) || path->round == 0;
     return path->link->path_count > 1 && lost ? LOG_LEVEL_WARN : LOG_LEVEL_INFO;
 }
@@ -397,6 +399,11 @@ static void service_path(struct verbs_path *path, uint64_t now)
 {
     if (path->errand)
         offer_go_on(path, false);
+    if (path->closed && path_alive(path) && (path->link->bye || now >= path->since_ms + GRACE_MS))
+        link_path_failed(path,
+                         "the queue pair on %s was closed by the device: its port went down, "
+                         "or the other side closed",
+                         path->rail->name);
     ask_meanwhile(path, now);
     if (drains_late(path, now) || no_answer(path, now))
         link_take_arrivals(path->link->verbs); /* it may have come while this rank was away */

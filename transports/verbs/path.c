@@ -178,7 +178,7 @@ static void reset_counts(struct verbs_path *path)
     path->ring = (struct ring){.len = path->ring.len};
     path->staged = 0;
     path->waits_ms = 0;
-    path->question_open = false;
+    path->question_open = path->closed = false;
     path->hello_asks = 0;
     path->hello_sent = path->hello_came = path->hello_acked = path->peer_dead = false;
     path->peer_ready = false;
@@ -492,7 +492,7 @@ void path_flush(struct verbs_path *path)
     struct ibv_send_wr *bad = NULL;
     if (path->relayed)
         return;
-    if (!path_alive(path)) {
+    if (!path_alive(path) || path->closed) {
         path->staged = 0; /* the records say what was lost */
         return;
     }
@@ -595,7 +595,7 @@ void path_repost(struct verbs_path *path, uint32_t slot)
         relay_free_slot(path, slot);
         return;
     }
-    if (!path->qp || path->errand || path->state == VERBS_PATH_NONE ||
+    if (!path->qp || path->errand || path->closed || path->state == VERBS_PATH_NONE ||
         path->state >= VERBS_PATH_DRAINING)
         return;
     post_receive(path, slot);
@@ -637,11 +637,10 @@ static void failed_completion(struct verbs_path *path, const struct ibv_wc *wc, 
     if (path_alive(path) && wc->status != IBV_WC_WR_FLUSH_ERR)
         link_path_failed(path, "%s over %s: %s", library->ibv.wc_status_str(wc->status),
                          path->rail->name, remedy(wc->status));
-    else if (path_alive(path))
-        link_path_failed(path,
-                         "the queue pair on %s was closed by the device: its port went down, "
-                         "or the other side closed",
-                         path->rail->name);
+    else if (path_alive(path) && !path->closed) {
+        path->closed = true;
+        path->since_ms = clock_ms();
+    }
     if (path->state == VERBS_PATH_DRAINING && path->posted == 0)
         link_path_drained(path);
 }

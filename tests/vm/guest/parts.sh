@@ -520,7 +520,7 @@ part_comms() {
     local good=no before after tries
     start_network 1 || return
     rdma resource show >"$work/before" 2>&1
-    start_ranks 2 timeout -k 1 120 "$build/tests/endure" comms 100 "$work/comms"
+    start_ranks 2 env TUTTI_LOG=info timeout -k 1 120 "$build/tests/endure" comms 100 "$work/comms"
     for tries in $(seq 1000); do
         [ -e "$work/comms.0" ] && [ -e "$work/comms.1" ] && break
         kill -0 "${pids[0]}" 2>/dev/null || break
@@ -533,6 +533,9 @@ part_comms() {
     end_ranks && good=yes
     result "100 communicators" $good "$work/log"
     [ "$kind" = none ] && return
+    good=no
+    grep -q 'uses ' "$work/log" && ! grep -q ' failed: ' "$work/log" && good=yes
+    result "none calls a path failed whose peer closes in order" $good "$work/log"
     good=no
     { grep -q . "$work/before" && diff "$work/before" "$work/after" >"$work/log"; } && good=yes
     result "rdma resource show: after as before" $good "$work/log"
