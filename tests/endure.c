@@ -1,17 +1,22 @@
 /* endure.c: one rank of a job that goes on while something happens around it; started once per rank
  * by a launcher or by tests/vm/guest/parts.sh.
  *
- *     endure run SECONDS COUNT   allreduce of COUNT floats again and again. The values do not add
- * up exactly, so each result must have the same bits as the first only because the plan fixes the
- * order of the sums. Prints how often, and the longest a call took. endure comms N FILE makes N
- * communicators one after the other, uses and destroys them; then writes a line to FILE.RANK and
- * waits for FILE.go to appear, so that what is left in the kernel can be looked at while it lives.
+ *     endure run SECONDS COUNT [DEVICES]   allreduce of COUNT floats again and again. The values do
+ * not add up exactly, so each result must have the same bits as the first only because the plan
+ * fixes the order of the sums. Prints how often, and the longest a call took. With DEVICES each
+ * call is followed by the same one of a communicator that uses these only (TUTTI_VERBS_DEVICE), as
+ * a control: see struct calls.
+ *
+ *     endure comms N FILE   makes N communicators one after the other, uses and destroys them; then
+ * writes a line to FILE.RANK and waits for FILE.go to appear, so that what is left in the kernel
+ * can be looked at while it lives.
+ *
  *     endure held LOG   rank 1 sends to rank 0, which receives only when its LOG (TUTTI_LOG_FILE)
  * says that a link goes on without a rail, and three seconds without any call are over.
+ *
  *     endure away SECONDS   rank 1 leaves the library alone for so long while links are being made:
  * each of some communicators was looked at once more than the one before, so that some link is
- * found in every state.
- */
+ * found in every state. */
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -53,43 +58,99 @@ static void fill(float *in, size_t count, int rank)
 }
 
 /* Rank 0's clock decides for all when it is time to stop. */
-static int go_on(tutti_comm *comm, int rank, double end, int *go)
+static int go_on(tutti_comm *comm, int rank, bool longer, int *go)
 {
     if (rank == 0)
-        *go = seconds() < end;
+        *go = longer;
     return tutti_broadcast(go, go, 1, TUTTI_INT32, 0, comm) == TUTTI_OK;
 }
 
-static int run(tutti_comm *comm, int rank, double length_s, size_t count)
+#define CALLS_MAX  100000
+#define NEAR       20   /* calls of the control on either side */
+#define ORDINARY_S 0.05 /* of the longest of these: where the machine is free it takes less */
+
+/* How long each call took, and the one of the control after it, to whose devices nothing happens.
+ * Where the machine has other things to do the control takes longer, too, and a call counts as so
+ * much less; where it is free, as it is. */
+struct calls {
+    size_t count;
+    double took[CALLS_MAX], control[CALLS_MAX];
+};
+
+/* The longest of the controls near a call. */
+static double control_near(const struct calls *calls, size_t at)
 {
+    double longest = 0;
+    for (size_t i = at < NEAR ? 0 : at - NEAR; i < at + NEAR && i < calls->count; i++)
+        longest = calls->control[i] > longest ? calls->control[i] : longest;
+    return longest;
+}
+
+static void print_calls(int rank, const struct calls *calls, unsigned long different)
+{
+    double longest = 0, wall = 0, control = 0;
+    for (size_t i = 0; i < calls->count; i++) {
+        double near = control_near(calls, i);
+        double judged = calls->took[i] * (near > ORDINARY_S ? ORDINARY_S / near : 1);
+        if (judged > longest) {
+            longest = judged;
+            wall = calls->took[i];
+            control = near;
+        }
+    }
+    printf("rank %d: %zu calls, %lu with other bits, longest %.3f s (%.3f s, control %.3f s)\n",
+           rank, calls->count, different, longest, wall, control);
+}
+
+/* Another communicator of the same ranks, over these devices only; NULL without. */
+static bool make_control(const char *devices, tutti_comm **control)
+{
+    *control = NULL;
+    if (!devices)
+        return true;
+    setenv("TUTTI_VERBS_DEVICE", devices, 1);
+    return tutti_comm_create_from_env(control) == TUTTI_OK;
+}
+
+static int run(tutti_comm *comm, int rank, double length_s, size_t count, const char *devices)
+{
+    static struct calls calls;
     float *in = malloc(count * sizeof *in), *out = malloc(count * sizeof *out);
     float *first = malloc(count * sizeof *first);
-    double end = seconds() + length_s, longest = 0;
-    unsigned long calls = 0, different = 0;
+    double end = seconds() + length_s;
+    unsigned long different = 0;
+    tutti_comm *control;
     int go = 1;
     if (!in || !out || !first)
         return bad(rank, "memory");
+    if (!make_control(devices, &control))
+        return bad(rank, "the control");
     fill(in, count, rank);
     while (go) {
         double begin = seconds();
         memset(out, 0xff, count * sizeof *out);
         if (tutti_allreduce(in, out, count, TUTTI_FLOAT32, TUTTI_SUM, comm) != TUTTI_OK)
             return bad(rank, "allreduce");
-        if (seconds() - begin > longest)
-            longest = seconds() - begin;
-        if (calls++ == 0) {
+        calls.took[calls.count] = seconds() - begin;
+        if (calls.count == 0) {
             memcpy(first, out, count * sizeof *out);
             begun(rank);
         }
         different += memcmp(first, out, count * sizeof *out) != 0;
-        if (!go_on(comm, rank, end, &go))
+        begin = seconds();
+        if (control &&
+            tutti_allreduce(in, out, count, TUTTI_FLOAT32, TUTTI_SUM, control) != TUTTI_OK)
+            return bad(rank, "the control");
+        calls.control[calls.count++] = control ? seconds() - begin : 0;
+        if (!go_on(comm, rank, seconds() < end && calls.count < CALLS_MAX, &go))
             return bad(rank, "broadcast");
     }
-    printf("rank %d: %lu calls, %lu with other bits, longest %.3f s\n", rank, calls, different,
-           longest);
+    print_calls(rank, &calls, different);
     free(in);
     free(out);
     free(first);
+    if (tutti_comm_destroy(control) != TUTTI_OK)
+        return bad(rank, "destroy the control");
     return different != 0;
 }
 
@@ -214,8 +275,9 @@ int main(int argc, char **argv)
         return comms(atoi(argv[2]), argv[3]);
     bool holds = argc == 3 && strcmp(argv[1], "held") == 0;
     bool leaves = argc == 3 && strcmp(argv[1], "away") == 0;
-    if (!holds && !leaves && (argc != 4 || strcmp(argv[1], "run") != 0))
-        return fputs("usage: endure run SECONDS COUNT | comms N FILE | held LOG | away SECONDS\n",
+    if (!holds && !leaves && ((argc != 4 && argc != 5) || strcmp(argv[1], "run") != 0))
+        return fputs("usage: endure run SECONDS COUNT [DEVICES] | comms N FILE | held LOG | away "
+                     "SECONDS\n",
                      stderr),
                2;
     if (tutti_comm_create_from_env(&comm) != TUTTI_OK)
@@ -223,7 +285,7 @@ int main(int argc, char **argv)
     tutti_comm_rank(comm, &rank);
     int status = holds    ? held(comm, rank, argv[2])
                  : leaves ? away(comm, rank, atof(argv[2]))
-                          : run(comm, rank, atof(argv[2]), (size_t)atol(argv[3]));
+                          : run(comm, rank, atof(argv[2]), (size_t)atol(argv[3]), argv[4]);
     if (status == 0 && tutti_comm_destroy(comm) != TUTTI_OK)
         status = bad(rank, "destroy");
     return status;
