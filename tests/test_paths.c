@@ -1,5 +1,6 @@
 /* test_paths.c: the paths of a link, over stand-ins for queue pairs: what is posted is written
  * down. What a failed path carried goes over another one. And registered memory. */
+#include <dlfcn.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -114,6 +115,23 @@ static void free_rig(struct rig *rig)
     }
     free(rig->link);
     free(rig);
+}
+
+/* ---- the library ------------------------------------------------------------------------------
+ */
+
+/* What devices use stays the parent's, whatever it writes to after a fork. */
+static void test_paths_keep_their_memory_from_children(void)
+{
+    void *handle = dlopen("libibverbs.so.1", RTLD_NOW | RTLD_LOCAL);
+    __typeof__(ibv_is_fork_initialized) *is_safe = NULL;
+    if (handle)
+        *(void **)&is_safe = dlsym(handle, "ibv_is_fork_initialized");
+    if (!is_safe || !library_get()->have_ibv) {
+        suite_skip("wants a libibverbs that says whether forks are safe");
+        return;
+    }
+    CU_ASSERT_NOT_EQUAL(is_safe(), IBV_FORK_DISABLED);
 }
 
 /* ---- ports ------------------------------------------------------------------------------------
@@ -603,6 +621,7 @@ static void test_memory_that_is_forgotten_in_use_goes_with_the_last(void)
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
+        TEST(paths_keep_their_memory_from_children),
         TEST(paths_are_made_over_ports_that_have_reliable_connections),
         TEST(paths_give_up_what_the_device_cannot_make),
         TEST(paths_keep_room_for_counts),

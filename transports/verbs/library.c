@@ -29,6 +29,16 @@ static void *load(const char *file)
     return handle;
 }
 
+/* Before Linux 5.12 the parent of a fork that writes to a page which a device uses gets a copy, and
+ * the device stays with the child's: queues and registered memory would be lost by any system() or
+ * data loader. So children do not get such pages. Later kernels copy for the child, and this does
+ * nothing; it is refused where another library has registered memory before, which cannot be
+ * helped. To be called first of all. */
+static void keep_from_children(void)
+{
+    (void)library.ibv.fork_init();
+}
+
 static void load_all(void)
 {
     static const char verbs_file[] = "libibverbs.so.1", cm_file[] = "librdmacm.so.1";
@@ -44,6 +54,8 @@ static void load_all(void)
     *(void **)&library.ibv.reg_dmabuf_mr = dlsym(handle, "ibv_reg_dmabuf_mr");
 #endif
     library.have_ibv = good;
+    if (good)
+        keep_from_children();
     handle = good ? load(cm_file) : NULL;
     if (!handle)
         return;

@@ -11,6 +11,7 @@
 #include "base/status.h"
 
 #define LIBRARY_IBV_LIST(X)                                                                        \
+    X(fork_init)                                                                                   \
     X(get_device_list)                                                                             \
     X(free_device_list)                                                                            \
     X(get_device_name)                                                                             \
