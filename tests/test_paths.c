@@ -551,6 +551,42 @@ static void test_resend_follows_when_a_path_comes_up(void)
     free_rig(rig);
 }
 
+static int destroy_nothing(struct ibv_qp *qp)
+{
+    (void)qp;
+    return 0;
+}
+
+/* All that path 1 was given is acknowledged; then the peer says how much of it came in. */
+static enum verbs_link_state end_with_count(uint32_t taken)
+{
+    struct rig *rig = make_rig();
+    struct verbs_link *link = rig->link;
+    rig->library.ibv.destroy_qp = destroy_nothing;
+    comes_up(&link->paths[1]);
+    comes_up(&link->paths[2]);
+    for (uint16_t seq = 0; seq < MESSAGES; seq++) {
+        struct wire_header header = {.kind = WIRE_EAGER, .seq = seq};
+        path_message(&link->paths[1], &header, NULL, 0);
+        path_flush(&link->paths[1]);
+        path_pop(&link->paths[1], true);
+    }
+    const struct wire_control dead = {.kind = WIRE_DEAD, .path = 1, .received = taken};
+    link_take(link, &dead);
+    enum verbs_link_state state = link->state;
+    if (state == VERBS_LINK_ENDED)
+        CU_ASSERT_PTR_NOT_NULL(strstr(link->sentence, "acknowledged 2 messages"));
+    free_rig(rig);
+    return state;
+}
+
+/* A device that vanished with what it had acknowledged: nobody has it any more. */
+static void test_resend_ends_a_link_whose_messages_are_lost(void)
+{
+    CU_ASSERT_EQUAL(end_with_count(MESSAGES), VERBS_LINK_UP);
+    CU_ASSERT_EQUAL(end_with_count(MESSAGES - 2), VERBS_LINK_ENDED);
+}
+
 /* ---- memory -----------------------------------------------------------------------------------
  */
 
@@ -635,6 +671,7 @@ int main(int argc, char **argv)
         TEST(resend_is_not_over_while_its_heir_fails),
         TEST(resend_tells_again_what_was_taken),
         TEST(resend_follows_when_a_path_comes_up),
+        TEST(resend_ends_a_link_whose_messages_are_lost),
         TEST(memory_that_is_forgotten_is_found_no_more),
         TEST(memory_that_is_forgotten_in_use_goes_with_the_last),
     };

@@ -160,9 +160,25 @@ void link_take_count(struct verbs_path *path, uint32_t received)
                  path->last);
 }
 
+/* A device that vanishes may take with it what it has acknowledged: it is forgotten here, and will
+ * not come in there. The first message, a HELLO, may go that way: nobody waits for it. */
+static void look_for_loss(struct verbs_path *path)
+{
+    uint32_t taken = path->peer_received == 0 ? 1 : path->peer_received;
+    if ((int32_t)(path->first - taken) > 0)
+        link_end(
+            path->link, TUTTI_ERR_PEER,
+            "the RDMA link to %s is lost: its device had acknowledged %u messages over %s that "
+            "it did not take in before the path failed: %s",
+            verbs_peer_name(path->link->verbs, path->link->peer), path->first - taken,
+            path->rail->name, path->why);
+}
+
 static void start_resending(struct verbs_path *path)
 {
     link_take_count(path, path->peer_received);
+    if (path->link->state != VERBS_LINK_ENDED)
+        look_for_loss(path);
     if (path->link->state == VERBS_LINK_ENDED)
         return;
     path->state = VERBS_PATH_RESENDING;
