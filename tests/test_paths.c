@@ -436,6 +436,47 @@ static void test_paths_are_not_judged_by_an_answer_from_before(void)
     free_tried(rig);
 }
 
+static struct wire_control said; /* the last control message */
+static struct seal *said_by;
+
+static tutti_status note_said(struct transport *side, struct xfer *xfer)
+{
+    (void)side;
+    CU_ASSERT_EQUAL(seal_open(said_by, xfer->data, xfer->len, &said), TUTTI_OK);
+    return TUTTI_OK;
+}
+
+/* The peer sends nothing again before it knows what came in. */
+static void test_paths_that_failed_are_told_once_there_is_a_place(void)
+{
+    static const uint8_t secret[32];
+    static const struct transport_ops noting = {
+        .event = no_event, .poll = no_xfer, .send = note_said};
+    struct transport side = {.ops = &noting};
+    struct rig *rig = make_rig();
+    struct verbs *verbs = &rig->verbs;
+    struct verbs_path *path = &rig->link->paths[1];
+    CU_ASSERT_EQUAL_FATAL(seal_new(secret, sizeof secret, "test", &said_by), TUTTI_OK);
+    verbs->seal = said_by;
+    verbs->side = &side;
+    verbs->all = rig->link;
+    verbs->events_ms = rig->link->revive_ms = UINT64_MAX;
+    comes_up(path);
+    path->received = 7;
+    said.kind = 0;
+    link_path_failed(path, "of the test");
+    link_service(verbs);
+    CU_ASSERT_EQUAL(said.kind, 0);
+    rig->link->out[3].busy = 0;
+    link_service(verbs);
+    CU_ASSERT_TRUE(said.kind == WIRE_DEAD && said.path == 1 && said.received == 7);
+    said.kind = 0;
+    link_service(verbs);
+    CU_ASSERT_EQUAL(said.kind, 0);
+    seal_free(said_by);
+    free_rig(rig);
+}
+
 /* ---- losing one -------------------------------------------------------------------------------
  */
 
@@ -666,6 +707,7 @@ int main(int argc, char **argv)
         TEST(paths_take_what_came_before_they_are_given_up),
         TEST(paths_wait_for_the_first_message_of_who_computes),
         TEST(paths_are_not_judged_by_an_answer_from_before),
+        TEST(paths_that_failed_are_told_once_there_is_a_place),
         TEST(resend_takes_one_path_though_another_comes_up),
         TEST(resend_begins_with_what_was_lost_last),
         TEST(resend_is_not_over_while_its_heir_fails),

@@ -200,15 +200,24 @@ static void tell_dead(struct verbs_path *dead)
     path_flush(up);
 }
 
+/* The peer may wait for this word for ever: without a place it is said later. */
+static void say_dead(struct verbs_path *path)
+{
+    struct wire_control control = {.kind = WIRE_DEAD,
+                                   .path = path->index,
+                                   .round = path->round,
+                                   .received = path->received,
+                                   .alive = path->state == VERBS_PATH_NONE};
+    snprintf(control.text, sizeof control.text, "%.127s", path->why);
+    path->dead_due = control_send(path->link, &control) == NULL;
+}
+
 void link_path_drained(struct verbs_path *path)
 {
-    struct wire_control control = {
-        .kind = WIRE_DEAD, .path = path->index, .round = path->round, .received = path->received};
     path->state = VERBS_PATH_DRAINED;
-    snprintf(control.text, sizeof control.text, "%.127s", path->why);
     if (path->peer_dead)
         start_resending(path);
-    control_send(path->link, &control);
+    say_dead(path);
     tell_dead(path);
 }
 
@@ -237,11 +246,8 @@ void link_path_failed(struct verbs_path *path, const char *format, ...)
            path->index, verbs_peer_name(link->verbs, link->peer), path->rail->name, path->why);
     if (path->state == VERBS_PATH_MAKING) {
         /* The other side may wait for a connection that does not come. */
-        struct wire_control control = {
-            .kind = WIRE_DEAD, .path = path->index, .round = path->round};
-        snprintf(control.text, sizeof control.text, "%.127s", path->why);
         if (link->offered)
-            control_send(link, &control);
+            say_dead(path);
         gone(path);
         return;
     }
@@ -302,12 +308,7 @@ static void take_dead(struct verbs_link *link, const struct wire_control *dead)
     struct verbs_path *path = &link->paths[dead->path];
     if (path->state == VERBS_PATH_NONE && !dead->alive) {
         /* It failed here before it was made: the other side waits for this word. */
-        struct wire_control answer = {.kind = WIRE_DEAD,
-                                      .path = dead->path,
-                                      .round = dead->round,
-                                      .received = path->received,
-                                      .alive = 1};
-        control_send(link, &answer);
+        say_dead(path);
         return;
     }
     snprintf(text, sizeof text, "%.127s", dead->text);
@@ -421,6 +422,8 @@ static void service_path(struct verbs_path *path, uint64_t now)
                          "or the other side closed",
                          path->rail->name);
     ask_meanwhile(path, now);
+    if (path->dead_due)
+        say_dead(path);
     if (drains_late(path, now) || no_answer(path, now))
         link_take_arrivals(path->link->verbs); /* it may have come while this rank was away */
     if (drains_late(path, now)) {

@@ -142,7 +142,7 @@ static void take_first_offer(struct verbs_link *link, const struct wire_control 
 static bool may_revive(const struct verbs_link *link, const struct verbs_path *path)
 {
     return path->state == VERBS_PATH_NONE && !path->relayed && path->kept == 0 && !path->errand &&
-           !path->rail->down && path->memory && !link->relay && !link->stopped;
+           !path->rail->down && !path->dead_due && path->memory && !link->relay && !link->stopped;
 }
 
 void offer_again(struct verbs_link *link, uint64_t now)

@@ -181,7 +181,7 @@ static void reset_counts(struct verbs_path *path)
     path->question_open = path->closed = false;
     path->hello_asks = 0;
     path->hello_sent = path->hello_came = path->hello_acked = path->peer_dead = false;
-    path->peer_ready = false;
+    path->peer_ready = path->dead_due = false;
 }
 
 tutti_status path_make(struct verbs_path *path)

@@ -122,6 +122,7 @@ struct verbs_path {
     struct wire_path peer;
     bool peer_ready, hello_sent, hello_came, hello_acked, peer_dead;
     bool closed;                       /* the queue pair is: the socket has a moment to say why */
+    bool dead_due;                     /* DEAD is still to be said: there was no place */
     uint32_t peer_received, peer_sent; /* by its word when the path failed; when it left */
     uint32_t hello_asks;               /* answers of a peer whose HELLO has not come */
     uint64_t since_ms;                 /* of the state, where time matters */
