@@ -628,6 +628,74 @@ static void test_resend_ends_a_link_whose_messages_are_lost(void)
     CU_ASSERT_EQUAL(end_with_count(MESSAGES - 2), VERBS_LINK_ENDED);
 }
 
+/* ---- over the socket --------------------------------------------------------------------------
+ */
+
+static struct xfer *coming, *came; /* a body that was asked for; one that the next poll returns */
+static int cuts;
+
+static tutti_status await(struct transport *side, struct xfer *xfer)
+{
+    (void)side;
+    coming = xfer;
+    return TUTTI_IN_PROGRESS;
+}
+
+static struct xfer *give_one(struct transport *side)
+{
+    struct xfer *one = came;
+    (void)side;
+    came = NULL;
+    return one;
+}
+
+static void cut(struct transport *side, uint32_t peer)
+{
+    (void)side;
+    cuts += peer == 1;
+}
+
+/* The bytes of a chunk that is still on the socket are for memory that is the caller's again. */
+static void test_relay_lets_go_of_memory_when_its_link_ends(void)
+{
+    static const struct transport_ops socket = {
+        .event = no_event, .poll = give_one, .recv = await, .disconnect = cut};
+    static char data[4 * SLOT_LEN], after[sizeof data];
+    static const struct tag tag;
+    struct transport side = {.ops = &socket};
+    struct rig *rig = make_rig();
+    struct verbs_link *link = rig->link, *links[] = {NULL, link};
+    struct xfer xfer = {.data = data, .len = sizeof data, .peer = 1, .tag = &tag};
+    rig->verbs.side = &side;
+    rig->verbs.links = links;
+    rig->verbs.done_tail = &rig->verbs.done;
+    link->slot_len = SLOT_LEN;
+    link->window = link->peer_window = 8;
+    rig->library.ibv.destroy_qp = destroy_nothing;
+    CU_ASSERT_EQUAL_FATAL(relay_open(link), TUTTI_OK);
+    flow_recv(&link->flows[0], &xfer);
+    flow_did_grant(&link->flows[0]);
+    const struct wire_control chunk = {.kind = WIRE_DATA,
+                                       .message = {.kind = WIRE_WRITTEN, .len = wire_word(0, 0, 0)},
+                                       .body_len = sizeof data};
+    coming = came = NULL;
+    cuts = 0;
+    link_take(link, &chunk);
+    CU_ASSERT_TRUE_FATAL(coming && coming->data == data && link->awaits_body);
+    link_end(link, TUTTI_ERR_PROTOCOL, "of the test");
+    CU_ASSERT_EQUAL(cuts, 1);
+    CU_ASSERT_PTR_EQUAL(rig->verbs.done, &xfer);
+    /* It may have come in just before. */
+    struct xfer ended = xfer;
+    coming->status = TUTTI_OK;
+    came = coming;
+    control_poll(&rig->verbs);
+    CU_ASSERT_EQUAL(memcmp(&xfer, &ended, sizeof xfer), 0);
+    CU_ASSERT_EQUAL(memcmp(data, after, sizeof data), 0);
+    relay_close(link);
+    free_rig(rig);
+}
+
 /* ---- memory -----------------------------------------------------------------------------------
  */
 
@@ -714,6 +782,7 @@ int main(int argc, char **argv)
         TEST(resend_tells_again_what_was_taken),
         TEST(resend_follows_when_a_path_comes_up),
         TEST(resend_ends_a_link_whose_messages_are_lost),
+        TEST(relay_lets_go_of_memory_when_its_link_ends),
         TEST(memory_that_is_forgotten_is_found_no_more),
         TEST(memory_that_is_forgotten_in_use_goes_with_the_last),
     };

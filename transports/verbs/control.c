@@ -129,6 +129,15 @@ void control_receive_body(struct verbs_link *link, struct xfer *xfer, void *plac
         side_failed(link, status);
 }
 
+void control_cut(struct verbs_link *link)
+{
+    bool open = link->awaits_body;
+    for (uint32_t i = 0; i < VERBS_CONTROLS; i++)
+        open = open || (link->out[i].acks && link->out[i].busy > 0);
+    if (open)
+        link->verbs->side->ops->disconnect(link->verbs->side, link->peer);
+}
+
 /* Transfers of the side transport that ended. */
 void control_poll(struct verbs *verbs)
 {
@@ -141,7 +150,7 @@ void control_poll(struct verbs *verbs)
             continue;
         if (relay_awaits(link, xfer)) {
             link->awaits_body = false;
-            if (xfer->status == TUTTI_OK && !link->stopped)
+            if (xfer->status == TUTTI_OK && !link->stopped && link->state != VERBS_LINK_ENDED)
                 relay_body(link);
             control_receive(link);
         } else if (xfer != &link->in.xfer) {

@@ -576,6 +576,8 @@ void link_end(struct verbs_link *link, tutti_status status, const char *format, 
     link->work = false;
     for (uint32_t i = 0; i < link->path_count; i++)
         path_drop(&link->paths[i]);
+    if (link->relay)
+        control_cut(link);
     for (uint32_t lane = 0; lane < link->verbs->config->lanes; lane++)
         transfer_retire(link, lane);
     link->down = (was_up && !link->bye) || link_busy(link);

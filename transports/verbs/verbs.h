@@ -441,6 +441,9 @@ void control_take_acks(struct verbs_link *link);
 /* Takes what is there, and waits for the next. */
 void control_receive(struct verbs_link *link);
 void control_receive_body(struct verbs_link *link, struct xfer *xfer, void *place, size_t len);
+/* The link has ended, perhaps for another reason than its socket's end: no body of a chunk is read
+ * from memory, or written to it, that is the caller's again. */
+void control_cut(struct verbs_link *link);
 /* Transfers of the side transport that ended. */
 void control_poll(struct verbs *verbs);
 /* Takes the side transport's events until one is a notice; restart as for event(). */
