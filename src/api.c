@@ -455,6 +455,7 @@ tutti_status tutti_register(tutti_comm *comm, void *memory, size_t bytes,
     if (!made)
         return fail(TUTTI_ERR_NOMEM, "no memory for a registration");
     made->comm = comm;
+    mem_device_notice(memory);
     if (registers(comm)) {
         status = comm_enter(comm);
         if (status == TUTTI_OK) {

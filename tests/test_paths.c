@@ -7,6 +7,8 @@
 
 #include "base/seal.h"
 #include "base/settings.h"
+#include "mem/device.h"
+#include "tests/gpu.h"
 #include "tests/suite.h"
 #include "transports/verbs/verbs.h"
 
@@ -763,6 +765,33 @@ static void test_memory_that_is_forgotten_in_use_goes_with_the_last(void)
     free_rig(rig);
 }
 
+static struct ibv_mr *pin_nothing(struct ibv_pd *pd, void *data, size_t len, int access)
+{
+    (void)pd, (void)data, (void)len, (void)access;
+    errno = EFAULT;
+    return NULL;
+}
+
+/* Without nvidia-peermem the kernel finds no memory at such addresses. */
+static void test_memory_of_gpus_is_not_registered_by_its_address(void)
+{
+    const struct gpu *gpu = gpu_open();
+    struct mem_device *device;
+    cuda_address memory;
+    if (!gpu || mem_device_open(&device) != TUTTI_OK ||
+        gpu->alloc(&memory, 4096) != CUDA_DRIVER_OK) {
+        suite_skip("wants a GPU, or the stand-in's");
+        return;
+    }
+    struct rig *rig = make_pinning_rig();
+    struct verbs_region *made;
+    rig->library.ibv.reg_mr = pin_nothing;
+    CU_ASSERT_EQUAL(memory_add(&rig->verbs, (void *)(uintptr_t)memory, 4096, &made), TUTTI_OK);
+    memory_remove(&rig->verbs, made);
+    CU_ASSERT_EQUAL(gpu->free(memory), CUDA_DRIVER_OK);
+    free_rig(rig);
+}
+
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
@@ -785,6 +814,7 @@ int main(int argc, char **argv)
         TEST(relay_lets_go_of_memory_when_its_link_ends),
         TEST(memory_that_is_forgotten_is_found_no_more),
         TEST(memory_that_is_forgotten_in_use_goes_with_the_last),
+        TEST(memory_of_gpus_is_not_registered_by_its_address),
     };
     return suite_run("paths", tests, sizeof tests / sizeof *tests, argc, argv);
 }

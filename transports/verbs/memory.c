@@ -239,8 +239,8 @@ tutti_status memory_add(struct verbs *verbs, void *data, size_t len, struct verb
 {
     struct verbs_region *made;
     *region = NULL;
-    if (len == 0)
-        return TUTTI_OK;
+    if (len == 0 || mem_detect(data) != TUTTI_MEMORY_HOST)
+        return TUTTI_OK; /* gpu.c finds out what adapters can do with GPU memory */
     memory_sweep(verbs);
     tutti_status status = memory_note(verbs, VERBS_REGION_EXPLICIT, data, len, 0, &made);
     if (status != TUTTI_OK)
