@@ -406,16 +406,6 @@ struct tutti_registration {
     void *handle[COMM_TRANSPORTS_MAX];
 };
 
-/* Whether a transport has something to do for it, for which tutti_register enters. Others need not
- * wait for what streams hold of the communicator. */
-static bool registers(const tutti_comm *comm)
-{
-    bool some = false;
-    for (uint32_t i = 0; i < comm->transport_count; i++)
-        some |= comm->transport_ops[i]->reg != NULL;
-    return some;
-}
-
 /* Of the first `count` transports. */
 static void deregister_in(tutti_comm *comm, uint32_t count, const tutti_registration *registration,
                           bool inside)
@@ -426,7 +416,6 @@ static void deregister_in(tutti_comm *comm, uint32_t count, const tutti_registra
     }
 }
 
-/* Entered. */
 static tutti_status register_in_all(tutti_comm *comm, void *memory, size_t bytes,
                                     tutti_registration *made)
 {
@@ -435,7 +424,7 @@ static tutti_status register_in_all(tutti_comm *comm, void *memory, size_t bytes
         tutti_status status =
             ops->reg ? ops->reg(comm->transports[i], memory, bytes, &made->handle[i]) : TUTTI_OK;
         if (status != TUTTI_OK) {
-            deregister_in(comm, i, made, true);
+            deregister_in(comm, i, made, false);
             return status;
         }
     }
@@ -456,13 +445,7 @@ tutti_status tutti_register(tutti_comm *comm, void *memory, size_t bytes,
         return fail(TUTTI_ERR_NOMEM, "no memory for a registration");
     made->comm = comm;
     mem_device_notice(memory);
-    if (registers(comm)) {
-        status = comm_enter(comm);
-        if (status == TUTTI_OK) {
-            status = register_in_all(comm, memory, bytes, made);
-            comm_leave(comm);
-        }
-    }
+    status = register_in_all(comm, memory, bytes, made);
     if (status == TUTTI_OK)
         *registration = made;
     else

@@ -2,6 +2,8 @@
  * down. What a failed path carried goes over another one. And registered memory. */
 #include <dlfcn.h>
 #include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -701,7 +703,7 @@ static void test_relay_lets_go_of_memory_when_its_link_ends(void)
 /* ---- memory -----------------------------------------------------------------------------------
  */
 
-static int pinned; /* registrations of the device */
+static atomic_int pinned; /* registrations of the device */
 
 static struct ibv_mr *pin(struct ibv_pd *pd, void *data, size_t len, int access)
 {
@@ -765,6 +767,45 @@ static void test_memory_that_is_forgotten_in_use_goes_with_the_last(void)
     free_rig(rig);
 }
 
+static char beside[4096];
+
+static void *add_and_forget(void *verbs)
+{
+    int wrong = 0;
+    for (int i = 0; i < 2000; i++) {
+        struct verbs_region *made;
+        wrong += memory_add(verbs, beside, sizeof beside, &made) != TUTTI_OK;
+        memory_forget(verbs, made);
+    }
+    return wrong == 0 ? verbs : NULL;
+}
+
+/* Who registers is in nobody's way, nor is anybody in his. */
+static void test_memory_is_registered_beside_transfers(void)
+{
+    struct rig *rig = make_pinning_rig();
+    struct verbs_region *made, *used;
+    pthread_t other;
+    void *good;
+    CU_ASSERT_EQUAL(memory_add(&rig->verbs, beside, sizeof beside, &made), TUTTI_OK);
+    CU_ASSERT_PTR_NULL(rig->verbs.regions); /* that is for who is inside */
+    CU_ASSERT_EQUAL_FATAL(pthread_create(&other, NULL, add_and_forget, &rig->verbs), 0);
+    for (int i = 0; i < 2000; i++) {
+        CU_ASSERT_EQUAL_FATAL(memory_use(&rig->verbs, beside, 64, VERBS_ACCESS_SEND, &used),
+                              TUTTI_OK);
+        CU_ASSERT_EQUAL(used->kind, VERBS_REGION_EXPLICIT);
+        memory_release(&rig->verbs, used);
+    }
+    pthread_join(other, &good);
+    CU_ASSERT_PTR_NOT_NULL(good);
+    memory_remove(&rig->verbs, made);
+    memory_sweep(&rig->verbs);
+    CU_ASSERT_EQUAL(pinned, 0);
+    CU_ASSERT_PTR_NULL(rig->verbs.regions);
+    CU_ASSERT_EQUAL(rig->verbs.region_count, 0);
+    free_rig(rig);
+}
+
 static struct ibv_mr *pin_nothing(struct ibv_pd *pd, void *data, size_t len, int access)
 {
     (void)pd, (void)data, (void)len, (void)access;
@@ -814,6 +855,7 @@ int main(int argc, char **argv)
         TEST(relay_lets_go_of_memory_when_its_link_ends),
         TEST(memory_that_is_forgotten_is_found_no_more),
         TEST(memory_that_is_forgotten_in_use_goes_with_the_last),
+        TEST(memory_is_registered_beside_transfers),
         TEST(memory_of_gpus_is_not_registered_by_its_address),
     };
     return suite_run("paths", tests, sizeof tests / sizeof *tests, argc, argv);

@@ -178,10 +178,10 @@ struct transport_ops {
      * caller naps. arm returns false when there is something to do already. */
     int (*wait_fd)(struct transport *transport);
     bool (*arm)(struct transport *transport);
-    /* Registration of memory that will be used often; *handle may be NULL. Both NULL: it does
-     * nothing about that, and nobody needs to be inside for it. Nothing posted after dereg uses
-     * what was registered. inside: the caller is, and what no transfer uses is given back at once.
-     * Else it may be any thread, and that is left to the one inside, or to close. */
+    /* Registration of memory that will be used often, in any thread; *handle may be NULL. Both
+     * NULL: it does nothing about that. Nothing posted after dereg uses what was registered.
+     * inside: the caller is, and what no transfer uses is given back at once. Else it may be any
+     * thread, and that is left to the one inside, or to close. */
     tutti_status (*reg)(struct transport *transport, void *memory, size_t len, void **handle);
     void (*dereg)(struct transport *transport, void *handle, bool inside);
     void (*stats)(const struct transport *transport, struct transport_stats *stats);

@@ -257,10 +257,9 @@ TUTTI_API tutti_status tutti_mem_alloc_in(tutti_memory memory, size_t bytes, voi
 TUTTI_API tutti_status tutti_mem_copy(void *dst, const void *src, size_t bytes);
 
 /* tutti_register: tells the library that [memory, memory + bytes) will be used often; optional.
- * Where a link is over RDMA it waits for what streams hold of the communicator.
- * tutti_deregister returns at once, in any thread, also while another one is inside, and on a
- * failed communicator. No operation may be using the memory, which may stay pinned until the
- * communicator is next used, or destroyed. */
+ * Both wait for nobody, in any thread, also while another one is inside; tutti_deregister does so
+ * on a failed communicator, too. Then no operation may be using the memory, which may stay pinned
+ * until the communicator is next used, or destroyed. */
 TUTTI_API tutti_status tutti_register(tutti_comm *comm, void *memory, size_t bytes,
                                       tutti_registration **registration);
 TUTTI_API tutti_status tutti_deregister(tutti_comm *comm, tutti_registration *registration);

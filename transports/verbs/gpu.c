@@ -86,7 +86,7 @@ static tutti_status try_way(struct verbs *verbs, struct verbs_region *region,
         struct ibv_mr *mr = way == CHOOSE_GPU_DMABUF ? by_dmabuf(rail, region, fd, offset, access)
                                                      : by_address(rail, region, access);
         region->mr[rail->index][access] = mr;
-        verbs->stats.registrations += mr != NULL;
+        verbs->registrations += mr != NULL;
         if (!mr)
             status = fail_errno(
                 TUTTI_ERR_UNSUPPORTED, "%s registers no %zu bytes of it by %s", rail->name,

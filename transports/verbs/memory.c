@@ -5,8 +5,8 @@
  *
  *   LIBRARY    an allocation of mem_alloc: registered whole, once, until it is freed; mem's
  *              generation counter tells when to look, the allocation's id whether it is still there
- *   EXPLICIT   what the user registered: until he deregisters it, by his promise; he may do that
- *              from any thread, which then marks it only
+ *   EXPLICIT   what the user registered: until he deregisters it, by his promise; he may do both
+ *              from any thread: what it adds the one inside lists, what it marks that one releases
  *   ONCE       anything else: exactly the bytes of one transfer, while it is open (shared by
  *              transfers of the same bytes that are open together)
  *
@@ -52,7 +52,7 @@ tutti_status memory_fail(const struct verbs_rail *rail, size_t len)
 /* ---- regions ----------------------------------------------------------------------------------
  */
 
-static void release(struct verbs *verbs, struct verbs_region *region)
+static void discard(struct verbs *verbs, struct verbs_region *region)
 {
     for (uint32_t r = 0; r < CHOOSE_RAILS_MAX; r++) {
         for (int access = 0; access < VERBS_ACCESSES; access++) {
@@ -60,42 +60,76 @@ static void release(struct verbs *verbs, struct verbs_region *region)
                 verbs->library->ibv.dereg_mr(region->mr[r][access]);
         }
     }
-    *region->prev = region->next;
-    if (region->next)
-        region->next->prev = region->prev;
-    verbs->region_count--;
+    atomic_fetch_sub(&verbs->region_count, 1);
     free(region);
 }
 
-tutti_status memory_note(struct verbs *verbs, enum verbs_region_kind kind, const void *data,
-                         size_t len, uint64_t id, struct verbs_region **out)
+static void release(struct verbs *verbs, struct verbs_region *region)
 {
-    if (verbs->region_count == VERBS_REGIONS_MAX)
-        return fail(TUTTI_ERR_NOMEM, "%d pieces of memory are registered already",
-                    VERBS_REGIONS_MAX);
-    struct verbs_region *region = calloc(1, sizeof *region);
-    if (!region)
-        return fail(TUTTI_ERR_NOMEM, "no memory to note a registration");
+    *region->prev = region->next;
+    if (region->next)
+        region->next->prev = region->prev;
+    discard(verbs, region);
+}
+
+/* A region that is in no list yet. */
+static tutti_status make(struct verbs *verbs, enum verbs_region_kind kind, const void *data,
+                         size_t len, struct verbs_region **out)
+{
+    struct verbs_region *region = NULL;
+    bool room = atomic_fetch_add(&verbs->region_count, 1) < VERBS_REGIONS_MAX;
+    if (room)
+        region = calloc(1, sizeof *region);
+    if (!region) {
+        atomic_fetch_sub(&verbs->region_count, 1);
+        return room ? fail(TUTTI_ERR_NOMEM, "no memory to note a registration")
+                    : fail(TUTTI_ERR_NOMEM, "%d pieces of memory are registered already",
+                           VERBS_REGIONS_MAX);
+    }
     region->kind = kind;
-    region->id = id;
     region->begin = (uintptr_t)data;
     region->end = region->begin + len;
+    *out = region;
+    return TUTTI_OK;
+}
+
+static void list(struct verbs *verbs, struct verbs_region *region)
+{
     region->next = verbs->regions;
     region->prev = &verbs->regions;
     if (region->next)
         region->next->prev = &region->next;
     verbs->regions = region;
-    verbs->region_count++;
-    *out = region;
+}
+
+tutti_status memory_note(struct verbs *verbs, enum verbs_region_kind kind, const void *data,
+                         size_t len, uint64_t id, struct verbs_region **region)
+{
+    tutti_status status = make(verbs, kind, data, len, region);
+    if (status != TUTTI_OK)
+        return status;
+    (*region)->id = id;
+    list(verbs, *region);
     return TUTTI_OK;
+}
+
+/* Lists what other threads have registered. */
+static void adopt(struct verbs *verbs)
+{
+    if (!atomic_load_explicit(&verbs->memory_added, memory_order_relaxed))
+        return;
+    struct verbs_region *next, *region = atomic_exchange(&verbs->memory_added, NULL);
+    for (; region; region = next) {
+        next = region->next;
+        list(verbs, region);
+    }
 }
 
 /* Says once, in the log, what the limit of locked memory leads to. */
 static void tell_short(struct verbs *verbs, const char *what)
 {
-    if (verbs->short_told)
+    if (atomic_exchange(&verbs->short_told, true))
         return;
-    verbs->short_told = true;
     log_at(LOG_LEVEL_WARN, (int)verbs->config->rank, "verbs: %s; until then %s, which is slower",
            status_sentence(), what);
 }
@@ -131,7 +165,7 @@ static tutti_status pin(struct verbs *verbs, struct verbs_region *region, enum v
         if (*mr)
             continue;
         *mr = register_on(&verbs->rails[r], (void *)region->begin, len, access_flags(access));
-        verbs->stats.registrations++;
+        atomic_fetch_add(&verbs->registrations, 1);
         if (*mr)
             continue;
         tutti_status status = memory_fail(&verbs->rails[r], len);
@@ -149,6 +183,7 @@ static tutti_status pin(struct verbs *verbs, struct verbs_region *region, enum v
 void memory_sweep(struct verbs *verbs)
 {
     struct verbs_region *next;
+    adopt(verbs);
     if (verbs->memory_generation == mem_generation() && !atomic_load(&verbs->memory_forgotten))
         return;
     atomic_store(&verbs->memory_forgotten, false);
@@ -241,17 +276,19 @@ tutti_status memory_add(struct verbs *verbs, void *data, size_t len, struct verb
     *region = NULL;
     if (len == 0 || mem_detect(data) != TUTTI_MEMORY_HOST)
         return TUTTI_OK; /* gpu.c finds out what adapters can do with GPU memory */
-    memory_sweep(verbs);
-    tutti_status status = memory_note(verbs, VERBS_REGION_EXPLICIT, data, len, 0, &made);
+    tutti_status status = make(verbs, VERBS_REGION_EXPLICIT, data, len, &made);
     if (status != TUTTI_OK)
         return status;
     for (int access = 0; access < VERBS_ACCESSES && status == TUTTI_OK; access++)
         status = pin(verbs, made, (enum verbs_access)access);
     if (status != TUTTI_OK) {
-        release(verbs, made);
+        discard(verbs, made);
         return status;
     }
     *region = made;
+    made->next = atomic_load(&verbs->memory_added);
+    while (!atomic_compare_exchange_weak(&verbs->memory_added, &made->next, made)) {
+    }
     return TUTTI_OK;
 }
 
@@ -259,6 +296,7 @@ void memory_remove(struct verbs *verbs, struct verbs_region *region)
 {
     if (!region)
         return;
+    adopt(verbs);
     region->stale = true;
     if (region->uses == 0)
         release(verbs, region);
@@ -269,11 +307,12 @@ void memory_forget(struct verbs *verbs, struct verbs_region *region)
     if (!region)
         return;
     region->stale = true; /* from now on the one inside may free it */
-    verbs->memory_forgotten = true;
+    atomic_store(&verbs->memory_forgotten, true);
 }
 
 void memory_free_all(struct verbs *verbs)
 {
+    adopt(verbs);
     while (verbs->regions)
         release(verbs, verbs->regions);
 }

@@ -571,6 +571,7 @@ static void verbs_stats(const struct transport *transport, struct transport_stat
 {
     const struct verbs *verbs = (const struct verbs *)transport;
     *stats = verbs->stats;
+    stats->registrations = verbs->registrations;
     for (uint32_t i = 0; i < verbs->rail_count; i++)
         stats->rnr_retries += device_rnr_retries(&verbs->rails[i]) - verbs->rails[i].rnr_retries;
 }

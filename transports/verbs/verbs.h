@@ -55,9 +55,9 @@ struct verbs_rail {
     uint32_t index;
     char name[72]; /* "rxe0 port 1" */
     uint8_t port;
-    bool down;            /* no new path is made over it */
-    bool relaxed, paging; /* the device can: relaxed ordering; paging on demand of data it sends,
-                             and of data written to it */
+    bool down;           /* no new path is made over it */
+    atomic_bool relaxed; /* the device can: relaxed ordering; */
+    bool paging;         /* paging on demand of data it sends, and of data written to it */
     struct ibv_context *context;
     struct ibv_pd *pd;
     struct ibv_cq *cq;
@@ -236,10 +236,12 @@ struct verbs {
     struct verbs_path **paths; /* by slot_in_table */
     uint32_t path_slots, generation;
     struct verbs_region *regions;
-    uint32_t region_count;
+    atomic_uint region_count;
+    _Atomic(struct verbs_region *) memory_added; /* by any thread, and not in the list yet */
+    atomic_ullong registrations;
     uint64_t memory_generation;
     atomic_bool memory_forgotten; /* a region is stale that was not looked at since */
-    bool short_told;              /* that memory cannot be locked */
+    atomic_bool short_told;       /* that memory cannot be locked */
     unsigned gpu_told;
     uint8_t *staging; /* a piece of GPU memory on its way into a slot; made when needed */
     struct xfer *done, **done_tail;
@@ -277,9 +279,10 @@ tutti_status device_nonblocking(int fd); /* and marks it (base/owned.h) */
 tutti_status memory_use(struct verbs *verbs, const void *data, size_t len, enum verbs_access access,
                         struct verbs_region **region);
 void memory_release(struct verbs *verbs, struct verbs_region *region);
+/* What the user registers, in any thread. *region NULL: nothing is to be done for it. */
 tutti_status memory_add(struct verbs *verbs, void *data, size_t len, struct verbs_region **region);
 void memory_remove(struct verbs *verbs, struct verbs_region *region);
-/* The same for a thread that is not inside: memory_sweep releases it. */
+/* Gives it back: inside, or in any thread, for which memory_sweep releases it. */
 void memory_forget(struct verbs *verbs, struct verbs_region *region);
 /* Releases what is gone and not in use; cheap when nothing is. */
 void memory_sweep(struct verbs *verbs);
