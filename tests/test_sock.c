@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -256,6 +257,72 @@ static void test_sock_interfaces_by_pattern(void)
     CU_ASSERT_TRUE(others == all_others && loops < all_loops);
     count_interfaces("lo,^lo", &loops, &others);
     CU_ASSERT_TRUE(loops + others == 0);
+}
+
+/* A tree as /sys/class/net has it: an adapter with a VLAN over a bond over it, the host's own
+ * bridge with the adapter and a guest's tap at it, and a bridge with a container's veth. */
+static void test_sock_interfaces_know_a_device(void)
+{
+    static const char *const files[] = {"eth0",
+                                        "eth0/device",
+                                        "bond0",
+                                        "bond0/lower_eth0",
+                                        "vlan7",
+                                        "vlan7/lower_bond0",
+                                        "br0",
+                                        "br0/lower_tap0",
+                                        "tap0",
+                                        "br0/lower_eth0",
+                                        "veth1",
+                                        "docker0",
+                                        "docker0/lower_veth1",
+                                        "loop",
+                                        "loop/lower_loop"};
+    static const struct {
+        const char *name;
+        bool has;
+    } expected[] = {{"eth0", true},   {"bond0", true}, {"vlan7", true},
+                    {"br0", true},    {"tap0", false}, {"docker0", false},
+                    {"veth1", false}, {"loop", false}, {"gone", false}};
+    char root[] = "/tmp/tutti-net-XXXXXX", path[128];
+    CU_ASSERT_PTR_NOT_NULL_FATAL(mkdtemp(root));
+    size_t count = sizeof files / sizeof *files;
+    for (size_t i = 0; i < count; i++) {
+        snprintf(path, sizeof path, "%s/%s", root, files[i]);
+        CU_ASSERT_EQUAL(mkdir(path, 0700), 0);
+    }
+    for (size_t i = 0; i < sizeof expected / sizeof *expected; i++)
+        CU_ASSERT_EQUAL(sock_has_device(root, expected[i].name), expected[i].has);
+    for (int pass = 0; pass < 2; pass++) { /* what is inside first */
+        for (size_t i = 0; i < count; i++) {
+            snprintf(path, sizeof path, "%s/%s", root, files[i]);
+            if (pass == 1 || strchr(files[i], '/'))
+                rmdir(path);
+        }
+    }
+    CU_ASSERT_EQUAL(rmdir(root), 0);
+}
+
+/* A bridge for containers claims 10,000 Mbit/s where a virtual machine's adapter says nothing. */
+static void test_sock_interfaces_with_a_device_come_first(void)
+{
+    struct settings settings = defaults();
+    struct sock_interface list[SOCK_INTERFACES_MAX];
+    size_t count = 0;
+    CU_ASSERT_EQUAL_FATAL(sock_interfaces(&settings, list, SOCK_INTERFACES_MAX, &count), TUTTI_OK);
+    bool before = true;
+    for (size_t i = 0; i < count; i++) {
+        const struct sockaddr_storage *at = &list[i].address.storage;
+        const struct sockaddr_in *v4 = (const struct sockaddr_in *)at;
+        const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)at;
+        bool near = at->ss_family == AF_INET ? ntohl(v4->sin_addr.s_addr) >> 16 == 0xa9fe
+                                             : IN6_IS_ADDR_LINKLOCAL(&v6->sin6_addr);
+        if (near)
+            break;
+        bool has = sock_has_device("/sys/class/net", list[i].name);
+        CU_ASSERT_TRUE(before || !has);
+        before = has;
+    }
 }
 
 static void test_sock_interfaces_unknown_name_lists_what_there_is(void)
@@ -642,6 +709,8 @@ static const struct suite_test tests[] = {
     {"sock_interfaces_can_be_bound", test_sock_interfaces_can_be_bound},
     {"sock_interfaces_by_name_subnet_and_family", test_sock_interfaces_by_name_subnet_and_family},
     {"sock_interfaces_by_pattern", test_sock_interfaces_by_pattern},
+    {"sock_interfaces_know_a_device", test_sock_interfaces_know_a_device},
+    {"sock_interfaces_with_a_device_come_first", test_sock_interfaces_with_a_device_come_first},
     {"sock_interfaces_unknown_name_lists_what_there_is",
      test_sock_interfaces_unknown_name_lists_what_there_is},
     {"sock_interfaces_out_of_memory", test_sock_interfaces_out_of_memory},

@@ -36,10 +36,14 @@ struct sock_interface {
 };
 
 /* Interfaces that are up and allowed by settings (interface, family), best first: named order,
- * else routable before link-local, faster first, loopback last (and left out if any other).
+ * else routable before link-local, with a device before others (a bridge for containers, a tunnel),
+ * faster first, loopback last (and left out if any other).
  * TUTTI_ERR_SETTING when a name or subnet matches nothing: the sentence lists what there is. */
 tutti_status sock_interfaces(const struct settings *settings, struct sock_interface *list,
                              size_t max, size_t *count);
+/* Is there a device behind the interface, or behind those that it is made of (the ports of a bridge
+ * or a bond)? sysfs: the directory of all, "/sys/class/net". */
+bool sock_has_device(const char *sysfs, const char *name);
 /* Listens on address (port 0: any in the settings' range); *bound gets the real address. */
 tutti_status sock_listen(const struct settings *settings, const struct sock_address *address,
                          int backlog, int *fd, struct sock_address *bound);

@@ -1,9 +1,11 @@
 /* sock_interfaces.c: which addresses of this host peers may use, best first.
  * The idea: getifaddrs lists one entry per address; entries that are up, of an allowed family and
  * allowed by TUTTI_INTERFACE are ranked by one number each, and a stable insertion sort keeps the
- * kernel's order among equals.
+ * kernel's order among equals. Few are offered, and a host may have many bridges for containers and
+ * guests, which claim to be faster than its adapter: what has a device behind it comes first.
  * Invariant: what is offered can be bound: no entry is down, and every one has an address. */
 #include <arpa/inet.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <ifaddrs.h>
@@ -19,6 +21,8 @@
 #include "base/sock.h"
 
 #define CANDIDATES_MAX 256 /* addresses looked at; no host is known to have this many */
+#define SYSFS_NET      "/sys/class/net"
+#define LAYERS_MAX     6 /* a VLAN over a bridge over a VLAN over a bond over ports, and one more */
 
 struct candidate {
     struct sock_interface interface;
@@ -100,7 +104,7 @@ static bool term_matches(const char *term, const struct sock_interface *interfac
 static uint32_t read_speed(const char *name)
 {
     char path[96], text[16];
-    snprintf(path, sizeof path, "/sys/class/net/%s/speed", name);
+    snprintf(path, sizeof path, SYSFS_NET "/%s/speed", name);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return 0;
@@ -111,6 +115,30 @@ static uint32_t read_speed(const char *name)
     text[got] = '\0';
     long speed = strtol(text, NULL, 10); /* -1 when the driver does not know */
     return speed > 0 && speed < INT_MAX ? (uint32_t)speed : 0;
+}
+
+static bool has_device(const char *sysfs, const char *name, unsigned layers)
+{
+    char path[PATH_MAX];
+    snprintf(path, sizeof path, "%s/%s/device", sysfs, name);
+    if (access(path, F_OK) == 0)
+        return true;
+    snprintf(path, sizeof path, "%s/%s", sysfs, name);
+    DIR *directory = layers > 0 ? opendir(path) : NULL;
+    if (!directory)
+        return false;
+    bool found = false;
+    for (struct dirent *entry; !found && (entry = readdir(directory));) {
+        if (strncmp(entry->d_name, "lower_", 6) == 0)
+            found = has_device(sysfs, entry->d_name + 6, layers - 1);
+    }
+    closedir(directory);
+    return found;
+}
+
+bool sock_has_device(const char *sysfs, const char *name)
+{
+    return has_device(sysfs, name, LAYERS_MAX);
 }
 
 static bool link_local(const struct sockaddr_storage *storage)
@@ -149,10 +177,14 @@ static bool take(const struct ifaddrs *entry, const struct settings *settings,
     return true;
 }
 
-/* Loopback last, link-local before it, faster first. Speed is below 2^31, hence the shifts. */
+/* Loopback last, link-local before it, then what has no device, faster first. Speed is below 2^31,
+ * hence the shifts. */
 static uint64_t natural_rank(const struct sock_interface *interface)
 {
-    uint64_t class = interface->loopback ? 2 : link_local(&interface->address.storage) ? 1 : 0;
+    uint64_t class = interface->loopback                            ? 3
+                     : link_local(&interface->address.storage)      ? 2
+                     : !sock_has_device(SYSFS_NET, interface->name) ? 1
+                                                                    : 0;
     return class << 32 | (UINT32_MAX - interface->speed_mbps);
 }
 
