@@ -126,6 +126,20 @@ static tutti_status collect_from(struct collection *collection, uint32_t rank, b
     return TUTTI_OK;
 }
 
+/* One that has given its block waits for the result, and has nothing to say before. */
+static tutti_status check_waiting(const struct collection *collection, uint32_t rank)
+{
+    char byte, who[128];
+    const struct seat *seats = collection->bootstrap->seats;
+    ssize_t got = recv(seats[rank].fd, &byte, 1, MSG_PEEK);
+    if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR))
+        return TUTTI_OK;
+    if (got <= 0)
+        return left_early(collection, rank);
+    return fail(TUTTI_ERR_PROTOCOL, "%s did not wait for the result of allgather %u",
+                seat_text(seats, rank, who), collection->bootstrap->sequence);
+}
+
 static tutti_status late_ranks(const struct collection *collection)
 {
     char missing[200];
@@ -160,13 +174,9 @@ static tutti_status collect(struct collection *collection, int epoll)
             return fail_errno(TUTTI_ERR_SYSTEM, "rendezvous: epoll_wait");
         for (int i = 0; i < count; i++) {
             uint32_t rank = events[i].data.u32;
-            /* one that is done and readable has left or runs ahead: the next allgather's affair */
-            if (collection->done[rank]) {
-                epoll_ctl(epoll, EPOLL_CTL_DEL, bootstrap->seats[rank].fd, NULL);
-                continue;
-            }
             bool gone = false;
-            tutti_status status = collect_from(collection, rank, &gone);
+            tutti_status status = collection->done[rank] ? check_waiting(collection, rank)
+                                                         : collect_from(collection, rank, &gone);
             if (status != TUTTI_OK)
                 return status;
             if (gone) {

@@ -146,7 +146,8 @@ static void test_places_ends_when_cancelled_before_all_have_come(void)
     free(players);
 }
 
-/* Rank 2 has come, but does not go on. */
+/* Rank 2 has come, but does not go on before another has ended: the root, where rank 1, whose block
+ * the root has, is cancelled alone. */
 static void test_places_ends_when_cancelled_in_an_allgather(void)
 {
     int before = open_descriptors();
@@ -155,7 +156,7 @@ static void test_places_ends_when_cancelled_in_an_allgather(void)
         tutti_unique_id id;
         CU_ASSERT_EQUAL_FATAL(bootstrap_root_id(&settings, &id), TUTTI_OK);
         struct player *players = cast(3, &id, 20000);
-        players[2].pauses = &players[1].ended;
+        players[2].pauses = &players[mask == 2 ? 0 : 1].ended;
         play_cancelled(players, 0, 3, 2, mask);
         CU_ASSERT_EQUAL(players[2].status, TUTTI_ERR_CONNECT);
         if (mask == 1)
