@@ -2,10 +2,13 @@
  * world: as threads (inproc, shm) or as processes (shm). The traffic is generated from a seed, so
  * that both ends of a link know what must arrive. */
 #include <dirent.h>
+#include <fcntl.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -483,6 +486,82 @@ static void test_shm_bears_garbage_connections(void)
     run(links_world_new("shm", 2, 1), PROCESSES, pestered);
 }
 
+/* ---- containers ---- */
+
+static atomic_int *entered; /* processes that are in a user namespace of their own */
+
+/* Becomes user 0 of a user namespace, which is that user outside. */
+static bool enter_users(int outer)
+{
+    int go[2], ended = 1;
+    if (pipe(go) != 0)
+        return false;
+    pid_t helper = fork();
+    if (helper == 0) { /* who is inside has no right to map what is outside */
+        char path[64], byte;
+        snprintf(path, sizeof path, "/proc/%d/uid_map", (int)getppid());
+        bool told = read(go[0], &byte, 1) == 1;
+        int map = open(path, O_WRONLY);
+        _exit(!told || map < 0 || dprintf(map, "0 %d 1", outer) < 0);
+    }
+    bool alone = unshare(CLONE_NEWUSER) == 0 && write(go[1], "", 1) == 1;
+    close(go[1]);
+    close(go[0]);
+    waitpid(helper, &ended, 0);
+    return alone && ended == 0 && setresuid(0, 0, 0) == 0;
+}
+
+static void enter_same_users(void)
+{
+    if (!enter_users(100000))
+        _exit(1);
+}
+
+static void enter_other_users(void)
+{
+    if (!enter_users(100000 + 1000 * atomic_fetch_add(entered, 1)))
+        _exit(1);
+}
+
+static void say_a_word(struct links_rank *rank)
+{
+    uint32_t peer = 1 - rank->rank, word = rank->rank;
+    struct xfer xfer = links_xfer(peer, &word, 4);
+    bool reached = rank->ops->reaches(rank->transport, peer, rank->world->address[peer],
+                                      rank->world->address_len[peer]);
+    links_expect(rank, reached == (rank->world->number == 1));
+    if (reached) {
+        links_connect_all(rank);
+        tutti_status status = rank->rank == 0 ? links_send(rank, &xfer) : links_recv(rank, &xfer);
+        links_expect(rank, status == TUTTI_OK && word == 0);
+    }
+    links_meet(rank, 1, 2);
+}
+
+/* In two containers user 0 may be one user of the host, or two: these share no memory. */
+static void test_shm_knows_users_of_containers(void)
+{
+    int ended = 1;
+    fflush(stdout);
+    pid_t probe = fork();
+    if (probe == 0)
+        _exit(!enter_users(100000));
+    waitpid(probe, &ended, 0);
+    if (ended != 0) {
+        suite_skip("no user namespaces with other users can be made here (only root can)");
+        return;
+    }
+    entered =
+        mmap(NULL, sizeof *entered, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    for (int number = 0; number < 2; number++) {
+        struct links_world *world = links_world_new("shm", 2, 1);
+        world->before = number == 1 ? enter_same_users : enter_other_users;
+        world->number = number;
+        run(world, PROCESSES, say_a_word);
+    }
+    munmap(entered, sizeof *entered);
+}
+
 enum { NOBODY = 65534, INTRUDERS = 20 };
 
 static int open_descriptors(void)
@@ -722,6 +801,7 @@ int main(int argc, char **argv)
         T(test_shm_refuses_a_wrong_secret),
         T(test_shm_says_when_descriptors_run_out),
         T(test_shm_bears_garbage_connections),
+        T(test_shm_knows_users_of_containers),
         T(test_shm_keeps_no_descriptors_of_strangers),
         T(test_shm_is_not_held_up_by_strangers),
         T(test_shm_joins_more_than_may_be_under_way),

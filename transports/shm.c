@@ -5,6 +5,7 @@
 #include "transports/shm.h"
 
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -46,6 +47,21 @@ static bool shm_probe(const struct settings *settings, char *why, size_t len)
     return true;
 }
 
+/* This user as the user namespace around ours has it: containers may have the same user for two,
+ * and two for the same. */
+static uint32_t outer_user(void)
+{
+    uint32_t user = geteuid(), outer = user, inside, outside, count;
+    FILE *map = fopen("/proc/self/uid_map", "re");
+    while (map && fscanf(map, "%" SCNu32 " %" SCNu32 " %" SCNu32, &inside, &outside, &count) == 3) {
+        if (user >= inside && user - inside < count)
+            outer = outside + (user - inside);
+    }
+    if (map)
+        fclose(map);
+    return outer;
+}
+
 /* FNV-1a: only equality matters. */
 static uint64_t hash_text(const char *text)
 {
@@ -77,7 +93,7 @@ static tutti_status make_address(struct shm *shm)
     address->net[1] = net.st_ino;
     address->host = hash_text(config->settings->host_id);
     address->comm_id = config->comm_id;
-    address->user = geteuid();
+    address->user = outer_user();
     address->pid = (uint32_t)getpid();
     uint64_t self;
     tutti_status status = auth_random(address->name, sizeof address->name);

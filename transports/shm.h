@@ -58,7 +58,8 @@ struct shm_address {
     uint64_t net[2]; /* abstract names are known within one network namespace */
     uint64_t host;   /* hash of TUTTI_HOST_ID, by which tests make hosts of one */
     uint64_t comm_id;
-    uint32_t user, pid;
+    uint32_t user; /* effective, as outside of the user namespace */
+    uint32_t pid;
     uint8_t name[16];              /* of the listening socket, random */
     uint8_t hello[AUTH_HELLO_LEN]; /* the acceptor's challenge, the same for all who dial */
 };
