@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/check.h"
@@ -49,7 +50,8 @@ struct lobby {
     bool listening; /* the listeners are armed */
     uint32_t slots_used, seated, answered, turned_away;
     uint64_t deadline_ms;
-    tutti_status doom; /* what all are told, once it is not TUTTI_OK */
+    uint64_t closed_ms; /* until then nobody is let in, unless a slot's descriptor becomes free */
+    tutti_status doom;  /* what all are told, once it is not TUTTI_OK */
     char doom_sentence[SENTENCE_MAX];
     char last_refusal[SENTENCE_MAX];
     struct slot slots[BOOTSTRAP_UNAUTH_MAX];
@@ -83,6 +85,7 @@ static void drop_slot(struct lobby *lobby, struct slot *slot)
     slot->fd = -1;
     auth_end(&slot->auth);
     lobby->slots_used--;
+    lobby->closed_ms = 0;
 }
 
 /* Remembered for the sentence of a timeout: a rank with a wrong secret is then not just missing. */
@@ -109,7 +112,7 @@ static void send_answer(const struct lobby *lobby, int fd, tutti_status status,
 
 /* ---- seats ----------------------------------------------------------------------------------- */
 
-/* Tells everyone seated; those who come later are told when they come. */
+/* Tells everyone seated, who leave their places to those who come later and are told then. */
 static void doom(struct lobby *lobby, tutti_status status)
 {
     if (lobby->doom != TUTTI_OK)
@@ -125,6 +128,8 @@ static void doom(struct lobby *lobby, tutti_status status)
             continue;
         send_answer(lobby, seat->fd, status, NULL, lobby->doom_sentence);
         watch(lobby, EPOLL_CTL_DEL, seat->fd, 0, TOKEN_SEAT, r);
+        owned_close(seat->fd);
+        seat->fd = -1;
         lobby->answered++;
     }
 }
@@ -352,7 +357,7 @@ static uint64_t tend_slots(struct lobby *lobby, uint64_t now)
     struct slot *silent = oldest_silent(lobby);
     bool full = lobby->slots_used == BOOTSTRAP_UNAUTH_MAX;
     bool room = !full || (silent && silent->since_ms + SILENT_MS <= now);
-    arm_listeners(lobby, room);
+    arm_listeners(lobby, room && now >= lobby->closed_ms);
     if (!room && silent && silent->since_ms + SILENT_MS < next)
         next = silent->since_ms + SILENT_MS;
     return next;
@@ -391,6 +396,22 @@ static void tell_missing(struct lobby *lobby, uint64_t now, uint64_t *next)
            bootstrap_guests(bootstrap) - lobby->seated, bootstrap->size,
            (unsigned long long)bootstrap->stall_ms, missing,
            (unsigned long long)bootstrap->timeout_ms);
+}
+
+/* Nobody more can be let in. */
+static tutti_status no_descriptors(const struct lobby *lobby, tutti_status status)
+{
+    char cause[SENTENCE_MAX];
+    struct rlimit limit = {0};
+    if (status != TUTTI_ERR_NOMEM)
+        return status;
+    snprintf(cause, sizeof cause, "%s", status_sentence());
+    getrlimit(RLIMIT_NOFILE, &limit);
+    return fail(status,
+                "%s has no descriptors for the rendezvous, which needs one for each of %u ranks: "
+                "raise their limit (ulimit -n), now %llu: %.200s",
+                lobby->bootstrap->root_name, lobby->bootstrap->size,
+                (unsigned long long)limit.rlim_cur, cause);
 }
 
 static bool finished(const struct lobby *lobby)
@@ -434,8 +455,10 @@ static tutti_status serve(struct lobby *lobby)
                 seat_event(lobby, index);
                 break;
             }
-            if (status != TUTTI_OK)
-                return status;
+            if (status != TUTTI_OK && lobby->doom != TUTTI_OK)
+                lobby->closed_ms = lobby->deadline_ms;
+            else if (status != TUTTI_OK)
+                doom(lobby, no_descriptors(lobby, status));
         }
     }
     if (lobby->doom == TUTTI_OK)

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -219,6 +220,36 @@ static void test_roots_name_missing_ranks(void)
     stage_end(stage);
 }
 
+/* The root has descriptors for 3 of 7 others: all are told, those who come later, too. */
+static void test_roots_name_a_lack_of_descriptors(void)
+{
+    enum { SIZE = 8, ROOT = SIZE - 1, ROOM = 3 };
+    struct stage *stage = stage_new(SIZE, 20000);
+    pid_t children[SIZE];
+    struct rlimit before, few;
+    for (uint32_t r = 0; r < ROOT; r++)
+        children[r] = fork_ranks(stage, 1u << r);
+    make_id(stage);
+    int next = dup(0);
+    close(next);
+    getrlimit(RLIMIT_NOFILE, &before);
+    few = before;
+    few.rlim_cur = (rlim_t)(next + 1 + ROOM); /* the root has an epoll, too */
+    CU_ASSERT_EQUAL(setrlimit(RLIMIT_NOFILE, &few), 0);
+    play_ranks(stage, 1u << ROOT);
+    setrlimit(RLIMIT_NOFILE, &before);
+    for (uint32_t r = 0; r < ROOT; r++)
+        waitpid(children[r], NULL, 0);
+    char says[200];
+    snprintf(says, sizeof says,
+             "rank 7 has no descriptors for the rendezvous, which needs one for each of 8 ranks: "
+             "raise their limit (ulimit -n), now %d: accept a connection: Too many open files",
+             next + 1 + ROOM);
+    for (uint32_t r = 0; r < SIZE; r++)
+        expect_sentence(&stage->players[r], TUTTI_ERR_NOMEM, says);
+    stage_end(stage);
+}
+
 /* Rank 0 waits for the maker as any other rank does. */
 static void test_roots_that_never_come(void)
 {
@@ -346,6 +377,7 @@ static const struct suite_test tests[] = {
     TEST(roots_name_a_rank_claimed_twice),
     TEST(roots_refuse_a_wrong_secret),
     TEST(roots_name_missing_ranks),
+    TEST(roots_name_a_lack_of_descriptors),
     TEST(roots_that_never_come),
     TEST(roots_that_leave),
     TEST(roots_name_blocks_that_differ),
