@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -55,6 +56,23 @@ static void test_mem_alloc_refuses_what_does_not_exist(void)
     CU_ASSERT_PTR_NOT_NULL(strstr(status_sentence(), "allocate 35184372088832 bytes: th"));
     CU_ASSERT(strstr(status_sentence(), " available (") || strstr(status_sentence(), " allows "));
     CU_ASSERT_PTR_EQUAL(memory, &memory); /* written only on success */
+}
+
+/* What is beyond the limit of file sizes is an error; the kernel would end the process. */
+static void test_mem_alloc_keeps_to_the_limit_of_files(void)
+{
+    struct rlimit before, limit;
+    void *least = NULL, *more = &more;
+    getrlimit(RLIMIT_FSIZE, &before);
+    limit = before;
+    limit.rlim_cur = HUGE;
+    CU_ASSERT_EQUAL_FATAL(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    CU_ASSERT_EQUAL(mem_alloc(HUGE, &least), TUTTI_OK);
+    CU_ASSERT_EQUAL(mem_alloc(HUGE + 1, &more), TUTTI_ERR_NOMEM);
+    setrlimit(RLIMIT_FSIZE, &before);
+    CU_ASSERT_PTR_NOT_NULL(strstr(status_sentence(), "(ulimit -f), now 2097152 bytes"));
+    CU_ASSERT_PTR_EQUAL(more, &more);
+    CU_ASSERT_EQUAL(mem_free(least), TUTTI_OK);
 }
 
 static size_t longest_fill = SIZE_MAX; /* a call for more bytes is interrupted, always */
@@ -312,6 +330,7 @@ int main(int argc, char **argv)
         TEST(mem_alloc_gives_zeroed_aligned_memory),
         TEST(mem_alloc_refuses_what_does_not_exist),
         TEST(mem_alloc_is_not_ended_by_signals),
+        TEST(mem_alloc_keeps_to_the_limit_of_files),
         TEST(mem_find_knows_every_byte_and_no_other),
         TEST(mem_free_refuses_foreign_pointers),
         TEST(mem_ids_are_never_reused),

@@ -66,14 +66,15 @@ tutti_status shm_rings_make(struct shm *shm, struct shm_link *link, int *fd)
     if (file < 0)
         return fail_errno(TUTTI_ERR_SYSTEM, "shm: a memory file for the link to %s",
                           shm_peer_name(shm, link->base.peer));
-    tutti_status status;
-    if (ftruncate(file, (off_t)bytes) < 0 || mem_fill_file(file, 0, bytes) < 0)
+    tutti_status status = mem_size_file(file, bytes);
+    if (status == TUTTI_OK && mem_fill_file(file, 0, bytes) < 0)
         status = fail_errno(TUTTI_ERR_NOMEM, "shm: %zu bytes to share with %s", bytes,
                             shm_peer_name(shm, link->base.peer));
-    else if (fcntl(file, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
+    else if (status == TUTTI_OK &&
+             fcntl(file, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
         status = fail_errno(TUTTI_ERR_SYSTEM, "shm: sealing the link to %s",
                             shm_peer_name(shm, link->base.peer));
-    else
+    if (status == TUTTI_OK)
         status = rings_map(shm, link, file, true);
     if (status != TUTTI_OK)
         close(file);

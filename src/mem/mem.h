@@ -46,6 +46,9 @@ tutti_status mem_free(void *memory);
 bool mem_find(const void *pointer, size_t len, struct mem_export *out);
 /* Grows by one with every free: a cached mem_find result is good while it stays the same. */
 uint64_t mem_generation(void);
+/* Gives a memory file its size; TUTTI_ERR_NOMEM, and no signal, where the limit of file sizes
+ * (ulimit -f) is smaller. */
+tutti_status mem_size_file(int fd, size_t bytes);
 /* Makes bytes [at, at + bytes) of a memory file exist; 0, or -1 with errno. Signals do not end it:
  * a kernel that lets them interrupt fallocate undoes what it had done, so beside a profiler's timer
  * a long call would never end; this goes on in short ones. */

@@ -15,6 +15,7 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #if defined(__SSE2__)
@@ -63,6 +64,19 @@ static bool round_up(size_t bytes, size_t page, size_t *rounded)
     return true;
 }
 
+tutti_status mem_size_file(int fd, size_t bytes)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && bytes > limit.rlim_cur)
+        return fail(TUTTI_ERR_NOMEM,
+                    "a memory file of %zu bytes is larger than this process may make any: raise "
+                    "the limit of file sizes (ulimit -f), now %llu bytes",
+                    bytes, (unsigned long long)limit.rlim_cur);
+    if (ftruncate(fd, (off_t)bytes) != 0)
+        return fail_errno(TUTTI_ERR_NOMEM, "size a memory file of %zu bytes", bytes);
+    return TUTTI_OK;
+}
+
 int mem_fill_file(int fd, size_t at, size_t bytes)
 {
     for (size_t end = at + bytes, n; at < end; at += n) {
@@ -97,8 +111,9 @@ static void prefer_huge_pages(int fd, void *base, size_t bytes)
 /* Sizes the file, maps it and makes all of its pages exist. */
 static tutti_status populate(int fd, size_t bytes, size_t size, size_t align, void **mapped)
 {
-    if (ftruncate(fd, (off_t)size) != 0)
-        return fail_errno(TUTTI_ERR_NOMEM, "allocate %zu bytes: size a memory file", bytes);
+    tutti_status status = mem_size_file(fd, size);
+    if (status != TUTTI_OK)
+        return status;
     if (fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0)
         return fail_errno(TUTTI_ERR_NOMEM, "allocate %zu bytes: seal a memory file", bytes);
     void *base = map_aligned(fd, size, align);
@@ -107,8 +122,7 @@ static tutti_status populate(int fd, size_t bytes, size_t size, size_t align, vo
     if (size >= HUGE_PAGE)
         prefer_huge_pages(fd, base, size);
     if (mem_fill_file(fd, 0, size) != 0) {
-        tutti_status status =
-            fail_errno(TUTTI_ERR_NOMEM, "allocate %zu bytes: the memory is not there", bytes);
+        status = fail_errno(TUTTI_ERR_NOMEM, "allocate %zu bytes: the memory is not there", bytes);
         munmap(base, size);
         return status;
     }
