@@ -311,6 +311,43 @@ static void test_tcp_passes_over_addresses_of_both_hosts(void)
     links_run(links_world_new("tcp", 1, 1), shared_address);
 }
 
+/* A link-local address of the peer is tried through each interface that has one. */
+static void near_address(struct links_rank *rank)
+{
+    enum { NEAR = 2 };
+    static const uint32_t scopes[NEAR] = {7, 9};
+    struct tcp *tcp = (struct tcp *)rank->transport;
+    struct sock_addresses mine, mask;
+    struct tcp_peer_address list;
+    uint8_t address[16 + 24] = {0};
+    links_expect(rank, sock_parse(tcp->config->settings, "[fe80::1]:0", &mine) == TUTTI_OK);
+    links_expect(rank,
+                 sock_parse(tcp->config->settings, "[ffff:ffff:ffff:ffff::]:0", &mask) == TUTTI_OK);
+    for (int i = 0; i < NEAR; i++) {
+        tcp->interfaces[i] =
+            (struct sock_interface){.address = mine.list[0], .netmask = mask.list[0]};
+        ((struct sockaddr_in6 *)&tcp->interfaces[i].address.storage)->sin6_scope_id = scopes[i];
+    }
+    tcp->interface_count = NEAR;
+    tcp->listeners[0].bound = mine.list[0];
+    tcp_put32(address, tcp_get32(rank->world->address[0]));
+    tcp_put32(address + 4, 1);
+    tcp_put32(address + 16, 6);
+    tcp_put32(address + 20, 4321);
+    memcpy(address + 24, "\xfe\x80", 2);
+    address[24 + 15] = 2;
+    links_expect(rank, tcp_address_read(tcp, address, sizeof address, &list));
+    links_expect(rank, list.count == NEAR);
+    for (uint32_t i = 0; i < list.count && i < NEAR; i++)
+        links_expect(rank, ((const struct sockaddr_in6 *)&list.list[i].storage)->sin6_scope_id ==
+                               scopes[i]);
+}
+
+static void test_tcp_tries_a_near_address_through_each_interface(void)
+{
+    links_run(links_world_new("tcp", 1, 1), near_address);
+}
+
 /* Ranks that compute, and look at the transport in turn and so seldom that all limits have passed
  * whenever they do: the waiting itself is left out. */
 static void look_seldom(struct links_rank *rank)
@@ -678,6 +715,7 @@ int main(int argc, char **argv)
         TEST(tcp_waits_for_a_slow_reader),
         TEST(tcp_carries_more_than_4_gib),
         TEST(tcp_passes_over_addresses_of_both_hosts),
+        TEST(tcp_tries_a_near_address_through_each_interface),
         TEST(tcp_links_ranks_that_look_seldom),
         TEST(tcp_looks_for_a_late_rank_with_one_connection),
         TEST(tcp_dials_a_late_rank_with_one_connection),

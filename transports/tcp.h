@@ -20,11 +20,12 @@
 
 extern const struct transport_ops tcp_ops;
 
-#define TCP_ADDRESSES_MAX 4   /* interfaces offered to peers; fits the address in its 512 bytes */
-#define TCP_INCOMING_MAX  128 /* unproven connections at once; more wait in the kernel's backlog */
-#define TCP_BACKLOG       4096
-#define TCP_NOTICES_MAX   8           /* queued per link; a failure needs one or two */
-#define TCP_BUFFER_LEN    (16u << 10) /* per lane: reads many small frames with one call */
+#define TCP_ADDRESSES_MAX  4   /* interfaces offered to peers; fits the address in its 512 bytes */
+#define TCP_CANDIDATES_MAX 8   /* of a peer: one that is link-local counts for each interface */
+#define TCP_INCOMING_MAX   128 /* unproven connections at once; more wait in the kernel's backlog */
+#define TCP_BACKLOG        4096
+#define TCP_NOTICES_MAX    8           /* queued per link; a failure needs one or two */
+#define TCP_BUFFER_LEN     (16u << 10) /* per lane: reads many small frames with one call */
 /* A piece stays in the second-level cache between landing and reduction. */
 #define TCP_WINDOW_LEN (64u << 10)
 #define TCP_DIRECT_MAX 4  /* lanes read without asking epoll; one more call costs 0.3 us */
@@ -109,7 +110,7 @@ struct tcp_link {
     struct sock_address address; /* of the peer, as used; for sentences */
     uint64_t linger_ms;          /* ended: when lanes that do not say so count as ended too */
     /* While being made. */
-    struct sock_address candidates[TCP_ADDRESSES_MAX];
+    struct sock_address candidates[TCP_CANDIDATES_MAX];
     uint32_t candidate_count, at, round;
     uint32_t refusals, dead_rounds;       /* since a connection was last established */
     uint8_t nonce[8];                     /* of the peer's listener */
@@ -211,7 +212,7 @@ tutti_status tcp_listen(struct tcp *tcp);
 void tcp_address_write(const struct tcp *tcp, uint8_t *address, size_t *len);
 /* Reads a peer's address; false when it is none. count may be 0: no address of a usable family. */
 struct tcp_peer_address {
-    struct sock_address list[TCP_ADDRESSES_MAX];
+    struct sock_address list[TCP_CANDIDATES_MAX];
     uint32_t count;
     uint8_t nonce[8];
 };

@@ -111,7 +111,7 @@ static bool read_entry(const uint8_t *at, struct sock_address *out)
 
 /* The order in which to try an address; -1: never. Both sides must agree whether there is a usable
  * pair at all, so that is decided by what both know: families and loopback, of what is offered. */
-static int preference(const struct tcp *tcp, struct sock_address *remote)
+static int preference(const struct tcp *tcp, const struct sock_address *remote)
 {
     bool usable = false;
     for (uint32_t i = 0; i < tcp->listener_count; i++) {
@@ -122,20 +122,29 @@ static int preference(const struct tcp *tcp, struct sock_address *remote)
     if (!usable)
         return -1;
     for (size_t i = 0; i < tcp->interface_count; i++) {
-        if (!sock_same_subnet(&tcp->interfaces[i], remote))
-            continue;
-        if (!is_link_local(remote))
-            return 0;
-        /* Every interface has this subnet; the first is as good a guess as any. */
-        ((struct sockaddr_in6 *)&remote->storage)->sin6_scope_id =
-            ((const struct sockaddr_in6 *)&tcp->interfaces[i].address.storage)->sin6_scope_id;
-        return 2;
+        if (sock_same_subnet(&tcp->interfaces[i], remote))
+            return is_link_local(remote) ? 2 : 0;
     }
     return is_link_local(remote) ? -1 : 1;
 }
 
-/* The list tells of link-local addresses, whose interface is a guess; the kernel of those that are
- * in no list, because their interface has no carrier (a bridge without containers), say. */
+/* Every network has the subnet of link-local addresses: such a one may be behind any interface. */
+static void add_by_each(const struct tcp *tcp, const struct sock_address *remote,
+                        struct tcp_peer_address *out)
+{
+    for (size_t i = 0; i < tcp->interface_count && out->count < TCP_CANDIDATES_MAX; i++) {
+        const struct sock_address *mine = &tcp->interfaces[i].address;
+        if (!is_link_local(mine))
+            continue;
+        struct sock_address *one = &out->list[out->count++];
+        *one = *remote;
+        ((struct sockaddr_in6 *)&one->storage)->sin6_scope_id =
+            ((const struct sockaddr_in6 *)&mine->storage)->sin6_scope_id;
+    }
+}
+
+/* The list tells of link-local addresses, whose interface is not known; the kernel of those that
+ * are in no list, because their interface has no carrier (a bridge without containers), say. */
 static bool is_ours(const struct tcp *tcp, const struct sock_address *remote)
 {
     const struct sockaddr_in *v4 = (const struct sockaddr_in *)&remote->storage;
@@ -183,7 +192,11 @@ bool tcp_address_read(const struct tcp *tcp, const void *address, size_t len,
             struct sock_address one;
             if (!read_entry(in + ADDRESS_HEADER + (size_t)ADDRESS_ENTRY * i, &one))
                 return false;
-            if (preference(tcp, &one) == class)
+            if (preference(tcp, &one) != class)
+                continue;
+            if (class == 2)
+                add_by_each(tcp, &one, out);
+            else
                 out->list[out->count++] = one;
         }
     }

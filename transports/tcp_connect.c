@@ -52,7 +52,7 @@ static uint32_t hand_room(const struct tcp_link *link)
     uint32_t sockets = link->tcp->config->lanes + 1;
     if (!dials(link))
         return 1;
-    return sockets > TCP_ADDRESSES_MAX ? sockets : TCP_ADDRESSES_MAX;
+    return sockets > TCP_CANDIDATES_MAX ? sockets : TCP_CANDIDATES_MAX;
 }
 
 tutti_status tcp_link_get(struct tcp *tcp, uint32_t peer, struct tcp_link **out)
