@@ -201,7 +201,7 @@ tutti_status tutti_comm_grow_cancellable(tutti_comm *comm, int size, const tutti
     if (status == TUTTI_OK)
         status = meet(&grow, &agreed, new_comm);
     if (status == TUTTI_OK && spare && *spare)
-        *spare = memcmp(&agreed, id, sizeof agreed) != 0;
+        *spare = !id || memcmp(&agreed, id, sizeof agreed) != 0;
     comm_leave(comm);
     return status;
 }

@@ -103,6 +103,30 @@ static void test_grow_makes_room_for_newcomers(void)
     }
 }
 
+/* Both ranks of the parent have an id to spare, or would have: one gives it, the other none. */
+static int sparing(tutti_comm *world, int rank, int size, void *context)
+{
+    tutti_comm *comm = first_ranks(world, rank, 2), *grown = NULL;
+    tutti_unique_id id;
+    int spare = 1, wrong = share_id(world, rank, 0, &id);
+    if (rank < 2) {
+        wrong += WORLD_OK(
+            tutti_comm_grow_cancellable(comm, size, rank == 0 ? &id : NULL, &spare, NULL, &grown));
+        wrong += world_check(rank, spare == rank, "spare is %d", spare);
+    } else {
+        wrong += WORLD_OK(tutti_comm_create(size, &id, rank, &grown));
+    }
+    if (grown)
+        wrong += works(grown, rank, size);
+    (void)context;
+    return wrong + WORLD_OK(tutti_comm_destroy(grown)) + WORLD_OK(tutti_comm_destroy(comm));
+}
+
+static void test_grow_uses_an_id_to_spare(void)
+{
+    run(WORLD_PROCESSES, 3, NULL, sparing, NULL);
+}
+
 /* 1, 2, 5, 6: each a parent of the next, and gone before the one after that. */
 static int growing_in_a_row(tutti_comm *world, int rank, int size, void *context)
 {
@@ -407,11 +431,9 @@ static void test_grow_names_ranks_that_die(void)
 }
 
 static const struct suite_test tests[] = {
-    TEST(grow_makes_room_for_newcomers),
-    TEST(grow_in_a_row_and_with_shrinks),
-    TEST(grow_refuses_what_ranks_disagree_about),
-    TEST(grow_names_newcomers_that_are_wrong),
-    TEST(grow_is_given_up),
+    TEST(grow_makes_room_for_newcomers),       TEST(grow_uses_an_id_to_spare),
+    TEST(grow_in_a_row_and_with_shrinks),      TEST(grow_refuses_what_ranks_disagree_about),
+    TEST(grow_names_newcomers_that_are_wrong), TEST(grow_is_given_up),
     TEST(grow_names_ranks_that_die),
 };
 
