@@ -4,11 +4,12 @@
 # One line per collective and placement; with --peer in the run, the peer's beside ours (dashed).
 # Needs gnuplot (Debian: gnuplot-nox).
 set -eu
-if [ $# -lt 1 ] || [ $# -gt 2 ] || [ ! -r "${1:-}" ]; then
+if [ $# -lt 1 ] || [ $# -gt 2 ] || [[ $1 == -* ]]; then
     echo "usage: perf/plot.sh RUN.csv [PICTURE.svg|PICTURE.png]" >&2
     exit 2
 fi
 csv=$1
+[ -r "$csv" ] || { echo "plot.sh: cannot read $csv" >&2; exit 3; }
 picture=${2:-${csv%.csv}.svg}
 command -v gnuplot >/dev/null || { echo "plot.sh: gnuplot is missing (Debian: apt install gnuplot-nox)" >&2; exit 3; }
 case $picture in
@@ -20,26 +21,29 @@ trap 'rm -rf "$work"' EXIT
 
 # One data file per line of the picture: bytes, busbw, us; the peer's busbw follows from the ratio
 # of times. Only the first type, operation and root of each collective is drawn.
-awk -F, -v dir="$work" '
-    NR == 1 { for (i = 1; i <= NF; i++) at[$i] = i; next }
-    $at["bytes"] == 0 { next }
-    {
-        kind = $at["type"] " " $at["op"] " " $at["root"]; name = $at["collective"]
-        if (!(name in first)) { first[name] = kind; order[++count] = name }
-        if (first[name] != kind || $at["in_place"] == 1) next
-        file = dir "/" name ".ours"
-        print $at["bytes"], $at["busbw_gbps"], $at["time_us"] >file
-        if ($at["peer_us"] != "") {
-            busbw = $at["busbw_gbps"] * $at["time_us"] / $at["peer_us"]
-            print $at["bytes"], busbw, $at["peer_us"] >(dir "/" name ".peer")
-        }
-        peer = $at["peer"]; ranks = $at["ranks"]; transport = $at["transport"]; gsub(/"/, "", transport)
-    }
-    END {
-        for (i = 1; i <= count; i++) print order[i] >(dir "/names")
-        print ranks " ranks, transport " transport >(dir "/title")
-        print peer >(dir "/peer")
-    }' "$csv"
+python3 - "$csv" "$work" <<'PY' || exit 3
+import csv, sys
+
+table, work = sys.argv[1:]
+rows = list(csv.DictReader(open(table, newline="")))
+wanted = "collective ranks transport in_place bytes type op root time_us busbw_gbps peer_us peer".split()
+if not all(row.get(column) is not None for row in rows for column in wanted):
+    sys.exit(f"plot.sh: {table} is no CSV of coll_perf")
+kinds = {}
+for row in rows:
+    name, kind = row["collective"], (row["type"], row["op"], row["root"])
+    if row["bytes"] == "0" or row["in_place"] == "1" or kinds.setdefault(name, kind) != kind:
+        continue
+    size, busbw, us = row["bytes"], float(row["busbw_gbps"]), float(row["time_us"])
+    print(size, busbw, us, file=open(f"{work}/{name}.ours", "a"))
+    if row["peer_us"]:
+        peer = float(row["peer_us"])
+        print(size, busbw * us / peer, peer, file=open(f"{work}/{name}.peer", "a"))
+if kinds:
+    print("\n".join(kinds), file=open(f"{work}/names", "w"))
+    print(f"{row['ranks']} ranks, transport {row['transport']}", file=open(f"{work}/title", "w"))
+    print(row["peer"], file=open(f"{work}/peer", "w"))
+PY
 [ -s "$work/names" ] || { echo "plot.sh: $csv has no rows to draw" >&2; exit 3; }
 
 curves() { # column
@@ -54,7 +58,7 @@ curves() { # column
 }
 gnuplot <<PLOT
 set terminal $terminal
-set output '$picture'
+set output '$work/picture'
 set multiplot layout 1,2 title '$(cat "$work/title")'
 set logscale x 2
 set format x '%.0b%B'
@@ -69,4 +73,5 @@ set logscale y 10
 set yrange [*:*]
 plot $(curves 3)
 PLOT
+cp "$work/picture" "$picture"
 echo "$picture"

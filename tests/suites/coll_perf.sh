@@ -80,6 +80,12 @@ if command -v gnuplot >/dev/null; then
     good=no
     grep -q '</svg>' "$work/c.svg" && good=yes
     result "the picture is whole" $good
+    run "a CSV of a list of transports" 0 "$ok" $perf allreduce --ranks 2 --transport shm,tcp -b 8 -e 2K -n 4 --csv "$work/l.csv"
+    run "its picture" 0 "$work/it's.svg" perf/plot.sh "$work/l.csv" "$work/it's.svg"
+    good=no
+    grep -q '2 ranks, transport shm,tcp' "$work/it's.svg" && good=yes
+    result "its title" $good
+    run "a picture of what is no CSV" 3 "is no CSV of coll_perf" perf/plot.sh "$work/j" "$work/j.svg"
 else
     skipped=$((skipped + 1)); echo "  SKIPPED: plot.sh needs gnuplot, which is not installed"
 fi
