@@ -171,30 +171,39 @@ static const struct option long_options[] = {
     {NULL, 0, NULL, 0},
 };
 
-/* The commands that an option belongs to. */
-static const char *commands_of(int option)
+/* What is said of an option that is used wrongly: the commands that it belongs to, what parse_one
+ * accepts. */
+static const struct fact {
+    int option;
+    const char *name, *commands, *wants;
+} facts[] = {
+    {OPT_RANKS, "--ranks", "verify show cost", "up to 256 numbers from 1 to 65536, as 1..4,7"},
+    {OPT_NODES, "--nodes", "verify show cost", "AxB, A nodes of B ranks, 65536 ranks at most"},
+    {OPT_EFFORT, "--effort", "verify", "a number (K, M, G allowed) above 0"},
+    {OPT_FULL, "--full", "verify", ""},
+    {OPT_SEED, "--seed", "verify", "a number"},
+    {OPT_RANK, "--rank", "show", "a number from 0 to 65535"},
+    {OPT_ROOT, "--root", "show", "a number from 0 to 65535"},
+    {OPT_COUNT, "--count", "show", "a number (K, M, G allowed) below 64G"},
+    {OPT_ELEM, "--elem", "show", "a number from 1 to 8"},
+    {OPT_IN_PLACE, "--in-place", "show", ""},
+    {OPT_CHUNK, "--chunk", "show cost", "a number (K, M, G allowed) above 0"},
+    {OPT_LANES, "--lanes", "show cost", "a number from 1 to 8"},
+    {OPT_NODE_US, "--node-us", "show cost", "microseconds, as 0.5"},
+    {OPT_NODE_GBPS, "--node-gbps", "show cost", "GB/s above 0, as 12.5"},
+    {OPT_NET_US, "--net-us", "show cost", "microseconds, as 0.5"},
+    {OPT_NET_GBPS, "--net-gbps", "show cost", "GB/s above 0, as 12.5"},
+    {'b', "-b", "cost", "a number (K, M, G allowed) above 0"},
+    {'e', "-e", "cost", "a number (K, M, G allowed) up to 64G"},
+    {'f', "-f", "cost", "a number from 2 to 1M"},
+};
+
+static const struct fact *fact_of(int option)
 {
-    switch (option) {
-    case OPT_RANKS:
-    case OPT_NODES:
-        return "verify show cost";
-    case OPT_EFFORT:
-    case OPT_FULL:
-    case OPT_SEED:
-        return "verify";
-    case OPT_RANK:
-    case OPT_ROOT:
-    case OPT_COUNT:
-    case OPT_ELEM:
-    case OPT_IN_PLACE:
-        return "show";
-    case 'b':
-    case 'e':
-    case 'f':
-        return "cost";
-    default: /* knobs and models */
-        return "show cost";
-    }
+    const struct fact *fact = facts;
+    while (fact->option != option)
+        fact++;
+    return fact;
 }
 
 static bool parse_one(int option, const char *text, struct options *o)
@@ -238,32 +247,20 @@ static bool parse_one(int option, const char *text, struct options *o)
     case 'e':
         return settings_number(text, &o->end) && o->end <= (uint64_t)1 << 36;
     case 'f':
-        return settings_number(text, &o->factor) && o->factor > 1;
+        return settings_number(text, &o->factor) && o->factor > 1 && o->factor <= 1u << 20;
     default:
         return false;
     }
-}
-
-static const char *option_name(int option)
-{
-    static char letter[2];
-    for (const struct option *o = long_options; o->name; o++) {
-        if (o->val == option && option >= OPT_RANKS)
-            return o->name;
-    }
-    letter[0] = (char)option;
-    return letter;
 }
 
 /* An option without effect would be taken for one that has it. */
 static bool options_belong(const struct options *options, const char *command)
 {
     for (int i = 0; i < options->given_count; i++) {
-        int option = options->given[i];
-        if (strstr(commands_of(option), command) == NULL) {
-            fprintf(stderr, "coll_plan: %s%s does not belong to %s, but to: %s\n",
-                    option < OPT_RANKS ? "-" : "--", option_name(option), command,
-                    commands_of(option));
+        const struct fact *fact = fact_of(options->given[i]);
+        if (strstr(fact->commands, command) == NULL) {
+            fprintf(stderr, "coll_plan: %s does not belong to %s, but to: %s\n", fact->name,
+                    command, fact->commands);
             return false;
         }
     }
@@ -295,12 +292,16 @@ static int parse(int argc, char **argv, struct options *options)
         if (option == '?')
             return EXIT_USAGE; /* getopt has said why */
         if (!parse_one(option, optarg, options)) {
-            fprintf(stderr, "coll_plan: '%s' is no good value for %s%s\n", optarg ? optarg : "",
-                    option < 256 ? "-" : "--", option_name(option));
+            const struct fact *fact = fact_of(option);
+            fprintf(stderr, "coll_plan: %s wants %s, not '%s'\n", fact->name, fact->wants, optarg);
             return EXIT_USAGE;
         }
         if (options->given_count < OPTIONS_MAX)
             options->given[options->given_count++] = option;
+    }
+    if (options->begin > options->end) {
+        fprintf(stderr, "coll_plan: the last size (-e) is below the first (-b)\n");
+        return EXIT_USAGE;
     }
     options->name_count = argc > optind ? argc - optind - 1 : 0;
     options->names = argv + argc - options->name_count;
@@ -528,10 +529,12 @@ static void cost_row(const struct options *options, const struct groups *groups,
     }
     printf("%12" PRIu64, bytes);
     for (uint32_t c = 0; c < column_count; c++) {
+        bool least = us[c] >= 0 && us[c] == best, last = c + 1 == column_count;
         if (us[c] < 0)
-            printf(" %13s ", "-");
+            printf(" %13s", "-");
         else
-            printf(" %13.2f%c", us[c], us[c] == best ? '*' : ' ');
+            printf(" %13.2f", us[c]);
+        fputs(least ? "*" : last ? "" : " ", stdout);
     }
     printf("\n");
     world_free(&world);
@@ -549,7 +552,7 @@ static void cost_table(const struct options *options, const struct groups *group
         return;
     printf("\n%s, predicted us (* least)\n%12s", coll_name(coll), "bytes");
     for (uint32_t c = 0; c < count; c++)
-        printf(" %13s ", columns[c]->name);
+        printf("%*s", c == 0 ? 14 : 15, columns[c]->name);
     printf("\n");
     for (uint64_t bytes = options->begin; bytes <= options->end; bytes *= options->factor)
         cost_row(options, groups, bytes, columns, count);
@@ -560,12 +563,12 @@ static int cost(const struct options *options)
     struct groups groups;
     if (make_groups(options, &groups) != TUTTI_OK)
         return library_failed();
-    printf("%u ranks on %u nodes; inside %g us, %g GB/s; between %g us, %g GB/s; chunk %" PRIu64
+    printf("%u rank%s on %u node%s; inside %g us, %g GB/s; between %g us, %g GB/s; chunk %" PRIu64
            ", lanes %u\n",
-           groups.size, groups.nodes, options->model[LEVEL_NODE].alpha_us,
-           1e-3 / options->model[LEVEL_NODE].us_per_byte, options->model[LEVEL_NET].alpha_us,
-           1e-3 / options->model[LEVEL_NET].us_per_byte, options->knobs.chunk_bytes,
-           options->knobs.lanes);
+           groups.size, groups.size == 1 ? "" : "s", groups.nodes, groups.nodes == 1 ? "" : "s",
+           options->model[LEVEL_NODE].alpha_us, 1e-3 / options->model[LEVEL_NODE].us_per_byte,
+           options->model[LEVEL_NET].alpha_us, 1e-3 / options->model[LEVEL_NET].us_per_byte,
+           options->knobs.chunk_bytes, options->knobs.lanes);
     for (int coll = 0; coll < TUTTI_COLL_COUNT; coll++)
         cost_table(options, &groups, (tutti_coll)coll);
     groups_free(&groups);
@@ -590,7 +593,8 @@ int main(int argc, char **argv)
                        : EXIT_USAGE;
     }
     if (*name)
-        fprintf(stderr, "coll_plan: no command '%s'\n", name);
-    fputs(usage, stderr);
+        fprintf(stderr, "coll_plan: no command '%s': it has list, verify, show and cost\n", name);
+    else
+        fputs(usage, stderr);
     return EXIT_USAGE;
 }

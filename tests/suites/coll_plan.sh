@@ -37,8 +37,10 @@ run "a proof for given nodes" 0 " 0 failed" $plan verify allreduce alltoall --no
 run "no command" 2 "usage: coll_plan" $plan
 run "an unknown command" 2 "no command 'prove'" $plan prove
 run "an unknown algorithm" 2 "no algorithm 'allreduce:rign'" $plan verify allreduce:rign
-run "a bad number of ranks" 2 "no good value for --ranks" $plan verify --ranks 0
-run "a bad size" 2 "no good value for -b" $plan cost -b 12X
+run "a bad number of ranks" 2 "--ranks wants up to 256 numbers from 1 to 65536, as 1..4,7, not '0'" $plan verify --ranks 0
+run "a bad size" 2 "-b wants a number (K, M, G allowed) above 0, not '12X'" $plan cost -b 12X
+run "sizes upside down" 2 "below the first" $plan cost allreduce -b 2M -e 1M
+run "a factor beyond every size" 2 "-f wants a number from 2 to 1M" $plan cost allreduce -f 4194304G
 run "an option of another command" 2 "-b does not belong to show, but to: cost" $plan show allreduce:ring -b 16M
 run "a long option of another command" 2 "--effort does not belong to cost" $plan cost --effort 5 allreduce
 run "a rank that is not there" 2 "must be below 4" $plan show allreduce:ring --ranks 4 --rank 4
