@@ -13,6 +13,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <getopt.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
@@ -34,7 +35,9 @@ enum {
     REPS_LEAST = 5,
     STALL_MS = 10000
 };
-#define BUDGET_US  40000.0 /* one measurement */
+#define BYTES_MAX  ((uint64_t)1 << 36)
+#define FACTOR_MAX ((uint64_t)1 << 20) /* the next size fits into 64 bits */
+#define BUDGET_US  40000.0             /* one measurement */
 #define WARM_UP_MS 100
 
 struct job {
@@ -419,7 +422,7 @@ static const char help[] =
     "  -s         sleep until an event comes instead of polling\n"
     "  -N A,B     one end in network namespace A, the other in B (see ip-netns)\n"
     "Without a transport: all that work here. Exit status: 0; 2 a mistake in the command line;\n"
-    "3 a transport failed.\n";
+    "3 a transport failed, or one that was named does not work here.\n";
 
 /* "a,b" into two names; false when it is not that. */
 static bool read_hosts(char *text, const char **hosts)
@@ -433,46 +436,64 @@ static bool read_hosts(char *text, const char **hosts)
     return true;
 }
 
-/* What the letters say; false with a sentence. */
-static bool read_options(int argc, char **argv, struct job *job)
+/* What a letter says; false with a sentence. */
+static bool read_option(int letter, struct job *job)
 {
+    uint64_t *number = letter == 'b'   ? &job->min_bytes
+                       : letter == 'e' ? &job->max_bytes
+                       : letter == 'f' ? &job->factor
+                       : letter == 'w' ? &job->window
+                                       : NULL;
+    bool good = letter != '?'; /* getopt has said why */
+    if (letter == 'm') {
+        job->ordinary = true;
+    } else if (letter == 's') {
+        job->sleeps = true;
+    } else if (number && !settings_number(optarg, number)) {
+        fprintf(stderr, "link_perf: -%c wants a number (K, M, G allowed), not \"%s\"\n", letter,
+                optarg);
+        good = false;
+    } else if (letter == 'N' && !read_hosts(optarg, job->hosts)) {
+        fprintf(stderr, "link_perf: -N wants two network namespaces, A,B, not \"%s\"\n", optarg);
+        good = false;
+    }
+    return good;
+}
+
+/* -1, or the status to exit with, when the reason has been said. */
+static int read_options(int argc, char **argv, struct job *job)
+{
+    static const struct option words[] = {{"help", no_argument, NULL, 'h'}, {NULL, 0, NULL, 0}};
     int letter;
-    while ((letter = getopt(argc, argv, "b:e:f:w:msN:h")) != -1) {
-        uint64_t *number = letter == 'b'   ? &job->min_bytes
-                           : letter == 'e' ? &job->max_bytes
-                           : letter == 'f' ? &job->factor
-                           : letter == 'w' ? &job->window
-                                           : NULL;
-        if (number && !settings_number(optarg, number))
-            return fprintf(stderr, "link_perf: -%c wants a number (K, M, G allowed), not \"%s\"\n",
-                           letter, optarg),
-                   false;
-        if (letter == 'm')
-            job->ordinary = true;
-        else if (letter == 's')
-            job->sleeps = true;
-        else if (!number && !(letter == 'N' && read_hosts(optarg, job->hosts)))
-            return fputs(help, stderr), false;
+    while ((letter = getopt_long(argc, argv, "b:e:f:w:msN:h", words, NULL)) != -1) {
+        if (letter == 'h')
+            return fputs(help, stdout), 0;
+        if (!read_option(letter, job))
+            return 2;
     }
-    if (job->min_bytes == 0 || job->max_bytes < job->min_bytes || job->factor < 2)
-        return fputs("link_perf: sizes must satisfy 1 <= -b <= -e, and -f at least 2\n", stderr),
-               false;
+    if (job->min_bytes == 0 || job->max_bytes < job->min_bytes || job->max_bytes > BYTES_MAX)
+        return fputs("link_perf: sizes must satisfy 1 <= -b <= -e <= 64G\n", stderr), 2;
+    if (job->factor < 2 || job->factor > FACTOR_MAX)
+        return fputs("link_perf: -f must be 2 to 1M\n", stderr), 2;
     if (job->window == 0 || job->window > WINDOW_MAX)
-        return fprintf(stderr, "link_perf: -w must be 1 to %d\n", WINDOW_MAX), false;
+        return fprintf(stderr, "link_perf: -w must be 1 to %d\n", WINDOW_MAX), 2;
     for (int i = optind; i < argc; i++) {
-        if (transport_find(argv[i]) == NULL)
-            return fprintf(stderr, "link_perf: no transport is called \"%s\"\n", argv[i]), false;
+        if (transport_find(argv[i]) != NULL)
+            continue;
+        fprintf(stderr, "link_perf: no transport is called \"%s\"; there are", argv[i]);
+        for (size_t t = 0; transport_table[t]; t++)
+            fprintf(stderr, "%s %s", t > 0 ? "," : "", transport_table[t]->name);
+        return fputs("\n", stderr), 2;
     }
-    return true;
+    return -1;
 }
 
 int main(int argc, char **argv)
 {
     struct job job = {.min_bytes = 1, .max_bytes = 16u << 20, .factor = 4, .window = WINDOW};
-    if (argc == 2 && (strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "--help") == 0))
-        return fputs(help, stdout), 0;
-    if (!read_options(argc, argv, &job))
-        return 2;
+    int status = read_options(argc, argv, &job);
+    if (status >= 0)
+        return status;
     printf("# %-6s %12s %12s %12s %12s %12s\n# %-6s %12s %12s %12s %12s %12s\n", "link", "size",
            "latency", "ping-pong", "stream", "mean", "", "bytes", "us", "GB/s", "GB/s", "us");
     bool good = true;
@@ -488,10 +509,12 @@ int main(int argc, char **argv)
             wanted = wanted || strcmp(argv[i], job.ops->name) == 0;
         if (!wanted)
             continue;
-        if (job.ops->probe(&settings, why, sizeof why))
+        if (job.ops->probe(&settings, why, sizeof why)) {
             good = run_job(&job) && good;
-        else
+        } else {
             printf("# %-6s does not work here: %s\n", job.ops->name, why);
+            good = good && optind == argc;
+        }
     }
     return good ? 0 : 3;
 }

@@ -131,6 +131,15 @@ if [ -x "$build/perf/link_perf" ]; then
     run "link_perf" 0 " 65536 " "$build/perf/link_perf" -e 64K -f 16
     run "link_perf refuses what is no size" 2 "-e wants a number (K, M, G allowed), not \"64X\"" \
         "$build/perf/link_perf" -e 64X
+    run "link_perf --help behind others" 0 "usage: link_perf" "$build/perf/link_perf" shm --help
+    run "link_perf names the transports there are" 2 "no transport is called \"foo\"; there are inproc, shm" \
+        "$build/perf/link_perf" foo
+    run "link_perf, half a pair of namespaces" 2 "-N wants two network namespaces, A,B, not \"a\"" \
+        "$build/perf/link_perf" -N a
+    run "link_perf, a factor beyond every size" 2 "-f must be 2 to 1M" "$build/perf/link_perf" -f 4G
+    if ! ls /sys/class/infiniband/* >/dev/null 2>&1; then
+        run "link_perf, a transport that does not work here" 3 "ib     does not work here" "$build/perf/link_perf" ib
+    fi
 fi
 echo "suite coll_perf: $passed passed, $failed failed, $skipped skipped"
 [ $failed -eq 0 ]
