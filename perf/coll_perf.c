@@ -214,7 +214,13 @@ static int seat_main(const struct options *options, const struct seat *seat)
     tutti_comm *comm;
     if (!use_device(options))
         return EXIT_RUN;
-    if (tutti_comm_create(seat->size, seat->id, seat->rank, &comm) != TUTTI_OK) {
+    tutti_status status = tutti_comm_create(seat->size, seat->id, seat->rank, &comm);
+    if (status == TUTTI_ERR_SETTING) { /* all ranks have the same ones */
+        if (seat->rank == 0)
+            fprintf(stderr, "coll_perf: %s\n", tutti_last_error());
+        return EXIT_USAGE;
+    }
+    if (status != TUTTI_OK) {
         fprintf(stderr, "coll_perf: rank %d of %d: %s\n", seat->rank, seat->size,
                 tutti_last_error());
         return EXIT_RUN;
@@ -227,9 +233,10 @@ static int environment_main(const struct options *options)
     tutti_comm *comm;
     if (!use_device(options))
         return EXIT_RUN;
-    if (tutti_comm_create_from_env(&comm) != TUTTI_OK) {
+    tutti_status status = tutti_comm_create_from_env(&comm);
+    if (status != TUTTI_OK) {
         fprintf(stderr, "coll_perf: %s\n", tutti_last_error());
-        return EXIT_RUN;
+        return status == TUTTI_ERR_SETTING ? EXIT_USAGE : EXIT_RUN;
     }
     return run_and_finish(options, comm, -1);
 }
@@ -258,6 +265,16 @@ static int print_settings(void)
     return EXIT_GOOD;
 }
 
+/* Of what can be said before there are ranks, one of them need not speak for all. */
+static bool settings_good(void)
+{
+    char text[64];
+    if (tutti_setting_get("TUTTI_LOG", text, sizeof text) != TUTTI_ERR_SETTING)
+        return true;
+    fprintf(stderr, "coll_perf: %s\n", tutti_last_error());
+    return false;
+}
+
 int main(int argc, char **argv)
 {
     struct options options;
@@ -267,6 +284,8 @@ int main(int argc, char **argv)
     options_apply(&options);
     if (options.settings)
         return print_settings();
+    if (!settings_good())
+        return EXIT_USAGE;
     options.peer = peer_open(&argc, &argv);
     if (options.peer_kind && !options.peer)
         return peer_exec(&options, argc, argv);

@@ -109,10 +109,12 @@ static bool share_id(unsigned process, unsigned processes, const int pipe_ends[2
                      tutti_unique_id *id)
 {
     if (process > 0) {
-        if (read(pipe_ends[0], id, sizeof *id) == (ssize_t)sizeof *id)
+        ssize_t got = read(pipe_ends[0], id, sizeof *id);
+        if (got == (ssize_t)sizeof *id)
             return true;
-        fprintf(stderr, "coll_perf: process %u: rank 0 ended before it made the unique id\n",
-                process);
+        if (got < 0) /* else rank 0 has ended, and said why */
+            fprintf(stderr, "coll_perf: process %u: read the unique id: %s\n", process,
+                    strerror(errno));
         return false;
     }
     if (tutti_unique_id_create(id) != TUTTI_OK) {
@@ -179,8 +181,9 @@ static void bury(struct family *family, pid_t pid, int status, const char *what)
     family->alive--;
     int code = WIFEXITED(status) ? WEXITSTATUS(status) : EXIT_RUN;
     bool normal = WIFEXITED(status) && (code == EXIT_GOOD || code == EXIT_WRONG);
+    bool said = normal || code == EXIT_USAGE; /* by rank 0 */
     /* A rank that was killed is the cause, even when a survivor's end is noticed first. */
-    if (!normal && (!family->failed || (WIFSIGNALED(status) && !family->killed))) {
+    if (!said && (!family->failed || (WIFSIGNALED(status) && !family->killed))) {
         if (WIFSIGNALED(status))
             fprintf(stderr, "coll_perf: %s %u (pid %d) was killed by signal %d (%s)", what, process,
                     (int)pid, WTERMSIG(status), strsignal(WTERMSIG(status)));

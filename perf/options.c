@@ -69,7 +69,8 @@ static const char help_tail[] =
     "\n"
     "Time per call is the mean over the timed loop; busbw is nccl-tests' bus bandwidth. #wrong\n"
     "counts elements that differ from the exact result, and bytes touched outside of it.\n"
-    "Exit status: 0 good; 1 wrong elements; 2 a mistake in the command line; 3 the run failed.\n";
+    "Exit status: 0 good; 1 wrong elements; 2 a mistake in an option or a setting; 3 the run "
+    "failed.\n";
 
 static const struct option long_options[] = {{"min", required_argument, NULL, 'b'},
                                              {"max", required_argument, NULL, 'e'},

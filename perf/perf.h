@@ -8,8 +8,9 @@
 #include <stdint.h>
 #include <tutti/tutti.h>
 
-/* Exit statuses. EXIT_WRONG: a checked element differed. EXIT_RUN: the library, a rank or the
- * machine failed; a sentence on stderr says how. */
+/* Exit statuses. EXIT_WRONG: a checked element differed. EXIT_USAGE: a mistake in the command line
+ * or in a setting. EXIT_RUN: the library, a rank or the machine failed; a sentence on stderr says
+ * how. */
 enum { EXIT_GOOD = 0, EXIT_WRONG = 1, EXIT_USAGE = 2, EXIT_RUN = 3 };
 
 /* Operations are numbered as in tutti_op, then one more: the pre-multiplied sum, whose tutti_op

@@ -97,7 +97,16 @@ run "an operation that goes with no type" 2 "nothing to reduce" $perf allreduce 
 run "a root that is no rank" 2 "is not one of the" $perf broadcast --ranks 2 -r 2
 run "sizes upside down" 2 "below the first" $perf allreduce -b 2M -e 1M
 run "a file that cannot be written" 3 "cannot write /nonexistent/file" $perf allreduce --ranks 2 --json /nonexistent/file
-run "an algorithm that is none" 3 "nosuch" $perf allreduce --ranks 2 --algo nosuch -e 8
+one_sentence() { # name text command...: status 2, and nothing on stderr but one line
+    local good=no
+    run "$1" 2 "$2" "${@:3}"
+    [ "$(wc -l <"$work/err")" = 1 ] && good=yes
+    result "$1: said once" $good
+}
+one_sentence "an algorithm that is none" "nosuch" $perf allreduce --ranks 3 --algo nosuch -e 8
+one_sentence "a transport that is none" "nosuch" $perf allreduce --ranks 3 --transport nosuch -e 8
+one_sentence "lanes out of range" "TUTTI_LANES=99 is out of range" $perf allreduce --ranks 3 --lanes 99 -e 8
+one_sentence "a setting that is none" "TUTTI_CHUNKS is no setting" env TUTTI_CHUNKS=4 $perf allreduce --ranks 3 -e 8
 
 # Ranks that are gone: the run ends with a sentence, and nothing is left.
 endless="$perf allreduce --ranks 4 -b 4K -e 4K -n 100000000"
