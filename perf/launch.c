@@ -6,6 +6,7 @@
  * GRACE_S to say what they saw (a test of the library in itself), then they are killed. Children
  * ask the kernel to be killed with the parent, so that nothing outlives it either way. */
 #include "perf/launch.h"
+#include "perf/pipe.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -252,6 +253,7 @@ int launch(const struct options *options, rank_body *body)
         pid_t pid = fork();
         if (pid == 0) {
             prctl(PR_SET_PDEATHSIG, SIGKILL);
+            pipe_ends_all(parent);
             sigprocmask(SIG_SETMASK, &before, NULL);
             free(family.pids);
             exit(getppid() == parent ? run_process(options, body, p, processes, pipe_ends)

@@ -9,6 +9,7 @@
  * and show the transport's own prior beside it: what the planner believes until it is told better.
  */
 #include "base/clock.h"
+#include "perf/pipe.h"
 #include "transports/transport.h"
 
 #include <errno.h>
@@ -65,6 +66,13 @@ _Noreturn static void die(const char *what, const char *why)
 {
     fprintf(stderr, "link_perf: %s: %s\n", what, why);
     exit(3);
+}
+
+/* What could not be written is not lost in silence. */
+static void end_table(void)
+{
+    if (fflush(stdout) != 0 || ferror(stdout) != 0)
+        die("write the table", strerror(errno));
 }
 
 static void tell(const struct end *end, const void *bytes, size_t len)
@@ -388,14 +396,16 @@ static bool run_job(const struct job *job)
         for (unsigned r = 0; r < 2; r++)
             pthread_join(threads[r], NULL);
     } else {
-        pid_t pids[2];
+        pid_t pids[2], parent = getpid();
         fflush(NULL);
         for (unsigned r = 0; r < 2; r++) {
             pids[r] = fork();
             if (pids[r] == 0) {
                 prctl(PR_SET_PDEATHSIG, SIGKILL);
+                pipe_ends_all(parent);
                 close(channel[1 - r]);
                 thread_end(&ends[r]);
+                end_table();
                 free(ends);
                 exit(0);
             }
@@ -516,5 +526,6 @@ int main(int argc, char **argv)
             good = good && optind == argc;
         }
     }
+    end_table();
     return good ? 0 : 3;
 }

@@ -382,8 +382,8 @@ static bool close_file(FILE *file, const char *path)
 {
     if (file == NULL)
         return true;
-    bool bad = ferror(file) != 0;
-    if (fclose(file) != 0 || bad) {
+    bool bad = fflush(file) != 0 || ferror(file) != 0;
+    if ((file != stdout && fclose(file) != 0) || bad) {
         fprintf(stderr, "coll_perf: %s was not written completely: %s\n", path, strerror(errno));
         return false;
     }
@@ -397,5 +397,6 @@ bool report_close(struct report *report)
         fprintf(report->json, "\n  ],\n  \"wrong\": %llu\n}\n", (unsigned long long)report->wrong);
     bool json = close_file(report->json, report->options->json);
     bool csv = close_file(report->csv, report->options->csv);
-    return json && csv;
+    bool table = close_file(stdout, "the table");
+    return json && csv && table;
 }

@@ -108,6 +108,29 @@ one_sentence "a transport that is none" "nosuch" $perf allreduce --ranks 3 --tra
 one_sentence "lanes out of range" "TUTTI_LANES=99 is out of range" $perf allreduce --ranks 3 --lanes 99 -e 8
 one_sentence "a setting that is none" "TUTTI_CHUNKS is no setting" env TUTTI_CHUNKS=4 $perf allreduce --ranks 3 -e 8
 
+# Who reads goes away, or the disk is full.
+closed() { # name command...: ends as a single process does, without a word
+    local name=$1 good=no
+    shift
+    timeout -k 2 60 "$@" 2>"$work/err" | head -n 3 >"$work/out"
+    [ "${PIPESTATUS[0]}" = 141 ] && [ ! -s "$work/err" ] && good=yes
+    result "$name" $good
+}
+full() { # name command...
+    local name=$1 good=no
+    shift
+    timeout -k 2 60 "$@" >/dev/full 2>"$work/err"
+    [ $? = 3 ] && grep -q "No space left on device" "$work/err" && good=yes
+    result "$name" $good
+}
+closed "a pipe that closes ends the run" $perf all --ranks 4 -e 64
+closed "a pipe that closes ends the run of threads" $perf all --threads 4 -e 64
+full "a table that cannot be written" $perf allreduce --ranks 2 -b 8 -e 8
+if [ -x "$build/perf/link_perf" ]; then
+    closed "a pipe that closes ends link_perf" "$build/perf/link_perf" -e 64K shm tcp
+    full "a table of link_perf that cannot be written" "$build/perf/link_perf" -e 16 shm
+fi
+
 # Ranks that are gone: the run ends with a sentence, and nothing is left.
 endless="$perf allreduce --ranks 4 -b 4K -e 4K -n 100000000"
 ends_well() { # name signal target(rank|parent) text
