@@ -1,7 +1,7 @@
 /* tutti/tutti.h: the public interface of Tutti, collective communication for C and C++.
  *
  * Reading order: status and errors, communicators, memory, reduction operations, collectives,
- * point-to-point, groups, started operations, settings.
+ * point-to-point, groups, started operations, operations in the order of a GPU stream, settings.
  *
  * Conventions
  *   Every function that can fail returns tutti_status; tutti_last_error() then has one sentence
@@ -14,7 +14,7 @@
  *   the same order with the same count, type, operation and root; ranks that disagree get
  *   TUTTI_ERR_MISMATCH, not a hang. After TUTTI_ERR_PEER, _MISMATCH, _TIMEOUT, _ABORTED or _SYSTEM
  *   from a collective the communicator is failed: every further operation returns the same error;
- *   destroy it.
+ *   destroy it, or go on in another with the survivors (tutti_comm_shrink).
  *
  * In place
  *   allreduce, reduce (at root), broadcast   in == out
@@ -217,11 +217,12 @@ TUTTI_API tutti_status tutti_comm_revoke(tutti_comm *comm);
  * their predicted microseconds), in which memory it would work and why, and the links of the ranks
  * there, as text of at most len - 1 characters, always terminated. A transfer (TUTTI_COLL_SENDRECV)
  * has a price and no plan; of a v form all blocks are taken to be equal.
- * in, out  as in the call (a send: out is NULL, a receive: in is NULL): only the kind of their
- * memory counts, and they are never read. NULL counts as host memory. count    as in the call; of a
- * v form all blocks together (alltoallv, gatherv and scatterv: no count has a say, no rank knows
- * them all). root     of a transfer: the other rank. Local, runs nothing; works inside a group.
- * Errors TUTTI_ERR_ARG, also for memory of two GPUs. */
+ *   in, out  as in the call (a send: out is NULL, a receive: in is NULL): only the kind of their
+ *            memory counts, and they are never read; NULL counts as host memory.
+ *   count    as in the call; of a v form all blocks together (alltoallv, gatherv and scatterv: no
+ *            count has a say, no rank knows them all).
+ *   root     of a transfer: the other rank.
+ * Local, runs nothing; works inside a group. Errors TUTTI_ERR_ARG, also for memory of two GPUs. */
 TUTTI_API tutti_status tutti_comm_explain(tutti_comm *comm, tutti_coll coll, const void *in,
                                           const void *out, size_t count, tutti_dtype dtype,
                                           tutti_op op, int root, char *text, size_t len);
@@ -398,8 +399,7 @@ TUTTI_API tutti_status tutti_test(tutti_request **request, int *done);
 TUTTI_API tutti_status tutti_wait(tutti_request **request);
 TUTTI_API tutti_status tutti_wait_all(size_t count, tutti_request **requests);
 
-/* ---- operations in the order of a GPU stream ---------------------------------------------------
- */
+/* ---- operations in the order of a GPU stream ------------------------------------------------ */
 
 /* The stream form: tutti_allreduce_on(in, out, count, dtype, op, comm, stream). stream is a
  * cudaStream_t (CUstream). Returns at once; the operation starts when the stream reaches it, and

@@ -117,7 +117,8 @@ typedef enum tutti_memory {
         TUTTI_MEMORY_COUNT
 } tutti_memory;
 
-/* 128 opaque bytes that name a communicator to be; the program carries them from rank 0 to all. */
+/* 128 opaque bytes that name a communicator to be; the program carries them from the process that
+ * made them to all ranks. */
 typedef struct tutti_unique_id {
     unsigned char bytes[128];
 } tutti_unique_id;
