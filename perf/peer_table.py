@@ -2,7 +2,8 @@
 """The README's tables from CSV files of `coll_perf --peer LIBRARY --csv FILE`: a row per size, a column per
 collective and number of ranks; in each cell Tutti's time out of place, then the ratio Tutti / peer out of
 place and in place (medians of interleaved blocks; - where the peer has no such call). Below it the
-largest ratio with its quartiles.  usage: peer_table.py [--sizes 8,4K,64M] FILE..."""
+largest ratio with its quartiles."""
+import argparse
 import csv
 import sys
 
@@ -14,22 +15,34 @@ def size_text(size):
     return str(size)
 
 
-def main():
-    names, wanted = sys.argv[1:], None
-    if names[:1] == ["--sizes"]:
-        wanted, names = names[1].split(","), names[2:]
-    cells, columns, sizes, worst = {}, [], set(), None
-    for name in names:
+def rows_of(name):
+    try:
         with open(name, newline="") as file:
-            for row in csv.DictReader(file):
-                column = (row["collective"], int(row["ranks"]))
-                size = int(row["bytes"])
-                if column not in columns:
-                    columns.append(column)
-                sizes.add(size)
-                cells[column, size, int(row["in_place"])] = row
-                if row["ratio"] and (worst is None or float(row["ratio"]) > float(worst["ratio"])):
-                    worst = row
+            rows = list(csv.DictReader(file))
+    except OSError as error:
+        sys.exit(f"peer_table.py: {name}: {error.strerror}")
+    if not rows or "ratio_high" not in rows[0]:
+        sys.exit(f"peer_table.py: {name} is no CSV of coll_perf with rows in it")
+    return rows
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", type=lambda text: text.split(","), metavar="8,4K,64M",
+                        help="the rows to print (all)")
+    parser.add_argument("files", nargs="+", metavar="FILE")
+    options = parser.parse_args()
+    wanted = options.sizes
+    cells, columns, sizes, worst = {}, [], set(), None
+    for row in (row for name in options.files for row in rows_of(name)):
+        column = (row["collective"], int(row["ranks"]))
+        size = int(row["bytes"])
+        if column not in columns:
+            columns.append(column)
+        sizes.add(size)
+        cells[column, size, int(row["in_place"])] = row
+        if row["ratio"] and (worst is None or float(row["ratio"]) > float(worst["ratio"])):
+            worst = row
     print("| bytes | " + " | ".join(f"{coll}, {ranks} ranks" for coll, ranks in columns) + " |")
     print("|---:|" + "---:|" * len(columns))
     for size in sorted(sizes):

@@ -75,6 +75,9 @@ rows = list(csv.DictReader(open(sys.argv[2])))
 assert len(rows) == 3 * 2 + 1 and all(None not in r and None not in r.values() for r in rows), rows
 PY
 result "JSON and CSV can be read and agree" $good
+run "a table for the README from the CSV" 0 "| 128 | " perf/peer_table.py "$work/c"
+run "a table of what is no CSV" 1 "is no CSV of coll_perf" perf/peer_table.py "$work/j"
+run "the help of quickstart builds nothing" 0 "From a clean clone" perf/quickstart --help
 if command -v gnuplot >/dev/null; then
     run "a picture from the CSV" 0 "$work/c.svg" perf/plot.sh "$work/c" "$work/c.svg"
     good=no
