@@ -16,6 +16,6 @@ int main(void)
             return tutti_comm_finalize(comm) || tutti_comm_destroy(comm);
         }
     }
-    fprintf(stderr, "rank %d: %s\n", rank, tutti_last_error());
+    fprintf(stderr, "%s\n", tutti_last_error());
     return 1;
 }

@@ -76,6 +76,6 @@ int main(void)
         printf("%d ranks, %d layers, %d wrong\n", size, LAYERS, wrong);
     return wrong != 0;
 failed:
-    fprintf(stderr, "rank %d: %s\n", rank, tutti_last_error());
+    fprintf(stderr, "%s\n", tutti_last_error());
     return 1;
 }
