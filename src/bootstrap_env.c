@@ -458,6 +458,13 @@ static tutti_status be_alone(const struct settings *settings, struct bootstrap *
     return bootstrap_meet(&alone, 0, 1, bootstrap);
 }
 
+static const char no_pmix[] =
+#ifdef TUTTI_WITH_PMIX
+    "libpmix.so.2 is not on this machine: install it (Debian: libpmix2)";
+#else
+    "this library was built without PMIx: build it where pmix.h is (Debian: libpmix-dev)";
+#endif
+
 tutti_status bootstrap_from_env(const struct settings *settings, struct bootstrap **bootstrap)
 {
     struct meeting alone = {0};
@@ -477,10 +484,9 @@ tutti_status bootstrap_from_env(const struct settings *settings, struct bootstra
         status = rank_and_size("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", &rank, &size);
         if (status == TUTTI_OK && size > 1)
             status = fail(TUTTI_ERR_UNSUPPORTED,
-                          "Open MPI started %u ranks, but libpmix.so.2 is not on this machine: "
-                          "install it (Debian: libpmix2), or set TUTTI_RENDEZVOUS=host:port, "
+                          "Open MPI started %u ranks, but %s, or set TUTTI_RENDEZVOUS=host:port, "
                           "TUTTI_RANK and TUTTI_SIZE",
-                          size);
+                          size, no_pmix);
         if (status != TUTTI_OK)
             return status;
         return bootstrap_meet(&alone, rank, size, bootstrap);

@@ -117,8 +117,9 @@ TUTTI_API tutti_status tutti_comm_create(int size, const tutti_unique_id *id, in
 
 /* tutti_comm_create_from_env: as tutti_comm_create; rank, size and meeting place come from, in this
  * order, TUTTI_RENDEZVOUS with TUTTI_RANK and TUTTI_SIZE, torchrun (MASTER_ADDR is used,
- * MASTER_PORT is never bound), PMIx where libpmix is on the machine, Open MPI, MPICH (PMI), Slurm.
- * With none of them the result is a communicator of one rank. */
+ * MASTER_PORT is never bound), PMIx (Open MPI, Slurm) where libpmix is on the machine and its
+ * header was when the library was built, MPICH (PMI), Slurm. With none of them the result is a
+ * communicator of one rank. */
 TUTTI_API tutti_status tutti_comm_create_from_env(tutti_comm **comm);
 
 /* tutti_comm_create_with: as tutti_comm_create; the caller's allgather is the only rendezvous.
