@@ -135,6 +135,8 @@ int suite_run(const char *name, const struct suite_test *tests, size_t count, in
     unsigned ran = CU_get_number_of_tests_run();
     unsigned failed = CU_get_number_of_tests_failed();
     CU_cleanup_registry();
+    if (ran == 0)
+        printf("no test of this suite has \"%s\" in its name\n", filter);
     unsigned others = failed + skipped; /* one test may count twice */
     printf("suite %s: %u passed, %u failed, %u skipped\n", name, ran > others ? ran - others : 0,
            failed, skipped);
