@@ -194,7 +194,7 @@ Answer Backend::allgather_into_tensor_coalesced(Tensors &outputs, Tensors &input
 Answer Backend::reduce_scatter_tensor_coalesced(Tensors &outputs, Tensors &inputs,
                                                 const c10d::ReduceScatterOptions &options)
 {
-    return collective(c10d::OpType::REDUCE_SCATTER_TENSOR_COALESCED, !options.asyncOp, outputs,
+    return collective(c10d::OpType::COALESCED, !options.asyncOp, outputs,
                       pairs_together(outputs, inputs, [&](auto &output, auto &input) {
                           return reduce_scatter_part(output, input, options.reduceOp);
                       }));
