@@ -50,7 +50,9 @@ static int die_leaving_a_child(tutti_comm *comm, int rank, int size, void *conte
     int value = rank, total, blocks[4] = {0}, received[4], wrong = WORLD_OK(tutti_barrier(comm));
     if (*(int *)context) /* every link exists before the fork */
         wrong += WORLD_OK(tutti_alltoall(blocks, received, 1, TUTTI_INT32, comm));
+    world_tell();
     if (rank == size - 1) {
+        wrong += world_await(rank, size); /* until the others have left these too */
         leave_a_child();
         raise(SIGKILL);
     }

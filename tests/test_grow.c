@@ -402,8 +402,10 @@ static int dying(tutti_comm *world, int rank, int size, void *context)
     snprintf(name, sizeof name, "rank %d", scene->quitter);
     if (comm)
         wrong += works(comm, rank, 3);
+    world_tell();
     if (rank == scene->quitter) {
-        alarm(1); /* SIGALRM ends the process */
+        wrong += world_await(rank, size); /* until no rank is in comm */
+        alarm(1);                         /* SIGALRM ends the process */
         tutti_comm_grow(comm, size, given, &grown);
         raise(SIGKILL);
     }

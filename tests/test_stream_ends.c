@@ -187,14 +187,16 @@ static int death(tutti_comm *comm, int rank, int size, void *context)
     void *memory = rig_take(COUNT * 4);
     cuda_stream stream = rig_stream_take(false);
     int wrong = 0;
-    (void)size;
     (void)context;
     wrong +=
         WORLD_OK(tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, comm, stream));
     wrong += rig_await(rank, stream, AWAIT_S);
     wrong += WORLD_OK(tutti_barrier(comm));
-    if (rank == 1)
+    world_tell();
+    if (rank == 1) {
+        wrong += world_await(rank, size); /* until all have left the barrier */
         raise(SIGKILL);
+    }
     double start = world_seconds();
     for (int i = 0; i < 3; i++)
         wrong +=
@@ -299,7 +301,6 @@ static int death_behind_a_gate(tutti_comm *comm, int rank, int size, void *conte
     cuda_stream stream = rig_stream_take(false);
     tutti_status status = TUTTI_OK;
     int wrong = 0;
-    (void)size;
     (void)context;
     wrong +=
         WORLD_OK(tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, comm, stream));
@@ -308,9 +309,11 @@ static int death_behind_a_gate(tutti_comm *comm, int rank, int size, void *conte
     rig_gate_put((unsigned)rank, stream);
     wrong +=
         WORLD_OK(tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, comm, stream));
-    usleep(100000);
-    if (rank == 1)
+    world_tell();
+    if (rank == 1) {
+        wrong += world_await(rank, size); /* until all have made their calls */
         raise(SIGKILL);
+    }
     for (double end = world_seconds() + 10; status == TUTTI_OK && world_seconds() < end;)
         status = tutti_comm_status(comm);
     wrong += world_check(rank, status == TUTTI_ERR_PEER, "%s: %s", tutti_status_string(status),
