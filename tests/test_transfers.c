@@ -17,16 +17,22 @@ static struct {
     struct transport_ops ops;
     tutti_comm *comm;
     struct xfer *recv, *ack;
-    bool posted;
+    bool posted, seen;
 } between;
+
+/* Tells, once, that this rank has posted its receive. */
+static void tell_when_posted(void)
+{
+    if (between.posted || !between.comm->p2p_list)
+        return;
+    between.posted = true;
+    world_tell();
+}
 
 static struct xfer *poll_between(struct transport *transport)
 {
     struct xfer *list = between.real->poll(transport), *rest = NULL;
-    if (!between.posted && between.comm->p2p_list) {
-        between.posted = true;
-        world_tell();
-    }
+    tell_when_posted();
     for (struct xfer *next; list; list = next) {
         struct exec_xfer *xfer = (struct exec_xfer *)list;
         next = list->next;
@@ -99,6 +105,8 @@ static int differ(tutti_comm *comm, int rank, int size, void *context)
     void *memory = rig_take(COUNT * 4);
     tutti_comm *survivors;
     int wrong = WORLD_OK(tutti_barrier(comm));
+    world_tell();
+    wrong += world_await(rank, size); /* until both have left the barrier */
     tutti_status status = rank == 0 ? tutti_send(memory, d->sent, TUTTI_UINT8, 1, comm)
                                     : tutti_recv(memory, d->received, TUTTI_UINT8, 0, comm);
     if (status == TUTTI_OK) /* it was on its way through host memory */
@@ -108,7 +116,6 @@ static int differ(tutti_comm *comm, int rank, int size, void *context)
              world_says(rank, " where rank 1 (host ") + world_says(rank, d->receives);
     wrong += WORLD_OK(tutti_comm_shrink(comm, NULL, 0, &survivors));
     wrong += WORLD_OK(tutti_barrier(survivors)) + WORLD_OK(tutti_comm_destroy(survivors));
-    (void)size;
     return wrong;
 }
 
@@ -142,7 +149,7 @@ static pid_t doomed;
 
 static void *die_when_told(void *unused)
 {
-    if (world_await(0, 1) == 0)
+    if (world_await(0, 2) == 0)
         raise(SIGKILL);
     return unused;
 }
@@ -150,8 +157,9 @@ static void *die_when_told(void *unused)
 static struct xfer *poll_too_late(struct transport *transport)
 {
     struct xfer *list = between.real->poll(transport);
-    if (list && !between.posted) {
-        between.posted = true;
+    tell_when_posted();
+    if (list && !between.seen) {
+        between.seen = true;
         world_tell();
         for (double end = world_seconds() + 20; kill(doomed, 0) == 0 && world_seconds() < end;)
             usleep(1000);
@@ -170,6 +178,7 @@ static int dies_with_its_offer(tutti_comm *comm, int rank, int size, void *conte
     wrong += WORLD_OK(tutti_broadcast(&doomed, &doomed, sizeof doomed, TUTTI_UINT8, 0, comm));
     wrong += WORLD_OK(tutti_barrier(comm));
     if (rank == 0) {
+        wrong += world_await(rank, 1); /* what comes before its receive ends at once */
         if (pthread_create(&thread, NULL, die_when_told, NULL) != 0)
             abort();
         tutti_send(memory, COUNT, TUTTI_INT32, 1, comm);
