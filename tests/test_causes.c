@@ -114,12 +114,12 @@ static int disagree(tutti_comm *comm, int rank, int size, void *context)
 /* Rank 1 sends int32; what rank 0 receives is of another type, or more. */
 static int transfers_disagree(tutti_comm *comm, int rank, int size, void *context)
 {
-    int more = *(int *)context, values[8] = {0};
-    int wrong = WORLD_OK(tutti_barrier(comm));
-    tutti_status status = TUTTI_OK;
-    if (rank == 1)
+    int more = *(int *)context, values[8] = {0}, wrong = 0;
+    /* Others may be done with this call, and disagree, before this rank is. */
+    tutti_status status = tutti_barrier(comm);
+    if (rank == 1 && status == TUTTI_OK)
         status = tutti_send(values, 4, TUTTI_INT32, 0, comm);
-    else if (rank == 0)
+    else if (rank == 0 && status == TUTTI_OK)
         status = tutti_recv(values, more ? 6 : 4, more ? TUTTI_INT32 : TUTTI_FLOAT32, 1, comm);
     if (status == TUTTI_OK)
         status = tutti_barrier(comm);

@@ -114,10 +114,18 @@ static void test_stream_ends_abort_past_channels_that_are_held(void)
     unsetenv("TUTTI_TEST_STANDIN_KERNELS");
 }
 
-static void *cancel_later(void *word)
+struct canceller {
+    int size, word;
+    double at;
+};
+
+static void *cancel_later(void *argument)
 {
+    struct canceller *canceller = argument;
+    (void)world_await(0, canceller->size); /* until all have made their calls */
     usleep(100000);
-    __atomic_store_n((int *)word, 1, __ATOMIC_RELEASE);
+    canceller->at = world_seconds();
+    __atomic_store_n(&canceller->word, 1, __ATOMIC_RELEASE);
     return NULL;
 }
 
@@ -141,23 +149,25 @@ static int give_up_behind_a_gate(tutti_comm *comm, int rank, int size, void *con
     cuda_stream stream = rig_stream_take(false);
     tutti_comm *child = NULL;
     enum making making = *(enum making *)context;
-    int cancel = 0, wrong = 0;
+    struct canceller canceller = {.size = size};
+    int wrong = 0;
     pthread_t thread;
     wrong += WORLD_OK(tutti_barrier(comm));
     if (rank == 0)
         rig_gate_put(0, stream);
     wrong +=
         WORLD_OK(tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, comm, stream));
-    double start = world_seconds();
+    world_tell();
     if (rank == 0) {
-        pthread_create(&thread, NULL, cancel_later, &cancel);
-        wrong += WORLD_TAKEN(make_child(comm, size, making, &cancel, &child), TUTTI_ERR_ABORTED);
+        pthread_create(&thread, NULL, cancel_later, &canceller);
+        wrong +=
+            WORLD_TAKEN(make_child(comm, size, making, &canceller.word, &child), TUTTI_ERR_ABORTED);
+        double end = world_seconds();
         wrong += world_says(rank, making == SHRINKS
                                       ? "aborted the communicator that a shrink"
                                       : "aborted the communicator that was being made of this one");
-        wrong +=
-            world_check(rank, world_seconds() - start < 2, "took %g s", world_seconds() - start);
         pthread_join(thread, NULL);
+        wrong += world_check(rank, end - canceller.at < 2, "took %g s", end - canceller.at);
         rig_gate_open(0);
     } else if (making != SHRINKS) {
         wrong += WORLD_TAKEN(make_child(comm, size, making, NULL, &child), TUTTI_ERR_PEER);

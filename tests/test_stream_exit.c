@@ -163,12 +163,13 @@ static int end_in_an_operation(tutti_comm *comm, int rank, int size, void *conte
     void *memory = left_memory = rig_take(COUNT * 4);
     tutti_comm *other;
     int wrong = WORLD_OK(tutti_comm_dup(comm, &other));
-    (void)size;
     (void)context;
-    if (rank > 0) { /* what it does not call is what rank 0 waits for */
+    world_tell();
+    wrong += world_await(rank, size); /* until all have made that */
+    if (rank > 0) {                   /* what it does not call is what rank 0 waits for */
         while (tutti_comm_status(comm) == TUTTI_OK)
             usleep(10000);
-        return world_says(rank, "exits while");
+        return wrong + world_says(rank, "exits while");
     }
     left_rank = rank;
     left_comm = comm;

@@ -427,9 +427,10 @@ static int refused_beside_another(tutti_comm *comm, int rank, int size, void *co
     void *memory = rig_take(COUNT * 4);
     cuda_stream stream = rig_stream_take(false), other = rig_stream_take(false);
     int wrong = WORLD_OK(tutti_barrier(comm));
-    (void)size;
     (void)context;
-    if (rank == 0) { /* what the others do not call */
+    world_tell();
+    wrong += world_await(rank, size); /* until all have left the barrier */
+    if (rank == 0) {                  /* what the others do not call */
         wrong += WORLD_OK(
             tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, comm, stream));
         usleep(100000);
