@@ -207,6 +207,7 @@ static void test_places_meets_where_ids_say(void)
         expect_sentence(&players[0], TUTTI_ERR_CONNECT, "1 connection was turned away");
         /* Rank 0 alone can be cancelled, and gives the port back. */
         players[0].size = 3;
+        players[0].settings.meet_timeout_ms = 10000;
         play_cancelled(players, 0, 1, 0, 1);
         CU_ASSERT_EQUAL(open_descriptors(), before);
         free(players);
