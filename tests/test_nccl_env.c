@@ -1,5 +1,8 @@
-/* test_nccl_env.c: what the environment says in NCCL's words, as the settings behind the face have
- * it; read back as parameters, each in a process of its own, which reads its environment once. */
+/* test_nccl_env.c: what the environment and NCCL's files say in NCCL's words, as the settings
+ * behind the face have it; read back as parameters, each in a process of its own, which reads them
+ * once. */
+#include <dlfcn.h>
+#include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -44,6 +47,7 @@ static void test_nccl_env_becomes_settings(void)
         {"NCCL_SOCKET_IFNAME==eth1,ib0", "TUTTI_INTERFACE", "eth1,ib0"},
         {"NCCL_SOCKET_IFNAME=^docker,lo", "TUTTI_INTERFACE", "^docker*,^lo*"},
         {"NCCL_SOCKET_IFNAME=^=eth1", "TUTTI_INTERFACE", "^eth1"},
+        {"NCCL_SOCKET_IFNAME=eth0:1,ib", "TUTTI_INTERFACE", "eth0*,ib*"},
         {"NCCL_SOCKET_IFNAME=,", "TUTTI_INTERFACE", ""},
         {"NCCL_SOCKET_FAMILY=AF_INET6", "TUTTI_FAMILY", "ipv6"},
         {"NCCL_SOCKET_FAMILY=AF_INET", "TUTTI_FAMILY", "ipv4"},
@@ -52,6 +56,7 @@ static void test_nccl_env_becomes_settings(void)
         {"NCCL_IB_HCA=^=mlx5_2", "TUTTI_VERBS_DEVICE", "^mlx5_2"},
         {"NCCL_IB_DISABLE=1", "TUTTI_TRANSPORTS", "inproc,shm,tcp"},
         {"NCCL_IB_DISABLE=0", "TUTTI_TRANSPORTS", "auto"},
+        {"NCCL_IB_DISABLE=0x1", "TUTTI_TRANSPORTS", "inproc,shm,tcp"},
         {"NCCL_NET=socket", "TUTTI_TRANSPORTS", "inproc,shm,tcp"},
         {"NCCL_NET=IB", "TUTTI_TRANSPORTS", "auto"},
         {"NCCL_SHM_DISABLE=1", "TUTTI_TRANSPORTS", "inproc,ib,roce,iwarp,tcp"},
@@ -62,6 +67,8 @@ static void test_nccl_env_becomes_settings(void)
         {"NCCL_IB_TIMEOUT=99", "TUTTI_VERBS_TIMEOUT", "14"},
         {"NCCL_IB_RETRY_CNT=7", "TUTTI_VERBS_RETRY", "7"},
         {"NCCL_IB_SL=3", "TUTTI_VERBS_SERVICE_LEVEL", "3"},
+        {"NCCL_IB_TC=0x6a", "TUTTI_VERBS_TRAFFIC_CLASS", "106"},
+        {"NCCL_IB_TIMEOUT=022", "TUTTI_VERBS_TIMEOUT", "18"},
         {"NCCL_IB_TC=106", "TUTTI_VERBS_TRAFFIC_CLASS", "106"},
     };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
@@ -120,12 +127,143 @@ static void test_nccl_env_complains_in_the_log(void)
     }
 }
 
+/* ---- files ------------------------------------------------------------------------------------
+ */
+
+static char place[] = "/tmp/tutti_test_env_XXXXXX";
+
+/* The library's calls come here too: its user lives at the place, where what is in /etc is. */
+__attribute__((visibility("default"))) int getpwuid_r(uid_t uid, struct passwd *user, char *room,
+                                                      size_t size, struct passwd **found)
+{
+    (void)uid, (void)room, (void)size;
+    *user = (struct passwd){.pw_dir = place};
+    *found = user;
+    return 0;
+}
+
+__attribute__((visibility("default"))) FILE *fopen(const char *path, const char *mode)
+{
+    FILE *(*open)(const char *, const char *);
+    char moved[64];
+    void *next = dlsym(RTLD_NEXT, "fopen");
+    memcpy(&open, &next, sizeof open);
+    snprintf(moved, sizeof moved, "%s/etc.conf", place);
+    return open(strcmp(path, "/etc/nccl.conf") == 0 ? moved : path, mode);
+}
+
+static void write_file(const char *name, const char *text)
+{
+    char path[64];
+    snprintf(path, sizeof path, "%s/%s", place, name);
+    FILE *file = fopen(path, "w");
+    CU_ASSERT_PTR_NOT_NULL_FATAL(file);
+    fputs(text, file);
+    fclose(file);
+}
+
+static int are(tutti_comm *native, int rank, int size, void *context)
+{
+    int wrong = 0;
+    for (const struct said *said = context; said->setting; said++)
+        wrong += is(native, rank, size, (void *)said);
+    return wrong;
+}
+
+static void test_nccl_env_is_in_files(void)
+{
+    static const struct said named[] = {
+        {NULL, "TUTTI_VERBS_TRAFFIC_CLASS", "106"}, /* the first line of several */
+        {NULL, "TUTTI_INTERFACE", "^lo*"},          /* the environment */
+        {NULL, "TUTTI_TRANSPORTS", "inproc,shm,tcp"},
+        {NULL, "TUTTI_VERBS_RETRY", "5"},
+        {NULL, "TUTTI_VERBS_SERVICE_LEVEL", "3"}, /* before the administrator's */
+        {NULL, "TUTTI_VERBS_TIMEOUT", "14"},      /* the user's own is not read */
+        {NULL, "TUTTI_TIMEOUT_MS", "86400000"},   /* nothing but NCCL's */
+        {NULL, "NCCL_IB_SL", "3"},
+        {NULL, NULL, NULL},
+    };
+    static const struct said of_user[] = {
+        {NULL, "TUTTI_VERBS_TIMEOUT", "20"}, {NULL, "TUTTI_INTERFACE", "eth1"},
+        {NULL, "TUTTI_VERBS_RETRY", "7"},    {NULL, "TUTTI_VERBS_SERVICE_LEVEL", "4"},
+        {NULL, "TUTTI_TRANSPORTS", "auto"},  {NULL, NULL, NULL},
+    };
+    char conf[64];
+    const char *const naming[] = {conf, "NCCL_SOCKET_IFNAME=^lo", NULL};
+    static const char *const ours[] = {"TUTTI_VERBS_RETRY=7", NULL};
+    snprintf(conf, sizeof conf, "NCCL_CONF_FILE=%s/named.conf", place);
+    write_file("named.conf", "# NCCL_IB_TC=1\nNCCL_IB_TC=0x6a\nNCCL_IB_TC=7\nnonsense\n\n"
+                             "NCCL_SOCKET_IFNAME==ens1f0\nNCCL_IB_SL=3\nNCCL_IB_DISABLE=1");
+    write_file(".nccl.conf", "NCCL_IB_TIMEOUT=20\nNCCL_SOCKET_IFNAME==eth1\n");
+    write_file("etc.conf", "NCCL_IB_RETRY_CNT=5\nNCCL_IB_SL=4\nTUTTI_TIMEOUT_MS=5\nNCCL_X=1\n");
+    nccl_world_run(WORLD_PROCESSES, 1, naming, are, (void *)named);
+    nccl_world_run(WORLD_PROCESSES, 1, ours, are, (void *)of_user);
+    static const char *const names[] = {"named.conf", ".nccl.conf", "etc.conf"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        char path[64];
+        snprintf(path, sizeof path, "%s/%s", place, names[i]);
+        unlink(path);
+    }
+}
+
+/* ---- whether calls wait -----------------------------------------------------------------------
+ */
+
+struct waits {
+    const char *variable;
+    ncclResult_t plain, asked_to, asked_not_to; /* what inits give */
+};
+
+static int waits(tutti_comm *native, int rank, int size, void *context)
+{
+    const struct waits *how = context;
+    const ncclResult_t want[] = {how->plain, how->asked_to, how->asked_not_to};
+    ncclComm_t comms[2];
+    int wrong = 0;
+    (void)native, (void)size;
+    for (int i = 0; i < 3; i++) {
+        ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+        ncclUniqueId id;
+        config.blocking = i == 0 ? NCCL_CONFIG_UNDEF_INT : i == 1;
+        wrong += OK(ncclGetUniqueId(&id));
+        wrong += TAKEN(ncclCommInitRankConfig(&comms[0], 1, id, 0, &config), want[i]);
+        wrong += world_check(rank, nccl_world_settle(comms[0]) == ncclSuccess, "not made");
+        wrong += OK(ncclCommDestroy(comms[0]));
+    }
+    wrong += TAKEN(ncclCommInitAll(comms, 2, NULL), how->plain);
+    for (int i = 0; i < 2; i++) {
+        wrong += world_check(rank, nccl_world_settle(comms[i]) == ncclSuccess, "not made");
+        wrong += OK(ncclCommDestroy(comms[i]));
+    }
+    return wrong;
+}
+
+static void test_nccl_env_says_whether_calls_wait(void)
+{
+    static const struct waits all[] = {
+        {"NCCL_COMM_BLOCKING=0", ncclInProgress, ncclInProgress, ncclInProgress},
+        {"NCCL_COMM_BLOCKING=0x1", ncclSuccess, ncclSuccess, ncclSuccess},
+        {"NCCL_COMM_BLOCKING=2", ncclSuccess, ncclSuccess, ncclInProgress},
+        {"NCCL_NOTHING=1", ncclSuccess, ncclSuccess, ncclInProgress},
+    };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        const char *const settings[] = {all[i].variable, NULL};
+        nccl_world_run(WORLD_PROCESSES, 1, settings, waits, (void *)&all[i]);
+    }
+}
+
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
         {"becomes_settings", test_nccl_env_becomes_settings},
         {"goes_behind_tuttis", test_nccl_env_goes_behind_tuttis},
         {"complains_in_the_log", test_nccl_env_complains_in_the_log},
+        {"is_in_files", test_nccl_env_is_in_files},
+        {"says_whether_calls_wait", test_nccl_env_says_whether_calls_wait},
     };
-    return suite_run("nccl_env", tests, sizeof tests / sizeof *tests, argc, argv);
+    if (!mkdtemp(place))
+        return 1;
+    int result = suite_run("nccl_env", tests, sizeof tests / sizeof *tests, argc, argv);
+    rmdir(place);
+    return result;
 }

@@ -460,7 +460,7 @@ TUTTI_API const char *tutti_setting_name(size_t index);
  * one to what it may not be. */
 TUTTI_API tutti_status tutti_setting_get(const char *name, char *text, size_t len);
 
-/* tutti_setting_default: what a TUTTI_* setting is in this process from now on where the
+/* tutti_setting_default: what a name of tutti_setting_name is in this process from now on where the
  * environment does not set it; for libraries that stand on this one. Any thread. The text is
  * copied, and kept to the end of the process.
  * Errors TUTTI_ERR_ARG: there is no setting of that name; TUTTI_ERR_SETTING: it may not be that;

@@ -274,13 +274,23 @@ static const struct row *find_whole(const char *name)
                : NULL;
 }
 
-/* What stands in the place of a default in this process. Those before it stay, for another thread
- * may read one: no lock, which a fork could leave held. */
+/* Variables of another library that are honoured by what stands in for it (src/compat/nccl_env.c).
+ */
+static const char *const honoured[] = {
+    "NCCL_COMM_BLOCKING", "NCCL_COMM_ID",     "NCCL_CONF_FILE",    "NCCL_DEBUG",
+    "NCCL_DEBUG_FILE",    "NCCL_IB_DISABLE",  "NCCL_IB_GID_INDEX", "NCCL_IB_HCA",
+    "NCCL_IB_RETRY_CNT",  "NCCL_IB_SL",       "NCCL_IB_TC",        "NCCL_IB_TIMEOUT",
+    "NCCL_NET",           "NCCL_P2P_DISABLE", "NCCL_SHM_DISABLE",  "NCCL_SOCKET_FAMILY",
+    "NCCL_SOCKET_IFNAME"};
+#define HONOURED (sizeof honoured / sizeof *honoured)
+
+/* What stands in the place of a default, or of an unset variable, in this process. Those before it
+ * stay, for another thread may read one: no lock, which a fork could leave held. */
 struct stand_in {
     struct stand_in *before;
     char text[SETTING_TEXT_MAX];
 };
-static _Atomic(struct stand_in *) stand_ins[ROWS];
+static _Atomic(struct stand_in *) stand_ins[ROWS + HONOURED]; /* as settings_name counts */
 
 void settings_defaults(struct settings *settings)
 {
@@ -307,18 +317,23 @@ void settings_defaults(struct settings *settings)
 tutti_status settings_put_default(const char *name, const char *text)
 {
     struct settings tried;
-    const struct row *row = find_whole(name);
-    if (!row)
+    size_t place = 0;
+    while (place < ROWS + HONOURED && strcmp(settings_name(place), name) != 0)
+        place++;
+    if (place == ROWS + HONOURED)
         return fail(TUTTI_ERR_ARG, "there is no setting %.*s", SHOWN_MAX, name);
-    tutti_status status = set_row(&tried, row, text);
+    tutti_status status = place < ROWS ? set_row(&tried, &rows[place], text) : TUTTI_OK;
     if (status != TUTTI_OK)
         return status;
+    if (strlen(text) >= SETTING_TEXT_MAX)
+        return fail(TUTTI_ERR_SETTING, "%s is %zu bytes long: expected at most %d", name,
+                    strlen(text), SETTING_TEXT_MAX - 1);
     struct stand_in *made = calloc(1, sizeof *made);
     if (!made)
         return fail(TUTTI_ERR_NOMEM, "no memory for a default of %s", name);
     snprintf(made->text, sizeof made->text, "%s", text);
-    made->before = atomic_load(&stand_ins[row - rows]);
-    while (!atomic_compare_exchange_weak(&stand_ins[row - rows], &made->before, made))
+    made->before = atomic_load(&stand_ins[place]);
+    while (!atomic_compare_exchange_weak(&stand_ins[place], &made->before, made))
         ;
     return TUTTI_OK;
 }
@@ -509,14 +524,6 @@ size_t settings_print(const struct settings *settings, char *text, size_t len)
     return used;
 }
 
-/* Variables of another library that are honoured by what stands in for it. */
-static const char *const honoured[] = {
-    "NCCL_COMM_ID",      "NCCL_DEBUG",         "NCCL_DEBUG_FILE",   "NCCL_IB_DISABLE",
-    "NCCL_IB_GID_INDEX", "NCCL_IB_HCA",        "NCCL_IB_RETRY_CNT", "NCCL_IB_SL",
-    "NCCL_IB_TC",        "NCCL_IB_TIMEOUT",    "NCCL_NET",          "NCCL_P2P_DISABLE",
-    "NCCL_SHM_DISABLE",  "NCCL_SOCKET_FAMILY", "NCCL_SOCKET_IFNAME"};
-#define HONOURED (sizeof honoured / sizeof *honoured)
-
 const char *settings_name(size_t index)
 {
     static const char *const names[] = {
@@ -568,8 +575,11 @@ const char *settings_launcher_variable(const char *name)
             return getenv(name);
     }
     for (size_t i = 0; i < HONOURED; i++) {
-        if (strcmp(honoured[i], name) == 0)
-            return getenv(name);
+        if (strcmp(honoured[i], name) != 0)
+            continue;
+        const struct stand_in *in = atomic_load(&stand_ins[ROWS + i]);
+        const char *set = getenv(name);
+        return set || !in ? set : in->text;
     }
     must(!"a launcher variable that is not in the list");
     return NULL;

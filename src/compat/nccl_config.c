@@ -130,16 +130,19 @@ static ncclResult_t check_config(const ncclConfig_t *config, const char *name)
 ncclResult_t face_config_read(const ncclConfig_t *config, const char *name, bool *blocking)
 {
     ncclConfig_t read = NCCL_CONFIG_INITIALIZER;
-    if (!config)
-        return ncclSuccess;
-    ncclResult_t result = read_known(&read, config, name, "NCCL_CONFIG_INITIALIZER");
+    ncclResult_t result = ncclSuccess;
+    if (config)
+        result = read_known(&read, config, name, "NCCL_CONFIG_INITIALIZER");
     if (result != ncclSuccess)
         return result;
     forget_newer(&read);
     result = check_config(&read, name);
-    if (result == ncclSuccess && read.blocking != NCCL_CONFIG_UNDEF_INT)
+    if (result != ncclSuccess)
+        return result;
+    if (read.blocking != NCCL_CONFIG_UNDEF_INT)
         *blocking = read.blocking != 0;
-    return result;
+    *blocking = face_blocking(*blocking);
+    return ncclSuccess;
 }
 
 /* ---- of a call --------------------------------------------------------------------------------

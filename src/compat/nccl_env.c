@@ -1,10 +1,13 @@
 /* nccl_env.c: the settings behind the face. Programs that speak NCCL have watchdogs of their own
  * and expect the library to wait: for ranks that come to their first collective after compiling for
  * minutes, for one that saves a checkpoint for an hour. And clusters say in NCCL's variables which
- * interfaces and adapters are to be used. Both stand in the place of defaults: what TUTTI_* says
- * goes before it. */
+ * interfaces and adapters are to be used, in the environment or in files. Both stand in the place
+ * of defaults: what TUTTI_* says goes before it.
+ *
+ * Which variables: base/settings.c lists them, ncclParamGetAllParameterKeys tells them. */
 #include <errno.h>
 #include <fcntl.h>
+#include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +17,7 @@
 #include "nccl_face.h"
 
 #define TEXT_MAX 1024
+#define ROOM_MAX 4096 /* for a record of a user */
 
 /* A variable of NCCL, "" where it is not set. */
 static const char *variable(const char *name, char text[TEXT_MAX])
@@ -36,9 +40,63 @@ static void put(const char *setting, const char *value, const char *name, const 
         ignored(name, text, tutti_last_error());
 }
 
+/* ---- files ------------------------------------------------------------------------------------
+ */
+
+/* NAME=VALUE, all of it as it stands; what the environment or a line before has set stays. */
+static void read_line(char *line)
+{
+    char text[TEXT_MAX], *value = line + strcspn(line, "=");
+    if (line[0] == '#' || *value == '\0')
+        return;
+    *value++ = '\0';
+    value[strcspn(value, "\r\n")] = '\0';
+    bool known =
+        strncmp(line, "NCCL_", 5) == 0 && tutti_setting_get(line, text, sizeof text) == TUTTI_OK;
+    if (known && text[0] == '\0')
+        put(line, value, line, value);
+}
+
+static void read_file(const char *path)
+{
+    char *line = NULL;
+    size_t size = 0;
+    FILE *file = fopen(path, "re");
+    while (file && getline(&line, &size, file) > 0)
+        read_line(line);
+    free(line);
+    if (file)
+        fclose(file);
+}
+
+/* The user's file, which NCCL_CONF_FILE may name, then the administrator's. */
+static void read_files(void)
+{
+    char path[TEXT_MAX], room[ROOM_MAX];
+    struct passwd user, *found = NULL;
+    if (variable("NCCL_CONF_FILE", path)[0])
+        read_file(path);
+    else if (getpwuid_r(getuid(), &user, room, sizeof room, &found) == 0 && found &&
+             snprintf(path, sizeof path, "%s/.nccl.conf", user.pw_dir) < (int)sizeof path)
+        read_file(path);
+    read_file("/etc/nccl.conf");
+}
+
+/* ---- what they say ----------------------------------------------------------------------------
+ */
+
+/* A number as C writes it: 0x1f and 037 are 31. False: there is none. */
+static bool number(const char *name, long long *value)
+{
+    char text[TEXT_MAX], *end;
+    errno = 0;
+    *value = strtoll(variable(name, text), &end, 0);
+    return end != text && errno == 0;
+}
+
 /* A list of beginnings of names, "eth,ib", or of whole names, "=eth0", or of what not to use,
- * "^docker"; a name may be followed by a port, "mlx5_0:1". */
-static void put_names(const char *setting, const char *name)
+ * "^docker"; a name may be followed by a port, "mlx5_0:1", which an interface has not. */
+static void put_names(const char *setting, const char *name, bool has_ports)
 {
     char text[TEXT_MAX], value[TEXT_MAX] = "";
     const char *at = variable(name, text);
@@ -49,10 +107,10 @@ static void put_names(const char *setting, const char *name)
     at += whole;
     for (; *at; at += strspn(at, ",")) {
         size_t word = strcspn(at, ","), len = strcspn(at, ",:");
-        if (word > 0 && used < sizeof value)
+        if (len > 0 && used < sizeof value)
             used += (size_t)snprintf(value + used, sizeof value - used, "%s%s%.*s%s%.*s",
                                      used ? "," : "", against ? "^" : "", (int)len, at,
-                                     whole ? "" : "*", (int)(word - len), at + len);
+                                     whole ? "" : "*", has_ports ? (int)(word - len) : 0, at + len);
         at += word;
     }
     if (used > 0)
@@ -71,8 +129,8 @@ static void put_family(void)
 
 static bool is_on(const char *name)
 {
-    char text[TEXT_MAX];
-    return strtol(variable(name, text), NULL, 10) != 0;
+    long long value;
+    return number(name, &value) && value != 0;
 }
 
 /* NCCL_NET names what runs between hosts: "IB", "Socket", or a plug-in, of which there is none. */
@@ -96,11 +154,14 @@ static void put_numbers(void)
                                           {"NCCL_IB_SL", "TUTTI_VERBS_SERVICE_LEVEL"},
                                           {"NCCL_IB_TC", "TUTTI_VERBS_TRAFFIC_CLASS"},
                                           {"NCCL_IB_TIMEOUT", "TUTTI_VERBS_TIMEOUT"}};
-    char text[TEXT_MAX];
+    char text[TEXT_MAX], decimal[32];
+    long long value;
     for (size_t i = 0; i < sizeof same / sizeof *same; i++) {
-        const char *value = variable(same[i][0], text);
-        if (value[0] && value[0] != '-')
-            put(same[i][1], value, same[i][0], text);
+        const char *name = same[i][0];
+        bool is = number(name, &value);
+        snprintf(decimal, sizeof decimal, "%lld", value);
+        if (variable(name, text)[0] && (!is || value >= 0))
+            put(same[i][1], is ? decimal : text, name, text);
     }
 }
 
@@ -136,6 +197,7 @@ static void put_log_file(void)
 static void put_all(void)
 {
     char text[TEXT_MAX];
+    read_files();
     const char *debug = variable("NCCL_DEBUG", text);
     /* The program's own watchdog comes first; what nobody ends, ends in a day. */
     tutti_setting_default("TUTTI_TIMEOUT_MS", "86400000");
@@ -147,8 +209,8 @@ static void put_all(void)
     if (is_on("NCCL_P2P_DISABLE"))
         tutti_setting_default("TUTTI_CUDA_DIRECT", "no");
     put_log_file();
-    put_names("TUTTI_INTERFACE", "NCCL_SOCKET_IFNAME");
-    put_names("TUTTI_VERBS_DEVICE", "NCCL_IB_HCA");
+    put_names("TUTTI_INTERFACE", "NCCL_SOCKET_IFNAME", false);
+    put_names("TUTTI_VERBS_DEVICE", "NCCL_IB_HCA", true);
     put_family();
     put_transports();
     put_numbers();
@@ -158,4 +220,12 @@ void face_settings(void)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, put_all);
+}
+
+bool face_blocking(bool configured)
+{
+    long long value;
+    face_settings();
+    return number("NCCL_COMM_BLOCKING", &value) && (value == 0 || value == 1) ? value == 1
+                                                                              : configured;
 }

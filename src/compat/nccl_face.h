@@ -194,6 +194,9 @@ ncclResult_t face_call_record(const struct face_call *call);
 /* Before the library first looks at its settings: what programs that speak NCCL expect of them, and
  * what the environment says in NCCL's words. */
 void face_settings(void);
+/* Whether a communicator's calls wait: what NCCL_COMM_BLOCKING says, else what its configuration
+ * does. */
+bool face_blocking(bool configured);
 
 /* ---- types (nccl_coll.c) ---- */
 

@@ -187,10 +187,11 @@ NCCL_FACE(ncclResult_t, ncclCommInitAll, (ncclComm_t * comm, int ndev, const int
     memcpy(id.internal, made.bytes, sizeof id.internal);
     for (int i = 0; i < ndev; i++)
         comm[i] = NULL;
+    bool blocking = face_blocking(true);
     face_group_start();
     for (int i = 0; i < ndev && result == ncclSuccess; i++)
         result = face_group_note(
-            init_rank(&comm[i], ndev, &id, i == 0, i, true, device_for(i, devlist)));
+            init_rank(&comm[i], ndev, &id, i == 0, i, blocking, device_for(i, devlist)));
     if (result != ncclSuccess)
         (void)tutti_unique_id_release(&made);
     ncclResult_t ended = face_group_end();
