@@ -122,10 +122,47 @@ static int failing_alone(tutti_comm *native, int rank, int size, void *context)
     return wrong + OK(ncclCommDestroy(comms[0])) + OK(ncclCommDestroy(comms[1]));
 }
 
+/* The same where the caller does not wait, for none of them or not for the failing one: all have
+ * its cause. */
+static int failing_unwaited(tutti_comm *native, int rank, int size, void *context)
+{
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    ncclComm_t comms[4];
+    ncclUniqueId id, none = {{0}};
+    const char *cause = "these 128 bytes are no unique id of this library";
+    int wrong = 0;
+    (void)native, (void)size, (void)context;
+    for (int failing = 0; failing < 4; failing++) {
+        for (int mixed = 0; mixed < 2; mixed++) {
+            wrong += OK(ncclGetUniqueId(&id)) + OK(ncclGroupStart());
+            for (int i = 0; i < 4; i++) {
+                config.blocking = mixed && i != failing;
+                wrong +=
+                    OK(ncclCommInitRankConfig(&comms[i], 4, i == failing ? none : id, i, &config));
+            }
+            wrong += TAKEN(ncclGroupEnd(), mixed ? ncclInvalidArgument : ncclInProgress);
+            if (mixed)
+                wrong += nccl_world_says(rank, cause);
+            for (int i = 0; i < 4; i++) {
+                if (mixed && i != failing) {
+                    wrong += world_check(rank, comms[i] == NULL, "a handle of what was not made");
+                    continue;
+                }
+                ncclResult_t state = nccl_world_settle(comms[i]);
+                wrong += world_check(rank, state == ncclInvalidArgument, "rank %d of 4: %s", i,
+                                     ncclGetErrorString(state));
+                wrong += nccl_world_says(rank, cause) + OK(ncclCommAbort(comms[i]));
+            }
+        }
+    }
+    return wrong;
+}
+
 static void test_nccl_job_fails_alone(void)
 {
     static const char *const patient[] = {"TUTTI_MEET_TIMEOUT_MS=600000", NULL};
     nccl_world_run(WORLD_PROCESSES, 1, patient, failing_alone, NULL);
+    nccl_world_run(WORLD_PROCESSES, 1, patient, failing_unwaited, NULL);
 }
 
 /* ---- handles that are ended twice -------------------------------------------------------------

@@ -119,7 +119,8 @@ struct job {
     void *context; /* the caller's device context */
     ncclResult_t result;
     char sentence[FACE_SENTENCE_MAX];
-    struct job *next; /* in a group */
+    struct makings *makings; /* of its group, until it has ended; NULL: none */
+    struct job *next;        /* in a group */
 };
 
 /* Takes the job, and gives the handle that it makes, if any, to the caller: records it in this

@@ -164,6 +164,56 @@ static void uncount_job(ncclComm_t comm, const struct job *job)
     atomic_fetch_sub(&comm->later, !job->blocking);
 }
 
+/* What the jobs of a group have not made yet, and how the first of them failed, if one has: no rank
+ * that another one makes may wait for those that it would have made. Shared by the jobs and by the
+ * end of the group, the last of which frees it. */
+struct makings {
+    pthread_mutex_t lock;
+    size_t users;
+    ncclResult_t result;
+    char sentence[FACE_SENTENCE_MAX];
+    size_t count;
+    ncclComm_t comms[]; /* held by their jobs; NULL: settled */
+};
+
+static void leave_makings(struct makings *makings)
+{
+    pthread_mutex_lock(&makings->lock);
+    bool last = --makings->users == 0;
+    pthread_mutex_unlock(&makings->lock);
+    if (!last)
+        return;
+    pthread_mutex_destroy(&makings->lock);
+    free(makings);
+}
+
+/* A job of a group has ended, well or not: the first that fails gives the others up, and they have
+ * its cause. */
+static void settle(struct job *job)
+{
+    struct makings *makings = job->makings;
+    if (!makings)
+        return;
+    job->makings = NULL;
+    pthread_mutex_lock(&makings->lock);
+    bool failed = job->result != ncclSuccess, first = failed && makings->result == ncclSuccess;
+    if (first) {
+        makings->result = job->result;
+        memcpy(makings->sentence, job->sentence, sizeof makings->sentence);
+    } else if (failed && makes(job)) {
+        job->result = makings->result;
+        memcpy(job->sentence, makings->sentence, sizeof job->sentence);
+    }
+    for (size_t i = 0; i < makings->count; i++) {
+        if (makings->comms[i] && makings->comms[i] == job->comm)
+            makings->comms[i] = NULL;
+        else if (first && makings->comms[i])
+            __atomic_store_n(&makings->comms[i]->cancelled, 1, __ATOMIC_RELEASE);
+    }
+    pthread_mutex_unlock(&makings->lock);
+    leave_makings(makings);
+}
+
 /* The work is over: tells those who ask. Programs ask the parent, and use what it made when that is
  * done. */
 static void report(struct job *job)
@@ -223,6 +273,7 @@ static void *detached(void *argument)
     while (job) {
         struct job *next = job->next;
         carry_out(job);
+        settle(job);
         report(job);
         conclude(job);
         job = next;
@@ -264,6 +315,7 @@ static ncclResult_t start_detached(struct job *job)
         struct job *next = job->next;
         job->result = result;
         snprintf(job->sentence, sizeof job->sentence, "%s", face_sentence());
+        settle(job);
         report(job);
         conclude(job);
         job = next;
@@ -298,36 +350,15 @@ struct chain {
     bool blocking; /* one of them is, or a call of the group comes after them: the caller waits */
     bool started;
     pthread_t thread;
-    struct makings *makings;
 };
-
-/* What a group's jobs make, held meanwhile, and the chain that failed first: no rank that another
- * one makes may wait for those that it would have made. (Who is not waited for tells of a failure
- * itself, but for the lack of a thread.) */
-struct makings {
-    _Atomic(struct chain *) failed;
-    size_t count;
-    ncclComm_t comms[];
-};
-
-static void fail_chain(struct chain *chain)
-{
-    struct makings *makings = chain->makings;
-    struct chain *none = NULL;
-    if (!atomic_compare_exchange_strong(&makings->failed, &none, chain))
-        return;
-    for (size_t i = 0; i < makings->count; i++)
-        __atomic_store_n(&makings->comms[i]->cancelled, 1, __ATOMIC_RELEASE);
-}
 
 static void *joined(void *argument)
 {
     struct chain *chain = argument;
     for (struct job *job = chain->first; job; job = job->next) {
         carry_out(job);
+        settle(job);
         report(job);
-        if (job->result != ncclSuccess)
-            fail_chain(chain);
     }
     return NULL;
 }
@@ -353,12 +384,16 @@ static size_t take_chains(struct job **list, bool only_ends, struct chain *chain
         }
         *at = job->next;
         job->next = NULL;
+        job->makings = makings;
+        makings->users++;
+        if (makes(job) && job->comm)
+            makings->comms[makings->count++] = job->comm;
         bool waits = job->blocking || (job->parent && face_group_uses(job->parent));
         size_t c = 0;
         while (c < count && !same_chain(chains[c].first, job))
             c++;
         if (c == count) {
-            chains[count++] = (struct chain){.first = job, .blocking = waits, .makings = makings};
+            chains[count++] = (struct chain){.first = job, .blocking = waits};
             continue;
         }
         struct job *last = chains[c].first;
@@ -370,28 +405,14 @@ static size_t take_chains(struct job **list, bool only_ends, struct chain *chain
     return count;
 }
 
-static void hold_makings(struct makings *makings, const struct job *list)
-{
-    for (const struct job *job = list; job; job = job->next) {
-        if (makes(job) && job->comm && face_hold(job->comm, "ncclGroupEnd") == ncclSuccess)
-            makings->comms[makings->count++] = job->comm;
-    }
-}
-
-static void leave_makings(const struct makings *makings)
-{
-    for (size_t i = 0; i < makings->count; i++)
-        face_leave(makings->comms[i]);
-}
-
 static void drop_chain(struct chain *chain, int error)
 {
     for (struct job *job = chain->first; job; job = job->next) {
         job->result = no_thread(error);
         snprintf(job->sentence, sizeof job->sentence, "%s", face_sentence());
+        settle(job);
         report(job);
     }
-    fail_chain(chain);
 }
 
 /* All but one. */
@@ -402,8 +423,7 @@ static void start_chains(struct chain *chains, size_t count, const struct chain 
         if (chain == here)
             continue;
         if (!chain->blocking) {
-            if (start_detached(chain->first) != ncclInProgress)
-                fail_chain(chain);
+            start_detached(chain->first);
             continue;
         }
         int error = face_thread(&chain->thread, NULL, joined, chain);
@@ -432,36 +452,20 @@ static void run_chains(struct chain *chains, size_t count)
     }
 }
 
-/* The first error of what was waited for, but before all that for which others were cancelled. */
-static const struct job *first_failed(const struct chain *chains, size_t count,
-                                      const struct chain *failed)
+/* Concludes what was waited for; if some of it failed, then for what failed first. */
+static ncclResult_t conclude_chains(struct chain *chains, size_t count,
+                                    const struct makings *makings)
 {
-    const struct job *first = NULL;
-    for (size_t c = 0; c < count; c++) {
-        if (!chains[c].blocking || (first && &chains[c] != failed))
-            continue;
-        const struct job *job = chains[c].first;
-        while (job && job->result == ncclSuccess)
-            job = job->next;
-        if (job)
-            first = job;
-    }
-    return first;
-}
-
-/* Concludes what was waited for. */
-static ncclResult_t conclude_chains(struct chain *chains, size_t count, const struct chain *failed)
-{
-    const struct job *cause = first_failed(chains, count, failed);
-    ncclResult_t result = cause ? face_fail(cause->result, "%s", cause->sentence) : ncclSuccess;
+    ncclResult_t result = ncclSuccess;
     for (size_t c = 0; c < count; c++) {
         struct job *next;
         for (struct job *job = chains[c].first; job && chains[c].blocking; job = next) {
             next = job->next;
-            conclude(job);
+            if (conclude(job) != ncclSuccess)
+                result = makings->result;
         }
     }
-    return result;
+    return result == ncclSuccess ? result : face_fail(result, "%s", makings->sentence);
 }
 
 ncclResult_t face_jobs_run(struct job **list, bool only_ends)
@@ -480,7 +484,8 @@ ncclResult_t face_jobs_run(struct job **list, bool only_ends)
         *list = NULL;
         return face_fail(ncclSystemError, "no memory for %zu calls of a group", total);
     }
-    hold_makings(makings, *list);
+    pthread_mutex_init(&makings->lock, NULL);
+    makings->users = 1;
     size_t count = take_chains(list, only_ends, chains, makings);
     ncclResult_t later = ncclSuccess;
     for (size_t c = 0; c < count; c++) {
@@ -488,9 +493,8 @@ ncclResult_t face_jobs_run(struct job **list, bool only_ends)
             later = ncclInProgress;
     }
     run_chains(chains, count);
+    ncclResult_t result = conclude_chains(chains, count, makings);
     leave_makings(makings);
-    ncclResult_t result = conclude_chains(chains, count, makings->failed);
-    free(makings);
     free(chains);
     return result != ncclSuccess ? result : later;
 }
