@@ -180,6 +180,8 @@ static int ending_twice(tutti_comm *native, int rank, int size, void *context)
     wrong += nccl_world_says(rank, "another call destroys this communicator");
     wrong += TAKEN(ncclGroupEnd(), ncclInvalidArgument);
     wrong += nccl_world_works(comm, rank, rank, size);
+    wrong += OK(ncclCommFinalize(comm)) + TAKEN(ncclCommFinalize(comm), ncclInvalidArgument);
+    wrong += nccl_world_says(rank, "was finalized before");
     return wrong + OK(ncclCommDestroy(comm));
 }
 

@@ -274,11 +274,28 @@ static ncclResult_t submit_end(ncclComm_t comm, enum job_kind kind, const char *
     return face_job(job);
 }
 
+/* A second time is no use of a communicator but an argument that is wrong, as in NCCL. */
+static ncclResult_t refuse_finalized(ncclComm_t comm)
+{
+    ncclResult_t result = face_hold(comm, "ncclCommFinalize");
+    if (result != ncclSuccess)
+        return result;
+    if (atomic_load(&comm->finalized) && atomic_load(&comm->jobs) == 0 &&
+        atomic_load(&comm->result) == ncclSuccess)
+        result = face_fail(ncclInvalidArgument,
+                           "ncclCommFinalize: the communicator of rank %d was finalized before",
+                           comm->rank);
+    face_leave(comm);
+    return result;
+}
+
 NCCL_FACE(ncclResult_t, ncclCommFinalize, (ncclComm_t comm))
 {
     if (!comm)
         return ncclSuccess;
-    ncclResult_t result = face_enter_suspended(comm, "ncclCommFinalize");
+    ncclResult_t result = refuse_finalized(comm);
+    if (result == ncclSuccess)
+        result = face_enter_suspended(comm, "ncclCommFinalize");
     if (result != ncclSuccess)
         return face_group_note(result);
     result = submit_end(comm, JOB_FINALIZE, "ncclCommFinalize");
