@@ -1,5 +1,6 @@
-/* seats.c: see seats.h. A root asks to be told if a rank that it has seated leaves; that is how it
- * is known here: its call of the C library comes to this program. */
+/* seats.c: see seats.h. A root asks to be told if a rank that it has seated leaves, answers it, and
+ * waits for what comes next; that is how it is known here: its calls of the C library come to this
+ * program. */
 #include "tests/seats.h"
 
 #include <stdatomic.h>
@@ -9,14 +10,24 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-static atomic_uint *taken; /* in memory that processes share */
+#define FOR_LIBRARIES __attribute__((visibility("default")))
 
-__attribute__((visibility("default"))) int epoll_ctl(int epoll, int operation, int fd,
-                                                     struct epoll_event *event)
+static atomic_uint *taken;            /* in memory that processes share */
+static _Thread_local unsigned seated; /* by this root, and perhaps not answered yet */
+
+FOR_LIBRARIES int epoll_ctl(int epoll, int operation, int fd, struct epoll_event *event)
 {
-    if (taken && operation == EPOLL_CTL_MOD && event->events == (EPOLLIN | EPOLLRDHUP))
-        atomic_fetch_add(taken, 1);
+    if (operation == EPOLL_CTL_MOD && event->events == (EPOLLIN | EPOLLRDHUP))
+        seated++;
     return (int)syscall(SYS_epoll_ctl, epoll, operation, fd, event);
+}
+
+FOR_LIBRARIES int epoll_wait(int epoll, struct epoll_event *events, int count, int ms)
+{
+    if (taken && seated > 0)
+        atomic_fetch_add(taken, seated);
+    seated = 0;
+    return (int)syscall(SYS_epoll_pwait, epoll, events, count, ms, NULL, 0);
 }
 
 unsigned seats_taken(void)

@@ -1,5 +1,5 @@
-/* seats.h: the ranks that roots of a rendezvous have seated, in this program and its children: the
- * sign that a rank has come. */
+/* seats.h: the ranks that roots of a rendezvous have seated and answered, in this program and its
+ * children: the sign that a rank has come, and knows it. */
 #ifndef TESTS_SEATS_H
 #define TESTS_SEATS_H
 
