@@ -175,6 +175,7 @@ static int mode_failing(void)
               EXPECT(mem_copy_any(block, block, 1) != TUTTI_OK) ||
               EXPECT(mem_queue_take(device, &other) == TUTTI_OK || status_sentence()[0]);
     mem_queue_give(queue);
+    mem_queue_give(other);
     return bad;
 }
 
