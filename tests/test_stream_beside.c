@@ -206,13 +206,13 @@ static void test_stream_beside_faults(void)
 static int slow_to_oneself(tutti_comm *comm, int rank, int size, void *context)
 {
     enum { SLOW = 4 << 20 }; /* 16 s */
-    int32_t *host = calloc(SLOW, sizeof *host), *memory = rig_take(SLOW * sizeof *memory);
     int32_t *few = rig_take(COUNT * sizeof *few);
     cuda_stream slow = rig_stream_take(false), stream = rig_stream_take(false);
     tutti_comm *other;
     int wrong = WORLD_OK(tutti_comm_dup(comm, &other));
     (void)context;
     for (int to_host = 0; to_host < 2; to_host++) {
+        int32_t *host = calloc(SLOW, sizeof *host), *memory = rig_take(SLOW * sizeof *memory);
         void *from = to_host ? memory : host, *to = to_host ? host : memory;
         rig_set_ints(few, COUNT, 1);
         wrong += WORLD_OK(tutti_group_start());
