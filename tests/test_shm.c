@@ -499,6 +499,7 @@ static bool enter_users(int outer)
     pid_t helper = fork();
     if (helper == 0) { /* who is inside has no right to map what is outside */
         char path[64], byte;
+        close(go[1]);
         snprintf(path, sizeof path, "/proc/%d/uid_map", (int)getppid());
         bool told = read(go[0], &byte, 1) == 1;
         int map = open(path, O_WRONLY);
