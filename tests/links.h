@@ -87,4 +87,8 @@ tutti_status links_recv(struct links_rank *rank, struct xfer *xfer);
 bool links_event(struct links_rank *rank, enum transport_event_kind kind, uint64_t limit_ms,
                  struct transport_event *event);
 
+/* Connects all, and sends random messages both ways over all links and lanes; every byte is checked
+ * (links_traffic.c). */
+void links_traffic(struct links_rank *rank);
+
 #endif
