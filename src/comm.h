@@ -199,6 +199,7 @@ struct tutti_comm {
     uint64_t turn_ended_ns, no_turns_until_ns;
     uint32_t long_turns;
     struct comm_late late;
+    tutti_comm *next_tended, **tended; /* in the list of comm_tend.c; NULL: it is not there */
 
     struct settings settings;
     struct topology topology;
@@ -334,6 +335,11 @@ static inline void comm_leave(tutti_comm *comm)
 {
     atomic_store_explicit(&comm->busy, 0, memory_order_release);
 }
+
+/* comm_tend.c */
+/* Looks after its links from now on while nobody is inside, where a transport asks for that. */
+void comm_tend(tutti_comm *comm);
+void comm_untend(tutti_comm *comm);
 
 /* comm_create.c: refuses NULL, destroyed ones, and a NULL place for the answer. Enters nothing. */
 tutti_status comm_check_query(const tutti_comm *comm, const void *out);

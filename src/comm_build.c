@@ -503,6 +503,7 @@ tutti_status comm_build(const struct settings *settings, struct bootstrap *boots
         return status;
     }
     comm->magic = COMM_MAGIC;
+    comm_tend(comm);
     *made = comm;
     status_set_sentence(""); /* of a transport that is not for this machine, or a second try */
     return TUTTI_OK;

@@ -78,6 +78,7 @@ tutti_status comm_allocate(const struct settings *settings, uint32_t rank, uint3
 void comm_free(tutti_comm *comm)
 {
     bool forked = comm->fork_generation != atomic_load(&comm_forks);
+    comm_untend(comm);
     exec_cache_free(comm);
     /* After a failure devices may still work in the scratch. */
     if (comm->failed != TUTTI_OK)

@@ -129,6 +129,8 @@ GLOBALS = {
     "handles_next": "src/comm: where its next entry goes",
     "handles_alive": "src/comm: without a communicator no stream waits for the library",
     "proxy": "src/stream_proxy: one thread of the process serves all its streams",
+    "tender": "src/comm_tend: one thread of the process looks after all its communicators",
+    "tender_once": "src/comm_tend: an exit is a fact of the process",
     "fork_once": "src/comm: a fork is a fact of the process",
     "comm_forks": "src/comm: a fork is a fact of the process",
     "driver": "src/mem: a process has one GPU driver, found once",

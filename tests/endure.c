@@ -16,7 +16,11 @@
  *
  *     endure away SECONDS   rank 1 leaves the library alone for so long while links are being made:
  * each of some communicators was looked at once more than the one before, so that some link is
- * found in every state. */
+ * found in every state.
+ *
+ *     endure apart FILE SECONDS   broadcasts, short and long, from either rank; after each both
+ * stay away from the library until the other has ended it, too, as those do who meet by other
+ * means. They say so in FILE.RANK. */
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -267,6 +271,62 @@ static int away(tutti_comm *comm, int rank, double length_s)
     return 0;
 }
 
+#define APART_S 10 /* a rail that falls silent is given up in a fraction of this */
+
+/* Says that this rank has ended so many calls, and waits for the other to say so. */
+static bool meet(const char *file, int rank, long ended)
+{
+    char path[512];
+    double end = seconds() + APART_S;
+    long other = 0;
+    snprintf(path, sizeof path, "%s.%d", file, rank);
+    FILE *mine = fopen(path, "w");
+    if (!mine || fprintf(mine, "%ld\n", ended) < 0 || fclose(mine) != 0)
+        return bad(rank, path), false;
+    snprintf(path, sizeof path, "%s.%d", file, 1 - rank);
+    while (other < ended && seconds() < end) {
+        FILE *theirs = fopen(path, "r");
+        if (theirs && fscanf(theirs, "%ld", &other) != 1)
+            other = 0; /* it is being written */
+        if (theirs)
+            fclose(theirs);
+        if (other < ended)
+            usleep(1000);
+    }
+    if (other < ended)
+        printf("rank %d: ended call %ld, and rank %d did not in %d s\n", rank, ended, 1 - rank,
+               APART_S);
+    return other >= ended;
+}
+
+/* Ends at the sender once the bytes are copied, or at the receiver before the sender knows of it.
+ */
+static tutti_status pass(const char *what, int rank, tutti_comm *comm)
+{
+    static char bytes[200000];
+    if (strcmp(what, "copied") != 0)
+        return tutti_broadcast(bytes, bytes, sizeof bytes, TUTTI_INT8, 1, comm);
+    return rank == 0 ? tutti_send(bytes, 8, TUTTI_INT8, 1, comm)
+                     : tutti_recv(bytes, 8, TUTTI_INT8, 0, comm);
+}
+
+static int apart(tutti_comm *comm, int rank, const char *what, const char *file, double length_s)
+{
+    double end = seconds() + length_s;
+    int go = 1;
+    for (long call = 1; go; call++) {
+        if (pass(what, rank, comm) != TUTTI_OK)
+            return bad(rank, what);
+        if (!meet(file, rank, call))
+            return 1;
+        if (call == 1)
+            begun(rank);
+        if (call % 4 == 0 && !go_on(comm, rank, seconds() < end, &go))
+            return bad(rank, "broadcast");
+    }
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     tutti_comm *comm;
@@ -275,9 +335,10 @@ int main(int argc, char **argv)
         return comms(atoi(argv[2]), argv[3]);
     bool holds = argc == 3 && strcmp(argv[1], "held") == 0;
     bool leaves = argc == 3 && strcmp(argv[1], "away") == 0;
-    if (!holds && !leaves && ((argc != 4 && argc != 5) || strcmp(argv[1], "run") != 0))
+    bool meets = argc == 5 && strcmp(argv[1], "apart") == 0;
+    if (!holds && !leaves && !meets && ((argc != 4 && argc != 5) || strcmp(argv[1], "run") != 0))
         return fputs("usage: endure run SECONDS COUNT [DEVICES] | comms N FILE | held LOG | away "
-                     "SECONDS\n",
+                     "SECONDS | apart copied|written FILE SECONDS\n",
                      stderr),
                2;
     if (tutti_comm_create_from_env(&comm) != TUTTI_OK)
@@ -285,6 +346,7 @@ int main(int argc, char **argv)
     tutti_comm_rank(comm, &rank);
     int status = holds    ? held(comm, rank, argv[2])
                  : leaves ? away(comm, rank, atof(argv[2]))
+                 : meets  ? apart(comm, rank, argv[2], argv[3], atof(argv[4]))
                           : run(comm, rank, atof(argv[2]), (size_t)atol(argv[3]), argv[4]);
     if (status == 0 && tutti_comm_destroy(comm) != TUTTI_OK)
         status = bad(rank, "destroy");

@@ -496,6 +496,12 @@ static bool fault_takes(struct transport *transport, uint32_t peer, const void *
     return fault->inner->ops->takes(fault->inner, peer, memory, len);
 }
 
+static bool fault_tend(struct transport *transport)
+{
+    struct fault *fault = fault_of(transport);
+    return fault->inner->ops->tend && fault->inner->ops->tend(fault->inner);
+}
+
 static void fault_stats(const struct transport *transport, struct transport_stats *stats)
 {
     const struct fault *fault = (const struct fault *)transport;
@@ -528,6 +534,7 @@ static const struct transport_ops fault_ops = {
     .reg = fault_reg,
     .dereg = fault_dereg,
     .takes = fault_takes,
+    .tend = fault_tend,
     .stats = fault_stats,
     .model = fault_model,
 };

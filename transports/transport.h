@@ -184,6 +184,10 @@ struct transport_ops {
      * thread, and that is left to the one inside, or to close. */
     tutti_status (*reg)(struct transport *transport, void *memory, size_t len, void **handle);
     void (*dereg)(struct transport *transport, void *handle, bool inside);
+    /* For any thread, now and then while nobody is inside: does what peers may wait for though this
+     * rank's part of every transfer has ended, as where a rail was lost and they ask what has
+     * arrived. What ends meanwhile is for the next poll. False: nobody ever waits so; NULL, too. */
+    bool (*tend)(struct transport *transport);
     void (*stats)(const struct transport *transport, struct transport_stats *stats);
     /* Prior of the link model, before anything is measured. */
     void (*model)(const struct transport *transport, double *alpha_us, double *us_per_byte);

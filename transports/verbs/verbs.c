@@ -412,9 +412,9 @@ static void let_device_work(struct verbs *verbs, bool moved)
         sched_yield();
 }
 
-static struct xfer *verbs_poll(struct transport *transport)
+/* Takes what has come and sends what can be sent; aside: what is not data, too. */
+static void progress(struct verbs *verbs, bool aside)
 {
-    struct verbs *verbs = verbs_of(transport);
     bool moved = false;
     verbs->polling = true;
     for (uint32_t i = 0; i < verbs->rail_count; i++) {
@@ -424,7 +424,7 @@ static struct xfer *verbs_poll(struct transport *transport)
     verbs->polling = false;
     if (verbs->software && verbs->all)
         let_device_work(verbs, moved);
-    if (quiet_is_over(verbs)) {
+    if (aside) {
         memory_sweep(verbs);
         link_service(verbs);
     }
@@ -434,12 +434,44 @@ static struct xfer *verbs_poll(struct transport *transport)
         link_resend(link);
         transfer_pump(link, false);
     }
+}
+
+static struct xfer *verbs_poll(struct transport *transport)
+{
+    struct verbs *verbs = verbs_of(transport);
+    progress(verbs, quiet_is_over(verbs));
     struct xfer *done = verbs->done;
     verbs->done = NULL;
     verbs->done_tail = &verbs->done;
     for (struct xfer *xfer = done; xfer; xfer = xfer->next)
         xfer->status = (tutti_status)xfer->work[0];
     return done;
+}
+
+/* Does the device give back what was posted to a queue pair that has just failed? */
+static bool drains(const struct verbs *verbs)
+{
+    for (const struct verbs_link *link = verbs->all; link; link = link->next) {
+        if (link_any_path(link, VERBS_PATH_DRAINING, VERBS_PATH_DRAINING))
+            return true;
+    }
+    return false;
+}
+
+/* A peer asks what has arrived over a path that was lost, if there is another, and over iWARP
+ * always: only this rank's count ends its sends there. */
+static bool verbs_tend(struct transport *transport)
+{
+    struct verbs *verbs = verbs_of(transport);
+    if (verbs->rail_count * verbs->ports.queue_pairs == 1 && !verbs->ports.fallback &&
+        verbs->layer != CHOOSE_LAYER_IWARP)
+        return false;
+    if (verbs->cancelled)
+        return true;
+    /* Not the next look but this one is to tell what has arrived. */
+    for (int round = 0; round == 0 || (drains(verbs) && round < POLL_ROUNDS); round++)
+        progress(verbs, true);
+    return true;
 }
 
 /* ---- notices and events -----------------------------------------------------------------------
@@ -619,6 +651,7 @@ static void verbs_model(const struct transport *transport, double *alpha_us, dou
         .reg = verbs_reg,                                                                          \
         .dereg = verbs_dereg,                                                                      \
         .takes = verbs_takes,                                                                      \
+        .tend = verbs_tend,                                                                        \
         .stats = verbs_stats,                                                                      \
         .model = verbs_model,                                                                      \
     };

@@ -15,6 +15,7 @@
 #
 #   on HOST command...        runs it on that host (after make_pair: simply runs it)
 #   wire RAIL netem-words...  both directions: `wire 0 delay 1ms loss 1%`; `wire 0` ends it
+#   spoil HOST RAIL ...       only what that host sends: `spoil a 0 loss 100%`
 #   rail RAIL up|down         host a's end of it
 #   forget_neighbours RAIL    nothing gets through from now on, and no hardware address is known
 #   know_neighbours RAIL      both ends' hardware addresses are known for good
@@ -109,10 +110,10 @@ on() { # host command...
     fi
 }
 
-wire() { # rail netem-words...
-    local rail=$1 host
-    shift
-    for host in a b; do
+spoil() { # hosts rail netem-words...
+    local ends=$1 rail=$2 host
+    shift 2
+    for host in $ends; do
         if [ $# -eq 0 ]; then
             on $host tc qdisc del dev $host$rail root 2>/dev/null
         else
@@ -120,6 +121,10 @@ wire() { # rail netem-words...
         fi
     done
     return 0
+}
+
+wire() { # rail netem-words...
+    spoil "a b" "$@"
 }
 
 rail() { # rail up|down

@@ -317,6 +317,23 @@ part_held() {
     result "a rank computes while links are being made" $good "$work/log"
 }
 
+# What host a sends over a rail is lost, under ranks that stay away from the library after each call until
+# their peer has ended it, too: a message that its rank has done with, or the word that one has arrived.
+part_apart() {
+    local good what
+    start_network 2 || return
+    export TUTTI_LANES=1 # as in part_held
+    for what in copied written; do
+        good=no
+        start_ranks 2 env TUTTI_LOG=info timeout -k 1 60 "$build/tests/endure" apart $what "$work/$what" 4
+        until_begun
+        spoil a 1 loss 100%
+        end_ranks && grep -q 'warn.* failed: ' "$work/log" && good=yes
+        result "a rail is lost while its ranks are away: $what" $good "$work/log"
+        wire 1
+    done
+}
+
 # With no rail left a link goes over TCP, in the middle of an allreduce, with the same bits; and only then:
 # a peer that closes in order is no reason.
 part_fallback() {

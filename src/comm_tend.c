@@ -1,0 +1,145 @@
+/* comm_tend.c: a thread that looks after links while nobody is inside their communicator.
+ * A call ends when its own part is done, and a peer may need this rank after that: a rail was lost,
+ * and the peer asks what has arrived over it, or waits for what has to be sent again. The program
+ * may compute by then, or wait for that very peer in another communicator or outside the library;
+ * without help both would wait for ever. The thread looks TEND_HZ times a second, and
+ * whoever enters meanwhile waits for the look; no operation is handed over to it. There is one for
+ * the process, from the first communicator on whose transports may need it.
+ * Invariants: a communicator in the list has its transports; the list changes with the lock, which
+ * the thread holds while it looks. */
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/clock.h"
+#include "base/lock.h"
+#include "base/log.h"
+#include "base/thread.h"
+#include "src/comm.h"
+
+#define TEND_HZ    10u
+#define TEND_SHARE 20u /* of the thread's time, the part that it may look, with very many */
+
+static struct {
+    struct lock lock;
+    pthread_cond_t woken;
+    pthread_t thread;
+    bool running, over; /* over: the program exits */
+    unsigned forks;     /* of the process that the thread runs in */
+    tutti_comm *first;
+} tender = {.lock = LOCK_INIT};
+
+static pthread_once_t tender_once = PTHREAD_ONCE_INIT;
+
+static bool runs_here(void)
+{
+    return tender.running && tender.forks == atomic_load(&comm_forks);
+}
+
+static void tend(tutti_comm *comm)
+{
+    if (comm->failed != TUTTI_OK || comm->fork_generation != tender.forks || !comm_try_look(comm))
+        return;
+    for (uint32_t i = 0; i < comm->transport_count; i++) {
+        if (comm->transport_ops[i]->tend)
+            comm->transport_ops[i]->tend(comm->transports[i]);
+    }
+    comm_leave(comm);
+}
+
+static void rest_until(uint64_t ns)
+{
+    struct timespec until = {.tv_sec = (time_t)(ns / 1000000000u),
+                             .tv_nsec = (long)(ns % 1000000000u)};
+    int error = 0;
+    while (!tender.over && error != ETIMEDOUT)
+        error = pthread_cond_timedwait(&tender.woken, &tender.lock.mutex, &until);
+}
+
+static void *tender_main(void *unused)
+{
+    lock_take(&tender.lock);
+    while (!tender.over) {
+        uint64_t begun = clock_ns(), took;
+        for (tutti_comm *comm = tender.first; comm; comm = comm->next_tended)
+            tend(comm);
+        took = clock_ns() - begun;
+        rest_until(begun + 1000000000u / TEND_HZ + TEND_SHARE * took);
+    }
+    lock_leave(&tender.lock);
+    return unused;
+}
+
+/* What the thread uses goes when the program's exit is over. */
+static void stop_at_exit(void)
+{
+    lock_take(&tender.lock);
+    bool runs = runs_here();
+    tender.over = true;
+    tender.running = false;
+    if (runs)
+        pthread_cond_signal(&tender.woken);
+    lock_leave(&tender.lock);
+    if (runs)
+        pthread_join(tender.thread, NULL);
+}
+
+static void watch_exit(void)
+{
+    atexit(stop_at_exit);
+}
+
+/* With the lock. In a child of fork the thread is the parent's. */
+static int start(void)
+{
+    pthread_condattr_t attributes;
+    if (runs_here() || tender.over)
+        return 0;
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(&tender.woken, &attributes);
+    pthread_condattr_destroy(&attributes);
+    tender.forks = atomic_load(&comm_forks);
+    int error = thread_start(&tender.thread, NULL, tender_main, NULL);
+    tender.running = error == 0;
+    return error;
+}
+
+void comm_tend(tutti_comm *comm)
+{
+    bool needed = false;
+    for (uint32_t i = 0; i < comm->transport_count; i++) {
+        const struct transport_ops *ops = comm->transport_ops[i];
+        needed = (ops->tend && ops->tend(comm->transports[i])) || needed;
+    }
+    if (!needed)
+        return;
+    pthread_once(&tender_once, watch_exit);
+    lock_take(&tender.lock);
+    comm->next_tended = tender.first;
+    comm->tended = &tender.first;
+    if (comm->next_tended)
+        comm->next_tended->tended = &comm->next_tended;
+    tender.first = comm;
+    int error = start();
+    lock_leave(&tender.lock);
+    if (error != 0)
+        log_at(LOG_LEVEL_WARN, (int)comm->rank,
+               "no thread can be started (%s): while this rank is outside the library, peers that "
+               "lose an RDMA port wait for its next call",
+               strerror(error));
+}
+
+void comm_untend(tutti_comm *comm)
+{
+    lock_take(&tender.lock);
+    if (comm->tended) {
+        *comm->tended = comm->next_tended;
+        if (comm->next_tended)
+            comm->next_tended->tended = comm->tended;
+        comm->tended = NULL;
+    }
+    lock_leave(&tender.lock);
+}
