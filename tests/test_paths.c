@@ -186,19 +186,19 @@ static int poll_arrivals(struct ibv_cq *cq, int max, struct ibv_wc *list)
     return count;
 }
 
-/* A rank that was away finds a path that should have given its receives back long ago: the device
- * has, and one of them holds a message, whose sender knows that it has arrived. */
-static void test_paths_take_what_came_before_they_are_given_up(void)
+/* The rig's link over one rail, whose completions are the arrivals, all of path 1; path 2 is up. */
+static struct verbs_path *over_a_queue(struct verbs_rig *rig, struct transport *side)
 {
     static const struct transport_ops nothing = {.event = verbs_rig_no_event,
                                                  .poll = verbs_rig_no_xfer};
-    struct transport side = {.ops = &nothing};
-    struct verbs_rig *rig = verbs_rig_make();
+    static struct verbs_path *paths[1];
+    static struct ibv_cq queue;
     struct verbs *verbs = &rig->verbs;
-    struct verbs_path *path = &rig->link->paths[1], *paths[] = {path};
-    struct ibv_cq queue = {.context = &rig->device};
+    *side = (struct transport){.ops = &nothing};
+    paths[0] = &rig->link->paths[1];
+    queue.context = &rig->device;
     rig->device.ops.poll_cq = poll_arrivals;
-    verbs->side = &side;
+    verbs->side = side;
     verbs->all = rig->link;
     verbs->paths = paths;
     verbs->path_slots = 1;
@@ -206,16 +206,45 @@ static void test_paths_take_what_came_before_they_are_given_up(void)
     verbs->rail_count = 1;
     verbs->events_ms = rig->link->revive_ms = UINT64_MAX;
     verbs_rig_up(&rig->link->paths[2]);
+    return paths[0];
+}
+
+/* A rank that was away finds a path that should have given its receives back long ago: the device
+ * has, and one of them holds a message, whose sender knows that it has arrived. */
+static void test_paths_take_what_came_before_they_are_given_up(void)
+{
+    struct transport side;
+    struct verbs_rig *rig = verbs_rig_make();
+    struct verbs_path *path = over_a_queue(rig, &side);
     path->state = VERBS_PATH_DRAINING;
     path->posted = arrival_count = 2;
     ((struct wire_header *)path->memory)->kind = WIRE_EAGER;
     arrivals[0] = (struct ibv_wc){
         .wr_id = 1ull << 32, .status = IBV_WC_SUCCESS, .byte_len = sizeof(struct wire_header)};
     arrivals[1] = (struct ibv_wc){.wr_id = 1ull << 32 | 1, .status = IBV_WC_WR_FLUSH_ERR};
-    link_service(verbs);
+    link_service(&rig->verbs);
     CU_ASSERT_EQUAL(path->received, 1);
     CU_ASSERT_EQUAL(path->state, VERBS_PATH_DRAINED);
     CU_ASSERT_EQUAL(rig->link->flows[0].held_end, 1);
+    verbs_rig_free(rig);
+}
+
+/* A peer that leaves closes its connections, and its goodbye may be read later than that. Of what
+ * is sent over one meanwhile siw says that the device refused it. */
+static void test_paths_are_not_lost_before_a_goodbye_is_read(void)
+{
+    struct transport side;
+    struct verbs_rig *rig = verbs_rig_make();
+    struct verbs_path *path = over_a_queue(rig, &side);
+    rig->verbs.layer = CHOOSE_LAYER_IWARP;
+    verbs_rig_up(path);
+    arrival_count = 1;
+    arrivals[0] = (struct ibv_wc){.status = IBV_WC_LOC_QP_OP_ERR};
+    link_take_arrivals(&rig->verbs);
+    CU_ASSERT_EQUAL(path->state, VERBS_PATH_UP);
+    rig->link->bye = true;
+    link_service(&rig->verbs);
+    CU_ASSERT_PTR_NOT_NULL(strstr(path->why, "or the other side closed"));
     verbs_rig_free(rig);
 }
 
@@ -343,6 +372,7 @@ int main(int argc, char **argv)
         TEST(paths_wait_for_the_device_too),
         TEST(paths_ask_what_has_arrived_before_they_are_left),
         TEST(paths_take_what_came_before_they_are_given_up),
+        TEST(paths_are_not_lost_before_a_goodbye_is_read),
         TEST(paths_wait_for_the_first_message_of_who_computes),
         TEST(paths_are_not_judged_by_an_answer_from_before),
         TEST(paths_that_failed_are_told_once_there_is_a_place),

@@ -629,12 +629,20 @@ static const char *remedy(enum ibv_wc_status status)
     }
 }
 
+/* The queue pair is in the error state by now. siw says of what it cannot send any more, since the
+ * peer has closed the connection, that the device refused it. */
+static bool is_closed(const struct verbs_path *path, enum ibv_wc_status status)
+{
+    return status == IBV_WC_WR_FLUSH_ERR ||
+           (status == IBV_WC_LOC_QP_OP_ERR && path->link->verbs->layer == CHOOSE_LAYER_IWARP);
+}
+
 static void failed_completion(struct verbs_path *path, const struct ibv_wc *wc, bool receive)
 {
     const struct library *library = path->link->verbs->library;
     if (receive)
         path->posted--;
-    if (path_alive(path) && wc->status != IBV_WC_WR_FLUSH_ERR)
+    if (path_alive(path) && !is_closed(path, wc->status))
         link_path_failed(path, "%s over %s: %s", library->ibv.wc_status_str(wc->status),
                          path->rail->name, remedy(wc->status));
     else if (path_alive(path) && !path->closed) {
