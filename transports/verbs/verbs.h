@@ -56,8 +56,8 @@ struct verbs_rail {
     char name[72]; /* "rxe0 port 1" */
     uint8_t port;
     bool down;           /* no new path is made over it */
-    atomic_bool relaxed; /* the device can: relaxed ordering; */
-    bool paging;         /* paging on demand of data it sends, and of data written to it */
+    atomic_bool relaxed; /* the device takes memory that it may write in relaxed order */
+    bool paging;         /* and memory of data, sent or written, whose pages it fetches on demand */
     struct ibv_context *context;
     struct ibv_pd *pd;
     struct ibv_cq *cq;
