@@ -205,7 +205,8 @@ TUTTI_API tutti_status tutti_comm_status(const tutti_comm *comm);
  * TUTTI_ERR_ABORTED.
  * tutti_comm_abort: from any thread, but not out of a user's reduction (which must not call the
  * library): every wait of this communicator ends with TUTTI_ERR_ABORTED, here and (as
- * TUTTI_ERR_PEER naming this rank) at its peers, also at those it never met.
+ * TUTTI_ERR_PEER naming this rank) at its peers; those it never met are told if they wait for it,
+ * and by others that they have met.
  * tutti_comm_revoke: as abort, but this rank stays within its peers' reach, for tutti_comm_shrink:
  * every rank revokes, since one that never met this rank learns of it from no one else. */
 TUTTI_API tutti_status tutti_comm_finalize(tutti_comm *comm);
