@@ -339,7 +339,7 @@ static inline void comm_leave(tutti_comm *comm)
 /* comm_tend.c */
 /* Looks after its links from now on while nobody is inside, where a transport asks for that. */
 void comm_tend(tutti_comm *comm);
-void comm_untend(tutti_comm *comm);
+void comm_untend(tutti_comm *comm); /* before its transports are closed */
 
 /* comm_create.c: refuses NULL, destroyed ones, and a NULL place for the answer. Enters nothing. */
 tutti_status comm_check_query(const tutti_comm *comm, const void *out);

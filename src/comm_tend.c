@@ -2,11 +2,11 @@
  * A call ends when its own part is done, and a peer may need this rank after that: a rail was lost,
  * and the peer asks what has arrived over it, or waits for what has to be sent again. The program
  * may compute by then, or wait for that very peer in another communicator or outside the library;
- * without help both would wait for ever. The thread looks TEND_HZ times a second, and
- * whoever enters meanwhile waits for the look; no operation is handed over to it. There is one for
- * the process, from the first communicator on whose transports may need it.
- * Invariants: a communicator in the list has its transports; the list changes with the lock, which
- * the thread holds while it looks. */
+ * without help both would wait for ever. The thread looks TEND_HZ times a second, and whoever
+ * enters meanwhile waits for the look; no operation is handed over to it. There is one for the
+ * process, from the first communicator on whose transports may need it. Invariants: a communicator
+ * in the list has its transports; the list changes with the lock, which the thread holds while it
+ * looks. */
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -20,7 +20,7 @@
 #include "src/comm.h"
 
 #define TEND_HZ    10u
-#define TEND_SHARE 20u /* of the thread's time, the part that it may look, with very many */
+#define TEND_SHARE 20u /* it rests so many times longer than a look takes, at least */
 
 static struct {
     struct lock lock;
