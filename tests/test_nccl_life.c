@@ -298,6 +298,56 @@ static int nonblocking(tutti_comm *native, int rank, int size, void *context)
     return wrong + OK(ncclCommDestroy(child));
 }
 
+static int init_as(tutti_comm *native, int rank, int size, int blocking, ncclComm_t *comm)
+{
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    ncclUniqueId id;
+    int wrong = nccl_world_id(native, rank, &id);
+    config.blocking = blocking;
+    *comm = NULL;
+    wrong += TAKEN(ncclCommInitRankConfig(comm, size, id, rank, &config),
+                   blocking ? ncclSuccess : ncclInProgress);
+    return wrong + world_check(rank, nccl_world_settle(*comm) == ncclSuccess, "init: %s",
+                               ncclGetLastError(*comm));
+}
+
+/* Whether a split or shrink is waited for, the parent decides; its configuration is of what it
+ * makes. */
+static int deciding(tutti_comm *native, int rank, int size, void *context)
+{
+    int wrong = 0;
+    (void)context;
+    for (int i = 0; i < 4; i++) {
+        ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+        int parent = i & 1, shrinks = i & 2;
+        ncclComm_t comm, child = NULL, grandchild = NULL;
+        ncclResult_t of_parent = parent ? ncclSuccess : ncclInProgress;
+        ncclResult_t of_child = parent ? ncclInProgress : ncclSuccess;
+        wrong += init_as(native, rank, size, parent, &comm);
+        config.blocking = !parent;
+        wrong += TAKEN(shrinks ? ncclCommShrink(comm, NULL, 0, &child, &config, 0)
+                               : ncclCommSplit(comm, 0, rank, &child, &config),
+                       of_parent);
+        if (parent)
+            wrong += nccl_world_is(comm, rank, ncclSuccess);
+        wrong += world_check(rank, nccl_world_settle(comm) == ncclSuccess, "the parent");
+        wrong += nccl_world_is(child, rank, ncclSuccess);
+        wrong += nccl_world_works(child, rank, rank, size);
+        wrong += TAKEN(ncclCommSplit(child, 0, rank, &grandchild, NULL), of_child);
+        wrong += world_check(rank, nccl_world_settle(child) == ncclSuccess, "the child");
+        wrong += nccl_world_works(grandchild, rank, rank, size);
+        wrong += OK(ncclCommDestroy(comm)) + OK(ncclCommDestroy(child));
+        wrong += OK(ncclCommDestroy(grandchild));
+    }
+    return wrong;
+}
+
+static void test_nccl_life_the_parent_decides_who_waits(void)
+{
+    nccl_world_run(WORLD_PROCESSES, 3, nccl_world_shm, deciding, NULL);
+    nccl_world_run(WORLD_THREADS, 2, NULL, deciding, NULL);
+}
+
 static int entries(const char *path)
 {
     int count = 0;
@@ -362,7 +412,6 @@ struct maker {
 static ncclResult_t make_child(struct maker *maker)
 {
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
-    config.blocking = maker->how->blocking;
     if (maker->how->shrinks)
         return ncclCommShrink(maker->comm, NULL, 0, &maker->child, &config, NCCL_SHRINK_DEFAULT);
     return ncclCommSplit(maker->comm, 0, 0, &maker->child, &config);
@@ -410,7 +459,8 @@ static int quitting(struct maker *maker, int rank)
 static int leaving_a_child(tutti_comm *native, int rank, int size, void *context)
 {
     struct maker maker = {.how = context};
-    int wrong = nccl_world_init(native, rank, size, &maker.comm), quitter = size - 1, sums[2] = {0};
+    int wrong = init_as(native, rank, size, maker.how->blocking, &maker.comm);
+    int quitter = size - 1, sums[2] = {0};
     char name[32];
     snprintf(name, sizeof name, "rank %d (host ", quitter);
     wrong += nccl_world_works(maker.comm, rank, rank, size);
@@ -632,6 +682,7 @@ int main(int argc, char **argv)
         {"ends_in_a_group", test_nccl_life_ends_in_a_group},
         {"signals_stay", test_nccl_life_signals_stay},
         {"nonblocking", test_nccl_life_nonblocking},
+        {"the parent decides who waits", test_nccl_life_the_parent_decides_who_waits},
         {"leaves_a_child_that_is_made", test_nccl_life_leaves_a_child_that_is_made},
         {"exit_with_live_communicators", test_nccl_life_exit_with_live_communicators},
         {"comm_id_by_address", test_nccl_life_comm_id_by_address},

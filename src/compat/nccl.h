@@ -329,7 +329,8 @@ NCCL_CALL(ncclResult_t, ncclCommInitAll, (ncclComm_t * comm, int ndev, const int
 
 /* ncclCommSplit: collective; ranks of one color form a communicator, ordered by key, then rank;
  * NCCL_SPLIT_NOCOLOR gives NULL. ncclCommShrink: the ranks not excluded form one; works although an
- * excluded rank is dead. config NULL: the parent's. */
+ * excluded rank is dead. config NULL: the parent's. Both return at once if the parent is not
+ * blocking, whatever config says of what they make: ask the parent then. */
 NCCL_CALL(ncclResult_t, ncclCommSplit,
           (ncclComm_t comm, int color, int key, ncclComm_t *newcomm, ncclConfig_t *config));
 NCCL_CALL(ncclResult_t, ncclCommShrink,

@@ -115,8 +115,9 @@ struct job {
     int *excluded; /* owned */
     size_t excluded_count;
     bool abort_first;
-    bool blocking;
-    void *context; /* the caller's device context */
+    bool blocking;      /* the call is waited for */
+    bool made_blocking; /* what it makes of the parent is a blocking communicator */
+    void *context;      /* the caller's device context */
     ncclResult_t result;
     char sentence[FACE_SENTENCE_MAX];
     struct makings *makings; /* of its group, until it has ended; NULL: none */
@@ -138,7 +139,9 @@ void face_jobs_cancel(struct job *list);
 ncclResult_t face_init(ncclComm_t *comm, int size, const ncclUniqueId *id, int rank,
                        const ncclConfig_t *config, const char *name);
 /* A job that makes something of its parent, which is alive and made, though it may have failed or
- * been revoked, and is held; blocking as the configuration says, or as the parent is. */
+ * been revoked, and is held. What it makes is blocking as the configuration says, or as the parent
+ * is; whether the call itself is, the parent of a split or shrink decides, and of a grow what is
+ * made, since new ranks have no parent. */
 ncclResult_t face_child_job(ncclComm_t parent, enum job_kind kind, const ncclConfig_t *config,
                             const char *name, struct job **job);
 /* Takes the job and the hold of its parent. made: whether this rank gets a communicator. */

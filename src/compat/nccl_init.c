@@ -240,13 +240,14 @@ ncclResult_t face_child_job(ncclComm_t parent, enum job_kind kind, const ncclCon
     }
     (*job)->kind = kind;
     (*job)->parent = parent;
-    (*job)->blocking = blocking;
+    (*job)->made_blocking = blocking;
+    (*job)->blocking = kind == JOB_GROW ? blocking : parent->blocking;
     return ncclSuccess;
 }
 
 ncclResult_t face_child(struct job *job, ncclComm_t *newcomm, bool made)
 {
-    ncclComm_t comm = made ? face_comm_new(0, 0, job->blocking) : NULL;
+    ncclComm_t comm = made ? face_comm_new(0, 0, job->made_blocking) : NULL;
     if (made && !comm) {
         face_leave(job->parent);
         free(job->excluded);
@@ -255,8 +256,6 @@ ncclResult_t face_child(struct job *job, ncclComm_t *newcomm, bool made)
     }
     job->comm = comm;
     job->out = newcomm;
-    if (!made)
-        job->blocking = job->parent->blocking;
     if (comm)
         comm->device = job->parent->device;
     return face_job(job);
