@@ -70,8 +70,15 @@ static int bad_calls(tutti_comm *native, int rank, int size, void *context)
     wrong += nccl_world_says(rank, "overlap");
     wrong += OK(ncclGroupStart());
     wrong += OK(ncclSend(in, 1, ncclFloat32, rank, comm, NULL));
-    wrong += TAKEN(ncclGroupEnd(), ncclInvalidArgument);
+    wrong += TAKEN(ncclGroupEnd(), ncclInvalidUsage);
     wrong += nccl_world_says(rank, "sends to itself in a group that does not receive it");
+    wrong += OK(ncclGroupStart());
+    wrong += OK(ncclRecv(out, 1, ncclFloat32, rank, comm, NULL));
+    wrong += OK(ncclSend(in, 1, ncclFloat32, rank, comm, NULL));
+    wrong += OK(ncclRecv(out + 1, 1, ncclFloat32, rank, comm, NULL));
+    wrong += TAKEN(ncclGroupEnd(), ncclInvalidUsage);
+    wrong += nccl_world_says(rank, "receives from itself in a group that does not send it");
+    wrong += world_check(rank, out[0] == 0, "a group without a half ran");
     /* Nothing moved: it still works. */
     wrong += nccl_world_is(comm, rank, ncclSuccess);
     wrong += nccl_world_works(comm, rank, rank, size);

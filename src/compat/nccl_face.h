@@ -46,6 +46,7 @@ struct ncclComm {
     int cancelled;      /* atomic: ends the making of tutti */
     bool blocking;
     int rank, size, device;
+    int to_self; /* while a group begins: its sends of the rank to itself less the receives */
     pthread_mutex_t lock;                 /* of what follows */
     tutti_comm *tutti;                    /* NULL until made */
     struct ncclWindow_vidmem *registered; /* those not given back */

@@ -127,6 +127,31 @@ static void leave_calls(size_t count)
         face_leave(group.calls[i].comm);
 }
 
+static bool to_self(const struct face_call *call)
+{
+    return call->coll == TUTTI_COLL_SENDRECV && call->root == call->comm->rank;
+}
+
+/* A transfer of a rank to itself has both halves in the group, or would never end. The library says
+ * so too, but as of an argument, and of a stream's only when that comes to it. */
+static ncclResult_t check_pairs(void)
+{
+    for (size_t i = 0; i < group.count; i++)
+        group.calls[i].comm->to_self = 0;
+    for (size_t i = 0; i < group.count; i++) {
+        if (to_self(&group.calls[i]))
+            group.calls[i].comm->to_self += group.calls[i].is_send ? 1 : -1;
+    }
+    for (size_t i = 0; i < group.count; i++) {
+        const ncclComm_t comm = group.calls[i].comm;
+        if (comm->to_self != 0)
+            return face_fail(ncclInvalidUsage, "rank %d %s itself in a group that does not %s it",
+                             comm->rank, comm->to_self > 0 ? "sends to" : "receives from",
+                             comm->to_self > 0 ? "receive" : "send");
+    }
+    return ncclSuccess;
+}
+
 /* All calls as one group of the library: nothing runs if one of them is refused. */
 static ncclResult_t run_calls(void)
 {
@@ -142,6 +167,8 @@ static ncclResult_t run_calls(void)
         entered++;
         result = face_result(face_call_run(call));
     }
+    if (result == ncclSuccess)
+        result = check_pairs();
     for (size_t i = 0; i < group.count && result == ncclSuccess; i++)
         result = face_call_record(&group.calls[i]);
     if (result != ncclSuccess)
