@@ -2,7 +2,9 @@
  * inside. */
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
+#include <stdlib.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -166,11 +168,122 @@ static void test_nccl_abort_under_a_group(void)
     nccl_world_run(WORLD_THREADS, 2, NULL, aborting_two, NULL);
 }
 
+/* ---- memory that is registered ----------------------------------------------------------------
+ */
+
+#define BYTES (1 << 20)
+
+struct registered {
+    struct watchdog dog;
+    void *buffer, *first, *second;
+    ncclWindow_t window, other;
+};
+
+/* As a framework's watchdog does: it gives back what is registered, though an operation waits in
+ * that memory, then aborts; what it has forgotten went with the communicator. */
+static void *give_back_and_abort(void *argument)
+{
+    struct registered *all = argument;
+    struct watchdog *dog = &all->dog;
+    int rank = dog->rank;
+    double end = nccl_world_seconds() + 20;
+    while (atomic_load(dog->pauses) < PAUSES && nccl_world_seconds() < end)
+        usleep(500);
+    dog->wrong += world_check(rank, atomic_load(dog->pauses) >= PAUSES, "nobody waits");
+    dog->wrong += OK(ncclCommDeregister(dog->comm, all->first));
+    dog->wrong += OK(ncclCommWindowDeregister(dog->comm, all->window));
+    dog->wrong += OK(ncclCommAbort(dog->comm));
+    dog->wrong += TAKEN(ncclCommDeregister(dog->comm, all->second), ncclInvalidArgument);
+    dog->wrong += nccl_world_says(rank, "ncclCommDeregister: the communicator was destroyed or "
+                                        "aborted before");
+    dog->wrong += TAKEN(ncclCommWindowDeregister(dog->comm, all->other), ncclInvalidArgument);
+    dog->wrong +=
+        TAKEN(ncclCommRegister(dog->comm, all->buffer, BYTES, &all->first), ncclInvalidArgument);
+    return NULL;
+}
+
+static int registered(tutti_comm *native, int rank, int size, void *context)
+{
+    atomic_int mine = 0;
+    struct registered all = {.dog = {.rank = rank, .pauses = &mine}};
+    struct watchdog *dog = &all.dog;
+    int peer = (rank + 1) % size, wrong = nccl_world_init(native, rank, size, &dog->comm);
+    (void)context;
+    all.buffer = calloc(1, BYTES);
+    wrong += OK(ncclCommRegister(dog->comm, all.buffer, BYTES, &all.first));
+    wrong += OK(ncclCommRegister(dog->comm, all.buffer, BYTES, &all.second));
+    wrong += OK(ncclCommWindowRegister(dog->comm, all.buffer, BYTES, &all.window, 0));
+    wrong += OK(ncclCommWindowRegister(dog->comm, all.buffer, BYTES, &all.other, 0));
+    wrong += OK(ncclAllReduce(all.buffer, all.buffer, BYTES, ncclUint8, ncclSum, dog->comm, NULL));
+    wrong += tutti_barrier(native) != TUTTI_OK; /* until all have their results */
+    if (pthread_create(&dog->thread, NULL, give_back_and_abort, &all) != 0)
+        return wrong + 1;
+    pauses = &mine;
+    ncclResult_t result = ncclRecv(all.buffer, BYTES, ncclUint8, peer, dog->comm, NULL);
+    pauses = NULL;
+    /* Its own abort or, if a peer's was first, that one's. */
+    wrong += world_check(rank, result == ncclInvalidUsage || result == ncclRemoteError,
+                         "result %d: %s", (int)result, ncclGetLastError(NULL));
+    atomic_store(&mine, PAUSES); /* a peer's abort may have ended the wait early */
+    pthread_join(dog->thread, NULL);
+    free(all.buffer);
+    return wrong + dog->wrong;
+}
+
+static void test_nccl_abort_of_registered_memory(void)
+{
+    nccl_world_run(WORLD_PROCESSES, 3, nccl_world_shm, registered, NULL);
+    nccl_world_run(WORLD_PROCESSES, 2, nccl_world_tcp, registered, NULL);
+    nccl_world_run(WORLD_THREADS, 3, NULL, registered, NULL);
+}
+
+/* A rank whose peer was killed gives back what is registered, and then aborts or destroys. */
+static int surviving(tutti_comm *native, int rank, int size, void *context)
+{
+    struct registered all = {.dog = {.rank = rank}};
+    ncclComm_t comm;
+    ncclResult_t result = ncclSuccess;
+    int wrong = nccl_world_init(native, rank, size, &comm);
+    all.buffer = calloc(2, BYTES);
+    wrong += OK(ncclCommRegister(comm, all.buffer, BYTES, &all.first));
+    wrong += OK(ncclCommWindowRegister(comm, (char *)all.buffer + BYTES, BYTES, &all.window, 0));
+    wrong += OK(ncclAllReduce(all.buffer, (char *)all.buffer + BYTES, BYTES, ncclUint8, ncclSum,
+                              comm, NULL));
+    world_tell();
+    if (rank == 1) {
+        wrong += world_await(rank, size); /* until the others have their results too */
+        raise(SIGKILL);
+    }
+    for (double end = nccl_world_seconds() + 20;
+         result == ncclSuccess && nccl_world_seconds() < end;)
+        result = ncclAllReduce(all.buffer, (char *)all.buffer + BYTES, BYTES, ncclUint8, ncclSum,
+                               comm, NULL);
+    wrong += world_check(rank, result == ncclRemoteError, "result %d", (int)result);
+    wrong += OK(ncclCommDeregister(comm, all.first));
+    wrong += OK(ncclCommWindowDeregister(comm, all.window));
+    wrong += OK(*(int *)context ? ncclCommAbort(comm) : ncclCommDestroy(comm));
+    free(all.buffer);
+    return wrong;
+}
+
+static void test_nccl_abort_gives_back_after_a_death(void)
+{
+    for (int aborts = 0; aborts < 2; aborts++) {
+        const struct world world = {.kind = WORLD_PROCESSES,
+                                    .size = 3,
+                                    .settings = aborts ? nccl_world_shm : nccl_world_tcp,
+                                    .doomed = 2};
+        CU_ASSERT_EQUAL(world_run(&world, surviving, &aborts), 0);
+    }
+}
+
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
         {"from_another_thread", test_nccl_abort_from_another_thread},
         {"under_a_group", test_nccl_abort_under_a_group},
+        {"of_registered_memory", test_nccl_abort_of_registered_memory},
+        {"gives_back_after_a_death", test_nccl_abort_gives_back_after_a_death},
     };
     return suite_run("nccl_abort", tests, sizeof tests / sizeof *tests, argc, argv);
 }

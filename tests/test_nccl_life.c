@@ -682,7 +682,7 @@ int main(int argc, char **argv)
         {"ends_in_a_group", test_nccl_life_ends_in_a_group},
         {"signals_stay", test_nccl_life_signals_stay},
         {"nonblocking", test_nccl_life_nonblocking},
-        {"the parent decides who waits", test_nccl_life_the_parent_decides_who_waits},
+        {"the_parent_decides_who_waits", test_nccl_life_the_parent_decides_who_waits},
         {"leaves_a_child_that_is_made", test_nccl_life_leaves_a_child_that_is_made},
         {"exit_with_live_communicators", test_nccl_life_exit_with_live_communicators},
         {"comm_id_by_address", test_nccl_life_comm_id_by_address},
