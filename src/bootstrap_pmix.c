@@ -18,7 +18,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -43,7 +42,7 @@ struct library {
                          pmix_value_t **);
     const char *(*error_string)(pmix_status_t);
 };
-static struct library pmix = {.lock = LOCK_INIT, .fenced = PTHREAD_COND_INITIALIZER};
+static struct library pmix = {.lock = LOCK_INIT};
 
 static void at_exit(void)
 {
@@ -92,6 +91,7 @@ static tutti_status load(void)
         dlclose(handle);
         return status;
     }
+    lock_condition_init(&pmix.fenced);
     pmix.handle = handle; /* stays loaded as long as the process */
     pmix.pid = getpid();
     atexit(at_exit);
@@ -164,14 +164,9 @@ static tutti_status fence(unsigned use, uint64_t deadline_ms)
         return fail(TUTTI_ERR_CONNECT, "PMIx_Fence: %s", pmix.error_string(code));
     }
     lock_take(&pmix.lock);
-    while (pmix.fences_done < use && clock_ms() < deadline_ms) {
-        struct timespec until;
-        clock_gettime(CLOCK_REALTIME, &until);
-        until.tv_nsec += 50 * 1000000;
-        until.tv_sec += until.tv_nsec / 1000000000;
-        until.tv_nsec %= 1000000000;
-        pthread_cond_timedwait(&pmix.fenced, &pmix.lock.mutex, &until);
-    }
+    while (pmix.fences_done < use &&
+           lock_wait_until(&pmix.lock, &pmix.fenced, deadline_ms * 1000000u))
+        ;
     bool done = pmix.fences_done >= use;
     code = pmix.fence_status;
     lock_leave(&pmix.lock);

@@ -7,11 +7,9 @@
  * process, from the first communicator on whose transports may need it. Invariants: a communicator
  * in the list has its transports; the list changes with the lock, which the thread holds while it
  * looks. */
-#include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/clock.h"
 #include "base/lock.h"
@@ -51,11 +49,8 @@ static void tend(tutti_comm *comm)
 
 static void rest_until(uint64_t ns)
 {
-    struct timespec until = {.tv_sec = (time_t)(ns / 1000000000u),
-                             .tv_nsec = (long)(ns % 1000000000u)};
-    int error = 0;
-    while (!tender.over && error != ETIMEDOUT)
-        error = pthread_cond_timedwait(&tender.woken, &tender.lock.mutex, &until);
+    while (!tender.over && lock_wait_until(&tender.lock, &tender.woken, ns))
+        ;
 }
 
 static void *tender_main(void *unused)
@@ -94,13 +89,9 @@ static void watch_exit(void)
 /* With the lock. In a child of fork the thread is the parent's. */
 static int start(void)
 {
-    pthread_condattr_t attributes;
     if (runs_here() || tender.over)
         return 0;
-    pthread_condattr_init(&attributes);
-    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-    pthread_cond_init(&tender.woken, &attributes);
-    pthread_condattr_destroy(&attributes);
+    lock_condition_init(&tender.woken);
     tender.forks = atomic_load(&comm_forks);
     int error = thread_start(&tender.thread, NULL, tender_main, NULL);
     tender.running = error == 0;

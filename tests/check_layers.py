@@ -86,6 +86,9 @@ PUBLIC_SYSTEM = {"stddef", "stdint"}
 GENERATED = {"include/tutti/version.h"}
 
 ENVIRONMENT_HOME = "src/base/settings.c"
+WAITS_HOME = "src/base/lock.c"
+WALL_CLOCK = re.compile(r"\b(CLOCK_REALTIME|gettimeofday|pthread_timedjoin_np|sem_timedwait|"
+                        r"pthread_mutex_timedlock|pthread_cond_timedwait)\b")
 TEST_READERS = ["tests/*", "perf/*", "examples/*"]  # may read TUTTI_TEST_* only
 
 FILE_LIMIT, FILE_WARNING = 1000, 600
@@ -326,6 +329,16 @@ def check_environment(tree):
                 yield place, f"reads the environment: only {ENVIRONMENT_HOME} may"
 
 
+def check_clock(tree):
+    """The wall clock is set forward and back, and a wait by it ends hours early or late."""
+    for path in tree.sources:
+        if path == WAITS_HOME or matches(path, TEST_READERS):
+            continue
+        for number, line in enumerate(tree.code[path].split("\n"), 1):
+            for name in WALL_CLOCK.findall(line):
+                yield f"{path}:{number}", f"{name} goes by the wall clock: see base/clock.h, base/lock.h"
+
+
 def functions(text):
     """(first line, length in lines, name): brackets of functions stand alone in the first column,
     which clang-format holds."""
@@ -472,6 +485,7 @@ TREE_CHECKS = [
     ("cycles", "no header cycle", check_cycles),
     ("foreign", "foreign headers stay at home", check_foreign),
     ("environment", "one reader of the environment", check_environment),
+    ("clock", "no wait by the wall clock", check_clock),
     ("sizes", f"files to {FILE_LIMIT} lines, functions to {FUNCTION_LIMIT}", check_sizes),
     ("macros", "no macro returns or jumps", check_macros),
     ("notes", "nothing left for later", check_notes),

@@ -82,6 +82,10 @@ BAD = [
      "reads the environment"),
     ("test reads a setting", {"tests/x.c": 'void *p = getenv("TUTTI_LOG");\n'}, "environment",
      "TUTTI_TEST_* only"),
+    ("wall clock", {"src/comm.c": "void f(void)\n{\n    clock_gettime(CLOCK_REALTIME, 0);\n}\n"},
+     "clock", "src/comm.c:3: CLOCK_REALTIME goes by the wall clock"),
+    ("condition by the wall clock", {"src/comm.c": "int i = pthread_cond_timedwait(c, m, t);\n"},
+     "clock", "pthread_cond_timedwait goes by"),
     ("long file", {"src/comm.c": "int x;\n" * 1001}, "sizes", "has 1001 lines"),
     ("long script", {"tests/x.py": "x = 1\n" * 1001}, "sizes", "has 1001 lines"),
     ("long function", {"src/comm.c": "int f(int a,\n      int b)\n{\n" + "    a++;\n" * 98 + "}\n"},
@@ -99,6 +103,7 @@ FINE = [
     ("macro that makes a function", {"src/mem/x.c": "#define ONE(n) static int n##_one(int a) \\\n"
                                                     "    { \\\n return a; }\n"}),
     ("getenv in words", {"src/comm.c": '/* getenv("X") */\nconst char *s = "getenv(";\n'}),
+    ("the wall clock in a test", {"tests/x.c": "int i = CLOCK_REALTIME;\n"}),
     ("short function", {"src/comm.c": "int f(int a)\n{\n" + "    a++;\n" * 97 + "}\n"}),
 ]
 

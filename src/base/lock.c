@@ -3,7 +3,9 @@
  * added, without a lock, so that a fork finds them whole. */
 #include "base/lock.h"
 
+#include <errno.h>
 #include <stddef.h>
+#include <time.h>
 
 #include "base/check.h"
 
@@ -47,4 +49,20 @@ void lock_take(struct lock *lock)
 void lock_leave(struct lock *lock)
 {
     pthread_mutex_unlock(&lock->mutex);
+}
+
+void lock_condition_init(pthread_cond_t *condition)
+{
+    pthread_condattr_t attributes;
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(condition, &attributes);
+    pthread_condattr_destroy(&attributes);
+}
+
+bool lock_wait_until(struct lock *lock, pthread_cond_t *condition, uint64_t until_ns)
+{
+    struct timespec until = {.tv_sec = (time_t)(until_ns / 1000000000u),
+                             .tv_nsec = (long)(until_ns % 1000000000u)};
+    return pthread_cond_timedwait(condition, &lock->mutex, &until) != ETIMEDOUT;
 }

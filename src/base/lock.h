@@ -7,6 +7,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stdint.h>
 
 #define LOCKS_MAX 16 /* each is a line of the source */
 
@@ -21,5 +22,12 @@ struct lock {
 
 void lock_take(struct lock *lock);
 void lock_leave(struct lock *lock);
+
+/* Conditions whose waits end by the monotonic clock: one that is initialized otherwise goes by the
+ * wall clock, which is set forward and back.
+ * lock_wait_until: the lock is taken. False when it is until_ns of clock_ns(), true when the
+ * condition was signalled, or seems so. */
+void lock_condition_init(pthread_cond_t *condition);
+bool lock_wait_until(struct lock *lock, pthread_cond_t *condition, uint64_t until_ns);
 
 #endif

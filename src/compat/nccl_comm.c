@@ -13,9 +13,8 @@
 #define COMM_MAGIC   0x7454696e4363636cu
 #define ENDED        0x80000000u /* in holders */
 #define KEPT_MAX     64          /* handles that ended, oldest freed first */
-#define ABORT_LOOKS  20000       /* of 50 us: how long an abort waits for calls to leave */
-#define ABORT_NAP_NS 50000
-#define RELEASE_S    1 /* how long an abort waits for the release */
+#define ABORT_LOOKS  20000       /* of 50 us: how long an abort waits for calls to leave, and */
+#define ABORT_NAP_NS 50000       /* then for the release */
 
 static _Atomic(ncclComm_t) kept[KEPT_MAX];
 static atomic_uint kept_next;
@@ -194,16 +193,18 @@ static void *leave(void *comm)
  * ends, which the caller may be about to abort next: the release then goes on by itself. */
 static void leave_in_time(ncclComm_t comm)
 {
+    const struct timespec nap = {.tv_nsec = ABORT_NAP_NS};
     pthread_t thread;
-    struct timespec end;
     if (face_thread(&thread, NULL, leave, comm) != 0) {
         face_leave(comm);
         return;
     }
-    clock_gettime(CLOCK_REALTIME, &end);
-    end.tv_sec += RELEASE_S;
-    if (pthread_timedjoin_np(thread, NULL, &end) != 0)
-        pthread_detach(thread);
+    for (int i = 0; i < ABORT_LOOKS; i++) {
+        if (pthread_tryjoin_np(thread, NULL) == 0)
+            return;
+        nanosleep(&nap, NULL);
+    }
+    pthread_detach(thread);
 }
 
 NCCL_FACE(ncclResult_t, ncclCommAbort, (ncclComm_t comm))
