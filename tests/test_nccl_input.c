@@ -104,6 +104,57 @@ static int disagreeing(tutti_comm *native, int rank, int size, void *context)
     return wrong + OK(ncclCommAbort(comm));
 }
 
+/* Where nothing is made stands NULL, whatever was there: programs abort what is not NULL. */
+static int nothing_made(tutti_comm *native, int rank, int size, void *context)
+{
+    ncclConfig_t bad = NCCL_CONFIG_INITIALIZER;
+    ncclUniqueId id;
+    ncclComm_t comm, out, stranger = (ncclComm_t)&bad;
+    int other = (rank + 1) % size, wrong = nccl_world_init(native, rank, size, &comm);
+    char *page = NULL;
+    (void)context;
+    bad.blocking = 9;
+    memset(&id, 7, sizeof id);
+    out = stranger;
+    wrong += TAKEN(ncclCommInitRank(&out, 2, id, 2), ncclInvalidArgument);
+    wrong += world_check(rank, out == NULL, "a rank that is none");
+    out = stranger;
+    wrong += TAKEN(ncclCommInitRankConfig(&out, 1, id, 0, &bad), ncclInvalidArgument);
+    wrong += world_check(rank, out == NULL, "a bad configuration");
+    out = stranger;
+    wrong += TAKEN(ncclCommInitRankScalable(&out, 1, 3, 1, &id, NULL), ncclInvalidArgument);
+    wrong += world_check(rank, out == NULL, "a rank that is none, of several ids");
+    out = stranger;
+    wrong += OK(ncclGroupStart());
+    wrong += TAKEN(ncclCommInitRank(&out, 2, id, -1), ncclInvalidArgument);
+    wrong += TAKEN(ncclGroupEnd(), ncclInvalidArgument);
+    wrong += world_check(rank, out == NULL, "a rank that is none, in a group");
+    out = stranger;
+    wrong += TAKEN(ncclCommSplit(comm, 0, 0, &out, &bad), ncclInvalidArgument);
+    wrong += world_check(rank, out == NULL, "a split");
+    out = stranger;
+    wrong += TAKEN(ncclCommShrink(comm, &other, 1, &out, &bad, 0), ncclInvalidArgument);
+    wrong += world_check(rank, out == NULL, "a shrink");
+    out = stranger;
+    wrong += TAKEN(ncclCommGrow(comm, size + 1, NULL, 0, &out, NULL), ncclInvalidArgument);
+    wrong += world_check(rank, out == NULL, "a grow");
+    /* Nor is a window of no bytes one. */
+    ncclWindow_t window = (ncclWindow_t)&bad;
+    wrong += OK(ncclMemAlloc((void **)&page, 4096));
+    wrong += TAKEN(ncclCommWindowRegister(comm, page, 0, &window, 0), ncclInvalidArgument);
+    wrong += nccl_world_says(rank, "ncclCommWindowRegister: size is 0");
+    wrong += world_check(rank, window == NULL, "a window of no bytes");
+    window = (ncclWindow_t)&bad;
+    wrong += TAKEN(ncclCommWindowRegister(comm, NULL, 8, &window, 0), ncclInvalidArgument);
+    wrong += world_check(rank, window == NULL, "a window at NULL");
+    /* The parent is not what failed, and stays where a wrong call would have put its child. */
+    out = comm;
+    wrong += TAKEN(ncclCommSplit(NULL, 0, 0, &out, NULL), ncclInvalidArgument);
+    wrong += world_check(rank, out == comm, "a split of nothing");
+    wrong += nccl_world_works(comm, rank, rank, size);
+    return wrong + OK(ncclMemFree(page)) + OK(ncclCommDestroy(comm));
+}
+
 /* What an init says about its arguments. rank 0 stands for complaints of the test. */
 static int bad_inits(void)
 {
@@ -182,7 +233,7 @@ static int strangers(void)
     wrong += TAKEN(ncclCommUserRank(NULL, &number), ncclInvalidArgument);
     wrong += TAKEN(ncclCommCuDevice(NULL, &number), ncclInvalidArgument);
     wrong += TAKEN(ncclCommCount(not_one, NULL), ncclInvalidArgument);
-    wrong += TAKEN(ncclCommRevoke(NULL, 0), ncclInvalidArgument);
+    wrong += OK(ncclCommRevoke(NULL, 0));
     wrong += TAKEN(ncclCommSplit(NULL, 0, 0, &not_one, NULL), ncclInvalidArgument);
     wrong += TAKEN(ncclGetVersion(NULL), ncclInvalidArgument);
     wrong += OK(ncclGetVersion(&number));
@@ -195,6 +246,8 @@ static void test_nccl_input_is_refused(void)
     nccl_world_run(WORLD_PROCESSES, 3, nccl_world_shm, bad_calls, NULL);
     nccl_world_run(WORLD_PROCESSES, 3, nccl_world_tcp, disagreeing, NULL);
     nccl_world_run(WORLD_THREADS, 3, hurry, disagreeing, NULL);
+    nccl_world_run(WORLD_PROCESSES, 2, nccl_world_shm, nothing_made, NULL);
+    nccl_world_run(WORLD_THREADS, 2, NULL, nothing_made, NULL);
     CU_ASSERT_EQUAL(bad_inits(), 0);
     CU_ASSERT_EQUAL(strangers(), 0);
 }

@@ -234,6 +234,8 @@ NCCL_FACE(ncclResult_t, ncclCommAbort, (ncclComm_t comm))
 
 NCCL_FACE(ncclResult_t, ncclCommRevoke, (ncclComm_t comm, int revokeFlags))
 {
+    if (!comm)
+        return ncclSuccess;
     ncclResult_t result = face_hold(comm, "ncclCommRevoke");
     if (result != ncclSuccess)
         return result;

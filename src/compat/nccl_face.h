@@ -142,11 +142,12 @@ ncclResult_t face_init(ncclComm_t *comm, int size, const ncclUniqueId *id, int r
 /* A job that makes something of its parent, which is alive and made, though it may have failed or
  * been revoked, and is held. What it makes is blocking as the configuration says, or as the parent
  * is; whether the call itself is, the parent of a split or shrink decides, and of a grow what is
- * made, since new ranks have no parent. */
+ * made, since new ranks have no parent. Puts NULL where the handle will be, once the parent is
+ * held. */
 ncclResult_t face_child_job(ncclComm_t parent, enum job_kind kind, const ncclConfig_t *config,
-                            const char *name, struct job **job);
+                            const char *name, ncclComm_t *newcomm, struct job **job);
 /* Takes the job and the hold of its parent. made: whether this rank gets a communicator. */
-ncclResult_t face_child(struct job *job, ncclComm_t *newcomm, bool made);
+ncclResult_t face_child(struct job *job, bool made);
 /* The id of the communicator that waits for its use; false if there is none. */
 bool face_waiting_id(ncclComm_t comm, tutti_unique_id *id);
 /* A grow is given this id; true if it is the communicator's, which has it no more. */

@@ -85,7 +85,7 @@ static ncclResult_t grow(ncclComm_t comm, int size, const ncclUniqueId *id, nccl
                          const ncclConfig_t *config)
 {
     struct job *job;
-    ncclResult_t result = face_child_job(comm, JOB_GROW, config, "ncclCommGrow", &job);
+    ncclResult_t result = face_child_job(comm, JOB_GROW, config, "ncclCommGrow", newcomm, &job);
     if (result != ncclSuccess)
         return result;
     job->size = size;
@@ -94,7 +94,7 @@ static ncclResult_t grow(ncclComm_t comm, int size, const ncclUniqueId *id, nccl
         memcpy(job->id.bytes, id->internal, sizeof job->id.bytes);
         job->took_id = face_take_id(comm, &job->id);
     }
-    return face_child(job, newcomm, true);
+    return face_child(job, true);
 }
 
 static ncclResult_t check_and_grow(ncclComm_t comm, int size, const ncclUniqueId *id, int rank,
@@ -102,6 +102,7 @@ static ncclResult_t check_and_grow(ncclComm_t comm, int size, const ncclUniqueId
 {
     if (!newcomm)
         return face_fail(ncclInvalidArgument, "ncclCommGrow: newcomm is NULL");
+    face_give(newcomm, NULL);
     if (comm && rank != -1)
         return face_fail(ncclInvalidArgument,
                          "ncclCommGrow: rank %d beside a communicator: expected -1, since its "

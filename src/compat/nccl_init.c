@@ -105,6 +105,8 @@ ncclResult_t face_init(ncclComm_t *comm, int size, const ncclUniqueId *id, int r
                        const ncclConfig_t *config, const char *name)
 {
     bool blocking = true;
+    if (comm)
+        face_give(comm, NULL); /* where nothing is made, programs abort what is not NULL */
     ncclResult_t result = check_init(comm, size, rank, name);
     if (result == ncclSuccess)
         result = face_config_read(config, name, &blocking);
@@ -224,11 +226,12 @@ static ncclResult_t hold_parent(ncclComm_t comm, const char *name)
 }
 
 ncclResult_t face_child_job(ncclComm_t parent, enum job_kind kind, const ncclConfig_t *config,
-                            const char *name, struct job **job)
+                            const char *name, ncclComm_t *newcomm, struct job **job)
 {
     ncclResult_t result = hold_parent(parent, name);
     if (result != ncclSuccess)
         return result;
+    face_give(newcomm, NULL);
     bool blocking = parent->blocking;
     result = face_config_read(config, name, &blocking);
     *job = result == ncclSuccess ? calloc(1, sizeof **job) : NULL;
@@ -240,12 +243,13 @@ ncclResult_t face_child_job(ncclComm_t parent, enum job_kind kind, const ncclCon
     }
     (*job)->kind = kind;
     (*job)->parent = parent;
+    (*job)->out = newcomm;
     (*job)->made_blocking = blocking;
     (*job)->blocking = kind == JOB_GROW ? blocking : parent->blocking;
     return ncclSuccess;
 }
 
-ncclResult_t face_child(struct job *job, ncclComm_t *newcomm, bool made)
+ncclResult_t face_child(struct job *job, bool made)
 {
     ncclComm_t comm = made ? face_comm_new(0, 0, job->made_blocking) : NULL;
     if (made && !comm) {
@@ -255,7 +259,6 @@ ncclResult_t face_child(struct job *job, ncclComm_t *newcomm, bool made)
         return face_fail(ncclSystemError, "no memory for a communicator");
     }
     job->comm = comm;
-    job->out = newcomm;
     if (comm)
         comm->device = job->parent->device;
     return face_job(job);
@@ -272,12 +275,12 @@ static ncclResult_t split(ncclComm_t comm, int color, int key, ncclComm_t *newco
                          "%s: color %d: expected 0 or more, or NCCL_SPLIT_NOCOLOR (-1)", name,
                          color);
     struct job *job;
-    ncclResult_t result = face_child_job(comm, JOB_SPLIT, config, name, &job);
+    ncclResult_t result = face_child_job(comm, JOB_SPLIT, config, name, newcomm, &job);
     if (result != ncclSuccess)
         return result;
     job->color = color == NCCL_SPLIT_NOCOLOR ? TUTTI_NO_COLOR : color;
     job->key = key;
-    return face_child(job, newcomm, color != NCCL_SPLIT_NOCOLOR);
+    return face_child(job, color != NCCL_SPLIT_NOCOLOR);
 }
 
 NCCL_FACE(ncclResult_t, ncclCommSplit,
@@ -308,7 +311,7 @@ static ncclResult_t shrink(ncclComm_t comm, const int *list, int count, ncclComm
     struct job *job;
     ncclResult_t result = check_shrink(list, count, newcomm, flags);
     if (result == ncclSuccess)
-        result = face_child_job(comm, JOB_SHRINK, config, name, &job);
+        result = face_child_job(comm, JOB_SHRINK, config, name, newcomm, &job);
     if (result != ncclSuccess)
         return result;
     job->excluded = calloc(count > 0 ? (size_t)count : 1, sizeof *job->excluded);
@@ -321,7 +324,7 @@ static ncclResult_t shrink(ncclComm_t comm, const int *list, int count, ncclComm
         memcpy(job->excluded, list, (size_t)count * sizeof *job->excluded);
     job->excluded_count = (size_t)count;
     job->abort_first = flags == NCCL_SHRINK_ABORT;
-    return face_child(job, newcomm, true);
+    return face_child(job, true);
 }
 
 NCCL_FACE(ncclResult_t, ncclCommShrink,

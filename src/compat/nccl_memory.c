@@ -150,8 +150,12 @@ NCCL_FACE(ncclResult_t, ncclCommWindowRegister,
 {
     const char *name = "ncclCommWindowRegister";
     ncclResult_t result;
+    if (win)
+        *win = NULL;
     if (!win || !buff)
         result = face_fail(ncclInvalidArgument, "%s: %s is NULL", name, win ? "buff" : "win");
+    else if (size == 0)
+        result = face_fail(ncclInvalidArgument, "%s: size is 0", name);
     else
         result = check_flags(buff, winFlags, name);
     if (result == ncclSuccess)
