@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "algorithms/algorithm.h"
 #include "tests/suite.h"
 #include "tests/testcase.h"
 #include "tests/world.h"
@@ -35,23 +34,6 @@ static int sweep(tutti_comm *comm, int rank, int size, void *context)
 /* ---- suites -----------------------------------------------------------------------------------
  */
 
-/* The k-th algorithm of every collective that has one, as a setting; false when none has. */
-static int algorithms_text(int k, char *text, size_t len)
-{
-    int found = 0, at = snprintf(text, len, "TUTTI_ALGO=");
-    for (int coll = 0; coll < TUTTI_COLL_COUNT; coll++) {
-        int seen = 0;
-        for (int i = 0; algorithm_table[i]; i++) {
-            if ((int)algorithm_table[i]->coll == coll && seen++ == k) {
-                at += snprintf(text + at, len - (size_t)at, "%s%s:%s", found ? "," : "",
-                               coll_name((tutti_coll)coll), algorithm_table[i]->name);
-                found = 1;
-            }
-        }
-    }
-    return found;
-}
-
 static void run_sweep(enum world_kind kind, const char *transports, const int *sizes, int cases,
                       size_t count_max)
 {
@@ -60,7 +42,7 @@ static void run_sweep(enum world_kind kind, const char *transports, const int *s
     if (getenv("TUTTI_TEST_FAST"))
         cases = cases / 4 + 1;
     for (; *sizes; sizes++) {
-        for (int k = -1; k < 0 || algorithms_text(k, algorithms, sizeof algorithms); k++) {
+        for (int k = -1; k < 0 || testcase_algorithms(k, algorithms, sizeof algorithms); k++) {
             settings[2] = k < 0 ? NULL : algorithms;
             struct sweep s = {suite_seed() + (uint64_t)(*sizes * 100 + k), cases, count_max};
             struct world world = {.kind = kind, .size = *sizes, .settings = settings};

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "algorithms/algorithm.h"
 #include "mem/reduce.h"
 #include "tests/suite.h"
 #include "tests/world.h"
@@ -242,6 +243,22 @@ void testcase_extents(const struct testcase *c, int rank, int size, size_t *in, 
     default:
         *own = 0;
     }
+}
+
+int testcase_algorithms(int k, char *text, size_t len)
+{
+    int found = 0, at = snprintf(text, len, "TUTTI_ALGO=");
+    for (int coll = 0; coll < TUTTI_COLL_COUNT; coll++) {
+        int seen = 0;
+        for (int i = 0; algorithm_table[i]; i++) {
+            if ((int)algorithm_table[i]->coll == coll && seen++ == k) {
+                at += snprintf(text + at, len - (size_t)at, "%s%s:%s", found ? "," : "",
+                               coll_name((tutti_coll)coll), algorithm_table[i]->name);
+                found = 1;
+            }
+        }
+    }
+    return found;
 }
 
 /* ---- one call ---------------------------------------------------------------------------------

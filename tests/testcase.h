@@ -55,6 +55,8 @@ int testcase_check(const struct testcase *c, int rank, int size, const char *blo
  * algorithm asked for does not fit the call. number: for what is printed. */
 int testcase_run(const struct testcase *c, int library, int rank, int size, tutti_comm *comm,
                  int number);
+/* The k-th algorithm of every collective that has one, as a setting; false when none has. */
+int testcase_algorithms(int k, char *text, size_t len);
 /* One line that says everything of the case. */
 void testcase_describe(const struct testcase *c, int number, int size, char *text, size_t len);
 

@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,6 +25,7 @@ struct meeting {
     atomic_int ready; /* 1: id is there, 2: it could not be made */
     tutti_unique_id id;
     atomic_int told;
+    atomic_int apart[RANKS_MAX]; /* times that a rank has come to wait outside the library */
     atomic_int wrong[RANKS_MAX];
 };
 
@@ -69,6 +71,36 @@ int world_await(int rank, int told)
         usleep(200);
     return world_check(rank, atomic_load(&meeting_now->told) >= told, "%d have told, not %d",
                        atomic_load(&meeting_now->told), told);
+}
+
+static bool is_first(int rank, int size)
+{
+    int times = atomic_load(&meeting_now->apart[rank]);
+    for (int r = 0; r < size; r++) {
+        if (atomic_load(&meeting_now->apart[r]) > times)
+            return false;
+    }
+    return true;
+}
+
+void world_be_late(int rank, int size, uint64_t choice)
+{
+    bool late = choice % (uint64_t)(2 * size) == (uint64_t)rank;
+    for (int i = 0; late && i < 20 && is_first(rank, size); i++)
+        usleep(100);
+}
+
+int world_apart(int rank, int size, const char *after)
+{
+    int times = atomic_fetch_add(&meeting_now->apart[rank], 1) + 1, r = 0;
+    for (double end = world_seconds() + 20; r < size && world_seconds() < end;) {
+        if (atomic_load(&meeting_now->apart[r]) >= times)
+            r++;
+        else
+            usleep(100);
+    }
+    return world_check(rank, r == size, "%s: rank %d does not end it while others are outside",
+                       after, r);
 }
 
 static int be_rank(struct member *member)

@@ -36,6 +36,13 @@ int world_says(int rank, const char *part);
  * does so until as many have (at most 20 s: that counts 1). */
 void world_tell(void);
 int world_await(int rank, int told);
+/* Waits outside the library until every rank has come here as often as this one (at most 20 s: that
+ * counts 1). `after` is what all have then ended, for a complaint that names who has not. */
+int world_apart(int rank, int size, const char *after);
+/* In half of all cases one rank waits, until another one comes to its next world_apart, or for some
+ * ms where none can without it. choice: a random number, the same at every rank, that says which.
+ */
+void world_be_late(int rank, int size, uint64_t choice);
 
 double world_seconds(void); /* monotonic */
 /* What a bound on time is multiplied by. */
