@@ -353,6 +353,7 @@ static void all_to_all(struct links_rank *rank)
     uint32_t out[LINKS_RANKS_MAX], in[LINKS_RANKS_MAX];
     static _Thread_local struct xfer send[LINKS_RANKS_MAX], recv[LINKS_RANKS_MAX];
     links_connect_all(rank);
+    links_meet(rank, 3, size); /* a transfer is not waited for while its peer makes its links */
     for (uint32_t round = 0; round < 5; round++) {
         for (uint32_t peer = 0; peer < size; peer++) {
             if (peer == rank->rank)
