@@ -26,7 +26,8 @@ struct links_world {
     _Atomic uint32_t wrong, complaints, arrived[LINKS_PLACES];
     _Atomic int flags[LINKS_PLACES]; /* free for the test */
     _Atomic int pids[LINKS_RANKS_MAX];
-    _Atomic uint64_t moved[LINKS_RANKS_MAX]; /* links_moved, as each saw it last */
+    /* links_moved, as each saw it last, and the links that it has asked for since */
+    _Atomic uint64_t moved[LINKS_RANKS_MAX];
     uint8_t secret[LINKS_RANKS_MAX][32];
     size_t address_len[LINKS_RANKS_MAX];
     uint8_t address[LINKS_RANKS_MAX][TRANSPORT_ADDRESS_MAX];

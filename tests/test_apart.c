@@ -473,20 +473,21 @@ static void run_over(const struct over *all, size_t count, world_fn *function, i
     }
 }
 
-#define OVER(all) all, sizeof all / sizeof *all
+static void run_everywhere(world_fn *function, int rounds)
+{
+    run_over(threads, sizeof threads / sizeof *threads, function, rounds);
+    run_over(shared, sizeof shared / sizeof *shared, function, rounds);
+    run_over(sockets, sizeof sockets / sizeof *sockets, function, rounds);
+}
 
 static void test_apart_after_collectives(void)
 {
-    run_over(OVER(threads), collectives, 15);
-    run_over(OVER(shared), collectives, 15);
-    run_over(OVER(sockets), collectives, 15);
+    run_everywhere(collectives, 15);
 }
 
 static void test_apart_after_transfers(void)
 {
-    run_over(OVER(threads), transfers, 25);
-    run_over(OVER(shared), transfers, 25);
-    run_over(OVER(sockets), transfers, 25);
+    run_everywhere(transfers, 25);
 }
 
 static void test_apart_after_long_operations(void)
@@ -498,23 +499,17 @@ static void test_apart_after_long_operations(void)
 
 static void test_apart_after_started_operations(void)
 {
-    run_over(OVER(threads), started, 3);
-    run_over(OVER(shared), started, 3);
-    run_over(OVER(sockets), started, 3);
+    run_everywhere(started, 3);
 }
 
 static void test_apart_after_making(void)
 {
-    run_over(OVER(threads), making, 2);
-    run_over(OVER(shared), making, 2);
-    run_over(OVER(sockets), making, 2);
+    run_everywhere(making, 2);
 }
 
 static void test_apart_after_bad_ends(void)
 {
-    run_over(OVER(threads), ending, 2);
-    run_over(OVER(shared), ending, 2);
-    run_over(OVER(sockets), ending, 2);
+    run_everywhere(ending, 2);
 }
 
 int main(int argc, char **argv)
