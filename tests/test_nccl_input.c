@@ -125,6 +125,9 @@ static int nothing_made(tutti_comm *native, int rank, int size, void *context)
     wrong += TAKEN(ncclCommInitRankScalable(&out, 1, 3, 1, &id, NULL), ncclInvalidArgument);
     wrong += world_check(rank, out == NULL, "a rank that is none, of several ids");
     out = stranger;
+    wrong += TAKEN(ncclCommInitRankScalable(&out, 1, 0, 2, &id, NULL), ncclInvalidArgument);
+    wrong += world_check(rank, out == NULL, "more ids than ranks");
+    out = stranger;
     wrong += OK(ncclGroupStart());
     wrong += TAKEN(ncclCommInitRank(&out, 2, id, -1), ncclInvalidArgument);
     wrong += TAKEN(ncclGroupEnd(), ncclInvalidArgument);
@@ -133,8 +136,14 @@ static int nothing_made(tutti_comm *native, int rank, int size, void *context)
     wrong += TAKEN(ncclCommSplit(comm, 0, 0, &out, &bad), ncclInvalidArgument);
     wrong += world_check(rank, out == NULL, "a split");
     out = stranger;
+    wrong += TAKEN(ncclCommSplit(comm, -7, 0, &out, NULL), ncclInvalidArgument);
+    wrong += world_check(rank, out == NULL, "a split by a color that is none");
+    out = stranger;
     wrong += TAKEN(ncclCommShrink(comm, &other, 1, &out, &bad, 0), ncclInvalidArgument);
     wrong += world_check(rank, out == NULL, "a shrink");
+    out = stranger;
+    wrong += TAKEN(ncclCommShrink(comm, NULL, 1, &out, NULL, 0), ncclInvalidArgument);
+    wrong += world_check(rank, out == NULL, "a shrink without a list");
     out = stranger;
     wrong += TAKEN(ncclCommGrow(comm, size + 1, NULL, 0, &out, NULL), ncclInvalidArgument);
     wrong += world_check(rank, out == NULL, "a grow");

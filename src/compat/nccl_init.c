@@ -133,6 +133,8 @@ NCCL_FACE(ncclResult_t, ncclCommInitRankScalable,
           (ncclComm_t * newcomm, int nranks, int myrank, int nId, ncclUniqueId *commIds,
            ncclConfig_t *config))
 {
+    if (newcomm)
+        face_give(newcomm, NULL);
     if (nId < 1 || nId > nranks || !commIds)
         return face_group_note(face_fail(ncclInvalidArgument,
                                          "ncclCommInitRankScalable: %d ids%s for %d ranks: "
@@ -249,13 +251,19 @@ ncclResult_t face_child_job(ncclComm_t parent, enum job_kind kind, const ncclCon
     return ncclSuccess;
 }
 
+/* Nothing comes of it: takes the job and the hold of its parent. */
+static void drop_child(struct job *job)
+{
+    face_leave(job->parent);
+    free(job->excluded);
+    free(job);
+}
+
 ncclResult_t face_child(struct job *job, bool made)
 {
     ncclComm_t comm = made ? face_comm_new(0, 0, job->made_blocking) : NULL;
     if (made && !comm) {
-        face_leave(job->parent);
-        free(job->excluded);
-        free(job);
+        drop_child(job);
         return face_fail(ncclSystemError, "no memory for a communicator");
     }
     job->comm = comm;
@@ -270,14 +278,16 @@ static ncclResult_t split(ncclComm_t comm, int color, int key, ncclComm_t *newco
     const char *name = "ncclCommSplit";
     if (!newcomm)
         return face_fail(ncclInvalidArgument, "%s: newcomm is NULL", name);
-    if (color < 0 && color != NCCL_SPLIT_NOCOLOR)
-        return face_fail(ncclInvalidArgument,
-                         "%s: color %d: expected 0 or more, or NCCL_SPLIT_NOCOLOR (-1)", name,
-                         color);
     struct job *job;
     ncclResult_t result = face_child_job(comm, JOB_SPLIT, config, name, newcomm, &job);
     if (result != ncclSuccess)
         return result;
+    if (color < 0 && color != NCCL_SPLIT_NOCOLOR) {
+        drop_child(job);
+        return face_fail(ncclInvalidArgument,
+                         "%s: color %d: expected 0 or more, or NCCL_SPLIT_NOCOLOR (-1)", name,
+                         color);
+    }
     job->color = color == NCCL_SPLIT_NOCOLOR ? TUTTI_NO_COLOR : color;
     job->key = key;
     return face_child(job, color != NCCL_SPLIT_NOCOLOR);
@@ -289,10 +299,8 @@ NCCL_FACE(ncclResult_t, ncclCommSplit,
     return face_group_note(split(comm, color, key, newcomm, config));
 }
 
-static ncclResult_t check_shrink(const int *list, int count, const ncclComm_t *newcomm, int flags)
+static ncclResult_t check_shrink(const int *list, int count, int flags)
 {
-    if (!newcomm)
-        return face_fail(ncclInvalidArgument, "ncclCommShrink: newcomm is NULL");
     if (count < 0 || (count > 0 && !list))
         return face_fail(ncclInvalidArgument, "ncclCommShrink: %d excluded ranks%s", count,
                          list ? "" : " at NULL");
@@ -308,17 +316,21 @@ static ncclResult_t shrink(ncclComm_t comm, const int *list, int count, ncclComm
                            const ncclConfig_t *config, int flags)
 {
     const char *name = "ncclCommShrink";
+    if (!newcomm)
+        return face_fail(ncclInvalidArgument, "%s: newcomm is NULL", name);
     struct job *job;
-    ncclResult_t result = check_shrink(list, count, newcomm, flags);
-    if (result == ncclSuccess)
-        result = face_child_job(comm, JOB_SHRINK, config, name, newcomm, &job);
+    ncclResult_t result = face_child_job(comm, JOB_SHRINK, config, name, newcomm, &job);
     if (result != ncclSuccess)
         return result;
-    job->excluded = calloc(count > 0 ? (size_t)count : 1, sizeof *job->excluded);
-    if (!job->excluded) {
-        free(job);
-        face_leave(comm);
-        return face_fail(ncclSystemError, "%s: no memory", name);
+    result = check_shrink(list, count, flags);
+    if (result == ncclSuccess) {
+        job->excluded = calloc(count > 0 ? (size_t)count : 1, sizeof *job->excluded);
+        if (!job->excluded)
+            result = face_fail(ncclSystemError, "%s: no memory", name);
+    }
+    if (result != ncclSuccess) {
+        drop_child(job);
+        return result;
     }
     if (count > 0)
         memcpy(job->excluded, list, (size_t)count * sizeof *job->excluded);
