@@ -61,6 +61,8 @@ struct comm_peer {
     bool nic;   /* its transport may take device memory */
     bool left;  /* it destroyed its communicator */
     bool ended; /* or it failed there by its own fault, and comes to no shrink */
+    bool told;  /* that this one failed */
+    bool down;  /* its link went down though it had not left */
     struct comm_window sends, recvs;
     struct notice *meet, *coming, *absent; /* its last of each kind; NULL: none */
     uint64_t met;                          /* the last meeting of it that this rank came to */
@@ -129,9 +131,10 @@ struct tutti_comm {
     char sentence[SENTENCE_MAX];
     uint32_t down_peer; /* the last whose link went down though it had not left; NO_RANK; and why */
     char down_sentence[SENTENCE_MAX];
-    uint32_t sequence; /* collectives issued */
-    uint32_t meetings; /* called by this rank in comm_shrink.c */
-    uint32_t grows;    /* begun */
+    struct notice failure; /* what peers are told, once it failed */
+    uint32_t sequence;     /* collectives issued */
+    uint32_t meetings;     /* called by this rank in comm_shrink.c */
+    uint32_t grows;        /* begun */
     /* The first that came of the last grow that failed; NULL: none. */
     struct notice *grow_failed;
 
@@ -254,7 +257,8 @@ static inline void comm_idle_reset(tutti_comm *comm)
     comm->idle_polls = 0;
     comm->idle_since_ns = 0;
 }
-/* The slow look for callers that never wait: events, abort; at most once a millisecond. */
+/* The slow look for callers that never wait: events, abort, and of one that failed
+ * comm_tell_later; at most once a millisecond. */
 void comm_look(tutti_comm *comm);
 
 /* comm_run.c: calls */
@@ -295,6 +299,9 @@ void comm_ask(tutti_comm *comm);
 void comm_look_for_deaths(tutti_comm *comm);
 /* Whether another thread has ended it; fails it if so. */
 bool comm_check_abort(tutti_comm *comm);
+/* Of a failed one: reads what comes, goes on with links that are being made, and tells the peers of
+ * the failure that were out of reach until now. */
+void comm_tell_later(tutti_comm *comm);
 /* To every peer that a link leads to and that has not left. */
 void comm_notify_all(tutti_comm *comm, const struct notice *notice);
 /* What this rank is inside of: "in allreduce(...), operation 3". */
@@ -339,6 +346,8 @@ static inline void comm_leave(tutti_comm *comm)
 /* comm_tend.c */
 /* Looks after its links from now on while nobody is inside, where a transport asks for that. */
 void comm_tend(tutti_comm *comm);
+/* From now on does comm_tell_later while nobody is inside. */
+void comm_tend_failed(tutti_comm *comm);
 void comm_untend(tutti_comm *comm); /* before its transports are closed */
 
 /* comm_create.c: refuses NULL, destroyed ones, and a NULL place for the answer. Enters nothing. */

@@ -1,8 +1,10 @@
 /* comm_fail.c: how a communicator fails. The first error known at a rank wins there; it goes
  * over every link as a notice, and each peer passes it on once, so it reaches every rank that waits
- * for one that failed. A broken link is only a symptom: before it becomes the error, the
- * notices of the peer that left are read for up to REASON_MS, since they were sent before the link
- * went down and name the cause, and those of all others that have come. */
+ * for one that failed; to who has no link yet it goes when there is one, and a peer that waits for
+ * one gets it (comm_tend.c looks while nobody is inside). A broken link is only a symptom: before
+ * it becomes the error, the notices of the peer that left are read for up to REASON_MS, since they
+ * were sent before the link went down and name the cause, and those of all others that have come.
+ */
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
@@ -13,6 +15,7 @@
 #include "src/comm.h"
 #include "src/stream.h"
 
+#define TELL_MOST  8u        /* links made at a time for those who wait */
 #define REASON_MS  300u      /* wait for the reason of a broken link */
 #define EVENTS_MAX 4096      /* events taken per look, so that a flood cannot hold a rank */
 #define DRAIN_US   50u       /* between looks whether streams are done */
@@ -28,20 +31,51 @@ void comm_notify_all(tutti_comm *comm, const struct notice *notice)
     }
 }
 
+/* After it failed it stays for others, not for good. */
+static bool stays(const tutti_comm *comm)
+{
+    return !comm->peers[comm->rank].ended;
+}
+
+/* A peer may wait for a link that this rank has not asked for; who leaves makes none. */
+static void tell(tutti_comm *comm)
+{
+    uint32_t made = 0;
+    for (uint32_t p = 0; p < comm->size; p++) {
+        struct comm_peer *peer = &comm->peers[p];
+        struct transport *transport = peer->transport;
+        if (!transport || peer->left || peer->told)
+            continue;
+        if (made < TELL_MOST && stays(comm) &&
+            transport->ops->wanted(transport, p, peer->address, peer->address_len))
+            made += comm_connect(comm, p) == TUTTI_OK;
+        peer->told = transport->ops->notify(transport, p, &comm->failure) == TUTTI_OK;
+    }
+}
+
+void comm_tell_later(tutti_comm *comm)
+{
+    if (comm->failed == TUTTI_OK || !stays(comm))
+        return;
+    comm_events(comm);
+    tell(comm);
+}
+
 static void tell_peers(tutti_comm *comm, tutti_status status, uint32_t culprit)
 {
     /* What is an abort here is the loss of a peer to others. */
     if (status == TUTTI_ERR_ABORTED)
         status = TUTTI_ERR_PEER;
     bool ended = culprit < comm->size && comm->peers[culprit].ended;
-    struct notice notice = {
+    struct notice *notice = &comm->failure;
+    *notice = (struct notice){
         .kind = NOTICE_FAILED, .culprit = culprit, .status = status, .tag.word = {ended}};
     /* What happened to this rank alone says so elsewhere. */
     const char *name = comm->names[comm->rank];
     bool tells = culprit != comm->rank || strstr(comm->sentence, name);
-    snprintf(notice.text, sizeof notice.text, "%s%s%.*s", tells ? "" : name, tells ? "" : ": ",
-             (int)sizeof notice.text - 3, comm->sentence);
-    comm_notify_all(comm, &notice);
+    snprintf(notice->text, sizeof notice->text, "%s%s%.*s", tells ? "" : name, tells ? "" : ": ",
+             (int)sizeof notice->text - 3, comm->sentence);
+    tell(comm);
 }
 
 void comm_say_goodbye(tutti_comm *comm)
@@ -122,6 +156,8 @@ static void fail_comm(tutti_comm *comm, tutti_status status, uint32_t culprit, c
     tell_peers(comm, status, culprit);
     for (uint32_t i = 0; i < comm->transport_count; i++)
         comm->transport_ops[i]->cancel(comm->transports[i], leave);
+    if (!leave)
+        comm_tend_failed(comm);
     /* Last: who sees its request ended may free the buffers at once. */
     end_operations(comm, status);
 }
@@ -228,6 +264,7 @@ static void fail_mismatch(tutti_comm *comm, uint32_t peer, const struct tag *min
 static void link_down(tutti_comm *comm, const struct transport_event *event)
 {
     if (!comm->peers[event->peer].left) {
+        comm->peers[event->peer].down = true;
         comm->down_peer = event->peer;
         memcpy(comm->down_sentence, event->sentence, sizeof comm->down_sentence);
     }

@@ -131,14 +131,14 @@ static tutti_status hear(struct shrink *shrink, uint32_t p)
  * anything any more is gone. */
 static bool is_gone(tutti_comm *comm, uint32_t p)
 {
-    const struct comm_peer *peer = &comm->peers[p];
+    struct comm_peer *peer = &comm->peers[p];
     struct notice notice = {.kind = NOTICE_COMING, .culprit = comm->rank};
-    if (comm->down_peer != p)
+    if (!peer->down)
         return false;
     tutti_status status = peer->transport->ops->notify(peer->transport, p, &notice);
     if (status != TUTTI_OK && status != TUTTI_ERR_NOMEM)
         return true;
-    comm->down_peer = NO_RANK;
+    peer->down = false;
     return false;
 }
 
@@ -162,8 +162,10 @@ static tutti_status check_member(struct shrink *shrink, uint32_t p)
                     "shrink: %s has left for good the communicator that failed (%.250s): exclude "
                     "that rank too",
                     comm->names[p], comm->sentence);
-    if (is_gone(comm, p))
+    if (is_gone(comm, p) && comm->down_peer == p)
         return fail(TUTTI_ERR_PEER, "shrink: %.300s: exclude that rank too", comm->down_sentence);
+    if (peer->down)
+        return fail(TUTTI_ERR_PEER, "shrink: %s is lost: exclude that rank too", comm->names[p]);
     return TUTTI_OK;
 }
 
@@ -203,6 +205,7 @@ static tutti_status look(struct shrink *shrink)
     if (comm->failed == TUTTI_OK && !comm_check_abort(comm))
         comm_progress(comm);
     comm_events(comm);
+    comm_tell_later(comm);
     for (uint32_t i = 0; i < shrink->size && status == TUTTI_OK; i++) {
         if (shrink->members[i] != comm->rank)
             status = check_member(shrink, shrink->members[i]);

@@ -3,9 +3,10 @@
  * and the peer asks what has arrived over it, or waits for what has to be sent again. The program
  * may compute by then, or wait for that very peer in another communicator or outside the library;
  * without help both would wait for ever. The thread looks TEND_HZ times a second, and whoever
- * enters meanwhile waits for the look; no operation is handed over to it. There is one for the
- * process, from the first communicator on whose transports may need it. Invariants: a communicator
- * in the list has its transports; the list changes with the lock, which the thread holds while it
+ * enters meanwhile waits for the look; no operation is handed over to it. It also tells of a
+ * failure those who come later: a rank that never met this one before may wait for it. There is one
+ * for the process, from the first communicator on that may need it. Invariants: a communicator in
+ * the list has its transports; the list changes with the lock, which the thread holds while it
  * looks. */
 #include <pthread.h>
 #include <stdlib.h>
@@ -38,9 +39,10 @@ static bool runs_here(void)
 
 static void tend(tutti_comm *comm)
 {
-    if (comm->failed != TUTTI_OK || comm->fork_generation != tender.forks || !comm_try_look(comm))
+    if (comm->fork_generation != tender.forks || !comm_try_look(comm))
         return;
-    for (uint32_t i = 0; i < comm->transport_count; i++) {
+    comm_tell_later(comm);
+    for (uint32_t i = 0; i < comm->transport_count && comm->failed == TUTTI_OK; i++) {
         if (comm->transport_ops[i]->tend)
             comm->transport_ops[i]->tend(comm->transports[i]);
     }
@@ -98,6 +100,26 @@ static int start(void)
     return error;
 }
 
+/* without: what a process suffers in which no thread can be started. */
+static void enlist(tutti_comm *comm, const char *without)
+{
+    pthread_once(&tender_once, watch_exit);
+    lock_take(&tender.lock);
+    if (!comm->tended) {
+        comm->next_tended = tender.first;
+        comm->tended = &tender.first;
+        if (comm->next_tended)
+            comm->next_tended->tended = &comm->next_tended;
+        tender.first = comm;
+    }
+    int error = start();
+    lock_leave(&tender.lock);
+    if (error != 0)
+        log_at(LOG_LEVEL_WARN, (int)comm->rank,
+               "no thread can be started (%s): while this rank is outside the library, %s",
+               strerror(error), without);
+}
+
 void comm_tend(tutti_comm *comm)
 {
     bool needed = false;
@@ -105,22 +127,13 @@ void comm_tend(tutti_comm *comm)
         const struct transport_ops *ops = comm->transport_ops[i];
         needed = (ops->tend && ops->tend(comm->transports[i])) || needed;
     }
-    if (!needed)
-        return;
-    pthread_once(&tender_once, watch_exit);
-    lock_take(&tender.lock);
-    comm->next_tended = tender.first;
-    comm->tended = &tender.first;
-    if (comm->next_tended)
-        comm->next_tended->tended = &comm->next_tended;
-    tender.first = comm;
-    int error = start();
-    lock_leave(&tender.lock);
-    if (error != 0)
-        log_at(LOG_LEVEL_WARN, (int)comm->rank,
-               "no thread can be started (%s): while this rank is outside the library, peers that "
-               "lose an RDMA port wait for its next call",
-               strerror(error));
+    if (needed)
+        enlist(comm, "peers that lose an RDMA port wait for its next call");
+}
+
+void comm_tend_failed(tutti_comm *comm)
+{
+    enlist(comm, "ranks that come to wait for it learn of the failure by its next call");
 }
 
 void comm_untend(tutti_comm *comm)

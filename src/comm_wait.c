@@ -148,6 +148,11 @@ void comm_look(tutti_comm *comm)
         comm_idle_reset(comm);
     if (now - comm->last_event_ns < EVENT_PERIOD_NS * comm_crowd(comm))
         return;
+    if (comm->failed != TUTTI_OK) {
+        comm->last_event_ns = now;
+        comm_tell_later(comm);
+        return;
+    }
     if (comm->idle_since_ns == 0)
         comm->idle_since_ns = now;
     if (!comm_check_abort(comm))

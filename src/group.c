@@ -123,8 +123,12 @@ static void run_to_end(tutti_comm *const *comms, size_t count)
             continue;
         }
         bool moved = false;
-        for (size_t c = 0; c < count; c++)
-            moved |= comms[c]->failed == TUTTI_OK && comm_progress(comms[c]);
+        for (size_t c = 0; c < count; c++) {
+            if (comms[c]->failed == TUTTI_OK)
+                moved |= comm_progress(comms[c]);
+            else
+                comm_look(comms[c]);
+        }
         tutti_comm *comm = op->comm;
         if (!moved && group_refuse_unpaired(op))
             continue;

@@ -307,9 +307,7 @@ static bool run(struct unit *unit, bool *moved)
     *moved |= submit(unit);
     for (size_t i = 0; i < unit->comm_count; i++) {
         tutti_comm *comm = unit->comms[i].comm;
-        if (comm->failed != TUTTI_OK)
-            continue;
-        if (comm_progress(comm))
+        if (comm->failed == TUTTI_OK && comm_progress(comm))
             *moved = true;
         else
             comm_look(comm);

@@ -1,6 +1,6 @@
 /* test_tend.c: which communicators the thread of comm_tend.c looks after, and when. They have one
  * transport each, which counts the looks. What that does for peers is tested over real devices
- * (part_apart of tests/vm/guest/parts.sh). */
+ * (part_apart of tests/vm/guest/parts.sh) and in test_told.c. */
 #include <pthread.h>
 #include <stdlib.h>
 #include <sys/wait.h>
@@ -18,19 +18,33 @@ struct counter {
     tutti_comm *comm;
     pthread_t maker; /* asks once, when nobody else can be inside */
     bool needed;
-    atomic_uint looks, beside; /* beside: without having entered */
+    atomic_uint looks, reads, beside; /* beside: without having entered */
     atomic_bool closed;
 };
 
-static bool count_look(struct transport *transport)
+static struct counter *check_entered(struct transport *transport)
 {
     struct counter *counter = (struct counter *)transport;
     bool asks = pthread_equal(pthread_self(), counter->maker);
     if (atomic_load(&counter->closed) ||
         (!asks && atomic_load(&counter->comm->busy) != COMM_LOOKING))
         counter->beside++;
+    return counter;
+}
+
+static bool count_look(struct transport *transport)
+{
+    struct counter *counter = check_entered(transport);
     counter->looks++;
     return counter->needed;
+}
+
+static bool count_read(struct transport *transport, bool restart, struct transport_event *event)
+{
+    (void)restart;
+    (void)event;
+    check_entered(transport)->reads++;
+    return false;
 }
 
 static void count_close(struct transport *transport)
@@ -40,7 +54,7 @@ static void count_close(struct transport *transport)
 }
 
 static const struct transport_ops ops = {
-    .name = "counter", .close = count_close, .tend = count_look};
+    .name = "counter", .close = count_close, .tend = count_look, .event = count_read};
 
 static tutti_comm *make(struct counter *counter, bool needed)
 {
@@ -87,17 +101,41 @@ static void test_looks_while_nobody_is_inside(void)
 
 static void test_leaves_alone_what_needs_nothing(void)
 {
-    static struct counter needs, needs_not, failed;
-    tutti_comm *a = make(&needs, true), *b = make(&needs_not, false), *c = make(&failed, true);
-    c->failed = TUTTI_ERR_PEER;
+    static struct counter needs, needs_not, left;
+    tutti_comm *a = make(&needs, true), *b = make(&needs_not, false), *c = make(&left, true);
+    c->peers[0].ended = true;
+    c->failed = TUTTI_ERR_ABORTED;
     CU_ASSERT_TRUE(looks_pass(&needs));
-    unsigned before = atomic_load(&failed.looks);
+    unsigned before = atomic_load(&left.looks);
     CU_ASSERT_TRUE(looks_pass(&needs));
-    CU_ASSERT_EQUAL(atomic_load(&failed.looks), before);
+    CU_ASSERT_EQUAL(atomic_load(&left.looks), before);
     CU_ASSERT_EQUAL(atomic_load(&needs_not.looks), 1);
+    CU_ASSERT_EQUAL(needs.reads + needs_not.reads + left.reads, 0);
     comm_free(b);
     comm_free(a);
     comm_free(c);
+}
+
+/* Of the two one was looked after before it failed. */
+static void test_reads_what_comes_to_those_that_failed(void)
+{
+    static struct counter needs, first, second;
+    tutti_comm *a = make(&needs, true), *b = make(&first, true), *c = make(&second, false);
+    b->failed = c->failed = TUTTI_ERR_PEER;
+    comm_tend_failed(b);
+    comm_tend_failed(c);
+    CU_ASSERT_TRUE(looks_pass(&needs));
+    unsigned looks = atomic_load(&first.looks);
+    unsigned before[2] = {atomic_load(&first.reads), atomic_load(&second.reads)};
+    CU_ASSERT_TRUE(looks_pass(&needs));
+    CU_ASSERT_TRUE(atomic_load(&first.reads) > before[0]);
+    CU_ASSERT_TRUE(atomic_load(&second.reads) > before[1]);
+    CU_ASSERT_EQUAL(atomic_load(&first.looks), looks);
+    comm_free(c);
+    CU_ASSERT_TRUE(looks_pass(&needs));
+    comm_free(b);
+    comm_free(a);
+    CU_ASSERT_EQUAL(needs.beside + first.beside + second.beside, 0);
 }
 
 static void *come_and_go(void *over)
@@ -159,6 +197,7 @@ int main(int argc, char **argv)
     static const struct suite_test tests[] = {
         TEST(looks_while_nobody_is_inside),
         TEST(leaves_alone_what_needs_nothing),
+        TEST(reads_what_comes_to_those_that_failed),
         TEST(communicators_come_and_go_beside_each_other),
         TEST(a_child_of_fork_has_a_thread_of_its_own),
     };

@@ -387,6 +387,47 @@ static void test_transports_tell_notices_and_arrivals(void)
     variants_run(tell, 2, 1, VARIANTS_ALL, 0);
 }
 
+/* Whoever has not connected, and only looks, can still tell who has. */
+static void tell_who_waits(struct links_rank *rank)
+{
+    struct links_world *world = rank->world;
+    uint32_t peer = 1 - rank->rank;
+    struct notice notice = {.kind = 9, .text = "late"};
+    struct transport_event event;
+    if (rank->rank == (uint32_t)world->number) {
+        links_meet(rank, 2, 2);
+        links_connect(rank, peer);
+        links_expect(rank, links_event(rank, TRANSPORT_EVENT_NOTICE, LINKS_LIMIT_MS, &event));
+        links_expect(rank, event.notice.kind == 9 && strcmp(event.notice.text, "late") == 0);
+    } else {
+        struct links_patience patience = {0};
+        uint8_t *address = world->address[peer];
+        size_t len = world->address_len[peer];
+        links_expect(rank, !rank->ops->wanted(rank->transport, peer, address, len));
+        links_meet(rank, 2, 2);
+        bool asked = false, told = false;
+        while (!told && !links_out(rank, &patience)) {
+            for (bool more = true, begin = true; more; begin = false)
+                more = rank->ops->event(rank->transport, begin, &event);
+            if (!asked && rank->ops->wanted(rank->transport, peer, address, len)) {
+                links_connect(rank, peer);
+                links_expect(rank, !rank->ops->wanted(rank->transport, peer, address, len));
+                asked = true;
+            }
+            told = rank->ops->notify(rank->transport, peer, &notice) == TUTTI_OK;
+            clock_sleep_us(1000);
+        }
+        links_expect(rank, told);
+    }
+    links_meet(rank, 1, 2);
+}
+
+static void test_transports_tell_who_waits(void)
+{
+    for (int waits = 0; waits < 2; waits++)
+        variants_run(tell_who_waits, 2, 1, VARIANTS_ALL, waits);
+}
+
 /* Lanes that nobody reads are full; the notice comes through. */
 static void notice_past_full_lanes(struct links_rank *rank)
 {
@@ -513,17 +554,12 @@ static void test_transports_survive_a_fork(void)
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
-        TEST(transports_carry_every_size),
-        TEST(transports_carry_what_lies_across_pages),
-        TEST(transports_keep_order_on_all_lanes),
-        TEST(transports_join_many_in_a_full_mesh),
-        TEST(transports_exchange_large_messages),
-        TEST(transports_reduce_what_they_receive),
-        TEST(transports_name_a_mismatch),
-        TEST(transports_tell_notices_and_arrivals),
-        TEST(transports_bring_notices_past_full_lanes),
-        TEST(transports_wake_who_sleeps),
-        TEST(transports_survive_a_fork),
+        TEST(transports_carry_every_size),        TEST(transports_carry_what_lies_across_pages),
+        TEST(transports_keep_order_on_all_lanes), TEST(transports_join_many_in_a_full_mesh),
+        TEST(transports_exchange_large_messages), TEST(transports_reduce_what_they_receive),
+        TEST(transports_name_a_mismatch),         TEST(transports_tell_notices_and_arrivals),
+        TEST(transports_tell_who_waits),          TEST(transports_bring_notices_past_full_lanes),
+        TEST(transports_wake_who_sleeps),         TEST(transports_survive_a_fork),
     };
     return suite_run("transports", tests, sizeof tests / sizeof *tests, argc, argv);
 }

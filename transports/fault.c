@@ -406,6 +406,13 @@ static tutti_status fault_connect(struct transport *transport, uint32_t peer, co
                                 : fault->inner->ops->connect(fault->inner, peer, address, len);
 }
 
+static bool fault_wanted(struct transport *transport, uint32_t peer, const void *address,
+                         size_t len)
+{
+    struct fault *fault = fault_of(transport);
+    return !fault->dropped[peer] && fault->inner->ops->wanted(fault->inner, peer, address, len);
+}
+
 static void fault_disconnect(struct transport *transport, uint32_t peer)
 {
     struct fault *fault = fault_of(transport);
@@ -522,6 +529,7 @@ static const struct transport_ops fault_ops = {
     .address = fault_address,
     .reaches = fault_reaches,
     .connect = fault_connect,
+    .wanted = fault_wanted,
     .disconnect = fault_disconnect,
     .send = fault_send,
     .recv = fault_recv,

@@ -97,6 +97,14 @@ static struct shared **half_open_list(const uint64_t id[2])
     return &registry.half_open[(id[0] * 31 + id[1]) % HALF_OPEN_LISTS];
 }
 
+static const struct shared *half_open_find(const uint64_t id[2])
+{
+    const struct shared *at = *half_open_list(id);
+    while (at && (at->id[0] != id[0] || at->id[1] != id[1]))
+        at = at->next;
+    return at;
+}
+
 /* only: nothing but this one. */
 static struct shared *half_open_take(const uint64_t id[2], const struct shared *only)
 {
@@ -391,6 +399,25 @@ static tutti_status inproc_connect(struct transport *transport, uint32_t peer, c
     return TUTTI_OK;
 }
 
+static bool inproc_wanted(struct transport *transport, uint32_t peer, const void *address,
+                          size_t len)
+{
+    const struct inproc *inproc = (const struct inproc *)transport;
+    struct address theirs;
+    if (inproc->local.links[peer] || !inproc_reaches(transport, peer, address, len))
+        return false;
+    memcpy(&theirs, address, sizeof theirs);
+    uint32_t side = inproc->id > theirs.id;
+    uint64_t id[2];
+    id[side] = inproc->id;
+    id[1 - side] = theirs.id;
+    lock_take(&registry.lock);
+    const struct shared *half = half_open_find(id);
+    bool waits = half && !atomic_load(&half->end[1 - side].closed);
+    lock_leave(&registry.lock);
+    return waits;
+}
+
 static void inproc_disconnect(struct transport *transport, uint32_t peer)
 {
     struct inproc *inproc = (struct inproc *)transport;
@@ -496,6 +523,7 @@ const struct transport_ops inproc_ops = {
     .address = inproc_address,
     .reaches = inproc_reaches,
     .connect = inproc_connect,
+    .wanted = inproc_wanted,
     .disconnect = inproc_disconnect,
     .send = local_send,
     .recv = local_recv,

@@ -137,6 +137,7 @@ static void shm_close(struct transport *transport)
     if (shm->epoll >= 0)
         owned_close(shm->epoll);
     auth_end(&shm->auth);
+    free(shm->knocked);
     local_free(&shm->local);
     free(shm);
 }
@@ -156,6 +157,9 @@ static tutti_status shm_open_transport(const struct transport_config *config,
     for (uint32_t i = 0; i < SHM_STRANGERS_MAX; i++)
         shm->strangers[i].fd = -1;
     tutti_status status = local_init(&shm->local, &shm_ops, config, &ways);
+    shm->knocked = calloc(config->size, sizeof *shm->knocked);
+    if (status == TUTTI_OK && !shm->knocked)
+        status = fail(TUTTI_ERR_NOMEM, "shm: no memory for a transport of %u ranks", config->size);
     struct ring_shape shape = shm_ring_shape(config);
     shm->local.eager_max = SHM_INPLACE_MIN - 1;
     shm->local.eager_fresh_max =
@@ -217,6 +221,12 @@ static tutti_status shm_connect(struct transport *transport, uint32_t peer, cons
     else
         shm_link_close(shm, link);
     return status;
+}
+
+static bool shm_wanted(struct transport *transport, uint32_t peer, const void *address, size_t len)
+{
+    const struct shm *shm = (const struct shm *)transport;
+    return shm->knocked[peer] && !shm->local.links[peer];
 }
 
 static void shm_disconnect(struct transport *transport, uint32_t peer)
@@ -291,6 +301,7 @@ const struct transport_ops shm_ops = {
     .address = shm_get_address,
     .reaches = shm_reaches,
     .connect = shm_connect,
+    .wanted = shm_wanted,
     .disconnect = shm_disconnect,
     .send = local_send,
     .recv = local_recv,

@@ -33,7 +33,15 @@
 #define SHM_FOREIGN_MIN  16385 /* bytes from which cross-memory attach beats the ring */
 
 /* Packets on the socket, one per message (SOCK_SEQPACKET). */
-enum shm_packet_kind { SHM_HELLO = 1, SHM_ANSWER, SHM_REGION, SHM_GONE, SHM_NOTICE, SHM_BYE };
+enum shm_packet_kind {
+    SHM_HELLO = 1,
+    SHM_ANSWER,
+    SHM_REGION,
+    SHM_GONE,
+    SHM_NOTICE,
+    SHM_BYE,
+    SHM_KNOCK /* of an acceptor that waits to be dialed, over a connection that ends with it */
+};
 
 struct shm_self { /* where a peer can check that it reads the right process */
     uint64_t address, word;
@@ -120,6 +128,7 @@ struct shm {
     struct stranger strangers[SHM_STRANGERS_MAX];
     uint32_t stranger_count;
     bool user_refused;          /* another user's connection was, and the log says so */
+    bool *knocked;              /* [size] that wait to be dialed */
     struct mem_export found[4]; /* recent answers of mem_find, good for one generation */
     uint64_t found_generation;
     uint32_t found_next;

@@ -323,6 +323,8 @@ static void stranger_read(struct shm *shm, struct stranger *stranger)
     if (got == SHM_PACKET_NONE)
         return;
     tutti_status status = TUTTI_ERR_PROTOCOL;
+    if (got == SHM_PACKET_ONE && packet.kind == SHM_KNOCK && packet.rank < shm->local.config->size)
+        shm->knocked[packet.rank] = true;
     if (got == SHM_PACKET_ONE && packet.kind == SHM_HELLO)
         status = link_accept(shm, stranger->fd, &packet, rings);
     if (rings >= 0)
@@ -452,7 +454,7 @@ static bool name_is_free(const struct shm_address *address)
 }
 
 /* A forked child of the dialer holds its name too, so the process is watched as well. One short
- * connection tells which it is. */
+ * connection tells which it is, and tells the dialer who waits. */
 static bool watch_dialer(struct shm *shm, struct shm_link *link)
 {
     int fd = reach(&link->address);
@@ -460,6 +462,7 @@ static bool watch_dialer(struct shm *shm, struct shm_link *link)
     if (fd >= 0 && check_user(fd, &link->pid) == TUTTI_OK) {
         watch_exit(shm, link, fd);
         lives = link->exit_fd >= 0 || link->pid <= 0 || kill(link->pid, 0) == 0 || errno != ESRCH;
+        shm_packet_write(shm, fd, &(struct shm_packet){.kind = SHM_KNOCK}, -1);
     }
     owned_close(fd);
     return lives;

@@ -22,6 +22,7 @@ static size_t packet_bytes(uint32_t kind)
     case SHM_NOTICE:
         return head + sizeof(struct notice);
     case SHM_BYE:
+    case SHM_KNOCK:
         return head;
     default:
         return 0;

@@ -206,6 +206,7 @@ static void tcp_close(struct transport *transport)
         owned_close(tcp->epoll);
     memset(tcp->secret, 0, sizeof tcp->secret);
     free(tcp->incoming);
+    free(tcp->knocked);
     free(tcp->links);
     free(tcp);
 }
@@ -240,8 +241,9 @@ static tutti_status tcp_open(const struct transport_config *config, struct trans
     for (int i = 0; i < 32; i++)
         snprintf(tcp->secret + 2 * i, 3, "%02x", config->secret[i]);
     tcp->links = calloc(config->size, sizeof *tcp->links);
+    tcp->knocked = calloc(config->size, sizeof *tcp->knocked);
     tcp->incoming = calloc(TCP_INCOMING_MAX, sizeof *tcp->incoming);
-    tutti_status status = tcp->links && tcp->incoming
+    tutti_status status = tcp->links && tcp->knocked && tcp->incoming
                               ? open_descriptors(tcp)
                               : fail(TUTTI_ERR_NOMEM, "no memory for the TCP transport");
     if (status != TUTTI_OK) {
@@ -287,6 +289,12 @@ static tutti_status tcp_connect(struct transport *transport, uint32_t peer, cons
     if (status == TUTTI_OK)
         tcp_link_begin(link, &list);
     return status;
+}
+
+static bool tcp_wanted(struct transport *transport, uint32_t peer, const void *address, size_t len)
+{
+    const struct tcp *tcp = tcp_of(transport);
+    return tcp->knocked[peer] && !tcp->links[peer];
 }
 
 static void tcp_disconnect(struct transport *transport, uint32_t peer)
@@ -552,6 +560,7 @@ const struct transport_ops tcp_ops = {
     .address = tcp_address,
     .reaches = tcp_reaches,
     .connect = tcp_connect,
+    .wanted = tcp_wanted,
     .disconnect = tcp_disconnect,
     .send = tcp_send,
     .recv = tcp_recv,

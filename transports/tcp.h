@@ -78,7 +78,8 @@ enum tcp_stage {
     TCP_STAGE_PROOF,  /* listener: waits for proof and join */
     TCP_STAGE_ACCEPT, /* dialer: waits for the word of acceptance */
     TCP_STAGE_READY,  /* dialer: done, waits for the other lanes */
-    TCP_STAGE_WATCH   /* listener: the probe was answered; its end may be that of the dialer */
+    TCP_STAGE_WATCH   /* knocker: it has said who waits; the end of the socket may be that of the
+                       * dialer, at whom it is in this stage too */
 };
 
 /* A socket in its handshake. */
@@ -114,11 +115,11 @@ struct tcp_link {
     uint32_t candidate_count, at, round;
     uint32_t refusals, dead_rounds;       /* since a connection was last established */
     uint8_t nonce[8];                     /* of the peer's listener */
-    uint64_t attempt, give_up_ms, act_ms; /* act_ms: next dial or probe; 0: one is under way */
+    uint64_t attempt, give_up_ms, act_ms; /* act_ms: next dial or knock; 0: one is under way */
     tutti_status cause_status;
     char cause[SENTENCE_MAX]; /* of the last failed attempt */
     /* Dialer: one for each candidate, and once one is chosen lanes, then control; listener: one, to
-     * probe with. */
+     * knock with. */
     struct tcp_hand *hands;
     bool chosen;
     struct tcp_control control;
@@ -154,6 +155,7 @@ struct tcp {
     uint64_t timer_ms; /* the next deadline of tcp_connect_service; 0: none */
     uint64_t cursor;   /* of the round of unexpected arrivals */
     uint64_t attempts;
+    bool *knocked;             /* [size] that wait to be dialed */
     struct tcp_hand *incoming; /* [TCP_INCOMING_MAX] */
     uint32_t incoming_count;
     struct transport_stats stats;

@@ -27,6 +27,16 @@ static void drop_stranger(struct tcp *tcp, struct tcp_hand *hand, const char *wh
     tcp->incoming_count--;
 }
 
+/* Is it one that waits to be dialed? */
+static bool is_knock(const struct tcp *tcp, const uint8_t *join)
+{
+    const struct transport_config *config = tcp->config;
+    uint32_t from = tcp_get32(join + 8);
+    return tcp_get32(join) == TCP_MAGIC && tcp_get32(join + 4) == TCP_VERSION &&
+           from > config->rank && from < config->size && tcp_get32(join + 12) == config->rank &&
+           tcp_get32(join + 16) == config->lanes + 1 && tcp_get32(join + 20) == config->lanes;
+}
+
 /* Gives the proven socket its place. False: it has none (the reason is in *why). */
 static bool join_link(struct tcp *tcp, struct tcp_hand *hand, const char **why)
 {
@@ -93,8 +103,21 @@ static void service_stranger(struct tcp *tcp, struct tcp_hand *hand)
             status = tcp_hand_move(hand);
     }
     if (status == TUTTI_OK) {
+        if (hand->stage == TCP_STAGE_WATCH) {
+            drop_stranger(tcp, hand, "it speaks where it should wait to be dialed");
+            return;
+        }
         status = auth_check_proof(&hand->auth, hand->in);
+        const uint8_t *join = hand->in + AUTH_PROOF_LEN;
         const char *why;
+        if (status == TUTTI_OK && is_knock(tcp, join)) {
+            tcp->knocked[tcp_get32(join + 8)] = true;
+            auth_end(&hand->auth);
+            tcp_hand_next(hand, TCP_STAGE_WATCH, 0, 1);   /* nothing comes but the end, */
+            if (tcp_hand_move(hand) != TUTTI_IN_PROGRESS) /* or has come already */
+                drop_stranger(tcp, hand, status_sentence());
+            return;
+        }
         if (status == TUTTI_OK && !join_link(tcp, hand, &why)) {
             drop_stranger(tcp, hand, why);
             return;
@@ -110,10 +133,10 @@ static void service_stranger(struct tcp *tcp, struct tcp_hand *hand)
         drop_stranger(tcp, hand, status_sentence());
 }
 
-/* It has said nothing: a port scan, or a peer that waits to be dialed and watches for our end. */
+/* It has said nothing, like a port scan, or nothing more to say: it watches for our end. */
 static bool is_mute(const struct tcp_hand *hand)
 {
-    return hand->stage == TCP_STAGE_HELLO && hand->have == 0;
+    return hand->stage == TCP_STAGE_WATCH || (hand->stage == TCP_STAGE_HELLO && hand->have == 0);
 }
 
 /* The stranger that is overdue for longest goes; NULL: all may yet prove good. */
@@ -150,7 +173,7 @@ bool tcp_accept_make_room(struct tcp *tcp)
     for (uint32_t i = 0; tcp->incoming_count > 0 && i < TCP_INCOMING_MAX; i++) {
         if (!is_mute(&tcp->incoming[i]))
             continue;
-        drop_stranger(tcp, &tcp->incoming[i], "descriptors ran out, and it said nothing");
+        drop_stranger(tcp, &tcp->incoming[i], "descriptors ran out, and it has nothing to say");
         any = true;
     }
     return any;

@@ -12,8 +12,8 @@
  * and while it does the connect timeout begins anew: who is there and silent is late, and how long
  * that may last is not for this file to say. A listener that was there when the address was handed
  * out and now refuses belonged to a process that has ended: a few rounds of that end the link
- * early. The higher rank, which only waits, probes the dialer's listener for the same reasons, and
- * watches a probe that was answered for its end.
+ * early. The higher rank, which only waits, knocks at the dialer's listener for the same reasons,
+ * says who waits, and watches the socket for its end.
  *
  * A socket that was made and closed stays in the accept queue of a peer that is late, and once that
  * is full all who come are met with silence. So a rank has one socket there for each address,
@@ -35,7 +35,7 @@
 #define PATIENCE_MS  2000 /* for an established peer before its other addresses; doubled alike */
 #define RETRY_MS     50   /* between rounds, growing to */
 #define RETRY_MAX_MS 500
-#define PROBE_MS     1000 /* before a look, or another one, at a dialer that does not dial */
+#define KNOCK_MS     1000 /* before a knock, or another one, at a dialer that does not dial */
 #define DEAD_ROUNDS  3    /* rounds without an answer, one of them refused: the process is gone */
 
 /* ---- links ------------------------------------------------------------------------------------
@@ -46,7 +46,7 @@ static bool dials(const struct tcp_link *link)
     return link->tcp->config->rank < link->peer;
 }
 
-/* Room for the dialer's candidates, or its lanes and the control socket; the listener's probe. */
+/* Room for the dialer's candidates, or its lanes and the control socket; the listener's knock. */
 static uint32_t hand_room(const struct tcp_link *link)
 {
     uint32_t sockets = link->tcp->config->lanes + 1;
@@ -245,10 +245,6 @@ static tutti_status dial_connected(struct tcp_link *link, struct tcp_hand *hand)
         return status;
     link->refusals = link->dead_rounds = 0;
     sock_tune(hand->fd);
-    if (!dials(link)) {
-        tcp_hand_next(hand, TCP_STAGE_WATCH, 0, 1); /* nothing comes but the end */
-        return TUTTI_OK;
-    }
     uint8_t job[16];
     tcp_job_of(link->tcp, link->nonce, job);
     status = auth_start(&hand->auth, link->tcp->secret, job, false);
@@ -272,6 +268,11 @@ static tutti_status dial_hello(struct tcp_link *link, struct tcp_hand *hand, uin
     }
     status = auth_proof(&hand->auth, hand->out);
     auth_end(&hand->auth);
+    if (!dials(link)) {
+        write_join(link, link->tcp->config->lanes + 1, hand->out + AUTH_PROOF_LEN);
+        tcp_hand_next(hand, TCP_STAGE_WATCH, AUTH_PROOF_LEN + TCP_JOIN_LEN, 1);
+        return status; /* nothing comes but the end */
+    }
     if (!link->chosen)
         link->attempt = ++link->tcp->attempts;
     write_join(link, lane, hand->out + AUTH_PROOF_LEN);
@@ -291,8 +292,10 @@ static tutti_status dial_advance(struct tcp_link *link, struct tcp_hand *hand, u
     }
     while (hand->stage != TCP_STAGE_READY) {
         tutti_status status = tcp_hand_move(hand);
-        if (status != TUTTI_OK || hand->stage == TCP_STAGE_WATCH)
+        if (status != TUTTI_OK)
             return status;
+        if (hand->stage == TCP_STAGE_WATCH)
+            return fail(TUTTI_ERR_PROTOCOL, "the other side speaks before it dials");
         if (hand->stage == TCP_STAGE_HELLO) {
             status = dial_hello(link, hand, lane);
             if (status != TUTTI_OK)
@@ -451,7 +454,7 @@ static void adopt_hands(struct tcp_link *link)
 static void sign_of_life(struct tcp_link *link, uint64_t now)
 {
     link->give_up_ms =
-        now + link->tcp->config->settings->connect_timeout_ms + (dials(link) ? 0 : PROBE_MS);
+        now + link->tcp->config->settings->connect_timeout_ms + (dials(link) ? 0 : KNOCK_MS);
     link->cause[0] = '\0';
 }
 
@@ -479,17 +482,18 @@ static void service_hands(struct tcp_link *link, uint64_t now)
 {
     uint32_t ready = 0;
     for (uint32_t i = 0; i < hand_room(link); i++) {
-        bool patient = link->candidate_count < 2 || link->chosen;
+        bool patient = link->candidate_count < 2 || link->chosen || !dials(link);
         struct tcp_hand *hand = &link->hands[i];
         enum tcp_stage before = hand->stage;
         if (before == TCP_STAGE_NONE)
             continue;
         tutti_status status = dial_advance(link, hand, link->chosen ? i : 0);
-        bool watched = hand->stage == TCP_STAGE_WATCH;
-        if (watched && status != TUTTI_IN_PROGRESS) {
-            close_hands(link); /* the dialer ended, or needs the place: the next probe tells */
+        if (!dials(link) && hand->stage != TCP_STAGE_DIAL && status != TUTTI_IN_PROGRESS) {
+            /* The dialer ended, needs the place, or is not there: the next knock tells. */
+            close_hands(link);
             sign_of_life(link, now);
-            link->act_ms = now + PROBE_MS;
+            link->at = (link->at + 1) % link->candidate_count;
+            link->act_ms = now + KNOCK_MS;
             return;
         }
         if (hand->stage != before) /* who answers is waited for anew, however seldom we look */
@@ -530,7 +534,7 @@ static void service_link(struct tcp_link *link, uint64_t now)
         if (link->state != TCP_LINK_MAKING || link->act_ms == 0 || now < link->act_ms)
             break;
         if (!dials(link) && link->control.fd >= 0) {
-            link->act_ms = now + PROBE_MS; /* it has begun to dial */
+            link->act_ms = now + KNOCK_MS; /* it has begun to dial */
             continue;
         }
         link->give_up_ms += now - link->act_ms; /* this rank was away: nothing was under way */
@@ -563,7 +567,7 @@ void tcp_link_begin(struct tcp_link *link, const struct tcp_peer_address *addres
     memcpy(link->nonce, address->nonce, sizeof link->nonce);
     link->candidate_count = address->count;
     sign_of_life(link, now);
-    link->act_ms = dials(link) ? now : now + PROBE_MS;
+    link->act_ms = dials(link) ? now : now + KNOCK_MS;
     service_link(link, now);
 }
 

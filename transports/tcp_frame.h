@@ -8,6 +8,8 @@
  *                 proof 32, join 32            ---->
  *                                              <----  accept 16
  *                 GO on the control socket, once every lane is accepted
+ *   knock         as a handshake, but who waits to be dialed says it, and the join, of a lane
+ * behind the last, is not accepted: the socket stays as it is
  *
  * Every length is fixed or compared with a local bound before it is believed. */
 #ifndef TRANSPORTS_TCP_FRAME_H
@@ -20,7 +22,7 @@
 #include "transports/transport.h"
 
 #define TCP_MAGIC   0x49545554u /* "TUTI" */
-#define TCP_VERSION 1u
+#define TCP_VERSION 2u
 
 #define TCP_FRAME_LEN   40
 #define TCP_NOTICE_LEN  376

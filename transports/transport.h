@@ -149,6 +149,10 @@ struct transport_ops {
      * before the link is made ends it too, within 5 s, whichever side it is. */
     tutti_status (*connect)(struct transport *transport, uint32_t peer, const void *address,
                             size_t len);
+    /* For a peer that this rank has not connected to: whether it has connected and needs this rank
+     * to do so, too, before a notice could reach it. It may take such a peer a second to ask, and
+     * one whose own call is enough never does. Slow path, once event has looked. */
+    bool (*wanted)(struct transport *transport, uint32_t peer, const void *address, size_t len);
     /* Ends a link at once, as close does: its pending transfers are forgotten. */
     void (*disconnect)(struct transport *transport, uint32_t peer);
     /* TUTTI_OK: done at once (xfer->status is TUTTI_OK, poll will not return it).

@@ -205,10 +205,10 @@ TUTTI_API tutti_status tutti_comm_status(const tutti_comm *comm);
  * TUTTI_ERR_ABORTED.
  * tutti_comm_abort: from any thread, but not out of a user's reduction (which must not call the
  * library): every wait of this communicator ends with TUTTI_ERR_ABORTED, here and (as
- * TUTTI_ERR_PEER naming this rank) at its peers; those it never met are told if they wait for it,
- * and by others that they have met.
- * tutti_comm_revoke: as abort, but this rank stays within its peers' reach, for tutti_comm_shrink:
- * every rank revokes, since one that never met this rank learns of it from no one else. */
+ * TUTTI_ERR_PEER naming this rank) at its peers. One that it never met learns of it as soon as it
+ * waits for this rank or for one that has learnt of it, wherever that is and whatever it does.
+ * tutti_comm_revoke: as abort, but this rank stays within its peers' reach, for tutti_comm_shrink.
+ * Who has met none that knows, and waits for none, goes on: so every rank revokes. */
 TUTTI_API tutti_status tutti_comm_finalize(tutti_comm *comm);
 TUTTI_API tutti_status tutti_comm_flush(tutti_comm *comm);
 TUTTI_API tutti_status tutti_comm_destroy(tutti_comm *comm);

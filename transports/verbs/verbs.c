@@ -253,6 +253,16 @@ static tutti_status verbs_connect(struct transport *transport, uint32_t peer, co
     return status == TUTTI_OK ? link_begin(verbs, peer, &theirs.ports) : status;
 }
 
+static bool verbs_wanted(struct transport *transport, uint32_t peer, const void *address,
+                         size_t len)
+{
+    const struct verbs *verbs = verbs_of(transport);
+    struct address theirs;
+    return !verbs->links[peer] && read_address(address, len, &theirs) &&
+           verbs->side->ops->wanted(verbs->side, peer, (const uint8_t *)address + sizeof theirs,
+                                    theirs.side_len);
+}
+
 /* Takes the transfers of one peer out of the list of those that ended. */
 static void forget_done(struct verbs *verbs, uint32_t peer)
 {
@@ -639,6 +649,7 @@ static void verbs_model(const struct transport *transport, double *alpha_us, dou
         .address = verbs_address,                                                                  \
         .reaches = verbs_reaches,                                                                  \
         .connect = verbs_connect,                                                                  \
+        .wanted = verbs_wanted,                                                                    \
         .disconnect = verbs_disconnect,                                                            \
         .send = verbs_send,                                                                        \
         .recv = verbs_recv,                                                                        \
