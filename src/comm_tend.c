@@ -5,7 +5,7 @@
  * without help both would wait for ever. The thread looks TEND_HZ times a second, and whoever
  * enters meanwhile waits for the look; no operation is handed over to it. It also tells of a
  * failure those who come later: a rank that never met this one before may wait for it. There is one
- * for the process, from the first communicator on that may need it. Invariants: a communicator in
+ * for the process, while there are communicators that may need it. Invariants: a communicator in
  * the list has its transports; the list changes with the lock, which the thread holds while it
  * looks. */
 #include <pthread.h>
@@ -26,7 +26,9 @@ static struct {
     pthread_cond_t woken;
     pthread_t thread;
     bool running, over; /* over: the program exits */
-    unsigned forks;     /* of the process that the thread runs in */
+    bool ready;         /* woken is, in the process that forks tells of */
+    unsigned forks;
+    unsigned turn; /* of the thread that runs: any other ends */
     tutti_comm *first;
 } tender = {.lock = LOCK_INIT};
 
@@ -49,38 +51,49 @@ static void tend(tutti_comm *comm)
     comm_leave(comm);
 }
 
-static void rest_until(uint64_t ns)
+static void rest_until(uint64_t ns, unsigned turn)
 {
-    while (!tender.over && lock_wait_until(&tender.lock, &tender.woken, ns))
+    while (tender.turn == turn && lock_wait_until(&tender.lock, &tender.woken, ns))
         ;
 }
 
-static void *tender_main(void *unused)
+static void *tender_main(void *argument)
 {
+    const unsigned turn = (unsigned)(uintptr_t)argument;
     lock_take(&tender.lock);
-    while (!tender.over) {
+    while (tender.turn == turn) {
         uint64_t begun = clock_ns(), took;
         for (tutti_comm *comm = tender.first; comm; comm = comm->next_tended)
             tend(comm);
         took = clock_ns() - begun;
-        rest_until(begun + 1000000000u / TEND_HZ + TEND_SHARE * took);
+        rest_until(begun + 1000000000u / TEND_HZ + TEND_SHARE * took, turn);
     }
     lock_leave(&tender.lock);
-    return unused;
+    return NULL;
+}
+
+/* With the lock. True: the thread ends, and is to be joined without the lock. */
+static bool dismiss(pthread_t *thread)
+{
+    if (!runs_here())
+        return false;
+    *thread = tender.thread;
+    tender.running = false;
+    tender.turn++;
+    pthread_cond_broadcast(&tender.woken);
+    return true;
 }
 
 /* What the thread uses goes when the program's exit is over. */
 static void stop_at_exit(void)
 {
+    pthread_t thread;
     lock_take(&tender.lock);
-    bool runs = runs_here();
     tender.over = true;
-    tender.running = false;
-    if (runs)
-        pthread_cond_signal(&tender.woken);
+    bool ends = dismiss(&thread);
     lock_leave(&tender.lock);
-    if (runs)
-        pthread_join(tender.thread, NULL);
+    if (ends)
+        pthread_join(thread, NULL);
 }
 
 static void watch_exit(void)
@@ -93,9 +106,12 @@ static int start(void)
 {
     if (runs_here() || tender.over)
         return 0;
-    lock_condition_init(&tender.woken);
-    tender.forks = atomic_load(&comm_forks);
-    int error = thread_start(&tender.thread, NULL, tender_main, NULL);
+    unsigned forks = atomic_load(&comm_forks);
+    if (!tender.ready || tender.forks != forks)
+        lock_condition_init(&tender.woken);
+    tender.ready = true;
+    tender.forks = forks;
+    int error = thread_start(&tender.thread, NULL, tender_main, (void *)(uintptr_t)tender.turn);
     tender.running = error == 0;
     return error;
 }
@@ -138,6 +154,7 @@ void comm_tend_failed(tutti_comm *comm)
 
 void comm_untend(tutti_comm *comm)
 {
+    pthread_t thread;
     lock_take(&tender.lock);
     if (comm->tended) {
         *comm->tended = comm->next_tended;
@@ -145,5 +162,8 @@ void comm_untend(tutti_comm *comm)
             comm->next_tended->tended = comm->tended;
         comm->tended = NULL;
     }
+    bool was_last = !tender.first && dismiss(&thread);
     lock_leave(&tender.lock);
+    if (was_last)
+        pthread_join(thread, NULL);
 }

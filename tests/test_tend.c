@@ -2,6 +2,7 @@
  * transport each, which counts the looks. What that does for peers is tested over real devices
  * (part_apart of tests/vm/guest/parts.sh) and in test_told.c. */
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -162,6 +163,41 @@ static void test_communicators_come_and_go_beside_each_other(void)
     comm_free(comm);
 }
 
+/* Threads of this process; 0: nobody tells. */
+static unsigned threads(void)
+{
+    unsigned count = 0;
+    char line[256];
+    FILE *status = fopen("/proc/self/status", "r");
+    while (status && fgets(line, sizeof line, status))
+        sscanf(line, "Threads: %u", &count);
+    if (status)
+        fclose(status);
+    return count;
+}
+
+/* One that was joined may be counted for a moment more. */
+static bool threads_become(unsigned count)
+{
+    uint64_t end = clock_ms() + WAIT_MS;
+    while (threads() != count && clock_ms() < end)
+        clock_sleep_us(100);
+    return threads() == count;
+}
+
+static void test_leaves_no_thread_behind(void)
+{
+    static struct counter first, second;
+    unsigned before = threads();
+    for (int i = 0; i < 100; i++) {
+        tutti_comm *a = make(&first, true), *b = make(&second, true);
+        comm_free(a);
+        CU_ASSERT_TRUE(threads_become(before + 1));
+        comm_free(b);
+        CU_ASSERT_TRUE(threads_become(before));
+    }
+}
+
 /* The child's own are looked after, the parent's are not; it exits with both. */
 static int child(struct counter *parents, tutti_comm *parents_comm)
 {
@@ -199,6 +235,7 @@ int main(int argc, char **argv)
         TEST(leaves_alone_what_needs_nothing),
         TEST(reads_what_comes_to_those_that_failed),
         TEST(communicators_come_and_go_beside_each_other),
+        TEST(leaves_no_thread_behind),
         TEST(a_child_of_fork_has_a_thread_of_its_own),
     };
     return suite_run("tend", tests, sizeof tests / sizeof *tests, argc, argv);
