@@ -553,9 +553,10 @@ static void end_lane(struct local *local, struct lane *lane, tutti_status status
 void local_link_fail(struct local *local, struct local_link *link, tutti_status status, bool quiet,
                      const char *sentence)
 {
-    if (link->down)
+    if (link->down && !link->cut)
         return;
     bool left = false;
+    link->cut = false;
     link->down = status;
     snprintf(link->sentence, sizeof link->sentence, "%s", sentence);
     for (uint32_t i = 0; i < local->config->lanes; i++) {
@@ -590,7 +591,7 @@ bool local_link_cancel(struct local *local, struct local_link *link)
     bool offered = local_link_drop(local, link);
     if (!link->down) {
         link->down = TUTTI_ERR_ABORTED;
-        link->told = true; /* by whoever aborts */
+        link->told = link->cut = true; /* by whoever aborts */
         snprintf(link->sentence, sizeof link->sentence, "the communicator was aborted");
     }
     return offered;

@@ -59,6 +59,7 @@ struct local_link {
     bool up;           /* rings are there */
     tutti_status down; /* TUTTI_OK, or why the link is down */
     bool report, told; /* LINK_DOWN still to be told; and whether it was */
+    bool cut;          /* down by this rank, which aborted: the peer may still live */
     struct ring_shape shape;
     char sentence[SENTENCE_MAX];
     struct lane *lanes; /* [config->lanes] */
