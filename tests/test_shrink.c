@@ -2,6 +2,7 @@
  * the small calls that front ends need: flush, predict, cancel. */
 #include <pthread.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -224,6 +225,51 @@ static void test_shrink_after_an_abort(void)
     run(WORLD_PROCESSES, 4, over_tcp, shrinking_after_abort, NULL);
 }
 
+/* Two die one after the other, while the third, which revoked, is outside the library. It excludes
+ * the last of them only, and learns of the other. */
+static int shrinking_after_two_deaths(tutti_comm *comm, int rank, int size, void *context)
+{
+    int first = *(int *)context, last = 1 - first, wrong = 0, blocks[3] = {0}, received[3];
+    char name[32];
+    tutti_comm *child = NULL;
+    wrong += WORLD_OK(tutti_alltoall(blocks, received, 1, TUTTI_INT32, comm));
+    world_tell();
+    wrong += world_await(rank, size);
+    if (rank == last)
+        usleep(500000);
+    if (rank != 2)
+        raise(SIGKILL);
+    wrong += WORLD_OK(tutti_comm_revoke(comm));
+    usleep(1500000);
+    double start = world_seconds();
+    snprintf(name, sizeof name, "rank %d (host ", first);
+    wrong += WORLD_TAKEN(tutti_comm_shrink(comm, &last, 1, &child), TUTTI_ERR_PEER);
+    wrong += world_says(rank, name) + world_says(rank, "exclude that rank too");
+    wrong += world_check(rank, world_seconds() - start < 5, "took %.1f s", world_seconds() - start);
+    int both[2] = {0, 1};
+    wrong += WORLD_OK(tutti_comm_shrink(comm, both, 2, &child));
+    return wrong + check_child(child, rank, 0, 1);
+}
+
+static void test_shrink_after_two_deaths(void)
+{
+    static const char *const over_shm[] = {"TUTTI_TRANSPORTS=shm", "TUTTI_ALGO=alltoall:direct",
+                                           "TUTTI_MEET_TIMEOUT_MS=10000", NULL};
+    static const char *const over_tcp[] = {"TUTTI_TRANSPORTS=tcp", "TUTTI_ALGO=alltoall:direct",
+                                           "TUTTI_MEET_TIMEOUT_MS=10000", NULL};
+    for (int first = 0; first < 2; first++) {
+        struct world world = {.kind = WORLD_PROCESSES,
+                              .size = 3,
+                              .settings = over_shm,
+                              .limit_s = 40,
+                              .doomed = 1,
+                              .doomed_too = 2};
+        CU_ASSERT_EQUAL(world_run(&world, shrinking_after_two_deaths, &first), 0);
+        world.settings = over_tcp;
+        CU_ASSERT_EQUAL(world_run(&world, shrinking_after_two_deaths, &first), 0);
+    }
+}
+
 static void test_shrink_after_failure(void)
 {
     for (int doomed = 0; doomed < 4; doomed += 3) {
@@ -328,6 +374,7 @@ int main(int argc, char **argv)
     static const struct suite_test tests[] = {
         {"in_good_order", test_shrink_in_good_order},
         {"after_failure", test_shrink_after_failure},
+        {"after_two_deaths", test_shrink_after_two_deaths},
         {"after_an_abort", test_shrink_after_an_abort},
         {"beside_a_thread_that_revokes", test_shrink_beside_a_thread_that_revokes},
         {"flush_predict_cancel", test_shrink_flush_predict_cancel},

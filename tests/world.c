@@ -169,7 +169,7 @@ static void collect(const struct world *world, struct meeting *meeting, const pi
             left--;
             if (WIFEXITED(status) && WEXITSTATUS(status) == 0)
                 continue;
-            if (world->doomed == r + 1 && WIFSIGNALED(status))
+            if ((world->doomed == r + 1 || world->doomed_too == r + 1) && WIFSIGNALED(status))
                 continue;
             meeting->wrong[r] +=
                 world_check(r, 0, "process ended with status 0x%x", (unsigned)status) * WRONG_RANK;

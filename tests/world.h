@@ -14,7 +14,7 @@ struct world {
     int size;
     const char *const *settings; /* "TUTTI_X=value", NULL-terminated; NULL: none */
     unsigned limit_s;            /* processes: all are killed after this; 0: 60 */
-    int doomed;                  /* 1 + a rank that is expected to be killed; 0: none */
+    int doomed, doomed_too;      /* 1 + ranks that are expected to be killed; 0: none */
     void (*prepare)(int rank);   /* in the rank's thread or process, before its communicator */
 };
 
