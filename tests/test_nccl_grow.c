@@ -67,9 +67,8 @@ static int growing(tutti_comm *native, int rank, int size, void *context)
         config.blocking = giver;
         wrong += share_id(native, comm, rank, giver, &ids[0]);
         wrong += giver && rank < FEW ? growing_in_vain(comm, rank, size) : 0;
-        wrong += TAKEN(grow(comm, size, rank, giver ? NOBODY : giver, &ids[0], &grown[0],
-                            giver ? NULL : &config),
-                       giver ? ncclSuccess : ncclInProgress);
+        wrong += OK(grow(comm, size, rank, giver ? NOBODY : giver, &ids[0], &grown[0],
+                         giver ? NULL : &config));
         wrong += world_check(rank, nccl_world_settle(grown[0]) == ncclSuccess, "%s",
                              ncclGetLastError(NULL));
         wrong += works(grown[0], rank, size) + works(comm, rank, FEW);
@@ -233,7 +232,7 @@ static int aborting(tutti_comm *native, int rank, int size, void *context)
     snprintf(name, sizeof name, "rank %d ", leaving->quitter);
     wrong += share_id(native, comm, rank, 1, &id);
     if (rank < size - 1) {
-        wrong += TAKEN(grow(comm, size, rank, 1, &id, &grown, &config), ncclInProgress);
+        wrong += OK(grow(comm, size, rank, 1, &id, &grown, &config));
         if (rank == leaving->quitter) {
             seats_await(leaving->seats);
             wrong += nccl_world_is(grown, rank, ncclInProgress);

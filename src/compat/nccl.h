@@ -129,7 +129,7 @@ typedef struct ncclConfig_v23100 {
     size_t size;
     unsigned int magic;
     unsigned int version;
-    int blocking; /* 0: calls that wait for other ranks return ncclInProgress */
+    int blocking; /* 0: calls that wait for other ranks return at once */
     int cgaClusterSize;
     int minCTAs;
     int maxCTAs;
@@ -329,8 +329,8 @@ NCCL_CALL(ncclResult_t, ncclCommInitAll, (ncclComm_t * comm, int ndev, const int
 
 /* ncclCommSplit: collective; ranks of one color form a communicator, ordered by key, then rank;
  * NCCL_SPLIT_NOCOLOR gives NULL. ncclCommShrink: the ranks not excluded form one; works although an
- * excluded rank is dead. config NULL: the parent's. Both return at once if the parent is not
- * blocking, whatever config says of what they make: ask the parent then. */
+ * excluded rank is dead. config NULL: the parent's. Both return at once, with ncclSuccess, if the
+ * parent is not blocking, whatever config says of what they make: ask the parent then. */
 NCCL_CALL(ncclResult_t, ncclCommSplit,
           (ncclComm_t comm, int color, int key, ncclComm_t *newcomm, ncclConfig_t *config));
 NCCL_CALL(ncclResult_t, ncclCommShrink,
@@ -342,7 +342,7 @@ NCCL_CALL(ncclResult_t, ncclCommShrink,
  * for with ncclCommGetUniqueId, the others NULL (or all NULL, if only one has asked for an id that
  * no grow has used); a new rank passes comm NULL, that id and its rank.
  * config NULL: the parent's. An id serves once, and a communicator's next one is to be had when the
- * last was passed. */
+ * last was passed. Returns at once, with ncclSuccess, if newcomm is not blocking: ask that. */
 NCCL_CALL(ncclResult_t, ncclCommGetUniqueId, (ncclComm_t comm, ncclUniqueId *uniqueId));
 NCCL_CALL(ncclResult_t, ncclCommGrow,
           (ncclComm_t comm, int nRanks, const ncclUniqueId *uniqueId, int rank, ncclComm_t *newcomm,

@@ -148,6 +148,9 @@ ncclResult_t face_child_job(ncclComm_t parent, enum job_kind kind, const ncclCon
                             const char *name, ncclComm_t *newcomm, struct job **job);
 /* Takes the job and the hold of its parent. made: whether this rank gets a communicator. */
 ncclResult_t face_child(struct job *job, bool made);
+/* face_group_note for these calls: as with NCCL one that nobody waits for is a success, and the
+ * communicators tell that it is in progress. */
+ncclResult_t face_child_note(ncclResult_t result);
 /* The id of the communicator that waits for its use; false if there is none. */
 bool face_waiting_id(ncclComm_t comm, tutti_unique_id *id);
 /* A grow is given this id; true if it is the communicator's, which has it no more. */

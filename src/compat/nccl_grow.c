@@ -120,5 +120,5 @@ NCCL_FACE(ncclResult_t, ncclCommGrow,
           (ncclComm_t comm, int nRanks, const ncclUniqueId *uniqueId, int rank, ncclComm_t *newcomm,
            ncclConfig_t *config))
 {
-    return face_group_note(check_and_grow(comm, nRanks, uniqueId, rank, newcomm, config));
+    return face_child_note(check_and_grow(comm, nRanks, uniqueId, rank, newcomm, config));
 }

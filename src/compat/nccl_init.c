@@ -272,6 +272,11 @@ ncclResult_t face_child(struct job *job, bool made)
     return face_job(job);
 }
 
+ncclResult_t face_child_note(ncclResult_t result)
+{
+    return face_group_note(result == ncclInProgress ? ncclSuccess : result);
+}
+
 static ncclResult_t split(ncclComm_t comm, int color, int key, ncclComm_t *newcomm,
                           const ncclConfig_t *config)
 {
@@ -296,7 +301,7 @@ static ncclResult_t split(ncclComm_t comm, int color, int key, ncclComm_t *newco
 NCCL_FACE(ncclResult_t, ncclCommSplit,
           (ncclComm_t comm, int color, int key, ncclComm_t *newcomm, ncclConfig_t *config))
 {
-    return face_group_note(split(comm, color, key, newcomm, config));
+    return face_child_note(split(comm, color, key, newcomm, config));
 }
 
 static ncclResult_t check_shrink(const int *list, int count, int flags)
@@ -343,6 +348,6 @@ NCCL_FACE(ncclResult_t, ncclCommShrink,
           (ncclComm_t comm, int *excludeRanksList, int excludeRanksCount, ncclComm_t *newcomm,
            ncclConfig_t *config, int shrinkFlags))
 {
-    return face_group_note(
+    return face_child_note(
         shrink(comm, excludeRanksList, excludeRanksCount, newcomm, config, shrinkFlags));
 }
