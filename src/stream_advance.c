@@ -193,8 +193,11 @@ static void leave_call(struct unit *unit, struct unit_call *call)
 {
     tutti_status status = TUTTI_OK;
     call->ticket = 0;
-    if (call->comm->failed != TUTTI_OK)
+    if (call->comm->failed != TUTTI_OK) {
+        if (call->in_queue && (call->stage.divide || call->stage.copy_out))
+            unit_failed(unit, call->comm, call->comm->failed);
         return;
+    }
     if (call->stage.divide && call->in_queue)
         status = mem_queue_divide(call->queue, call->call.dtype, call->stage.out, call->comm->size,
                                   call->stage.out_bytes / call->call.elem_size, &call->ticket);
@@ -204,13 +207,15 @@ static void leave_call(struct unit *unit, struct unit_call *call)
         unit_failed(unit, call->comm, status);
 }
 
-/* Whether what the call gave its queue is done. */
+/* Whether what the call gave its queue is done, or will not be waited for: then the unit failed. */
 static bool is_carried(struct unit *unit, struct unit_call *call)
 {
     uint64_t done = 0;
-    if (call->ticket == 0 || call->comm->failed != TUTTI_OK)
+    tutti_status status = call->comm->failed;
+    if (call->ticket == 0)
         return true;
-    tutti_status status = mem_queue_poll(call->queue, &done);
+    if (status == TUTTI_OK)
+        status = mem_queue_poll(call->queue, &done);
     if (status != TUTTI_OK)
         unit_failed(unit, call->comm, status);
     return status != TUTTI_OK || done >= call->ticket;

@@ -634,6 +634,44 @@ static void test_stream_ends_calls_far_apart_end_well(void)
     run(WORLD_PROCESSES, 1, soon, calls_far_apart, NULL);
 }
 
+/* Rank 0 aborts when its part is done, while what it sent goes from host memory to rank 1's GPU:
+ * the call there tells of the abort, or all has come. */
+static int ended_on_the_way(tutti_comm *comm, int rank, int size, void *context)
+{
+    enum { BLOCK = 1 << 16 };
+    int32_t *memory = rig_take(2 * BLOCK * sizeof *memory);
+    int wrong = 0;
+    (void)size;
+    (void)context;
+    for (int i = 0; i < 4 && !wrong; i++) {
+        tutti_comm *other;
+        wrong += WORLD_OK(tutti_comm_dup(comm, &other));
+        rig_set_ints(memory, 2 * BLOCK, rank == 0 ? i : -2 * BLOCK);
+        tutti_status status =
+            i % 2 == 0 ? tutti_reduce(memory, memory, BLOCK, TUTTI_INT32, TUTTI_MAX, 1, other)
+                       : tutti_gather(memory + rank * BLOCK, memory, BLOCK, TUTTI_INT32, 1, other);
+        if (rank == 0)
+            wrong += WORLD_OK(tutti_comm_abort(other));
+        if (rank == 0 || status != TUTTI_OK)
+            wrong += WORLD_TAKEN(status, rank == 0 ? TUTTI_OK : TUTTI_ERR_PEER);
+        else
+            wrong += rig_wrong_ints(rank, memory, BLOCK, i, 1, "a call that went well");
+        wrong += WORLD_OK(tutti_barrier(comm)) + WORLD_OK(tutti_comm_destroy(other));
+    }
+    rig_give(memory);
+    return wrong;
+}
+
+static void test_stream_ends_on_the_way(void)
+{
+    static const char *const apart[] = {"TUTTI_TRANSPORTS=tcp", "TUTTI_CUDA_DIRECT=0", NULL};
+    setenv("TUTTI_TEST_STANDIN_COPY_MBPS", "10", 1);
+    setenv("TUTTI_TEST_STANDIN_KERNELS", "0", 1); /* kernels take no time there */
+    run(WORLD_PROCESSES, 2, apart, ended_on_the_way, NULL);
+    unsetenv("TUTTI_TEST_STANDIN_KERNELS");
+    unsetenv("TUTTI_TEST_STANDIN_COPY_MBPS");
+}
+
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
@@ -644,6 +682,7 @@ int main(int argc, char **argv)
         {"streams_are_held", test_stream_ends_streams_are_held},
         {"death_behind_a_gate", test_stream_ends_death_behind_a_gate},
         {"destroyed_while_queued", test_stream_ends_destroyed_while_queued},
+        {"on_the_way", test_stream_ends_on_the_way},
         {"calls_far_apart_end_well", test_stream_ends_calls_far_apart_end_well},
         {"a_rank_leaves_at_once", test_stream_ends_a_rank_leaves_at_once},
         {"what_is_no_memory_is_refused", test_stream_ends_what_is_no_memory_is_refused},
