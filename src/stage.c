@@ -221,6 +221,15 @@ static tutti_status prepare_direct(struct tutti_comm *comm, struct call *call, s
     return status;
 }
 
+/* A root that sends from where it would receive has all there. */
+static bool brings_back(const struct tutti_comm *comm, const struct stage *stage)
+{
+    const struct call *call = &stage->call;
+    bool sends = call->coll == TUTTI_COLL_BROADCAST || call->coll == TUTTI_COLL_SCATTER ||
+                 call->coll == TUTTI_COLL_SCATTERV;
+    return stage->copy_out && !(sends && call->in_place && call->root == (int)comm->rank);
+}
+
 tutti_status stage_make(struct tutti_comm *comm, struct call *call, struct stage *stage)
 {
     struct buffers b;
@@ -242,6 +251,7 @@ tutti_status stage_make(struct tutti_comm *comm, struct call *call, struct stage
         stage->copy_out = b.out_place.device != NULL;
         status = use_block(stage, call, &b);
     }
+    stage->copy_out = brings_back(comm, stage);
     stage->in = call->in;
     stage->out = call->out;
     return status;

@@ -141,6 +141,45 @@ static void test_stream_copies_by_kernels(void)
     run_sweep(WORLD_PROCESSES, 2, by_kernels, 60);
 }
 
+/* What a root sends in place is not copied back to it. */
+static int root_in_place(tutti_comm *comm, int rank, int size, void *context)
+{
+    enum { COUNT = 100 };
+    const struct gpu *gpu = rig_gpu();
+    int32_t *memory = rig_take(2 * COUNT * sizeof *memory);
+    cuda_stream stream = rig_stream_take(false);
+    unsigned launches[3];
+    int wrong = 0;
+    (void)size;
+    (void)context;
+    if (rank == 0)
+        rig_set_ints(memory, COUNT, 0);
+    for (int apart = 0; apart < 2; apart++) {
+        int32_t *out = memory + apart * COUNT;
+        gpu->count_launches(&launches[apart]);
+        wrong += WORLD_OK(tutti_broadcast_on(memory, out, COUNT, TUTTI_INT32, 0, comm, stream));
+        wrong += rig_await(rank, stream, AWAIT_S);
+        wrong += rig_wrong_ints(rank, out, COUNT, 0, 1, "a broadcast");
+        gpu->count_launches(&launches[apart + 1]);
+    }
+    unsigned in_place = launches[1] - launches[0], apart = launches[2] - launches[1];
+    if (rank == 0)
+        wrong += world_check(rank, in_place + 1 == apart, "%u launches in place, %u apart",
+                             in_place, apart);
+    rig_stream_give(stream, false);
+    rig_give(memory);
+    return wrong;
+}
+
+static void test_stream_root_in_place(void)
+{
+    if (rig_is_there() && !rig_is_standin()) {
+        suite_skip("launches are counted over the stand-in");
+        return;
+    }
+    run(WORLD_PROCESSES, 2, by_kernels, root_in_place, NULL);
+}
+
 static void test_stream_through_host_functions(void)
 {
     run_sweep(WORLD_PROCESSES, 2, host_functions, 60);
@@ -730,6 +769,7 @@ int main(int argc, char **argv)
         {"processes", test_stream_processes},
         {"processes_over_tcp", test_stream_processes_over_tcp},
         {"copies_by_kernels", test_stream_copies_by_kernels},
+        {"root_in_place", test_stream_root_in_place},
         {"through_host_functions", test_stream_through_host_functions},
         {"launches_that_block", test_stream_launches_that_block},
         {"sends_and_receives", test_stream_sends_and_receives},
