@@ -357,6 +357,29 @@ void unit_answer(struct unit *unit)
 
 /* ---- the end ---- */
 
+/* What a failed unit gave its queues may still write where its caller's memory is, so the caller,
+ * or the stream, goes on behind it. Not for ever: where streams hold all channels it may not even
+ * begin. */
+#define QUIET_NS 1000000000u
+
+static bool is_quiet(struct unit *unit)
+{
+    bool over = true;
+    if (!lost_comm(unit))
+        return true;
+    for (size_t i = 0; i < unit->call_count; i++) {
+        if (unit->calls[i].owns_queue)
+            over &= mem_queue_is_over(unit->calls[i].queue);
+    }
+    for (size_t i = 0; i < unit->comm_count; i++) {
+        if (unit->comms[i].on_device)
+            over &= mem_queue_is_over(unit->comms[i].comm->queue);
+    }
+    if (unit->quiet_ns == 0)
+        unit->quiet_ns = clock_ns();
+    return over || clock_ns() - unit->quiet_ns >= QUIET_NS;
+}
+
 /* How long the streams of a unit that failed are held; 0: they are not. */
 static uint64_t hold_ms(const struct unit *unit)
 {
@@ -514,10 +537,11 @@ bool unit_advance(struct unit *unit, struct unit *list, bool *over)
         moved = start(unit, list);
     if (unit->state == UNIT_CLEARING && queues_are_clear(unit)) {
         unit->entered = unit->submitted = unit->ended = unit->leaving = unit->left = 0;
+        unit->quiet_ns = 0;
         unit->state = UNIT_RUNNING;
         moved = true;
     }
-    if (unit->state == UNIT_RUNNING && run(unit, &moved)) {
+    if (unit->state == UNIT_RUNNING && run(unit, &moved) && is_quiet(unit)) {
         retire(unit);
         moved = true;
     }

@@ -638,7 +638,7 @@ static void test_stream_ends_calls_far_apart_end_well(void)
  * the call there tells of the abort, or all has come. */
 static int ended_on_the_way(tutti_comm *comm, int rank, int size, void *context)
 {
-    enum { BLOCK = 1 << 16 };
+    enum { BLOCK = 1 << 16, TAIL = 256 };
     int32_t *memory = rig_take(2 * BLOCK * sizeof *memory);
     int wrong = 0;
     (void)size;
@@ -656,6 +656,9 @@ static int ended_on_the_way(tutti_comm *comm, int rank, int size, void *context)
             wrong += WORLD_TAKEN(status, rank == 0 ? TUTTI_OK : TUTTI_ERR_PEER);
         else
             wrong += rig_wrong_ints(rank, memory, BLOCK, i, 1, "a call that went well");
+        rig_set_ints(memory + BLOCK - TAIL, TAIL, -TAIL);
+        usleep(50000); /* a block takes half of that */
+        wrong += rig_wrong_ints(rank, memory + BLOCK - TAIL, TAIL, -TAIL, 1, "after the call");
         wrong += WORLD_OK(tutti_barrier(comm)) + WORLD_OK(tutti_comm_destroy(other));
     }
     rig_give(memory);

@@ -373,3 +373,11 @@ tutti_status mem_queue_poll(struct mem_queue *queue, uint64_t *done)
         *done = queue->done;
     return status;
 }
+
+bool mem_queue_is_over(struct mem_queue *queue)
+{
+    uint64_t done = 0;
+    if (queue->pieces)
+        queue->started = queue->submitted;
+    return mem_queue_poll(queue, &done) != TUTTI_OK || done == queue->started;
+}
