@@ -28,8 +28,9 @@ static bool find_program(const struct peer_kind *kind, char *path, size_t len)
     if (access(path, X_OK) == 0)
         return true;
     fprintf(stderr,
-            "coll_perf: --peer %s needs %s, which is built where %s is found "
-            "(Debian: apt install %s; meson setup --reconfigure)\n",
+            "coll_perf: --peer %s needs %s, which is built (not installed) where %s is found "
+            "(Debian: apt install %s; meson setup --reconfigure): run the build directory's "
+            "perf/coll_perf\n",
             kind->name, path, kind->title, kind->package);
     return false;
 }

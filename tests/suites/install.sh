@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What a user does: installs, compiles the README's program with pkg-config, as C and as C++, against
 # the shared and the static library, and runs it as the README says. The static library has no names
-# but tutti_*.
+# but tutti_*. The tools are in bin, and run from wherever the files lie.
 #   BUILD: build directory (default build)
 set -u
 cd "$(dirname "$0")/../.." || exit 1
@@ -82,6 +82,38 @@ nccl_dir() { # where pkg-config says, there it is
         [ -f "$work/root$(PKG_CONFIG_SYSROOT_DIR= pkg-config --variable=nccldir tutti)/libnccl.so.2" ]
 }
 try "pkg-config knows where the NCCL face is" nccl_dir
+bin=$work/moved/bin
+three_tools() { # no more: those that compare with other libraries would need them
+    local prefix
+    prefix=$(dirname "$(dirname "$(find "$work/root" -name coll_perf)")")
+    [ "$(ls "$prefix/bin" | tr '\n' ' ')" = "coll_perf coll_plan link_perf " ] || return 1
+    cp -r "$prefix" "$work/moved"
+}
+try "the tools are installed" three_tools
+alone() { # command...: without a path to the library
+    env -u LD_LIBRARY_PATH timeout 60 "$@"
+}
+no_tutti() { # they need neither the library's place nor anybody's MPI
+    local tool
+    for tool in "$bin"/*; do
+        readelf -d "$tool" >"$work/dynamic" || return 1
+        ! grep -E 'RPATH|RUNPATH|NEEDED.*(tutti|mpi|gloo)' "$work/dynamic" || return 1
+    done
+}
+try "the tools have the library inside" no_tutti
+installed() { # text command...
+    local text=$1
+    shift
+    alone "$@" >"$work/tool" 2>&1
+    cat "$work/tool"
+    grep -qF -- "$text" "$work/tool"
+}
+try "coll_perf --settings" installed TUTTI_TRANSPORTS "$bin/coll_perf" --settings
+try "coll_perf" installed "Out of bounds values : 0 OK" "$bin/coll_perf" allreduce --ranks 2 -b 8 -e 4K -n 2
+try "coll_perf --peer, not installed" installed "is built (not installed) where Open MPI is found" \
+    "$bin/coll_perf" allreduce --ranks 2 --peer mpi
+try "coll_plan" installed "1 algorithms proved, 0 failed" "$bin/coll_plan" verify allreduce:ring --ranks 4 --effort 100
+try "link_perf" installed "# shm    measured" "$bin/link_perf" -e 64 shm
 inside() { # the README's program against the build directory, which is not installed
     local flags
     flags=$(PKG_CONFIG_PATH=$build/meson-uninstalled PKG_CONFIG_SYSROOT_DIR= flags) || return 1

@@ -83,6 +83,6 @@ beside mpich MPICH libmpich-dev
 beside gloo Gloo libgloo-dev
 cp "$build/perf/coll_perf" "$work"
 run "a peer that was not built" 10 sh -c '"$1/coll_perf" allreduce --ranks 2 --peer mpich 2>&1 |
-    grep -qx "coll_perf: --peer mpich needs $1/coll_perf_mpich, which is built where MPICH is found (Debian: apt install libmpich-dev; meson setup --reconfigure)"' \
+    grep -qx "coll_perf: --peer mpich needs $1/coll_perf_mpich, which is built (not installed) where MPICH is found (Debian: apt install libmpich-dev; meson setup --reconfigure): run the build directory.s perf/coll_perf"' \
     - "$work"
 finish
