@@ -184,12 +184,16 @@ static void print_timing(const struct report *report, const struct row *row,
                          const struct timing *timing)
 {
     char time[32];
-    if (!timing->measured) {
-        printf("  %7s  %6s  %6s  %5s", "0.00", "0.00", "0.00", "N/A");
+    if (!timing->measured) { /* there is no such call */
+        printf("  %7s  %6s  %6s  %5s", "-", "-", "-", "-");
         return;
     }
-    printf("  %7s  %6.2f  %6.2f", time_text(timing->mean_us, time, sizeof time),
-           algorithm_gbps(row, timing->mean_us), bus_gbps(report, row, timing->mean_us));
+    printf("  %7s", time_text(timing->mean_us, time, sizeof time));
+    if (row->row->has_data)
+        printf("  %6.2f  %6.2f", algorithm_gbps(row, timing->mean_us),
+               bus_gbps(report, row, timing->mean_us));
+    else
+        printf("  %6s  %6s", "-", "-");
     if (timing->checked)
         printf("  %5g", (double)timing->wrong);
     else
@@ -200,7 +204,8 @@ static void print_ratio(const struct timing *timing)
 {
     char time[32], range[32];
     if (!timing->peer_measured) {
-        printf("  %9s  %6s  %-13s", "N/A", "N/A", "");
+        const char *none = timing->measured ? "N/A" : "-";
+        printf("  %9s  %6s  %-13s", none, none, "");
         return;
     }
     snprintf(range, sizeof range, "%.2f-%.2f", timing->ratio_low, timing->ratio_high);
@@ -320,7 +325,7 @@ void report_row(struct report *report, const struct row *row)
 {
     clear_progress(report);
     printf("%12llu  %12llu  %8s  %6s  %6d", (unsigned long long)row->bytes,
-           (unsigned long long)row->count, table_dtype_name(row->dtype),
+           (unsigned long long)row->count, row->row->has_data ? table_dtype_name(row->dtype) : "-",
            table_op_name(row->op_choice), row->root);
     for (unsigned i = 0; i < 2; i++) {
         const struct timing *timing = &row->timing[i];

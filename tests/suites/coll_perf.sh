@@ -75,6 +75,16 @@ rows = list(csv.DictReader(open(sys.argv[2])))
 assert len(rows) == 3 * 2 + 1 and all(None not in r and None not in r.values() for r in rows), rows
 PY
 result "JSON and CSV can be read and agree" $good
+dashes() { # name columns: those of its one row that have no number
+    local good=no
+    [ "$(awk '/^#/ { next } { for (i = 1; i <= NF; i++) if ($i == "-") printf "%d ", i; print NF }' "$work/out")" = \
+        "$2 13" ] && good=yes
+    result "$1" $good
+}
+run "a table of a barrier" 0 "$ok" $perf barrier --ranks 2 -n 2
+dashes "a barrier has no type, no bandwidth and nothing in place" "3 7 8 10 11 12 13"
+run "a table of a transfer" 0 "$ok" $perf sendrecv --ranks 2 -b 8 -e 8 -n 2
+dashes "a transfer has nothing in place" "10 11 12 13"
 run "a table for the README from the CSV" 0 "| 128 | " perf/peer_table.py "$work/c"
 run "a table of what is no CSV" 1 "is no CSV of coll_perf" perf/peer_table.py "$work/j"
 run "the help of quickstart builds nothing" 0 "From a clean clone" perf/quickstart --help
