@@ -5,6 +5,7 @@
 #include "algorithms/coll.h"
 #include "perf/bench.h"
 #include "perf/launch.h"
+#include "perf/output.h"
 #include "perf/report.h"
 
 #include <stdio.h>
@@ -261,8 +262,9 @@ static int print_settings(void)
         return EXIT_RUN;
     tutti_settings_print(text, len);
     fputs(text, stdout);
+    bool written = output_end("coll_perf");
     free(text);
-    return EXIT_GOOD;
+    return written ? EXIT_GOOD : EXIT_RUN;
 }
 
 /* Of what can be said before there are ranks, one of them need not speak for all. */
@@ -278,9 +280,10 @@ static bool settings_good(void)
 int main(int argc, char **argv)
 {
     struct options options;
+    output_hold();
     int status = options_read(&options, argc, argv);
     if (status >= 0)
-        return status;
+        return output_end("coll_perf") ? status : EXIT_RUN;
     options_apply(&options);
     if (options.settings)
         return print_settings();

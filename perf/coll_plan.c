@@ -2,7 +2,8 @@
  * program is, what a model of the links says it costs, and a proof that it is right.
  *
  * Everything it prints comes from algorithms/ and nothing is measured: for measured numbers see
- * coll_perf. Exit status: 0 good, 1 a proof failed, 2 a mistake in the command line. */
+ * coll_perf. Exit status: 0 good, 1 a proof failed, 2 a mistake in the command line, 3 what was to
+ * be printed could not be written. */
 #include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -13,6 +14,7 @@
 #include "algorithms/verify_grid.h"
 #include "base/clock.h"
 #include "base/settings.h"
+#include "perf/output.h"
 
 #define RANKS_MAX      256 /* rank counts that one command may name */
 #define COLUMNS_MAX    16  /* algorithms of one collective */
@@ -21,7 +23,7 @@
 #define VERIFY_RANKS_MAX                                                                           \
     1024 /* all ranks' programs are held at once; alltoall's are ranks^2 steps */
 
-enum { EXIT_PROOF = 1, EXIT_USAGE = 2 };
+enum { EXIT_PROOF = 1, EXIT_USAGE = 2, EXIT_OUTPUT = 3 };
 
 struct options {
     uint32_t ranks[RANKS_MAX], rank_count;
@@ -59,7 +61,8 @@ static const char usage[] =
     "  --net-us US  --net-gbps GB/S             links between nodes (10, 1.25)\n"
     "  --chunk BYTES (128K)  --lanes N (1)\n"
     "\n"
-    "Sizes take K, M and G (powers of 1,024). Exit status: 0 good, 1 a proof failed, 2 usage.\n";
+    "Sizes take K, M and G (powers of 1,024). Exit status: 0 good, 1 a proof failed, 2 usage,\n"
+    "3 the output could not be written.\n";
 
 /* ---- options ----------------------------------------------------------------------------------
  */
@@ -417,7 +420,8 @@ static int verify(const struct options *options)
             snprintf(why, sizeof why, "does not fit any of these worlds");
         printf("%-28s %8" PRIu64 " %12" PRIu64 " %12" PRIu64 " %7u  %s\n", name, sum.plans,
                sum.steps, sum.messages, sum.shapes, why);
-        fflush(stdout);
+        if (fflush(stdout) != 0)
+            break; /* nobody would see the rest; the end of main says so */
         proved += good;
         failed += !good;
         total.plans += sum.plans;
@@ -575,26 +579,30 @@ static int cost(const struct options *options)
     return 0;
 }
 
-int main(int argc, char **argv)
+static int run_command(const struct options *options, const char *name)
 {
     static const struct command {
         const char *name;
         int (*run)(const struct options *);
     } commands[] = {{"list", list}, {"verify", verify}, {"show", show}, {"cost", cost}};
-    struct options options;
-    int status = parse(argc, argv, &options);
-    if (status >= 0)
-        return status;
-    const char *name = argc > optind ? argv[optind] : "";
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
         if (strcmp(name, commands[i].name) == 0)
-            return options_belong(&options, name) && names_exist(&options)
-                       ? commands[i].run(&options)
-                       : EXIT_USAGE;
+            return options_belong(options, name) && names_exist(options) ? commands[i].run(options)
+                                                                         : EXIT_USAGE;
     }
     if (*name)
         fprintf(stderr, "coll_plan: no command '%s': it has list, verify, show and cost\n", name);
     else
         fputs(usage, stderr);
     return EXIT_USAGE;
+}
+
+int main(int argc, char **argv)
+{
+    struct options options;
+    output_hold();
+    int status = parse(argc, argv, &options);
+    if (status < 0)
+        status = run_command(&options, argc > optind ? argv[optind] : "");
+    return output_end("coll_plan") ? status : EXIT_OUTPUT;
 }

@@ -9,6 +9,7 @@
  * and show the transport's own prior beside it: what the planner believes until it is told better.
  */
 #include "base/clock.h"
+#include "perf/output.h"
 #include "perf/pipe.h"
 #include "transports/transport.h"
 
@@ -59,7 +60,7 @@ struct end {
     unsigned yield_polls;
     struct tag tag;
     unsigned char *out, *in;
-    bool failed;
+    int unwritten; /* why the table could not be written; 0: it could */
 };
 
 _Noreturn static void die(const char *what, const char *why)
@@ -68,11 +69,12 @@ _Noreturn static void die(const char *what, const char *why)
     exit(3);
 }
 
-/* What could not be written is not lost in silence. */
-static void end_table(void)
+/* What could not be written, now or before (error), is not lost in silence. */
+static void end_table(int error)
 {
-    if (fflush(stdout) != 0 || ferror(stdout) != 0)
-        die("write the table", strerror(errno));
+    output_flush(stdout, &error);
+    if (error != 0)
+        die("write the table", strerror(error));
 }
 
 static void tell(const struct end *end, const void *bytes, size_t len)
@@ -265,7 +267,7 @@ static void measure_sizes(struct end *end)
             printf("%-8s %12llu %12.2f %12.4g %12.4g %12.2f\n", end->job->ops->name,
                    (unsigned long long)len, half, (double)len / half / 1e3,
                    (double)len * end->job->window / round / 1e3, trip.mean_us / 2);
-            fflush(stdout);
+            output_flush(stdout, &end->unwritten);
         }
     }
     if (end->rank == 0 && count > 1) {
@@ -277,6 +279,7 @@ static void measure_sizes(struct end *end)
         printf("# %-6s prior:    alpha %.2f us, beta %.3g us/byte (%.2f GB/s)\n",
                end->job->ops->name, prior_alpha, prior_beta,
                prior_beta > 0 ? 1e-3 / prior_beta : 0);
+        output_flush(stdout, &end->unwritten);
     }
 }
 
@@ -395,6 +398,7 @@ static bool run_job(const struct job *job)
         }
         for (unsigned r = 0; r < 2; r++)
             pthread_join(threads[r], NULL);
+        end_table(ends[0].unwritten);
     } else {
         pid_t pids[2], parent = getpid();
         fflush(NULL);
@@ -405,7 +409,7 @@ static bool run_job(const struct job *job)
                 pipe_ends_all(parent);
                 close(channel[1 - r]);
                 thread_end(&ends[r]);
-                end_table();
+                end_table(ends[r].unwritten);
                 free(ends);
                 exit(0);
             }
@@ -501,11 +505,15 @@ static int read_options(int argc, char **argv, struct job *job)
 int main(int argc, char **argv)
 {
     struct job job = {.min_bytes = 1, .max_bytes = 16u << 20, .factor = 4, .window = WINDOW};
+    output_hold();
     int status = read_options(argc, argv, &job);
-    if (status >= 0)
+    if (status >= 0) {
+        end_table(0);
         return status;
+    }
     printf("# %-6s %12s %12s %12s %12s %12s\n# %-6s %12s %12s %12s %12s %12s\n", "link", "size",
            "latency", "ping-pong", "stream", "mean", "", "bytes", "us", "GB/s", "GB/s", "us");
+    end_table(0);
     bool good = true;
     struct settings settings;
     if (settings_load(&settings) != TUTTI_OK)
@@ -524,8 +532,9 @@ int main(int argc, char **argv)
         } else {
             printf("# %-6s does not work here: %s\n", job.ops->name, why);
             good = good && optind == argc;
+            end_table(0);
         }
     }
-    end_table();
+    end_table(0);
     return good ? 0 : 3;
 }

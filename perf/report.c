@@ -5,6 +5,7 @@
  * --peer, columns follow behind those of nccl-tests; the first thirteen stay what they are. */
 #include "perf/report.h"
 #include "algorithms/coll.h"
+#include "perf/output.h"
 
 #include <errno.h>
 #include <string.h>
@@ -77,6 +78,7 @@ static void json_head(struct report *report, const struct rank_info *infos)
         fputc('}', file);
     }
     fprintf(file, "\n  ],\n  \"rows\": [");
+    output_flush(file, &report->json_error);
 }
 
 void report_head(struct report *report, const struct rank_info *infos)
@@ -107,14 +109,16 @@ void report_head(struct report *report, const struct rank_info *infos)
     if (report->size > HEAD_RANKS_MAX)
         printf("#  ... and %d more\n", report->size - HEAD_RANKS_MAX);
     printf("#\n");
-    fflush(stdout);
+    output_flush(stdout, &report->table_error);
     if (report->json)
         json_head(report, infos);
-    if (report->csv)
+    if (report->csv) {
         fprintf(report->csv,
                 "collective,ranks,hosts,transport,in_place,bytes,count,type,op,root,time_us,"
                 "algbw_gbps,busbw_gbps,wrong,min_us,median_us,p99_us,iters,peer_us,ratio,"
                 "ratio_low,ratio_high,plan,predicted_us,peer\n");
+        output_flush(report->csv, &report->csv_error);
+    }
 }
 
 void report_table_begin(struct report *report, const struct perf_case *row)
@@ -144,7 +148,7 @@ void report_table_begin(struct report *report, const struct perf_case *row)
     for (int i = 0; report->peer && i < 2; i++)
         printf("  %9s  %6s  %-13s", "(us)", "", "");
     printf("\n");
-    fflush(stdout);
+    output_flush(stdout, &report->table_error);
 }
 
 void report_table_end(struct report *report)
@@ -153,7 +157,7 @@ void report_table_end(struct report *report)
            report->table_wrong ? "FAILED" : "OK");
     printf("# Avg bus bandwidth    : %g \n#\n",
            report->busbw_count ? report->busbw_sum / (double)report->busbw_count : 0.0);
-    fflush(stdout);
+    output_flush(stdout, &report->table_error);
 }
 
 void report_progress(struct report *report, const struct perf_case *row, const char *what,
@@ -250,9 +254,10 @@ static void json_row(struct report *report, const struct row *row)
     }
     fputc('}', file);
     report->json_begun = true;
+    output_flush(file, &report->json_error);
 }
 
-static void csv_row(const struct report *report, const struct row *row)
+static void csv_row(struct report *report, const struct row *row)
 {
     const char *transport = report->options->transport;
     for (unsigned i = 0; i < 2; i++) {
@@ -278,7 +283,7 @@ static void csv_row(const struct report *report, const struct row *row)
         if (row->plan[0])
             fprintf(file, "%.3f", row->predicted_us);
         fprintf(file, ",%s\n", report->peer ? report->peer->version : "");
-        fflush(file); /* a run that is stopped keeps its rows */
+        output_flush(file, &report->csv_error); /* a run that is stopped keeps its rows */
     }
 }
 
@@ -340,7 +345,7 @@ void report_row(struct report *report, const struct row *row)
     for (unsigned i = 0; report->peer && i < 2; i++)
         print_ratio(&row->timing[i]);
     putchar('\n');
-    fflush(stdout);
+    output_flush(stdout, &report->table_error);
     if (report->json)
         json_row(report, row);
     if (report->csv)
@@ -356,9 +361,10 @@ void report_note(struct report *report, const char *text)
         printf("#   %.*s\n", (int)len, text);
         text += len + (text[len] == '\n');
     }
+    output_flush(stdout, &report->table_error);
 }
 
-static void print_summary(const struct report *report)
+static void print_summary(struct report *report)
 {
     char text[24], last[24];
     printf("# Summary: %d rank%s, transport %s\n", report->size, report->size == 1 ? "" : "s",
@@ -380,19 +386,18 @@ static void print_summary(const struct report *report)
             printf(": %s\n", s->plans[p].text);
         }
     }
-    fflush(stdout);
+    output_flush(stdout, &report->table_error);
 }
 
-static bool close_file(FILE *file, const char *path)
+static bool close_file(FILE *file, const char *path, int error)
 {
-    if (file == NULL)
-        return true;
-    bool bad = fflush(file) != 0 || ferror(file) != 0;
-    if ((file != stdout && fclose(file) != 0) || bad) {
-        fprintf(stderr, "coll_perf: %s was not written completely: %s\n", path, strerror(errno));
-        return false;
-    }
-    return true;
+    if (file != NULL)
+        output_flush(file, &error);
+    if (file != NULL && file != stdout && fclose(file) != 0 && error == 0)
+        error = errno;
+    if (error != 0)
+        fprintf(stderr, "coll_perf: %s was not written completely: %s\n", path, strerror(error));
+    return error == 0;
 }
 
 bool report_close(struct report *report)
@@ -400,8 +405,8 @@ bool report_close(struct report *report)
     print_summary(report);
     if (report->json)
         fprintf(report->json, "\n  ],\n  \"wrong\": %llu\n}\n", (unsigned long long)report->wrong);
-    bool json = close_file(report->json, report->options->json);
-    bool csv = close_file(report->csv, report->options->csv);
-    bool table = close_file(stdout, "the table");
+    bool json = close_file(report->json, report->options->json, report->json_error);
+    bool csv = close_file(report->csv, report->options->csv, report->csv_error);
+    bool table = close_file(stdout, "the table", report->table_error);
     return json && csv && table;
 }

@@ -35,6 +35,7 @@ struct report {
     const struct peer *peer; /* NULL: none */
     bool terminal;
     FILE *json, *csv;
+    int table_error, json_error, csv_error; /* why the first write failed; 0: none did */
     bool json_begun;
     uint64_t wrong;
     double busbw_sum; /* of the table in hand, as its footer shows it */

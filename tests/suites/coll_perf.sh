@@ -136,12 +136,29 @@ full() { # name command...
     [ $? = 3 ] && grep -q "No space left on device" "$work/err" && good=yes
     result "$name" $good
 }
+shut() { # name command...: standard output is closed, and nothing else gets the table
+    local name=$1 good=no
+    shift
+    timeout -k 2 60 "$@" >&- 2>"$work/err"
+    [ $? = 3 ] && grep -q "Bad file descriptor" "$work/err" && good=yes
+    result "$name" $good
+}
 closed "a pipe that closes ends the run" $perf all --ranks 4 -e 64
 closed "a pipe that closes ends the run of threads" $perf all --threads 4 -e 64
 full "a table that cannot be written" $perf allreduce --ranks 2 -b 8 -e 8
+full "help that cannot be written" $perf --help
+full "settings that cannot be written" $perf --settings
+shut "a table without a standard output" $perf allreduce --ranks 2 -b 8 -e 8
+for kind in csv json; do
+    run "a disk full of $kind" 3 "/dev/full was not written completely: No space left on device" \
+        $perf allreduce barrier --ranks 2 -b 8 -e 8 --$kind /dev/full
+done
 if [ -x "$build/perf/link_perf" ]; then
     closed "a pipe that closes ends link_perf" "$build/perf/link_perf" -e 64K shm tcp
     full "a table of link_perf that cannot be written" "$build/perf/link_perf" -e 16 shm
+    full "a table of link_perf's threads that cannot be written" "$build/perf/link_perf" -e 16 inproc
+    full "help of link_perf that cannot be written" "$build/perf/link_perf" --help
+    shut "link_perf without a standard output" "$build/perf/link_perf" -e 16 shm
 fi
 
 # Ranks that are gone: the run ends with a sentence, and nothing is left.

@@ -46,5 +46,18 @@ run "a long option of another command" 2 "--effort does not belong to cost" $pla
 run "a rank that is not there" 2 "must be below 4" $plan show allreduce:ring --ranks 4 --rank 4
 run "an algorithm that does not fit" 1 "does not fit" $plan show allreduce:hier --ranks 4
 
+# Nobody sees what it prints: that is an error, said once.
+lost() { # name reason command...
+    local name=$1 reason=$2
+    shift 2
+    run "$name" 3 "coll_plan: the output was not written completely: $reason" "$@"
+}
+for words in --help list "show allreduce:ring" "show allreduce:ring --count 1G" "cost allreduce" \
+    "verify allreduce:ring --ranks 2 --effort 10"; do
+    lost "a full disk, coll_plan $words" "No space left on device" sh -c "$plan $words >/dev/full"
+done
+lost "no standard output" "Bad file descriptor" sh -c "$plan list >&-"
+run "a reader that goes away" 0 "" sh -c "$plan list | head -n 1"
+
 echo "suite coll_plan: $passed passed, $failed failed, 0 skipped"
 [ $failed -eq 0 ]
