@@ -2,9 +2,10 @@
  *
  * The parent forks before the library is touched, so every rank is a fresh process. Rank 0 makes
  * the unique id and writes one copy per other process into a pipe; reads and writes of 128 bytes
- * are below PIPE_BUF, so copies are never torn. A rank that dies makes a sentence; the others get
- * GRACE_S to say what they saw (a test of the library in itself), then they are killed. Children
- * ask the kernel to be killed with the parent, so that nothing outlives it either way. */
+ * are below PIPE_BUF, so copies are never torn. A rank that dies makes a sentence, one that ends
+ * says why; the others get GRACE_S to say what they saw (a test of the library in itself), then
+ * they are killed. Children ask the kernel to be killed with the parent, so that nothing outlives
+ * it either way. */
 #include "perf/launch.h"
 #include "perf/pipe.h"
 
@@ -182,7 +183,8 @@ static void bury(struct family *family, pid_t pid, int status, const char *what)
     family->alive--;
     int code = WIFEXITED(status) ? WEXITSTATUS(status) : EXIT_RUN;
     bool normal = WIFEXITED(status) && (code == EXIT_GOOD || code == EXIT_WRONG);
-    bool said = normal || code == EXIT_USAGE; /* by rank 0 */
+    /* A rank that ends by itself has said why, or left it to rank 0. */
+    bool said = normal || code == EXIT_USAGE || (WIFEXITED(status) && code == EXIT_RUN);
     /* A rank that was killed is the cause, even when a survivor's end is noticed first. */
     if (!said && (!family->failed || (WIFSIGNALED(status) && !family->killed))) {
         if (WIFSIGNALED(status))
@@ -192,8 +194,8 @@ static void bury(struct family *family, pid_t pid, int status, const char *what)
             fprintf(stderr, "coll_perf: %s %u (pid %d) ended with status %d", what, process,
                     (int)pid, code);
         fprintf(stderr, family->alive ? "; stopping the run\n" : "\n");
-        family->failed = true;
     }
+    family->failed = family->failed || !(normal || code == EXIT_USAGE);
     code = normal || code == EXIT_USAGE ? code : EXIT_RUN;
     family->worst = code > family->worst ? code : family->worst;
 }

@@ -109,13 +109,17 @@ run "a size that is none" 2 'not "4Q"' $perf allreduce -b 4Q
 run "an operation that goes with no type" 2 "nothing to reduce" $perf allreduce -d float32 -o band
 run "a root that is no rank" 2 "is not one of the" $perf broadcast --ranks 2 -r 2
 run "sizes upside down" 2 "below the first" $perf allreduce -b 2M -e 1M
-run "a file that cannot be written" 3 "cannot write /nonexistent/file" $perf allreduce --ranks 2 --json /nonexistent/file
-one_sentence() { # name text command...: status 2, and nothing on stderr but one line
+once() { # name status text command...: nothing on stderr but one line
     local good=no
-    run "$1" 2 "$2" "${@:3}"
+    run "$@"
     [ "$(wc -l <"$work/err")" = 1 ] && good=yes
     result "$1: said once" $good
 }
+one_sentence() { # name text command...
+    once "$1" 2 "${@:2}"
+}
+once "a file that cannot be written" 3 "cannot write /nonexistent/file: No such file" \
+    $perf allreduce --ranks 3 --json /nonexistent/file
 one_sentence "an algorithm that is none" "nosuch" $perf allreduce --ranks 3 --algo nosuch -e 8
 one_sentence "a transport that is none" "nosuch" $perf allreduce --ranks 3 --transport nosuch -e 8
 one_sentence "lanes out of range" "TUTTI_LANES=99 is out of range" $perf allreduce --ranks 3 --lanes 99 -e 8
@@ -133,7 +137,7 @@ full() { # name command...
     local name=$1 good=no
     shift
     timeout -k 2 60 "$@" >/dev/full 2>"$work/err"
-    [ $? = 3 ] && grep -q "No space left on device" "$work/err" && good=yes
+    [ $? = 3 ] && [ "$(grep -c "No space left on device" "$work/err")" = "$(wc -l <"$work/err")" ] && good=yes
     result "$name" $good
 }
 shut() { # name command...: standard output is closed, and nothing else gets the table
@@ -150,7 +154,7 @@ full "help that cannot be written" $perf --help
 full "settings that cannot be written" $perf --settings
 shut "a table without a standard output" $perf allreduce --ranks 2 -b 8 -e 8
 for kind in csv json; do
-    run "a disk full of $kind" 3 "/dev/full was not written completely: No space left on device" \
+    once "a disk full of $kind" 3 "/dev/full was not written completely: No space left on device" \
         $perf allreduce barrier --ranks 2 -b 8 -e 8 --$kind /dev/full
 done
 if [ -x "$build/perf/link_perf" ]; then
