@@ -15,11 +15,14 @@
 #include "base/clock.h"
 #include "base/settings.h"
 #include "perf/output.h"
+#include <tutti/tutti.h>
 
 #define RANKS_MAX      256 /* rank counts that one command may name */
 #define COLUMNS_MAX    16  /* algorithms of one collective */
 #define OPTIONS_MAX    64  /* options that one command line may give */
 #define DEFAULT_EFFORT 4000
+#define RANK_MAX       65536 /* ranks of one world */
+#define REAL_MAX       1e6   /* microseconds, GB/s: beyond every link */
 #define VERIFY_RANKS_MAX                                                                           \
     1024 /* all ranks' programs are held at once; alltoall's are ranks^2 steps */
 
@@ -60,6 +63,7 @@ static const char usage[] =
     "  --node-us US --node-gbps GB/S            links inside a node (0.5, 10)\n"
     "  --net-us US  --net-gbps GB/S             links between nodes (10, 1.25)\n"
     "  --chunk BYTES (128K)  --lanes N (1)\n"
+    "  --help  --version\n"
     "\n"
     "Sizes take K, M and G (powers of 1,024). Exit status: 0 good, 1 a proof failed, 2 usage,\n"
     "3 the output could not be written.\n";
@@ -80,7 +84,7 @@ static bool parse_real(const char *text, double *out)
 {
     char *end;
     double value = strtod(text, &end);
-    if (end == text || *end || !(value >= 0))
+    if (end == text || *end || !(value >= 0 && value <= REAL_MAX))
         return false;
     *out = value;
     return true;
@@ -90,48 +94,51 @@ static bool parse_real(const char *text, double *out)
 static bool parse_gbps(const char *text, double *us_per_byte)
 {
     double gbps;
-    if (!parse_real(text, &gbps) || gbps <= 0)
+    if (!parse_real(text, &gbps) || gbps < 1 / REAL_MAX)
         return false;
     *us_per_byte = 1e-3 / gbps;
     return true;
+}
+
+/* A number of ranks or nodes at the start of *text, which moves behind it. */
+static bool parse_count(const char **text, uint32_t *count)
+{
+    char *end;
+    if (**text < '0' || **text > '9') /* strtoul takes a sign, too */
+        return false;
+    unsigned long value = strtoul(*text, &end, 10);
+    *count = (uint32_t)value;
+    *text = end;
+    return value >= 1 && value <= RANK_MAX;
 }
 
 /* "1..17,31" */
 static bool parse_ranks(const char *text, struct options *options)
 {
     options->rank_count = 0;
-    while (*text) {
-        char *end;
-        unsigned long first = strtoul(text, &end, 10), last = first;
-        if (end == text)
+    do {
+        uint32_t first, last;
+        if (!parse_count(&text, &first))
             return false;
-        if (strncmp(end, "..", 2) == 0) {
-            const char *from = end + 2;
-            last = strtoul(from, &end, 10);
-            if (end == from)
+        last = first;
+        if (strncmp(text, "..", 2) == 0) {
+            text += 2;
+            if (!parse_count(&text, &last))
                 return false;
         }
-        if (first < 1 || last < first || last > 65536 || (*end && *end != ','))
+        if (last < first || last - first >= RANKS_MAX - options->rank_count)
             return false;
-        for (; first <= last; first++) {
-            if (options->rank_count == RANKS_MAX)
-                return false;
-            options->ranks[options->rank_count++] = (uint32_t)first;
-        }
-        text = *end ? end + 1 : end;
-    }
-    return options->rank_count > 0;
+        for (; first <= last; first++)
+            options->ranks[options->rank_count++] = first;
+    } while (*text++ == ',');
+    return text[-1] == '\0';
 }
 
 static bool parse_nodes(const char *text, struct options *options)
 {
-    char *end;
-    options->nodes = (uint32_t)strtoul(text, &end, 10);
-    if (*end != 'x')
-        return false;
-    options->per_node = (uint32_t)strtoul(end + 1, &end, 10);
-    return !*end && options->nodes > 0 && options->per_node > 0 &&
-           (uint64_t)options->nodes * options->per_node <= 65536;
+    return parse_count(&text, &options->nodes) && *text++ == 'x' &&
+           parse_count(&text, &options->per_node) && *text == '\0' &&
+           (uint64_t)options->nodes * options->per_node <= RANK_MAX;
 }
 
 enum {
@@ -150,7 +157,8 @@ enum {
     OPT_NODE_US,
     OPT_NODE_GBPS,
     OPT_NET_US,
-    OPT_NET_GBPS
+    OPT_NET_GBPS,
+    OPT_VERSION
 };
 
 static const struct option long_options[] = {
@@ -171,6 +179,7 @@ static const struct option long_options[] = {
     {"net-us", required_argument, NULL, OPT_NET_US},
     {"net-gbps", required_argument, NULL, OPT_NET_GBPS},
     {"help", no_argument, NULL, 'h'},
+    {"version", no_argument, NULL, OPT_VERSION},
     {NULL, 0, NULL, 0},
 };
 
@@ -192,10 +201,10 @@ static const struct fact {
     {OPT_IN_PLACE, "--in-place", "show", ""},
     {OPT_CHUNK, "--chunk", "show cost", "a number (K, M, G allowed) above 0"},
     {OPT_LANES, "--lanes", "show cost", "a number from 1 to 8"},
-    {OPT_NODE_US, "--node-us", "show cost", "microseconds, as 0.5"},
-    {OPT_NODE_GBPS, "--node-gbps", "show cost", "GB/s above 0, as 12.5"},
-    {OPT_NET_US, "--net-us", "show cost", "microseconds, as 0.5"},
-    {OPT_NET_GBPS, "--net-gbps", "show cost", "GB/s above 0, as 12.5"},
+    {OPT_NODE_US, "--node-us", "show cost", "microseconds up to 1000000, as 0.5"},
+    {OPT_NODE_GBPS, "--node-gbps", "show cost", "GB/s from 0.000001 to 1000000, as 12.5"},
+    {OPT_NET_US, "--net-us", "show cost", "microseconds up to 1000000, as 0.5"},
+    {OPT_NET_GBPS, "--net-gbps", "show cost", "GB/s from 0.000001 to 1000000, as 12.5"},
     {'b', "-b", "cost", "a number (K, M, G allowed) above 0"},
     {'e', "-e", "cost", "a number (K, M, G allowed) up to 64G"},
     {'f', "-f", "cost", "a number from 2 to 1M"},
@@ -267,6 +276,15 @@ static bool options_belong(const struct options *options, const char *command)
             return false;
         }
     }
+    if (options->nodes > 0 && options->rank_count > 0) {
+        fputs("coll_plan: --ranks and --nodes both say which world: give one of them\n", stderr);
+        return false;
+    }
+    if (options->rank_count > 1 && strcmp(command, "verify") != 0) {
+        fprintf(stderr, "coll_plan: %s takes one number of ranks (--ranks), not %u\n", command,
+                options->rank_count);
+        return false;
+    }
     return true;
 }
 
@@ -292,6 +310,11 @@ static int parse(int argc, char **argv, struct options *options)
             fputs(usage, stdout);
             return 0;
         }
+        if (option == OPT_VERSION) {
+            printf("coll_plan, tutti %d.%d.%d\n", TUTTI_VERSION_MAJOR, TUTTI_VERSION_MINOR,
+                   TUTTI_VERSION_PATCH);
+            return 0;
+        }
         if (option == '?')
             return EXIT_USAGE; /* getopt has said why */
         if (!parse_one(option, optarg, options)) {
@@ -303,7 +326,9 @@ static int parse(int argc, char **argv, struct options *options)
             options->given[options->given_count++] = option;
     }
     if (options->begin > options->end) {
-        fprintf(stderr, "coll_plan: the last size (-e) is below the first (-b)\n");
+        fprintf(stderr,
+                "coll_plan: the last size (-e, %" PRIu64 ") is below the first (-b, %" PRIu64 ")\n",
+                options->end, options->begin);
         return EXIT_USAGE;
     }
     options->name_count = argc > optind ? argc - optind - 1 : 0;
@@ -481,11 +506,12 @@ static int show(const struct options *options)
 {
     const struct algorithm *algorithm = NULL;
     for (const struct algorithm *const *at = algorithm_table; *at && !algorithm; at++) {
-        if (options->name_count == 1 && matches(options->names[0], *at))
+        if (options->name_count == 1 && strchr(options->names[0], ':') &&
+            matches(options->names[0], *at))
             algorithm = *at;
     }
     if (!algorithm) {
-        fprintf(stderr, "coll_plan: show needs one COLL:ALGO\n");
+        fprintf(stderr, "coll_plan: show needs one COLL:ALGO, such as allreduce:ring\n");
         return EXIT_USAGE;
     }
     struct groups groups;
@@ -558,8 +584,12 @@ static void cost_table(const struct options *options, const struct groups *group
     for (uint32_t c = 0; c < count; c++)
         printf("%*s", c == 0 ? 14 : 15, columns[c]->name);
     printf("\n");
-    for (uint64_t bytes = options->begin; bytes <= options->end; bytes *= options->factor)
-        cost_row(options, groups, bytes, columns, count);
+    bool sized = coll != TUTTI_COLL_BARRIER;
+    for (uint64_t bytes = options->begin; bytes <= options->end; bytes *= options->factor) {
+        cost_row(options, groups, sized ? bytes : 0, columns, count);
+        if (!sized)
+            break;
+    }
 }
 
 static int cost(const struct options *options)

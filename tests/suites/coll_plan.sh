@@ -39,7 +39,20 @@ run "an unknown command" 2 "no command 'prove'" $plan prove
 run "an unknown algorithm" 2 "no algorithm 'allreduce:rign'" $plan verify allreduce:rign
 run "a bad number of ranks" 2 "--ranks wants up to 256 numbers from 1 to 65536, as 1..4,7, not '0'" $plan verify --ranks 0
 run "a bad size" 2 "-b wants a number (K, M, G allowed) above 0, not '12X'" $plan cost -b 12X
-run "sizes upside down" 2 "below the first" $plan cost allreduce -b 2M -e 1M
+run "more nodes than a number holds" 2 "--nodes wants AxB" $plan show allreduce:ring --nodes 4294967297x1
+run "nodes below none" 2 "--nodes wants AxB" $plan show allreduce:ring --nodes -4294967295x1
+run "ranks below none" 2 "--ranks wants up to" $plan verify --ranks -18446744073709551615
+run "a list of ranks that goes on" 2 "--ranks wants up to" $plan verify --ranks 4,
+run "the most ranks that one command names" 2 "takes one number of ranks (--ranks), not 256" $plan cost --ranks 1..16,1..240
+run "one more" 2 "--ranks wants up to 256" $plan verify --ranks 1..16,1..241
+run "two worlds" 2 "--ranks and --nodes both say which world" $plan cost --nodes 2x2 --ranks 3
+run "two numbers of ranks" 2 "cost takes one number of ranks (--ranks), not 2" $plan cost --ranks 2,3
+run "a collective, but no algorithm" 2 "show needs one COLL:ALGO, such as allreduce:ring" $plan show allreduce
+run "a latency for ever" 2 "--node-us wants microseconds up to 1000000, as 0.5, not 'inf'" $plan cost --node-us inf
+run "no bandwidth" 2 "--net-gbps wants GB/s from 0.000001 to 1000000, as 12.5, not '1e-300'" $plan cost --net-gbps 1e-300
+run "a barrier has one price" 0 "           0 " $plan cost barrier --ranks 4
+run "version" 0 "coll_plan, tutti $(sed -n "s/^ *version: '\(.*\)',/\1/p" meson.build)" $plan --version
+run "sizes upside down" 2 "(-e, 1048576) is below the first (-b, 2097152)" $plan cost allreduce -b 2M -e 1M
 run "a factor beyond every size" 2 "-f wants a number from 2 to 1M" $plan cost allreduce -f 4194304G
 run "an option of another command" 2 "-b does not belong to show, but to: cost" $plan show allreduce:ring -b 16M
 run "a long option of another command" 2 "--effort does not belong to cost" $plan cost --effort 5 allreduce
