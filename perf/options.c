@@ -448,10 +448,15 @@ static bool complete(struct options *options)
     if (options->budget_ms == 0)
         options->budget_ms = dtypes > 3 || ops > 3 ? 4 : 40;
     const char *mistake = NULL;
+    char sizes[96], least[24], most[24];
+    snprintf(sizes, sizeof sizes, "the last size (-e, %s) is below the first (-b, %s)",
+             size_text(options->max_bytes, most), size_text(options->min_bytes, least));
     if (options->case_count == 0)
         mistake = "name a collective, or all; coll_perf --help lists them";
     else if (options->max_bytes < options->min_bytes)
-        mistake = "the last size (-e) is below the first (-b)";
+        mistake = sizes;
+    else if (options->json && options->csv && strcmp(options->json, options->csv) == 0)
+        mistake = "--json and --csv name one file: name two";
     else if (any_reduces(options) && !reductions_fit(options))
         mistake = "no operation (-o) goes with a type (-d): nothing to reduce; band, bor and bxor "
                   "want integers";

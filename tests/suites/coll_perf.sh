@@ -108,7 +108,9 @@ run "a type that is none" 2 '-d does not know "float13"' $perf allreduce -d floa
 run "a size that is none" 2 'not "4Q"' $perf allreduce -b 4Q
 run "an operation that goes with no type" 2 "nothing to reduce" $perf allreduce -d float32 -o band
 run "a root that is no rank" 2 "is not one of the" $perf broadcast --ranks 2 -r 2
-run "sizes upside down" 2 "below the first" $perf allreduce -b 2M -e 1M
+run "sizes upside down" 2 "the last size (-e, 1M) is below the first (-b, 2M)" $perf allreduce -b 2M -e 1M
+run "a first size above the last that was not given" 2 "(-e, 16M) is below the first (-b, 64M)" $perf allreduce -b 64M
+run "one file for two formats" 2 "--json and --csv name one file" $perf allreduce --json "$work/x" --csv "$work/x"
 once() { # name status text command...: nothing on stderr but one line
     local good=no
     run "$@"
