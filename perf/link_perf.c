@@ -47,6 +47,7 @@ struct job {
     uint64_t min_bytes, max_bytes, factor, window;
     bool ordinary;        /* malloc, not tutti_mem_alloc */
     bool sleeps;          /* waits for events instead of polling */
+    bool named;           /* transports were named: one that cannot do it is a failure */
     const char *hosts[2]; /* network namespaces of the two ends; NULL: where we are */
 };
 
@@ -60,7 +61,8 @@ struct end {
     unsigned yield_polls;
     struct tag tag;
     unsigned char *out, *in;
-    int unwritten; /* why the table could not be written; 0: it could */
+    bool eventless; /* asked to sleep (-s), on a transport without events */
+    int unwritten;  /* why the table could not be written; 0: it could */
 };
 
 _Noreturn static void die(const char *what, const char *why)
@@ -108,8 +110,6 @@ static void post(struct end *end, struct xfer *xfer, bool sends, size_t len)
 static void wait_for_event(const struct end *end)
 {
     struct pollfd event = {.fd = end->job->ops->wait_fd(end->transport), .events = POLLIN};
-    if (event.fd < 0)
-        die(end->job->ops->name, "has no events to sleep on (-s)");
     if (end->job->ops->arm(end->transport) && poll(&event, 1, STALL_MS) == 0)
         die("nothing moved for 10 s", end->job->ops->name);
 }
@@ -335,7 +335,11 @@ static void run_end(struct end *end)
     end->out = out;
     memset(end->out, (int)end->rank + 1, bytes);
     meet(end, &config);
-    measure_sizes(end);
+    end->eventless = end->job->sleeps && end->job->ops->wait_fd(end->transport) < 0;
+    if (!end->eventless)
+        measure_sizes(end);
+    else if (end->rank == 0)
+        printf("# %-6s has no events to sleep on (-s)\n", end->job->ops->name);
     char bye = 0; /* nobody closes while the other may still poll */
     tell(end, &bye, 1);
     hear(end, &bye, 1);
@@ -399,6 +403,7 @@ static bool run_job(const struct job *job)
         for (unsigned r = 0; r < 2; r++)
             pthread_join(threads[r], NULL);
         end_table(ends[0].unwritten);
+        good = !(job->named && ends[0].eventless);
     } else {
         pid_t pids[2], parent = getpid();
         fflush(NULL);
@@ -410,8 +415,9 @@ static bool run_job(const struct job *job)
                 close(channel[1 - r]);
                 thread_end(&ends[r]);
                 end_table(ends[r].unwritten);
+                bool bad = job->named && ends[r].eventless;
                 free(ends);
-                exit(0);
+                exit(bad ? 3 : 0);
             }
         }
         close(channel[0]);
@@ -435,8 +441,9 @@ static const char help[] =
     "  -w N       transfers in flight of the stream, at most 64 (16)\n"
     "  -s         sleep until an event comes instead of polling\n"
     "  -N A,B     one end in network namespace A, the other in B (see ip-netns)\n"
-    "Without a transport: all that work here. Exit status: 0; 2 a mistake in the command line;\n"
-    "3 a transport failed, or one that was named does not work here.\n";
+    "  --help     --version\n"
+    "Without a transport: all that work here. Exit status: 0; 2 a mistake in the command line\n"
+    "or in a setting; 3 a transport failed, or one that was named does not work here.\n";
 
 /* "a,b" into two names; false when it is not that. */
 static bool read_hosts(char *text, const char **hosts)
@@ -477,16 +484,24 @@ static bool read_option(int letter, struct job *job)
 /* -1, or the status to exit with, when the reason has been said. */
 static int read_options(int argc, char **argv, struct job *job)
 {
-    static const struct option words[] = {{"help", no_argument, NULL, 'h'}, {NULL, 0, NULL, 0}};
+    static const struct option words[] = {
+        {"help", no_argument, NULL, 'h'}, {"version", no_argument, NULL, 'V'}, {NULL, 0, NULL, 0}};
     int letter;
     while ((letter = getopt_long(argc, argv, "b:e:f:w:msN:h", words, NULL)) != -1) {
         if (letter == 'h')
             return fputs(help, stdout), 0;
+        if (letter == 'V')
+            return printf("link_perf, tutti %d.%d.%d\n", TUTTI_VERSION_MAJOR, TUTTI_VERSION_MINOR,
+                          TUTTI_VERSION_PATCH),
+                   0;
         if (!read_option(letter, job))
             return 2;
     }
     if (job->min_bytes == 0 || job->max_bytes < job->min_bytes || job->max_bytes > BYTES_MAX)
-        return fputs("link_perf: sizes must satisfy 1 <= -b <= -e <= 64G\n", stderr), 2;
+        return fprintf(stderr,
+                       "link_perf: sizes must satisfy 1 <= -b <= -e <= 64G, not -b %llu -e %llu\n",
+                       (unsigned long long)job->min_bytes, (unsigned long long)job->max_bytes),
+               2;
     if (job->factor < 2 || job->factor > FACTOR_MAX)
         return fputs("link_perf: -f must be 2 to 1M\n", stderr), 2;
     if (job->window == 0 || job->window > WINDOW_MAX)
@@ -511,17 +526,18 @@ int main(int argc, char **argv)
         end_table(0);
         return status;
     }
+    job.named = optind < argc;
+    struct settings settings;
+    if (settings_load(&settings) != TUTTI_OK)
+        return fprintf(stderr, "link_perf: %s\n", status_sentence()), 2;
+    enter_host(job.hosts[0]); /* what works there is asked below */
     printf("# %-6s %12s %12s %12s %12s %12s\n# %-6s %12s %12s %12s %12s %12s\n", "link", "size",
            "latency", "ping-pong", "stream", "mean", "", "bytes", "us", "GB/s", "GB/s", "us");
     end_table(0);
     bool good = true;
-    struct settings settings;
-    if (settings_load(&settings) != TUTTI_OK)
-        die("settings", status_sentence());
-    enter_host(job.hosts[0]); /* what works there is asked below */
     for (size_t t = 0; transport_table[t]; t++) {
         char why[256] = "";
-        bool wanted = optind == argc;
+        bool wanted = !job.named;
         job.ops = transport_table[t];
         for (int i = optind; i < argc; i++)
             wanted = wanted || strcmp(argv[i], job.ops->name) == 0;
@@ -531,7 +547,7 @@ int main(int argc, char **argv)
             good = run_job(&job) && good;
         } else {
             printf("# %-6s does not work here: %s\n", job.ops->name, why);
-            good = good && optind == argc;
+            good = good && !job.named;
             end_table(0);
         }
     }

@@ -202,6 +202,12 @@ if [ -x "$build/perf/link_perf" ]; then
     run "link_perf --help behind others" 0 "usage: link_perf" "$build/perf/link_perf" shm --help
     run "link_perf names the transports there are" 2 "no transport is called \"foo\"; there are inproc, shm" \
         "$build/perf/link_perf" foo
+    run "link_perf, sizes upside down" 2 "1 <= -b <= -e <= 64G, not -b 16 -e 8" "$build/perf/link_perf" -b 16 -e 8
+    run "link_perf --version" 0 "link_perf, tutti " "$build/perf/link_perf" --version
+    once "link_perf, a wrong setting" 2 "link_perf: TUTTI_LOG=foo is unknown" env TUTTI_LOG=foo "$build/perf/link_perf" shm
+    run "link_perf -s measures what has events" 0 "# tcp    measured" "$build/perf/link_perf" -s -e 64
+    run "link_perf -s says what has none" 3 "# shm    has no events to sleep on (-s)" "$build/perf/link_perf" -s -e 64 shm
+    run "link_perf -s says so of threads" 3 "# inproc has no events to sleep on (-s)" "$build/perf/link_perf" -s -e 64 inproc
     run "link_perf, half a pair of namespaces" 2 "-N wants two network namespaces, A,B, not \"a\"" \
         "$build/perf/link_perf" -N a
     run "link_perf, a factor beyond every size" 2 "-f must be 2 to 1M" "$build/perf/link_perf" -f 4G
