@@ -188,8 +188,9 @@ static int run_all(const struct options *options, tutti_comm *comm, int cpu)
     return status;
 }
 
-/* A communicator takes the device that its rank already uses, so that comes first. */
-static bool use_device(const struct options *options)
+/* A communicator takes the device that its rank already uses, so that comes first. What ranks of
+ * one host have in common, no driver, is said by the one that speaks for them. */
+static bool use_device(const struct options *options, bool speaks)
 {
     void *memory = NULL;
     if (options->memory != MEMORY_CUDA)
@@ -197,7 +198,7 @@ static bool use_device(const struct options *options)
     tutti_status status = tutti_mem_alloc_in(TUTTI_MEMORY_CUDA, 1, &memory);
     if (status == TUTTI_OK)
         status = tutti_mem_free(memory);
-    if (status != TUTTI_OK)
+    if (status != TUTTI_OK && (speaks || status != TUTTI_ERR_UNSUPPORTED))
         fprintf(stderr, "coll_perf: --memory cuda: %s\n", tutti_last_error());
     return status == TUTTI_OK;
 }
@@ -213,7 +214,7 @@ static int run_and_finish(const struct options *options, tutti_comm *comm, int c
 static int seat_main(const struct options *options, const struct seat *seat)
 {
     tutti_comm *comm;
-    if (!use_device(options))
+    if (!use_device(options, seat->rank == 0))
         return EXIT_RUN;
     tutti_status status = tutti_comm_create(seat->size, seat->id, seat->rank, &comm);
     if (status == TUTTI_ERR_SETTING) { /* all ranks have the same ones */
@@ -232,7 +233,7 @@ static int seat_main(const struct options *options, const struct seat *seat)
 static int environment_main(const struct options *options)
 {
     tutti_comm *comm;
-    if (!use_device(options))
+    if (!use_device(options, true))
         return EXIT_RUN;
     tutti_status status = tutti_comm_create_from_env(&comm);
     if (status != TUTTI_OK) {
@@ -247,11 +248,15 @@ static int peer_main(const struct options *options)
     tutti_comm *comm;
     const struct peer *peer = options->peer;
     int cpu = options->bind == BIND_CORE ? launch_bind((unsigned)peer->local_rank()) : -1;
-    if (peer->comm_create(&comm) == TUTTI_OK)
+    tutti_status status = peer->comm_create(&comm);
+    if (status == TUTTI_OK)
         return run_and_finish(options, comm, cpu);
-    fprintf(stderr, "coll_perf: %s\n", tutti_last_error());
-    peer->finish(EXIT_RUN);
-    return EXIT_RUN;
+    bool setting = status == TUTTI_ERR_SETTING; /* said once per host, as without a peer */
+    if (!setting || peer->local_rank() == 0)
+        fprintf(stderr, "coll_perf: %s\n", tutti_last_error());
+    int result = setting ? EXIT_USAGE : EXIT_RUN;
+    peer->finish(result);
+    return result;
 }
 
 static int print_settings(void)

@@ -125,6 +125,8 @@ once "a file that cannot be written" 3 "cannot write /nonexistent/file: No such 
 one_sentence "an algorithm that is none" "nosuch" $perf allreduce --ranks 3 --algo nosuch -e 8
 one_sentence "a transport that is none" "nosuch" $perf allreduce --ranks 3 --transport nosuch -e 8
 one_sentence "lanes out of range" "TUTTI_LANES=99 is out of range" $perf allreduce --ranks 3 --lanes 99 -e 8
+once "GPU memory without GPUs" 3 "coll_perf: --memory cuda: no GPU memory: TUTTI_CUDA=0" \
+    env TUTTI_CUDA=0 $perf allreduce --ranks 3 --memory cuda -e 8
 one_sentence "a setting that is none" "TUTTI_CHUNKS is no setting" env TUTTI_CHUNKS=4 $perf allreduce --ranks 3 -e 8
 
 # Who reads goes away, or the disk is full.

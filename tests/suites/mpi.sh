@@ -81,6 +81,11 @@ beside() { # name library package
 beside mpi "Open MPI" libopenmpi-dev
 beside mpich MPICH libmpich-dev
 beside gloo Gloo libgloo-dev
+if [ -x "$build/perf/coll_perf_mpi" ]; then
+    run "a wrong setting with --peer mpi is said once" 30 sh -c '"$1" allreduce --ranks 2 --peer mpi --transport bogus \
+        >"$2/out" 2>&1; [ $? = 2 ] && [ "$(grep -c "TUTTI_TRANSPORTS names .bogus." "$2/out")" = 1 ]' \
+        - "$build/perf/coll_perf" "$work"
+fi
 cp "$build/perf/coll_perf" "$work"
 run "a peer that was not built" 10 sh -c '"$1/coll_perf" allreduce --ranks 2 --peer mpich 2>&1 |
     grep -qx "coll_perf: --peer mpich needs $1/coll_perf_mpich, which is built (not installed) where MPICH is found (Debian: apt install libmpich-dev; meson setup --reconfigure): run the build directory.s perf/coll_perf"' \
