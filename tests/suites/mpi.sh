@@ -73,7 +73,7 @@ beside() { # name library package
         skip "$build/perf/coll_perf_$1 is not built: $2 was not found (Debian: $3)"
         return
     fi
-    run "coll_perf --peer $1" 120 "$build/perf/coll_perf" all --ranks 3 --peer "$1" -b 8 -e 4K -f 16 -n 3 \
+    run "coll_perf --peer $1" 120 "$build/perf/coll_perf" all --ranks 3 --peer "$1" -b 8 -e 2K -f 256 -n 1 \
         -w 1 --blocks 5 --csv "$work/$1.csv"
     run "rows with --peer $1 name $2" 5 awk -F, -v peer="$2 [0-9.]+" \
         'NR > 1 { rows++ } NR > 1 && $NF !~ "^" peer "$" { bad++ } END { exit !rows || bad }' "$work/$1.csv"
