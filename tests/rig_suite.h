@@ -3,6 +3,7 @@
 #ifndef TESTS_RIG_SUITE_H
 #define TESTS_RIG_SUITE_H
 
+#include "tests/hosts.h"
 #include "tests/rig.h"
 #include "tests/suite.h"
 
@@ -15,9 +16,13 @@ static const char *const by_kernels[] __attribute__((unused)) = {
     "TUTTI_CUDA_DIRECT=0", "TUTTI_CUDA_KERNEL_OUT=16K", "TUTTI_CUDA_KERNEL_BACK=32K", NULL};
 static const char *const direct[] __attribute__((unused)) = {"TUTTI_CUDA_DIRECT_MIN=1", NULL};
 
-/* Runs the function as every rank; nothing may be wrong. Skipped where there is no GPU. */
+/* Runs the function as every rank; nothing may be wrong. Skipped where there is no GPU. Threads are
+ * all on one host, so between hosts (TUTTI_TEST_HOSTS) theirs would be what a run without hosts
+ * does. */
 static inline void run_world(const struct world *world, world_fn *function, void *context)
 {
+    if (world->kind == WORLD_THREADS && !hosts_here())
+        return;
     if (!rig_is_there()) {
         suite_skip("no GPU");
         return;

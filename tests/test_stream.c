@@ -107,8 +107,18 @@ static void run_sweep(enum world_kind kind, int size, const char *const *setting
     run(kind, size, settings, sweep, &s);
 }
 
+/* Is there nothing for a test of threads to do, and is that said? */
+static bool threads_are_left_out(void)
+{
+    if (!hosts_here())
+        suite_skip("threads are on one host, and the suite without hosts runs them");
+    return !hosts_here();
+}
+
 static void test_stream_threads(void)
 {
+    if (threads_are_left_out())
+        return;
     run_sweep(WORLD_THREADS, 1, NULL, 20);
     run_sweep(WORLD_THREADS, 2, mixed, 120);
     run_sweep(WORLD_THREADS, 4, direct, 100);
@@ -686,6 +696,8 @@ static int streams_of_threads(tutti_comm *comm, int rank, int size, void *contex
 
 static void test_stream_of_each_thread(void)
 {
+    if (threads_are_left_out())
+        return;
     setenv("TUTTI_TEST_STANDIN_COPY_MBPS", "10", 1);
     run(WORLD_THREADS, 2, staged, streams_of_threads, NULL);
     unsetenv("TUTTI_TEST_STANDIN_COPY_MBPS");
