@@ -148,6 +148,7 @@ static void fail_comm(tutti_comm *comm, tutti_status status, uint32_t culprit, c
     else
         snprintf(comm->sentence, sizeof comm->sentence, "%s", sentence);
     comm->failed = status;
+    comm->scratch_in_use = comm->running && comm->running->device;
     if (leave) {
         __atomic_store_n(&comm->ended, 1, __ATOMIC_RELEASE);
         comm->peers[comm->rank].ended = true;

@@ -80,8 +80,7 @@ void comm_free(tutti_comm *comm)
     bool forked = comm->fork_generation != atomic_load(&comm_forks);
     comm_untend(comm);
     exec_cache_free(comm);
-    /* After a failure devices may still work in the scratch. */
-    if (comm->failed != TUTTI_OK)
+    if (comm->scratch_in_use)
         comm->device_scratch = comm->bounce = NULL;
     for (uint32_t i = 0; i < comm->transport_count && !forked; i++)
         comm->transport_ops[i]->close(comm->transports[i]);

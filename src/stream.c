@@ -56,22 +56,31 @@ void unit_free(struct unit *unit)
     free(unit);
 }
 
-/* A device may still work in the blocks, a stream touch the words: they are left out of use. */
-void unit_abandon(struct unit *unit)
+/* Leaves out of use what a device, a peer or a stream may still touch. passed: its streams are past
+ * it, so of its blocks only those are left out in which some call may go on. */
+static void free_broken(struct unit *unit, bool passed)
 {
-    for (size_t i = 0; i < unit->call_count; i++)
-        unit->calls[i].stage.block = NULL;
+    for (size_t i = 0; i < unit->call_count; i++) {
+        if (!passed || unit->calls[i].at_work)
+            unit->calls[i].stage.block = NULL;
+    }
     if (unit->slots && !mem_slots_passed(unit->slots))
         unit->slots = NULL;
-    for (size_t i = 0; i < unit->stream_count; i++)
+    for (size_t i = 0; i < unit->stream_count && !passed; i++)
         unit->streams[i].words = NULL;
     unit_free(unit);
 }
 
+void unit_abandon(struct unit *unit)
+{
+    free_broken(unit, false);
+}
+
+/* One without blocks waited for no stream, and may have begun before they came. */
 void unit_end(struct unit *unit)
 {
     if (unit->broken)
-        unit_abandon(unit);
+        free_broken(unit, unit->has_blocks);
     else
         unit_free(unit);
 }

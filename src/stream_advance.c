@@ -177,6 +177,7 @@ static void enter_call(struct unit *unit, struct unit_call *call)
     } else if (call->in_queue) {
         status = stage_in(&call->stage, copy_in_queue, call);
     }
+    call->at_work = call->ticket != 0 || status != TUTTI_OK;
     if (status != TUTTI_OK)
         unit_failed(unit, call->comm, status);
 }
@@ -203,6 +204,7 @@ static void leave_call(struct unit *unit, struct unit_call *call)
                                   call->stage.out_bytes / call->call.elem_size, &call->ticket);
     if (status == TUTTI_OK && call->in_queue)
         status = stage_out(call->comm, &call->stage, copy_in_queue, call);
+    call->at_work = call->ticket != 0 || status != TUTTI_OK;
     if (status != TUTTI_OK)
         unit_failed(unit, call->comm, status);
 }
@@ -218,6 +220,8 @@ static bool is_carried(struct unit *unit, struct unit_call *call)
         status = mem_queue_poll(call->queue, &done);
     if (status != TUTTI_OK)
         unit_failed(unit, call->comm, status);
+    else if (done >= call->ticket)
+        call->at_work = false;
     return status != TUTTI_OK || done >= call->ticket;
 }
 
@@ -231,8 +235,10 @@ static void submit_call(struct unit *unit, struct unit_call *call)
 {
     tutti_status status = call->comm->failed;
     call->operation = NULL;
-    if (status == TUTTI_OK)
+    if (status == TUTTI_OK) {
+        call->at_work = true;
         status = comm_submit(call->comm, &call->call, &call->operation);
+    }
     if (status != TUTTI_OK)
         unit_failed(unit, call->comm, status);
 }
@@ -269,6 +275,8 @@ static void end_calls(struct unit *unit, bool moved)
             unit_failed(unit, op->comm, op->status);
         } else if (op && op->status != TUTTI_OK) {
             unit_failed(unit, op->comm, op->status);
+        } else if (op) {
+            unit->calls[unit->ended].at_work = false;
         }
         unit->ended++;
     }

@@ -49,6 +49,7 @@ struct unit_call {
     uint32_t step;             /* of its stream, whose START brings its bytes and DONE awaits it */
     bool in_queue; /* its bytes are carried, scaled, divided in the queue, not by the stream */
     bool is_clear;
+    bool at_work;            /* its plan, its queue or a peer may touch its block */
     struct mem_queue *queue; /* for bytes and arithmetic outside the plan; NULL: none */
     bool owns_queue;         /* else an earlier call does */
     size_t pieces;           /* that all calls in the queue it owns may have under way */
@@ -75,7 +76,7 @@ struct unit {
     bool put;         /* something of it is in a stream */
     bool transfer;    /* a send or receive outside of groups and streams: not alone inside */
     bool inside;      /* its comms are seized */
-    bool broken;      /* a communicator failed under it: its blocks may be in use still */
+    bool broken;      /* a communicator failed under it: what is in its blocks may go on */
     atomic_bool gone; /* the graph that holds it is */
     struct {          /* of stream_replay.c, where it is captured */
         struct replay_set *set;
@@ -102,7 +103,7 @@ struct unit {
 void unit_free(struct unit *unit);
 /* As free, for a unit whose blocks and words a device or a stream may still use. */
 void unit_abandon(struct unit *unit);
-/* One of the two, by whether it is broken. */
+/* As free, for a unit that is over: of a broken one what may still be used is left out. */
 void unit_end(struct unit *unit);
 /* Its calls hold nothing of their communicators any more, which are all there; once. */
 void unit_unkeep(struct unit *unit);

@@ -229,6 +229,16 @@ cuda_result standin_alloc_virtual(cuda_address *memory, size_t bytes)
     return result;
 }
 
+cuda_result standin_count_memory(size_t *device, size_t *pinned)
+{
+    *device = *pinned = 0;
+    pthread_mutex_lock(&standin_lock);
+    for (const struct memory *memory = memories; memory; memory = memory->next)
+        *(memory->kind == DEVICE || memory->kind == POOL ? device : pinned) += memory->bytes;
+    pthread_mutex_unlock(&standin_lock);
+    return CUDA_DRIVER_OK;
+}
+
 /* What waits for everything that the context was given. */
 static cuda_result release(cuda_address address, unsigned kinds, struct memory *was)
 {

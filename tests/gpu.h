@@ -68,7 +68,9 @@ struct gpu_word_op {
     /* Launches since the start. */                                                                \
     X(count_launches, standin_count_launches, (unsigned *count))                                   \
     /* Flushes of what adapters wrote. */                                                          \
-    X(count_flushes, standin_count_flushes, (unsigned *count))
+    X(count_flushes, standin_count_flushes, (unsigned *count))                                     \
+    /* Bytes that are allocated now: of all GPUs, and pinned. */                                   \
+    X(count_memory, standin_count_memory, (size_t * device, size_t * pinned))
 
 struct gpu {
 #define X(member, symbol, parameters, need) cuda_result(*member) parameters;

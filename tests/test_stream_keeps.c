@@ -43,6 +43,59 @@ static void test_stream_keeps_queues_of_aborted_communicators(void)
     run(WORLD_PROCESSES, 2, direct, aborted_again_and_again, NULL);
 }
 
+/* What the driver has given; 0 over a real one, which does not count. */
+static size_t allocated(void)
+{
+    size_t on_device = 0, pinned = 0;
+    if (rig_is_standin())
+        rig_gpu()->count_memory(&on_device, &pinned);
+    return on_device + pinned;
+}
+
+/* Memory of a communicator that was aborted serves the next: its scratch, when no operation was
+ * under way, and the blocks of those that a stream had not come to. */
+static int aborted_with_memory(tutti_comm *comm, int rank, int size, void *context)
+{
+    enum { TIMES = 12, WARM = 4, QUEUED = 4, LARGE = 100 * COUNT };
+    void *memory = rig_take(LARGE * 4);
+    cuda_stream stream = rig_stream_take(false);
+    size_t before = 0, after = 0;
+    int wrong = 0;
+    (void)size;
+    (void)context;
+    for (int i = 0; i < TIMES && !wrong; i++) {
+        tutti_comm *other;
+        wrong += WORLD_OK(tutti_comm_dup(comm, &other));
+        wrong += WORLD_OK(tutti_allreduce(memory, memory, LARGE, TUTTI_INT32, TUTTI_SUM, other));
+        wrong += WORLD_OK(tutti_barrier(comm));
+        rig_gate_put((unsigned)rank, stream);
+        for (int j = 0; j < QUEUED; j++)
+            wrong += WORLD_OK(
+                tutti_allreduce_on(memory, memory, LARGE, TUTTI_INT32, TUTTI_SUM, other, stream));
+        wrong += WORLD_OK(tutti_comm_abort(other));
+        rig_gate_open((unsigned)rank);
+        wrong += rig_await(rank, stream, AWAIT_S);
+        wrong += WORLD_OK(tutti_comm_destroy(other));
+        /* By the first the stream is known to be past those that were aborted, and before the
+         * second has ended that was seen. */
+        wrong += WORLD_OK(
+            tutti_allreduce_on(memory, memory, LARGE, TUTTI_INT32, TUTTI_SUM, comm, stream));
+        wrong += rig_await(rank, stream, AWAIT_S);
+        wrong += WORLD_OK(tutti_allreduce(memory, memory, LARGE, TUTTI_INT32, TUTTI_SUM, comm));
+        after = allocated();
+        before = i < WARM ? after : before;
+    }
+    rig_stream_give(stream, false);
+    rig_give(memory);
+    return wrong + world_check(rank, after == before, "%zu bytes became %zu", before, after);
+}
+
+static void test_stream_keeps_memory_of_aborted_communicators(void)
+{
+    run(WORLD_PROCESSES, 2, direct, aborted_with_memory, NULL);
+    run(WORLD_PROCESSES, 2, staged, aborted_with_memory, NULL);
+}
+
 /* A device that failed answers every call with that, also whether host memory is its own: calls on
  * host memory go on, those on its memory say what it said. */
 static int device_failed(tutti_comm *comm, int rank, int size, void *context)
@@ -161,6 +214,7 @@ int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
         {"queues_of_aborted_communicators", test_stream_keeps_queues_of_aborted_communicators},
+        {"memory_of_aborted_communicators", test_stream_keeps_memory_of_aborted_communicators},
         {"few_blocks_of_streams_of_one_call", test_stream_keeps_few_blocks_of_streams_of_one_call},
         {"host_memory_when_a_device_failed", test_stream_keeps_host_memory_when_a_device_failed},
         {"nobody_behind_a_device_that_failed",
