@@ -14,7 +14,9 @@
  *   the same order with the same count, type, operation and root; ranks that disagree get
  *   TUTTI_ERR_MISMATCH, not a hang. After TUTTI_ERR_PEER, _MISMATCH, _TIMEOUT, _ABORTED or _SYSTEM
  *   from a collective the communicator is failed: every further operation returns the same error;
- *   destroy it, or go on in another with the survivors (tutti_comm_shrink).
+ *   destroy it, or go on in another with the survivors (tutti_comm_shrink). What a failed call
+ *   would have written is unspecified; once it has returned, or its stream has gone on, nothing
+ *   writes to its buffers any more.
  *
  * In place
  *   allreduce, reduce (at root), broadcast   in == out
