@@ -373,19 +373,20 @@ void unit_answer(struct unit *unit)
 static bool is_quiet(struct unit *unit)
 {
     bool over = true;
-    if (!lost_comm(unit))
-        return true;
     for (size_t i = 0; i < unit->call_count; i++) {
-        if (unit->calls[i].owns_queue)
-            over &= mem_queue_is_over(unit->calls[i].queue);
+        const struct unit_call *call = &unit->calls[i];
+        if (!call->at_work || call->comm->failed == TUTTI_OK)
+            continue;
+        if (call->queue)
+            over &= mem_queue_is_over(call->queue);
+        if (!unit->slots && (call->call.on_device || call->call.by_nic))
+            over &= mem_queue_is_over(call->comm->queue);
     }
-    for (size_t i = 0; i < unit->comm_count; i++) {
-        if (unit->comms[i].on_device)
-            over &= mem_queue_is_over(unit->comms[i].comm->queue);
-    }
+    if (over)
+        return true;
     if (unit->quiet_ns == 0)
         unit->quiet_ns = clock_ns();
-    return over || clock_ns() - unit->quiet_ns >= QUIET_NS;
+    return clock_ns() - unit->quiet_ns >= QUIET_NS;
 }
 
 /* How long the streams of a unit that failed are held; 0: they are not. */
@@ -472,11 +473,15 @@ static void retire(struct unit *unit)
     unit->result = NULL;
 }
 
-/* Streams that have come to this unit are beyond all those before it. */
+/* Streams that have come to this unit are beyond all those before it, that is those they have come
+ * to: of two that threads put into one stream at a time, the later may be first in the list, and
+ * have begun without the stream. */
 static void mark_passed(struct unit *list, const struct unit *unit)
 {
     for (struct unit *old = list; old != unit; old = old->next) {
-        for (size_t i = 0; i < old->stream_count && old->state == UNIT_DRAINING; i++) {
+        if (old->state != UNIT_DRAINING || !unit_streams_at(old, UNIT_START))
+            continue;
+        for (size_t i = 0; i < old->stream_count; i++) {
             const struct mem_stream *stream = &old->streams[i].stream;
             for (size_t j = 0; j < unit->stream_count; j++)
                 old->streams[i].passed |= mem_stream_is_same(&unit->streams[j].stream, stream);

@@ -24,9 +24,9 @@ static tutti_status find_demand(struct unit_call *call)
     return TUTTI_OK;
 }
 
-/* Takes slots for all work of the unit, where it has one stream and one communicator and either
- * plans or transfers: of two that are not in the same order everywhere, one could wait for what
- * lies behind the other. Without slots the communicator's queue serves. */
+/* Takes slots for all work of the unit, where it has one stream, of every call, and one
+ * communicator and either plans or transfers: of two that are not in the same order everywhere, one
+ * could wait for what lies behind the other. Without slots the communicator's queue serves. */
 tutti_status unit_take_slots(struct unit *unit)
 {
     size_t works = 0;
@@ -38,7 +38,7 @@ tutti_status unit_take_slots(struct unit *unit)
         return TUTTI_OK;
     for (size_t i = 0; i < unit->call_count; i++) {
         struct unit_call *call = &unit->calls[i];
-        if ((call->call.coll == TUTTI_COLL_SENDRECV) != transfers)
+        if (call->stream < 0 || (call->call.coll == TUTTI_COLL_SENDRECV) != transfers)
             return TUTTI_OK;
         tutti_status status = find_demand(call);
         if (status != TUTTI_OK)

@@ -377,7 +377,7 @@ tutti_status mem_queue_poll(struct mem_queue *queue, uint64_t *done)
 bool mem_queue_is_over(struct mem_queue *queue)
 {
     uint64_t done = 0;
-    if (queue->pieces)
-        queue->started = queue->submitted;
+    if (queue->pieces && mem_cuda_is_over(queue))
+        return true;
     return mem_queue_poll(queue, &done) != TUTTI_OK || done == queue->started;
 }
