@@ -26,6 +26,10 @@
 #define __device__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
+/* The thread sanitizer would take what is not used for a race. */
+#ifdef __SANITIZE_THREAD__
+#define READS_BESIDE __attribute__((noinline, no_sanitize("thread")))
+#endif
 
 /* ---- where a thread is ----------------------------------------------------------------------- */
 

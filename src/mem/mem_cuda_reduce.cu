@@ -76,8 +76,13 @@ template <typename T> static __device__ __forceinline__ void store_one(T *to, T 
         ((unsigned char *)to)[i] = bytes[i];
 }
 
+/* Of what reads whole words and uses some of their bytes: others may write the rest meanwhile. */
+#ifndef READS_BESIDE
+#define READS_BESIDE __forceinline__
+#endif
+
 /* 16 bytes that begin `shift` bits into the first of five aligned words. */
-static __device__ __forceinline__ uint4 load_shifted(const uint32_t *from, unsigned shift)
+static __device__ READS_BESIDE uint4 load_shifted(const uint32_t *from, unsigned shift)
 {
     uint32_t w0 = from[0], w1 = from[1], w2 = from[2], w3 = from[3], w4 = shift ? from[4] : 0;
     return make_uint4(__funnelshift_r(w0, w1, shift), __funnelshift_r(w1, w2, shift),
