@@ -16,13 +16,24 @@ static const char *const by_kernels[] __attribute__((unused)) = {
     "TUTTI_CUDA_DIRECT=0", "TUTTI_CUDA_KERNEL_OUT=16K", "TUTTI_CUDA_KERNEL_BACK=32K", NULL};
 static const char *const direct[] __attribute__((unused)) = {"TUTTI_CUDA_DIRECT_MIN=1", NULL};
 
-/* Runs the function as every rank; nothing may be wrong. Skipped where there is no GPU. Threads are
- * all on one host, so between hosts (TUTTI_TEST_HOSTS) theirs would be what a run without hosts
- * does. */
+/* Whether the test is of the stand-in alone and the driver a real one: then it is skipped, and why.
+ */
+static inline bool skips_real(const char *reason)
+{
+    bool real = rig_is_there() && !rig_is_standin();
+    if (real)
+        suite_skip(reason);
+    return real;
+}
+
+/* Runs the function as every rank; nothing may be wrong. Skipped where there is no GPU, and threads
+ * between hosts (TUTTI_TEST_HOSTS): they are all on one. */
 static inline void run_world(const struct world *world, world_fn *function, void *context)
 {
-    if (world->kind == WORLD_THREADS && !hosts_here())
+    if (world->kind == WORLD_THREADS && !hosts_here()) {
+        suite_skip("threads are on one host, and the suite without hosts runs them");
         return;
+    }
     if (!rig_is_there()) {
         suite_skip("no GPU");
         return;

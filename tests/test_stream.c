@@ -107,18 +107,8 @@ static void run_sweep(enum world_kind kind, int size, const char *const *setting
     run(kind, size, settings, sweep, &s);
 }
 
-/* Is there nothing for a test of threads to do, and is that said? */
-static bool threads_are_left_out(void)
-{
-    if (!hosts_here())
-        suite_skip("threads are on one host, and the suite without hosts runs them");
-    return !hosts_here();
-}
-
 static void test_stream_threads(void)
 {
-    if (threads_are_left_out())
-        return;
     run_sweep(WORLD_THREADS, 1, NULL, 20);
     run_sweep(WORLD_THREADS, 2, mixed, 120);
     run_sweep(WORLD_THREADS, 4, direct, 100);
@@ -183,10 +173,8 @@ static int root_in_place(tutti_comm *comm, int rank, int size, void *context)
 
 static void test_stream_root_in_place(void)
 {
-    if (rig_is_there() && !rig_is_standin()) {
-        suite_skip("launches are counted over the stand-in");
+    if (skips_real("launches are counted over the stand-in"))
         return;
-    }
     run(WORLD_PROCESSES, 2, by_kernels, root_in_place, NULL);
 }
 
@@ -696,8 +684,6 @@ static int streams_of_threads(tutti_comm *comm, int rank, int size, void *contex
 
 static void test_stream_of_each_thread(void)
 {
-    if (threads_are_left_out())
-        return;
     setenv("TUTTI_TEST_STANDIN_COPY_MBPS", "10", 1);
     run(WORLD_THREADS, 2, staged, streams_of_threads, NULL);
     unsetenv("TUTTI_TEST_STANDIN_COPY_MBPS");

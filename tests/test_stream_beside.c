@@ -233,10 +233,8 @@ static int slow_to_oneself(tutti_comm *comm, int rank, int size, void *context)
 
 static void test_stream_beside_slow_copies(void)
 {
-    if (rig_is_there() && !rig_is_standin()) {
-        suite_skip("a real device's copies are fast");
+    if (skips_real("a real device's copies are fast"))
         return;
-    }
     setenv("TUTTI_TEST_STANDIN_KERNELS", "0", 1); /* kernels take no time there */
     setenv("TUTTI_TEST_STANDIN_COPY_MBPS", "1", 1);
     run(WORLD_PROCESSES, 2, direct, slow_to_oneself, NULL);

@@ -320,10 +320,8 @@ static int exit_beside_a_call(tutti_comm *comm, int rank, int size, void *contex
 static void test_stream_exit_beside_a_call(void)
 {
     char room[16];
-    if (rig_is_there() && !rig_is_standin()) {
-        suite_skip("how much room a stream has is known of the stand-in");
+    if (skips_real("how much room a stream has is known of the stand-in"))
         return;
-    }
     snprintf(room, sizeof room, "%d", ROOM);
     setenv("TUTTI_TEST_STANDIN_ROOM", room, 1);
     run(WORLD_PROCESSES, 2, direct, exit_beside_a_call, NULL);

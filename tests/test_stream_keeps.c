@@ -43,12 +43,11 @@ static void test_stream_keeps_queues_of_aborted_communicators(void)
     run(WORLD_PROCESSES, 2, direct, aborted_again_and_again, NULL);
 }
 
-/* What the driver has given; 0 over a real one, which does not count. */
+/* What the driver has given. */
 static size_t allocated(void)
 {
-    size_t on_device = 0, pinned = 0;
-    if (rig_is_standin())
-        rig_gpu()->count_memory(&on_device, &pinned);
+    size_t on_device, pinned;
+    rig_gpu()->count_memory(&on_device, &pinned);
     return on_device + pinned;
 }
 
@@ -95,6 +94,8 @@ static int aborted_with_memory(tutti_comm *comm, int rank, int size, void *conte
 
 static void test_stream_keeps_memory_of_aborted_communicators(void)
 {
+    if (skips_real("a real driver does not count what it has given"))
+        return;
     run(WORLD_PROCESSES, 2, direct, aborted_with_memory, NULL);
     run(WORLD_PROCESSES, 2, staged, aborted_with_memory, NULL);
 }
@@ -126,10 +127,8 @@ static int device_failed(tutti_comm *comm, int rank, int size, void *context)
 
 static void test_stream_keeps_host_memory_when_a_device_failed(void)
 {
-    if (rig_is_there() && !rig_is_standin()) {
-        suite_skip("a real device fails by itself only");
+    if (skips_real("a real device fails by itself only"))
         return;
-    }
     run(WORLD_PROCESSES, 2, direct, device_failed, NULL);
     run(WORLD_PROCESSES, 2, staged, device_failed, NULL);
 }
@@ -205,10 +204,8 @@ static int device_failed_behind_a_gate(tutti_comm *comm, int rank, int size, voi
 
 static void test_stream_keeps_nobody_behind_a_device_that_failed(void)
 {
-    if (rig_is_there() && !rig_is_standin()) {
-        suite_skip("a real device fails by itself only");
+    if (skips_real("a real device fails by itself only"))
         return;
-    }
     run(WORLD_PROCESSES, 2, direct, device_failed_behind_a_gate, NULL);
     run(WORLD_PROCESSES, 2, staged, device_failed_behind_a_gate, NULL);
 }

@@ -14,12 +14,8 @@
 #include <string.h>
 #include <tutti/tutti.h>
 
-enum {
-    RANKS_MAX = 64,
-    GAP = 3,
-    POISON = 0x5a,
-    MARGIN = 16384
-};                          /* bytes behind what a trial uses */
+enum { RANKS_MAX = 64, GAP = 3, POISON = 0x5a };
+enum { MARGIN = 16384 };    /* bytes behind what a trial uses */
 enum { VARIANTS_MAX = 64 }; /* of run_variants */
 
 /* One call, for both libraries. */
