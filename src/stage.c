@@ -476,8 +476,10 @@ tutti_status stage_explain(const struct tutti_comm *comm, struct call *call, cha
                  (unsigned long long)comm->settings.verbs_slot);
     } else {
         size_t parts = stage_parts(comm, call);
-        *around_us =
-            copy_us(comm, &b.in, &b.in_place, parts) + copy_us(comm, &b.out, &b.out_place, parts);
+        stage.copy_out = b.out_place.device != NULL;
+        *around_us = copy_us(comm, &b.in, &b.in_place, parts);
+        if (brings_back(comm, &stage))
+            *around_us += copy_us(comm, &b.out, &b.out_place, parts);
         refusal_text(comm, call, &b, stage.device, why, sizeof why);
         if (parts > 1)
             snprintf(cut, sizeof cut, " in %zu parts (TUTTI_CUDA_PART), beside each other", parts);
