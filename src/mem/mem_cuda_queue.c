@@ -100,8 +100,8 @@ tutti_status mem_cuda_probe_stream_ops(struct mem_device *device)
     return TUTTI_OK;
 }
 
-/* Whether all that a queue was given when it was given back is over. */
-static bool is_over(struct mem_queue *queue)
+/* Whether a queue that was given back may be taken: all that it was given is over. */
+static bool is_free(struct mem_queue *queue)
 {
     uint64_t done = 0;
     if (queue->pieces)
@@ -113,7 +113,7 @@ tutti_status mem_queue_take(struct mem_device *device, struct mem_queue **queue)
 {
     pthread_mutex_lock(&device->lock);
     struct mem_queue **at = &device->queues;
-    while (*at && !is_over(*at))
+    while (*at && !is_free(*at))
         at = &(*at)->next;
     struct mem_queue *found = *at;
     if (found)
