@@ -15,7 +15,6 @@
 #include "base/clock.h"
 #include "base/settings.h"
 #include "perf/output.h"
-#include <tutti/tutti.h>
 
 #define RANKS_MAX      256 /* rank counts that one command may name */
 #define COLUMNS_MAX    16  /* algorithms of one collective */
@@ -311,8 +310,7 @@ static int parse(int argc, char **argv, struct options *options)
             return 0;
         }
         if (option == OPT_VERSION) {
-            printf("coll_plan, tutti %d.%d.%d\n", TUTTI_VERSION_MAJOR, TUTTI_VERSION_MINOR,
-                   TUTTI_VERSION_PATCH);
+            output_version("coll_plan");
             return 0;
         }
         if (option == '?')

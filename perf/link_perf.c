@@ -491,9 +491,7 @@ static int read_options(int argc, char **argv, struct job *job)
         if (letter == 'h')
             return fputs(help, stdout), 0;
         if (letter == 'V')
-            return printf("link_perf, tutti %d.%d.%d\n", TUTTI_VERSION_MAJOR, TUTTI_VERSION_MINOR,
-                          TUTTI_VERSION_PATCH),
-                   0;
+            return output_version("link_perf"), 0;
         if (!read_option(letter, job))
             return 2;
     }

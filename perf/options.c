@@ -2,6 +2,7 @@
  * are long. Every mistake is answered with one sentence that names the option, its value and what
  * would be accepted. */
 #include "perf/check.h"
+#include "perf/output.h"
 #include "perf/peer.h"
 
 #include <errno.h>
@@ -490,8 +491,7 @@ int options_read(struct options *options, int argc, char **argv)
             return EXIT_GOOD;
         }
         if (letter == 'N') {
-            printf("coll_perf, tutti %d.%d.%d\n", tutti_version() / 10000,
-                   tutti_version() / 100 % 100, tutti_version() % 100);
+            output_version("coll_perf");
             return EXIT_GOOD;
         }
         if (letter == 'v')

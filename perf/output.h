@@ -1,5 +1,5 @@
-/* output.h: what a tool prints must arrive: a full disk is an error with its reason, not silence.
- */
+/* output.h: what tools print, and that it must arrive: a full disk is an error with its reason, not
+ * silence. */
 #ifndef PERF_OUTPUT_H
 #define PERF_OUTPUT_H
 
@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <tutti/version.h>
 #include <unistd.h>
 
 /* Called first in main: where standard input, output or error are closed, the next file or socket
@@ -28,6 +29,13 @@ static inline void output_flush(FILE *file, int *error)
 {
     if ((fflush(file) != 0 || ferror(file) != 0) && *error == 0)
         *error = errno;
+}
+
+/* What --version prints. */
+static inline void output_version(const char *tool)
+{
+    printf("%s, tutti %d.%d.%d\n", tool, TUTTI_VERSION_MAJOR, TUTTI_VERSION_MINOR,
+           TUTTI_VERSION_PATCH);
 }
 
 /* The end of standard output; false with a sentence of `tool` when not all of it was written. */
