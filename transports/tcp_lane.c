@@ -20,6 +20,8 @@
 #define DIRECT_LEN      (TCP_BUFFER_LEN / 2)
 #define SEND_PIECE_LEN  (1u << 20) /* most bytes offered to the kernel in one call */
 #define SEND_FRAMES_MAX 8          /* small frames sent with one call */
+/* Up to so many bytes are joined first: the kernel takes one part in 1.1 us, and two in 1.4. */
+#define JOIN_LEN 2048u
 
 enum step { STEP_MOVED, STEP_BLOCKED, STEP_ENDED };
 
@@ -314,16 +316,28 @@ static size_t gather_frames(struct xfer *xfer, uint8_t headers[][TCP_FRAME_LEN],
     return total;
 }
 
+static ssize_t write_parts(int fd, struct iovec *parts, size_t count, size_t total)
+{
+    uint8_t joined[JOIN_LEN];
+    if (total > sizeof joined) {
+        struct msghdr message = {.msg_iov = parts, .msg_iovlen = count};
+        return sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+    }
+    uint8_t *end = joined;
+    for (size_t i = 0; i < count; i++)
+        end = mempcpy(end, parts[i].iov_base, parts[i].iov_len);
+    return send(fd, joined, total, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
 /* One call of the kernel for the chain that begins with xfer. *sent counts bytes. */
 static tutti_status write_chain(struct tcp_lane *lane, struct xfer *xfer, size_t *sent, bool *all)
 {
     uint8_t headers[SEND_FRAMES_MAX][TCP_FRAME_LEN];
     struct iovec parts[2 * SEND_FRAMES_MAX];
     size_t part_count, total = gather_frames(xfer, headers, parts, &part_count);
-    struct msghdr message = {.msg_iov = parts, .msg_iovlen = part_count};
     ssize_t n;
     do {
-        n = sendmsg(lane->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+        n = write_parts(lane->fd, parts, part_count, total);
         lane->link->tcp->stats.syscalls++;
     } while (n < 0 && errno == EINTR);
     if (n < 0 && errno != EAGAIN && errno != ENOBUFS && errno != ENOMEM) {
