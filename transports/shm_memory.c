@@ -336,12 +336,17 @@ static tutti_status fetch_foreign(struct shm *shm, struct shm_link *link, uint64
                     shm_peer_name(shm, link->base.peer));
     if (!xfer->reducer)
         return foreign_read(shm, link, (uint8_t *)xfer->data + off, address + off, n);
-    for (size_t at = off; at < off + n; at += SHM_BOUNCE_BYTES) {
-        size_t piece = off + n - at < SHM_BOUNCE_BYTES ? off + n - at : SHM_BOUNCE_BYTES;
-        tutti_status status = foreign_read(shm, link, shm->bounce, address + at, piece);
+    /* Landed at the destination, if that is no operand, the bytes bring its lines into the cache:
+     * the reduction would wait longer for them when it stores. */
+    bool apart = xfer->dst != xfer->other;
+    size_t most = apart ? n : SHM_BOUNCE_BYTES;
+    for (size_t at = off; at < off + n; at += most) {
+        size_t piece = off + n - at < most ? off + n - at : most;
+        uint8_t *to = apart ? (uint8_t *)xfer->dst + at : shm->bounce;
+        tutti_status status = foreign_read(shm, link, to, address + at, piece);
         if (status != TUTTI_OK)
             return status;
-        local_apply(xfer, at, shm->bounce, piece);
+        local_apply(xfer, at, to, piece);
     }
     return TUTTI_OK;
 }
