@@ -83,7 +83,8 @@ static bool past_caches(const struct program *p, const struct step *step)
 {
     bool read_again =
         step->succ_count > 0 && !(step->kind == STEP_COPY && step->a.buffer == BUFFER_SCRATCH);
-    return p->outgrows_caches && step->dst.buffer == BUFFER_OUT && !read_again;
+    bool outgrows = step->kind == STEP_REDUCE ? p->floods_caches : p->outgrows_caches;
+    return outgrows && step->dst.buffer == BUFFER_OUT && !read_again;
 }
 
 static void run_local(struct program *p, uint32_t s)
@@ -97,7 +98,9 @@ static void run_local(struct program *p, uint32_t s)
         else if (dst != a)
             mem_copy(dst, a, step->dst.len);
     } else {
-        reduce_apply(&p->reducer, dst, a, p->bound[step->b.buffer] + step->b.off, step->dst.len);
+        const char *b = p->bound[step->b.buffer] + step->b.off;
+        (past_caches(p, step) ? reduce_stream : reduce_apply)(&p->reducer, dst, a, b,
+                                                              step->dst.len);
     }
     exec_step_done(p, s);
 }
@@ -160,6 +163,7 @@ static void bind(struct program *p, const void *in, void *out, void *scratch)
         if (step->kind != STEP_RECV || step->fused == STEP_NONE)
             continue;
         const struct step *reduce = &schedule->steps[step->fused];
+        xfer->past_caches = past_caches(p, reduce);
         xfer->incoming_first = reduce->a.buffer == span->buffer && reduce->a.off == span->off;
         const struct span *other = xfer->incoming_first ? &reduce->b : &reduce->a;
         xfer->reducer = &p->reducer;

@@ -100,6 +100,7 @@ struct program {
     bool is_bound;
     uint64_t scratch_bytes;     /* that are touched at all */
     bool outgrows_caches;       /* one run touches more than this rank's share of the caches */
+    bool floods_caches;         /* six times as much, or more */
     struct exec_device *device; /* NULL: host memory */
 };
 

@@ -374,6 +374,36 @@ static void test_reduce_applies_a_users_function_in_order(void)
     CU_ASSERT(y[0] == 11 && y[1] == 22 && y[2] == 33);
 }
 
+/* A subtraction, which shows the order, at every aliasing; nothing but dst is written. */
+static void test_reduce_past_caches_does_the_same(void)
+{
+    enum { COUNT = 9000, LEAST = 8000 }; /* blocks, and a part of one */
+    static int32_t buffers[3][COUNT], before[3][COUNT], expected[COUNT];
+    size_t called = 0;
+    const struct reducer reducers[] = {
+        {.function = user_function, .context = &called, .dtype = TUTTI_INT32, .elem_size = 4},
+        {.kernel = reduce_kernel(TUTTI_SUM, TUTTI_INT32), .dtype = TUTTI_INT32, .elem_size = 4}};
+    random_state = suite_seed();
+    for (int round = 0; round < 60; round++) {
+        size_t count = round % 10 ? LEAST + suite_random(&random_state) % (COUNT - LEAST) : 0;
+        size_t at[3]; /* at any offset */
+        for (int i = 0; i < 3; i++) {
+            at[i] = suite_random(&random_state) % (COUNT - count);
+            for (size_t k = 0; k < COUNT; k++)
+                buffers[i][k] = (int32_t)suite_random(&random_state) >> 3;
+        }
+        int32_t *a = buffers[0] + at[0], *b = buffers[1] + at[1];
+        int32_t *d = round % 3 == APART ? buffers[2] + at[2] : round % 3 == ON_A ? a : b;
+        const struct reducer *reducer = &reducers[round & 1];
+        memcpy(before, buffers, sizeof before);
+        reduce_apply(reducer, expected, a, b, count * sizeof *d);
+        reduce_stream(reducer, d, a, b, count * sizeof *d);
+        CU_ASSERT(memcmp(d, expected, count * sizeof *d) == 0);
+        memcpy(d, &before[0][0] + (d - &buffers[0][0]), count * sizeof *d);
+        CU_ASSERT(memcmp(before, buffers, sizeof before) == 0);
+    }
+}
+
 /* More elements than any block, and more than a 16-bit or page-sized counter would hold. */
 static void test_reduce_takes_large_counts(void)
 {
@@ -404,6 +434,7 @@ int main(int argc, char **argv)
         TEST(reduce_divides),
         TEST(reduce_scales),
         TEST(reduce_applies_a_users_function_in_order),
+        TEST(reduce_past_caches_does_the_same),
         TEST(reduce_takes_large_counts),
     };
     return suite_run("reduce", tests, sizeof tests / sizeof *tests, argc, argv);

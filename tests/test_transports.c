@@ -241,7 +241,7 @@ struct reduce_case {
     tutti_dtype dtype;
     tutti_op op; /* TUTTI_OP_COUNT: kernel_minus */
     size_t count;
-    bool incoming_first, in_place;
+    bool incoming_first, in_place, allocated, past_caches;
 };
 
 static void reduce_one(struct links_rank *rank, const struct reduce_case *c, uint32_t k)
@@ -251,8 +251,7 @@ static void reduce_one(struct links_rank *rank, const struct reduce_case *c, uin
                               .dtype = c->dtype,
                               .elem_size = (uint32_t)dtype_size(c->dtype)};
     size_t len = c->count * reducer.elem_size;
-    bool allocated = k % 2;
-    uint8_t *in = new_buffer(rank, len, allocated), *other = new_buffer(rank, len, false);
+    uint8_t *in = new_buffer(rank, len, c->allocated), *other = new_buffer(rank, len, false);
     uint8_t *dst = c->in_place ? other : malloc(len + 1), *want = malloc(len + 1);
     uint8_t *sent = malloc(len + 1);
     variants_fill(sent, len, k);
@@ -269,10 +268,11 @@ static void reduce_one(struct links_rank *rank, const struct reduce_case *c, uin
         xfer.dst = dst;
         xfer.other = other;
         xfer.incoming_first = c->incoming_first;
+        xfer.past_caches = c->past_caches;
         links_expect(rank, links_recv(rank, &xfer) == TUTTI_OK);
         links_expect(rank, memcmp(dst, want, len) == 0);
     }
-    free_buffer(in, allocated);
+    free_buffer(in, c->allocated);
     if (!c->in_place)
         free(dst);
     free(other);
@@ -293,8 +293,9 @@ static void receive_and_reduce(struct links_rank *rank)
     links_connect_all(rank);
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
         for (size_t n = 0; n < sizeof counts / sizeof *counts; n++) {
-            for (int way = 0; way < 4; way++) {
-                struct reduce_case c = {kinds[i].dtype, kinds[i].op, counts[n], way & 1, way & 2};
+            for (int way = 0; way < 16; way++) {
+                struct reduce_case c = {kinds[i].dtype, kinds[i].op, counts[n], way & 1,
+                                        way & 2,        way & 4,     way & 8};
                 reduce_one(rank, &c, k++);
             }
         }

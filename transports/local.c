@@ -306,7 +306,8 @@ void local_apply(struct xfer *xfer, size_t off, const void *bytes, size_t n)
         void *dst = (uint8_t *)xfer->dst + off;
         const void *other = (const uint8_t *)xfer->other + off;
         bool first = xfer->incoming_first;
-        reduce_apply(xfer->reducer, dst, first ? bytes : other, first ? other : bytes, n);
+        (xfer->past_caches ? reduce_stream : reduce_apply)(
+            xfer->reducer, dst, first ? bytes : other, first ? other : bytes, n);
     }
 }
 

@@ -84,6 +84,21 @@ void reduce_apply(const struct reducer *reducer, void *dst, const void *a, const
         apply_function(reducer, dst, a, b, bytes);
 }
 
+void reduce_stream(const struct reducer *reducer, void *dst, const void *a, const void *b,
+                   size_t bytes)
+{
+    if (dst == a || dst == b) {
+        reduce_apply(reducer, dst, a, b, bytes);
+        return;
+    }
+    _Alignas(64) unsigned char block[BLOCK_BYTES];
+    for (size_t done = 0; done < bytes; done += sizeof block) {
+        size_t len = bytes - done < sizeof block ? bytes - done : sizeof block;
+        reduce_apply(reducer, block, (const char *)a + done, (const char *)b + done, len);
+        mem_stream((char *)dst + done, block, len);
+    }
+}
+
 void reduce_scale(tutti_dtype dtype, void *dst, const void *src, const void *scalar, size_t count)
 {
     must((unsigned)dtype < TUTTI_DTYPE_COUNT);

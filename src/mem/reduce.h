@@ -25,6 +25,11 @@ reduce_kernel_fn *reduce_kernel(tutti_op op, tutti_dtype dtype);
 void reduce_apply(const struct reducer *reducer, void *dst, const void *a, const void *b,
                   size_t bytes);
 
+/* The same for a part of a whole that outgrows the caches: where dst is neither a nor b its stores
+ * go past them, which spares reading its lines first. */
+void reduce_stream(const struct reducer *reducer, void *dst, const void *a, const void *b,
+                   size_t bytes);
+
 /* dst = src * scalar (one element of dtype, at scalar); dst may be src. */
 void reduce_scale(tutti_dtype dtype, void *dst, const void *src, const void *scalar, size_t count);
 /* dst = dst / ranks, for TUTTI_AVG: integers truncate toward zero, floats round once. */
