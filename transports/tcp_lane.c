@@ -21,7 +21,7 @@
 #define SEND_PIECE_LEN  (1u << 20) /* most bytes offered to the kernel in one call */
 #define SEND_FRAMES_MAX 8          /* small frames sent with one call */
 /* Up to so many bytes are joined first: the kernel takes one part in 1.1 us, and two in 1.4. */
-#define JOIN_LEN 2048u
+#define JOIN_LEN (2048u + TCP_FRAME_LEN)
 
 enum step { STEP_MOVED, STEP_BLOCKED, STEP_ENDED };
 
