@@ -224,6 +224,52 @@ static void test_shm_tells_notices_and_arrivals(void)
     links_run(links_world_new("shm", 2, 1), tell);
 }
 
+/* Messages that lie in place are received one for each poll, so that what the receiver sends itself
+ * goes on; those that are shorter are received when they are asked for. */
+static void take_turns(struct links_rank *rank)
+{
+    enum { EACH = 4, MESSAGES = 2 * EACH, BYTES = LOCAL_TURN_BYTES };
+    struct xfer xfers[MESSAGES];
+    uint8_t *memory;
+    links_connect_all(rank);
+    links_expect(rank, mem_alloc(MESSAGES * BYTES, (void **)&memory) == TUTTI_OK);
+    memset(memory, rank->rank == 0 ? 7 : 0, MESSAGES * BYTES);
+    struct xfer first = links_xfer(1 - rank->rank, memory, 8);
+    for (uint32_t i = 0; i < MESSAGES; i++) /* first the shorter ones */
+        xfers[i] = links_xfer(1 - rank->rank, memory + i * BYTES, i < EACH ? BYTES - 8 : BYTES);
+    if (rank->rank == 0) {
+        links_expect(rank, links_send(rank, &first) == TUTTI_OK);
+        for (uint32_t i = 0; i < MESSAGES; i++)
+            links_expect(rank, rank->ops->send(rank->transport, &xfers[i]) == TUTTI_IN_PROGRESS);
+    } else {
+        links_expect(rank, links_recv(rank, &first) == TUTTI_OK);
+    }
+    links_meet(rank, 1, 2);
+    for (uint32_t i = 0; i < MESSAGES && rank->rank == 1; i++)
+        links_expect(rank, rank->ops->recv(rank->transport, &xfers[i]) ==
+                               (i < EACH ? TUTTI_OK : TUTTI_IN_PROGRESS));
+    for (uint32_t i = EACH; i < MESSAGES && rank->rank == 1; i++) {
+        struct xfer *done = rank->ops->poll(rank->transport);
+        links_expect(rank, done == &xfers[i] && !done->next && done->status == TUTTI_OK);
+    }
+    links_meet(rank, 2, 2);
+    for (uint32_t i = 0; i < MESSAGES && rank->rank == 0; i++)
+        links_expect(rank, links_finish(rank, &xfers[i], LINKS_LIMIT_MS) == TUTTI_OK);
+    links_expect(rank, memory[MESSAGES * BYTES - 1] == 7);
+    mem_free(memory);
+    links_meet(rank, 3, 2);
+}
+
+static void test_inproc_gives_long_messages_a_turn_each(void)
+{
+    links_run(links_world_new("inproc", 2, 1), take_turns);
+}
+
+static void test_shm_gives_long_messages_a_turn_each(void)
+{
+    links_run(links_world_new("shm", 2, 1), take_turns);
+}
+
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
@@ -237,6 +283,8 @@ int main(int argc, char **argv)
         TEST(shm_never_serves_freed_memory),
         TEST(shm_offers_more_regions_than_it_keeps),
         TEST(shm_takes_along_what_is_overwritten_next),
+        TEST(inproc_gives_long_messages_a_turn_each),
+        TEST(shm_gives_long_messages_a_turn_each),
         TEST(inproc_names_a_mismatch),
         TEST(shm_names_a_mismatch),
         TEST(inproc_tells_notices_and_arrivals),

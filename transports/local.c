@@ -430,7 +430,8 @@ static enum taken take(struct local *local, struct lane *lane, struct xfer *xfer
     return take_next(local, lane, xfer, slot);
 }
 
-/* A step in place is long: one per call, so that the other lanes and directions move too. */
+/* What lies in place is long: one message of it, or one step of one, for each call, so that the
+ * other lanes and directions move too. */
 static void progress_recvs(struct local *local, struct lane *lane)
 {
     while (lane->recv_head && lane->in && !lane->broken) {
@@ -444,11 +445,11 @@ static void progress_recvs(struct local *local, struct lane *lane)
                 pop_recv(local, lane, xfer->status);
             break;
         }
-        if (taken == TAKEN_ALL) {
+        bool turn = lane->in_first.kind != SLOT_EAGER && xfer->len >= LOCAL_TURN_BYTES;
+        if (taken == TAKEN_ALL)
             pop_recv(local, lane, TUTTI_OK);
-        } else if (lane->in_first.kind != SLOT_EAGER) {
+        if (turn)
             return;
-        }
     }
     while (lane->recv_head && lane->broken)
         pop_recv(local, lane, lane->broken);
@@ -465,7 +466,8 @@ tutti_status local_recv(struct transport *transport, struct xfer *xfer)
     xfer->work[WORK_BYTES] = 0;
     xfer->next = NULL;
     xfer->status = TUTTI_IN_PROGRESS;
-    if (!lane->recv_head && lane->in && !lane->broken) {
+    if (!lane->recv_head && lane->in && !lane->broken &&
+        (xfer->len < LOCAL_TURN_BYTES || link->down)) {
         enum taken taken = take(local, lane, xfer);
         while (taken == TAKEN_PART && (lane->in_first.kind == SLOT_EAGER || link->down))
             taken = take(local, lane, xfer);
