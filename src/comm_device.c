@@ -129,7 +129,7 @@ bool comm_device_poll(tutti_comm *comm)
             end_self(comm, op);
             continue;
         }
-        if (acknowledge(comm, op, &over) != TUTTI_OK)
+        if (exec_device_was_read(comm) != TUTTI_OK || acknowledge(comm, op, &over) != TUTTI_OK)
             break;
         if (over)
             comm_p2p_done(comm, op);

@@ -178,6 +178,13 @@ struct exec_arrival {
 };
 tutti_status exec_device_fetch(struct tutti_comm *comm, const struct exec_arrival *arrival,
                                uint64_t *ticket);
+/* To be asked when that is done, before anything follows from it: was the peer's memory what it had
+ * offered? If its call failed meanwhile the caller there may have put it to another use, which no
+ * device notices. Whoever fails, of itself or told by another, tells its peers before its call
+ * returns, and what it told is at once where the peer looks (of ranks on one host). The look comes
+ * after the last byte was read, so if nothing was told by then, no byte was read too late. A rank
+ * that died is known by its link, which takes no acknowledgement. About 1 us. */
+tutti_status exec_device_was_read(struct tutti_comm *comm);
 
 /* exec_nic.c: device memory that adapters reach. */
 tutti_status exec_nic_new(struct program *program);

@@ -166,6 +166,13 @@ tutti_status exec_device_fetch(struct tutti_comm *comm, const struct exec_arriva
     return status == TUTTI_OK ? TUTTI_OK : exec_device_failed(comm, status);
 }
 
+tutti_status exec_device_was_read(struct tutti_comm *comm)
+{
+    while (comm->failed == TUTTI_OK && comm_events(comm))
+        ;
+    return comm->failed == TUTTI_OK ? TUTTI_OK : comm_error(comm);
+}
+
 static struct exec_queue *queue_of(struct program *p, uint32_t s)
 {
     const struct step *step = &p->plan.schedule->steps[s];
@@ -248,7 +255,9 @@ static tutti_status work_done(struct tutti_comm *comm, struct program *p, uint32
         exec_step_done(p, s);
         return exec_advance(comm, p, NULL, NULL);
     }
-    tutti_status status = acknowledge(comm, p, s, &over);
+    tutti_status status = exec_device_was_read(comm);
+    if (status == TUTTI_OK)
+        status = acknowledge(comm, p, s, &over);
     return status == TUTTI_OK && over ? exec_device_over(comm, p, s) : status;
 }
 

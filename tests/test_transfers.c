@@ -197,12 +197,77 @@ static void test_transfers_of_a_rank_that_dies(void)
     run_world(&world, dies_with_its_offer, NULL);
 }
 
+/* Rank 0 gives up, and puts its memory to another use, while rank 1's GPU still reads there: rank 1
+ * is told so, though it looks only when all has been read. */
+enum { LARGE = 100 * COUNT, COPY_MBPS = 4, COPY_US = LARGE * 4 / COPY_MBPS };
+
+static struct xfer *poll_when_read(struct transport *transport)
+{
+    const tutti_comm *comm = between.comm;
+    bool reads = comm->works || (comm->running && comm->running->device->count > 0);
+    if (reads && !between.seen) {
+        between.seen = true;
+        world_tell();
+        (void)world_await(1, 2);
+        usleep(2 * COPY_US);
+    }
+    return between.real->poll(transport);
+}
+
+static void *abort_when_told(void *comm)
+{
+    return world_await(0, 1) == 0 && tutti_comm_abort(comm) == TUTTI_OK ? NULL : comm;
+}
+
+static int read_to_the_end(tutti_comm *comm, int rank, int size, void *context)
+{
+    bool collective = *(bool *)context;
+    void *memory = rig_take(LARGE * 4), *failed = NULL;
+    pthread_t thread;
+    tutti_status status;
+    (void)size;
+    rig_set_ints(memory, LARGE, 0);
+    int wrong = WORLD_OK(tutti_barrier(comm));
+    if (rank == 0 && pthread_create(&thread, NULL, abort_when_told, comm) != 0)
+        abort();
+    if (rank == 1)
+        step_between(comm, 0, poll_when_read);
+    if (collective)
+        status = tutti_broadcast(memory, memory, LARGE, TUTTI_INT32, 0, comm);
+    else
+        status = rank == 0 ? tutti_send(memory, LARGE, TUTTI_INT32, 1, comm)
+                           : tutti_recv(memory, LARGE, TUTTI_INT32, 0, comm);
+    wrong += WORLD_TAKEN(status, rank == 0 ? TUTTI_ERR_ABORTED : TUTTI_ERR_PEER);
+    if (rank == 1)
+        return wrong + world_says(rank, "rank 0 (host ");
+    rig_set_ints(memory, LARGE, 1);
+    world_tell();
+    pthread_join(thread, &failed);
+    return wrong + world_check(rank, failed == NULL, "abort failed");
+}
+
+static void test_transfers_of_memory_in_other_use(void)
+{
+    static const char *const tcp[] = {"TUTTI_TRANSPORTS=tcp", "TUTTI_CUDA_DIRECT_MIN=1", NULL};
+    if (skips_real("a real device's copies are fast"))
+        return;
+    setenv("TUTTI_TEST_STANDIN_KERNELS", "0", 1); /* kernels take no time there */
+    setenv("TUTTI_TEST_STANDIN_COPY_MBPS", "4", 1);
+    for (int collective = 0; collective < 2; collective++) {
+        run(WORLD_PROCESSES, 2, direct, read_to_the_end, &(bool){collective});
+        run(WORLD_PROCESSES, 2, tcp, read_to_the_end, &(bool){collective});
+    }
+    unsetenv("TUTTI_TEST_STANDIN_COPY_MBPS");
+    unsetenv("TUTTI_TEST_STANDIN_KERNELS");
+}
+
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
         {"that_end_together", test_transfers_that_end_together},
         {"of_different_counts", test_transfers_of_different_counts},
         {"of_a_rank_that_dies", test_transfers_of_a_rank_that_dies},
+        {"of_memory_in_other_use", test_transfers_of_memory_in_other_use},
         {"on_both_sides_of_the_limit", test_transfers_on_both_sides_of_the_limit},
     };
     return suite_run("transfers", tests, sizeof tests / sizeof *tests, argc, argv);
