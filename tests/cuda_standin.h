@@ -9,8 +9,8 @@
  *                   of every priority share TUTTI_TEST_STANDIN_CHANNELS (8) channels, so that one
  *                   that waits holds up another of the same channel, as on real devices
  *   delays          before each piece of work, random (TUTTI_TEST_STANDIN_SEED), up to
- *                   TUTTI_TEST_STANDIN_DELAY_US (0); in each copy so long as its bytes take at
- *                   TUTTI_TEST_STANDIN_COPY_MBPS (0: no time)
+ *                   TUTTI_TEST_STANDIN_DELAY_US (0); in each copy, and between the blocks of a
+ *                   kernel, so long as its bytes take at TUTTI_TEST_STANDIN_COPY_MBPS (0: no time)
  *   kernels         the library's, by name, as they are written (cuda_kernels.h); none with
  *                   TUTTI_TEST_STANDIN_KERNELS=0
  *   blocking        freeing memory, unpinning and loading code wait until the context's channels
@@ -182,6 +182,8 @@ void standin_close_views(void);
 void standin_play_kernel(const struct standin_op *op);
 
 /* cuda_standin_stream.c */
+/* The time that so many bytes take besides. */
+void standin_pause_for(size_t bytes);
 cuda_result standin_make_streams(struct standin_context *context);
 /* Gives work to a stream, or to its capture. wait: until it is done. */
 cuda_result standin_issue(cuda_stream stream, const struct standin_op *op, bool wait);

@@ -143,8 +143,11 @@ void standin_play_kernel(const struct standin_op *op)
         work.b = what.b;
     }
     if (good) {
-        for (unsigned i = 0; i < op->blocks; i++)
+        for (unsigned i = 0; i < op->blocks; i++) {
+            if (i > 0)
+                standin_pause_for(what.count * dtype_size(op->kernel->dtype));
             cuda_kernel_play_block(op->kernel, &work, i, op->blocks);
+        }
     } else if (slot || !comes_too_late(op, work)) {
         atomic_store(&op->context->error, CUDA_DRIVER_ILLEGAL_ADDRESS);
     }

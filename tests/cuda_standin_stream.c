@@ -49,8 +49,7 @@ static void set_error(struct standin_context *context, cuda_result error)
     atomic_store(&context->error, error);
 }
 
-/* The time that a copy takes besides. */
-static void pause_for(size_t bytes)
+void standin_pause_for(size_t bytes)
 {
     uint64_t mbps = standin_settings()->copy_mbps;
     uint64_t ns = mbps ? bytes * 1000 / mbps : 0;
@@ -67,7 +66,7 @@ static void copy_in_time(char *dst, const char *src, size_t bytes)
     if (dst < src + bytes && src < dst + bytes)
         half = 0;
     memmove(dst, src, half);
-    pause_for(bytes);
+    standin_pause_for(bytes);
     memmove(dst + half, src + half, bytes - half);
 }
 

@@ -235,7 +235,7 @@ static void test_stream_beside_slow_copies(void)
 {
     if (skips_real("a real device's copies are fast"))
         return;
-    setenv("TUTTI_TEST_STANDIN_KERNELS", "0", 1); /* kernels take no time there */
+    setenv("TUTTI_TEST_STANDIN_KERNELS", "0", 1); /* else the slow stream copies by itself */
     setenv("TUTTI_TEST_STANDIN_COPY_MBPS", "1", 1);
     run(WORLD_PROCESSES, 2, direct, slow_to_oneself, NULL);
     unsetenv("TUTTI_TEST_STANDIN_COPY_MBPS");
