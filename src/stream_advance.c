@@ -366,25 +366,34 @@ void unit_answer(struct unit *unit)
 /* ---- the end ---- */
 
 /* What a failed unit gave its queues may still write where its caller's memory is, so the caller,
- * or the stream, goes on behind it. Not for ever: where streams hold all channels it may not even
- * begin. */
+ * or the stream, goes on behind it. What has begun ends by itself; what has not may be held up by
+ * streams that wait for this very caller, and is not waited for longer than so. */
 #define QUIET_NS 1000000000u
+
+static void ask_queue(struct mem_queue *queue, bool *over, bool *works)
+{
+    bool waits;
+    if (mem_queue_is_over(queue, &waits))
+        return;
+    *over = false;
+    *works |= !waits;
+}
 
 static bool is_quiet(struct unit *unit)
 {
-    bool over = true;
+    bool over = true, works = false;
     for (size_t i = 0; i < unit->call_count; i++) {
         const struct unit_call *call = &unit->calls[i];
         if (!call->at_work || call->comm->failed == TUTTI_OK)
             continue;
         if (call->queue)
-            over &= mem_queue_is_over(call->queue);
+            ask_queue(call->queue, &over, &works);
         if (!unit->slots && (call->call.on_device || call->call.by_nic))
-            over &= mem_queue_is_over(call->comm->queue);
+            ask_queue(call->comm->queue, &over, &works);
     }
     if (over)
         return true;
-    if (unit->quiet_ns == 0)
+    if (works || unit->quiet_ns == 0)
         unit->quiet_ns = clock_ns();
     return clock_ns() - unit->quiet_ns >= QUIET_NS;
 }

@@ -85,7 +85,7 @@ struct unit {
     } replay;
     tutti_status status;
     uint64_t held_until_ns;
-    uint64_t quiet_ns; /* since when it has failed and only its queues are not over */
+    uint64_t quiet_ns; /* since when it has failed and no queue of it works */
     uint64_t asked_ns; /* when its devices were asked last whether they work */
     struct unit_call *calls;
     size_t call_count;

@@ -202,6 +202,41 @@ static int mode_fault(void)
     return bad;
 }
 
+/* What a queue was given before a piece that the driver refuses goes on, and is waited for. */
+static int mode_refused(void)
+{
+    enum { BYTES = 1 << 20 }; /* a second */
+    struct mem_queue *queue;
+    uint64_t ticket, done = 0, start = clock_ns(), limit_ns = 20000000000u;
+    unsigned char *from, *to;
+    bool waits = true, begun = false;
+    setenv("TUTTI_TEST_STANDIN_COPY_MBPS", "1", 1);
+    gpu = gpu_open();
+    if (!gpu || mem_device_open(&device) != TUTTI_OK ||
+        EXPECT(mem_queue_take(device, &queue) == TUTTI_OK) ||
+        EXPECT(mem_pinned_take(device, BYTES, (void **)&from) == TUTTI_OK) ||
+        EXPECT(mem_pinned_take(device, BYTES, (void **)&to) == TUTTI_OK))
+        return 1;
+    memset(from, 1, BYTES);
+    memset(to, 0, BYTES);
+    gpu->refuse_work(2);
+    if (EXPECT(mem_queue_copy(queue, to, from, BYTES, &ticket) == TUTTI_OK) ||
+        EXPECT(mem_queue_copy(queue, from, from, 8, &ticket) != TUTTI_OK) ||
+        EXPECT(mem_queue_poll(queue, &done) != TUTTI_OK) ||
+        EXPECT(!mem_queue_is_over(queue, &waits)))
+        return 1;
+    while (!mem_queue_is_over(queue, &waits) && clock_ns() - start < limit_ns)
+        begun |= !waits;
+    mem_queue_give(queue);
+    return EXPECT(begun || !mem_device_reduces(device)) || EXPECT(to[BYTES - 1] == 1);
+}
+
+static int mode_refused_copy(void)
+{
+    setenv("TUTTI_TEST_STANDIN_KERNELS", "0", 1);
+    return mode_refused();
+}
+
 static int mode_no_kernels(void)
 {
     struct mem_queue *queue;
@@ -376,6 +411,8 @@ static const struct mode modes[] = {
     {"--no-gpu", mode_no_gpu, true},
     {"--stub", mode_stub, true},
     {"--failing", mode_failing, true},
+    {"--refused", mode_refused, true},
+    {"--refused-copy", mode_refused_copy, true},
     {"--no-kernels", mode_no_kernels, true},
     {"--no-memory-ops", mode_no_memory_ops, true},
     {"--one-channel", mode_one_channel, true},

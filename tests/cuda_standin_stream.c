@@ -349,6 +349,22 @@ static void await_room(struct standin_channel *channel)
     standin_hold(-1);
 }
 
+static unsigned refused; /* the number of the piece of work that will be */
+
+cuda_result standin_refuse_work(unsigned number)
+{
+    pthread_mutex_lock(&standin_lock);
+    refused = number;
+    pthread_mutex_unlock(&standin_lock);
+    return CUDA_DRIVER_OK;
+}
+
+/* With the lock. */
+static bool is_refused(const struct standin_op *op)
+{
+    return (op->kind == OP_COPY || op->kind == OP_KERNEL) && refused > 0 && --refused == 0;
+}
+
 cuda_result standin_issue(cuda_stream handle, const struct standin_op *op, bool wait)
 {
     struct standin_context *context;
@@ -365,6 +381,8 @@ cuda_result standin_issue(cuda_stream handle, const struct standin_op *op, bool 
         result = standin_check_legacy(context, stream, true);
     if (result == CUDA_DRIVER_OK && stream->capture) {
         result = standin_record(stream, op);
+    } else if (result == CUDA_DRIVER_OK && is_refused(op)) {
+        result = CUDA_DRIVER_OUT_OF_MEMORY;
     } else if (result == CUDA_DRIVER_OK) {
         await_room(stream->channel);
         standin_push_ordered(stream, op);

@@ -63,6 +63,8 @@ struct gpu_word_op {
     X(count_blocking, standin_count_blocking, (unsigned *count))                                   \
     /* Of what is captured from now on, the piece of that number is refused, once; 0: none. */     \
     X(refuse_captured, standin_refuse_captured, (unsigned number))                                 \
+    /* Of the copies and launches from now on the one of that number is refused, once; 0: none. */ \
+    X(refuse_work, standin_refuse_work, (unsigned number))                                         \
     /* Virtual memory that adapters may reach, the beginning of what is reserved for it. */        \
     X(alloc_virtual, standin_alloc_virtual, (cuda_address * memory, size_t bytes))                 \
     /* Launches since the start. */                                                                \

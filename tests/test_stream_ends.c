@@ -108,6 +108,7 @@ static int abort_past_channels(tutti_comm *comm, int rank, int size, void *conte
 
 static void test_stream_ends_abort_past_channels_that_are_held(void)
 {
+    run(WORLD_PROCESSES, 1, staged, abort_past_channels, NULL);
     if (rig_is_standin())
         setenv("TUTTI_TEST_STANDIN_KERNELS", "0", 1);
     run(WORLD_PROCESSES, 1, staged, abort_past_channels, NULL);
@@ -634,41 +635,53 @@ static void test_stream_ends_calls_far_apart_end_well(void)
 
 /* Rank 0 aborts when its part is done, while what it sent goes from host memory to rank 1's GPU:
  * the call there tells of the abort, or all has come; and nothing comes any more afterwards. */
+struct way {
+    int block, times;
+    unsigned after_us; /* more than a block takes */
+};
+
 static int ended_on_the_way(tutti_comm *comm, int rank, int size, void *context)
 {
-    enum { BLOCK = 1 << 16, TAIL = 256 };
-    int32_t *memory = rig_take(2 * BLOCK * sizeof *memory);
-    int wrong = 0;
+    enum { TAIL = 256 };
+    const struct way *way = context;
+    int block = way->block, wrong = 0;
+    int32_t *memory = rig_take(2 * (size_t)block * sizeof *memory);
     (void)size;
-    (void)context;
-    for (int i = 0; i < 4 && !wrong; i++) {
+    for (int i = 0; i < way->times && !wrong; i++) {
         tutti_comm *other;
         wrong += WORLD_OK(tutti_comm_dup(comm, &other));
-        rig_set_ints(memory, 2 * BLOCK, rank == 0 ? i : -2 * BLOCK);
+        rig_set_ints(memory, 2 * (size_t)block, rank == 0 ? i : -2 * block);
         tutti_status status =
-            i % 2 == 0 ? tutti_reduce(memory, memory, BLOCK, TUTTI_INT32, TUTTI_MAX, 1, other)
-                       : tutti_gather(memory + rank * BLOCK, memory, BLOCK, TUTTI_INT32, 1, other);
+            i % 2 == 0 ? tutti_reduce(memory, memory, block, TUTTI_INT32, TUTTI_MAX, 1, other)
+                       : tutti_gather(memory + rank * block, memory, block, TUTTI_INT32, 1, other);
         if (rank == 0)
             wrong += WORLD_OK(tutti_comm_abort(other));
         if (rank == 0 || status != TUTTI_OK)
             wrong += WORLD_TAKEN(status, rank == 0 ? TUTTI_OK : TUTTI_ERR_PEER);
         else
-            wrong += rig_wrong_ints(rank, memory, BLOCK, i, 1, "a call that went well");
-        rig_set_ints(memory + BLOCK - TAIL, TAIL, -TAIL);
-        usleep(50000); /* a block takes half of that */
-        wrong += rig_wrong_ints(rank, memory + BLOCK - TAIL, TAIL, -TAIL, 1, "after the call");
+            wrong += rig_wrong_ints(rank, memory, block, i, 1, "a call that went well");
+        rig_set_ints(memory + block - TAIL, TAIL, -TAIL);
+        usleep(way->after_us);
+        wrong += rig_wrong_ints(rank, memory + block - TAIL, TAIL, -TAIL, 1, "after the call");
         wrong += WORLD_OK(tutti_barrier(comm)) + WORLD_OK(tutti_comm_destroy(other));
     }
     rig_give(memory);
     return wrong;
 }
 
+/* Short blocks, and one that takes longer than a second: as copies, and as kernels. */
 static void test_stream_ends_on_the_way(void)
 {
-    static const char *const apart[] = {"TUTTI_TRANSPORTS=tcp", "TUTTI_CUDA_DIRECT=0", NULL};
-    setenv("TUTTI_TEST_STANDIN_COPY_MBPS", "10", 1);
-    setenv("TUTTI_TEST_STANDIN_KERNELS", "0", 1); /* kernels take no time there */
-    run(WORLD_PROCESSES, 2, apart, ended_on_the_way, NULL);
+    static const char *const apart[] = {"TUTTI_TRANSPORTS=tcp", "TUTTI_CUDA_DIRECT=0",
+                                        "TUTTI_CUDA_PART=0", NULL};
+    struct way few = {1 << 16, 4, 50000}, many = {1 << 23, 1, 1700000};
+    for (int kernels = 0; kernels < 2; kernels++) {
+        setenv("TUTTI_TEST_STANDIN_KERNELS", kernels ? "1" : "0", 1);
+        setenv("TUTTI_TEST_STANDIN_COPY_MBPS", "10", 1);
+        run(WORLD_PROCESSES, 2, apart, ended_on_the_way, &few);
+        setenv("TUTTI_TEST_STANDIN_COPY_MBPS", "20", 1);
+        run(WORLD_PROCESSES, 2, apart, ended_on_the_way, &many);
+    }
     unsetenv("TUTTI_TEST_STANDIN_KERNELS");
     unsetenv("TUTTI_TEST_STANDIN_COPY_MBPS");
 }

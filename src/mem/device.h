@@ -140,9 +140,10 @@ tutti_status mem_queue_divide(struct mem_queue *queue, tutti_dtype dtype, void *
 /* The last ticket whose work, and that of all before it, is done (0: none yet): *done. Not OK when
  * the device failed: TUTTI_ERR_SYSTEM with its words, for this and every later call. */
 tutti_status mem_queue_poll(struct mem_queue *queue, uint64_t *done);
-/* Whether the device works on nothing of it any more, or mem_queue_poll cannot tell. What it was
- * not given yet is dropped. */
-bool mem_queue_is_over(struct mem_queue *queue);
+/* Whether the device works on nothing of it any more, also where mem_queue_poll has failed. What it
+ * was not given yet is dropped. *waits, where it is not: as far as is known the device has begun
+ * with nothing since this was asked last, and is not just busy (for QUEUE_CLEAR_MS at most). */
+bool mem_queue_is_over(struct mem_queue *queue, bool *waits);
 
 /* ---- memory of peers on this host ---- */
 

@@ -262,10 +262,23 @@ static tutti_status submit(struct mem_queue *queue)
             begin_head(queue);
         piece->work.first = queue->attempt + 1;
         tutti_status status = attempt(queue, queue->submitted);
-        if (status != TUTTI_OK)
+        if (status != TUTTI_OK) {
+            queue->submitted--;
             return status;
+        }
     }
     return TUTTI_OK;
+}
+
+bool mem_cuda_has_begun(const struct mem_queue *queue)
+{
+    const struct piece *head = piece_at(queue, queue->done + 1);
+    return (int32_t)(word(queue, QUEUE_BEGUN) - (uint32_t)head->work.first) >= 0;
+}
+
+bool mem_cuda_is_late(const struct mem_queue *queue)
+{
+    return clock_ns() - queue->head_ns > QUEUE_CLEAR_MS * 1000000ull;
 }
 
 /* Tries other streams for the first piece if it has not begun in time: those that answer. So what
@@ -273,10 +286,8 @@ static tutti_status submit(struct mem_queue *queue)
  * device is busy, however long: the operation's own time limit is for that. */
 static tutti_status try_elsewhere(struct mem_queue *queue)
 {
-    const struct piece *head = piece_at(queue, queue->done + 1);
     uint64_t now = clock_ns();
-    if (now - queue->tried_ns < STREAM_ANSWERS_NS ||
-        (int32_t)(word(queue, QUEUE_BEGUN) - (uint32_t)head->work.first) >= 0)
+    if (now - queue->tried_ns < STREAM_ANSWERS_NS || mem_cuda_has_begun(queue))
         return TUTTI_OK;
     if (queue->asking && has_answered(queue)) {
         use_asked(queue);
@@ -288,7 +299,7 @@ static tutti_status try_elsewhere(struct mem_queue *queue)
     }
     if (queue->asking && now - queue->asked_ns < STREAM_ANSWERS_NS)
         return TUTTI_OK;
-    if (now - queue->head_ns > QUEUE_CLEAR_MS * 1000000ull && !queue->answered)
+    if (!queue->answered && mem_cuda_is_late(queue))
         return fail_held(queue);
     return ask_next(queue);
 }

@@ -29,6 +29,10 @@
 #define BLOCKS_PER_MULTIPROCESSOR 4
 #endif
 
+/* A piece that stays where it was put and is so long says when it begins: even over a bus that many
+ * share, shorter ones take less time than anybody waits for one that has not begun. */
+#define LONG_BYTES (32u << 20)
+
 /* ---- queues --------------------------------------------------------------------------------- */
 
 static tutti_status make_events(struct mem_queue *queue)
@@ -166,6 +170,16 @@ tutti_status mem_cuda_queue_failed(struct mem_queue *queue, cuda_result result, 
     return mem_cuda_fail(result, "%s on %s", what, queue->device->name);
 }
 
+/* Puts the mark of the next ticket before its work, where streams write words. */
+static cuda_result mark_begin(struct mem_queue *queue)
+{
+    cuda_address word = queue->words->address + QUEUE_BEGUN * sizeof(uint32_t);
+    return queue->device->memory_ops
+               ? queue->device->driver->write_word(
+                     queue->stream, word, (uint32_t)(queue->started + 1), CUDA_WRITE_ORDERED)
+               : CUDA_DRIVER_OK;
+}
+
 /* Puts the mark of the next ticket behind the work just started. */
 static cuda_result mark(struct mem_queue *queue)
 {
@@ -243,7 +257,9 @@ static tutti_status start(struct mem_queue *queue, const struct piece *given, ui
     tutti_status status = mem_cuda_enter(queue->device, &scope);
     if (status != TUTTI_OK)
         return status;
-    cuda_result result = mem_cuda_start_piece(queue, &piece);
+    cuda_result result = piece.bytes >= LONG_BYTES ? mark_begin(queue) : CUDA_DRIVER_OK;
+    if (result == CUDA_DRIVER_OK)
+        result = mem_cuda_start_piece(queue, &piece);
     if (result == CUDA_DRIVER_OK)
         result = mark(queue);
     mem_cuda_leave(&scope);
@@ -348,10 +364,9 @@ static tutti_status ask(struct mem_queue *queue)
                : mem_cuda_queue_failed(queue, result, "work");
 }
 
-tutti_status mem_queue_poll(struct mem_queue *queue, uint64_t *done)
+/* Looks how far it is. */
+static tutti_status look(struct mem_queue *queue)
 {
-    if (queue->error != CUDA_DRIVER_OK)
-        return mem_cuda_queue_failed(queue, queue->error, "work");
     tutti_status status = TUTTI_OK;
     if (queue->pieces) {
         uint64_t before = queue->done;
@@ -369,15 +384,41 @@ tutti_status mem_queue_poll(struct mem_queue *queue, uint64_t *done)
         queue->polls = 0;
         status = ask(queue);
     }
+    return status;
+}
+
+tutti_status mem_queue_poll(struct mem_queue *queue, uint64_t *done)
+{
+    if (queue->error != CUDA_DRIVER_OK)
+        return mem_cuda_queue_failed(queue, queue->error, "work");
+    tutti_status status = look(queue);
     if (status == TUTTI_OK)
         *done = queue->done;
     return status;
 }
 
-bool mem_queue_is_over(struct mem_queue *queue)
+/* Whether the first piece that is not done has begun, as far as that is known. */
+static bool has_begun(const struct mem_queue *queue)
 {
-    uint64_t done = 0;
+    if (queue->pieces)
+        return mem_cuda_has_begun(queue);
+    return atomic_load_explicit(&queue->words->word[QUEUE_BEGUN], memory_order_acquire) ==
+           (uint32_t)(queue->done + 1);
+}
+
+bool mem_queue_is_over(struct mem_queue *queue, bool *waits)
+{
+    uint64_t before = queue->seen;
     if (queue->pieces && mem_cuda_is_over(queue))
         return true;
-    return mem_queue_poll(queue, &done) != TUTTI_OK || done == queue->started;
+    /* What came before a piece that the driver refused goes on, unless the device failed. */
+    bool failed = look(queue) != TUTTI_OK || queue->error != CUDA_DRIVER_OK;
+    if (failed && mem_device_check(queue->device) != TUTTI_OK)
+        return true;
+    if (queue->done == queue->started)
+        return true;
+    queue->seen = queue->done + queue->attempt; /* a sum of two that only grow */
+    bool moves = queue->seen != before && !(queue->pieces && mem_cuda_is_late(queue));
+    *waits = !moves && !has_begun(queue);
+    return false;
 }

@@ -7,7 +7,8 @@
 
 #include "mem/mem_cuda.h"
 
-/* Words of a queue: how far its work is and may go; whether its streams answer. */
+/* Words of a queue: how far its work is and may go (QUEUE_BEGUN: the attempt at a piece, or the
+ * ticket of a long one); whether its streams answer. */
 enum queue_word { QUEUE_DONE, QUEUE_BEGUN, QUEUE_GO, QUEUE_PROBE, QUEUE_ANSWERS };
 /* Streams of a device that its queues try. Streams take the hardware's channels in turn as they are
  * made, so these are made at once, half as many more than channels. */
@@ -37,6 +38,7 @@ struct mem_queue {
     uint64_t started;   /* the last ticket */
     uint64_t done;
     unsigned polls; /* without success */
+    uint64_t seen;  /* of what moves on, when mem_queue_is_over was asked last */
     cuda_result error;
     struct mem_queue *next;
 
@@ -88,5 +90,8 @@ tutti_status mem_cuda_make_movable(struct mem_queue *queue);
 tutti_status mem_cuda_tend(struct mem_queue *queue);
 /* Whether the streams have done all that they were given; what they were not is dropped. */
 bool mem_cuda_is_over(struct mem_queue *queue);
+/* Of the first piece that is not done: has it begun, and has it been that for QUEUE_CLEAR_MS? */
+bool mem_cuda_has_begun(const struct mem_queue *queue);
+bool mem_cuda_is_late(const struct mem_queue *queue);
 
 #endif
