@@ -76,11 +76,10 @@ void unit_abandon(struct unit *unit)
     free_broken(unit, false);
 }
 
-/* One without blocks waited for no stream, and may have begun before they came. */
 void unit_end(struct unit *unit)
 {
     if (unit->broken)
-        free_broken(unit, unit->has_blocks);
+        free_broken(unit, true);
     else
         unit_free(unit);
 }

@@ -551,6 +551,17 @@ static bool start(struct unit *unit, struct unit *list)
     return true;
 }
 
+/* Whether others may have its blocks, its slots and its words: those of a unit that began before
+ * its streams came are still to be signalled. */
+static bool is_drained(const struct unit *unit)
+{
+    if (unit->slots && !mem_slots_passed(unit->slots))
+        return false;
+    if (!unit->has_blocks)
+        return !unit->broken || unit_streams_at(unit, UNIT_START);
+    return unit->ends ? unit_streams_at(unit, UNIT_END) : streams_passed(unit);
+}
+
 bool unit_advance(struct unit *unit, struct unit *list, bool *over)
 {
     bool moved = false;
@@ -572,9 +583,7 @@ bool unit_advance(struct unit *unit, struct unit *list, bool *over)
         moved = true;
     }
     if (unit->state == UNIT_DRAINING)
-        *over = (!unit->has_blocks ||
-                 (unit->ends ? unit_streams_at(unit, UNIT_END) : streams_passed(unit))) &&
-                (!unit->slots || mem_slots_passed(unit->slots));
+        *over = is_drained(unit);
     return moved;
 }
 

@@ -3,6 +3,7 @@
  * in ordinary memory, and the test is their stream. */
 #include <stdlib.h>
 
+#include "mem/mem_cuda.h"
 #include "src/comm.h"
 #include "src/stream_unit.h"
 #include "tests/suite.h"
@@ -13,7 +14,11 @@
 static struct replays replays;
 static struct tutti_comm comms[2];
 static _Atomic uint32_t lines[2][GRAPHS][CALLS][UNIT_END + 1];
-static struct mem_words words[2][GRAPHS][CALLS];
+static struct {
+    struct mem_words words;
+    void *next; /* of those that are given back */
+} words[2][GRAPHS][CALLS];
+static struct mem_device device; /* to which they are */
 static struct unit *units[2][GRAPHS][CALLS];
 
 static struct unit *make(int c, int g, int i)
@@ -23,12 +28,12 @@ static struct unit *make(int c, int g, int i)
     unit->streams = calloc(1, sizeof *unit->streams);
     unit->comms = calloc(1, sizeof *unit->comms);
     unit->captured = true;
-    unit->broken = true; /* so that its words, which are the test's, are not given back */
     unit->stream_count = unit->comm_count = 1;
     unit->comms[0].comm = &comms[c];
     atomic_store(&lines[c][g][i][UNIT_START], 0);
-    words[c][g][i].word = lines[c][g][i];
-    unit->streams[0].words = &words[c][g][i];
+    words[c][g][i].words.word = lines[c][g][i];
+    unit->streams[0].words = &words[c][g][i].words;
+    unit->streams[0].stream.device = &device;
     unit->streams[0].first = unit->streams[0].value = 1;
     units[c][g][i] = unit;
     return unit;

@@ -100,6 +100,45 @@ static void test_stream_keeps_memory_of_aborted_communicators(void)
     run(WORLD_PROCESSES, 2, staged, aborted_with_memory, NULL);
 }
 
+/* So do the words of operations in place that a stream had not come to. */
+static int aborted_with_words(tutti_comm *comm, int rank, int size, void *context)
+{
+    enum { TIMES = 40, WARM = 4, QUEUED = 100, LINE = 64 };
+    void *memory = rig_take(COUNT * 4);
+    cuda_stream stream = rig_stream_take(false);
+    size_t before = 0, after = 0;
+    int wrong = 0;
+    (void)size;
+    (void)context;
+    for (int i = 0; i < TIMES && !wrong; i++) {
+        tutti_comm *other;
+        wrong += WORLD_OK(tutti_comm_dup(comm, &other));
+        rig_gate_put((unsigned)rank, stream);
+        for (int j = 0; j < QUEUED; j++)
+            wrong += WORLD_OK(
+                tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, other, stream));
+        wrong += WORLD_OK(tutti_barrier(comm));
+        wrong += WORLD_OK(tutti_comm_abort(other));
+        rig_gate_open((unsigned)rank);
+        wrong += rig_await(rank, stream, AWAIT_S);
+        wrong += WORLD_OK(tutti_comm_destroy(other));
+        after = allocated();
+        before = i < WARM ? after : before;
+    }
+    rig_stream_give(stream, false);
+    rig_give(memory);
+    size_t lost = (size_t)(TIMES - WARM) * QUEUED * LINE;
+    return wrong +
+           world_check(rank, after < before + lost / 2, "%zu bytes became %zu", before, after);
+}
+
+static void test_stream_keeps_words_of_aborted_operations(void)
+{
+    if (skips_real("a real driver does not count what it has given"))
+        return;
+    run(WORLD_PROCESSES, 2, direct, aborted_with_words, NULL);
+}
+
 /* A device that failed answers every call with that, also whether host memory is its own: calls on
  * host memory go on, those on its memory say what it said. */
 static int device_failed(tutti_comm *comm, int rank, int size, void *context)
@@ -215,6 +254,7 @@ int main(int argc, char **argv)
     static const struct suite_test tests[] = {
         {"queues_of_aborted_communicators", test_stream_keeps_queues_of_aborted_communicators},
         {"memory_of_aborted_communicators", test_stream_keeps_memory_of_aborted_communicators},
+        {"words_of_aborted_operations", test_stream_keeps_words_of_aborted_operations},
         {"few_blocks_of_streams_of_one_call", test_stream_keeps_few_blocks_of_streams_of_one_call},
         {"host_memory_when_a_device_failed", test_stream_keeps_host_memory_when_a_device_failed},
         {"nobody_behind_a_device_that_failed",
