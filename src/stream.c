@@ -41,10 +41,13 @@ void unit_free(struct unit *unit)
     for (size_t i = 0; i < unit->call_count; i++) {
         struct unit_call *call = &unit->calls[i];
         free(call->counts);
+        mem_pinned_give(call->stage.device, call->bounce);
         stage_free(&call->stage);
         if (call->owns_queue)
             mem_queue_give(call->queue);
     }
+    if (unit->scratch)
+        mem_device_give(mem_queue_device(unit->slots), unit->scratch);
     mem_queue_give(unit->slots);
     for (size_t i = 0; i < unit->stream_count; i++) {
         if (unit->streams[i].words)
@@ -56,16 +59,20 @@ void unit_free(struct unit *unit)
     free(unit);
 }
 
-/* Leaves out of use what a device, a peer or a stream may still touch. passed: its streams are past
- * it, so of its blocks only those are left out in which some call may go on. */
+/* Leaves out of use what a device or a stream may still touch. passed: its streams are past it, so
+ * of its blocks only those are left out in which some call may go on. */
 static void free_broken(struct unit *unit, bool passed)
 {
+    bool held = unit->slots && !mem_slots_passed(unit->slots);
     for (size_t i = 0; i < unit->call_count; i++) {
-        if (!passed || unit->calls[i].at_work)
-            unit->calls[i].stage.block = NULL;
+        struct unit_call *call = &unit->calls[i];
+        if (!passed || held || call->at_work)
+            call->stage.block = call->bounce = NULL;
     }
-    if (unit->slots && !mem_slots_passed(unit->slots))
+    if (held) {
         unit->slots = NULL;
+        unit->scratch = NULL;
+    }
     for (size_t i = 0; i < unit->stream_count && !passed; i++)
         unit->streams[i].words = NULL;
     unit_free(unit);

@@ -365,39 +365,6 @@ void unit_answer(struct unit *unit)
 
 /* ---- the end ---- */
 
-/* What a failed unit gave its queues may still write where its caller's memory is, so the caller,
- * or the stream, goes on behind it. What has begun ends by itself; what has not may be held up by
- * streams that wait for this very caller, and is not waited for longer than so. */
-#define QUIET_NS 1000000000u
-
-static void ask_queue(struct mem_queue *queue, bool *over, bool *works)
-{
-    bool waits;
-    if (mem_queue_is_over(queue, &waits))
-        return;
-    *over = false;
-    *works |= !waits;
-}
-
-static bool is_quiet(struct unit *unit)
-{
-    bool over = true, works = false;
-    for (size_t i = 0; i < unit->call_count; i++) {
-        const struct unit_call *call = &unit->calls[i];
-        if (!call->at_work || call->comm->failed == TUTTI_OK)
-            continue;
-        if (call->queue)
-            ask_queue(call->queue, &over, &works);
-        if (!unit->slots && (call->call.on_device || call->call.by_nic))
-            ask_queue(call->comm->queue, &over, &works);
-    }
-    if (over)
-        return true;
-    if (works || unit->quiet_ns == 0)
-        unit->quiet_ns = clock_ns();
-    return clock_ns() - unit->quiet_ns >= QUIET_NS;
-}
-
 /* How long the streams of a unit that failed are held; 0: they are not. */
 static uint64_t hold_ms(const struct unit *unit)
 {
@@ -459,10 +426,13 @@ static void retire(struct unit *unit)
 {
     uint64_t ms = hold_ms(unit);
     for (size_t i = 0; i < unit->call_count; i++) {
-        if (unit->calls[i].operation)
-            operation_release(unit->calls[i].operation);
-        unit->calls[i].operation = NULL;
-        unit->broken |= unit->calls[i].comm && unit->calls[i].comm->failed != TUTTI_OK;
+        struct unit_call *call = &unit->calls[i];
+        if (call->operation) {
+            call->bounce = call->operation->bounce;
+            operation_release(call->operation);
+        }
+        call->operation = NULL;
+        unit->broken |= call->comm && call->comm->failed != TUTTI_OK;
     }
     if (!unit->captured)
         unit_unkeep(unit);
@@ -574,7 +544,7 @@ bool unit_advance(struct unit *unit, struct unit *list, bool *over)
         unit->state = UNIT_RUNNING;
         moved = true;
     }
-    if (unit->state == UNIT_RUNNING && run(unit, &moved) && is_quiet(unit)) {
+    if (unit->state == UNIT_RUNNING && run(unit, &moved) && unit_is_quiet(unit)) {
         retire(unit);
         moved = true;
     }

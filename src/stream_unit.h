@@ -49,12 +49,13 @@ struct unit_call {
     uint32_t step;             /* of its stream, whose START brings its bytes and DONE awaits it */
     bool in_queue; /* its bytes are carried, scaled, divided in the queue, not by the stream */
     bool is_clear;
-    bool at_work;            /* its plan, its queue or a peer may touch its block */
+    bool at_work;            /* its plan or its queue may touch its block */
     struct mem_queue *queue; /* for bytes and arithmetic outside the plan; NULL: none */
     bool owns_queue;         /* else an earlier call does */
     size_t pieces;           /* that all calls in the queue it owns may have under way */
     uint64_t ticket;
     struct operation *operation;
+    void *bounce; /* of that one, which failed */
 };
 
 struct unit_comm {
@@ -96,7 +97,8 @@ struct unit {
     struct unit_comm *comms;
     size_t comm_count;
     struct mem_queue
-        *slots; /* for all work of its one communicator; NULL: that one's queue does it */
+        *slots;    /* for all work of its one communicator; NULL: that one's queue does it */
+    void *scratch; /* where they worked when it failed */
     struct operation *result; /* somebody waits; theirs to release */
 };
 
@@ -176,6 +178,11 @@ bool unit_advance(struct unit *unit, struct unit *list, bool *over);
 void unit_release(struct unit *unit);
 /* Those of its replays that nobody saw come go on, too, and do nothing. */
 void unit_answer(struct unit *unit);
+
+/* ---- one that failed (stream_quiet.c) ---- */
+
+/* Whether all that it gave its queues for failed communicators is over, or not waited for. */
+bool unit_is_quiet(struct unit *unit);
 
 /* ---- the thread (stream_proxy.c) ---- */
 
