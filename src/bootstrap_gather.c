@@ -1,10 +1,12 @@
 /* bootstrap_gather.c: one allgather over the star: every rank's block to the root, all blocks back.
  *
  * The root reads its ranks in whatever order they come (epoll), straight into the result, then
- * sends the result to one after the other: they are all waiting for it. A rank that ran ahead has
- * its next block in the socket, unread until the root gets there. A failure at the root goes out in
- * place of the result, so all ranks have the same sentence; any failure leaves ranks out of step,
- * and bootstrap_allgather refuses to go on after it.
+ * sends the result to one after the other: they are all waiting for it. Blocks are records with
+ * room for the worst case, and a result goes to every rank, so it is quadratic: what is zero at
+ * their ends does not travel. A rank that ran ahead has its next block in the socket, unread until
+ * the root gets there. A failure at the root goes out in place of the result, so all ranks have the
+ * same sentence; any failure leaves ranks out of step, and bootstrap_allgather refuses to go on
+ * after it.
  *
  * A root without a rank learns from the first header that comes that there is an allgather, how
  * long its blocks are, and from when on the others are late. Ranks that leave before that may have
@@ -34,12 +36,20 @@ struct collection {
     struct intake *intakes; /* [size] */
     bool *done;             /* [size] */
     uint8_t *out;
-    size_t len;
+    size_t len, used; /* used: the most of any block that is not zero at its end */
     uint32_t speaker; /* whose len it is; BOOTSTRAP_NO_RANK: nobody's yet */
     uint32_t left;
     uint32_t gone, first_gone; /* before anybody spoke: how many, and the first of them */
     uint64_t deadline_ms;
 };
+
+/* Without the zeros at its end. */
+static size_t used_bytes(const uint8_t *block, size_t len)
+{
+    while (len > 0 && block[len - 1] == 0)
+        len--;
+    return len;
+}
 
 static tutti_status left_early(const struct collection *collection, uint32_t rank)
 {
@@ -73,7 +83,7 @@ static tutti_status check_header(struct collection *collection, uint32_t rank)
     bool first = collection->speaker == BOOTSTRAP_NO_RANK;
     bool known =
         !first || (header->sequence == bootstrap->sequence && header->len <= BOOTSTRAP_BLOCK_MAX);
-    if (header->magic != BOOTSTRAP_MAGIC || !known)
+    if (header->magic != BOOTSTRAP_MAGIC || !known || header->used > header->len)
         return fail(TUTTI_ERR_PROTOCOL, "%s sent bytes that are no allgather", who);
     if (first)
         return begin(collection, rank);
@@ -84,6 +94,16 @@ static tutti_status check_header(struct collection *collection, uint32_t rank)
                     who, header->len, header->sequence, collection->speaker, collection->len,
                     bootstrap->sequence);
     return TUTTI_OK;
+}
+
+/* The rest of it is zero. */
+static void take_block(struct collection *collection, uint32_t rank)
+{
+    size_t used = collection->intakes[rank].header.used;
+    memset(collection->out + rank * collection->len + used, 0, collection->len - used);
+    collection->used = used > collection->used ? used : collection->used;
+    collection->done[rank] = true;
+    collection->left--;
 }
 
 /* *gone: it left, and nobody waits for it yet. */
@@ -97,7 +117,7 @@ static tutti_status collect_from(struct collection *collection, uint32_t rank, b
                           ? (uint8_t *)&intake->header + intake->got
                           : collection->out + rank * collection->len + (intake->got - head);
         size_t want =
-            intake->got < head ? head - intake->got : head + collection->len - intake->got;
+            intake->got < head ? head - intake->got : head + intake->header.used - intake->got;
         ssize_t got = recv(collection->bootstrap->seats[rank].fd, to, want, 0);
         if (got < 0 && errno == EINTR)
             continue;
@@ -118,10 +138,8 @@ static tutti_status collect_from(struct collection *collection, uint32_t rank, b
             if (status != TUTTI_OK)
                 return status;
         }
-        if (intake->got == head + collection->len) {
-            collection->done[rank] = true;
-            collection->left--;
-        }
+        if (intake->got >= head && intake->got == head + intake->header.used)
+            take_block(collection, rank);
     }
     return TUTTI_OK;
 }
@@ -191,26 +209,35 @@ static tutti_status collect(struct collection *collection, int epoll)
 static tutti_status hand_out(struct collection *collection)
 {
     struct bootstrap *bootstrap = collection->bootstrap;
+    size_t used = collection->used;
     struct gather_header header = {.magic = BOOTSTRAP_MAGIC,
                                    .sequence = bootstrap->sequence,
-                                   .len = (uint32_t)collection->len};
-    for (uint32_t r = 0; r < bootstrap->size; r++) {
+                                   .len = (uint32_t)collection->len,
+                                   .used = (uint32_t)used};
+    uint8_t *blocks = malloc(bootstrap->size * used + 1);
+    tutti_status status = TUTTI_OK;
+    if (blocks == NULL)
+        return fail(TUTTI_ERR_NOMEM, "no memory for the allgather of %u ranks", bootstrap->size);
+    for (uint32_t r = 0; r < bootstrap->size; r++)
+        memcpy(blocks + r * used, collection->out + r * collection->len, used);
+    for (uint32_t r = 0; r < bootstrap->size && status == TUTTI_OK; r++) {
         if (r == bootstrap->rank)
             continue;
         char who[128], cause[SENTENCE_MAX];
         int fd = bootstrap->seats[r].fd;
-        tutti_status status =
+        status =
             sock_send_all(fd, &header, sizeof header, collection->deadline_ms, bootstrap->cancel);
         if (status == TUTTI_OK)
-            status = sock_send_all(fd, collection->out, bootstrap->size * collection->len,
-                                   collection->deadline_ms, bootstrap->cancel);
+            status = sock_send_all(fd, blocks, bootstrap->size * used, collection->deadline_ms,
+                                   bootstrap->cancel);
         if (status != TUTTI_OK) {
             snprintf(cause, sizeof cause, "%s", status_sentence());
-            return fail(TUTTI_ERR_CONNECT, "%s did not take the result of the rendezvous: %.300s",
-                        seat_text(bootstrap->seats, r, who), cause);
+            status = fail(TUTTI_ERR_CONNECT, "%s did not take the result of the rendezvous: %.300s",
+                          seat_text(bootstrap->seats, r, who), cause);
         }
     }
-    return TUTTI_OK;
+    free(blocks);
+    return status;
 }
 
 /* Best effort: one that has its result already finds this in the next allgather. */
@@ -247,6 +274,7 @@ static tutti_status gather(struct collection *collection, const void *in)
         status = fail_errno(TUTTI_ERR_SYSTEM, "rendezvous: epoll_create1");
     if (status == TUTTI_OK && bootstrap->rank != BOOTSTRAP_NO_RANK) {
         memmove(collection->out + bootstrap->rank * collection->len, in, collection->len);
+        collection->used = used_bytes(in, collection->len);
         collection->done[bootstrap->rank] = true;
     }
     if (status == TUTTI_OK)
@@ -312,7 +340,8 @@ static tutti_status check_reply(struct bootstrap *bootstrap, const struct gather
         bootstrap_clean_text(failure.sentence, sizeof failure.sentence);
         return bootstrap_refused(bootstrap, &failure);
     }
-    if (header->status != TUTTI_OK || header->len != len || header->sequence != bootstrap->sequence)
+    if (header->status != TUTTI_OK || header->len != len || header->used > len ||
+        header->sequence != bootstrap->sequence)
         return fail(TUTTI_ERR_PROTOCOL,
                     "%s answered allgather %u with blocks of %u bytes, rank %u expects "
                     "allgather %u with %zu: run the same release everywhere",
@@ -321,16 +350,27 @@ static tutti_status check_reply(struct bootstrap *bootstrap, const struct gather
     return TUTTI_OK;
 }
 
+/* Blocks that came back to back go to their places, the last first. */
+static void spread_blocks(uint8_t *out, uint32_t count, size_t len, size_t used)
+{
+    for (uint32_t r = count; r-- > 0;) {
+        memmove(out + r * len, out + r * used, used);
+        memset(out + r * len + used, 0, len - used);
+    }
+}
+
 tutti_status bootstrap_leaf_allgather(struct bootstrap *bootstrap, const void *in, void *out,
                                       size_t len, uint64_t deadline_ms)
 {
-    struct gather_header header = {
-        .magic = BOOTSTRAP_MAGIC, .sequence = bootstrap->sequence, .len = (uint32_t)len};
+    struct gather_header header = {.magic = BOOTSTRAP_MAGIC,
+                                   .sequence = bootstrap->sequence,
+                                   .len = (uint32_t)len,
+                                   .used = (uint32_t)used_bytes(in, len)};
     /* A failed send is not the end: the root may have told the reason before it closed. */
     if (sock_send_all(bootstrap->fd, &header, sizeof header, deadline_ms, bootstrap->cancel) ==
             TUTTI_OK &&
-        len > 0)
-        (void)sock_send_all(bootstrap->fd, in, len, deadline_ms, bootstrap->cancel);
+        header.used > 0)
+        (void)sock_send_all(bootstrap->fd, in, header.used, deadline_ms, bootstrap->cancel);
     deadline_ms += BOOTSTRAP_GRACE_MS;
     if (sock_recv_all(bootstrap->fd, &header, sizeof header, deadline_ms, bootstrap->cancel) !=
         TUTTI_OK)
@@ -338,8 +378,9 @@ tutti_status bootstrap_leaf_allgather(struct bootstrap *bootstrap, const void *i
     tutti_status status = check_reply(bootstrap, &header, len, deadline_ms);
     if (status != TUTTI_OK)
         return status;
-    if (sock_recv_all(bootstrap->fd, out, bootstrap->size * len, deadline_ms, bootstrap->cancel) !=
-        TUTTI_OK)
+    if (sock_recv_all(bootstrap->fd, out, bootstrap->size * (size_t)header.used, deadline_ms,
+                      bootstrap->cancel) != TUTTI_OK)
         return lost_root(bootstrap, deadline_ms);
+    spread_blocks(out, bootstrap->size, len, header.used);
     return TUTTI_OK;
 }

@@ -31,7 +31,7 @@
 #define MEETING_PLACES_MAX    (MEETING_PORTS_MAX * SOCK_ADDRESSES_MAX)
 #define MEETING_LISTENERS_MAX SOCK_ADDRESSES_MAX /* addresses the root listens on */
 #define MEETING_KEY_MAX       320
-#define BOOTSTRAP_VERSION     2u
+#define BOOTSTRAP_VERSION     3u
 #define BOOTSTRAP_GRACE_MS    500 /* the root may tell at the very deadline who is missing */
 #define BOOTSTRAP_MAGIC       0x54425354u /* "TSBT" on the wire */
 #define BOOTSTRAP_NO_RANK     UINT32_MAX  /* of a root that is none of the ranks */
@@ -68,7 +68,8 @@ struct answer_message {
 struct gather_header {
     uint32_t magic, sequence;
     int32_t status;
-    uint32_t len; /* of one block; of the sentence when status is an error */
+    uint32_t len;  /* of one block; of the sentence when status is an error */
+    uint32_t used; /* bytes of each block that are sent: those behind them are zero */
 };
 
 /* What the root knows of a rank; of its own only the name, and its fd stays -1. */

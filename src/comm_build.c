@@ -17,7 +17,8 @@
 #include "src/comm.h"
 #include "tutti/tutti.h"
 
-#define SHARED_TEXT 256
+#define SHARED_TEXT  256
+#define OPENED_BYTES (5 * TRANSPORT_ADDRESS_MAX) /* of four networks; the other two are short */
 
 /* Round 1. Fixed size; sent as bytes between hosts of one byte order (the version says so). */
 struct facts {
@@ -33,14 +34,18 @@ struct facts {
     char sentence[SENTENCE_MAX]; /* of the status; without one, which transports do not work here */
 };
 
-/* Round 2. */
+/* Round 2. Every rank gets every rank's, so that room which is hardly used would be most of what a
+ * thousand processes move when they meet: who failed has no addresses, and who has some lays them
+ * back to back, in the order of their rows. */
 struct opened {
     int32_t status;
     uint32_t reach; /* how this rank's device works in the memory of others, at the slowest */
     uint32_t reduces;
-    char sentence[SENTENCE_MAX];
-    uint32_t len[COMM_TRANSPORTS_MAX];
-    uint8_t address[COMM_TRANSPORTS_MAX][TRANSPORT_ADDRESS_MAX];
+    uint16_t len[COMM_TRANSPORTS_MAX];
+    union {
+        uint8_t addresses[OPENED_BYTES];
+        char sentence[SENTENCE_MAX];
+    };
 };
 
 /* ---- round 1 ----------------------------------------------------------------------------------
@@ -375,20 +380,39 @@ static tutti_status open_transports(tutti_comm *comm, const struct facts *all,
     return TUTTI_OK;
 }
 
-/* The slot of a row in struct opened is the row itself: the same on every rank. */
+/* Addresses lie in the order of their rows. */
 static tutti_status own_addresses(tutti_comm *comm, const int rows[COMM_TRANSPORTS_MAX],
                                   struct opened *mine)
 {
-    for (uint32_t i = 0; i < comm->transport_count; i++) {
-        size_t len = TRANSPORT_ADDRESS_MAX;
-        tutti_status status =
-            comm->transport_ops[i]->address(comm->transports[i], mine->address[rows[i]], &len);
-        if (status != TUTTI_OK)
-            return status;
-        must(len <= TRANSPORT_ADDRESS_MAX);
-        mine->len[rows[i]] = (uint32_t)len;
+    uint32_t at = 0;
+    for (int row = 0; transport_table[row]; row++) {
+        for (uint32_t i = 0; i < comm->transport_count; i++) {
+            size_t len = TRANSPORT_ADDRESS_MAX;
+            if (rows[i] != row)
+                continue;
+            must(at + len <= sizeof mine->addresses);
+            tutti_status status =
+                comm->transport_ops[i]->address(comm->transports[i], mine->addresses + at, &len);
+            if (status != TUTTI_OK)
+                return status;
+            must(len <= TRANSPORT_ADDRESS_MAX);
+            mine->len[row] = (uint16_t)len;
+            at += (uint32_t)len;
+        }
     }
     return TUTTI_OK;
+}
+
+/* Where the address of that row lies; NULL if there is none, or if the lengths, which came from a
+ * peer, make no sense. */
+static const uint8_t *address_in(const struct opened *opened, int row)
+{
+    size_t at = 0;
+    for (int i = 0; i < row; i++)
+        at += opened->len[i];
+    bool good = opened->len[row] > 0 && opened->len[row] <= TRANSPORT_ADDRESS_MAX &&
+                at + opened->len[row] <= sizeof opened->addresses;
+    return good ? opened->addresses + at : NULL;
 }
 
 static tutti_status take_addresses(tutti_comm *comm, const struct facts *facts,
@@ -412,12 +436,13 @@ static tutti_status take_addresses(tutti_comm *comm, const struct facts *facts,
             continue;
         int row = row_for(facts, comm->rank, p);
         uint32_t len = all[p].len[row];
-        if (len == 0 || len > TRANSPORT_ADDRESS_MAX)
+        const uint8_t *theirs = address_in(&all[p], row);
+        if (theirs == NULL)
             return fail(TUTTI_ERR_PROTOCOL, "%s gave a %s address of %u bytes", comm->names[p],
                         transport_table[row]->name, len);
         struct comm_peer *peer = &comm->peers[p];
         uint8_t *address = comm->addresses + (size_t)p * TRANSPORT_ADDRESS_MAX;
-        memcpy(address, all[p].address[row], len);
+        memcpy(address, theirs, len);
         peer->address = address;
         peer->address_len = len;
         for (uint32_t i = 0; i < comm->transport_count; i++) {
