@@ -20,8 +20,8 @@ static inline uint64_t most(uint64_t a, uint64_t b)
     return a > b ? a : b;
 }
 
-/* Part i of `len` bytes cut into `parts` nearly equal parts of whole elements; the first ones are
- * an element longer. */
+/* Part i of `len` bytes cut into `parts` nearly equal parts of whole elements; some, among them the
+ * first, are an element longer. */
 struct block cut_evenly(uint64_t len, uint32_t elem_size, uint32_t parts, uint32_t i);
 
 /* ---- grain: pieces and lanes ------------------------------------------------------------------

@@ -11,13 +11,17 @@
 #define LOCAL_CHUNK_BYTES (1ull << 30)
 #define LANDING_SLOTS     16 /* contributions that may have landed and wait for their turn */
 
+/* What does not divide is spread over the parts, so that any run of them is less than one element
+ * longer or shorter than its share: part i begins at ceil(elems * i / parts). */
 struct block cut_evenly(uint64_t len, uint32_t elem_size, uint32_t parts, uint32_t i)
 {
     uint64_t elems = len / elem_size, base = elems / parts, extra = elems % parts;
+    uint64_t before = (extra * i + parts - 1) / parts;
+    uint64_t after = (extra * (i + 1u) + parts - 1) / parts;
 
     must(len % elem_size == 0 && i < parts);
-    return (struct block){.off = (base * i + least(i, extra)) * elem_size,
-                          .len = (base + (i < extra)) * elem_size};
+    return (struct block){.off = (base * i + before) * elem_size,
+                          .len = (base + after - before) * elem_size};
 }
 
 /* ---- grain ---- */

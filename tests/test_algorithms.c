@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "algorithms/phases.h"
 #include "algorithms/verify_grid.h"
 #include "tests/sim.h"
 #include "tests/suite.h"
@@ -28,6 +29,41 @@ static void test_algorithms_prove_over_the_grid(void)
     printf("\n    %llu plans, %llu steps, %llu messages proved; largest program %u steps\n",
            (unsigned long long)sum.plans, (unsigned long long)sum.steps,
            (unsigned long long)sum.messages, sum.largest);
+}
+
+/* Where a rail has more hosts than its part has elements the rank that sends the longer blocks must
+ * not be the same in every round. */
+static void test_algorithms_prove_many_small_hosts(void)
+{
+    struct groups groups;
+    struct grid grid = {.groups = &groups, .effort = 1};
+    struct grid_sum sum = {0};
+    CU_ASSERT_EQUAL_FATAL(groups_make_uniform(256, 2, &groups), TUTTI_OK);
+    for (grid.seed = 0; grid.seed < VERIFY_COUNTS; grid.seed++) {
+        const struct algorithm *hier = algorithm_find(TUTTI_COLL_ALLREDUCE, "hier");
+        tutti_status status = verify_algorithm(hier, &grid, &sum);
+        CU_ASSERT_EQUAL(status, TUTTI_OK);
+        if (status != TUTTI_OK)
+            printf("\n    %s\n", status_sentence());
+    }
+    groups_free(&groups);
+}
+
+/* Parts follow one another, and a run of them is as long as its share, to less than an element. */
+static void test_algorithms_cut_evenly(void)
+{
+    uint64_t state = suite_seed();
+    for (int trial = 0; trial < 1000; trial++) {
+        uint32_t parts = 1 + (uint32_t)(suite_random(&state) % 70), elem = 1u << trial % 4;
+        uint64_t elems = suite_random(&state) % (3 * parts), at = 0;
+        for (uint32_t i = 0; i < parts; i++) {
+            struct block part = cut_evenly(elems * elem, elem, parts, i);
+            CU_ASSERT_EQUAL(part.off, at * elem);
+            at += part.len / elem;
+            CU_ASSERT_EQUAL(at, (elems * (i + 1) + parts - 1) / parts);
+        }
+        CU_ASSERT_EQUAL(at, elems);
+    }
 }
 
 /* The proofs on symbols, tried on bytes: by another machine, against another definition. */
@@ -125,6 +161,8 @@ int main(int argc, char **argv)
          test_algorithms_fit_every_collective_at_every_rank_count},
         {"test_algorithms_agree_with_horrible_ones_on_real_bytes",
          test_algorithms_agree_with_horrible_ones_on_real_bytes},
+        {"test_algorithms_cut_evenly", test_algorithms_cut_evenly},
+        {"test_algorithms_prove_many_small_hosts", test_algorithms_prove_many_small_hosts},
         {"test_algorithms_prove_over_the_grid", test_algorithms_prove_over_the_grid},
     };
     return suite_run("algorithms", tests, sizeof tests / sizeof *tests, argc, argv);
