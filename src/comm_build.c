@@ -68,16 +68,29 @@ static bool allowed(const struct settings *settings, const char *name)
 static tutti_status check_transport_names(const struct settings *settings)
 {
     char list[SETTING_TEXT_MAX], known[SETTING_TEXT_MAX] = "", *rest;
+    const char *given = settings->transports;
+    bool any = false, all = false;
     for (int i = 0; transport_table[i]; i++) {
         strncat(known, i ? ", " : "", sizeof known - strlen(known) - 1);
         strncat(known, transport_table[i]->name, sizeof known - strlen(known) - 1);
     }
-    snprintf(list, sizeof list, "%s", settings->transports);
+    snprintf(list, sizeof list, "%s", given);
     for (char *name = strtok_r(list, ",", &rest); name; name = strtok_r(NULL, ",", &rest)) {
+        any = true;
+        all = all || strcmp(name, "auto") == 0;
         if (strcmp(name, "auto") != 0 && !transport_find(name))
             return fail(TUTTI_ERR_SETTING,
                         "TUTTI_TRANSPORTS names '%s': expected some of %s, or auto", name, known);
     }
+    if (!any)
+        return fail(TUTTI_ERR_SETTING,
+                    "TUTTI_TRANSPORTS='%s' names no transport: expected some of %s, or auto", given,
+                    known);
+    if (all && strcmp(given, "auto") != 0)
+        return fail(TUTTI_ERR_SETTING,
+                    "TUTTI_TRANSPORTS=%s: auto stands for every transport: give it alone or "
+                    "leave it out",
+                    given);
     return TUTTI_OK;
 }
 

@@ -124,6 +124,10 @@ once "a file that cannot be written" 3 "cannot write /nonexistent/file: No such 
     $perf allreduce --ranks 3 --json /nonexistent/file
 one_sentence "an algorithm that is none" "nosuch" $perf allreduce --ranks 3 --algo nosuch -e 8
 one_sentence "a transport that is none" "nosuch" $perf allreduce --ranks 3 --transport nosuch -e 8
+one_sentence "no transport at all" "names no transport: expected some of inproc, shm" \
+    $perf allreduce --ranks 3 --transport "" -e 8
+one_sentence "auto beside a transport" "TUTTI_TRANSPORTS=shm,auto: auto stands for every transport" \
+    $perf allreduce --ranks 3 --transport shm,auto -e 8
 one_sentence "lanes out of range" "TUTTI_LANES=99 is out of range" $perf allreduce --ranks 3 --lanes 99 -e 8
 once "GPU memory without GPUs" 3 "coll_perf: --memory cuda: no GPU memory: TUTTI_CUDA=0" \
     env TUTTI_CUDA=0 $perf allreduce --ranks 3 --memory cuda -e 8
