@@ -65,33 +65,40 @@ static void *allocate(const struct bench *bench, size_t bytes)
     return memory;
 }
 
-static void arena_open(const struct bench *bench, struct arena *arena, size_t bytes, bool peer)
+static bool no_room(struct bench *bench, const char *what, const char *why)
+{
+    snprintf(bench->finding, sizeof bench->finding, "%s: %s", what, why);
+    return false;
+}
+
+static bool arena_open(struct bench *bench, struct arena *arena, size_t bytes, bool peer)
 {
     size_t all = bytes + 2 * (size_t)GUARD_BYTES;
-    void *memory = NULL;
+    enum memory kind = bench->options->memory;
+    void *memory = NULL, *device = NULL;
     if (peer)
         memory = bench->peer->alloc(all);
-    else if (bench->options->memory == MEMORY_MALLOC)
+    else if (kind == MEMORY_MALLOC)
         memory = aligned_alloc(4096, (all + 4095) / 4096 * 4096);
-    else if (bench->options->memory == MEMORY_CUDA)
-        memory = allocate(bench, all);
+    else if (kind == MEMORY_CUDA)
+        memory = calloc(1, all);
     else if (tutti_mem_alloc(all, &memory) != TUTTI_OK)
-        bench_die(bench, "buffers (-e bytes each for in and out)");
-    if (memory == NULL) {
-        fprintf(stderr, "coll_perf: rank %d: out of memory: a buffer of %zu bytes (-e)\n",
-                bench->rank, all);
-        stop();
-    }
+        return no_room(bench, "buffers (-e bytes each for in and out)", tutti_last_error());
+    if (memory == NULL)
+        return no_room(bench, "buffers (-e bytes each for in and out)", "out of memory");
     *arena = (struct arena){memory, (unsigned char *)memory + GUARD_BYTES, bytes, NULL};
-    void *device = NULL;
-    if (!peer && bench->options->memory == MEMORY_CUDA &&
+    if (!peer && kind == MEMORY_CUDA &&
         tutti_mem_alloc_in(TUTTI_MEMORY_CUDA, all, &device) != TUTTI_OK)
-        bench_die(bench, "buffers in GPU memory (-e bytes each for in and out)");
+        return no_room(bench, "buffers in GPU memory (-e bytes each for in and out)",
+                       tutti_last_error());
     arena->device = device;
+    return true;
 }
 
 static void arena_close(const struct bench *bench, struct arena *arena, bool peer)
 {
+    if (arena->base == NULL) /* there was no room for it */
+        return;
     if (peer)
         bench->peer->free(arena->base);
     else if (bench->options->memory != MEMORY_LIB)
@@ -101,7 +108,7 @@ static void arena_close(const struct bench *bench, struct arena *arena, bool pee
     tutti_mem_free(arena->device);
 }
 
-void bench_open(struct bench *bench, const struct options *options, tutti_comm *comm)
+bool bench_open(struct bench *bench, const struct options *options, tutti_comm *comm)
 {
     const struct peer *peer = options->peer_kind ? options->peer : NULL;
     *bench = (struct bench){.options = options, .comm = comm, .peer = peer};
@@ -112,12 +119,10 @@ void bench_open(struct bench *bench, const struct options *options, tutti_comm *
     /* the greatest size, or one element for every rank, and the gaps of the v forms */
     size_t least = size * sizeof(uint64_t), gaps = size * CASE_GAP * sizeof(uint64_t);
     size_t bytes = (options->max_bytes > least ? options->max_bytes : least) + gaps;
-    arena_open(bench, &bench->in, bytes, false);
-    arena_open(bench, &bench->out, bytes, false);
-    if (peer) {
-        arena_open(bench, &bench->peer_in, bytes, true);
-        arena_open(bench, &bench->peer_out, bytes, true);
-    }
+    bool room = arena_open(bench, &bench->in, bytes, false) &&
+                arena_open(bench, &bench->out, bytes, false) &&
+                (!peer || (arena_open(bench, &bench->peer_in, bytes, true) &&
+                           arena_open(bench, &bench->peer_out, bytes, true)));
     uint64_t most = options->iters ? options->iters : ADAPTIVE_MOST;
     bench->samples_max = most < SAMPLES_MOST ? (size_t)most : SAMPLES_MOST;
     bench->samples = allocate(bench, bench->samples_max * sizeof(double));
@@ -125,6 +130,7 @@ void bench_open(struct bench *bench, const struct options *options, tutti_comm *
     bench->call.counts = allocate(bench, size * sizeof(size_t));
     bench->call.displs = allocate(bench, size * sizeof(size_t));
     bench->call.segments = allocate(bench, size * sizeof(struct segment));
+    return room;
 }
 
 void bench_close(struct bench *bench)

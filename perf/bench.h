@@ -29,14 +29,15 @@ struct bench {
     uint64_t sequence;
     double *samples; /* [samples_max] microseconds */
     size_t samples_max;
-    char finding[160]; /* the first wrong element of this rank */
+    char finding[640]; /* the first wrong element of this rank, or why it has no buffers */
 };
 
 /* Prints "coll_perf: rank R: WHAT: the library's sentence" and ends the process with EXIT_RUN. */
 _Noreturn void bench_die(const struct bench *bench, const char *what);
 
-/* Makes buffers for the options' sizes. */
-void bench_open(struct bench *bench, const struct options *options, tutti_comm *comm);
+/* Makes buffers for the options' sizes. False: there is no room for them, and finding says why; the
+ * bench can only exchange then, and be closed. */
+bool bench_open(struct bench *bench, const struct options *options, tutti_comm *comm);
 void bench_close(struct bench *bench);
 
 /* Sets type and operation for the calls that follow; OP_NONE for calls that only move data. */

@@ -139,6 +139,20 @@ static void introduce(struct run *run, int cpu)
     free(all);
 }
 
+/* What is wrong, by the status of each rank, is said by the first that has something to say: it is
+ * the same at all others, as a rule. */
+static int agree_to_go(struct run *run, double status, bool room)
+{
+    struct bench *bench = &run->bench;
+    int speaker = 0;
+    bench_exchange(bench, &status, 1);
+    while (speaker + 1 < bench->size && bench->records[speaker].values[0] == EXIT_GOOD)
+        speaker++;
+    if (!room && speaker == bench->rank)
+        fprintf(stderr, "coll_perf: rank %d: %s\n", bench->rank, bench->finding);
+    return (int)bench->records[speaker].values[0];
+}
+
 /* Everything after the communicator exists; ends it too. */
 static int run_all(const struct options *options, tutti_comm *comm, int cpu)
 {
@@ -152,20 +166,20 @@ static int run_all(const struct options *options, tutti_comm *comm, int cpu)
         exit(EXIT_RUN);
     run->options = options;
     run->explain = text;
-    bench_open(&run->bench, options, comm);
+    bool room = bench_open(&run->bench, options, comm);
     run->head = run->bench.rank == 0;
-    double bad = 0;
+    int bad = room ? EXIT_GOOD : EXIT_RUN;
     if (options->root >= run->bench.size) {
         if (run->head)
             fprintf(stderr, "coll_perf: the root (-r %d) is not one of the %d ranks\n",
                     options->root, run->bench.size);
         bad = EXIT_USAGE;
-    } else if (run->head && !report_open(&run->report, options, run->bench.size, run->bench.hosts,
-                                         run->bench.peer)) {
+    } else if (room && run->head &&
+               !report_open(&run->report, options, run->bench.size, run->bench.hosts,
+                            run->bench.peer)) {
         bad = EXIT_RUN;
     }
-    bench_exchange(&run->bench, &bad, 1);
-    int status = (int)run->bench.records[0].values[0];
+    int status = agree_to_go(run, bad, room);
     if (status == EXIT_GOOD) {
         introduce(run, cpu);
         for (size_t i = 0; i < options->case_count; i++)
