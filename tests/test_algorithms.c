@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "algorithms/costs.h"
 #include "algorithms/phases.h"
 #include "algorithms/verify_grid.h"
 #include "tests/sim.h"
@@ -47,6 +48,44 @@ static void test_algorithms_prove_many_small_hosts(void)
             printf("\n    %s\n", status_sentence());
     }
     groups_free(&groups);
+}
+
+static void price_whole(const struct algorithm *algorithm, const struct groups *groups,
+                        uint64_t count)
+{
+    struct trial trial = world_trial(algorithm->coll, groups);
+    struct world world;
+    trial.count = count;
+    CU_ASSERT_EQUAL_FATAL(world_make(&trial, &world), TUTTI_OK);
+    const struct shape *shape = &world.shapes[0];
+    uint64_t total = shape->local_counts ? 0 : coll_total_bytes(shape);
+    double whole = -1;
+    for (uint64_t chunk = 1u << 30; chunk >= total && algorithm->fits(shape); chunk /= 2) {
+        struct knobs knobs = {.chunk_bytes = chunk, .lanes = 1};
+        struct cost cost = {0};
+        algorithm->cost(shape, &knobs, &cost);
+        whole = whole < 0 ? cost_us(shape, &cost) : whole;
+        CU_ASSERT_EQUAL(whole, cost_us(shape, &cost));
+        if (chunk == 1)
+            break;
+    }
+    world_free(&world);
+}
+
+/* The planner asks once for all chunks that are no shorter than the buffer. */
+static void test_algorithms_cost_the_same_with_any_chunk_that_cuts_nothing(void)
+{
+    for (const struct algorithm *const *at = algorithm_table; *at; at++) {
+        for (uint32_t i = 0; i < verify_rank_count; i++) {
+            for (uint32_t p = 0; p < verify_placements(verify_ranks[i]); p++) {
+                struct groups groups;
+                CU_ASSERT_EQUAL_FATAL(verify_placement(verify_ranks[i], p, &groups), TUTTI_OK);
+                for (uint32_t c = 0; c < VERIFY_COUNTS; c++)
+                    price_whole(*at, &groups, verify_count(verify_ranks[i], c));
+                groups_free(&groups);
+            }
+        }
+    }
 }
 
 /* Parts follow one another, and a run of them is as long as its share, to less than an element. */
@@ -161,6 +200,8 @@ int main(int argc, char **argv)
          test_algorithms_fit_every_collective_at_every_rank_count},
         {"test_algorithms_agree_with_horrible_ones_on_real_bytes",
          test_algorithms_agree_with_horrible_ones_on_real_bytes},
+        {"test_algorithms_cost_the_same_with_any_chunk_that_cuts_nothing",
+         test_algorithms_cost_the_same_with_any_chunk_that_cuts_nothing},
         {"test_algorithms_cut_evenly", test_algorithms_cut_evenly},
         {"test_algorithms_prove_many_small_hosts", test_algorithms_prove_many_small_hosts},
         {"test_algorithms_prove_over_the_grid", test_algorithms_prove_over_the_grid},
