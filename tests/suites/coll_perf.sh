@@ -130,8 +130,6 @@ one_sentence "auto beside a transport" "TUTTI_TRANSPORTS=shm,auto: auto stands f
     $perf allreduce --ranks 3 --transport shm,auto -e 8
 once "buffers beyond the memory there is" 3 "rank 0: buffers (-e bytes each for in and out): allocate" \
     $perf allreduce --ranks 3 -e 4000G
-once "buffers beyond it, from malloc" 3 "rank 0: buffers (-e bytes each for in and out): out of memory" \
-    $perf allreduce --ranks 3 -e 4000G --memory malloc
 one_sentence "lanes out of range" "TUTTI_LANES=99 is out of range" $perf allreduce --ranks 3 --lanes 99 -e 8
 once "GPU memory without GPUs" 3 "coll_perf: --memory cuda: no GPU memory: TUTTI_CUDA=0" \
     env TUTTI_CUDA=0 $perf allreduce --ranks 3 --memory cuda -e 8
