@@ -205,6 +205,16 @@ static tutti_status read_span(struct run *run, uint32_t rank, struct span span,
     return TUTTI_OK;
 }
 
+/* Sets bytes, together with those before them that hold more of the same: messages that come in
+ * pieces leave one interval. */
+static tutti_status set_bytes(struct spans *map, uint64_t begin, uint64_t end, uint64_t value)
+{
+    size_t i = begin > 0 ? spans_find(map, begin - 1) : map->count;
+    if (i < map->count && map->entries[i].end == begin && map->entries[i].value == value)
+        begin = map->entries[i].begin;
+    return spans_set(map, begin, end, value);
+}
+
 static tutti_status write_span(struct run *run, uint32_t rank, struct span span,
                                const struct pieces *pieces)
 {
@@ -213,7 +223,7 @@ static tutti_status write_span(struct run *run, uint32_t rank, struct span span,
     for (uint32_t i = 0; i < pieces->count; i++) {
         const struct piece *piece = &pieces->list[i];
         tutti_status status =
-            spans_set(map, at, at + piece->len, pack(piece->expression, piece->position, at));
+            set_bytes(map, at, at + piece->len, pack(piece->expression, piece->position, at));
         if (status != TUTTI_OK)
             return status;
         at += piece->len;
@@ -243,7 +253,7 @@ static tutti_status reduce(struct run *run, uint32_t rank, const struct step *st
         uint32_t e;
         tutti_status status = expression_of(run, x->expression, y->expression, &e);
         if (status == TUTTI_OK)
-            status = spans_set(map, dst.off + done, dst.off + done + len,
+            status = set_bytes(map, dst.off + done, dst.off + done + len,
                                pack(e, x->position + x_done, dst.off + done));
         if (status != TUTTI_OK)
             return status;
