@@ -55,7 +55,7 @@ tutti_status sock_connect_finish(int fd, const struct sock_address *address);
 tutti_status sock_accept(int listener, int *fd, struct sock_address *from);
 /* Of a connection: no delay; to another host, keepalive 1 s / 1 s / 3 and user timeout 5 s. Of a
  * peer on this host the kernel tells when it ends, and one that gets no turn of an overloaded
- * machine for seconds is not lost. */
+ * machine for seconds is not lost; a short send buffer. */
 void sock_tune(int fd);
 /* Whole messages on non-blocking sockets, bounded by an absolute clock_ms() deadline
  * (TUTTI_ERR_TIMEOUT) and by cancel (clock_check: its error). */
