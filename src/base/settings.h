@@ -99,6 +99,8 @@
       "how adapters get at GPU memory: dma-buf, else peer memory; off: through host memory")       \
     X(BOOL, verbs_fallback, "VERBS_FALLBACK", true, 0, 1,                                          \
       "links whose rails are all lost, or have none that works, go over TCP")                      \
+    X(TEXT, mpi, "MPI", "all", 0, 255,                                                             \
+      "calls of MPI programs that libtutti_mpi.so carries out (allreduce,bcast), all or none")     \
     X(TEXT, fault, "FAULT", "", 0, 255, "faults to inject, for tests; see transports/fault_rules.h")
 
 #define SETTINGS_TYPE_U64(field)    uint64_t field;

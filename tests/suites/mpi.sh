@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Programs started by mpirun (Open MPI): each collective against MPI's own result at 2, 3, 4, 5 and
-# 7 ranks, the rendezvous from the launcher's environment, and coll_perf under a launcher.
+# 7 ranks, a program of MPI alone over the MPI face, the rendezvous from the launcher's environment,
+# and coll_perf under a launcher.
 #   BUILD: build directory with tests/mpi and perf (default build)
 #   FAST=1: only 2, 3 and 5 ranks
 set -u
@@ -61,6 +62,27 @@ if [ -x "$build/tests/mpi/test_mpi" ]; then
     run "example: Tutti inside an MPI program" 60 $start -np 3 "$build/examples/example_mpi"
 else
     skip "$build/tests/mpi/test_mpi is not built: MPI's headers were not found (libopenmpi-dev)"
+fi
+# A program of MPI alone: by itself, over the MPI face, and with the face told to take nothing.
+face=$PWD/$build/src/compat/libtutti_mpi.so
+case $build in /*) face=$build/src/compat/libtutti_mpi.so ;; esac
+if [ -e "$face" ]; then
+    # Sanitizers want their library before any other that is preloaded.
+    asan=$(ldd "$face" | awk '/libasan/ { print $3 }')
+    for n in 2 3 4; do
+        run "$n ranks over the MPI face, preloaded" 120 $start -np "$n" -x LD_PRELOAD="${asan:+$asan:}$face" \
+            "$build/tests/mpi/test_interpose" tutti
+    done
+    run "3 ranks over the MPI face, linked" 120 $start -np 3 "$build/tests/mpi/test_interpose_linked" tutti
+    run "3 ranks of the same program without it" 120 $start -np 3 "$build/tests/mpi/test_interpose" mpi
+    TUTTI_MPI=none run "3 ranks over the MPI face with TUTTI_MPI=none" 120 $start -np 3 -x TUTTI_MPI \
+        -x LD_PRELOAD="${asan:+$asan:}$face" "$build/tests/mpi/test_interpose" off
+fi
+face=${face%.so}ch.so
+if [ -e "$face" ] && command -v mpirun.mpich >/dev/null; then
+    # No more ranks than cores: MPICH never yields one.
+    run "2 ranks over the MPI face, MPICH" 120 mpirun.mpich -np 2 -genv LD_PRELOAD "${asan:+$asan:}$face" \
+        "$build/tests/mpi/test_interpose_mpich" tutti
 fi
 for n in 1 3 4; do
     run "$n ranks from the launcher's environment" 60 $start -np "$n" "$build/tests/mpi/test_env" "$n"

@@ -1,0 +1,313 @@
+/* mpi_comm.c: the Tutti communicator behind one of MPI: made at its first call, kept as its
+ * attribute, used while MPI goes on, released with it.
+ *
+ * MPI deletes an attribute when a communicator is freed or disconnected, whoever asks for it, and
+ * those of MPI_COMM_SELF before all else when a program ends: nothing of MPI_Init, MPI_Finalize and
+ * MPI_Comm_free has to be taken, and a program without collectives pays nothing. All ranks of the
+ * communicator are there at its first collective, in the same place among its collectives, so the
+ * ranks meet over the communicator itself. */
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "mpi_face.h"
+
+/* Each has descriptors and memory that the program may want, and is made in milliseconds: one that
+ * makes more communicators than these leaves the others to MPI. */
+#define LIVE_MAX 32u
+#define MADE_MAX 256u
+
+#define PROBE_POLLS    32u    /* between looks of MPI at its messages */
+#define PATIENCE_MAX   1024u  /* polls: about 50 us */
+#define PATIENCE_LEAST 2u     /* where another rank wants the core */
+#define TURN_NS        2000   /* a turn of the core longer than this was somebody's */
+#define TURN_MAX_NS    500000 /* who has kept it for so long computes, and would do so each time */
+
+#define TEXT_MAX 256
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static struct face *faces; /* all that have a communicator */
+static unsigned live, made;
+static unsigned wanted;  /* calls that the settings leave to Tutti */
+static struct face mpis; /* of all communicators of which nothing is taken */
+static int key = MPI_KEYVAL_INVALID;
+static _Atomic unsigned long carried[CALL_COUNT];
+
+static const char *const names[] = {
+#define X(NAME, name) name,
+    FACE_CALLS(X)
+#undef X
+};
+
+/* tutti_mpi_calls: how many calls of this name (MPI's, "allreduce") Tutti has carried out in this
+ * process; of all names where it is NULL. For programs that ask the loader for it. */
+TUTTI_API unsigned long tutti_mpi_calls(const char *name);
+unsigned long tutti_mpi_calls(const char *name)
+{
+    unsigned long sum = 0;
+    for (int c = 0; c < CALL_COUNT; c++)
+        sum += name == NULL || strcmp(name, names[c]) == 0 ? atomic_load(&carried[c]) : 0;
+    return sum;
+}
+
+/* ---- settings ---------------------------------------------------------------------------------
+ */
+
+static void tell(const char *what)
+{
+    fprintf(stderr, "tutti_mpi: %s\n", what);
+}
+
+/* TUTTI_MPI: all, none, or names with commas. */
+static unsigned wanted_calls(void)
+{
+    char text[TEXT_MAX], line[2 * TEXT_MAX];
+    unsigned calls = 0, all = (1u << CALL_COUNT) - 1;
+    if (tutti_setting_get("TUTTI_MPI", text, sizeof text) != TUTTI_OK) {
+        tell(tutti_last_error());
+        return 0;
+    }
+    for (char *rest = text, *word; (word = strsep(&rest, ",")) != NULL;) {
+        int c = 0;
+        while (c < CALL_COUNT && strcmp(word, names[c]) != 0)
+            c++;
+        if (c < CALL_COUNT)
+            calls |= 1u << c;
+        else if (strcmp(word, "all") == 0)
+            calls = all;
+        else if (strcmp(word, "none") != 0) {
+            snprintf(line, sizeof line, "TUTTI_MPI names %s, which is no call that is taken", word);
+            tell(line);
+        }
+    }
+    return calls;
+}
+
+/* ---- release ----------------------------------------------------------------------------------
+ */
+
+/* What has returned here, peers end without this rank: nobody is waited for. */
+static void release(struct face *face)
+{
+    tutti_comm *comm = face->comm;
+    if (comm == NULL)
+        return;
+    pthread_mutex_lock(&lock);
+    struct face **at = &faces;
+    while (*at != face)
+        at = &(*at)->next;
+    *at = face->next;
+    live--;
+    pthread_mutex_unlock(&lock);
+    face->comm = NULL;
+    face->calls = 0;
+    tutti_comm_destroy(comm);
+}
+
+static int forget(MPI_Comm comm, int keyval, void *value, void *context)
+{
+    struct face *face = value;
+    if (face != &mpis) {
+        release(face);
+        free(face->room);
+        free(face);
+    }
+    return MPI_SUCCESS;
+}
+
+/* MPI_COMM_SELF's: MPI ends. */
+static int finish(MPI_Comm comm, int keyval, void *value, void *context)
+{
+    pthread_mutex_lock(&lock);
+    wanted = 0;
+    pthread_mutex_unlock(&lock);
+    while (faces)
+        release(faces);
+    return MPI_SUCCESS;
+}
+
+/* ---- making -----------------------------------------------------------------------------------
+ */
+
+static void prepare(void)
+{
+    int end_key;
+    /* Who is late in an MPI program is waited for: it may read or compute for hours. */
+    tutti_setting_default("TUTTI_TIMEOUT_MS", "86400000");
+    wanted = wanted_calls();
+    PMPI_Comm_create_keyval(MPI_COMM_NULL_COPY_FN, forget, &key, NULL);
+    PMPI_Comm_create_keyval(MPI_COMM_NULL_COPY_FN, finish, &end_key, NULL);
+    PMPI_Comm_set_attr(MPI_COMM_SELF, end_key, NULL);
+    PMPI_Comm_free_keyval(&end_key);
+}
+
+static int allgather(const void *in, void *out, size_t len, void *context)
+{
+    MPI_Comm comm = *(MPI_Comm *)context;
+    return PMPI_Allgather(in, (int)len, MPI_BYTE, out, (int)len, MPI_BYTE, comm) != MPI_SUCCESS;
+}
+
+/* What all ranks say. */
+static unsigned agree(unsigned mine, MPI_Comm comm)
+{
+    unsigned all = 0;
+    if (PMPI_Allreduce(&mine, &all, 1, MPI_UNSIGNED, MPI_BAND, comm) != MPI_SUCCESS)
+        return 0;
+    return all;
+}
+
+/* Whether this rank may have one more; then it counts as one. */
+static unsigned take_place(const struct face *face)
+{
+    pthread_mutex_lock(&lock);
+    unsigned calls = face && face->room && live < LIVE_MAX && made < MADE_MAX ? wanted : 0;
+    live += calls != 0;
+    made += calls != 0;
+    pthread_mutex_unlock(&lock);
+    return calls;
+}
+
+static void give_place(unsigned taken)
+{
+    pthread_mutex_lock(&lock);
+    live -= taken != 0;
+    pthread_mutex_unlock(&lock);
+}
+
+/* The same steps at all ranks, whatever fails at one. */
+static bool make(struct face *face, MPI_Comm comm, int size)
+{
+    tutti_comm *tutti = NULL;
+    int rank;
+    unsigned mine = take_place(face), calls = agree(mine, comm);
+    PMPI_Comm_rank(comm, &rank);
+    if (calls != 0) {
+        tutti_status status = tutti_comm_create_with(size, rank, allgather, &comm, &tutti);
+        if (status != TUTTI_OK)
+            tell(tutti_last_error());
+        calls = agree(status == TUTTI_OK ? calls : 0, comm);
+    }
+    if (calls == 0) {
+        tutti_comm_destroy(tutti);
+        give_place(mine);
+        return false;
+    }
+    *face = (struct face){tutti, calls, rank, size, PATIENCE_MAX, 0, face->room, NULL};
+    pthread_mutex_lock(&lock);
+    face->next = faces;
+    faces = face;
+    pthread_mutex_unlock(&lock);
+    return true;
+}
+
+static struct face *meet(MPI_Comm comm)
+{
+    struct face *face = NULL;
+    int size, inter;
+    PMPI_Comm_test_inter(comm, &inter);
+    PMPI_Comm_size(comm, &size);
+    if (!inter && size > 1) {
+        face = calloc(1, sizeof *face);
+        if (face)
+            face->room = calloc(4 * (size_t)size, sizeof *face->room);
+        if (!make(face, comm, size)) {
+            free(face ? face->room : NULL);
+            free(face);
+            face = NULL;
+        }
+    }
+    face = face ? face : &mpis;
+    PMPI_Comm_set_attr(comm, key, face);
+    return face;
+}
+
+struct face *face_of(MPI_Comm comm, enum face_call call)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    struct face *face;
+    int found;
+    if (comm == MPI_COMM_NULL)
+        return NULL;
+    pthread_once(&once, prepare);
+    if (PMPI_Comm_get_attr(comm, key, &face, &found) != MPI_SUCCESS)
+        return NULL;
+    if (!found)
+        face = meet(comm);
+    return face->calls >> call & 1 ? face : NULL;
+}
+
+/* ---- waiting and failing ----------------------------------------------------------------------
+ */
+
+static long long now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000000000ll + now.tv_nsec;
+}
+
+/* Gives the core to who wants it, and notices whether somebody does: as the library does where
+ * ranks outnumber cores, but by how long it takes, since who else runs here is not known. */
+static void give_turn(struct face *face)
+{
+    long long begin = now_ns();
+    sched_yield();
+    long long took = now_ns() - begin;
+    if (took > TURN_NS && took < TURN_MAX_NS)
+        face->patience = PATIENCE_LEAST;
+    else if (face->patience < PATIENCE_MAX)
+        face->patience *= 2;
+}
+
+/* MPI moves its messages in whatever call looks for one; nobody else sends on MPI_COMM_SELF. */
+static void let_mpi_go_on(void)
+{
+    int found;
+    PMPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, MPI_COMM_SELF, &found, MPI_STATUS_IGNORE);
+}
+
+static int call_handler(struct face *face, MPI_Comm comm, const char *sentence)
+{
+    char text[MPI_MAX_ERROR_STRING];
+    snprintf(text, sizeof text, "%s", sentence);
+    if (face->error_code == 0) {
+        int class = MPI_ERR_OTHER;
+#ifdef MPICH_VERSION /* has sentences for codes of new classes only */
+        PMPI_Add_error_class(&class);
+#endif
+        PMPI_Add_error_code(class, &face->error_code);
+    }
+    PMPI_Add_error_string(face->error_code, text);
+    PMPI_Comm_call_errhandler(comm, face->error_code);
+    return face->error_code;
+}
+
+int face_wait(struct face *face, MPI_Comm comm, enum face_call call, tutti_status started,
+              tutti_request *request)
+{
+    tutti_status status = started;
+    int done = 0;
+    for (unsigned polls = 1; status == TUTTI_OK; polls++) {
+        status = tutti_test(&request, &done);
+        if (done)
+            break;
+        if (polls % PROBE_POLLS == 0)
+            let_mpi_go_on();
+        if (polls >= face->patience)
+            give_turn(face);
+    }
+    if (status != TUTTI_OK)
+        return call_handler(face, comm, tutti_last_error());
+    atomic_fetch_add_explicit(&carried[call], 1, memory_order_relaxed);
+    return MPI_SUCCESS;
+}
+
+int face_give_up(struct face *face, MPI_Comm comm, const char *sentence)
+{
+    tutti_comm_abort(face->comm);
+    return call_handler(face, comm, sentence);
+}
