@@ -130,6 +130,50 @@ static int finish(MPI_Comm comm, int keyval, void *value, void *context)
     return MPI_SUCCESS;
 }
 
+/* ---- waiting ----------------------------------------------------------------------------------
+ */
+
+static long long now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000000000ll + now.tv_nsec;
+}
+
+/* Gives the core to who wants it, and notices whether somebody does: as the library does where
+ * ranks outnumber cores, but by how long it takes, since who else runs here is not known. */
+static void give_turn(struct face *face)
+{
+    long long begin = now_ns();
+    sched_yield();
+    long long took = now_ns() - begin;
+    if (took > TURN_NS && took < TURN_MAX_NS)
+        face->patience = PATIENCE_LEAST;
+    else if (face->patience < PATIENCE_MAX)
+        face->patience *= 2;
+}
+
+/* MPI moves its messages in whatever call looks for one; nobody else sends on MPI_COMM_SELF. */
+static void let_mpi_go_on(void)
+{
+    int found;
+    PMPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, MPI_COMM_SELF, &found, MPI_STATUS_IGNORE);
+}
+
+static tutti_status wait(struct face *face, tutti_status started, tutti_request *request)
+{
+    tutti_status status = started;
+    int done = 0;
+    for (unsigned polls = 1; status == TUTTI_OK && !done; polls++) {
+        status = tutti_test(&request, &done);
+        if (polls % PROBE_POLLS == 0)
+            let_mpi_go_on();
+        if (polls >= face->patience && !done)
+            give_turn(face);
+    }
+    return status;
+}
+
 /* ---- making -----------------------------------------------------------------------------------
  */
 
@@ -178,26 +222,41 @@ static void give_place(unsigned taken)
     pthread_mutex_unlock(&lock);
 }
 
-/* The same steps at all ranks, whatever fails at one. */
+/* Whether all are well; what is not here is said, and nothing is made here any more. */
+static unsigned agree_on(tutti_status status, unsigned calls, MPI_Comm comm)
+{
+    if (status != TUTTI_OK) {
+        tell(tutti_last_error());
+        pthread_mutex_lock(&lock);
+        made = MADE_MAX;
+        pthread_mutex_unlock(&lock);
+    }
+    return agree(status == TUTTI_OK ? calls : 0, comm);
+}
+
+/* The same steps at all ranks, whatever fails at one. What links need is found out by a barrier,
+ * before a call of the program rests on it. */
 static bool make(struct face *face, MPI_Comm comm, int size)
 {
-    tutti_comm *tutti = NULL;
-    int rank;
+    tutti_request *request = NULL;
     unsigned mine = take_place(face), calls = agree(mine, comm);
-    PMPI_Comm_rank(comm, &rank);
     if (calls != 0) {
-        tutti_status status = tutti_comm_create_with(size, rank, allgather, &comm, &tutti);
-        if (status != TUTTI_OK)
-            tell(tutti_last_error());
-        calls = agree(status == TUTTI_OK ? calls : 0, comm);
+        *face = (struct face){.size = size, .patience = PATIENCE_MAX, .room = face->room};
+        PMPI_Comm_rank(comm, &face->rank);
+        calls = agree_on(tutti_comm_create_with(size, face->rank, allgather, &comm, &face->comm),
+                         calls, comm);
+    }
+    if (calls != 0) {
+        tutti_status status = tutti_barrier_start(face->comm, &request);
+        calls = agree_on(wait(face, status, request), calls, comm);
     }
     if (calls == 0) {
-        tutti_comm_destroy(tutti);
+        tutti_comm_destroy(face ? face->comm : NULL);
         give_place(mine);
         return false;
     }
-    *face = (struct face){tutti, calls, rank, size, PATIENCE_MAX, 0, face->room, NULL};
     pthread_mutex_lock(&lock);
+    face->calls = calls;
     face->next = faces;
     faces = face;
     pthread_mutex_unlock(&lock);
@@ -240,35 +299,8 @@ struct face *face_of(MPI_Comm comm, enum face_call call)
     return face->calls >> call & 1 ? face : NULL;
 }
 
-/* ---- waiting and failing ----------------------------------------------------------------------
+/* ---- calls ------------------------------------------------------------------------------------
  */
-
-static long long now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return now.tv_sec * 1000000000ll + now.tv_nsec;
-}
-
-/* Gives the core to who wants it, and notices whether somebody does: as the library does where
- * ranks outnumber cores, but by how long it takes, since who else runs here is not known. */
-static void give_turn(struct face *face)
-{
-    long long begin = now_ns();
-    sched_yield();
-    long long took = now_ns() - begin;
-    if (took > TURN_NS && took < TURN_MAX_NS)
-        face->patience = PATIENCE_LEAST;
-    else if (face->patience < PATIENCE_MAX)
-        face->patience *= 2;
-}
-
-/* MPI moves its messages in whatever call looks for one; nobody else sends on MPI_COMM_SELF. */
-static void let_mpi_go_on(void)
-{
-    int found;
-    PMPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, MPI_COMM_SELF, &found, MPI_STATUS_IGNORE);
-}
 
 static int call_handler(struct face *face, MPI_Comm comm, const char *sentence)
 {
@@ -289,18 +321,7 @@ static int call_handler(struct face *face, MPI_Comm comm, const char *sentence)
 int face_wait(struct face *face, MPI_Comm comm, enum face_call call, tutti_status started,
               tutti_request *request)
 {
-    tutti_status status = started;
-    int done = 0;
-    for (unsigned polls = 1; status == TUTTI_OK; polls++) {
-        status = tutti_test(&request, &done);
-        if (done)
-            break;
-        if (polls % PROBE_POLLS == 0)
-            let_mpi_go_on();
-        if (polls >= face->patience)
-            give_turn(face);
-    }
-    if (status != TUTTI_OK)
+    if (wait(face, started, request) != TUTTI_OK)
         return call_handler(face, comm, tutti_last_error());
     atomic_fetch_add_explicit(&carried[call], 1, memory_order_relaxed);
     return MPI_SUCCESS;
