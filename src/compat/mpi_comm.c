@@ -12,7 +12,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "mpi_face.h"
 
@@ -21,11 +20,10 @@
 #define LIVE_MAX 32u
 #define MADE_MAX 256u
 
-#define PROBE_POLLS    32u    /* between looks of MPI at its messages */
-#define PATIENCE_MAX   1024u  /* polls: about 50 us */
-#define PATIENCE_LEAST 2u     /* where another rank wants the core */
-#define TURN_NS        2000   /* a turn of the core longer than this was somebody's */
-#define TURN_MAX_NS    500000 /* who has kept it for so long computes, and would do so each time */
+#define PROBE_POLLS    32u   /* between looks of MPI at its messages */
+#define PATIENCE       1024u /* polls before the core is offered to others: about 50 us */
+#define PATIENCE_LEAST 2u    /* where ranks outnumber cores */
+#define YIELD_POLLS    2u    /* between offers: what has moved may move on */
 
 #define TEXT_MAX 256
 
@@ -35,6 +33,7 @@ static unsigned live, made;
 static unsigned wanted;  /* calls that the settings leave to Tutti */
 static struct face mpis; /* of all communicators of which nothing is taken */
 static int key = MPI_KEYVAL_INVALID;
+static atomic_uint deleted; /* attributes, so far */
 static _Atomic unsigned long carried[CALL_COUNT];
 
 static const char *const names[] = {
@@ -111,6 +110,7 @@ static void release(struct face *face)
 static int forget(MPI_Comm comm, int keyval, void *value, void *context)
 {
     struct face *face = value;
+    atomic_fetch_add(&deleted, 1);
     if (face != &mpis) {
         release(face);
         free(face->room);
@@ -133,26 +133,6 @@ static int finish(MPI_Comm comm, int keyval, void *value, void *context)
 /* ---- waiting ----------------------------------------------------------------------------------
  */
 
-static long long now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return now.tv_sec * 1000000000ll + now.tv_nsec;
-}
-
-/* Gives the core to who wants it, and notices whether somebody does: as the library does where
- * ranks outnumber cores, but by how long it takes, since who else runs here is not known. */
-static void give_turn(struct face *face)
-{
-    long long begin = now_ns();
-    sched_yield();
-    long long took = now_ns() - begin;
-    if (took > TURN_NS && took < TURN_MAX_NS)
-        face->patience = PATIENCE_LEAST;
-    else if (face->patience < PATIENCE_MAX)
-        face->patience *= 2;
-}
-
 /* MPI moves its messages in whatever call looks for one; nobody else sends on MPI_COMM_SELF. */
 static void let_mpi_go_on(void)
 {
@@ -160,16 +140,19 @@ static void let_mpi_go_on(void)
     PMPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, MPI_COMM_SELF, &found, MPI_STATUS_IGNORE);
 }
 
-static tutti_status wait(struct face *face, tutti_status started, tutti_request *request)
+/* As the library waits: a rank that has a core spins for a moment, and then offers it to others. */
+static tutti_status wait(const struct face *face, tutti_status started, tutti_request *request)
 {
     tutti_status status = started;
     int done = 0;
-    for (unsigned polls = 1; status == TUTTI_OK && !done; polls++) {
+    for (unsigned polls = 1; status == TUTTI_OK; polls++) {
         status = tutti_test(&request, &done);
+        if (done)
+            break;
         if (polls % PROBE_POLLS == 0)
             let_mpi_go_on();
-        if (polls >= face->patience && !done)
-            give_turn(face);
+        if (polls >= face->patience && polls % YIELD_POLLS == 0)
+            sched_yield();
     }
     return status;
 }
@@ -222,6 +205,21 @@ static void give_place(unsigned taken)
     pthread_mutex_unlock(&lock);
 }
 
+/* Whether ranks outnumber the cores that they may use. */
+static bool is_crowded(MPI_Comm comm)
+{
+    MPI_Comm host;
+    cpu_set_t mine, all;
+    int ranks;
+    CPU_ZERO(&mine);
+    sched_getaffinity(0, sizeof mine, &mine);
+    PMPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &host);
+    PMPI_Comm_size(host, &ranks);
+    PMPI_Allreduce(&mine, &all, sizeof mine, MPI_BYTE, MPI_BOR, host);
+    PMPI_Comm_free(&host);
+    return ranks > CPU_COUNT(&all);
+}
+
 /* Whether all are well; what is not here is said, and nothing is made here any more. */
 static unsigned agree_on(tutti_status status, unsigned calls, MPI_Comm comm)
 {
@@ -241,7 +239,8 @@ static bool make(struct face *face, MPI_Comm comm, int size)
     tutti_request *request = NULL;
     unsigned mine = take_place(face), calls = agree(mine, comm);
     if (calls != 0) {
-        *face = (struct face){.size = size, .patience = PATIENCE_MAX, .room = face->room};
+        *face = (struct face){.size = size, .room = face->room};
+        face->patience = is_crowded(comm) ? PATIENCE_LEAST : PATIENCE;
         PMPI_Comm_rank(comm, &face->rank);
         calls = agree_on(tutti_comm_create_with(size, face->rank, allgather, &comm, &face->comm),
                          calls, comm);
@@ -284,19 +283,30 @@ static struct face *meet(MPI_Comm comm)
     return face;
 }
 
+/* The last answer of this thread holds until MPI deletes an attribute, after which the same handle
+ * may be another communicator's: to ask MPI costs as much as a poll. */
 struct face *face_of(MPI_Comm comm, enum face_call call)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
-    struct face *face;
+    static _Thread_local struct {
+        MPI_Comm comm;
+        struct face *face;
+        unsigned deleted;
+    } last;
+    unsigned now = atomic_load(&deleted);
     int found;
     if (comm == MPI_COMM_NULL)
         return NULL;
-    pthread_once(&once, prepare);
-    if (PMPI_Comm_get_attr(comm, key, &face, &found) != MPI_SUCCESS)
-        return NULL;
-    if (!found)
-        face = meet(comm);
-    return face->calls >> call & 1 ? face : NULL;
+    if (!last.face || last.comm != comm || last.deleted != now) {
+        struct face *face;
+        pthread_once(&once, prepare);
+        if (PMPI_Comm_get_attr(comm, key, &face, &found) != MPI_SUCCESS)
+            return NULL;
+        last.face = found ? face : meet(comm);
+        last.comm = comm;
+        last.deleted = now;
+    }
+    return last.face->calls >> call & 1 ? last.face : NULL;
 }
 
 /* ---- calls ------------------------------------------------------------------------------------

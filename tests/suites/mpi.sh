@@ -63,26 +63,28 @@ if [ -x "$build/tests/mpi/test_mpi" ]; then
 else
     skip "$build/tests/mpi/test_mpi is not built: MPI's headers were not found (libopenmpi-dev)"
 fi
-# A program of MPI alone: by itself, over the MPI face, and with the face told to take nothing.
-face=$PWD/$build/src/compat/libtutti_mpi.so
-case $build in /*) face=$build/src/compat/libtutti_mpi.so ;; esac
-if [ -e "$face" ]; then
+# A program of MPI alone: by itself, over the MPI face, and over one that takes nothing: since it was
+# told so at one rank, or since one cannot make its links.
+lib=$(cd "$build" && pwd)/src/compat/libtutti_mpi.so
+test=$build/tests/mpi/test_interpose
+if [ -e "$lib" ]; then
     # Sanitizers want their library before any other that is preloaded.
-    asan=$(ldd "$face" | awk '/libasan/ { print $3 }')
+    asan=$(ldd "$lib" | awk '/libasan/ { print $3 ":" }')
+    face="-x LD_PRELOAD=$asan$lib"
     for n in 2 3 4; do
-        run "$n ranks over the MPI face, preloaded" 120 $start -np "$n" -x LD_PRELOAD="${asan:+$asan:}$face" \
-            "$build/tests/mpi/test_interpose" tutti
+        run "$n ranks over the MPI face, preloaded" 120 $start -np "$n" $face "$test" tutti
     done
-    run "3 ranks over the MPI face, linked" 120 $start -np 3 "$build/tests/mpi/test_interpose_linked" tutti
-    run "3 ranks of the same program without it" 120 $start -np 3 "$build/tests/mpi/test_interpose" mpi
-    TUTTI_MPI=none run "3 ranks over the MPI face with TUTTI_MPI=none" 120 $start -np 3 -x TUTTI_MPI \
-        -x LD_PRELOAD="${asan:+$asan:}$face" "$build/tests/mpi/test_interpose" off
+    run "3 ranks over the MPI face, linked" 120 $start -np 3 "${test}_linked" tutti
+    run "3 ranks of the same program without it" 120 $start -np 3 "$test" mpi
+    run "one of 3 ranks with TUTTI_MPI=none" 120 $start -np 2 $face "$test" off : -np 1 $face \
+        env TUTTI_MPI=none "$test" off
+    run "one of 3 ranks has no links" 120 $start -np 3 $face -x TUTTI_FAULT=fail@op=1,rank=1 "$test" off
 fi
-face=${face%.so}ch.so
-if [ -e "$face" ] && command -v mpirun.mpich >/dev/null; then
-    # No more ranks than cores: MPICH never yields one.
-    run "2 ranks over the MPI face, MPICH" 120 mpirun.mpich -np 2 -genv LD_PRELOAD "${asan:+$asan:}$face" \
-        "$build/tests/mpi/test_interpose_mpich" tutti
+lib=${lib%.so}ch.so
+if [ -e "$lib" ] && command -v mpirun.mpich >/dev/null; then
+    # No more ranks than cores: MPICH yields none.
+    run "2 ranks over the MPI face, MPICH" 120 mpirun.mpich -np 2 -genv LD_PRELOAD "$asan$lib" \
+        "${test}_mpich" tutti
 fi
 for n in 1 3 4; do
     run "$n ranks from the launcher's environment" 60 $start -np "$n" "$build/tests/mpi/test_env" "$n"
