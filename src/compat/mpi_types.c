@@ -139,17 +139,37 @@ static bool packs_as_it_lies(const struct face_type *of, MPI_Comm comm)
     return same;
 }
 
+/* For an element of more bytes than MPI packs: many of another side by side are as plain as that.
+ */
+static bool is_row_of_plain(MPI_Datatype type, MPI_Comm comm)
+{
+    int ints, addresses, inners, combiner, count;
+    MPI_Datatype inner;
+    struct face_type of;
+    PMPI_Type_get_envelope(type, &ints, &addresses, &inners, &combiner);
+    if (combiner != MPI_COMBINER_CONTIGUOUS)
+        return false;
+    PMPI_Type_get_contents(type, 1, 0, 1, &count, NULL, &inner);
+    bool plain = face_type_of(inner, comm, &of) && of.plain;
+    PMPI_Type_get_envelope(inner, &ints, &addresses, &inners, &combiner);
+    if (combiner != MPI_COMBINER_NAMED)
+        PMPI_Type_free(&inner);
+    return plain;
+}
+
 static bool is_plain(const struct face_type *of, MPI_Comm comm)
 {
     MPI_Aint low, extent;
     void *kept;
     int found;
     PMPI_Type_get_true_extent(of->type, &low, &extent);
-    if (low != 0 || of->extent != extent || (MPI_Aint)of->size != extent || of->size > INT_MAX)
+    if (low != 0 || of->extent != extent || (MPI_Aint)of->size != extent)
         return false;
     PMPI_Type_get_attr(of->type, plain_key, &kept, &found);
     if (!found) {
-        kept = packs_as_it_lies(of, comm) ? &plain_yes : &plain_no;
+        bool plain =
+            of->size > INT_MAX ? is_row_of_plain(of->type, comm) : packs_as_it_lies(of, comm);
+        kept = plain ? &plain_yes : &plain_no;
         PMPI_Type_set_attr(of->type, plain_key, kept);
     }
     return kept == &plain_yes;
