@@ -1,5 +1,6 @@
 /* mpi_reduce.c: the calls that reduce, and the barrier. Their elements are of predefined types, and
  * lie in memory as Tutti wants them. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "mpi_face.h"
@@ -23,6 +24,27 @@ static bool is_ours(struct reduction *r, MPI_Comm comm, enum face_call call, MPI
         return false;
     r->face = face_of(comm, call);
     return r->face != NULL;
+}
+
+/* In place the result is taken beside, and then put where the input begins: what lies behind stays
+ * as it was, which MPI does not promise and programs expect. counts: NULL where all are count. */
+static int scatter(const struct reduction *r, MPI_Comm comm, enum face_call call, const void *in,
+                   void *recvbuf, size_t count, const size_t *counts)
+{
+    size_t bytes = count * tutti_dtype_size(r->dtype);
+    tutti_request *request = NULL;
+    void *beside = in == recvbuf ? malloc(bytes + 1) : NULL, *out = beside ? beside : recvbuf;
+    if (in == recvbuf && !beside)
+        return face_give_up(r->face, comm, "no memory for a result in place");
+    tutti_comm *tutti = r->face->comm;
+    tutti_status status =
+        counts ? tutti_reduce_scatterv_start(in, out, counts, r->dtype, r->op, tutti, &request)
+               : tutti_reduce_scatter_start(in, out, count, r->dtype, r->op, tutti, &request);
+    int code = face_wait(r->face, comm, call, status, request);
+    if (code == MPI_SUCCESS && beside)
+        memcpy(recvbuf, beside, bytes);
+    free(beside);
+    return code;
 }
 
 #pragma GCC visibility push(default)
@@ -66,55 +88,33 @@ int MPI_Reduce(const void *sendbuf, void *recvbuf, int count, MPI_Datatype type,
     return face_wait(r.face, comm, CALL_REDUCE, status, request);
 }
 
-/* In place the result comes to lie where the input began; Tutti leaves it in its own block. */
-static int settle(int code, void *recvbuf, const char *result, size_t bytes)
-{
-    if (code == MPI_SUCCESS && result != recvbuf)
-        memmove(recvbuf, result, bytes);
-    return code;
-}
-
 int MPI_Reduce_scatter_block(const void *sendbuf, void *recvbuf, int count, MPI_Datatype type,
                              MPI_Op op, MPI_Comm comm)
 {
     struct reduction r;
-    tutti_request *request = NULL;
-    bool in_place = sendbuf == MPI_IN_PLACE;
-    const void *in = in_place ? recvbuf : sendbuf;
+    const void *in = sendbuf == MPI_IN_PLACE ? recvbuf : sendbuf;
     if (!is_ours(&r, comm, CALL_REDUCE_SCATTER_BLOCK, type, op) || count < 0 ||
         !is_buffer(in, (size_t)count) || !is_buffer(recvbuf, (size_t)count))
         return PMPI_Reduce_scatter_block(sendbuf, recvbuf, count, type, op, comm);
-    size_t bytes = (size_t)count * tutti_dtype_size(r.dtype);
-    char *out = (char *)recvbuf + (in_place ? bytes * (size_t)r.face->rank : 0);
-    tutti_status status =
-        tutti_reduce_scatter_start(in, out, (size_t)count, r.dtype, r.op, r.face->comm, &request);
-    return settle(face_wait(r.face, comm, CALL_REDUCE_SCATTER_BLOCK, status, request), recvbuf, out,
-                  bytes);
+    return scatter(&r, comm, CALL_REDUCE_SCATTER_BLOCK, in, recvbuf, (size_t)count, NULL);
 }
 
 int MPI_Reduce_scatter(const void *sendbuf, void *recvbuf, const int counts[], MPI_Datatype type,
                        MPI_Op op, MPI_Comm comm)
 {
     struct reduction r;
-    tutti_request *request = NULL;
-    bool in_place = sendbuf == MPI_IN_PLACE, ours = counts != NULL;
-    const void *in = in_place ? recvbuf : sendbuf;
-    size_t before = 0, all = 0;
-    ours = ours && is_ours(&r, comm, CALL_REDUCE_SCATTER, type, op);
+    const void *in = sendbuf == MPI_IN_PLACE ? recvbuf : sendbuf;
+    bool ours = is_ours(&r, comm, CALL_REDUCE_SCATTER, type, op) && counts != NULL;
+    size_t all = 0;
     for (int i = 0; ours && i < r.face->size; i++) {
         ours = counts[i] >= 0;
         r.face->room[i] = (size_t)counts[i];
-        before += i < r.face->rank ? r.face->room[i] : 0;
-        all += r.face->room[i];
+        all += (size_t)counts[i];
     }
     if (!ours || !is_buffer(in, all) || !is_buffer(recvbuf, r.face->room[r.face->rank]))
         return PMPI_Reduce_scatter(sendbuf, recvbuf, counts, type, op, comm);
-    size_t each = tutti_dtype_size(r.dtype);
-    char *out = (char *)recvbuf + (in_place ? before * each : 0);
-    tutti_status status =
-        tutti_reduce_scatterv_start(in, out, r.face->room, r.dtype, r.op, r.face->comm, &request);
-    return settle(face_wait(r.face, comm, CALL_REDUCE_SCATTER, status, request), recvbuf, out,
-                  r.face->room[r.face->rank] * each);
+    return scatter(&r, comm, CALL_REDUCE_SCATTER, in, recvbuf, r.face->room[r.face->rank],
+                   r.face->room);
 }
 
 #pragma GCC visibility pop

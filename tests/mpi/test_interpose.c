@@ -414,13 +414,16 @@ static long result(int op, long i)
     return sum;
 }
 
-/* What came of elements first to first + count - 1 of the whole. */
+/* What came of elements first to first + count - 1 of the whole. In place the library leaves what
+ * lies behind it. */
 static void check_result(const char *name, const char *buffer, int kind, int op, long first,
-                         long count)
+                         long count, long whole)
 {
     long wrong = 0;
     for (long i = 0; i < count; i++)
         wrong += read_number(buffer + (size_t)i * kinds[kind].bytes, kind) != result(op, first + i);
+    for (long i = count; i < whole; i++)
+        wrong += read_number(buffer + (size_t)i * kinds[kind].bytes, kind) != operand(op, rank, i);
     check(wrong == 0, "%s of %ld %s, %s: %ld are wrong", name, count, kinds[kind].name,
           ops[op].name, wrong);
 }
@@ -436,7 +439,8 @@ static void try_reductions(MPI_Comm comm, int kind, int op, int count, bool in_p
         before += r < rank ? counts[r] : 0;
         all += counts[r];
     }
-    int whole = all > count * size ? all : count * size;
+    int whole = all > count * size ? all : count * size,
+        kept = in_place && ours && takes ? whole : 0;
     char *from = malloc((size_t)whole * k->bytes + 1), *to = malloc((size_t)whole * k->bytes + 1);
     const void *mine = in_place ? MPI_IN_PLACE : from;
     for (int call = 0; call < 4; call++) {
@@ -444,7 +448,7 @@ static void try_reductions(MPI_Comm comm, int kind, int op, int count, bool in_p
             write_number((in_place ? to : from) + (size_t)i * k->bytes, kind, operand(op, rank, i));
         if (call == 0) {
             CALL("allreduce", ours, MPI_Allreduce(mine, to, count, k->type, o, comm));
-            check_result("allreduce", to, kind, op, 0, count);
+            check_result("allreduce", to, kind, op, 0, count, 0);
         } else if (call == 1) {
             bool is_root = rank == root;
 #ifdef MPICH_VERSION /* 4.0 reads from MPI_IN_PLACE in its long form */
@@ -454,14 +458,14 @@ static void try_reductions(MPI_Comm comm, int kind, int op, int count, bool in_p
             CALL("reduce", ours,
                  MPI_Reduce(is_root || !in_place ? mine : to, is_root ? to : NULL, count, k->type,
                             o, root, comm));
-            check_result("reduce", to, kind, op, 0, is_root ? count : 0);
+            check_result("reduce", to, kind, op, 0, is_root ? count : 0, 0);
         } else if (call == 2) {
             CALL("reduce_scatter_block", ours,
                  MPI_Reduce_scatter_block(mine, to, count, k->type, o, comm));
-            check_result("reduce_scatter_block", to, kind, op, (long)rank * count, count);
+            check_result("reduce_scatter_block", to, kind, op, (long)rank * count, count, kept);
         } else {
             CALL("reduce_scatter", ours, MPI_Reduce_scatter(mine, to, counts, k->type, o, comm));
-            check_result("reduce_scatter", to, kind, op, before, counts[rank]);
+            check_result("reduce_scatter", to, kind, op, before, counts[rank], kept);
         }
     }
     free(from);
