@@ -545,11 +545,14 @@ static void try_communicators(void)
 /* ---- progress, errors, threads ----------------------------------------------------------------
  */
 
-/* The last rank receives before it comes to the collective, in which the others wait. */
+/* The last rank receives before it comes to the collective, in which the others wait. So does, all
+ * the while, a message of each rank to itself. */
 static void try_progress(void)
 {
     int *data = calloc(LONG, sizeof *data), last = size - 1;
-    MPI_Request request = MPI_REQUEST_NULL;
+    MPI_Request request = MPI_REQUEST_NULL, own;
+    int number = 5, same = 0;
+    MPI_Isend(&number, 1, MPI_INT, 0, 0, MPI_COMM_SELF, &own);
     for (int i = 0; rank == 0 && i < LONG; i++)
         data[i] = i;
     if (rank == 0)
@@ -561,6 +564,9 @@ static void try_progress(void)
     }
     check(sum_over(MPI_COMM_WORLD, true) == size, "sum after a long message");
     MPI_Wait(&request, MPI_STATUS_IGNORE);
+    MPI_Recv(&same, 1, MPI_INT, 0, 0, MPI_COMM_SELF, MPI_STATUS_IGNORE);
+    MPI_Wait(&own, MPI_STATUS_IGNORE);
+    check(same == number, "a message to oneself");
     free(data);
 }
 
