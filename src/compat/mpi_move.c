@@ -151,7 +151,7 @@ static bool take(struct move *m, MPI_Comm comm, enum face_call call, int root)
     int mine = bcast ? 0 : rank;
     m->bytes = own->used ? block_bytes(own, every ? rank : 0) : block_bytes(all, mine);
     if (own->used && all->used && m->bytes != block_bytes(all, mine))
-        return false;
+        m->trouble = "this rank sends itself a block of another size than it receives from itself";
     m->loads = bcast ? rank == root : m->in_place;
     m->stores = !(bcast && rank == root);
     return true;

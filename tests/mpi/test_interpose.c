@@ -599,6 +599,18 @@ static void try_errors(void)
         }
     }
     MPI_Comm_free(&copy);
+    if (takes) { /* what one rank alone has wrong is no reason for it to call MPI while others wait
+                  */
+        int numbers[2] = {1, 1}, *all = malloc((size_t)size * sizeof *all);
+        MPI_Comm_dup(MPI_COMM_WORLD, &copy);
+        MPI_Comm_set_errhandler(copy, MPI_ERRORS_RETURN);
+        code = MPI_Allgather(numbers, 1 + (rank == 0), MPI_INT, all, 1, MPI_INT, copy);
+        MPI_Error_string(code, text, &len);
+        check(code != MPI_SUCCESS, "a block of two sizes");
+        check(rank != 0 || strstr(text, "of another size") != NULL, "%s", text);
+        MPI_Comm_free(&copy);
+        free(all);
+    }
     check(sum_over(MPI_COMM_WORLD, true) == size, "sum after errors");
 }
 
