@@ -213,6 +213,10 @@ static void advance_beside_units(struct operation *operation, bool wait)
     }
 }
 
+/* Polls of one tutti_test, while something moves: a plan has so many messages under way, and in
+ * shared memory each long one has a poll of its own. Who computes may ask seldom. */
+#define TEST_TURNS 16u
+
 /* Makes progress for a request from outside: enters its communicator if nobody else is inside. */
 static tutti_status advance(struct operation *operation, bool wait)
 {
@@ -232,10 +236,13 @@ static tutti_status advance(struct operation *operation, bool wait)
         return operation->status == TUTTI_IN_PROGRESS ? status : TUTTI_OK;
     if (wait)
         comm_idle_reset(comm);
+    bool moved;
+    unsigned turns = wait ? 0 : TEST_TURNS;
     do {
-        if (!comm_progress(comm) && wait)
+        moved = comm_progress(comm);
+        if (!moved && wait)
             comm_idle(comm);
-    } while (wait && operation->status == TUTTI_IN_PROGRESS);
+    } while (operation->status == TUTTI_IN_PROGRESS && (wait || (moved && --turns > 0)));
     if (!wait && operation->status == TUTTI_IN_PROGRESS)
         comm_look(comm);
     comm_leave(comm);

@@ -389,6 +389,40 @@ static void test_comm_calls_beside_many_transfers(void)
     run(WORLD_PROCESSES, 2, tcp, calls_beside_transfers, NULL);
 }
 
+/* A rank that computes and asks seldom receives what has come, although long messages of shared
+ * memory have a turn each. */
+static int ask_seldom(tutti_comm *comm, int rank, int size, void *context)
+{
+    enum { TRANSFERS = 8, BYTES = 262144 };
+    tutti_request *requests[TRANSFERS];
+    char *data = NULL;
+    int wrong = WORLD_OK(tutti_mem_alloc(TRANSFERS * BYTES, (void **)&data)), done = 0, asked = 0;
+    wrong += WORLD_OK(tutti_barrier(comm));
+    for (int t = 0; t < TRANSFERS && rank == 0; t++)
+        wrong +=
+            WORLD_OK(tutti_send_start(data + t * BYTES, BYTES, TUTTI_UINT8, 1, comm, &requests[t]));
+    wrong += world_apart(rank, size, "the sends begin");
+    for (int t = 0; t < TRANSFERS && rank == 1; t++)
+        wrong +=
+            WORLD_OK(tutti_recv_start(data + t * BYTES, BYTES, TUTTI_UINT8, 0, comm, &requests[t]));
+    while (rank == 1 && !done && wrong == 0) {
+        wrong += WORLD_OK(tutti_test(&requests[TRANSFERS - 1], &done));
+        asked++;
+    }
+    wrong += world_check(rank, asked <= 2, "asked %d times", asked);
+    wrong += WORLD_OK(tutti_wait_all(TRANSFERS - rank, requests));
+    wrong += WORLD_OK(tutti_barrier(comm));
+    wrong += WORLD_OK(tutti_mem_free(data));
+    (void)context;
+    return wrong;
+}
+
+static void test_comm_receives_what_has_come_in_a_test(void)
+{
+    run(WORLD_PROCESSES, 2, shm, ask_seldom, NULL);
+    run(WORLD_THREADS, 2, NULL, ask_seldom, NULL);
+}
+
 /* Frees an operation as soon as it has ended, while another thread is inside. */
 static void *end_beside(void *argument)
 {
@@ -585,6 +619,7 @@ int main(int argc, char **argv)
         {"send_and_receive", test_comm_send_and_receive},
         {"many_transfers_in_one_group", test_comm_many_transfers_in_one_group},
         {"calls_beside_many_transfers", test_comm_calls_beside_many_transfers},
+        {"receives_what_has_come_in_a_test", test_comm_receives_what_has_come_in_a_test},
         {"ends_what_another_thread_owns", test_comm_ends_what_another_thread_owns},
         {"keeps_what_started_operations_need", test_comm_keeps_what_started_operations_need},
         {"reads_counts_anew", test_comm_reads_counts_anew},
