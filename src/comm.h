@@ -156,7 +156,7 @@ struct tutti_comm {
     struct mem_queue *slots; /* instead of it, while a unit runs that has them in its stream */
     void *device_scratch;
     size_t device_scratch_bytes;
-    bool scratch_in_use; /* it failed while a program ran there, which may go on */
+    bool scratch_in_use;           /* it failed while a program ran there, which may go on */
     _Atomic uint64_t device_bytes; /* of the scratch and of what is offered for it */
     uint64_t scratch_offered;      /* the most, in bytes; and what the next program takes over */
     _Atomic(struct scratch_offer *) scratch_offer;

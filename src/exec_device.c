@@ -248,7 +248,7 @@ tutti_status exec_device_transfer(struct tutti_comm *comm, struct program *p,
 /* The work of a step is done: a local step is over, a receive lets its sender know. */
 static tutti_status work_done(struct tutti_comm *comm, struct program *p, uint32_t s)
 {
-    bool over;
+    bool over = false;
     if (p->device->nic)
         return exec_nic_work_done(comm, p, s);
     if (p->plan.schedule->steps[s].kind != STEP_RECV) {
