@@ -1,6 +1,7 @@
 /* test_explain.c: what the library says that it would do with a call is what it then does: the
- * plan, the memory it works in and why, the links it counts with, the price. On host memory, and on
- * device memory over the stand-in driver or a real one (TUTTI_TEST_CUDA_DRIVER). */
+ * plan, the memory it works in and why, the links it counts with, the price, what it copies. On
+ * host memory, and on device memory over the stand-in driver or a real one
+ * (TUTTI_TEST_CUDA_DRIVER). */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,7 +9,8 @@
 #include "src/comm.h"
 #include "tests/rig_suite.h"
 
-#define TEXT 4096
+#define TEXT    4096
+#define AWAIT_S 30
 
 static const char *const high[] = {"TUTTI_CUDA_DIRECT_MIN=64K", NULL};
 static const char *const apart[] = {"TUTTI_TRANSPORTS=tcp", NULL};
@@ -287,6 +289,64 @@ static void test_explain_prices_the_memory(void)
     run(WORLD_THREADS, 2, high, prices, NULL);
 }
 
+/* ---- what is copied --------------------------------------------------------------------------
+ */
+
+/* One call with root 1, of which a root's output is a part of its input, or apart; counts what was
+ * launched for it. */
+static unsigned launched_for(tutti_comm *comm, tutti_coll coll, int rank, bool apart, int *wrong)
+{
+    enum { COUNT = 100, RANKS = 2 };
+    const size_t counts[RANKS] = {COUNT, COUNT};
+    const struct gpu *gpu = rig_gpu();
+    bool blocks = coll != TUTTI_COLL_BROADCAST;
+    int32_t *in = rig_take(2 * RANKS * COUNT * sizeof *in);
+    int32_t *out = in + (apart ? RANKS * COUNT : blocks && rank == 1 ? COUNT : 0);
+    cuda_stream stream = rig_stream_take(false);
+    unsigned before, after;
+    if (rank == 1)
+        rig_set_ints(in, RANKS * COUNT, 0);
+    gpu->count_launches(&before);
+    if (coll == TUTTI_COLL_BROADCAST)
+        *wrong += WORLD_OK(tutti_broadcast_on(in, out, COUNT, TUTTI_INT32, 1, comm, stream));
+    else if (coll == TUTTI_COLL_SCATTER)
+        *wrong += WORLD_OK(tutti_scatter_on(in, out, COUNT, TUTTI_INT32, 1, comm, stream));
+    else
+        *wrong +=
+            WORLD_OK(tutti_scatterv_on(in, counts, NULL, out, COUNT, TUTTI_INT32, 1, comm, stream));
+    *wrong += rig_await(rank, stream, AWAIT_S);
+    gpu->count_launches(&after);
+    *wrong += rig_wrong_ints(rank, out, COUNT, blocks ? rank * COUNT : 0, 1, "from a root");
+    rig_stream_give(stream, false);
+    rig_give(in);
+    return after - before;
+}
+
+/* What a root sends in place is not copied back to it. */
+static int root_in_place(tutti_comm *comm, int rank, int size, void *context)
+{
+    static const tutti_coll colls[] = {TUTTI_COLL_BROADCAST, TUTTI_COLL_SCATTER,
+                                       TUTTI_COLL_SCATTERV};
+    int wrong = 0;
+    (void)size;
+    (void)context;
+    for (size_t i = 0; i < sizeof colls / sizeof *colls; i++) {
+        unsigned in_place = launched_for(comm, colls[i], rank, false, &wrong);
+        unsigned apart = launched_for(comm, colls[i], rank, true, &wrong);
+        wrong +=
+            world_check(rank, in_place + (rank == 1) == apart, "%s: %u launches in place, %u apart",
+                        tutti_coll_name(colls[i]), in_place, apart);
+    }
+    return wrong;
+}
+
+static void test_explain_copies_back_what_is_new(void)
+{
+    if (skips_real("launches are counted over the stand-in"))
+        return;
+    run(WORLD_PROCESSES, 2, by_kernels, root_in_place, NULL);
+}
+
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
@@ -294,6 +354,7 @@ int main(int argc, char **argv)
         {"says_what_links_there_are", test_explain_says_what_links_there_are},
         {"says_where_and_why", test_explain_says_where_and_why},
         {"prices_the_memory", test_explain_prices_the_memory},
+        {"copies_back_what_is_new", test_explain_copies_back_what_is_new},
     };
     return suite_run("explain", tests, sizeof tests / sizeof *tests, argc, argv);
 }

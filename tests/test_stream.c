@@ -141,61 +141,6 @@ static void test_stream_copies_by_kernels(void)
     run_sweep(WORLD_PROCESSES, 2, by_kernels, 60);
 }
 
-/* One call with root 1, of which a root's output is a part of its input, or apart; counts what was
- * launched for it. */
-static unsigned launched_for(tutti_comm *comm, tutti_coll coll, int rank, bool apart, int *wrong)
-{
-    enum { COUNT = 100, RANKS = 2 };
-    const size_t counts[RANKS] = {COUNT, COUNT};
-    const struct gpu *gpu = rig_gpu();
-    bool blocks = coll != TUTTI_COLL_BROADCAST;
-    int32_t *in = rig_take(2 * RANKS * COUNT * sizeof *in);
-    int32_t *out = in + (apart ? RANKS * COUNT : blocks && rank == 1 ? COUNT : 0);
-    cuda_stream stream = rig_stream_take(false);
-    unsigned before, after;
-    if (rank == 1)
-        rig_set_ints(in, RANKS * COUNT, 0);
-    gpu->count_launches(&before);
-    if (coll == TUTTI_COLL_BROADCAST)
-        *wrong += WORLD_OK(tutti_broadcast_on(in, out, COUNT, TUTTI_INT32, 1, comm, stream));
-    else if (coll == TUTTI_COLL_SCATTER)
-        *wrong += WORLD_OK(tutti_scatter_on(in, out, COUNT, TUTTI_INT32, 1, comm, stream));
-    else
-        *wrong +=
-            WORLD_OK(tutti_scatterv_on(in, counts, NULL, out, COUNT, TUTTI_INT32, 1, comm, stream));
-    *wrong += rig_await(rank, stream, AWAIT_S);
-    gpu->count_launches(&after);
-    *wrong += rig_wrong_ints(rank, out, COUNT, blocks ? rank * COUNT : 0, 1, "from a root");
-    rig_stream_give(stream, false);
-    rig_give(in);
-    return after - before;
-}
-
-/* What a root sends in place is not copied back to it. */
-static int root_in_place(tutti_comm *comm, int rank, int size, void *context)
-{
-    static const tutti_coll colls[] = {TUTTI_COLL_BROADCAST, TUTTI_COLL_SCATTER,
-                                       TUTTI_COLL_SCATTERV};
-    int wrong = 0;
-    (void)size;
-    (void)context;
-    for (size_t i = 0; i < sizeof colls / sizeof *colls; i++) {
-        unsigned in_place = launched_for(comm, colls[i], rank, false, &wrong);
-        unsigned apart = launched_for(comm, colls[i], rank, true, &wrong);
-        wrong +=
-            world_check(rank, in_place + (rank == 1) == apart, "%s: %u launches in place, %u apart",
-                        tutti_coll_name(colls[i]), in_place, apart);
-    }
-    return wrong;
-}
-
-static void test_stream_root_in_place(void)
-{
-    if (skips_real("launches are counted over the stand-in"))
-        return;
-    run(WORLD_PROCESSES, 2, by_kernels, root_in_place, NULL);
-}
-
 static void test_stream_through_host_functions(void)
 {
     run_sweep(WORLD_PROCESSES, 2, host_functions, 60);
@@ -785,7 +730,6 @@ int main(int argc, char **argv)
         {"processes", test_stream_processes},
         {"processes_over_tcp", test_stream_processes_over_tcp},
         {"copies_by_kernels", test_stream_copies_by_kernels},
-        {"root_in_place", test_stream_root_in_place},
         {"through_host_functions", test_stream_through_host_functions},
         {"launches_that_block", test_stream_launches_that_block},
         {"sends_and_receives", test_stream_sends_and_receives},

@@ -54,6 +54,22 @@ static size_t allocated(void)
     return on_device + pinned;
 }
 
+/* Operations of `other` that a stream does not come to before all ranks abort that. */
+static int abort_queued(tutti_comm *comm, tutti_comm *other, int rank, void *memory, size_t count,
+                        int operations, cuda_stream stream)
+{
+    int wrong = 0;
+    rig_gate_put((unsigned)rank, stream);
+    for (int i = 0; i < operations; i++)
+        wrong += WORLD_OK(
+            tutti_allreduce_on(memory, memory, count, TUTTI_INT32, TUTTI_SUM, other, stream));
+    wrong += WORLD_OK(tutti_barrier(comm));
+    wrong += WORLD_OK(tutti_comm_abort(other));
+    rig_gate_open((unsigned)rank);
+    wrong += rig_await(rank, stream, AWAIT_S);
+    return wrong + WORLD_OK(tutti_comm_destroy(other));
+}
+
 /* Memory of a communicator that was aborted serves the next: its scratch, when no operation was
  * under way, and the blocks of those that a stream had not come to. */
 static int aborted_with_memory(tutti_comm *comm, int rank, int size, void *context)
@@ -70,14 +86,7 @@ static int aborted_with_memory(tutti_comm *comm, int rank, int size, void *conte
         wrong += WORLD_OK(tutti_comm_dup(comm, &other));
         wrong += WORLD_OK(tutti_allreduce(memory, memory, LARGE, TUTTI_INT32, TUTTI_SUM, other));
         wrong += WORLD_OK(tutti_barrier(comm));
-        rig_gate_put((unsigned)rank, stream);
-        for (int j = 0; j < QUEUED; j++)
-            wrong += WORLD_OK(
-                tutti_allreduce_on(memory, memory, LARGE, TUTTI_INT32, TUTTI_SUM, other, stream));
-        wrong += WORLD_OK(tutti_comm_abort(other));
-        rig_gate_open((unsigned)rank);
-        wrong += rig_await(rank, stream, AWAIT_S);
-        wrong += WORLD_OK(tutti_comm_destroy(other));
+        wrong += abort_queued(comm, other, rank, memory, LARGE, QUEUED, stream);
         /* By the first the stream is known to be past those that were aborted, and before the
          * second has ended that was seen. */
         wrong += WORLD_OK(
@@ -200,15 +209,7 @@ static int aborted_with_words(tutti_comm *comm, int rank, int size, void *contex
     for (int i = 0; i < TIMES && !wrong; i++) {
         tutti_comm *other;
         wrong += WORLD_OK(tutti_comm_dup(comm, &other));
-        rig_gate_put((unsigned)rank, stream);
-        for (int j = 0; j < QUEUED; j++)
-            wrong += WORLD_OK(
-                tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, other, stream));
-        wrong += WORLD_OK(tutti_barrier(comm));
-        wrong += WORLD_OK(tutti_comm_abort(other));
-        rig_gate_open((unsigned)rank);
-        wrong += rig_await(rank, stream, AWAIT_S);
-        wrong += WORLD_OK(tutti_comm_destroy(other));
+        wrong += abort_queued(comm, other, rank, memory, COUNT, QUEUED, stream);
         after = allocated();
         before = i < WARM ? after : before;
     }
