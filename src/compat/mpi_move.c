@@ -115,7 +115,7 @@ static bool describe(struct move *m, struct side *side, int blocks)
         empty = empty && block_bytes(side, r) == 0;
     }
     if (!side->buffer && !empty && side->type.plain)
-        return false;
+        m->trouble = FACE_NOWHERE;
     side->memory = (char *)(uintptr_t)side->buffer;
     side->direct = side->type.plain;
     size_t *room = m->face->room + (side == &m->out ? 2 * m->face->size : 0);

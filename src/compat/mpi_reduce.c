@@ -5,12 +5,6 @@
 
 #include "mpi_face.h"
 
-/* What is wrong by itself goes to MPI, which says so in its own way. */
-static bool is_buffer(const void *buffer, size_t count)
-{
-    return buffer != MPI_IN_PLACE && (buffer != NULL || count == 0);
-}
-
 struct reduction {
     struct face *face;
     tutti_dtype dtype;
@@ -26,11 +20,18 @@ static bool is_ours(struct reduction *r, MPI_Comm comm, enum face_call call, MPI
     return r->face != NULL;
 }
 
+static bool is_nowhere(const void *buffer, size_t count)
+{
+    return buffer == NULL && count > 0;
+}
+
 /* In place the result is taken beside, and then put where the input begins: what lies behind stays
  * as it was, which MPI does not promise and programs expect. counts: NULL where all are count. */
 static int scatter(const struct reduction *r, MPI_Comm comm, enum face_call call, const void *in,
-                   void *recvbuf, size_t count, const size_t *counts)
+                   void *recvbuf, size_t all, size_t count, const size_t *counts)
 {
+    if (is_nowhere(in, all) || is_nowhere(recvbuf, count))
+        return face_give_up(r->face, comm, FACE_NOWHERE);
     size_t bytes = count * tutti_dtype_size(r->dtype);
     tutti_request *request = NULL;
     void *beside = in == recvbuf ? malloc(bytes + 1) : NULL, *out = beside ? beside : recvbuf;
@@ -65,9 +66,10 @@ int MPI_Allreduce(const void *sendbuf, void *recvbuf, int count, MPI_Datatype ty
     struct reduction r;
     const void *in = sendbuf == MPI_IN_PLACE ? recvbuf : sendbuf;
     tutti_request *request = NULL;
-    if (!is_ours(&r, comm, CALL_ALLREDUCE, type, op) || count < 0 ||
-        !is_buffer(in, (size_t)count) || !is_buffer(recvbuf, (size_t)count))
+    if (!is_ours(&r, comm, CALL_ALLREDUCE, type, op) || count < 0 || recvbuf == MPI_IN_PLACE)
         return PMPI_Allreduce(sendbuf, recvbuf, count, type, op, comm);
+    if (is_nowhere(in, (size_t)count) || is_nowhere(recvbuf, (size_t)count))
+        return face_give_up(r.face, comm, FACE_NOWHERE);
     tutti_status status =
         tutti_allreduce_start(in, recvbuf, (size_t)count, r.dtype, r.op, r.face->comm, &request);
     return face_wait(r.face, comm, CALL_ALLREDUCE, status, request);
@@ -80,9 +82,11 @@ int MPI_Reduce(const void *sendbuf, void *recvbuf, int count, MPI_Datatype type,
     tutti_request *request = NULL;
     bool ours = is_ours(&r, comm, CALL_REDUCE, type, op), is_root = ours && r.face->rank == root;
     const void *in = is_root && sendbuf == MPI_IN_PLACE ? recvbuf : sendbuf;
-    if (!ours || count < 0 || root < 0 || root >= r.face->size || !is_buffer(in, (size_t)count) ||
-        (is_root && !is_buffer(recvbuf, (size_t)count)))
+    if (!ours || count < 0 || root < 0 || root >= r.face->size || in == MPI_IN_PLACE ||
+        (is_root && recvbuf == MPI_IN_PLACE))
         return PMPI_Reduce(sendbuf, recvbuf, count, type, op, root, comm);
+    if (is_nowhere(in, (size_t)count) || (is_root && is_nowhere(recvbuf, (size_t)count)))
+        return face_give_up(r.face, comm, FACE_NOWHERE);
     tutti_status status = tutti_reduce_start(in, is_root ? recvbuf : NULL, (size_t)count, r.dtype,
                                              r.op, root, r.face->comm, &request);
     return face_wait(r.face, comm, CALL_REDUCE, status, request);
@@ -94,9 +98,10 @@ int MPI_Reduce_scatter_block(const void *sendbuf, void *recvbuf, int count, MPI_
     struct reduction r;
     const void *in = sendbuf == MPI_IN_PLACE ? recvbuf : sendbuf;
     if (!is_ours(&r, comm, CALL_REDUCE_SCATTER_BLOCK, type, op) || count < 0 ||
-        !is_buffer(in, (size_t)count) || !is_buffer(recvbuf, (size_t)count))
+        recvbuf == MPI_IN_PLACE)
         return PMPI_Reduce_scatter_block(sendbuf, recvbuf, count, type, op, comm);
-    return scatter(&r, comm, CALL_REDUCE_SCATTER_BLOCK, in, recvbuf, (size_t)count, NULL);
+    return scatter(&r, comm, CALL_REDUCE_SCATTER_BLOCK, in, recvbuf, (size_t)count, (size_t)count,
+                   NULL);
 }
 
 int MPI_Reduce_scatter(const void *sendbuf, void *recvbuf, const int counts[], MPI_Datatype type,
@@ -111,9 +116,9 @@ int MPI_Reduce_scatter(const void *sendbuf, void *recvbuf, const int counts[], M
         r.face->room[i] = (size_t)counts[i];
         all += (size_t)counts[i];
     }
-    if (!ours || !is_buffer(in, all) || !is_buffer(recvbuf, r.face->room[r.face->rank]))
+    if (!ours || recvbuf == MPI_IN_PLACE)
         return PMPI_Reduce_scatter(sendbuf, recvbuf, counts, type, op, comm);
-    return scatter(&r, comm, CALL_REDUCE_SCATTER, in, recvbuf, r.face->room[r.face->rank],
+    return scatter(&r, comm, CALL_REDUCE_SCATTER, in, recvbuf, all, r.face->room[r.face->rank],
                    r.face->room);
 }
 

@@ -599,15 +599,24 @@ static void try_errors(void)
         }
     }
     MPI_Comm_free(&copy);
-    if (takes) { /* what one rank alone has wrong is no reason for it to call MPI while others wait
-                  */
-        int numbers[2] = {1, 1}, *all = malloc((size_t)size * sizeof *all);
+    /* What one rank alone has wrong is no reason for it to call MPI while others wait. */
+    static const char *const sentences[] = {"of another size", "is NULL", "is NULL", "is NULL"};
+    for (int way = 0; takes && way < 4; way++) {
+        int numbers[2] = {1, 1}, *all = calloc((size_t)size, sizeof *all);
+        int *nowhere = rank == 0 ? NULL : all;
         MPI_Comm_dup(MPI_COMM_WORLD, &copy);
         MPI_Comm_set_errhandler(copy, MPI_ERRORS_RETURN);
-        code = MPI_Allgather(numbers, 1 + (rank == 0), MPI_INT, all, 1, MPI_INT, copy);
+        if (way == 0)
+            code = MPI_Allgather(numbers, 1 + (rank == 0), MPI_INT, all, 1, MPI_INT, copy);
+        else if (way == 1)
+            code = MPI_Allgather(numbers, 1, MPI_INT, nowhere, 1, MPI_INT, copy);
+        else if (way == 2)
+            code = MPI_Allreduce(numbers, nowhere, 1, MPI_INT, MPI_SUM, copy);
+        else
+            code = MPI_Reduce_scatter_block(nowhere, numbers, 1, MPI_INT, MPI_SUM, copy);
         MPI_Error_string(code, text, &len);
-        check(code != MPI_SUCCESS, "a block of two sizes");
-        check(rank != 0 || strstr(text, "of another size") != NULL, "%s", text);
+        check(code != MPI_SUCCESS, "way %d", way);
+        check(rank != 0 || strstr(text, sentences[way]) != NULL, "%s", text);
         MPI_Comm_free(&copy);
         free(all);
     }
