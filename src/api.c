@@ -213,11 +213,9 @@ static void advance_beside_units(struct operation *operation, bool wait)
     }
 }
 
-/* Polls of one tutti_test, while something moves: a plan has so many messages under way, and in
- * shared memory each long one has a poll of its own. Who computes may ask seldom. */
-#define TEST_TURNS 16u
-
-/* Makes progress for a request from outside: enters its communicator if nobody else is inside. */
+/* Makes progress for a request from outside: enters its communicator if nobody else is inside. Who
+ * computes may ask seldom, so a test goes on while something moves: as long as a plan's messages
+ * under way may, of which each long one in shared memory has a poll of its own. */
 static tutti_status advance(struct operation *operation, bool wait)
 {
     tutti_comm *comm = operation->comm;
@@ -237,7 +235,7 @@ static tutti_status advance(struct operation *operation, bool wait)
     if (wait)
         comm_idle_reset(comm);
     bool moved;
-    unsigned turns = wait ? 0 : TEST_TURNS;
+    unsigned turns = wait ? 0 : EXEC_POSTED_MAX;
     do {
         moved = comm_progress(comm);
         if (!moved && wait)

@@ -59,8 +59,9 @@ struct xfer {
      * leave them in place until the peer has read them. */
     bool overwritten_next;
     /* receive: the operation moves more than the caches hold, and no step of it reads these bytes
-     * again. A hint, without effect on any result: a CPU that writes them may do so past its
-     * caches, which spares reading the lines first and lets a peer fetch them from memory. */
+     * (with a reducer: those at dst) again. A hint, without effect on any result: a CPU that writes
+     * them may do so past its caches, which spares reading the lines first and lets a peer fetch
+     * them from memory. */
     bool past_caches;
     /* The bytes at data are a device's, which the CPU cannot touch, and `takes` was true of them
      * just before. There is no reducer then. */
