@@ -75,6 +75,7 @@ static bool arena_open(struct bench *bench, struct arena *arena, size_t bytes, b
 {
     size_t all = bytes + 2 * (size_t)GUARD_BYTES;
     enum memory kind = bench->options->memory;
+    const char *what = "buffers (-e bytes each for in and out)";
     void *memory = NULL, *device = NULL;
     if (peer)
         memory = bench->peer->alloc(all);
@@ -83,9 +84,9 @@ static bool arena_open(struct bench *bench, struct arena *arena, size_t bytes, b
     else if (kind == MEMORY_CUDA)
         memory = calloc(1, all);
     else if (tutti_mem_alloc(all, &memory) != TUTTI_OK)
-        return no_room(bench, "buffers (-e bytes each for in and out)", tutti_last_error());
+        return no_room(bench, what, tutti_last_error());
     if (memory == NULL)
-        return no_room(bench, "buffers (-e bytes each for in and out)", "out of memory");
+        return no_room(bench, what, "out of memory");
     *arena = (struct arena){memory, (unsigned char *)memory + GUARD_BYTES, bytes, NULL};
     if (!peer && kind == MEMORY_CUDA &&
         tutti_mem_alloc_in(TUTTI_MEMORY_CUDA, all, &device) != TUTTI_OK)
