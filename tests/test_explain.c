@@ -13,7 +13,7 @@
 #define AWAIT_S 30
 
 static const char *const high[] = {"TUTTI_CUDA_DIRECT_MIN=64K", NULL};
-static const char *const apart[] = {"TUTTI_TRANSPORTS=tcp", NULL};
+static const char *const over_tcp[] = {"TUTTI_TRANSPORTS=tcp", NULL};
 static const char *const forced[] = {"TUTTI_CUDA_DIRECT_MIN=64K", "TUTTI_ALGO=allreduce:ring",
                                      "TUTTI_CHUNK=64K", NULL};
 
@@ -105,9 +105,9 @@ static void test_explain_says_what_links_there_are(void)
 {
     bool yes = true, no = false;
     run(WORLD_PROCESSES, 3, NULL, links, &no);
-    run(WORLD_PROCESSES, 3, apart, links, &yes);
+    run(WORLD_PROCESSES, 3, over_tcp, links, &yes);
     run(WORLD_THREADS, 3, NULL, links, &no);
-    run(WORLD_THREADS, 3, apart, links, &yes);
+    run(WORLD_THREADS, 3, over_tcp, links, &yes);
 }
 
 /* ---- where and why ----------------------------------------------------------------------------
