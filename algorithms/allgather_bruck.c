@@ -36,20 +36,6 @@ static uint64_t collected(const struct cut *cut, uint32_t me, uint32_t count)
     return runs_bytes(cut, me, count);
 }
 
-static void rotate_out(struct builder *builder, const struct cut *cut, uint32_t me,
-                       struct span scratch)
-{
-    struct runs runs = runs_of(cut, me, cut->parts);
-    struct block run;
-    uint64_t at = scratch.off;
-
-    while (runs_next(&runs, &run)) {
-        build_copy(builder, span_of(BUFFER_OUT, run.off, run.len),
-                   span_of(scratch.buffer, at, run.len));
-        at += run.len;
-    }
-}
-
 static void emit(const struct shape *shape, const struct knobs *knobs, struct builder *builder)
 {
     uint32_t n = shape->size, me = shape->rank;
@@ -75,7 +61,7 @@ static void emit(const struct shape *shape, const struct knobs *knobs, struct bu
             builder, &grain, (me + have) % n,
             span_of(scratch.buffer, scratch.off + from, collected(&cut, me, have + more) - from));
     }
-    rotate_out(builder, &cut, me, scratch);
+    runs_place(builder, &cut, me, scratch);
 }
 
 const struct algorithm allgather_bruck = {

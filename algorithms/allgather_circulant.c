@@ -3,7 +3,9 @@
  * h blocks from its own on gets the next ones from the rank h above.
  *
  * Cost: ceil(log2 n) rounds; n - 1 blocks sent in all; one copy of the own block. A message is one
- * or two spans of OUT (it may wrap at block 0), so nothing is packed or rotated.
+ * or two spans of OUT (it may wrap at block 0), so nothing is packed or rotated. Where the blocks
+ * of a v form do not lie back to back they are collected in scratch, at one copy more of each, for
+ * a rank's messages may not depend on displacements that others do not know.
  * Source: Bruck et al. 1997, section 3 (concatenation), with the halving skips of Traeff 2024,
  * arXiv 2410.14234, Algorithm 2. */
 #include "algorithms/costs.h"
@@ -11,7 +13,7 @@
 
 static bool fits(const struct shape *shape)
 {
-    /* The blocks of a v form may lie scattered: then each is a message of its own. */
+    /* The blocks of a v form may lie scattered: then each is a copy of its own. */
     return shape->coll != TUTTI_COLL_ALLGATHERV || grain_fits(2 * (uint64_t)shape->size);
 }
 
@@ -24,14 +26,23 @@ static void cost(const struct shape *shape, const struct knobs *knobs, struct co
 static void emit(const struct shape *shape, const struct knobs *knobs, struct builder *builder)
 {
     struct team world = team_world(shape->size, shape->rank);
-    struct cut cut = cut_of_shape(shape);
+    struct cut placed = cut_of_shape(shape);
+    struct cut cut = cut_packed(shape);
     struct home own = home_alone(BUFFER_IN, cut_block(&cut, shape->rank));
     struct home all = home_whole(BUFFER_OUT);
-    uint64_t messages = shape->coll == TUTTI_COLL_ALLGATHERV ? 2 * (uint64_t)shape->size
-                                                             : 5 * ceil_log2(shape->size);
-    struct grain grain = grain_make(shape, knobs, 2 * runs_bytes(&cut, 0, shape->size), messages);
+    uint64_t total = runs_bytes(&cut, 0, shape->size);
+    struct grain grain = grain_make(shape, knobs, 2 * total, 5 * ceil_log2(shape->size));
+    struct span scratch;
+    bool packed = cut_is_packed(&placed);
 
+    if (!packed) {
+        scratch = build_scratch(builder, total);
+        all.buffer = scratch.buffer;
+        all.base = scratch.off;
+    }
     phase_allgather_circulant(builder, &world, &grain, &cut, &own, &all);
+    if (!packed)
+        runs_place(builder, &placed, 0, scratch);
 }
 
 const struct algorithm allgather_circulant = {

@@ -64,14 +64,19 @@ struct span landing_take(struct landing *landing, uint64_t len);
 /* ---- cuts and homes ---------------------------------------------------------------------------
  */
 
-/* One block per member: `len` bytes from `off` cut evenly, or, with of_shape, coll_block. */
+/* One block per member: `len` bytes from `off` cut evenly, or, with of_shape, coll_block; packed:
+ * those, back to back. */
 struct cut {
     const struct shape *of_shape;
+    bool packed;
     uint64_t off, len;
     uint32_t elem_size, parts;
 };
 struct cut cut_even(const struct shape *shape, uint64_t off, uint64_t len, uint32_t parts);
 struct cut cut_of_shape(const struct shape *shape);
+/* The same to all ranks of an allgatherv, each of which may have its own displacements. */
+struct cut cut_packed(const struct shape *shape);
+bool cut_is_packed(const struct cut *cut); /* do the blocks lie back to back, from 0 on? */
 struct block cut_block(const struct cut *cut, uint32_t i);
 uint64_t cut_longest(const struct cut *cut); /* bytes of the longest block */
 
@@ -84,6 +89,9 @@ struct runs {
 struct runs runs_of(const struct cut *cut, uint32_t first, uint32_t count);
 bool runs_next(struct runs *runs, struct block *run);
 uint64_t runs_bytes(const struct cut *cut, uint32_t first, uint32_t count);
+/* Copies all blocks of the cut to their places in OUT from where they lie back to back, `first` and
+ * those that follow it (cyclic). */
+void runs_place(struct builder *builder, const struct cut *cut, uint32_t first, struct span packed);
 
 /* Where the cut bytes lie: byte x at base + (x - origin) mod total. */
 struct home {

@@ -115,12 +115,47 @@ struct cut cut_of_shape(const struct shape *shape)
     return (struct cut){.of_shape = shape, .elem_size = shape->elem_size, .parts = shape->size};
 }
 
+struct cut cut_packed(const struct shape *shape)
+{
+    struct cut cut = cut_of_shape(shape);
+
+    cut.packed = coll_info(shape->coll)->is_v;
+    return cut;
+}
+
+bool cut_is_packed(const struct cut *cut)
+{
+    uint64_t at = 0;
+
+    for (uint32_t i = 0; i < cut->parts; i++) {
+        struct block block = cut_block(cut, i);
+
+        if (block.len > 0 && block.off != at)
+            return false;
+        at += block.len;
+    }
+    return true;
+}
+
+static uint64_t bytes_before(const struct shape *shape, uint32_t i)
+{
+    uint64_t bytes = 0;
+
+    for (uint32_t k = 0; k < i; k++)
+        bytes += coll_block(shape, k).len;
+    return bytes;
+}
+
 struct block cut_block(const struct cut *cut, uint32_t i)
 {
     struct block block;
 
-    if (cut->of_shape)
-        return coll_block(cut->of_shape, i);
+    if (cut->of_shape) {
+        block = coll_block(cut->of_shape, i);
+        if (cut->packed)
+            block.off = bytes_before(cut->of_shape, i);
+        return block;
+    }
     block = cut_evenly(cut->len, cut->elem_size, cut->parts, i);
     block.off += cut->off;
     return block;
@@ -181,7 +216,7 @@ bool runs_next(struct runs *runs, struct block *run)
 {
     if (runs->left == 0)
         return false;
-    *run = cut_is_regular(runs->cut) ? regular_run(runs) : irregular_run(runs);
+    *run = runs->cut->packed || cut_is_regular(runs->cut) ? regular_run(runs) : irregular_run(runs);
     return true;
 }
 
@@ -194,6 +229,19 @@ uint64_t runs_bytes(const struct cut *cut, uint32_t first, uint32_t count)
     while (runs_next(&runs, &run))
         bytes += run.len;
     return bytes;
+}
+
+void runs_place(struct builder *builder, const struct cut *cut, uint32_t first, struct span packed)
+{
+    struct runs runs = runs_of(cut, first, cut->parts);
+    struct block run;
+    uint64_t at = packed.off;
+
+    while (runs_next(&runs, &run)) {
+        build_copy(builder, span_of(BUFFER_OUT, run.off, run.len),
+                   span_of(packed.buffer, at, run.len));
+        at += run.len;
+    }
 }
 
 /* ---- homes ---- */

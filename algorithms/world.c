@@ -52,16 +52,18 @@ static void lay_out(const struct trial *trial, uint32_t who, const uint64_t *cou
     }
 }
 
-/* allgatherv, reduce_scatterv: one list that all ranks share. */
+/* allgatherv, reduce_scatterv: counts that all ranks share. Scattered, half of an allgatherv's
+ * ranks have the blocks back to back. */
 static void share_counts(const struct trial *trial, struct world *world)
 {
     uint64_t *counts = world->numbers, *displs = counts + world->size;
-    struct trial packed = *trial;
-    packed.scattered = trial->scattered && trial->coll != TUTTI_COLL_REDUCE_SCATTERV;
     for (uint32_t r = 0; r < world->size; r++)
         counts[r] = count_between(trial, r, r);
-    lay_out(&packed, 0, counts, displs);
-    for (uint32_t r = 0; r < world->size; r++) {
+    for (uint32_t r = 0; r < world->size; r++, displs += world->size) {
+        struct trial layout = *trial;
+        layout.scattered = trial->scattered && trial->coll == TUTTI_COLL_ALLGATHERV &&
+                           mix(trial->seed, r, world->size) % 2;
+        lay_out(&layout, r, counts, displs);
         world->shapes[r].counts = counts;
         world->shapes[r].displs = displs;
     }
@@ -113,7 +115,7 @@ static size_t numbers_needed(tutti_coll coll, size_t size)
     if (coll == TUTTI_COLL_ALLTOALLV)
         return 4 * size * size;
     bool root = coll_info(coll)->has_root;
-    return 3 * size + (root ? size * size : 0);
+    return root ? 3 * size + size * size : size + size * size;
 }
 
 tutti_status world_make(const struct trial *trial, struct world *world)

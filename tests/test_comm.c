@@ -525,6 +525,7 @@ static int changed_counts(tutti_comm *comm, int rank, int size, void *context)
         x[i] = (float)i;
     for (int round = 0; round < ROUNDS; round++) {
         int kind = round / 3, at = 0, own = 0;
+        bool placed = kind % 2 && rank != round % size; /* displacements are a rank's own affair */
         size_t *counts = calloc((size_t)size, sizeof *counts);
         size_t *displs = calloc((size_t)size, sizeof *displs);
         for (int r = 0; r < size; r++) {
@@ -536,9 +537,9 @@ static int changed_counts(tutti_comm *comm, int rank, int size, void *context)
                 WORLD_OK(tutti_reduce_scatterv(x, mean, counts, TUTTI_FLOAT32, TUTTI_AVG, comm));
         else
             wrong += WORLD_OK(
-                tutti_allgatherv(in, out, counts, kind % 2 ? displs : NULL, TUTTI_INT32, comm));
+                tutti_allgatherv(in, out, counts, placed ? displs : NULL, TUTTI_INT32, comm));
         for (int r = 0; r < size; r++) {
-            const int *block = out + (kind % 2 ? (int)displs[r] : at);
+            const int *block = out + (placed ? (int)displs[r] : at);
             for (int i = 0; i < (int)counts[r] && !averages; i++)
                 wrong +=
                     world_check(rank, block[i] == r * BLOCK + i, "round %d, block %d", round, r);
@@ -556,7 +557,9 @@ static int changed_counts(tutti_comm *comm, int rank, int size, void *context)
 static void test_comm_reads_counts_anew(void)
 {
     int averages;
+    static const char *const collected[] = {"TUTTI_ALGO=allgatherv:circulant", NULL};
     run(WORLD_THREADS, 3, NULL, changed_counts, NULL);
+    run(WORLD_THREADS, 5, collected, changed_counts, NULL);
     run(WORLD_THREADS, 3, NULL, changed_counts, &averages);
     run(WORLD_PROCESSES, 4, shm, changed_counts, NULL);
 }

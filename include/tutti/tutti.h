@@ -294,10 +294,9 @@ TUTTI_API tutti_status tutti_op_destroy(tutti_comm *comm, tutti_op op);
  * allgather        every rank receives every rank's block: in count, out count * size, block r
  *                  from rank r.
  * allgatherv       block r has counts[r] elements at out + displs[r] (displs NULL: packed);
- *                  in has counts[rank]. Blocks that lie together may travel together, so ranks
- *                  among which other blocks do disagree (TUTTI_ERR_MISMATCH). Blocks of out must
- *                  not overlap: it is not checked, and makes its bytes unspecified (so too in
- *                  gatherv and alltoallv).
+ *                  in has counts[rank]. Ranks agree on counts; displs are each rank's own. Blocks
+ *                  of out must not overlap: it is not checked, and makes its bytes unspecified (so
+ *                  too in gatherv and alltoallv).
  * reduce_scatter   in count * size, out count: block `rank` of the reduction.
  * reduce_scatterv  block r has counts[r] elements, packed in `in`; out has counts[rank].
  * broadcast        root's in, count elements, to every rank's out; in is read at root only.

@@ -74,12 +74,11 @@ static char *block_at(const struct side *side, int block)
 }
 
 /* Sizes and offsets of a v form: as in the program's memory, from its lowest block on, or, packed,
- * one after the other. True: the first is the second. */
-static bool lay_out(struct side *side, size_t *room)
+ * one after the other. */
+static void lay_out(struct side *side, size_t *room)
 {
     size_t sum = 0;
     MPI_Aint lowest = PTRDIFF_MAX;
-    bool in_order = true;
     side->sizes = room;
     side->offsets = room + side->blocks;
     for (int r = 0; r < side->blocks; r++) {
@@ -90,18 +89,15 @@ static bool lay_out(struct side *side, size_t *room)
     for (int r = 0; r < side->blocks; r++) {
         size_t at =
             side->sizes[r] > 0 ? (size_t)((side->displs[r] - lowest) * side->type.extent) : sum;
-        in_order = in_order && at == sum;
         side->offsets[r] = side->direct ? at : sum;
         sum += side->sizes[r];
     }
     if (side->direct && sum > 0)
         side->memory += lowest * side->type.extent;
-    return in_order;
 }
 
 /* False where an argument is wrong by itself: MPI says so in its own way. Memory may be nowhere if
- * it is empty, or if the type has addresses. Tutti passes blocks of allgatherv on together where
- * they lie together, and ranks must see that alike: what is not in order is packed. */
+ * it is empty, or if the type has addresses. */
 static bool describe(struct move *m, struct side *side, int blocks)
 {
     if (side->buffer == MPI_IN_PLACE || !face_type_of(side->mpi_type, m->comm, &side->type) ||
@@ -118,12 +114,8 @@ static bool describe(struct move *m, struct side *side, int blocks)
         m->trouble = FACE_NOWHERE;
     side->memory = (char *)(uintptr_t)side->buffer;
     side->direct = side->type.plain;
-    size_t *room = m->face->room + (side == &m->out ? 2 * m->face->size : 0);
-    if (side->each && !lay_out(side, room) && side->direct && m->call == CALL_ALLGATHERV) {
-        side->direct = false;
-        side->memory = (char *)(uintptr_t)side->buffer;
-        lay_out(side, room);
-    }
+    if (side->each)
+        lay_out(side, m->face->room + (side == &m->out ? 2 * m->face->size : 0));
     return true;
 }
 
