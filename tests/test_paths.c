@@ -45,8 +45,65 @@ static void test_paths_are_made_over_ports_that_have_reliable_connections(void)
         struct ibv_device device = {.transport_type = cases[i].transport};
         struct ibv_context context = {.device = &device};
         struct ibv_port_attr port = {.link_layer = cases[i].link};
-        CU_ASSERT_EQUAL(device_layer(&context, &port), cases[i].layer);
+        CU_ASSERT_EQUAL(scan_layer(&context, &port), cases[i].layer);
     }
+}
+
+/* ---- what devices say -------------------------------------------------------------------------
+ */
+
+static struct ibv_async_event event;
+
+static int say_once(struct ibv_context *context, struct ibv_async_event *said)
+{
+    static bool silent;
+    (void)context;
+    silent = !silent;
+    *said = event;
+    return silent ? 0 : -1;
+}
+
+static void take_word(struct ibv_async_event *said)
+{
+    (void)said;
+}
+
+static const char *some_event(enum ibv_event_type type)
+{
+    (void)type;
+    return "event";
+}
+
+static const char *some_device(struct ibv_device *device)
+{
+    (void)device;
+    return "device";
+}
+
+/* Of two ports of a device, one's completion queue overruns: nothing can be known of what goes over
+ * it any more. */
+static void test_paths_end_with_their_completion_queue(void)
+{
+    struct verbs_rig *rig = verbs_rig_make();
+    struct ibv_cq queues[2];
+    rig->library.ibv.get_async_event = say_once;
+    rig->library.ibv.ack_async_event = take_word;
+    rig->library.ibv.event_type_str = some_event;
+    rig->library.ibv.get_device_name = some_device;
+    rig->verbs.rail_count = 2;
+    rig->verbs.all = rig->link;
+    for (uint32_t i = 0; i < 2; i++) {
+        rig->verbs.rails[i] = (struct verbs_rail){
+            .verbs = &rig->verbs, .index = i, .context = &rig->device, .cq = &queues[i]};
+        rig->link->paths[i].rail = &rig->verbs.rails[i];
+        verbs_rig_up(&rig->link->paths[i]);
+    }
+    event = (struct ibv_async_event){.event_type = IBV_EVENT_CQ_ERR, .element.cq = &queues[1]};
+    device_events(&rig->verbs);
+    CU_ASSERT_TRUE(rig->verbs.rails[1].down && !rig->verbs.rails[0].down);
+    CU_ASSERT_TRUE(path_alive(&rig->link->paths[0]));
+    CU_ASSERT_FALSE(path_alive(&rig->link->paths[1]));
+    verbs_rig_free(rig);
 }
 
 /* ---- making one -------------------------------------------------------------------------------
@@ -367,6 +424,7 @@ int main(int argc, char **argv)
     static const struct suite_test tests[] = {
         TEST(paths_keep_their_memory_from_children),
         TEST(paths_are_made_over_ports_that_have_reliable_connections),
+        TEST(paths_end_with_their_completion_queue),
         TEST(paths_give_up_what_the_device_cannot_make),
         TEST(paths_keep_room_for_counts),
         TEST(paths_wait_for_the_device_too),

@@ -254,20 +254,36 @@ const char *verbs_peer_name(const struct verbs *verbs, uint32_t peer);
 /* The end of a transfer: the next poll returns it. */
 void verbs_finish(struct verbs *verbs, struct xfer *xfer, tutti_status status);
 
-/* ---- device.c ---- */
-/* Opens the ports that the settings and the layer allow; verbs->ports describes them to peers.
- * TUTTI_ERR_UNSUPPORTED when there is none, TUTTI_ERR_SETTING when the settings ask for what is
- * not there; the sentence says what was found. */
-tutti_status device_open(struct verbs *verbs);
-void device_close(struct verbs *verbs);
+/* ---- scan.c ---- */
+/* A port that serves. */
+struct verbs_found {
+    struct choose_order order; /* the first member: what is sorted by */
+    struct ibv_context *context;
+    uint8_t port;
+    struct choose_rail rail;
+};
+/* Finds the ports that the settings and the layer allow; device_take gets the best first. verbs
+ * NULL: only looks. TUTTI_ERR_UNSUPPORTED when there is none, TUTTI_ERR_SETTING when the settings
+ * ask for what is not there; the sentence says what was found. */
+tutti_status scan_ports(const struct settings *settings, enum choose_layer layer,
+                        struct verbs *verbs);
 /* Is there a port of the layer? why gets the reason if not. */
-bool device_probe(const struct settings *settings, enum choose_layer layer, char *why, size_t len);
+bool scan_probe(const struct settings *settings, enum choose_layer layer, char *why, size_t len);
 /* The layer of a port; none where the device has no reliable connections (AWS's EFA, Cisco's
  * usNIC): its port has no link layer either, as that of old InfiniBand. */
-enum choose_layer device_layer(const struct ibv_context *context, const struct ibv_port_attr *attr);
+enum choose_layer scan_layer(const struct ibv_context *context, const struct ibv_port_attr *attr);
+
+/* ---- device.c ---- */
+/* Opens what scan_ports finds; verbs->ports describes it to peers. Errors: those of scan_ports. */
+tutti_status device_open(struct verbs *verbs);
+/* One of them, or none where there are enough. */
+tutti_status device_take(struct verbs *verbs, const struct verbs_found *found);
+void device_close(struct verbs *verbs);
+void device_close_context(const struct library *library, struct ibv_context *context);
 /* Room for so many completions more. */
 tutti_status device_grow(struct verbs_rail *rail, uint32_t completions);
-/* Reads asynchronous events; a port that went down or vanished ends its paths. */
+/* Reads asynchronous events; a port that went down or vanished, and one whose completion queue is
+ * lost, ends its paths. */
 void device_events(struct verbs *verbs);
 /* The port's count of answers "receiver not ready"; 0 where the device has none. */
 uint64_t device_rnr_retries(const struct verbs_rail *rail);
