@@ -328,26 +328,12 @@ void path_describe(const struct verbs_path *path, struct wire_path *wire);
 tutti_status path_connect(struct verbs_path *path, const struct wire_path *peer);
 /* Receives posted: what the peer may send. */
 void path_receive(struct verbs_path *path);
-/* The first message, with a completion of its own. */
-void path_hello(struct verbs_path *path);
 /* Releases the queue pair; memory stays, because slots may still be held. One that is being
  * connected goes when that ends. */
 void path_drop(struct verbs_path *path);
 /* The same of one that failed, which may take the kernel long: nobody waits for it. */
 void path_give_up(struct verbs_path *path);
 void path_destroyed(struct verbs_path *path); /* by errand.c */
-/* Is there room for a message of len bytes (0: a chunk)? spare: so many CREDIT messages have room
- * after it. Over iWARP both ends may be full, and only the other's count empties one. */
-bool path_room(const struct verbs_path *path, size_t len, uint32_t spare);
-/* Stages a message: header, then body_len bytes of body (copied). Needs room. */
-void path_message(struct verbs_path *path, struct wire_header *header, const void *body,
-                  size_t body_len);
-/* Stages an RDMA write of a chunk. */
-void path_chunk(struct verbs_path *path, uint32_t lane, const struct flow_step *step);
-/* Stages a CREDIT message; asks: for one in return. Needs room. */
-void path_credit(struct verbs_path *path, bool asks);
-/* Rings the doorbell for what is staged. */
-void path_flush(struct verbs_path *path);
 /* A receive slot is free again. */
 void path_repost(struct verbs_path *path, uint32_t slot);
 /* One that was kept is. */
@@ -362,6 +348,24 @@ bool path_arrived(struct verbs_path *path, uint32_t received);
 /* Moves the queue pair to the error state, so that nothing more comes in. */
 void path_stop(struct verbs_path *path);
 bool path_alive(const struct verbs_path *path);
+/* The wr_id of a work request: by it its completion finds the path, and the slot or record. */
+uint64_t path_work_id(const struct verbs_path *path, bool receive, uint32_t what);
+
+/* ---- path_send.c ---- */
+/* The first message, with a completion of its own. */
+void path_hello(struct verbs_path *path);
+/* Is there room for a message of len bytes (0: a chunk)? spare: so many CREDIT messages have room
+ * after it. Over iWARP both ends may be full, and only the other's count empties one. */
+bool path_room(const struct verbs_path *path, size_t len, uint32_t spare);
+/* Stages a message: header, then body_len bytes of body (copied). Needs room. */
+void path_message(struct verbs_path *path, struct wire_header *header, const void *body,
+                  size_t body_len);
+/* Stages an RDMA write of a chunk. */
+void path_chunk(struct verbs_path *path, uint32_t lane, const struct flow_step *step);
+/* Stages a CREDIT message; asks: for one in return. Needs room. */
+void path_credit(struct verbs_path *path, bool asks);
+/* Rings the doorbell for what is staged. */
+void path_flush(struct verbs_path *path);
 /* True when all that was sent has arrived. Asks for a completion, or the peer, if need be. */
 bool path_settled(struct verbs_path *path);
 
