@@ -41,7 +41,8 @@ FOR_LIBRARIES int nanosleep(const struct timespec *time, struct timespec *left)
 FOR_LIBRARIES int poll(struct pollfd *fds, nfds_t count, int ms)
 {
     count_pause();
-    return (int)syscall(SYS_poll, fds, count, ms);
+    struct timespec time = {ms / 1000, ms % 1000 * 1000000L};
+    return (int)syscall(SYS_ppoll, fds, count, ms < 0 ? NULL : &time, NULL, (size_t)0);
 }
 
 /* ---- abort ------------------------------------------------------------------------------------

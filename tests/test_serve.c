@@ -85,7 +85,8 @@ static atomic_uint polls;
 int poll(struct pollfd *fds, nfds_t count, int ms)
 {
     atomic_fetch_add(&polls, 1);
-    return (int)syscall(SYS_poll, fds, count, ms);
+    struct timespec time = {ms / 1000, ms % 1000 * 1000000L};
+    return (int)syscall(SYS_ppoll, fds, count, ms < 0 ? NULL : &time, NULL, (size_t)0);
 }
 
 static void await_poll(unsigned before)
