@@ -63,29 +63,33 @@ if [ -x "$build/tests/mpi/test_mpi" ]; then
 else
     skip "$build/tests/mpi/test_mpi is not built: MPI's headers were not found (libopenmpi-dev)"
 fi
-# A program of MPI alone: by itself, over the MPI face, and over one that takes nothing: since it was
+# Programs of MPI alone: by themselves, over the MPI face, and over one that takes nothing: since it was
 # told so at one rank, or since one cannot make its links.
-lib=$(cd "$build" && pwd)/src/compat/libtutti_mpi.so
-test=$build/tests/mpi/test_interpose
-if [ -e "$lib" ]; then
-    # Sanitizers want their library before any other that is preloaded.
-    asan=$(ldd "$lib" | awk '/libasan/ { print $3 ":" }')
-    face="-x LD_PRELOAD=$asan$lib"
-    for n in 2 3 4; do
-        run "$n ranks over the MPI face, preloaded" 120 $start -np "$n" $face "$test" tutti
-    done
-    run "3 ranks over the MPI face, linked" 120 $start -np 3 "${test}_linked" tutti
-    run "3 ranks of the same program without it" 120 $start -np 3 "$test" mpi
-    run "one of 3 ranks with TUTTI_MPI=none" 120 $start -np 2 $face "$test" off : -np 1 $face \
-        env TUTTI_MPI=none "$test" off
-    run "one of 3 ranks has no links" 120 $start -np 3 $face -x TUTTI_FAULT=fail@op=1,rank=1 "$test" off
-fi
-lib=${lib%.so}ch.so
-if [ -e "$lib" ] && command -v mpirun.mpich >/dev/null; then
-    # No more ranks than cores: MPICH yields none.
-    run "2 ranks over the MPI face, MPICH" 120 mpirun.mpich -np 2 -genv LD_PRELOAD "$asan$lib" \
-        "${test}_mpich" tutti
-fi
+face_lib=$(cd "$build" && pwd)/src/compat/libtutti_mpi
+# Sanitizers want their library before any other that is preloaded.
+[ -e "$face_lib.so" ] && asan=$(ldd "$face_lib.so" | awk '/libasan/ { print $3 ":" }')
+face="-x LD_PRELOAD=${asan:-}$face_lib.so"
+over_the_face() { # what program
+    local test=$build/tests/mpi/$2
+    if [ -e "$face_lib.so" ]; then
+        for n in 2 3 4; do
+            run "$1: $n ranks over the MPI face, preloaded" 120 $start -np "$n" $face "$test" tutti
+        done
+        run "$1: 3 ranks over the MPI face, linked" 120 $start -np 3 "${test}_linked" tutti
+        run "$1: 3 ranks of the same program without it" 120 $start -np 3 "$test" mpi
+        run "$1: one of 3 ranks with TUTTI_MPI=none" 120 $start -np 2 $face "$test" off : -np 1 $face \
+            env TUTTI_MPI=none "$test" off
+        run "$1: one of 3 ranks has no links" 120 $start -np 3 $face -x TUTTI_FAULT=fail@op=1,rank=1 \
+            "$test" off
+    fi
+    if [ -e "${face_lib}ch.so" ] && command -v mpirun.mpich >/dev/null; then
+        # No more ranks than cores: MPICH yields none.
+        run "$1: 2 ranks over the MPI face, MPICH" 120 mpirun.mpich -np 2 -genv LD_PRELOAD \
+            "${asan:-}${face_lib}ch.so" "${test}_mpich" tutti
+    fi
+}
+over_the_face calls test_interpose
+over_the_face life test_interpose_life
 for n in 1 3 4; do
     run "$n ranks from the launcher's environment" 60 $start -np "$n" "$build/tests/mpi/test_env" "$n"
 done
