@@ -2,10 +2,10 @@
  * attribute, used while MPI goes on, released with it.
  *
  * MPI deletes an attribute when a communicator is freed or disconnected, whoever asks for it, and
- * those of MPI_COMM_SELF before all else when a program ends: nothing of MPI_Init, MPI_Finalize and
- * MPI_Comm_free has to be taken, and a program without collectives pays nothing. All ranks of the
- * communicator are there at its first collective, in the same place among its collectives, so the
- * ranks meet over the communicator itself. */
+ * those of MPI_COMM_SELF before all else when a program ends, the last one first: ours is there
+ * from MPI_Init on and goes last, so that the ranks' own, which may talk to each other, find the
+ * same at all of them. All ranks of the communicator are there at its first collective, in the same
+ * place among its collectives, so the ranks meet over the communicator itself. */
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
@@ -35,6 +35,7 @@ static struct face mpis; /* of all communicators of which nothing is taken */
 static int key = MPI_KEYVAL_INVALID;
 static MPI_Comm quiet;      /* of this rank alone, without messages */
 static atomic_uint deleted; /* attributes, so far */
+static atomic_bool on;      /* MPI is there, and the face prepared */
 static _Atomic unsigned long carried[CALL_COUNT];
 
 static const char *const names[] = {
@@ -123,9 +124,7 @@ static int forget(MPI_Comm comm, int keyval, void *value, void *context)
 /* MPI_COMM_SELF's: MPI ends. */
 static int finish(MPI_Comm comm, int keyval, void *value, void *context)
 {
-    pthread_mutex_lock(&lock);
-    wanted = 0;
-    pthread_mutex_unlock(&lock);
+    atomic_store(&on, false);
     while (faces)
         release(faces);
     return PMPI_Comm_free(&quiet);
@@ -172,7 +171,37 @@ static void prepare(void)
     PMPI_Comm_set_attr(MPI_COMM_SELF, end_key, NULL);
     PMPI_Comm_free_keyval(&end_key);
     PMPI_Comm_split(MPI_COMM_SELF, 0, 0, &quiet);
+    atomic_store(&on, true);
 }
+
+/* From MPI_Init on; from the first call, where another language's or a tool's went past us. */
+static bool is_on(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    if (!atomic_load_explicit(&on, memory_order_acquire))
+        pthread_once(&once, prepare);
+    return atomic_load(&on);
+}
+
+#pragma GCC visibility push(default)
+
+int MPI_Init(int *argc, char ***argv)
+{
+    int code = PMPI_Init(argc, argv);
+    if (code == MPI_SUCCESS)
+        is_on();
+    return code;
+}
+
+int MPI_Init_thread(int *argc, char ***argv, int required, int *provided)
+{
+    int code = PMPI_Init_thread(argc, argv, required, provided);
+    if (code == MPI_SUCCESS)
+        is_on();
+    return code;
+}
+
+#pragma GCC visibility pop
 
 static int allgather(const void *in, void *out, size_t len, void *context)
 {
@@ -289,7 +318,6 @@ static struct face *meet(MPI_Comm comm)
  * may be another communicator's: to ask MPI costs as much as a poll. */
 struct face *face_of(MPI_Comm comm, enum face_call call)
 {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
     static _Thread_local struct {
         MPI_Comm comm;
         struct face *face;
@@ -301,8 +329,7 @@ struct face *face_of(MPI_Comm comm, enum face_call call)
         return NULL;
     if (!last.face || last.comm != comm || last.deleted != now) {
         struct face *face;
-        pthread_once(&once, prepare);
-        if (PMPI_Comm_get_attr(comm, key, &face, &found) != MPI_SUCCESS)
+        if (!is_on() || PMPI_Comm_get_attr(comm, key, &face, &found) != MPI_SUCCESS)
             return NULL;
         last.face = found ? face : meet(comm);
         last.comm = comm;
