@@ -171,14 +171,20 @@ static void prepare(void)
     PMPI_Comm_set_attr(MPI_COMM_SELF, end_key, NULL);
     PMPI_Comm_free_keyval(&end_key);
     PMPI_Comm_split(MPI_COMM_SELF, 0, 0, &quiet);
+    face_types_prepare();
     atomic_store(&on, true);
 }
 
 /* From MPI_Init on; from the first call, where another language's or a tool's went past us. */
-static bool is_on(void)
+bool face_is_on(void)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
-    if (!atomic_load_explicit(&on, memory_order_acquire))
+    int begun, ended;
+    if (atomic_load_explicit(&on, memory_order_acquire))
+        return true;
+    PMPI_Initialized(&begun);
+    PMPI_Finalized(&ended);
+    if (begun && !ended)
         pthread_once(&once, prepare);
     return atomic_load(&on);
 }
@@ -189,7 +195,7 @@ int MPI_Init(int *argc, char ***argv)
 {
     int code = PMPI_Init(argc, argv);
     if (code == MPI_SUCCESS)
-        is_on();
+        face_is_on();
     return code;
 }
 
@@ -197,7 +203,7 @@ int MPI_Init_thread(int *argc, char ***argv, int required, int *provided)
 {
     int code = PMPI_Init_thread(argc, argv, required, provided);
     if (code == MPI_SUCCESS)
-        is_on();
+        face_is_on();
     return code;
 }
 
@@ -329,7 +335,7 @@ struct face *face_of(MPI_Comm comm, enum face_call call)
         return NULL;
     if (!last.face || last.comm != comm || last.deleted != now) {
         struct face *face;
-        if (!is_on() || PMPI_Comm_get_attr(comm, key, &face, &found) != MPI_SUCCESS)
+        if (!face_is_on() || PMPI_Comm_get_attr(comm, key, &face, &found) != MPI_SUCCESS)
             return NULL;
         last.face = found ? face : meet(comm);
         last.comm = comm;

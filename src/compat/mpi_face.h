@@ -47,6 +47,10 @@ struct face {
     struct face *next;
 };
 
+/* Whether MPI is there, and with it what the face keeps. Where it is not, every call is MPI's,
+ * which says so. */
+bool face_is_on(void);
+
 /* The face of comm if this call is taken on it, made at the first call; NULL: it is MPI's. */
 struct face *face_of(MPI_Comm comm, enum face_call call);
 
@@ -61,6 +65,9 @@ int face_give_up(struct face *face, MPI_Comm comm, const char *sentence);
 
 /* ---- types ------------------------------------------------------------------------------------
  */
+
+/* What is asked of MPI once. */
+void face_types_prepare(void);
 
 /* Whether Tutti has this reduction; for predefined types and operations alone, which are the same
  * at all ranks. */

@@ -2,7 +2,6 @@
  * at all ranks, and is Tutti's where it has the same arithmetic. Calls that only move data agree
  * in the signature alone, and move bytes: those in memory where a type is plain, else those that
  * MPI_Pack makes of them, which are the same on machines of one kind. */
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -58,7 +57,7 @@ enum { TYPES = sizeof types / sizeof types[0] };
 static int plain_key; /* attribute of other types, in whose place stands: yes or no */
 static char plain_yes, plain_no;
 
-static void prepare(void)
+void face_types_prepare(void)
 {
     for (int i = 0; i < TYPES; i++) {
         if (types[i].type != MPI_DATATYPE_NULL) /* Fortran was not there */
@@ -70,8 +69,8 @@ static void prepare(void)
 /* Its row, -1 where it has none. */
 static int find(MPI_Datatype type)
 {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, prepare);
+    if (!face_is_on())
+        return -1;
     for (int i = 0; i < TYPES; i++) {
         if (types[i].type == type)
             return types[i].size > 0 ? i : -1;

@@ -1,5 +1,8 @@
 /* test_interpose_life.c: what lies around the calls of the MPI face: communicators that come and
- * go, messages that MPI has under way, errors, threads, and ranks that leave. See interpose.h. */
+ * go, messages that MPI has under way, errors, threads, and ranks that leave. See interpose.h.
+ *
+ * argv[1] may also be early or late: calls MPI_Allreduce before MPI begins, or MPI_Barrier when it
+ * has ended, which MPI is to say. */
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -197,6 +200,14 @@ static void plan_last_words(void)
 
 int main(int argc, char **argv)
 {
+    int one = 1, sum;
+    if (argc > 1 && strcmp(argv[1], "early") == 0)
+        MPI_Allreduce(&one, &sum, 1, MPI_INT, MPI_SUM, MPI_COMM_WORLD);
+    if (argc > 1 && strcmp(argv[1], "late") == 0) {
+        MPI_Init(&argc, &argv);
+        MPI_Finalize();
+        MPI_Barrier(MPI_COMM_WORLD);
+    }
     begin(argc, argv);
     plan_last_words();
     try_progress();

@@ -90,6 +90,14 @@ over_the_face() { # what program
 }
 over_the_face calls test_interpose
 over_the_face life test_interpose_life
+if [ -e "$face_lib.so" ]; then
+    run "a call before MPI_Init is named over the MPI face, too" 30 sh -c '"$@" 2>&1 | tee /dev/stderr |
+        grep "MPI_Allreduce() function was called before MPI_INIT"' - $start -np 1 $face \
+        "$build/tests/mpi/test_interpose_life" early
+    run "a call after MPI_Finalize, too" 30 sh -c '"$@" 2>&1 | tee /dev/stderr |
+        grep "MPI_Barrier() function was called after MPI_FINALIZE"' - $start -np 1 $face \
+        "$build/tests/mpi/test_interpose_life" late
+fi
 for n in 1 3 4; do
     run "$n ranks from the launcher's environment" 60 $start -np "$n" "$build/tests/mpi/test_env" "$n"
 done
