@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "mpi_face.h"
 
@@ -26,6 +27,7 @@
 #define YIELD_POLLS    2u    /* between offers: what has moved may move on */
 
 #define TEXT_MAX 256
+#define HOST_LEN 64 /* of a host's name: those that begin alike count as one */
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct face *faces; /* all that have a communicator */
@@ -160,6 +162,12 @@ static tutti_status wait(const struct face *face, tutti_status started, tutti_re
 /* ---- making -----------------------------------------------------------------------------------
  */
 
+/* Where a rank runs. */
+struct seat {
+    char host[HOST_LEN];
+    cpu_set_t cores;
+};
+
 static void prepare(void)
 {
     int end_key;
@@ -242,19 +250,25 @@ static void give_place(unsigned taken)
     pthread_mutex_unlock(&lock);
 }
 
-/* Whether ranks outnumber the cores that they may use. */
-static bool is_crowded(MPI_Comm comm)
+/* Whether the ranks of this one's host outnumber the cores that they may use. A communicator of
+ * them would say, but MPI makes one after the other: this call would wait for what another thread
+ * makes, and with it for ranks that may be waiting for this call. */
+static bool is_crowded(const struct face *face, MPI_Comm comm, struct seat *seats)
 {
-    MPI_Comm host;
-    cpu_set_t mine, all;
-    int ranks;
-    CPU_ZERO(&mine);
-    sched_getaffinity(0, sizeof mine, &mine);
-    PMPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &host);
-    PMPI_Comm_size(host, &ranks);
-    PMPI_Allreduce(&mine, &all, sizeof mine, MPI_BYTE, MPI_BOR, host);
-    PMPI_Comm_free(&host);
-    return ranks > CPU_COUNT(&all);
+    struct seat *mine = &seats[face->rank];
+    cpu_set_t cores;
+    int ranks = 0;
+    CPU_ZERO(&cores);
+    gethostname(mine->host, sizeof mine->host);
+    sched_getaffinity(0, sizeof mine->cores, &mine->cores);
+    PMPI_Allgather(MPI_IN_PLACE, 0, MPI_BYTE, seats, sizeof *seats, MPI_BYTE, comm);
+    for (int r = 0; r < face->size; r++) {
+        if (strncmp(seats[r].host, mine->host, sizeof mine->host) == 0) {
+            ranks++;
+            CPU_OR(&cores, &cores, &seats[r].cores);
+        }
+    }
+    return ranks > CPU_COUNT(&cores);
 }
 
 /* Whether all are well; what is not here is said, and nothing is made here any more. */
@@ -274,11 +288,12 @@ static unsigned agree_on(tutti_status status, unsigned calls, MPI_Comm comm)
 static bool make(struct face *face, MPI_Comm comm, int size)
 {
     tutti_request *request = NULL;
-    unsigned mine = take_place(face), calls = agree(mine, comm);
+    struct seat *seats = calloc((size_t)size, sizeof *seats);
+    unsigned mine = take_place(seats ? face : NULL), calls = agree(mine, comm);
     if (calls != 0) {
         *face = (struct face){.size = size, .room = face->room};
-        face->patience = is_crowded(comm) ? PATIENCE_LEAST : PATIENCE;
         PMPI_Comm_rank(comm, &face->rank);
+        face->patience = is_crowded(face, comm, seats) ? PATIENCE_LEAST : PATIENCE;
         calls = agree_on(tutti_comm_create_with(size, face->rank, allgather, &comm, &face->comm),
                          calls, comm);
     }
@@ -286,6 +301,7 @@ static bool make(struct face *face, MPI_Comm comm, int size)
         tutti_status status = tutti_barrier_start(face->comm, &request);
         calls = agree_on(wait(face, status, request), calls, comm);
     }
+    free(seats);
     if (calls == 0) {
         tutti_comm_destroy(face ? face->comm : NULL);
         give_place(mine);

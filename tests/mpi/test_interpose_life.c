@@ -161,6 +161,32 @@ static void try_threads(void)
     }
 }
 
+static void *dup_main(void *made)
+{
+    MPI_Comm_dup(MPI_COMM_WORLD, made);
+    return NULL;
+}
+
+/* The other ranks make a communicator only when they come from the first collective of another, in
+ * which they need rank 0, a thread of which makes it already. */
+static void try_making(void)
+{
+    MPI_Comm copy, made;
+    pthread_t id;
+    MPI_Comm_dup(MPI_COMM_WORLD, &copy);
+    if (rank == 0) {
+        pthread_create(&id, NULL, dup_main, &made);
+        usleep(200000);
+    }
+    check(sum_over(copy, true) == size, "sum while a thread makes a communicator");
+    if (rank == 0)
+        pthread_join(id, NULL);
+    else
+        dup_main(&made);
+    MPI_Comm_free(&copy);
+    MPI_Comm_free(&made);
+}
+
 /* Rank 0 frees a communicator, and ends, long before the others receive what it sent. */
 static void try_leaving(void)
 {
@@ -212,8 +238,10 @@ int main(int argc, char **argv)
     plan_last_words();
     try_progress();
     try_errors();
-    if (threads)
+    if (threads) {
         try_threads();
+        try_making();
+    }
     try_leaving();
     try_communicators();
     return end();
