@@ -96,6 +96,33 @@ static void lay_out(struct side *side, size_t *room)
         side->memory += lowest * side->type.extent;
 }
 
+/* Tutti is given packed bytes, whatever the type. */
+static void pack(struct side *side)
+{
+    side->direct = false;
+    side->memory = (char *)(uintptr_t)side->buffer;
+    if (side->each)
+        lay_out(side, side->sizes);
+}
+
+/* Whether the memory of both, from its first byte to its last, has bytes in common. */
+static bool overlap(const struct side *a, const struct side *b)
+{
+    const struct side *sides[] = {a, b};
+    uintptr_t from[2], to[2];
+    for (int i = 0; i < 2; i++) {
+        const struct side *side = sides[i];
+        size_t end = side->each ? 0 : (size_t)side->blocks * block_bytes(side, 0);
+        for (int r = 0; side->each && r < side->blocks; r++) {
+            if (side->sizes[r] > 0 && side->offsets[r] + side->sizes[r] > end)
+                end = side->offsets[r] + side->sizes[r];
+        }
+        from[i] = (uintptr_t)side->memory;
+        to[i] = from[i] + end;
+    }
+    return from[0] < to[1] && from[1] < to[0];
+}
+
 /* False where an argument is wrong by itself: MPI says so in its own way. Memory may be nowhere if
  * it is empty, or if the type has addresses. */
 static bool describe(struct move *m, struct side *side, int blocks)
@@ -140,6 +167,9 @@ static bool take(struct move *m, MPI_Comm comm, enum face_call call, int root)
     if ((own->used && !describe(m, own, every ? size : 1)) ||
         (all->used && !describe(m, all, bcast ? 1 : size)))
         return false;
+    /* Blocks of one may lie between those of the other, which Tutti refuses. */
+    if (own->used && all->used && own->direct && all->direct && overlap(own, all))
+        pack(own);
     int mine = bcast ? 0 : rank;
     m->bytes = own->used ? block_bytes(own, every ? rank : 0) : block_bytes(all, mine);
     if (own->used && all->used && m->bytes != block_bytes(all, mine))

@@ -263,6 +263,43 @@ static void try_moves(MPI_Comm comm, int count, int shift)
     }
 }
 
+/* What is sent and what is received may lie between each other: of an array's blocks each even one
+ * goes to a rank, and the next comes from it. */
+static void try_between(MPI_Comm comm, int count)
+{
+    int counts[RANKS_MAX], even[RANKS_MAX], odd[RANKS_MAX], root = count % size;
+    int *data = malloc((size_t)(2 * size * count) * sizeof *data);
+    for (int r = 0; r < size; r++) {
+        counts[r] = count;
+        even[r] = 2 * r * count;
+        odd[r] = even[r] + count;
+    }
+    for (int call = 0; call < 3; call++) {
+        for (int i = 0; i < 2 * size * count; i++)
+            data[i] = value(rank, i / count, i % count, 0);
+        if (call == 0)
+            CALL("alltoallv", true,
+                 MPI_Alltoallv(data, counts, even, MPI_INT, data, counts, odd, MPI_INT, comm));
+        else if (call == 1)
+            CALL("gatherv", true,
+                 MPI_Gatherv(data, count, MPI_INT, data, counts, odd, MPI_INT, root, comm));
+        else
+            CALL("scatterv", true,
+                 MPI_Scatterv(data, counts, even, MPI_INT, data + count, count, MPI_INT, root,
+                              comm));
+        for (int i = 0; i < 2 * size * count; i++) {
+            int block = i / count, from = rank, sent = block, r = block / 2;
+            if (block % 2 && (call == 0 || (call == 1 && rank == root)))
+                from = r, sent = call == 0 ? 2 * rank : 0;
+            else if (call == 2 && block == 1)
+                from = root, sent = 2 * rank;
+            check(data[i] == value(from, sent, i % count, 0), "call %d between: [%d] = %d", call, i,
+                  data[i]);
+        }
+    }
+    free(data);
+}
+
 /* ---- reductions -------------------------------------------------------------------------------
  */
 
@@ -473,6 +510,8 @@ int main(int argc, char **argv)
     for (int c = 0; c < 5; c++)
         for (int shift = 0; shift < (c < 4 ? LAYOUTS : 2); shift++)
             try_moves(MPI_COMM_WORLD, counts[c], shift);
+    try_between(MPI_COMM_WORLD, 1);
+    try_between(MPI_COMM_WORLD, COUNT_MAX);
     try_all_reductions(MPI_COMM_WORLD);
     try_others(MPI_COMM_WORLD);
     return end();
