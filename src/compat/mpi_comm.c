@@ -363,10 +363,9 @@ struct face *face_of(MPI_Comm comm, enum face_call call)
 /* ---- calls ------------------------------------------------------------------------------------
  */
 
-static int call_handler(struct face *face, MPI_Comm comm, const char *sentence)
+/* text: shorter than MPI_MAX_ERROR_STRING. */
+static int call_handler(struct face *face, MPI_Comm comm, const char *text)
 {
-    char text[MPI_MAX_ERROR_STRING];
-    snprintf(text, sizeof text, "%s", sentence);
     if (face->error_code == 0) {
         int class = MPI_ERR_OTHER;
 #ifdef MPICH_VERSION /* has sentences for codes of new classes only */
@@ -382,10 +381,16 @@ static int call_handler(struct face *face, MPI_Comm comm, const char *sentence)
 int face_wait(struct face *face, MPI_Comm comm, enum face_call call, tutti_status started,
               tutti_request *request)
 {
-    if (wait(face, started, request) != TUTTI_OK)
-        return call_handler(face, comm, tutti_last_error());
-    atomic_fetch_add_explicit(&carried[call], 1, memory_order_relaxed);
-    return MPI_SUCCESS;
+    char text[MPI_MAX_ERROR_STRING];
+    if (wait(face, started, request) == TUTTI_OK) {
+        atomic_fetch_add_explicit(&carried[call], 1, memory_order_relaxed);
+        return MPI_SUCCESS;
+    }
+    snprintf(text, sizeof text, "%s", tutti_last_error());
+    /* What Tutti refuses to start fails at this rank alone, and its peers wait. */
+    if (started != TUTTI_OK && tutti_comm_status(face->comm) == TUTTI_OK)
+        return face_give_up(face, comm, text);
+    return call_handler(face, comm, text);
 }
 
 int face_give_up(struct face *face, MPI_Comm comm, const char *sentence)

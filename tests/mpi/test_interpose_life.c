@@ -108,9 +108,10 @@ static void try_errors(void)
     }
     MPI_Comm_free(&copy);
     /* What one rank alone has wrong is no reason for it to call MPI while others wait. */
-    static const char *const sentences[] = {"of another size", "is NULL", "is NULL", "is NULL"};
-    for (int way = 0; takes && way < 4; way++) {
-        int numbers[2] = {1, 1}, *all = calloc((size_t)size, sizeof *all);
+    static const char *const sentences[] = {"of another size", "is NULL", "is NULL", "is NULL",
+                                            "overlap"};
+    for (int way = 0; takes && way < 5; way++) {
+        int numbers[3] = {1, 1, 1}, *all = calloc((size_t)size, sizeof *all);
         int *nowhere = rank == 0 ? NULL : all;
         MPI_Comm_dup(MPI_COMM_WORLD, &copy);
         MPI_Comm_set_errhandler(copy, MPI_ERRORS_RETURN);
@@ -120,11 +121,14 @@ static void try_errors(void)
             code = MPI_Allgather(numbers, 1, MPI_INT, nowhere, 1, MPI_INT, copy);
         else if (way == 2)
             code = MPI_Allreduce(numbers, nowhere, 1, MPI_INT, MPI_SUM, copy);
+        else if (way == 4)
+            code = MPI_Allreduce(numbers, rank == 0 ? &numbers[1] : all, 2, MPI_INT, MPI_SUM, copy);
         else
             code = MPI_Reduce_scatter_block(nowhere, numbers, 1, MPI_INT, MPI_SUM, copy);
         MPI_Error_string(code, text, &len);
         check(code != MPI_SUCCESS, "way %d", way);
         check(rank != 0 || strstr(text, sentences[way]) != NULL, "%s", text);
+        MPI_Barrier(MPI_COMM_WORLD); /* they are told before it goes */
         MPI_Comm_free(&copy);
         free(all);
     }
