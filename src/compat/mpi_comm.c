@@ -315,13 +315,30 @@ static bool make(struct face *face, MPI_Comm comm, int size)
     return true;
 }
 
+/* Whether all ranks were started with this one. Others may not have this library, and cannot be
+ * asked; but with some of both in comm, each finds ranks of another world than its own. */
+static bool is_of_one_world(MPI_Comm comm)
+{
+    MPI_Group all, world, others;
+    int count;
+    PMPI_Comm_group(comm, &all);
+    PMPI_Comm_group(MPI_COMM_WORLD, &world);
+    PMPI_Group_difference(all, world, &others);
+    PMPI_Group_size(others, &count);
+    if (others != MPI_GROUP_EMPTY)
+        PMPI_Group_free(&others);
+    PMPI_Group_free(&world);
+    PMPI_Group_free(&all);
+    return count == 0;
+}
+
 static struct face *meet(MPI_Comm comm)
 {
     struct face *face = NULL;
     int size, inter;
     PMPI_Comm_test_inter(comm, &inter);
     PMPI_Comm_size(comm, &size);
-    if (!inter && size > 1) {
+    if (!inter && size > 1 && is_of_one_world(comm)) {
         face = calloc(1, sizeof *face);
         if (face)
             face->room = calloc(4 * (size_t)size, sizeof *face->room);

@@ -3,7 +3,9 @@
  *
  * argv[1] may also be early or late: calls MPI_Allreduce before MPI begins, or MPI_Barrier when it
  * has ended, which MPI is to say. */
+#include <limits.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -48,6 +50,35 @@ static void try_communicators(void)
     }
     check((taken(NULL) > before) == takes, "%lu of %d copies were taken", taken(NULL) - before,
           COMMS);
+}
+
+/* A program that is started by this one may not have the library. */
+static void try_spawning(const char *self)
+{
+    char program[PATH_MAX], *arguments[] = {"-u", "LD_PRELOAD", program, "child", NULL}, *linked;
+    MPI_Comm inter, all;
+    snprintf(program, sizeof program, "%s", self);
+    linked = strstr(program, "_linked");
+    if (linked)
+        *linked = '\0';
+    MPI_Comm_spawn("env", arguments, 1, MPI_INFO_NULL, 0, MPI_COMM_WORLD, &inter,
+                   MPI_ERRCODES_IGNORE);
+    MPI_Intercomm_merge(inter, 0, &all);
+    check(sum_over(all, false) == size + 1, "sum with another program");
+    MPI_Comm_free(&all);
+    MPI_Comm_disconnect(&inter);
+}
+
+static int child(void)
+{
+    MPI_Comm parent, all;
+    MPI_Init(NULL, NULL);
+    MPI_Comm_get_parent(&parent);
+    MPI_Intercomm_merge(parent, 1, &all);
+    sum_over(all, false);
+    MPI_Comm_free(&all);
+    MPI_Comm_disconnect(&parent);
+    return MPI_Finalize();
 }
 
 /* ---- progress, errors, threads ----------------------------------------------------------------
@@ -231,6 +262,8 @@ static void plan_last_words(void)
 int main(int argc, char **argv)
 {
     int one = 1, sum;
+    if (argc > 1 && strcmp(argv[1], "child") == 0)
+        return child();
     if (argc > 1 && strcmp(argv[1], "early") == 0)
         MPI_Allreduce(&one, &sum, 1, MPI_INT, MPI_SUM, MPI_COMM_WORLD);
     if (argc > 1 && strcmp(argv[1], "late") == 0) {
@@ -247,6 +280,13 @@ int main(int argc, char **argv)
         try_making();
     }
     try_leaving();
+#ifndef MPICH_VERSION /* Debian's starts no programs */
+    try_spawning(argv[0]);
+#else
+    (void)try_spawning;
+    if (rank == 0)
+        printf("SKIPPED: programs that are started by this one\n");
+#endif
     try_communicators();
     return end();
 }
