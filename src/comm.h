@@ -168,7 +168,9 @@ struct tutti_comm {
     bool nic;     /* some peer's transport may take device memory (exec_nic.c) */
     void *bounce; /* pinned memory for what it does not take */
     uint64_t bounce_bytes;
-    struct operation *works, **works_tail; /* sends and receives whose copy is under way */
+    struct operation *works, **works_tail; /* sends and receives whose copy is under way, */
+    struct operation *works_listed;        /* or, from this one on, has not begun */
+    unsigned works_begun;                  /* copies, each of one receive */
     _Atomic uint64_t units_issued, units_retired;
     atomic_uint replays; /* captured units under way */
     atomic_bool holds;   /* streams of units that fail wait for abort */

@@ -1,6 +1,7 @@
 /* comm_device.c: sends and receives in device memory. As in exec_device.c, an offer travels in the
  * place of the bytes, the receiver copies in its queue, and an empty transfer on a lane of its own
- * lets the sender know. The list of works is in the order of their tickets. */
+ * lets the sender know. Works are listed in the order they come and started in that order, as far
+ * as the queue has room. */
 #include <string.h>
 
 #include "base/check.h"
@@ -22,12 +23,14 @@ tutti_status comm_device_offer(tutti_comm *comm, struct operation *op)
     return TUTTI_OK;
 }
 
-static void add_work(tutti_comm *comm, struct operation *op, uint64_t ticket)
+static void list_work(tutti_comm *comm, struct operation *op)
 {
-    op->ticket = ticket;
+    op->ticket = EXEC_WORK_LISTED;
     op->next_work = NULL;
     *comm->works_tail = op;
     comm->works_tail = &op->next_work;
+    if (!comm->works_listed)
+        comm->works_listed = op;
 }
 
 static tutti_status acknowledge(tutti_comm *comm, struct operation *op, bool *over)
@@ -49,26 +52,6 @@ static tutti_status acknowledge(tutti_comm *comm, struct operation *op, bool *ov
     return comm_fail_xfer(comm, &op->ack.xfer);
 }
 
-tutti_status comm_device_ended(tutti_comm *comm, struct exec_xfer *xfer, bool *over)
-{
-    struct operation *op = xfer->owner;
-    *over = xfer->is_ack;
-    if (xfer->is_ack)
-        return TUTTI_OK;
-    if (op->call.is_send)
-        return acknowledge(comm, op, over);
-    struct exec_arrival arrival = {.offer = &op->offer,
-                                   .peer = (uint32_t)op->call.root,
-                                   .tag = &op->tag,
-                                   .len = op->call.count * op->call.elem_size,
-                                   .dst = op->call.out};
-    uint64_t ticket;
-    tutti_status status = exec_device_fetch(comm, &arrival, &ticket);
-    if (status == TUTTI_OK)
-        add_work(comm, op, ticket);
-    return status;
-}
-
 /* One of the two is host memory, which a device may not reach: through pinned memory, of which the
  * second copy, where the host's is the receive, is made by end_self. */
 static tutti_status copy_across(tutti_comm *comm, const struct operation *send,
@@ -83,6 +66,56 @@ static tutti_status copy_across(tutti_comm *comm, const struct operation *send,
     return mem_queue_copy(comm_queue(comm), recv->call.out, recv->bounce, bytes, ticket);
 }
 
+static tutti_status copy_self(tutti_comm *comm, struct operation *send, struct operation *recv)
+{
+    size_t bytes = send->call.count * send->call.elem_size;
+    bool across = !send->call.on_device || !recv->call.on_device;
+    tutti_status status = across ? copy_across(comm, send, recv, bytes, &recv->ticket)
+                                 : mem_queue_copy(comm_queue(comm), recv->call.out, send->call.in,
+                                                  bytes, &recv->ticket);
+    send->ticket = recv->ticket;
+    return status == TUTTI_OK ? TUTTI_OK : exec_device_failed(comm, status);
+}
+
+static tutti_status fetch(tutti_comm *comm, struct operation *op)
+{
+    struct exec_arrival arrival = {.offer = &op->offer,
+                                   .peer = (uint32_t)op->call.root,
+                                   .tag = &op->tag,
+                                   .len = op->call.count * op->call.elem_size,
+                                   .dst = op->call.out};
+    return exec_device_fetch(comm, &arrival, &op->ticket);
+}
+
+/* Starts what is listed, as far as the queue has room. Of a transfer to oneself the receive follows
+ * its send, and one copy is both. */
+static tutti_status start_works(tutti_comm *comm)
+{
+    while (comm->works_listed && comm->works_begun < P2P_DEVICE_MAX) {
+        struct operation *send = comm->works_listed, *recv = send;
+        if (send->call.is_send)
+            recv = send->next_work;
+        tutti_status status = send == recv ? fetch(comm, recv) : copy_self(comm, send, recv);
+        if (status != TUTTI_OK)
+            return status;
+        comm->works_listed = recv->next_work;
+        comm->works_begun++;
+    }
+    return TUTTI_OK;
+}
+
+tutti_status comm_device_ended(tutti_comm *comm, struct exec_xfer *xfer, bool *over)
+{
+    struct operation *op = xfer->owner;
+    *over = xfer->is_ack;
+    if (xfer->is_ack)
+        return TUTTI_OK;
+    if (op->call.is_send)
+        return acknowledge(comm, op, over);
+    list_work(comm, op);
+    return start_works(comm);
+}
+
 static void end_self(const tutti_comm *comm, struct operation *op)
 {
     if (op->bounce && !op->call.on_device)
@@ -95,19 +128,9 @@ static void end_self(const tutti_comm *comm, struct operation *op)
 
 tutti_status comm_device_self(tutti_comm *comm, struct operation *send, struct operation *recv)
 {
-    uint64_t ticket;
-    size_t bytes = send->call.count * send->call.elem_size;
-    bool across = !send->call.on_device || !recv->call.on_device;
-    tutti_status status =
-        across ? copy_across(comm, send, recv, bytes, &ticket)
-               : mem_queue_copy(comm_queue(comm), recv->call.out, send->call.in, bytes, &ticket);
-    if (status != TUTTI_OK) {
-        send->status = recv->status = status;
-        return comm_fail(comm, status, comm->rank, status_sentence());
-    }
-    add_work(comm, send, ticket);
-    add_work(comm, recv, ticket);
-    return TUTTI_OK;
+    list_work(comm, send);
+    list_work(comm, recv);
+    return start_works(comm);
 }
 
 bool comm_device_poll(tutti_comm *comm)
@@ -124,6 +147,7 @@ bool comm_device_poll(tutti_comm *comm)
         comm->works = op->next_work;
         if (!comm->works)
             comm->works_tail = &comm->works;
+        comm->works_begun -= !op->call.is_send;
         moved = true;
         if ((uint32_t)op->call.root == comm->rank) {
             end_self(comm, op);
@@ -134,5 +158,7 @@ bool comm_device_poll(tutti_comm *comm)
         if (over)
             comm_p2p_done(comm, op);
     }
+    if (comm->failed == TUTTI_OK)
+        (void)start_works(comm);
     return moved;
 }

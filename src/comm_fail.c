@@ -108,8 +108,9 @@ static void end_all(struct operation **list, tutti_status status)
 static void end_operations(tutti_comm *comm, tutti_status status)
 {
     struct operation *work = comm->works; /* in a list above too, but for transfers to oneself */
-    comm->works = NULL;
+    comm->works = comm->works_listed = NULL;
     comm->works_tail = &comm->works;
+    comm->works_begun = 0;
     comm->running = NULL;
     for (struct operation *next; work; work = next) {
         next = work->next_work;

@@ -59,8 +59,11 @@ struct exec_link {
     struct exec_queue send, recv;
 };
 
-/* Ranks that may share plans over device memory: their receives take half of a queue's places. */
-#define EXEC_DEVICE_RANKS_MAX (QUEUE_TICKETS_MAX / 2 / EXEC_POSTED_MAX)
+/* Whose places a communicator's queue has in device memory: half are for the receives of a plan,
+ * hence so many ranks at most; a quarter each for its local steps, and for sends and receives. */
+#define EXEC_DEVICE_RANKS_MAX  (QUEUE_TICKETS_MAX / 2 / EXEC_POSTED_MAX)
+#define EXEC_DEVICE_LOCALS_MAX (QUEUE_TICKETS_MAX / 4)
+#define P2P_DEVICE_MAX         (QUEUE_TICKETS_MAX / 4)
 
 /* The rest of a program that works in device memory. Its transfers carry offers, or the bytes
  * themselves (exec_nic.c); its local steps and what its receives do are work in the communicator's

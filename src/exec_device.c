@@ -121,7 +121,7 @@ tutti_status exec_device_local(struct tutti_comm *comm, struct program *p, uint3
                                bool *started)
 {
     uint64_t ticket;
-    *started = p->device->nic || p->device->count < QUEUE_TICKETS_MAX / 2;
+    *started = p->device->nic || p->device->count < EXEC_DEVICE_LOCALS_MAX;
     if (!*started)
         return TUTTI_OK;
     if (p->device->nic)

@@ -1,5 +1,5 @@
-/* test_transfers.c: sends and receives in GPU memory that fail: each rank is told the cause, once.
- * Over the stand-in driver, or over a real one (TUTTI_TEST_CUDA_DRIVER). */
+/* test_transfers.c: sends and receives in GPU memory that fail: each rank is told the cause, once;
+ * and many at a time. Over the stand-in driver, or over a real one (TUTTI_TEST_CUDA_DRIVER). */
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -259,6 +259,38 @@ static void test_transfers_of_memory_in_other_use(void)
     unsetenv("TUTTI_TEST_STANDIN_COPY_MBPS");
 }
 
+/* More receives at a time than a queue has places: of many ranks, or of one from itself. */
+static int many_at_a_time(tutti_comm *comm, int rank, int size, void *context)
+{
+    int peers = size > 1 ? size - 1 : 1, each = 2 * QUEUE_TICKETS_MAX / peers, wrong = 0;
+    int32_t *in = rig_take((size_t)each * sizeof *in);
+    int32_t *out = rig_take((size_t)(peers * each) * sizeof *out);
+    (void)context;
+    rig_set_ints(in, (size_t)each, 0);
+    wrong += WORLD_OK(tutti_group_start());
+    for (int i = 0; i < each; i++) {
+        for (int p = 0; p < peers; p++) {
+            int peer = (rank + 1 + p) % size;
+            wrong += WORLD_OK(tutti_send(in + i, 1, TUTTI_INT32, peer, comm));
+            wrong += WORLD_OK(tutti_recv(out + p * each + i, 1, TUTTI_INT32, peer, comm));
+        }
+    }
+    wrong += WORLD_OK(tutti_group_end());
+    for (int p = 0; p < peers; p++)
+        wrong += rig_wrong_ints(rank, out + p * each, (size_t)each, 0, 1, "transfers");
+    rig_give(in);
+    rig_give(out);
+    return wrong;
+}
+
+static void test_transfers_many_at_a_time(void)
+{
+    setenv("TUTTI_TEST_STANDIN_DELAY_US", "200", 1);
+    run(WORLD_PROCESSES, 1, direct, many_at_a_time, NULL);
+    run(WORLD_THREADS, 24, direct, many_at_a_time, NULL);
+    unsetenv("TUTTI_TEST_STANDIN_DELAY_US");
+}
+
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
@@ -266,6 +298,7 @@ int main(int argc, char **argv)
         {"of_different_counts", test_transfers_of_different_counts},
         {"of_a_rank_that_dies", test_transfers_of_a_rank_that_dies},
         {"of_memory_in_other_use", test_transfers_of_memory_in_other_use},
+        {"many_at_a_time", test_transfers_many_at_a_time},
         {"on_both_sides_of_the_limit", test_transfers_on_both_sides_of_the_limit},
     };
     return suite_run("transfers", tests, sizeof tests / sizeof *tests, argc, argv);
