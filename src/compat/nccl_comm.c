@@ -13,8 +13,9 @@
 #define COMM_MAGIC   0x7454696e4363636cu
 #define ENDED        0x80000000u /* in holders */
 #define KEPT_MAX     64          /* handles that ended, oldest freed first */
-#define ABORT_LOOKS  20000       /* of 50 us: how long an abort waits for calls to leave, and */
-#define ABORT_NAP_NS 50000       /* then for the release */
+#define ABORT_NAP_NS 50000       /* of an abort, between looks */
+#define ABORT_LOOKS  20000       /* for calls to leave: a second, and more where they get no turn */
+#define RELEASE_S    1           /* and then so long for the release */
 
 static _Atomic(ncclComm_t) kept[KEPT_MAX];
 static atomic_uint kept_next;
@@ -183,6 +184,16 @@ void face_abort(ncclComm_t comm)
         tutti_comm_abort(tutti);
 }
 
+/* False when it is time to end. */
+static bool nap_before(const struct timespec *end)
+{
+    const struct timespec nap = {.tv_nsec = ABORT_NAP_NS};
+    struct timespec now;
+    nanosleep(&nap, NULL); /* where the machine is overloaded it takes many times as long */
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec < end->tv_sec || (now.tv_sec == end->tv_sec && now.tv_nsec < end->tv_nsec);
+}
+
 static void *leave(void *comm)
 {
     face_leave(comm);
@@ -193,17 +204,18 @@ static void *leave(void *comm)
  * ends, which the caller may be about to abort next: the release then goes on by itself. */
 static void leave_in_time(ncclComm_t comm)
 {
-    const struct timespec nap = {.tv_nsec = ABORT_NAP_NS};
+    struct timespec end;
     pthread_t thread;
+    clock_gettime(CLOCK_MONOTONIC, &end);
+    end.tv_sec += RELEASE_S;
     if (face_thread(&thread, NULL, leave, comm) != 0) {
         face_leave(comm);
         return;
     }
-    for (int i = 0; i < ABORT_LOOKS; i++) {
+    do {
         if (pthread_tryjoin_np(thread, NULL) == 0)
             return;
-        nanosleep(&nap, NULL);
-    }
+    } while (nap_before(&end));
     pthread_detach(thread);
 }
 
