@@ -91,6 +91,16 @@ static bool wait_on_descriptor(tutti_comm *comm, uint64_t now)
     return true;
 }
 
+/* Nothing has ended, but this rank has something to do. */
+static bool goes_on(const tutti_comm *comm)
+{
+    for (uint32_t i = 0; i < comm->transport_count; i++) {
+        if (comm->transports[i]->goes_on)
+            return true;
+    }
+    return false;
+}
+
 static void look_around(tutti_comm *comm, uint64_t now)
 {
     comm->last_event_ns = now;
@@ -126,7 +136,7 @@ void comm_idle(tutti_comm *comm)
     }
     if (now - comm->last_event_ns >= EVENT_PERIOD_NS * comm_crowd(comm))
         look_around(comm, now);
-    if (wait_on_descriptor(comm, now))
+    if (goes_on(comm) || wait_on_descriptor(comm, now))
         return;
     if (now - comm->idle_since_ns < YIELD_NS * comm_crowd(comm))
         sched_yield();

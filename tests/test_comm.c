@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "src/comm.h"
@@ -423,6 +424,37 @@ static void test_comm_receives_what_has_come_in_a_test(void)
     run(WORLD_THREADS, 2, NULL, ask_seldom, NULL);
 }
 
+/* Who reads a long message in place, step by step, has something to do all the time: it does not
+ * sleep in between. */
+static int read_long(tutti_comm *comm, int rank, int size, void *context)
+{
+    const size_t bytes = (size_t)256 << 20;
+    const long naps_max = 32;
+    struct rusage before, after;
+    tutti_request *request;
+    char *data = NULL;
+    int wrong = WORLD_OK(tutti_mem_alloc(bytes, (void **)&data));
+    (void)size;
+    (void)context;
+    if (rank == 0)
+        wrong += WORLD_OK(tutti_send_start(data, bytes, TUTTI_UINT8, 1, comm, &request));
+    wrong += WORLD_OK(tutti_barrier(comm));
+    getrusage(RUSAGE_THREAD, &before);
+    wrong += rank == 0 ? WORLD_OK(tutti_wait(&request))
+                       : WORLD_OK(tutti_recv(data, bytes, TUTTI_UINT8, 0, comm));
+    getrusage(RUSAGE_THREAD, &after);
+    long naps = after.ru_nvcsw - before.ru_nvcsw;
+    wrong += world_check(rank, rank == 0 || naps < naps_max, "slept %ld times", naps);
+    wrong += WORLD_OK(tutti_barrier(comm));
+    return wrong + WORLD_OK(tutti_mem_free(data));
+}
+
+static void test_comm_reads_long_messages_without_sleep(void)
+{
+    run(WORLD_PROCESSES, 2, shm, read_long, NULL);
+    run(WORLD_THREADS, 2, NULL, read_long, NULL);
+}
+
 /* Frees an operation as soon as it has ended, while another thread is inside. */
 static void *end_beside(void *argument)
 {
@@ -623,6 +655,7 @@ int main(int argc, char **argv)
         {"many_transfers_in_one_group", test_comm_many_transfers_in_one_group},
         {"calls_beside_many_transfers", test_comm_calls_beside_many_transfers},
         {"receives_what_has_come_in_a_test", test_comm_receives_what_has_come_in_a_test},
+        {"reads_long_messages_without_sleep", test_comm_reads_long_messages_without_sleep},
         {"ends_what_another_thread_owns", test_comm_ends_what_another_thread_owns},
         {"keeps_what_started_operations_need", test_comm_keeps_what_started_operations_need},
         {"reads_counts_anew", test_comm_reads_counts_anew},

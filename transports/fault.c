@@ -213,6 +213,7 @@ static bool reorders(struct fault *fault, const struct xfer *xfer)
 static void poll_inner(struct fault *fault)
 {
     struct xfer *xfer = fault->inner->ops->poll(fault->inner), *next;
+    fault->base.goes_on = fault->inner->goes_on;
     for (; xfer; xfer = next) {
         next = xfer->next;
         came_out(fault, xfer);

@@ -383,6 +383,7 @@ static enum taken take_in_place(struct local *local, struct lane *lane, struct x
     lane->in_busy = off + n < xfer->len;
     if (lane->in_busy) {
         atomic_fetch_add_explicit(&lane->in->steps, 1, memory_order_relaxed);
+        local->base.goes_on = true;
         return TAKEN_PART;
     }
     consume(lane, lane->in_at, true);
@@ -497,6 +498,7 @@ tutti_status local_recv(struct transport *transport, struct xfer *xfer)
 
 struct xfer *local_poll(struct local *local)
 {
+    local->base.goes_on = false;
     for (uint32_t i = 0; i < local->active_count; i++) {
         struct lane *lane = local->active[i];
         if (lane->recv_head)

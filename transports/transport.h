@@ -200,6 +200,7 @@ struct transport_ops {
 
 struct transport {
     const struct transport_ops *ops;
+    bool goes_on; /* poll stopped in the middle of something that it can go on with at once */
 };
 
 /* NULL-terminated, in order of preference: inproc, shm, ib, roce, iwarp, tcp. `fault` wraps one of
