@@ -272,8 +272,11 @@ static void test_roots_that_never_come(void)
 static void test_roots_that_leave(void)
 {
     struct stage *stage = stage_new(4, 5000);
+    unsigned seated = seats_taken();
     stage->players[1].leaves = true;
     perform(stage, 4, 1u << 1);
+    CU_ASSERT_EQUAL(seats_taken(),
+                    seated + 3); /* at once, though the root asked for nothing more */
     for (uint32_t r = 0; r < 4; r++) {
         if (r != 1)
             expect_sentence(&stage->players[r], TUTTI_ERR_CONNECT, " lost rank 1 at ");
