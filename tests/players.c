@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "tests/seats.h"
+#include "tests/still.h"
 #include "tests/suite.h"
 
 struct settings quick(uint64_t timeout_ms)
@@ -57,6 +58,9 @@ void *play(void *argument)
         clock_sleep_us(player->delay_ms * 1000);
     if (player->seated)
         seats_await(player->seated);
+    for (int i = 0; player->after && i < 20000 && !atomic_load(player->after); i++)
+        clock_sleep_us(1000);
+    still_begin(player->still);
     struct cancel cancel = {look, player};
     player->status =
         player->id ? bootstrap_from_id(&player->settings, player->id, player->rank, player->size,
@@ -84,6 +88,7 @@ void *play(void *argument)
         snprintf(player->sentence, sizeof player->sentence, "%s", status_sentence());
     bootstrap_free(bootstrap);
     player->took_ms = clock_ms() - start;
+    still_end();
     atomic_store(&player->ended, true);
     return NULL;
 }

@@ -17,6 +17,8 @@ struct player {
     size_t len;
     uint32_t delay_ms;         /* before joining */
     unsigned seated;           /* joins when so many have been; 0: at once */
+    const atomic_bool *after;  /* and when that is set; NULL: at once */
+    unsigned still;            /* its clock stands until so many have been seated */
     const atomic_bool *pauses; /* after joining, until that is set; NULL: does not */
     bool leaves;               /* after joining, without a word */
     const int *cancel;
