@@ -1,5 +1,6 @@
 /* test_shm.c: what the transports inside one host carry. Each test runs one function as every rank
  * of a small world: as threads (inproc, shm) or as processes (shm). */
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -270,6 +271,20 @@ static void test_shm_gives_long_messages_a_turn_each(void)
     links_run(links_world_new("shm", 2, 1), take_turns);
 }
 
+/* A process that has no descriptor left is not told that its kernel lacks something. */
+static void test_shm_says_why_it_cannot_be_used(void)
+{
+    struct rlimit before, none;
+    struct settings settings = {0};
+    char why[SENTENCE_MAX] = "";
+    getrlimit(RLIMIT_NOFILE, &before);
+    none = (struct rlimit){0, before.rlim_max};
+    setrlimit(RLIMIT_NOFILE, &none);
+    CU_ASSERT_FALSE(shm_ops.probe(&settings, why, sizeof why));
+    setrlimit(RLIMIT_NOFILE, &before);
+    CU_ASSERT_PTR_NOT_NULL(strstr(why, strerror(EMFILE)));
+}
+
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
@@ -289,6 +304,7 @@ int main(int argc, char **argv)
         TEST(shm_names_a_mismatch),
         TEST(inproc_tells_notices_and_arrivals),
         TEST(shm_tells_notices_and_arrivals),
+        TEST(shm_says_why_it_cannot_be_used),
     };
     return suite_run("shm", tests, sizeof tests / sizeof *tests, argc, argv);
 }

@@ -4,6 +4,7 @@
  * be read by the kernel, and a look at the sockets every few thousand polls. */
 #include "transports/shm.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stddef.h>
@@ -36,12 +37,12 @@ static bool shm_probe(const struct settings *settings, char *why, size_t len)
     struct stat net;
     int file = memfd_create("tutti-probe", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (file < 0) {
-        snprintf(why, len, "no memory files (memfd_create) on this kernel");
+        snprintf(why, len, "no memory files (memfd_create): %s", strerror(errno));
         return false;
     }
     close(file);
     if (!read_boot(boot) || stat("/proc/thread-self/ns/net", &net) < 0) {
-        snprintf(why, len, "/proc is not mounted, so hosts cannot be told apart");
+        snprintf(why, len, "/proc does not tell hosts apart: %s", strerror(errno));
         return false;
     }
     return true;
