@@ -326,13 +326,20 @@ bool comm_events(tutti_comm *comm)
     return false;
 }
 
+/* Whose fault it is that a link is not there: who lacks something for it fails alone, since the
+ * peer cannot be told. */
+static uint32_t at_fault(const tutti_comm *comm, uint32_t peer, tutti_status status)
+{
+    return status == TUTTI_ERR_NOMEM || status == TUTTI_ERR_SYSTEM ? comm->rank : peer;
+}
+
 /* A link is down, says text, unless a peer has told the cause by now. */
 static tutti_status fail_by_link(tutti_comm *comm, uint32_t peer, tutti_status status,
                                  const char *text)
 {
     while (comm->failed == TUTTI_OK && comm_events(comm))
         ;
-    return comm_fail(comm, status, peer, text);
+    return comm_fail(comm, status, at_fault(comm, peer, status), text);
 }
 
 const char *comm_doing(const tutti_comm *comm, char *text, size_t len)
@@ -390,7 +397,7 @@ tutti_status comm_fail_xfer(tutti_comm *comm, const struct xfer *xfer)
     char text[SENTENCE_MAX];
     snprintf(text, sizeof text, "transfer with %s failed: %.300s", comm->names[xfer->peer],
              status_sentence()[0] ? status_sentence() : status_text(xfer->status));
-    return comm_fail(comm, xfer->status, xfer->peer, text);
+    return comm_fail(comm, xfer->status, at_fault(comm, xfer->peer, xfer->status), text);
 }
 
 tutti_status comm_fail_offer(tutti_comm *comm, uint32_t peer, tutti_status status)

@@ -1,7 +1,11 @@
 /* test_causes.c: what the ranks of a communicator that fails name as the cause: both sides of a
  * disagreement; a rank at fault, and not one that left because of it. */
+#include <errno.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "tests/world_suite.h"
@@ -280,6 +284,49 @@ static void test_causes_tells_the_cause_over_links_of_others(void)
     }
 }
 
+/* One rank has no descriptor left for its link to the third, which has no link at all. */
+static int run_out_of_descriptors(tutti_comm *comm, int rank, int size, void *context)
+{
+    int poor = *(int *)context, third = 2 - poor, witness = 1, value = 0, wrong = 0;
+    char name[32];
+    (void)size;
+    if (rank == witness)
+        wrong += WORLD_OK(tutti_recv(&value, 1, TUTTI_INT32, poor, comm));
+    if (rank == poor) {
+        struct rlimit limit;
+        int next = dup(0);
+        wrong += WORLD_OK(tutti_send(&value, 1, TUTTI_INT32, witness, comm));
+        getrlimit(RLIMIT_NOFILE, &limit);
+        limit.rlim_cur = (rlim_t)next;
+        close(next);
+        wrong += world_check(rank, next > 0 && setrlimit(RLIMIT_NOFILE, &limit) == 0, "no limit");
+        world_tell();
+    }
+    if (rank == third)
+        wrong += world_await(rank, 1); /* else its link may be made before */
+    double start = world_seconds();
+    tutti_status status = tutti_recv(&value, 1, TUTTI_INT32, rank == poor ? third : poor, comm);
+    wrong += world_check(rank, status != TUTTI_OK, "received");
+    wrong += world_check(rank, world_seconds() - start < 5, "took %.1f s", world_seconds() - start);
+    snprintf(name, sizeof name, "rank %d (host ", poor);
+    if (rank != poor)
+        wrong += world_check(rank, strncmp(tutti_last_error(), name, strlen(name)) == 0,
+                             "'%s' does not begin: %s", name, tutti_last_error());
+    if (rank != third)
+        wrong += world_says(rank, strerror(EMFILE));
+    world_tell();
+    return wrong + world_await(rank, 4);
+}
+
+static void test_causes_names_who_lacks_descriptors(void)
+{
+    for (int i = 0; i < 6; i++) {
+        int poor = i / 3 * 2;
+        struct world world = world_over(i, 3);
+        CU_ASSERT_EQUAL(world_run(&world, run_out_of_descriptors, &poor), 0);
+    }
+}
+
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
@@ -290,6 +337,7 @@ int main(int argc, char **argv)
          test_causes_names_the_cause_though_who_knew_exited},
         {"tells_the_cause_over_links_of_others", test_causes_tells_the_cause_over_links_of_others},
         {"names_the_cause_that_another_told", test_causes_names_the_cause_that_another_told},
+        {"names_who_lacks_descriptors", test_causes_names_who_lacks_descriptors},
     };
     return suite_run("causes", tests, sizeof tests / sizeof *tests, argc, argv);
 }
