@@ -397,7 +397,7 @@ tutti_status comm_fail_xfer(tutti_comm *comm, const struct xfer *xfer)
     char text[SENTENCE_MAX];
     snprintf(text, sizeof text, "transfer with %s failed: %.300s", comm->names[xfer->peer],
              status_sentence()[0] ? status_sentence() : status_text(xfer->status));
-    return comm_fail(comm, xfer->status, at_fault(comm, xfer->peer, xfer->status), text);
+    return fail_by_link(comm, xfer->peer, xfer->status, text);
 }
 
 tutti_status comm_fail_offer(tutti_comm *comm, uint32_t peer, tutti_status status)
