@@ -634,7 +634,7 @@ static void verbs_model(const struct transport *transport, double *alpha_us, dou
 #define VERBS_TABLE(word, link_layer)                                                              \
     static bool word##_probe(const struct settings *settings, char *why, size_t len)               \
     {                                                                                              \
-        return scan_probe(settings, link_layer, why, len);                                       \
+        return scan_probe(settings, link_layer, why, len);                                         \
     }                                                                                              \
     static tutti_status word##_open(const struct transport_config *config,                         \
                                     struct transport **transport)                                  \
