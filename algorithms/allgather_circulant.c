@@ -32,17 +32,17 @@ static void emit(const struct shape *shape, const struct knobs *knobs, struct bu
     struct home all = home_whole(BUFFER_OUT);
     uint64_t total = runs_bytes(&cut, 0, shape->size);
     struct grain grain = grain_make(shape, knobs, 2 * total, 5 * ceil_log2(shape->size));
-    struct span scratch;
     bool packed = cut_is_packed(&placed);
 
     if (!packed) {
-        scratch = build_scratch(builder, total);
+        struct span scratch = build_scratch(builder, total);
+
         all.buffer = scratch.buffer;
         all.base = scratch.off;
     }
     phase_allgather_circulant(builder, &world, &grain, &cut, &own, &all);
     if (!packed)
-        runs_place(builder, &placed, 0, scratch);
+        runs_place(builder, &placed, 0, span_of(all.buffer, all.base, total));
 }
 
 const struct algorithm allgather_circulant = {
