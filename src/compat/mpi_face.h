@@ -58,9 +58,9 @@ struct face *face_of(MPI_Comm comm, enum face_call call);
  * failed. What an MPI function returns. */
 int face_wait(struct face *face, MPI_Comm comm, enum face_call call, tutti_status started,
               tutti_request *request);
+#define FACE_NOWHERE "a buffer with elements is NULL"
 /* For what failed at this rank alone before its call began, and for arguments that are wrong and at
  * which MPI does not look, but would wait: peers are told, and the handler. */
-#define FACE_NOWHERE "a buffer with elements is NULL"
 int face_give_up(struct face *face, MPI_Comm comm, const char *sentence);
 
 /* ---- types ------------------------------------------------------------------------------------
