@@ -10,8 +10,15 @@ struct team {
 };
 struct team ncclTeamCft(ncclComm_t comm, int mode);
 struct team ncclTeamCftMultimem(ncclComm_t comm);
+ncclResult_t ncclGetLsaDevicePointer(ncclWindow_t window, size_t offset, int lsa_rank, void **out);
 ncclResult_t ncclGetPeerDevicePointer(ncclWindow_t window, size_t offset, int peer, void **out);
 ncclResult_t ncclGetLsaMultimemDevicePointer(ncclWindow_t window, size_t offset, void **out);
+/* The last by value. */
+struct multimem {
+    void *base;
+};
+ncclResult_t ncclGetMultimemDevicePointer(ncclWindow_t window, size_t offset,
+                                          struct multimem multimem, void **out);
 
 static int windows(ncclComm_t comm, int rank)
 {
@@ -50,7 +57,6 @@ static int one_sided(ncclComm_t comm, int rank)
 {
     ncclWaitSignalDesc_t wait = {1, 0, 0, 0};
     struct team team = ncclTeamCft(comm, 0), other = ncclTeamCftMultimem(comm);
-    void *pointer;
     char byte = 0;
     int wrong = 0;
     wrong +=
@@ -64,12 +70,70 @@ static int one_sided(ncclComm_t comm, int rank)
     wrong += nccl_world_says(rank, "ncclWaitSignal: one-sided");
     wrong += TAKEN(ncclSignal(0, 0, 0, 0, NULL, NULL), ncclInvalidArgument);
     wrong += nccl_world_says(rank, "ncclSignal: comm is NULL");
-    wrong += TAKEN(ncclGetPeerDevicePointer(NULL, 0, 0, &pointer), ncclInvalidUsage);
-    wrong += nccl_world_says(rank, "ncclGetPeerDevicePointer: kernels that communicate by "
-                                   "themselves are not served");
-    wrong += TAKEN(ncclGetLsaMultimemDevicePointer(NULL, 0, &pointer), ncclInvalidUsage);
     wrong += world_check(rank, team.ranks == 1 && team.rank == 0 && other.ranks == 1, "a team");
     return wrong;
+}
+
+/* Where kernels find a window: this rank's at its own address, and nowhere else, since a rank is
+ * alone in its team. Programs ask for each peer's and take NULL for one that is not to be reached.
+ */
+static int pointers_of(ncclWindow_t window, char *buffer, int rank, int size)
+{
+    int wrong = 0;
+    for (int peer = 0; peer < size; peer++) {
+        void *found = &wrong, *want = peer == rank ? buffer + 64 : NULL;
+        wrong += OK(ncclGetPeerDevicePointer(window, 64, peer, &found));
+        wrong += world_check(rank, found == want, "of rank %d: %p, not %p", peer, found, want);
+    }
+    void *own = NULL, *cast = &wrong, *all = &wrong;
+    wrong += OK(ncclGetLsaDevicePointer(window, 8, 0, &own));
+    wrong += OK(ncclGetLsaMultimemDevicePointer(window, 8, &cast));
+    wrong += OK(ncclGetMultimemDevicePointer(window, 8, (struct multimem){buffer}, &all));
+    return wrong +
+           world_check(rank, own == buffer + 8 && !cast && !all, "%p, %p, %p", own, cast, all);
+}
+
+static int bad_pointers(ncclWindow_t window, char *buffer, int rank, int size)
+{
+    void *found;
+    int wrong = TAKEN(ncclGetPeerDevicePointer(NULL, 0, 0, &found), ncclInvalidArgument);
+    wrong += nccl_world_says(rank, "ncclGetPeerDevicePointer: window is NULL");
+    wrong += TAKEN(ncclGetPeerDevicePointer(window, 0, 0, NULL), ncclInvalidArgument);
+    wrong += nccl_world_says(rank, "ncclGetPeerDevicePointer: outPtr is NULL");
+    wrong += TAKEN(ncclGetPeerDevicePointer(window, 0, size, &found), ncclInvalidArgument);
+    wrong += nccl_world_says(rank, "ncclGetPeerDevicePointer: peer");
+    wrong += TAKEN(ncclGetPeerDevicePointer(window, 0, -1, &found), ncclInvalidArgument);
+    wrong += TAKEN(ncclGetLsaDevicePointer(window, 0, 1, &found), ncclInvalidArgument);
+    wrong += nccl_world_says(rank, "ncclGetLsaDevicePointer: rank 1 of the load-store team");
+    wrong +=
+        TAKEN(ncclGetLsaDevicePointer((ncclWindow_t)buffer, 0, 0, &found), ncclInvalidArgument);
+    wrong += nccl_world_says(rank, "ncclGetLsaDevicePointer: the window was not made by "
+                                   "ncclCommWindowRegister, or is given back");
+    wrong += TAKEN(ncclGetLsaMultimemDevicePointer(NULL, 0, &found), ncclInvalidArgument);
+    wrong += TAKEN(ncclGetMultimemDevicePointer(window, 0, (struct multimem){NULL}, &found),
+                   ncclInvalidArgument);
+    return wrong + nccl_world_says(rank, "ncclGetMultimemDevicePointer: the handle is of no team");
+}
+
+/* Of a window of each communicator, and of none that is given back, or whose communicator is gone.
+ */
+static int pointers(ncclComm_t comm, int rank, int size)
+{
+    void *buffer = NULL, *found;
+    ncclComm_t child = NULL;
+    ncclWindow_t window = NULL, other = NULL;
+    int wrong = OK(ncclMemAlloc(&buffer, 8192));
+    wrong += OK(ncclCommSplit(comm, rank, 0, &child, NULL));
+    wrong += OK(ncclCommWindowRegister(comm, buffer, 4096, &window, NCCL_WIN_COLL_SYMMETRIC));
+    wrong += OK(ncclCommWindowRegister(child, buffer, 8192, &other, NCCL_WIN_COLL_SYMMETRIC));
+    wrong += pointers_of(window, buffer, rank, size) + bad_pointers(window, buffer, rank, size);
+    wrong += pointers_of(other, buffer, 0, 1);
+    wrong += TAKEN(ncclCommWindowDeregister(child, window), ncclInvalidUsage);
+    wrong += OK(ncclCommDestroy(child));
+    wrong += TAKEN(ncclGetLsaDevicePointer(other, 0, 0, &found), ncclInvalidArgument);
+    wrong += OK(ncclCommWindowDeregister(comm, window));
+    wrong += TAKEN(ncclGetPeerDevicePointer(window, 0, rank, &found), ncclInvalidArgument);
+    return wrong + OK(ncclMemFree(buffer));
 }
 
 static int all(tutti_comm *native, int rank, int size, void *context)
@@ -77,7 +141,7 @@ static int all(tutti_comm *native, int rank, int size, void *context)
     ncclComm_t comm;
     int wrong = nccl_world_init(native, rank, size, &comm);
     (void)context;
-    wrong += windows(comm, rank) + one_sided(comm, rank);
+    wrong += windows(comm, rank) + pointers(comm, rank, size) + one_sided(comm, rank);
     wrong += nccl_world_works(comm, rank, rank, size);
     return wrong + OK(ncclCommDestroy(comm));
 }

@@ -2,7 +2,9 @@
  * themselves. Its structures are compiled into the program's kernels, version by version, so it
  * cannot be served; every call that would begin it is refused, and ncclCommQueryProperties says
  * that there is none of it, so that programs need not try. The teams are plain facts: a rank
- * reaches no peer from inside a kernel, so it is alone in its team of load and store. */
+ * reaches no peer from inside a kernel, so it is alone in its team of load and store. So are the
+ * addresses of a window: programs ask for those of all peers before they know whether they will use
+ * any, and NULL is the interface's word for one that is not to be reached. */
 #include <string.h>
 
 #include "nccl_face.h"
@@ -139,30 +141,6 @@ NCCL_FACE(ncclResult_t, ncclDevCommDestroy, (ncclComm_t comm, const void *made))
     return refuse("ncclDevCommDestroy");
 }
 
-NCCL_FACE(ncclResult_t, ncclGetLsaDevicePointer,
-          (ncclWindow_t window, size_t offset, int lsa_rank, void **out))
-{
-    return refuse("ncclGetLsaDevicePointer");
-}
-
-NCCL_FACE(ncclResult_t, ncclGetPeerDevicePointer,
-          (ncclWindow_t window, size_t offset, int peer, void **out))
-{
-    return refuse("ncclGetPeerDevicePointer");
-}
-
-NCCL_FACE(ncclResult_t, ncclGetLsaMultimemDevicePointer,
-          (ncclWindow_t window, size_t offset, void **out))
-{
-    return refuse("ncclGetLsaMultimemDevicePointer");
-}
-
-NCCL_FACE(ncclResult_t, ncclGetMultimemDevicePointer,
-          (ncclWindow_t window, size_t offset, ncclMultimemHandle_t multimem, void **out))
-{
-    return refuse("ncclGetMultimemDevicePointer");
-}
-
 NCCL_FACE(ncclResult_t, ncclGetMultimemDeviceLeInfo,
           (ncclWindow_t window, size_t offset, uint32_t *id, size_t *le_offset))
 {
@@ -216,6 +194,71 @@ NCCL_FACE(int, ncclLLA2ACalcSlots, (int elements, int element_size))
 {
     refuse("ncclLLA2ACalcSlots");
     return 0;
+}
+
+/* ---- where kernels find a window --------------------------------------------------------------
+ */
+
+/* The window, if there is somewhere to put the answer. */
+static ncclResult_t find_window(ncclWindow_t window, void **out, const char *name,
+                                struct face_window *found)
+{
+    if (!out)
+        return face_fail(ncclInvalidArgument, "%s: outPtr is NULL", name);
+    return face_window(window, name, found);
+}
+
+NCCL_FACE(ncclResult_t, ncclGetLsaDevicePointer,
+          (ncclWindow_t window, size_t offset, int lsa_rank, void **out))
+{
+    const char *name = "ncclGetLsaDevicePointer";
+    struct face_window found;
+    ncclResult_t result = find_window(window, out, name, &found);
+    if (result == ncclSuccess && lsa_rank != 0)
+        result = face_fail(ncclInvalidArgument,
+                           "%s: rank %d of the load-store team: expected 0, since every rank is "
+                           "alone in its own",
+                           name, lsa_rank);
+    if (result == ncclSuccess)
+        *out = (char *)found.buff + offset;
+    return result;
+}
+
+NCCL_FACE(ncclResult_t, ncclGetPeerDevicePointer,
+          (ncclWindow_t window, size_t offset, int peer, void **out))
+{
+    const char *name = "ncclGetPeerDevicePointer";
+    struct face_window found;
+    ncclResult_t result = find_window(window, out, name, &found);
+    if (result == ncclSuccess && (peer < 0 || peer >= found.size))
+        result = face_fail(ncclInvalidArgument, "%s: peer %d: expected 0 to %d", name, peer,
+                           found.size - 1);
+    if (result == ncclSuccess)
+        *out = peer == found.rank ? (char *)found.buff + offset : NULL;
+    return result;
+}
+
+NCCL_FACE(ncclResult_t, ncclGetLsaMultimemDevicePointer,
+          (ncclWindow_t window, size_t offset, void **out))
+{
+    struct face_window found;
+    ncclResult_t result = find_window(window, out, "ncclGetLsaMultimemDevicePointer", &found);
+    if (result == ncclSuccess)
+        *out = NULL;
+    return result;
+}
+
+NCCL_FACE(ncclResult_t, ncclGetMultimemDevicePointer,
+          (ncclWindow_t window, size_t offset, ncclMultimemHandle_t multimem, void **out))
+{
+    const char *name = "ncclGetMultimemDevicePointer";
+    struct face_window found;
+    ncclResult_t result = find_window(window, out, name, &found);
+    if (result == ncclSuccess && !multimem.mcBasePtr)
+        result = face_fail(ncclInvalidArgument, "%s: the handle is of no team", name);
+    if (result == ncclSuccess)
+        *out = NULL;
+    return result;
 }
 
 /* ---- teams ------------------------------------------------------------------------------------

@@ -47,10 +47,9 @@ struct ncclComm {
     bool blocking;
     int rank, size, device;
     int to_self; /* while a group begins: its sends of the rank to itself less the receives */
-    pthread_mutex_t lock;                 /* of what follows */
-    tutti_comm *tutti;                    /* NULL until made */
-    struct ncclWindow_vidmem *registered; /* those not given back */
-    tutti_unique_id grow_id;              /* asked for last, and whether it is not used yet */
+    pthread_mutex_t lock;    /* of what follows */
+    tutti_comm *tutti;       /* NULL until made */
+    tutti_unique_id grow_id; /* asked for last, and whether it is not used yet */
     bool grow_id_waits;
     tutti_unique_id left_id; /* by a grow that failed; it may still be of use */
     bool left_id_waits;
@@ -86,6 +85,12 @@ void face_abort(ncclComm_t comm);
 
 /* nccl_memory.c: gives back what is still registered; before the release of what it stands for. */
 void face_deregister_all(ncclComm_t comm);
+/* What a window is of, for calls that have it alone. */
+struct face_window {
+    void *buff;
+    int rank, size; /* of its communicator */
+};
+ncclResult_t face_window(ncclWindow_t window, const char *name, struct face_window *found);
 
 /* ---- configurations (nccl_config.c): NULL changes nothing ---- */
 

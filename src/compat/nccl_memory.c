@@ -1,16 +1,40 @@
 /* nccl_memory.c: memory, registrations and windows. A window is a registration with another name:
- * its device-side use, which needs peers' memory mapped into kernels, is not served. */
+ * its device-side use, which needs peers' memory mapped into kernels, is not served.
+ *
+ * The handles of all communicators are in one list, since some calls have a window alone. One that
+ * a caller shows is looked for there, never looked into, so it may be anything. */
 #include <stdlib.h>
 
 #include "nccl_face.h"
 
-/* Behind both kinds of handle. One that a caller shows is looked for among those of the
- * communicator, never looked into, so it may be anything. */
+/* Behind both kinds of handle. */
 struct ncclWindow_vidmem {
     tutti_registration *registration;
+    ncclComm_t comm;
     void *buff;
     struct ncclWindow_vidmem *next;
 };
+
+static struct ncclWindow_vidmem *registered; /* those not given back */
+static pthread_mutex_t registered_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_once_t registered_once = PTHREAD_ONCE_INIT;
+
+/* Its holder, if any, is a thread the child does not have. */
+static void child_of_fork(void)
+{
+    pthread_mutex_init(&registered_lock, NULL);
+}
+
+static void watch_forks(void)
+{
+    pthread_atfork(NULL, NULL, child_of_fork);
+}
+
+static void lock_registered(void)
+{
+    pthread_once(&registered_once, watch_forks);
+    pthread_mutex_lock(&registered_lock);
+}
 
 /* A driver packs small blocks of device memory side by side; whole pages of its own stand on the
  * alignment that windows need. */
@@ -46,11 +70,12 @@ static ncclResult_t do_register(ncclComm_t comm, void *buff, size_t size, const 
     else
         result = face_result(tutti_register(face_tutti(comm), buff, size, &made->registration));
     if (result == ncclSuccess) {
+        made->comm = comm;
         made->buff = buff;
-        pthread_mutex_lock(&comm->lock);
-        made->next = comm->registered;
-        comm->registered = made;
-        pthread_mutex_unlock(&comm->lock);
+        lock_registered();
+        made->next = registered;
+        registered = made;
+        pthread_mutex_unlock(&registered_lock);
         *out = made;
     } else {
         free(made);
@@ -62,14 +87,14 @@ static ncclResult_t do_register(ncclComm_t comm, void *buff, size_t size, const 
 /* Takes it out of the list; false if it is not there. */
 static bool take_registered(ncclComm_t comm, const struct ncclWindow_vidmem *handle)
 {
-    pthread_mutex_lock(&comm->lock);
-    struct ncclWindow_vidmem **at = &comm->registered;
+    lock_registered();
+    struct ncclWindow_vidmem **at = &registered;
     while (*at && *at != handle)
         at = &(*at)->next;
-    bool found = *at != NULL;
+    bool found = *at && handle->comm == comm;
     if (found)
         *at = handle->next;
-    pthread_mutex_unlock(&comm->lock);
+    pthread_mutex_unlock(&registered_lock);
     return found;
 }
 
@@ -94,9 +119,22 @@ static ncclResult_t do_deregister(ncclComm_t comm, struct ncclWindow_vidmem *han
 
 void face_deregister_all(ncclComm_t comm)
 {
-    while (comm->registered) {
-        struct ncclWindow_vidmem *handle = comm->registered;
-        comm->registered = handle->next;
+    struct ncclWindow_vidmem *mine = NULL, **at = &registered;
+    lock_registered();
+    while (*at) {
+        struct ncclWindow_vidmem *handle = *at;
+        if (handle->comm != comm) {
+            at = &handle->next;
+            continue;
+        }
+        *at = handle->next;
+        handle->next = mine;
+        mine = handle;
+    }
+    pthread_mutex_unlock(&registered_lock);
+    while (mine) {
+        struct ncclWindow_vidmem *handle = mine;
+        mine = handle->next;
         tutti_deregister(comm->tutti, handle->registration);
         free(handle);
     }
@@ -176,17 +214,35 @@ NCCL_FACE(ncclResult_t, ncclWinGetUserPtr, (ncclComm_t comm, ncclWindow_t win, v
     ncclResult_t result = face_hold(comm, name);
     if (result != ncclSuccess)
         return result;
-    pthread_mutex_lock(&comm->lock);
-    const struct ncclWindow_vidmem *at = comm->registered;
-    while (at && at != win)
+    lock_registered();
+    const struct ncclWindow_vidmem *at = registered;
+    while (at && (at != win || at->comm != comm))
         at = at->next;
     if (at)
         *outUserPtr = at->buff;
-    pthread_mutex_unlock(&comm->lock);
+    pthread_mutex_unlock(&registered_lock);
     if (!at)
         result =
             face_fail(ncclInvalidArgument,
                       "%s: the window was not made with this communicator, or is given back", name);
     face_leave(comm);
     return result;
+}
+
+ncclResult_t face_window(ncclWindow_t window, const char *name, struct face_window *found)
+{
+    if (!window)
+        return face_fail(ncclInvalidArgument, "%s: window is NULL", name);
+    lock_registered();
+    const struct ncclWindow_vidmem *at = registered;
+    while (at && at != window)
+        at = at->next;
+    if (at)
+        *found = (struct face_window){at->buff, at->comm->rank, at->comm->size};
+    pthread_mutex_unlock(&registered_lock);
+    if (at)
+        return ncclSuccess;
+    return face_fail(ncclInvalidArgument,
+                     "%s: the window was not made by ncclCommWindowRegister, or is given back",
+                     name);
 }
