@@ -389,16 +389,30 @@ tutti_status tutti_setting_default(const char *name, const char *value)
     return settings_put_default(name, value);
 }
 
+/* Where the log is, and its level, before there is a communicator that knows. */
+static void load_log(struct settings *settings)
+{
+    if (settings_load(settings) == TUTTI_OK) {
+        log_set_level((enum log_level)settings->log);
+        log_set_file(settings->log_file);
+    } else {
+        settings_defaults(settings);
+    }
+}
+
+void tutti_log_line(const char *text)
+{
+    struct settings settings;
+    load_log(&settings);
+    if (text)
+        log_asked(text);
+}
+
 void tutti_settings_log(void)
 {
     char value[SETTING_TEXT_MAX], line[2 * SETTING_TEXT_MAX];
     struct settings settings;
-    if (settings_load(&settings) == TUTTI_OK) {
-        log_set_level((enum log_level)settings.log);
-        log_set_file(settings.log_file);
-    } else {
-        settings_defaults(&settings);
-    }
+    load_log(&settings);
     for (size_t i = 0; settings_name(i); i++) {
         settings_get(&settings, settings_name(i), value, sizeof value);
         snprintf(line, sizeof line, "%s=%s", settings_name(i), value);

@@ -127,6 +127,50 @@ static void test_nccl_env_complains_in_the_log(void)
     }
 }
 
+struct shown {
+    const char *debug;
+    int first, others; /* lines of rank 0, and of another one */
+};
+
+/* Programs and people read in the log which library it is that they have: a line at the first
+ * communicator. */
+static int shows(tutti_comm *native, int rank, int size, void *context)
+{
+    const struct shown *shown = context;
+    char path[] = "/tmp/tutti_test_env_XXXXXX", line[1024] = "", part[64];
+    int fd = mkstemp(path), lines = 0, version = 0, wrong = 0;
+    fflush(stderr);
+    dup2(fd, STDERR_FILENO);
+    close(fd);
+    for (int i = 0; i < 2; i++) {
+        ncclComm_t comm = NULL;
+        wrong += nccl_world_init(native, rank, size, &comm) + OK(ncclCommDestroy(comm));
+    }
+    wrong += OK(ncclGetVersion(&version));
+    snprintf(part, sizeof part, "NCCL version %d.%d.%d+tutti", version / 10000, version / 100 % 100,
+             version % 100);
+    FILE *file = fopen(path, "r");
+    while (file && fgets(line, sizeof line, file))
+        lines += strstr(line, part) != NULL;
+    if (file)
+        fclose(file);
+    unlink(path);
+    return wrong + world_check(rank, lines == (rank == 0 ? shown->first : shown->others),
+                               "%d lines with %s", lines, shown->debug);
+}
+
+static void test_nccl_env_shows_the_version(void)
+{
+    static const struct shown all[] = {
+        {"NCCL_DEBUG=VERSION", 1, 0}, {"NCCL_DEBUG=warn", 1, 0}, {"NCCL_DEBUG=INFO", 1, 1},
+        {"NCCL_DEBUG=TRACE", 1, 1},   {"NCCL_DEBUG=NONE", 0, 0}, {"NCCL_NOTHING=1", 0, 0},
+    };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        const char *const settings[] = {all[i].debug, NULL};
+        nccl_world_run(WORLD_PROCESSES, 2, settings, shows, (void *)&all[i]);
+    }
+}
+
 /* ---- files ------------------------------------------------------------------------------------
  */
 
@@ -258,6 +302,7 @@ int main(int argc, char **argv)
         {"becomes_settings", test_nccl_env_becomes_settings},
         {"goes_behind_tuttis", test_nccl_env_goes_behind_tuttis},
         {"complains_in_the_log", test_nccl_env_complains_in_the_log},
+        {"shows_the_version", test_nccl_env_shows_the_version},
         {"is_in_files", test_nccl_env_is_in_files},
         {"says_whether_calls_wait", test_nccl_env_says_whether_calls_wait},
     };

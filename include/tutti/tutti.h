@@ -471,8 +471,10 @@ TUTTI_API tutti_status tutti_setting_get(const char *name, char *text, size_t le
  * _NOMEM. */
 TUTTI_API tutti_status tutti_setting_default(const char *name, const char *value);
 
-/* tutti_settings_log: a line NAME=value of the log for each of them, unless TUTTI_LOG is none. */
+/* tutti_settings_log: a line NAME=value of the log for each of them, unless TUTTI_LOG is none.
+ * tutti_log_line: so with the text, for what an interface over this one was asked to say. */
 TUTTI_API void tutti_settings_log(void);
+TUTTI_API void tutti_log_line(const char *text);
 
 #ifdef __cplusplus
 }

@@ -222,6 +222,30 @@ void face_settings(void)
     pthread_once(&once, put_all);
 }
 
+#define QUOTED(a, b, c)  #a "." #b "." #c
+#define VERSION(a, b, c) QUOTED(a, b, c)
+
+/* Those who look for NVIDIA's line, here or among the strings of the file, find the interface's
+ * version, and then whose it is. */
+static void show_version(void)
+{
+    tutti_log_line("NCCL version " VERSION(NCCL_MAJOR, NCCL_MINOR, NCCL_PATCH) "+tutti" VERSION(
+        TUTTI_VERSION_MAJOR, TUTTI_VERSION_MINOR, TUTTI_VERSION_PATCH));
+}
+
+void face_show_version(int rank)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    static const char *const asking[] = {"INFO", "ABORT", "TRACE", "VERSION", "WARN"};
+    const int of_all = 3; /* the others ask rank 0 alone */
+    char text[TEXT_MAX];
+    const char *debug = variable("NCCL_DEBUG", text);
+    for (int i = 0; i < (rank == 0 ? 5 : of_all); i++) {
+        if (strcasecmp(debug, asking[i]) == 0)
+            pthread_once(&once, show_version);
+    }
+}
+
 bool face_blocking(bool configured)
 {
     long long value;

@@ -208,6 +208,9 @@ ncclResult_t face_call_record(const struct face_call *call);
 /* Before the library first looks at its settings: what programs that speak NCCL expect of them, and
  * what the environment says in NCCL's words. */
 void face_settings(void);
+/* A line of the log at the process's first communicator, where NCCL_DEBUG asks for it: of rank 0,
+ * or from INFO on of all. */
+void face_show_version(int rank);
 /* Whether a communicator's calls wait: what NCCL_COMM_BLOCKING says, else what its configuration
  * does. */
 bool face_blocking(bool configured);

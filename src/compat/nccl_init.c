@@ -66,6 +66,7 @@ static ncclResult_t init_rank(ncclComm_t *comm, int size, const ncclUniqueId *id
                               int rank, bool blocking, int device)
 {
     face_settings();
+    face_show_version(rank);
     struct job *job = calloc(1, sizeof *job);
     ncclComm_t made = face_comm_new(size, rank, blocking);
     if (!job || !made) {
