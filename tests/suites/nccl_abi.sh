@@ -248,6 +248,17 @@ P
 }
 try "preloaded, then opened by name from Python" by_name
 
+# Another name of it must not bring in another library, nor the same twice.
+by_short_name() {
+    LD_LIBRARY_PATH=$lib LD_PRELOAD=$so python3 - <<'P'
+import ctypes
+names = ("libnccl.so", "libnccl.so.2", None)
+found = {ctypes.cast(ctypes.CDLL(name).ncclGetVersion, ctypes.c_void_p).value for name in names}
+assert len(found) == 1, found
+P
+}
+try "preloaded, then opened as libnccl.so" by_short_name
+
 # A program that loads the library, gives up a communicator that is being made, and unloads it: the
 # thread behind that one ends afterwards.
 cat >"$work/unloads.c" <<'C'
