@@ -200,7 +200,7 @@ struct tutti_comm {
     struct comm_op **ops; /* [COMM_OPS_MAX], made at first use; of the program's thread */
     unsigned ops_next;    /* the slot to be looked at next, modulo COMM_OPS_MAX */
 
-    uint64_t idle_polls, idle_since_ns, last_event_ns, spin_until_ns, clock_at_ticks;
+    uint64_t idle_polls, idle_since_ns, moved_ns, last_event_ns, clock_at_ticks;
     /* Turns of a core that is shared: how often others kept it too long lately. */
     uint64_t turn_ended_ns, no_turns_until_ns;
     uint32_t long_turns;

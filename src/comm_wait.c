@@ -91,14 +91,15 @@ static bool wait_on_descriptor(tutti_comm *comm, uint64_t now)
     return true;
 }
 
-/* Nothing has ended, but this rank has something to do. */
-static bool goes_on(const tutti_comm *comm)
+/* Nothing has ended, but has a part of something moved since the last look? */
+static bool has_moved(tutti_comm *comm)
 {
+    bool moved = false;
     for (uint32_t i = 0; i < comm->transport_count; i++) {
-        if (comm->transports[i]->goes_on)
-            return true;
+        moved |= comm->transports[i]->moved;
+        comm->transports[i]->moved = false;
     }
-    return false;
+    return moved;
 }
 
 static void look_around(tutti_comm *comm, uint64_t now)
@@ -126,19 +127,20 @@ void comm_idle(tutti_comm *comm)
     if (comm_check_abort(comm))
         return;
     uint64_t now = clock_ns();
-    if (comm->idle_since_ns == 0) {
+    bool moved = has_moved(comm), first = comm->idle_since_ns == 0;
+    if (first)
         comm->idle_since_ns = comm->last_event_ns = now;
-        comm->spin_until_ns = now + (comm->crowded ? 0 : comm->settings.spin_us * 1000);
-    }
-    if (now < comm->spin_until_ns) {
+    if (first || moved)
+        comm->moved_ns = now;
+    if (!comm->crowded && now - comm->moved_ns < comm->settings.spin_us * 1000) {
         relax();
         return;
     }
     if (now - comm->last_event_ns >= EVENT_PERIOD_NS * comm_crowd(comm))
         look_around(comm, now);
-    if (goes_on(comm) || wait_on_descriptor(comm, now))
+    if (moved || wait_on_descriptor(comm, now))
         return;
-    if (now - comm->idle_since_ns < YIELD_NS * comm_crowd(comm))
+    if (now - comm->moved_ns < YIELD_NS * comm_crowd(comm))
         sched_yield();
     else
         clock_sleep_us(NAP_US * comm_crowd(comm));

@@ -213,7 +213,8 @@ static bool reorders(struct fault *fault, const struct xfer *xfer)
 static void poll_inner(struct fault *fault)
 {
     struct xfer *xfer = fault->inner->ops->poll(fault->inner), *next;
-    fault->base.goes_on = fault->inner->goes_on;
+    fault->base.moved |= fault->inner->moved;
+    fault->inner->moved = false;
     for (; xfer; xfer = next) {
         next = xfer->next;
         came_out(fault, xfer);

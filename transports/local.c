@@ -220,11 +220,12 @@ static bool push(struct local *local, struct lane *lane, struct xfer *xfer)
         if (xfer->len > RING_INLINE)
             local->stats.copies++, local->stats.copied_bytes += xfer->len;
     }
-    do {
-        if (!push_piece(lane, xfer))
-            return false;
-    } while (xfer->work[WORK_STATE] != STATE_WRITTEN);
-    return true;
+    while (push_piece(lane, xfer)) {
+        if (xfer->work[WORK_STATE] == STATE_WRITTEN)
+            return true;
+        local->base.moved = true;
+    }
+    return false;
 }
 
 static bool was_sent(const struct lane *lane, const struct xfer *xfer)
@@ -344,7 +345,8 @@ static enum taken take_mismatch(struct local *local, struct lane *lane, struct x
 }
 
 /* One piece through the ring. */
-static enum taken take_piece(struct lane *lane, struct xfer *xfer, const struct slot *slot)
+static enum taken take_piece(struct local *local, struct lane *lane, struct xfer *xfer,
+                             const struct slot *slot)
 {
     size_t off = xfer->work[WORK_BYTES];
     uint32_t most = ring_piece(&lane->link->shape);
@@ -360,7 +362,10 @@ static enum taken take_piece(struct lane *lane, struct xfer *xfer, const struct 
     consume(lane, at + room, false);
     xfer->work[WORK_BYTES] = off + n;
     lane->in_busy = off + n < xfer->len;
-    return lane->in_busy ? TAKEN_PART : TAKEN_ALL;
+    if (!lane->in_busy)
+        return TAKEN_ALL;
+    local->base.moved = true;
+    return TAKEN_PART;
 }
 
 /* One step of a message that lies in place. */
@@ -383,7 +388,7 @@ static enum taken take_in_place(struct local *local, struct lane *lane, struct x
     lane->in_busy = off + n < xfer->len;
     if (lane->in_busy) {
         atomic_fetch_add_explicit(&lane->in->steps, 1, memory_order_relaxed);
-        local->base.goes_on = true;
+        local->base.moved = true;
         return TAKEN_PART;
     }
     consume(lane, lane->in_at, true);
@@ -402,7 +407,7 @@ static enum taken take_next(struct local *local, struct lane *lane, struct xfer 
         return taken_failed(local, lane, xfer,
                             fail(TUTTI_ERR_PROTOCOL, "%s wrote a slot of unknown kind",
                                  local->config->peer_names[lane->link->peer]));
-    return take_piece(lane, xfer, slot);
+    return take_piece(local, lane, xfer, slot);
 }
 
 /* Takes one slot, or one step of one, for the receive at the head of the lane. */
@@ -424,7 +429,7 @@ static enum taken take(struct local *local, struct lane *lane, struct xfer *xfer
         }
         lane->in_first.kind = kind;
         if (likely(kind == SLOT_EAGER))
-            return take_piece(lane, xfer, slot);
+            return take_piece(local, lane, xfer, slot);
         lane->in_busy = true;
         memcpy(lane->in_first.word, slot->word, sizeof lane->in_first.word);
     }
@@ -498,7 +503,6 @@ tutti_status local_recv(struct transport *transport, struct xfer *xfer)
 
 struct xfer *local_poll(struct local *local)
 {
-    local->base.goes_on = false;
     for (uint32_t i = 0; i < local->active_count; i++) {
         struct lane *lane = local->active[i];
         if (lane->recv_head)

@@ -200,7 +200,7 @@ struct transport_ops {
 
 struct transport {
     const struct transport_ops *ops;
-    bool goes_on; /* poll stopped in the middle of something that it can go on with at once */
+    bool moved; /* set by a poll that moved a part of a transfer; cleared by whoever waits */
 };
 
 /* NULL-terminated, in order of preference: inproc, shm, ib, roce, iwarp, tcp. `fault` wraps one of
