@@ -87,21 +87,28 @@ static bool past_caches(const struct program *p, const struct step *step)
     return outgrows && step->dst.buffer == BUFFER_OUT && !read_again;
 }
 
+/* How fast the bytes of span are written where peers may have them; NULL: none has, or few. */
+static struct pace *pace_of(struct program *p, const struct span *span, bool is_copy)
+{
+    return span->buffer == BUFFER_OUT && span->len >= PACE_MIN ? &p->pace[is_copy] : NULL;
+}
+
 static void run_local(struct program *p, uint32_t s)
 {
     const struct step *step = &p->plan.schedule->steps[s];
+    bool is_copy = step->kind == STEP_COPY;
     char *dst = p->bound[step->dst.buffer] + step->dst.off;
     const char *a = p->bound[step->a.buffer] + step->a.off;
-    if (step->kind == STEP_COPY) {
-        if (dst != a && past_caches(p, step))
-            mem_stream(dst, a, step->dst.len);
-        else if (dst != a)
-            mem_copy(dst, a, step->dst.len);
-    } else {
-        const char *b = p->bound[step->b.buffer] + step->b.off;
-        (past_caches(p, step) ? reduce_stream : reduce_apply)(&p->reducer, dst, a, b,
-                                                              step->dst.len);
-    }
+    const char *b = is_copy ? a : p->bound[step->b.buffer] + step->b.off;
+    struct pace *pace = pace_of(p, &step->dst, is_copy);
+    uint64_t begin;
+    bool past = pace_begin(pace, &begin);
+    bool stream = past || (dst != a && dst != b && past_caches(p, step));
+    if (!is_copy)
+        (stream ? reduce_stream : reduce_apply)(&p->reducer, dst, a, b, step->dst.len);
+    else if (dst != a)
+        (stream ? mem_stream : mem_copy)(dst, a, step->dst.len);
+    pace_end(pace, past, step->dst.len, begin);
     exec_step_done(p, s);
 }
 
@@ -160,10 +167,12 @@ static void bind(struct program *p, const void *in, void *out, void *scratch)
         /* A send writes nothing: who waits for it overwrites what it reads. */
         xfer->overwritten_next = step->kind == STEP_SEND && step->succ_count > 0;
         xfer->past_caches = step->kind == STEP_RECV && past_caches(p, step);
+        xfer->pace = step->kind == STEP_RECV ? pace_of(p, &step->dst, true) : NULL;
         if (step->kind != STEP_RECV || step->fused == STEP_NONE)
             continue;
         const struct step *reduce = &schedule->steps[step->fused];
         xfer->past_caches = past_caches(p, reduce);
+        xfer->pace = pace_of(p, &reduce->dst, false);
         xfer->incoming_first = reduce->a.buffer == span->buffer && reduce->a.off == span->off;
         const struct span *other = xfer->incoming_first ? &reduce->b : &reduce->a;
         xfer->reducer = &p->reducer;

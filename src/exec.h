@@ -104,6 +104,7 @@ struct program {
     uint64_t scratch_bytes;     /* that are touched at all */
     bool outgrows_caches;       /* one run touches more than this rank's share of the caches */
     bool floods_caches;         /* six times as much, or more */
+    struct pace pace[2];        /* of what it writes to out: sums, copies */
     struct exec_device *device; /* NULL: host memory */
 };
 

@@ -9,7 +9,7 @@
 
 struct message {
     size_t len, offset;
-    bool allocated, reduce, incoming_first;
+    bool allocated, reduce, incoming_first, past_caches, past_pace;
 };
 
 /* What the k-th message from one rank to another on a lane is: both compute it. */
@@ -26,7 +26,9 @@ static struct message message_at(const struct links_world *world, uint32_t from,
                             .offset = suite_random(&state) % 64,
                             .allocated = suite_random(&state) % 2,
                             .reduce = suite_random(&state) % 2,
-                            .incoming_first = suite_random(&state) % 2};
+                            .incoming_first = suite_random(&state) % 2,
+                            .past_caches = suite_random(&state) % 4 == 0,
+                            .past_pace = suite_random(&state) % 4 == 0};
 }
 
 static uint8_t byte_at(uint32_t from, uint32_t to, uint32_t lane, uint32_t k, size_t i)
@@ -38,6 +40,7 @@ struct flow {
     struct xfer xfer;
     struct message message;
     uint8_t *memory, *at, *dst;
+    struct pace pace;
     uint32_t from, to, lane, k;
 };
 
@@ -60,6 +63,11 @@ static void flow_begin(struct links_rank *rank, struct flow *flow, bool sending,
                                .tag = flow->k % 2 ? &links_tags[0] : &links_tags[1]};
     for (size_t i = 0; i < m->len; i++)
         flow->at[i] = sending ? byte_at(flow->from, flow->to, flow->lane, flow->k, i) : (uint8_t)i;
+    if (!sending) {
+        flow->pace.past = m->past_pace ? TRAFFIC_MAX : 0;
+        flow->xfer.pace = &flow->pace;
+        flow->xfer.past_caches = m->past_caches;
+    }
     if (!sending && m->reduce) {
         flow->dst = malloc(m->len + 1);
         flow->xfer.reducer = reducer;

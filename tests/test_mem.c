@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "mem/mem.h"
+#include "mem/pace.h"
 #include "tests/suite.h"
 
 #define HUGE ((size_t)2 << 20)
@@ -324,6 +325,39 @@ static void test_mem_stream_copies_exactly(void)
     copies_exactly(mem_stream);
 }
 
+/* A write of so many bytes that took so many ticks, or more. */
+static bool paced(struct pace *pace, size_t bytes, uint64_t ticks)
+{
+    uint64_t begin;
+    bool past = pace_begin(pace, &begin);
+    pace_end(pace, past, bytes, begin - ticks);
+    return past;
+}
+
+static void test_pace_goes_past_the_caches_while_they_are_slow(void)
+{
+    enum { LONG = 1 << 30, SLOW = LONG + 1, FAST = 0 };
+    struct pace pace = {0};
+    if (clock_ticks() == 0) {
+        suite_skip("this processor's counter cannot be read");
+        return;
+    }
+    CU_ASSERT_FALSE(paced(NULL, LONG, SLOW));
+    for (unsigned i = 0; i < 3 * PACE_SLOW; i++) /* never so many in a row */
+        CU_ASSERT_FALSE(paced(&pace, LONG, i % PACE_SLOW ? SLOW : FAST));
+    CU_ASSERT_FALSE(paced(&pace, LONG, FAST));
+    for (unsigned i = 0; i < 2 * PACE_SLOW; i++) /* too short to say anything */
+        CU_ASSERT_FALSE(paced(&pace, PACE_TIMED - 1, SLOW));
+    for (unsigned i = 0; i < PACE_SLOW; i++)
+        CU_ASSERT_FALSE(paced(&pace, LONG, SLOW));
+    for (unsigned round = 0; round < 2; round++) {
+        for (unsigned i = 0; i < PACE_PAST; i++) /* which are not timed */
+            CU_ASSERT_TRUE(paced(&pace, LONG, i % 2 ? SLOW : FAST));
+        CU_ASSERT_FALSE(paced(&pace, LONG, round == 0 ? SLOW : FAST)); /* still so? */
+    }
+    CU_ASSERT_FALSE(paced(&pace, LONG, SLOW));
+}
+
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
@@ -341,6 +375,7 @@ int main(int argc, char **argv)
         TEST(mem_child_does_no_harm),
         TEST(mem_copy_copies_exactly),
         TEST(mem_stream_copies_exactly),
+        TEST(pace_goes_past_the_caches_while_they_are_slow),
     };
     return suite_run("mem", tests, sizeof tests / sizeof *tests, argc, argv);
 }

@@ -17,8 +17,6 @@
 enum { WORK_BYTES, WORK_STATE, WORK_SLOT };
 enum { STATE_NEW, STATE_PARTLY, STATE_WRITTEN, STATE_OFFERED };
 
-#define SHORT_COPY 1024u /* bytes up to which plain memcpy beats choosing a way to copy */
-
 #define likely(fact)   __builtin_expect(!!(fact), 1)
 #define unlikely(fact) __builtin_expect(!!(fact), 0)
 
@@ -179,7 +177,8 @@ static bool push_piece(struct lane *lane, struct xfer *xfer)
     else if (room == 0)
         memcpy(slot->behind, bytes, n);
     else
-        memcpy(lane->out_data + (place & (lane->link->shape.data_bytes - 1)), bytes, n);
+        local_fill(lane, lane->out_data + (place & (lane->link->shape.data_bytes - 1)), xfer, off,
+                   n);
     /* The slot's line last and in one go: the receiver polls it, and would take it away between
      * header and stamp while the payload's lines are fetched for writing. */
     if (xfer->work[WORK_STATE] == STATE_NEW)
@@ -291,26 +290,6 @@ tutti_status local_send(struct transport *transport, struct xfer *xfer)
 /* ---- receiving ---- */
 
 enum taken { TAKEN_NOTHING, TAKEN_PART, TAKEN_ALL, TAKEN_FAILED };
-
-void local_apply(struct xfer *xfer, size_t off, const void *bytes, size_t n)
-{
-    if (!xfer->reducer) {
-        if (n <= RING_INLINE)
-            ring_copy_inline((uint8_t *)xfer->data + off, bytes, n);
-        else if (n <= SHORT_COPY)
-            memcpy((uint8_t *)xfer->data + off, bytes, n);
-        else if (xfer->past_caches)
-            mem_stream((uint8_t *)xfer->data + off, bytes, n);
-        else
-            mem_copy((uint8_t *)xfer->data + off, bytes, n);
-    } else if (n > 0) {
-        void *dst = (uint8_t *)xfer->dst + off;
-        const void *other = (const uint8_t *)xfer->other + off;
-        bool first = xfer->incoming_first;
-        (xfer->past_caches ? reduce_stream : reduce_apply)(
-            xfer->reducer, dst, first ? bytes : other, first ? other : bytes, n);
-    }
-}
 
 /* The head slot is done with, and data[] up to `at`. The sender learns of it at once if it waits
  * for its bytes; else when a quarter of the slots or of data[] is passed: it never lacks room for a

@@ -20,7 +20,6 @@ extern const struct transport_ops inproc_ops, shm_ops;
  * goes on between them, or each of two ranks that read much from each other waits for the other to
  * have read all that it was offered. */
 #define LOCAL_TURN_BYTES (64u << 10)
-
 struct local_link;
 
 struct lane {
@@ -60,6 +59,7 @@ struct lane {
 
 struct local_link {
     uint32_t peer;
+    struct pace pace;  /* of what is written to its rings */
     bool up;           /* rings are there */
     tutti_status down; /* TUTTI_OK, or why the link is down */
     bool report, told; /* LINK_DOWN still to be told; and whether it was */
@@ -127,8 +127,12 @@ bool local_link_cancel(struct local *local, struct local_link *link);
 tutti_status local_send(struct transport *transport, struct xfer *xfer);
 tutti_status local_recv(struct transport *transport, struct xfer *xfer);
 struct xfer *local_poll(struct local *local);
+
+/* local_copy.c: writing, past the caches where the peer's core is far */
 /* Copies or reduces n incoming bytes into place. */
 void local_apply(struct xfer *xfer, size_t off, const void *bytes, size_t n);
+/* Copies n bytes of a message to dst, a place in a ring. */
+void local_fill(struct lane *lane, uint8_t *dst, const struct xfer *xfer, size_t off, size_t n);
 
 void local_notice_keep(struct local *local, uint32_t peer, const struct notice *notice);
 /* The next kept notice, link that went down, or unexpected arrival. */

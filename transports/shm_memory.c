@@ -334,11 +334,18 @@ static tutti_status fetch_foreign(struct shm *shm, struct shm_link *link, uint64
     if (link->self.address == 0)
         return fail(TUTTI_ERR_PROTOCOL, "shm: %s offered memory before it was asked to",
                     shm_peer_name(shm, link->base.peer));
-    if (!xfer->reducer)
-        return foreign_read(shm, link, (uint8_t *)xfer->data + off, address + off, n);
+    struct pace *pace = xfer->reducer ? NULL : xfer->pace;
+    uint64_t begin;
+    bool past = pace_begin(pace, &begin);
+    if (!xfer->reducer && !past) {
+        tutti_status status =
+            foreign_read(shm, link, (uint8_t *)xfer->data + off, address + off, n);
+        pace_end(pace, false, n, begin);
+        return status;
+    }
     /* Landed at the destination, if that is no operand, the bytes bring its lines into the cache:
      * the reduction would wait longer for them when it stores. */
-    bool apart = xfer->dst != xfer->other;
+    bool apart = xfer->reducer && xfer->dst != xfer->other;
     size_t most = apart ? n : SHM_BOUNCE_BYTES;
     for (size_t at = off; at < off + n; at += most) {
         size_t piece = off + n - at < most ? off + n - at : most;

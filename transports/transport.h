@@ -23,6 +23,7 @@
 #include "base/settings.h"
 #include "base/status.h"
 #include "mem/mem.h"
+#include "mem/pace.h"
 
 #define TRANSPORT_ADDRESS_MAX 512 /* bytes of one rank's address in one transport */
 #define TRANSPORT_LANES_MAX   10  /* 7 of plans, 1 of sends and receives, 2 of acknowledgements */
@@ -63,6 +64,9 @@ struct xfer {
      * them may do so past its caches, which spares reading the lines first and lets a peer fetch
      * them from memory. */
     bool past_caches;
+    /* receive: how fast the bytes it writes can be written, which peers read in place or have read
+     * (with a reducer: those at dst); timed at each. NULL: they are written to the caches. */
+    struct pace *pace;
     /* The bytes at data are a device's, which the CPU cannot touch, and `takes` was true of them
      * just before. There is no reducer then. */
     bool on_device;

@@ -87,10 +87,6 @@ void reduce_apply(const struct reducer *reducer, void *dst, const void *a, const
 void reduce_stream(const struct reducer *reducer, void *dst, const void *a, const void *b,
                    size_t bytes)
 {
-    if (dst == a || dst == b) {
-        reduce_apply(reducer, dst, a, b, bytes);
-        return;
-    }
     _Alignas(64) unsigned char block[BLOCK_BYTES];
     for (size_t done = 0; done < bytes; done += sizeof block) {
         size_t len = bytes - done < sizeof block ? bytes - done : sizeof block;

@@ -25,8 +25,9 @@ reduce_kernel_fn *reduce_kernel(tutti_op op, tutti_dtype dtype);
 void reduce_apply(const struct reducer *reducer, void *dst, const void *a, const void *b,
                   size_t bytes);
 
-/* The same for a part of a whole that outgrows the caches: where dst is neither a nor b its stores
- * go past them, which spares reading its lines first. */
+/* The same with stores that go past the caches: for a part of a whole that outgrows them, where dst
+ * is neither a nor b, since its lines need not be read first; and for lines that are dear to write.
+ */
 void reduce_stream(const struct reducer *reducer, void *dst, const void *a, const void *b,
                    size_t bytes);
 
