@@ -161,7 +161,7 @@ static void head_slot(struct slot *slot, const struct xfer *xfer, uint32_t kind)
     slot_put_tag(slot, xfer->tag);
 }
 
-static bool push_piece(struct lane *lane, struct xfer *xfer)
+static bool push_piece(struct local *local, struct lane *lane, struct xfer *xfer)
 {
     size_t off = xfer->work[WORK_BYTES];
     uint32_t most = ring_piece(&lane->link->shape);
@@ -181,10 +181,13 @@ static bool push_piece(struct lane *lane, struct xfer *xfer)
                    n);
     /* The slot's line last and in one go: the receiver polls it, and would take it away between
      * header and stamp while the payload's lines are fetched for writing. */
-    if (xfer->work[WORK_STATE] == STATE_NEW)
+    if (xfer->work[WORK_STATE] == STATE_NEW) {
         head_slot(slot, xfer, SLOT_EAGER);
-    else
+        if (xfer->len > RING_INLINE)
+            local->stats.copies++, local->stats.copied_bytes += xfer->len;
+    } else {
         atomic_store_explicit(&slot->kind, SLOT_MORE, memory_order_relaxed);
+    }
     publish(lane, slot, room == 0 ? lane->out_head : place + room);
     xfer->work[WORK_BYTES] = off + n;
     xfer->work[WORK_STATE] = off + n == xfer->len ? STATE_WRITTEN : STATE_PARTLY;
@@ -216,10 +219,8 @@ static bool push(struct local *local, struct lane *lane, struct xfer *xfer)
         size_t eager_max = xfer->overwritten_next ? local->eager_fresh_max : local->eager_max;
         if (xfer->len > eager_max && push_offer(local, lane, xfer))
             return true;
-        if (xfer->len > RING_INLINE)
-            local->stats.copies++, local->stats.copied_bytes += xfer->len;
     }
-    while (push_piece(lane, xfer)) {
+    for (uint32_t i = 0; i < LOCAL_PIECES && push_piece(local, lane, xfer); i++) {
         if (xfer->work[WORK_STATE] == STATE_WRITTEN)
             return true;
         local->base.moved = true;
@@ -415,10 +416,11 @@ static enum taken take(struct local *local, struct lane *lane, struct xfer *xfer
     return take_next(local, lane, xfer, slot);
 }
 
-/* What lies in place is long: one message of it, or one step of one, for each call, so that the
- * other lanes and directions move too. */
+/* What lies in place is long: one message of it, or one step of one, for each call, and of one
+ * through the ring so many pieces, so that the other lanes and directions move too. */
 static void progress_recvs(struct local *local, struct lane *lane)
 {
+    uint32_t pieces = 0;
     while (lane->recv_head && lane->in && !lane->broken) {
         struct xfer *xfer = lane->recv_head;
         enum taken taken = take(local, lane, xfer);
@@ -433,7 +435,7 @@ static void progress_recvs(struct local *local, struct lane *lane)
         bool turn = lane->in_first.kind != SLOT_EAGER && xfer->len >= LOCAL_TURN_BYTES;
         if (taken == TAKEN_ALL)
             pop_recv(local, lane, TUTTI_OK);
-        if (turn)
+        if (turn || (taken == TAKEN_PART && ++pieces == LOCAL_PIECES))
             return;
     }
     while (lane->recv_head && lane->broken)

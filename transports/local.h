@@ -16,6 +16,7 @@ extern const struct transport_ops inproc_ops, shm_ops;
 
 #define LOCAL_NOTICES    8 /* kept until asked for, for each link: a failure needs one or two */
 #define LOCAL_STEP_BYTES (1u << 20) /* read in place per poll: ~0.1 ms, so aborts are seen */
+#define LOCAL_PIECES     64u /* of a message through the ring, per poll: for the same reason */
 /* From so many bytes on a message that is read in place has a turn of its own: what this rank sends
  * goes on between them, or each of two ranks that read much from each other waits for the other to
  * have read all that it was offered. */
