@@ -165,6 +165,8 @@ static tutti_status shm_open_transport(const struct transport_config *config,
     shm->local.eager_max = SHM_INPLACE_MIN - 1;
     shm->local.eager_fresh_max =
         ring_piece(&shape) < SHM_FRESH_MAX ? ring_piece(&shape) : SHM_FRESH_MAX;
+    if (config->settings->cma)
+        shm_permit_reads();
     if (status == TUTTI_OK)
         status = make_address(shm);
     if (status == TUTTI_OK)

@@ -174,6 +174,9 @@ struct ring_shape shm_ring_shape(const struct transport_config *config);
 tutti_status shm_rings_make(struct shm *shm, struct shm_link *link, int *fd);
 tutti_status shm_rings_take(struct shm *shm, struct shm_link *link, int fd);
 void shm_memory_free(struct shm_link *link);
+/* Lets the ranks of this user read this process's memory, where that takes a permission. */
+void shm_permit_reads(void);
+/* Whether the peer's can be read: then it is told so. */
 void shm_foreign_probe(struct shm *shm, struct shm_link *link);
 bool shm_refer(struct local *local, struct local_link *link, const struct xfer *xfer,
                struct slot_copy *slot);

@@ -18,8 +18,8 @@ parts_uml="conformance:roce conformance:roce_cm conformance:iwarp sweep:roce swe
 # Left out by --short: each is over another transport in the list, and what is particular to its own is
 # in the conformance and sweep parts; conformance over iwarp is by the connection manager.
 repeats="conformance:roce_cm perf:iwarp mpi:iwarp netem:tcp rail:roce_cm rail:iwarp killed:tcp fallback:roce_cm comms:roce"
-# Debian's stock kernel has no siw; its rxe knows one network namespace.
-parts_qemu="sweep:roce sweep:roce_cm netem:roce killed:roce comms:roce"
+# Debian's stock kernel has no siw; its rxe knows one network namespace. It has Yama.
+parts_qemu="sweep:roce sweep:roce_cm netem:roce killed:roce comms:roce yama:tcp"
 
 guest=any list=no short=no parts=()
 for argument in "$@"; do

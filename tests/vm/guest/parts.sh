@@ -448,6 +448,22 @@ says() { # name pattern command...: it must fail, and say so
     result "$name" $good "$work/log"
 }
 
+# Where Yama lets nobody but its ancestors read a process's memory, as Ubuntu has it, ranks permit each
+# other; where not even that is allowed, messages go through the ring. Root may read whatever it likes.
+part_yama() {
+    local scope=/proc/sys/kernel/yama/ptrace_scope level
+    start_network 1 || return
+    [ -e $scope ] || { skip "this kernel has no Yama"; return; }
+    for level in 0 1 2; do # from 2 on it takes a capability
+        echo $level >$scope
+        launched "ptrace_scope $level: ordinary memory is moved" \
+            setpriv --reuid=65534 --regid=65534 --clear-groups env HOME=/tmp TUTTI_TRANSPORTS=shm \
+            "$build/perf/coll_perf" sendrecv --ranks 2 -b 1M -e 1M -n 5 --memory malloc -v
+        counters "and $([ $level -lt 2 ] && echo read in place || echo copied)" 's/.* ([0-9]+)\.[0-9]+ MiB in place.*/\1/p' \
+            "\$1 $([ $level -lt 2 ] && echo '> 0' || echo '== 0')"
+    done
+}
+
 # 64 KiB of locked memory, for ranks that are nobody's, since root is exempt. One link fits: its messages
 # are copied through its slots. Several may not: then every rank ends with the sentence that says what to
 # do. Never a wrong byte, never a hang.
