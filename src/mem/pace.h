@@ -5,8 +5,8 @@
  * however it asks for the lines, while stores past the caches, which ask nobody, go at 20; near
  * peers lose by these, because what is in the common cache now would have to come from memory. The
  * topology does not say which it is (a guest is told of one cache where there are several, and is
- * moved about), so long writes are timed: where a few in a row took more than a tick of the
- * processor's counter for each byte, the next ones go past the caches, until it is time to see
+ * moved about), so long writes are timed: where a few in a row took more than two ticks of the
+ * processor's counter for three bytes, the next ones go past the caches, until it is time to see
  * whether that is still so. What is slow for another reason, as an operation with much to compute
  * or memory that is new, loses little by it.
  *
@@ -22,10 +22,10 @@
 
 #include "base/clock.h"
 
-#define PACE_MIN   16384u /* bytes of a message from which it is worth while */
-#define PACE_TIMED 4096u  /* bytes of a write from which reading the counter twice costs nothing */
-#define PACE_SLOW  3u     /* in a row, then others go past the caches: one may be an interruption */
-#define PACE_PAST  64u    /* so many, before the next is timed again */
+#define PACE_MIN   8192u /* bytes of a message from which it is worth while */
+#define PACE_TIMED 4096u /* bytes of a write from which reading the counter twice costs nothing */
+#define PACE_SLOW  3u    /* in a row, then others go past the caches: one may be an interruption */
+#define PACE_PAST  64u   /* so many, before the next is timed again */
 
 /* Of writes that are of a kind, to memory that the same cores read. Begins as {0}. */
 struct pace {
@@ -49,7 +49,7 @@ static inline void pace_end(struct pace *pace, bool past, size_t bytes, uint64_t
     if (past) {
         pace->past--;
     } else if (bytes >= PACE_TIMED) {
-        pace->slow = clock_ticks() - begin <= bytes ? 0 : pace->slow + 1;
+        pace->slow = 3 * (clock_ticks() - begin) <= 2 * bytes ? 0 : pace->slow + 1;
         if (pace->slow >= PACE_SLOW)
             pace->past = PACE_PAST;
     }
