@@ -2,8 +2,8 @@
  * program is, what a model of the links says it costs, and a proof that it is right.
  *
  * Everything it prints comes from algorithms/ and nothing is measured: for measured numbers see
- * coll_perf. Exit status: 0 good, 1 a proof failed, 2 a mistake in the command line, 3 what was to
- * be printed could not be written. */
+ * coll_perf. Exit status: 0 good, 1 a proof failed or there was nothing to prove or show, 2 a
+ * mistake in the command line, 3 what was to be printed could not be written. */
 #include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -64,8 +64,8 @@ static const char usage[] =
     "  --chunk BYTES (128K)  --lanes N (1)\n"
     "  --help  --version\n"
     "\n"
-    "Sizes take K, M and G (powers of 1,024). Exit status: 0 good, 1 a proof failed, 2 usage,\n"
-    "3 the output could not be written.\n";
+    "Sizes take K, M and G (powers of 1,024). Exit status: 0 good; 1 a proof failed, or no\n"
+    "algorithm fits; 2 usage; 3 the output could not be written.\n";
 
 /* ---- options ----------------------------------------------------------------------------------
  */
@@ -426,7 +426,7 @@ static int verify(const struct options *options)
         grid.groups = &groups;
     }
     struct grid_sum total = {0};
-    unsigned proved = 0, failed = 0;
+    unsigned proved = 0, failed = 0, unfit = 0;
     uint64_t start = clock_ms();
     printf("%-28s %8s %12s %12s %7s  %s\n", "algorithm", "plans", "steps", "messages", "worlds",
            "result");
@@ -445,19 +445,20 @@ static int verify(const struct options *options)
                sum.steps, sum.messages, sum.shapes, why);
         if (fflush(stdout) != 0)
             break; /* nobody would see the rest; the end of main says so */
-        proved += good;
         failed += !good;
+        unfit += good && sum.shapes == 0;
+        proved += good && sum.shapes > 0;
         total.plans += sum.plans;
         total.steps += sum.steps;
         total.messages += sum.messages;
     }
-    printf("%u algorithms proved, %u failed: %" PRIu64 " plans, %" PRIu64 " steps, %" PRIu64
-           " messages, %.1f s, seed %" PRIu64 "\n",
-           proved, failed, total.plans, total.steps, total.messages,
+    printf("%u algorithm%s proved, %u failed, %u without a world that fits: %" PRIu64
+           " plans, %" PRIu64 " steps, %" PRIu64 " messages, %.1f s, seed %" PRIu64 "\n",
+           proved, proved == 1 ? "" : "s", failed, unfit, total.plans, total.steps, total.messages,
            (double)(clock_ms() - start) / 1e3, options->seed);
     if (options->nodes > 0)
         groups_free(&groups);
-    return failed ? EXIT_PROOF : 0;
+    return failed || proved == 0 ? EXIT_PROOF : 0;
 }
 
 /* ---- show -------------------------------------------------------------------------------------

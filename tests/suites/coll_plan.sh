@@ -31,9 +31,12 @@ run "a program in place, on nodes" 0 "2 nodes of 2" $plan show allgather:ring --
 run "a program of another root" 0 "from 2" $plan show broadcast:flat --ranks 3 --root 2 --rank 1
 run "prices" 0 "allreduce, predicted us" $plan cost allreduce --ranks 16 -b 1K -e 1M -f 4
 run "prices of every collective" 0 "alltoallv, predicted us" $plan cost --nodes 2x4 --net-us 5 --net-gbps 12.5
-run "a proof" 0 "1 algorithms proved, 0 failed" $plan verify allreduce:ring --ranks 1..4,7 --effort 100
+run "a proof" 0 "1 algorithm proved, 0 failed, 0 without a world that fits" $plan verify allreduce:ring --ranks 1..4,7 --effort 100
 run "a proof of every algorithm" 0 " 0 failed" $plan verify --ranks 5,6 --effort 100
 run "a proof for given nodes" 0 " 0 failed" $plan verify allreduce alltoall --nodes 3x2 --effort 500
+run "who fits no world is not proved" 0 "1 algorithm proved, 0 failed, 1 without a world that fits" \
+    $plan verify allreduce:ring allreduce:hier --ranks 2 --effort 10
+run "nothing to prove" 1 "0 algorithms proved, 0 failed, 1 without a world that fits" $plan verify allreduce:hier --ranks 2
 run "no command" 2 "usage: coll_plan" $plan
 run "an unknown command" 2 "no command 'prove'" $plan prove
 run "an unknown algorithm" 2 "no algorithm 'allreduce:rign'" $plan verify allreduce:rign

@@ -112,7 +112,7 @@ try "coll_perf --settings" installed TUTTI_TRANSPORTS "$bin/coll_perf" --setting
 try "coll_perf" installed "Out of bounds values : 0 OK" "$bin/coll_perf" allreduce --ranks 2 -b 8 -e 4K -n 2
 try "coll_perf --peer, not installed" installed "is built (not installed) where Open MPI is found" \
     "$bin/coll_perf" allreduce --ranks 2 --peer mpi
-try "coll_plan" installed "1 algorithms proved, 0 failed" "$bin/coll_plan" verify allreduce:ring --ranks 4 --effort 100
+try "coll_plan" installed "1 algorithm proved, 0 failed" "$bin/coll_plan" verify allreduce:ring --ranks 4 --effort 100
 try "link_perf" installed "# shm    measured" "$bin/link_perf" -e 64 shm
 inside() { # the README's program against the build directory, which is not installed
     local flags
