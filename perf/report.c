@@ -37,6 +37,7 @@ bool report_open(struct report *report, const struct options *options, int size,
                               .hosts = hosts,
                               .peer = peer,
                               .terminal = isatty(STDERR_FILENO)};
+    tutti_setting_get("TUTTI_TRANSPORTS", report->transport, sizeof report->transport);
     if (options->json)
         report->json = open_file(options->json, &good);
     if (options->csv)
@@ -64,7 +65,7 @@ static void json_head(struct report *report, const struct rank_info *infos)
     fprintf(file, "{\n  \"tool\": \"coll_perf\",\n  \"tutti_version\": %d,\n", tutti_version());
     fprintf(file, "  \"ranks\": %d,\n  \"hosts\": %d,\n", report->size, report->hosts);
     fprintf(file, "  \"transport\": ");
-    json_text(file, report->options->transport ? report->options->transport : "auto");
+    json_text(file, report->transport);
     fprintf(file, ",\n  \"peer\": ");
     if (report->peer)
         json_text(file, report->peer->version);
@@ -88,8 +89,8 @@ void report_head(struct report *report, const struct rank_info *infos)
     printf("# coll_perf, tutti %d.%d.%d: %d rank%s on %d host%s, transport %s, memory %s%s%s\n",
            tutti_version() / 10000, tutti_version() / 100 % 100, tutti_version() % 100,
            report->size, report->size == 1 ? "" : "s", report->hosts, report->hosts == 1 ? "" : "s",
-           o->transport ? o->transport : "auto", memory_name(o->memory),
-           report->peer ? ", beside " : "", report->peer ? report->peer->version : "");
+           report->transport, memory_name(o->memory), report->peer ? ", beside " : "",
+           report->peer ? report->peer->version : "");
     printf("# nThread %u minBytes %llu maxBytes %llu step: %s(%s) warmup iters: %llu iters: ",
            o->threads ? o->threads : 1, (unsigned long long)o->min_bytes,
            (unsigned long long)o->max_bytes,
@@ -259,14 +260,13 @@ static void json_row(struct report *report, const struct row *row)
 
 static void csv_row(struct report *report, const struct row *row)
 {
-    const char *transport = report->options->transport;
     for (unsigned i = 0; i < 2; i++) {
         const struct timing *t = &row->timing[i];
         if (!t->measured)
             continue;
         FILE *file = report->csv;
         fprintf(file, "%s,%d,%d,\"%s\",%u,%llu,%llu,%s,%s,%d,", row->row->name, report->size,
-                report->hosts, transport ? transport : "auto", i, (unsigned long long)row->bytes,
+                report->hosts, report->transport, i, (unsigned long long)row->bytes,
                 (unsigned long long)row->count, tutti_dtype_name(row->dtype),
                 op_choice_name(row->op_choice), row->root);
         fprintf(file, "%.3f,%.4f,%.4f,", t->mean_us, algorithm_gbps(row, t->mean_us),
@@ -368,7 +368,7 @@ static void print_summary(struct report *report)
 {
     char text[24], last[24];
     printf("# Summary: %d rank%s, transport %s\n", report->size, report->size == 1 ? "" : "s",
-           report->options->transport ? report->options->transport : "auto");
+           report->transport);
     for (size_t i = 0; i < report->summary_count; i++) {
         const struct summary *s = &report->summaries[i];
         if (s->best.row == NULL)

@@ -33,6 +33,7 @@ struct report {
     const struct options *options;
     int size, hosts;
     const struct peer *peer; /* NULL: none */
+    char transport[256];     /* what TUTTI_TRANSPORTS is, whoever set it */
     bool terminal;
     FILE *json, *csv;
     int table_error, json_error, csv_error; /* why the first write failed; 0: none did */

@@ -55,6 +55,12 @@ done
 run "a transfer has a price" 0 "has no plan to choose" $perf sendrecv --ranks 2 -v -b 4K -e 4K -n 2
 run "who shares what" 0 "2 ranks on 1 host, sharing " $perf allreduce --ranks 2 -v -b 8 -e 8 -n 2
 run "the plan and why" 0 "* " $perf allreduce --ranks 2 -v -b 8 -e 8 -n 2
+run "the transport that the environment names" 0 "1 host, transport tcp, memory" \
+    env TUTTI_TRANSPORTS=tcp $perf allreduce --ranks 2 -b 8 -e 8 -n 2 --csv "$work/c" --json "$work/j"
+good=no
+grep -q "Summary: 2 ranks, transport tcp" "$work/out" && grep -q '"transport": "tcp"' "$work/j" &&
+    grep -q '^allreduce,2,1,"tcp",' "$work/c" && good=yes
+result "that transport in the summary, JSON and CSV" $good
 run "the summary" 0 "best busbw" $perf allreduce --ranks 2 -b 64K -e 64K -n 2
 run "settings" 0 "TUTTI_TRANSPORTS" $perf --settings
 run "help" 0 "usage: coll_perf" $perf --help
