@@ -106,31 +106,33 @@ static int run_threads(const struct options *options, rank_body *body, const str
     return ranks ? worst : EXIT_RUN;
 }
 
-/* Makes the id (process 0) or reads it from the pipe. */
-static bool share_id(unsigned process, unsigned processes, const int pipe_ends[2],
-                     tutti_unique_id *id)
+/* Makes the id (process 0) or reads it from the pipe; the exit status. */
+static int share_id(unsigned process, unsigned processes, const int pipe_ends[2],
+                    tutti_unique_id *id)
 {
     if (process > 0) {
         ssize_t got = read(pipe_ends[0], id, sizeof *id);
         if (got == (ssize_t)sizeof *id)
-            return true;
-        if (got < 0) /* else rank 0 has ended, and said why */
-            fprintf(stderr, "coll_perf: process %u: read the unique id: %s\n", process,
-                    strerror(errno));
-        return false;
+            return EXIT_GOOD;
+        if (got >= 0) /* rank 0 has ended and said why: of all statuses the greatest counts */
+            return EXIT_USAGE;
+        fprintf(stderr, "coll_perf: process %u: read the unique id: %s\n", process,
+                strerror(errno));
+        return EXIT_RUN;
     }
-    if (tutti_unique_id_create(id) != TUTTI_OK) {
+    tutti_status status = tutti_unique_id_create(id);
+    if (status != TUTTI_OK) {
         fprintf(stderr, "coll_perf: rank 0: unique id: %s\n", tutti_last_error());
-        return false;
+        return status == TUTTI_ERR_SETTING ? EXIT_USAGE : EXIT_RUN;
     }
     for (unsigned p = 1; p < processes; p++) {
         if (write(pipe_ends[1], id, sizeof *id) != (ssize_t)sizeof *id) {
             fprintf(stderr, "coll_perf: rank 0: cannot pass the unique id on: %s\n",
                     strerror(errno));
-            return false;
+            return EXIT_RUN;
         }
     }
-    return true;
+    return EXIT_GOOD;
 }
 
 static int run_process(const struct options *options, rank_body *body, unsigned process,
@@ -140,12 +142,12 @@ static int run_process(const struct options *options, rank_body *body, unsigned 
     tutti_unique_id id;
     if (process > 0)
         close(pipe_ends[1]);
-    bool good = share_id(process, processes, pipe_ends, &id);
+    int status = share_id(process, processes, pipe_ends, &id);
     close(pipe_ends[0]);
     if (process == 0)
         close(pipe_ends[1]);
-    if (!good)
-        return EXIT_RUN;
+    if (status != EXIT_GOOD)
+        return status;
     struct seat seat = {(int)(process * threads), (int)(processes * threads), &id, -1};
     if (threads > 1)
         return run_threads(options, body, &seat, threads);

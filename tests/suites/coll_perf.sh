@@ -137,6 +137,8 @@ one_sentence "auto beside a transport" "TUTTI_TRANSPORTS=shm,auto: auto stands f
 once "buffers beyond the memory there is" 3 "rank 0: buffers (-e bytes each for in and out): allocate" \
     $perf allreduce --ranks 3 -e 4000G
 one_sentence "lanes out of range" "TUTTI_LANES=99 is out of range" $perf allreduce --ranks 3 --lanes 99 -e 8
+one_sentence "an interface that is none" "TUTTI_INTERFACE=nosuch0 matches no interface" \
+    env TUTTI_INTERFACE=nosuch0 $perf allreduce --ranks 3 -e 8
 once "GPU memory without GPUs" 3 "coll_perf: --memory cuda: no GPU memory: TUTTI_CUDA=0" \
     env TUTTI_CUDA=0 $perf allreduce --ranks 3 --memory cuda -e 8
 one_sentence "a setting that is none" "TUTTI_CHUNKS is no setting" env TUTTI_CHUNKS=4 $perf allreduce --ranks 3 -e 8
