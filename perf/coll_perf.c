@@ -4,6 +4,7 @@
  * (launch.c), the launcher's (tutti_comm_create_from_env), or those of MPI (peer_mpi.c). */
 #include "algorithms/coll.h"
 #include "perf/bench.h"
+#include "perf/cores.h"
 #include "perf/launch.h"
 #include "perf/output.h"
 #include "perf/report.h"
@@ -261,7 +262,7 @@ static int peer_main(const struct options *options)
 {
     tutti_comm *comm;
     const struct peer *peer = options->peer;
-    int cpu = options->bind == BIND_CORE ? launch_bind((unsigned)peer->local_rank()) : -1;
+    int cpu = options->bind == BIND_CORE ? cores_bind((unsigned)peer->local_rank()) : -1;
     tutti_status status = peer->comm_create(&comm);
     if (status == TUTTI_OK)
         return run_and_finish(options, comm, cpu);

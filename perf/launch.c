@@ -7,11 +7,11 @@
  * they are killed. Children ask the kernel to be killed with the parent, so that nothing outlives
  * it either way. */
 #include "perf/launch.h"
+#include "perf/cores.h"
 #include "perf/pipe.h"
 
 #include <errno.h>
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,42 +25,6 @@ enum { GRACE_S = 8, POLL_MS = 200 };
 
 typedef int rank_body(const struct options *options, const struct seat *seat);
 
-/* True when cpu is the first hardware thread of its core. */
-static bool leads_core(int cpu)
-{
-    char path[96];
-    int first = cpu;
-    snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", cpu);
-    FILE *file = fopen(path, "r");
-    if (file == NULL)
-        return true;
-    if (fscanf(file, "%d", &first) != 1)
-        first = cpu;
-    fclose(file);
-    return first == cpu;
-}
-
-int launch_bind(unsigned index)
-{
-    cpu_set_t allowed, chosen;
-    int order[CPU_SETSIZE];
-    unsigned count = 0;
-    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0)
-        return -1;
-    for (int pass = 0; pass < 2; pass++) {
-        for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
-            if (CPU_ISSET(cpu, &allowed) && leads_core(cpu) == (pass == 0))
-                order[count++] = cpu;
-        }
-    }
-    if (count == 0)
-        return -1;
-    int cpu = order[index % count];
-    CPU_ZERO(&chosen);
-    CPU_SET(cpu, &chosen);
-    return sched_setaffinity(0, sizeof chosen, &chosen) == 0 ? cpu : -1;
-}
-
 struct thread_rank {
     pthread_t thread;
     const struct options *options;
@@ -73,7 +37,7 @@ static void *thread_main(void *argument)
 {
     struct thread_rank *rank = argument;
     if (rank->options->bind == BIND_CORE)
-        rank->seat.cpu = launch_bind((unsigned)rank->seat.rank);
+        rank->seat.cpu = cores_bind((unsigned)rank->seat.rank);
     rank->status = rank->body(rank->options, &rank->seat);
     return NULL;
 }
@@ -152,7 +116,7 @@ static int run_process(const struct options *options, rank_body *body, unsigned 
     if (threads > 1)
         return run_threads(options, body, &seat, threads);
     if (options->bind == BIND_CORE)
-        seat.cpu = launch_bind(process);
+        seat.cpu = cores_bind(process);
     return body(options, &seat);
 }
 

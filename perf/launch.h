@@ -16,8 +16,4 @@ struct seat {
 int launch(const struct options *options,
            int (*body)(const struct options *options, const struct seat *seat));
 
-/* Binds the calling thread to the index-th allowed CPU, cores before their second threads,
- * wrapping around. Returns the CPU, -1 when binding is not possible. */
-int launch_bind(unsigned index);
-
 #endif

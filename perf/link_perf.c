@@ -9,6 +9,7 @@
  * and show the transport's own prior beside it: what the planner believes until it is told better.
  */
 #include "base/clock.h"
+#include "perf/cores.h"
 #include "perf/output.h"
 #include "perf/pipe.h"
 #include "transports/transport.h"
@@ -47,6 +48,7 @@ struct job {
     uint64_t min_bytes, max_bytes, factor, window;
     bool ordinary;        /* malloc, not tutti_mem_alloc */
     bool sleeps;          /* waits for events instead of polling */
+    bool crowded;         /* the two ends share a core */
     bool named;           /* transports were named: one that cannot do it is a failure */
     const char *hosts[2]; /* network namespaces of the two ends; NULL: where we are */
 };
@@ -311,8 +313,7 @@ static void run_end(struct end *end)
     size_t bytes = (size_t)end->job->max_bytes;
     if (settings_load(&settings) != TUTTI_OK)
         die("settings", status_sentence());
-    bool crowded = sysconf(_SC_NPROCESSORS_ONLN) < 2;
-    end->yield_polls = crowded ? 64 : 1024;
+    end->yield_polls = end->job->crowded ? 64 : 1024;
     struct transport_config config = {.rank = end->rank,
                                       .size = 2,
                                       .lanes = 1,
@@ -320,7 +321,7 @@ static void run_end(struct end *end)
                                       .secret = secret,
                                       .settings = &settings,
                                       .peer_names = names,
-                                      .crowded = crowded};
+                                      .crowded = end->job->crowded};
     void *in = NULL, *out = NULL;
     if (end->job->ordinary) {
         in = calloc(1, bytes);
@@ -353,15 +354,6 @@ static void run_end(struct end *end)
     }
 }
 
-static void pin(uint32_t rank)
-{
-    cpu_set_t set;
-    long cpus = sysconf(_SC_NPROCESSORS_ONLN);
-    CPU_ZERO(&set);
-    CPU_SET((int)(rank % (uint32_t)(cpus > 0 ? cpus : 1)), &set);
-    sched_setaffinity(0, sizeof set, &set); /* a restricted machine measures unpinned */
-}
-
 /* As `ip netns exec` would start it. */
 static void enter_host(const char *name)
 {
@@ -379,7 +371,7 @@ static void *thread_end(void *argument)
 {
     struct end *end = argument;
     enter_host(end->job->hosts[end->rank]);
-    pin(end->rank);
+    cores_bind(end->rank); /* a restricted machine measures unpinned */
     run_end(end);
     return NULL;
 }
@@ -517,7 +509,11 @@ static int read_options(int argc, char **argv, struct job *job)
 
 int main(int argc, char **argv)
 {
-    struct job job = {.min_bytes = 1, .max_bytes = 16u << 20, .factor = 4, .window = WINDOW};
+    struct job job = {.min_bytes = 1,
+                      .max_bytes = 16u << 20,
+                      .factor = 4,
+                      .window = WINDOW,
+                      .crowded = cores_allowed() < 2};
     output_hold();
     int status = read_options(argc, argv, &job);
     if (status >= 0) {

@@ -213,6 +213,18 @@ ends_well "the parent is killed: nothing is left" KILL parent -
 
 if [ -x "$build/perf/link_perf" ]; then
     run "link_perf" 0 " 65536 " "$build/perf/link_perf" -e 64K -f 16
+    cpu=$(sed -n 's/^Cpus_allowed_list:.*[^0-9]//p' /proc/self/status)
+    taskset -c "$cpu" "$build/perf/link_perf" -e 64K tcp >"$work/out" 2>"$work/err" &
+    outer=$! places=
+    while kill -0 $outer 2>/dev/null; do
+        for child in $(pgrep -P $outer); do
+            places="$places $(sed -n 's/^Cpus_allowed_list:[[:space:]]*//p' "/proc/$child/status" 2>/dev/null)"
+        done
+        sleep 0.1
+    done
+    good=no
+    [ "$(echo $places | tr ' ' '\n' | sort -u)" = "$cpu" ] && good=yes
+    result "link_perf stays on the processors that it was given" $good
     run "link_perf refuses what is no size" 2 "-e wants a number (K, M, G allowed), not \"64X\"" \
         "$build/perf/link_perf" -e 64X
     run "link_perf --help behind others" 0 "usage: link_perf" "$build/perf/link_perf" shm --help
