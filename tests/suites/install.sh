@@ -77,6 +77,18 @@ only_ours() {
     ! ldd "$work/hello-static" | grep tutti
 }
 try "the archive has no names but tutti_*" only_ours
+whole_object() ( # -Db_lto=true takes minutes: the command alone, over a little archive
+    mkdir "$work/lto" && cd "$work/lto" || exit 1
+    echo '__attribute__((visibility("hidden"))) int fail(void) { return 1; }' >fail.c
+    "${make%% *}" -flto -c fail.c && gcc-ar crs libtutti_internal.a fail.o && eval "$make" || exit 1
+    ! readelf -S tutti.o | grep gnu.lto
+)
+make=$(ninja -C "$build" -t commands tutti.o | tail -n 1)
+if "${make%% *}" --version | grep -q clang; then
+    skipped=$((skipped + 1)); echo "  SKIPPED: link-time optimisation: clang's command has it with -Db_lto=true only"
+else
+    try "objects for link-time optimisation become code in the archive" whole_object
+fi
 nccl_dir() { # where pkg-config says, there it is
     [ ! -f "$build/src/compat/libnccl.so.2" ] ||
         [ -f "$work/root$(PKG_CONFIG_SYSROOT_DIR= pkg-config --variable=nccldir tutti)/libnccl.so.2" ]
