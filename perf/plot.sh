@@ -1,9 +1,16 @@
 #!/usr/bin/env bash
 # Draws bus bandwidth and time over size from the CSV of coll_perf.
 #   perf/plot.sh RUN.csv [PICTURE.svg|PICTURE.png]
-# One line per collective and placement; with --peer in the run, the peer's beside ours (dashed).
+# One line per collective, out of place, with the first of its types, operations and roots; with --peer
+# in the run, the peer's beside ours (dashed).
 # Needs gnuplot (Debian: gnuplot-nox).
 set -eu
+case ${1:-} in
+-h | --help)
+    sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0"
+    exit
+    ;;
+esac
 if [ $# -lt 1 ] || [ $# -gt 2 ] || [[ $1 == -* ]]; then
     echo "usage: perf/plot.sh RUN.csv [PICTURE.svg|PICTURE.png]" >&2
     exit 2
@@ -14,13 +21,14 @@ picture=${2:-${csv%.csv}.svg}
 command -v gnuplot >/dev/null || { echo "plot.sh: gnuplot is missing (Debian: apt install gnuplot-nox)" >&2; exit 3; }
 case $picture in
 *.png) terminal="pngcairo size 1200,560 font 'sans,10'" ;;
-*) terminal="svg size 1200,560 font 'sans,11' background 'white'" ;;
+*.svg) terminal="svg size 1200,560 font 'sans,11' background 'white'" ;;
+*) echo "plot.sh: a picture is a .svg or a .png, not $picture" >&2; exit 2 ;;
 esac
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 # One data file per line of the picture: bytes, busbw, us; the peer's busbw follows from the ratio
-# of times. Only the first type, operation and root of each collective is drawn.
+# of times.
 python3 - "$csv" "$work" <<'PY' || exit 3
 import csv, sys
 
@@ -73,5 +81,5 @@ set logscale y 10
 set yrange [*:*]
 plot $(curves 3)
 PLOT
-cp "$work/picture" "$picture"
+cp "$work/picture" "$picture" || exit 3
 echo "$picture"

@@ -93,6 +93,7 @@ run "a table of a transfer" 0 "$ok" $perf sendrecv --ranks 2 -b 8 -e 8 -n 2
 dashes "a transfer has nothing in place" "10 11 12 13"
 run "a table for the README from the CSV" 0 "| 128 | " perf/peer_table.py "$work/c"
 run "a table of what is no CSV" 1 "is no CSV of coll_perf" perf/peer_table.py "$work/j"
+run "the help of plot.sh" 0 "Draws bus bandwidth" perf/plot.sh --help
 run "the help of quickstart builds nothing" 0 "From a clean clone" perf/quickstart --help
 if command -v gnuplot >/dev/null; then
     run "a picture from the CSV" 0 "$work/c.svg" perf/plot.sh "$work/c" "$work/c.svg"
@@ -104,6 +105,8 @@ if command -v gnuplot >/dev/null; then
     good=no
     grep -q '2 ranks, transport shm,tcp' "$work/it's.svg" && good=yes
     result "its title" $good
+    run "a picture of another kind" 2 "a .svg or a .png, not $work/c.pdf" perf/plot.sh "$work/c" "$work/c.pdf"
+    run "a picture that cannot be written" 3 "No such file" perf/plot.sh "$work/c" /nonexistent/c.svg
     run "a picture of what is no CSV" 3 "is no CSV of coll_perf" perf/plot.sh "$work/j" "$work/j.svg"
 else
     skipped=$((skipped + 1)); echo "  SKIPPED: plot.sh needs gnuplot, which is not installed"
