@@ -168,9 +168,31 @@ struct seat {
     cpu_set_t cores;
 };
 
+#ifdef OPEN_MPI
+#define OTHER   "PICH" /* MPICH, CRAY MPICH, MVAPICH */
+#define MISTAKE "libtutti_mpi.so is for Open MPI, this program has MPICH: take libtutti_mpich.so"
+#else
+#define OTHER   "Open MPI"
+#define MISTAKE "libtutti_mpich.so is for MPICH, this program has Open MPI: take libtutti_mpi.so"
+#endif
+
+/* Handles of one MPI are pointers, of the other numbers: what a face of the wrong one handed on
+ * would not even be what the program gave. */
+static void leave_another_mpi(void)
+{
+    char words[8192] = ""; /* MPICH's MPI_MAX_LIBRARY_VERSION_STRING, the greatest */
+    int len;
+    PMPI_Get_library_version(words, &len);
+    if (strstr(words, OTHER) == NULL)
+        return;
+    tell(MISTAKE);
+    _exit(EXIT_FAILURE);
+}
+
 static void prepare(void)
 {
     int end_key;
+    leave_another_mpi();
     /* Who is late in an MPI program is waited for: it may read or compute for hours. */
     tutti_setting_default("TUTTI_TIMEOUT_MS", "86400000");
     wanted = wanted_calls();

@@ -90,6 +90,21 @@ over_the_face() { # what program
 }
 over_the_face calls test_interpose
 over_the_face life test_interpose_life
+other_mpi() { # name sentence launcher...
+    local name=$1 text=$2
+    shift 2
+    run "$name" 60 sh -c 'text=$1; shift; "$@" >"$0" 2>&1; [ $? = 1 ] && grep -qx "$text" "$0" && exit
+        cat "$0"; exit 1' "$work/other" \
+        "tutti_mpi: $text" "$@"
+}
+if [ -e "$face_lib.so" ] && [ -e "${face_lib}ch.so" ] && command -v mpirun.mpich >/dev/null; then
+    other_mpi "Open MPI's face in a program of MPICH" \
+        "libtutti_mpi.so is for Open MPI, this program has MPICH: take libtutti_mpich.so" \
+        mpirun.mpich -np 2 -genv LD_PRELOAD "${asan:-}$face_lib.so" "$build/tests/mpi/test_interpose_mpich" off
+    other_mpi "MPICH's face in a program of Open MPI" \
+        "libtutti_mpich.so is for MPICH, this program has Open MPI: take libtutti_mpi.so" \
+        $start -np 2 -x LD_PRELOAD="${asan:-}${face_lib}ch.so" "$build/tests/mpi/test_interpose" off
+fi
 if [ -e "$face_lib.so" ]; then
     run "a call before MPI_Init is named over the MPI face, too" 30 sh -c '"$@" 2>&1 | tee /dev/stderr |
         grep "MPI_Allreduce() function was called before MPI_INIT"' - $start -np 1 $face \
