@@ -60,18 +60,19 @@ unsigned long tutti_mpi_calls(const char *name)
 /* ---- settings ---------------------------------------------------------------------------------
  */
 
-static void tell(const char *what)
+static void tell(const char *what, const char *why)
 {
-    fprintf(stderr, "tutti_mpi: %s\n", what);
+    fprintf(stderr, "tutti_mpi: %s%s\n", what, why);
 }
 
+#define NAMED(NAME, name) " " name
 /* TUTTI_MPI: all, none, or names with commas. */
 static unsigned wanted_calls(void)
 {
-    char text[TEXT_MAX], line[2 * TEXT_MAX];
+    char text[TEXT_MAX];
     unsigned calls = 0, all = (1u << CALL_COUNT) - 1;
     if (tutti_setting_get("TUTTI_MPI", text, sizeof text) != TUTTI_OK) {
-        tell(tutti_last_error());
+        tell("all calls stay with MPI: ", tutti_last_error());
         return 0;
     }
     for (char *rest = text, *word; (word = strsep(&rest, ",")) != NULL;) {
@@ -82,10 +83,8 @@ static unsigned wanted_calls(void)
             calls |= 1u << c;
         else if (strcmp(word, "all") == 0)
             calls = all;
-        else if (strcmp(word, "none") != 0) {
-            snprintf(line, sizeof line, "TUTTI_MPI names %s, which is no call that is taken", word);
-            tell(line);
-        }
+        else if (strcmp(word, "none") != 0)
+            tell("TUTTI_MPI is all, none or some of" FACE_CALLS(NAMED) ", not ", word);
     }
     return calls;
 }
@@ -185,7 +184,7 @@ static void leave_another_mpi(void)
     PMPI_Get_library_version(words, &len);
     if (strstr(words, OTHER) == NULL)
         return;
-    tell(MISTAKE);
+    tell(MISTAKE, "");
     _exit(EXIT_FAILURE);
 }
 
@@ -297,7 +296,7 @@ static bool is_crowded(const struct face *face, MPI_Comm comm, struct seat *seat
 static unsigned agree_on(tutti_status status, unsigned calls, MPI_Comm comm)
 {
     if (status != TUTTI_OK) {
-        tell(tutti_last_error());
+        tell("this communicator and new ones stay with MPI: ", tutti_last_error());
         pthread_mutex_lock(&lock);
         made = MADE_MAX;
         pthread_mutex_unlock(&lock);

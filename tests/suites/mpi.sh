@@ -105,7 +105,13 @@ if [ -e "$face_lib.so" ] && [ -e "${face_lib}ch.so" ] && command -v mpirun.mpich
         "libtutti_mpich.so is for MPICH, this program has Open MPI: take libtutti_mpi.so" \
         $start -np 2 -x LD_PRELOAD="${asan:-}${face_lib}ch.so" "$build/tests/mpi/test_interpose" off
 fi
+wrong() { # name setting sentence: a rank of a program that goes on
+    run "$1 over the MPI face" 30 sh -c 'sentence=$1; shift; "$@" >"$0" 2>&1 && grep -q "^tutti_mpi: $sentence" "$0" && exit
+        cat "$0"; exit 1' "$work/wrong" "$3" $start -np 1 $face -x "$2" "$build/tests/mpi/test_interpose" off
+}
 if [ -e "$face_lib.so" ]; then
+    wrong "a setting that is none" TUTTI_NOSUCH=1 "all calls stay with MPI: TUTTI_NOSUCH is no setting"
+    wrong "a call that is none" TUTTI_MPI=bcast,foo "TUTTI_MPI is all, none or some of allreduce .* barrier, not foo$"
     run "a call before MPI_Init is named over the MPI face, too" 30 sh -c '"$@" 2>&1 | tee /dev/stderr |
         grep "MPI_Allreduce() function was called before MPI_INIT"' - $start -np 1 $face \
         "$build/tests/mpi/test_interpose_life" early
