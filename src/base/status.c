@@ -21,9 +21,8 @@ static void record(const char *format, va_list args, int error)
     if (len < 0)
         len = snprintf(text, sizeof text, "%s", format);
     if (error != 0 && (size_t)len < sizeof text) {
-        char buffer[128];
-        snprintf(text + len, sizeof text - (size_t)len, ": %s (errno %d)",
-                 strerror_r(error, buffer, sizeof buffer), error);
+        errno = error; /* %m names it; what strerror_r returns is not the same in every C library */
+        snprintf(text + len, sizeof text - (size_t)len, ": %m (errno %d)", error);
     }
     memcpy(sentence, text, strlen(text) + 1);
 }
