@@ -116,7 +116,8 @@ static tutti_status check_entry(const char *algo, const struct algo_entry *entry
         char names[NAMES_MAX];
         list_names((tutti_coll)coll, names);
         return fail(TUTTI_ERR_SETTING, "TUTTI_ALGO=%s: %s has no algorithm \"%.*s\"; it has: %s",
-                    algo, coll_name((tutti_coll)coll), (int)entry->name_len, entry->name, names);
+                    algo, coll_name((tutti_coll)coll), (int)entry->name_len, entry->name,
+                    names[0] ? names : "none, a transfer takes its link");
     }
     return TUTTI_OK;
 }

@@ -132,6 +132,8 @@ one_sentence() { # name text command...
 once "a file that cannot be written" 3 "cannot write /nonexistent/file: No such file" \
     $perf allreduce --ranks 3 --json /nonexistent/file
 one_sentence "an algorithm that is none" "nosuch" $perf allreduce --ranks 3 --algo nosuch -e 8
+one_sentence "an algorithm of a transfer" 'has no algorithm "ring"; it has: none, a transfer takes its link' \
+    $perf sendrecv --ranks 3 --algo ring -e 8
 one_sentence "a transport that is none" "nosuch" $perf allreduce --ranks 3 --transport nosuch -e 8
 one_sentence "no transport at all" "names no transport: expected some of inproc, shm" \
     $perf allreduce --ranks 3 --transport "" -e 8
