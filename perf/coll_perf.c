@@ -172,7 +172,7 @@ static int run_all(const struct options *options, tutti_comm *comm, int cpu)
     int bad = room ? EXIT_GOOD : EXIT_RUN;
     if (options->root >= run->bench.size) {
         if (run->head)
-            fprintf(stderr, "coll_perf: the root (-r %d) is not one of the %d ranks\n",
+            fprintf(stderr, "coll_perf: the root (-r %d) must be below the number of ranks, %d\n",
                     options->root, run->bench.size);
         bad = EXIT_USAGE;
     } else if (room && run->head &&

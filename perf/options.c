@@ -50,14 +50,15 @@ static const char help_sizes[] =
 
 static const char help_tail[] =
     "who runs it\n"
-    "      --ranks N        start N local processes (without: ask the launcher's environment)\n"
-    "      --threads N      N ranks per process, as threads\n"
+    "      --ranks N        start N local processes\n"
+    "      --threads N      N ranks as threads of one local process, or of each of --ranks\n"
+    "                       (without both: the ranks of the launcher's environment)\n"
     "      --bind HOW       core: rank i on core i, wrapping around; none (core)\n"
     "      --peer LIBRARY   drive its collectives through the same loop, in turn with Tutti's\n"
     "      --blocks N       turns of each library with --peer, at least 5 (11)\n"
     "\n"
     "how (each sets the TUTTI_* setting of that name)\n"
-    "      --transport T    shm, tcp, inproc, a list, or auto\n"
+    "      --transport T    inproc (threads), shm, ib, roce, iwarp, tcp, a list, or auto\n"
     "      --algo A         ring, or allreduce:ring,alltoall:bruck\n"
     "      --lanes N        --chunk SIZE\n"
     "\n"
@@ -326,7 +327,7 @@ static bool read_size_option(struct options *options, int letter, const char *te
     case 'e':
         return read_number("-e", text, 0, UINT64_MAX / 4, &options->max_bytes);
     case 'f':
-        return read_number("-f", text, 2, 1u << 30, &options->factor);
+        return read_number("-f", text, 2, 1u << 20, &options->factor);
     case 'i':
         return read_number("-i", text, 1, UINT64_MAX / 4, &options->step_bytes);
     case 'n':
@@ -449,9 +450,12 @@ static bool complete(struct options *options)
     if (options->budget_ms == 0)
         options->budget_ms = dtypes > 3 || ops > 3 ? 4 : 40;
     const char *mistake = NULL;
-    char sizes[96], least[24], most[24];
+    unsigned ranks = options->ranks * (options->threads ? options->threads : 1);
+    char sizes[96], root[96], least[24], most[24];
     snprintf(sizes, sizeof sizes, "the last size (-e, %s) is below the first (-b, %s)",
              size_text(options->max_bytes, most), size_text(options->min_bytes, least));
+    snprintf(root, sizeof root, "the root (-r %d) must be below the number of ranks, %u",
+             options->root, ranks);
     if (options->case_count == 0)
         mistake = "name a collective, or all; coll_perf --help lists them";
     else if (options->max_bytes < options->min_bytes)
@@ -461,13 +465,16 @@ static bool complete(struct options *options)
     else if (any_reduces(options) && !reductions_fit(options))
         mistake = "no operation (-o) goes with a type (-d): nothing to reduce; band, bor and bxor "
                   "want integers";
+    else if (options->blocks > 0 && !options->peer_kind)
+        mistake = "--blocks counts turns with another library: name it by --peer";
     else if (options->peer_kind && options->threads > 0)
         mistake = "--peer runs ranks as processes: use --ranks, not --threads";
     else if (options->peer_kind && options->memory == MEMORY_CUDA)
         mistake = "--peer compares host memory only: not with --memory cuda";
-    else if (options->ranks > 0 && options->root >= 0 &&
-             (unsigned)options->root >= options->ranks * (options->threads ? options->threads : 1))
-        mistake = "the root (-r) is not one of the ranks";
+    else if (ranks > 0 && options->root >= 0 && (unsigned)options->root >= ranks)
+        mistake = root;
+    if (options->blocks == 0)
+        options->blocks = 11;
     if (mistake)
         fprintf(stderr, "coll_perf: %s\n", mistake);
     return mistake == NULL;
@@ -480,8 +487,7 @@ int options_read(struct options *options, int argc, char **argv)
                                 .factor = 4,
                                 .warmup = 5,
                                 .checks = 1,
-                                .average = AVERAGE_MEAN,
-                                .blocks = 11};
+                                .average = AVERAGE_MEAN};
     int letter;
     bool good = true;
     while (good && (letter = getopt_long(argc, argv, "b:e:f:i:n:w:c:d:o:r:a:vh", long_options,

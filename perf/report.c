@@ -109,6 +109,9 @@ void report_head(struct report *report, const struct rank_info *infos)
     }
     if (report->size > HEAD_RANKS_MAX)
         printf("#  ... and %d more\n", report->size - HEAD_RANKS_MAX);
+    if (report->size == 1 && o->ranks + o->threads == 0)
+        printf(
+            "#  One rank: --ranks N starts local ones, mpirun, srun or torchrun those of a job\n");
     printf("#\n");
     output_flush(stdout, &report->table_error);
     if (report->json)

@@ -45,6 +45,7 @@ run "more ranks than cores" 0 "$ok" $perf allreduce alltoall --ranks $(($(nproc)
 run "ordinary memory" 0 "$ok" $perf all --ranks 3 --memory malloc -b 100 -e 1M -f 100 -n 2
 run "counts of zero and sizes by increment" 0 "$ok" $perf all --ranks 3 -b 0 -e 60 -i 20 -n 2
 run "one rank, no launcher" 0 "1 rank on 1 host" $perf all -b 8 -e 4K -f 16 -n 2
+run "how to have more" 0 "#  One rank: --ranks N starts local ones" $perf allreduce -b 8 -e 8 -n 2
 run "no check" 0 "N/A" $perf allreduce --ranks 2 -c 0 -b 8 -e 8 -n 2
 for coll in alltoallv allgatherv reduce_scatterv gatherv scatterv; do
     run "the plan and why, $coll" 0 "* " $perf $coll --ranks 2 -v -b 4K -e 4K -n 2 --csv "$work/c"
@@ -116,7 +117,10 @@ run "a collective that is none" 2 'no collective is called "allfoo"' $perf allfo
 run "a type that is none" 2 '-d does not know "float13"' $perf allreduce -d float13
 run "a size that is none" 2 'not "4Q"' $perf allreduce -b 4Q
 run "an operation that goes with no type" 2 "nothing to reduce" $perf allreduce -d float32 -o band
-run "a root that is no rank" 2 "is not one of the" $perf broadcast --ranks 2 -r 2
+run "a root that is no rank" 2 "the root (-r 2) must be below the number of ranks, 2" $perf broadcast --ranks 2 -r 2
+run "a root beyond the one rank" 2 "the root (-r 1) must be below the number of ranks, 1" $perf broadcast -r 1
+run "turns with nobody" 2 "--blocks counts turns with another library: name it by --peer" $perf allreduce --ranks 2 --blocks 7
+run "a factor beyond every size" 2 "-f wants a number (K, M, G allowed) from 2 to 1048576" $perf allreduce -f 1G
 run "sizes upside down" 2 "the last size (-e, 1M) is below the first (-b, 2M)" $perf allreduce -b 2M -e 1M
 run "a first size above the last that was not given" 2 "(-e, 16M) is below the first (-b, 64M)" $perf allreduce -b 64M
 run "one file for two formats" 2 "--json and --csv name one file" $perf allreduce --json "$work/x" --csv "$work/x"
