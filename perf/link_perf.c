@@ -276,9 +276,13 @@ static void measure_sizes(struct end *end)
         double alpha, beta, prior_alpha, prior_beta;
         fit(bytes, us, count, &alpha, &beta);
         end->job->ops->model(end->transport, &prior_alpha, &prior_beta);
-        printf("# %-6s measured: alpha %.2f us, beta %.3g us/byte (%.2f GB/s)\n",
-               end->job->ops->name, alpha, beta, beta > 0 ? 1e-3 / beta : 0);
-        printf("# %-6s prior:    alpha %.2f us, beta %.3g us/byte (%.2f GB/s)\n",
+        if (beta > 0)
+            printf("# %-6s measured: alpha %.2f us, beta %.3g us/byte (%.3g GB/s)\n",
+                   end->job->ops->name, alpha, beta, 1e-3 / beta);
+        else
+            printf("# %-6s measured: no time that grows with the size; take larger ones (-e)\n",
+                   end->job->ops->name);
+        printf("# %-6s prior:    alpha %.2f us, beta %.3g us/byte (%.3g GB/s)\n",
                end->job->ops->name, prior_alpha, prior_beta,
                prior_beta > 0 ? 1e-3 / prior_beta : 0);
         output_flush(stdout, &end->unwritten);
@@ -428,14 +432,22 @@ static const char help[] =
     "usage: link_perf [-b BYTES] [-e BYTES] [-f FACTOR] [-w N] [-m] [-s] [-N A,B] [TRANSPORT...]\n"
     "\n"
     "Latency and bandwidth of each transport between two ranks of this machine.\n"
-    "  -b BYTES   first size (1)          -e BYTES   last size (16M)\n"
+    "  -b BYTES   first size (1)          -e BYTES   last size (16M); both take K, M, G\n"
     "  -f FACTOR  from size to size (4)   -m         ordinary memory, not tutti_mem_alloc\n"
     "  -w N       transfers in flight of the stream, at most 64 (16)\n"
     "  -s         sleep until an event comes instead of polling\n"
     "  -N A,B     one end in network namespace A, the other in B (see ip-netns)\n"
-    "  --help     --version\n"
-    "Without a transport: all that work here. Exit status: 0; 2 a mistake in the command line\n"
-    "or in a setting; 3 a transport failed, or one that was named does not work here.\n";
+    "  -h, --help             --version\n"
+    "Exit status: 0 good; 2 a mistake in the command line or in a setting; 3 a transport failed,\n"
+    "or one that was named does not work here.\n"
+    "Transports (without one: all that work here):";
+
+static void list_transports(FILE *file)
+{
+    for (size_t t = 0; transport_table[t]; t++)
+        fprintf(file, "%s %s", t > 0 ? "," : "", transport_table[t]->name);
+    fputs("\n", file);
+}
 
 /* "a,b" into two names; false when it is not that. */
 static bool read_hosts(char *text, const char **hosts)
@@ -481,7 +493,7 @@ static int read_options(int argc, char **argv, struct job *job)
     int letter;
     while ((letter = getopt_long(argc, argv, "b:e:f:w:msN:h", words, NULL)) != -1) {
         if (letter == 'h')
-            return fputs(help, stdout), 0;
+            return fputs(help, stdout), list_transports(stdout), 0;
         if (letter == 'V')
             return output_version("link_perf"), 0;
         if (!read_option(letter, job))
@@ -500,9 +512,7 @@ static int read_options(int argc, char **argv, struct job *job)
         if (transport_find(argv[i]) != NULL)
             continue;
         fprintf(stderr, "link_perf: no transport is called \"%s\"; there are", argv[i]);
-        for (size_t t = 0; transport_table[t]; t++)
-            fprintf(stderr, "%s %s", t > 0 ? "," : "", transport_table[t]->name);
-        return fputs("\n", stderr), 2;
+        return list_transports(stderr), 2;
     }
     return -1;
 }

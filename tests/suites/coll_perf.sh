@@ -237,6 +237,7 @@ if [ -x "$build/perf/link_perf" ]; then
     run "link_perf refuses what is no size" 2 "-e wants a number (K, M, G allowed), not \"64X\"" \
         "$build/perf/link_perf" -e 64X
     run "link_perf --help behind others" 0 "usage: link_perf" "$build/perf/link_perf" shm --help
+    run "link_perf --help names the transports" 0 "all that work here): inproc, shm, ib" "$build/perf/link_perf" -h
     run "link_perf names the transports there are" 2 "no transport is called \"foo\"; there are inproc, shm" \
         "$build/perf/link_perf" foo
     run "link_perf, sizes upside down" 2 "1 <= -b <= -e <= 64G, not -b 16 -e 8" "$build/perf/link_perf" -b 16 -e 8
