@@ -62,7 +62,7 @@ static const char usage[] =
     "  --node-us US --node-gbps GB/S            links inside a node (0.5, 10)\n"
     "  --net-us US  --net-gbps GB/S             links between nodes (10, 1.25)\n"
     "  --chunk BYTES (128K)  --lanes N (1)\n"
-    "  --help  --version\n"
+    "  -h, --help  --version\n"
     "\n"
     "Sizes take K, M and G (powers of 1,024). Exit status: 0 good; 1 a proof failed, or no\n"
     "algorithm fits; 2 usage; 3 the output could not be written.\n";

@@ -99,9 +99,10 @@ three_tools() { # no more: those that compare with other libraries would need th
     local prefix
     prefix=$(dirname "$(dirname "$(find "$work/root" -name coll_perf)")")
     [ "$(ls "$prefix/bin" | tr '\n' ' ')" = "coll_perf coll_plan link_perf " ] || return 1
+    [ "$(ls "$prefix/share/man/man1" | tr '\n' ' ')" = "coll_perf.1 coll_plan.1 link_perf.1 " ] || return 1
     cp -r "$prefix" "$work/moved"
 }
-try "the tools are installed" three_tools
+try "the tools are installed, with their pages" three_tools
 alone() { # command...: without a path to the library
     env -u LD_LIBRARY_PATH timeout 60 "$@"
 }
