@@ -119,9 +119,10 @@ static bool tcp_probe(const struct settings *settings, char *why, size_t len)
 {
     struct sock_interface list[SOCK_INTERFACES_MAX];
     size_t count;
-    if (sock_interfaces(settings, list, SOCK_INTERFACES_MAX, &count) == TUTTI_OK && count > 0)
+    tutti_status status = sock_interfaces(settings, list, SOCK_INTERFACES_MAX, &count);
+    if (status == TUTTI_OK && count > 0)
         return true;
-    snprintf(why, len, "%s", status_sentence());
+    snprintf(why, len, "%s", status == TUTTI_OK ? "no network interface is up" : status_sentence());
     return false;
 }
 

@@ -249,6 +249,12 @@ if [ -x "$build/perf/link_perf" ]; then
     run "link_perf, half a pair of namespaces" 2 "-N wants two network namespaces, A,B, not \"a\"" \
         "$build/perf/link_perf" -N a
     run "link_perf, a factor beyond every size" 2 "-f must be 2 to 1M" "$build/perf/link_perf" -f 4G
+    if unshare -rn true 2>/dev/null; then
+        run "link_perf, a host without interfaces" 3 "tcp    does not work here: no network interface is up" \
+            unshare -rn "$build/perf/link_perf" -e 16 ib tcp
+    else
+        skipped=$((skipped + 1)); echo "  SKIPPED: no network namespace can be made here (unshare -rn)"
+    fi
     if ! ls /sys/class/infiniband/* >/dev/null 2>&1; then
         run "link_perf, a transport that does not work here" 3 "ib     does not work here" "$build/perf/link_perf" ib
     fi
