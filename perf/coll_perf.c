@@ -274,6 +274,16 @@ static int peer_main(const struct options *options)
     return result;
 }
 
+/* Of what can be said before there are ranks, one of them need not speak for all. */
+static bool settings_good(void)
+{
+    char text[64];
+    if (tutti_setting_get("TUTTI_LOG", text, sizeof text) != TUTTI_ERR_SETTING)
+        return true;
+    fprintf(stderr, "coll_perf: %s\n", tutti_last_error());
+    return false;
+}
+
 static int print_settings(void)
 {
     size_t len = tutti_settings_print(NULL, 0) + 1;
@@ -284,17 +294,12 @@ static int print_settings(void)
     fputs(text, stdout);
     bool written = output_end("coll_perf");
     free(text);
-    return written ? EXIT_GOOD : EXIT_RUN;
-}
-
-/* Of what can be said before there are ranks, one of them need not speak for all. */
-static bool settings_good(void)
-{
-    char text[64];
-    if (tutti_setting_get("TUTTI_LOG", text, sizeof text) != TUTTI_ERR_SETTING)
-        return true;
-    fprintf(stderr, "coll_perf: %s\n", tutti_last_error());
-    return false;
+    if (!written)
+        return EXIT_RUN;
+    if (settings_good())
+        return EXIT_GOOD;
+    fputs("coll_perf: until that is mended, every value shown is the default\n", stderr);
+    return EXIT_USAGE;
 }
 
 int main(int argc, char **argv)

@@ -450,7 +450,8 @@ TUTTI_API tutti_status tutti_comm_hold_streams(tutti_comm *comm, int hold);
 /* ---- settings -------------------------------------------------------------------------------- */
 
 /* tutti_settings_print: every TUTTI_* setting with its value, default, range and meaning, as text
- * of at most len - 1 characters, always terminated. Returns the length the whole text has. */
+ * of at most len - 1 characters, always terminated. Where the environment sets one to what it may
+ * not be, each value is the default. Returns the length the whole text has. */
 TUTTI_API size_t tutti_settings_print(char *text, size_t len);
 
 /* tutti_setting_name: the names one by one, index from 0, NULL after the last: every TUTTI_*

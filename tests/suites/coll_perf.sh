@@ -64,6 +64,7 @@ grep -q "Summary: 2 ranks, transport tcp" "$work/out" && grep -q '"transport": "
 result "that transport in the summary, JSON and CSV" $good
 run "the summary" 0 "best busbw" $perf allreduce --ranks 2 -b 64K -e 64K -n 2
 run "settings" 0 "TUTTI_TRANSPORTS" $perf --settings
+run "settings, one of them wrong" 2 "TUTTI_LANES=99 is out of range" env TUTTI_LANES=99 $perf --settings
 run "help" 0 "usage: coll_perf" $perf --help
 
 run "table, JSON and CSV" 0 "$ok" $perf all_reduce barrier --ranks 2 -b 8 -e 2K -f 16 -n 4 --json "$work/j" --csv "$work/c"
