@@ -406,8 +406,10 @@ static bool close_file(FILE *file, const char *path, int error)
 bool report_close(struct report *report)
 {
     print_summary(report);
-    if (report->json)
+    if (report->json && report->options->checks > 0)
         fprintf(report->json, "\n  ],\n  \"wrong\": %llu\n}\n", (unsigned long long)report->wrong);
+    else if (report->json)
+        fprintf(report->json, "\n  ],\n  \"wrong\": null\n}\n");
     bool json = close_file(report->json, report->options->json, report->json_error);
     bool csv = close_file(report->csv, report->options->csv, report->csv_error);
     bool table = close_file(stdout, "the table", report->table_error);

@@ -46,7 +46,10 @@ run "ordinary memory" 0 "$ok" $perf all --ranks 3 --memory malloc -b 100 -e 1M -
 run "counts of zero and sizes by increment" 0 "$ok" $perf all --ranks 3 -b 0 -e 60 -i 20 -n 2
 run "one rank, no launcher" 0 "1 rank on 1 host" $perf all -b 8 -e 4K -f 16 -n 2
 run "how to have more" 0 "#  One rank: --ranks N starts local ones" $perf allreduce -b 8 -e 8 -n 2
-run "no check" 0 "N/A" $perf allreduce --ranks 2 -c 0 -b 8 -e 8 -n 2
+run "no check" 0 "N/A" $perf allreduce --ranks 2 -c 0 -b 8 -e 8 -n 2 --json "$work/j"
+good=no
+python3 -c 'import json, sys; sys.exit(json.load(open(sys.argv[1]))["wrong"] is not None)' "$work/j" && good=yes
+result "no check, no number of wrong elements in the JSON" $good
 for coll in alltoallv allgatherv reduce_scatterv gatherv scatterv; do
     run "the plan and why, $coll" 0 "* " $perf $coll --ranks 2 -v -b 4K -e 4K -n 2 --csv "$work/c"
     good=no
