@@ -98,6 +98,8 @@ run "a table of a transfer" 0 "$ok" $perf sendrecv --ranks 2 -b 8 -e 8 -n 2
 dashes "a transfer has nothing in place" "10 11 12 13"
 run "a table for the README from the CSV" 0 "| 128 | " perf/peer_table.py "$work/c"
 run "a table of what is no CSV" 1 "is no CSV of coll_perf" perf/peer_table.py "$work/j"
+run "verbs_compare without a build" 2 "there is no perf/link_perf in $work: build it there" \
+    perf/verbs_compare --build "$work"
 run "the help of plot.sh" 0 "Draws bus bandwidth" perf/plot.sh --help
 run "the help of quickstart builds nothing" 0 "From a clean clone" perf/quickstart --help
 if command -v gnuplot >/dev/null; then
