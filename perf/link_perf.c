@@ -429,17 +429,20 @@ static bool run_job(const struct job *job)
 }
 
 static const char help[] =
-    "usage: link_perf [-b BYTES] [-e BYTES] [-f FACTOR] [-w N] [-m] [-s] [-N A,B] [TRANSPORT...]\n"
+    "usage: link_perf [-b BYTES] [-e BYTES] [-f FACTOR] [-w N] [-m] [-s] [-N A,B]\n"
+    "                 [TRANSPORT...]\n"
     "\n"
     "Latency and bandwidth of each transport between two ranks of this machine.\n"
-    "  -b BYTES   first size (1)          -e BYTES   last size (16M); both take K, M, G\n"
-    "  -f FACTOR  from size to size (4)   -m         ordinary memory, not tutti_mem_alloc\n"
+    "  -b BYTES   first size (1)\n"
+    "  -e BYTES   last size (16M); sizes take K, M and G (powers of 1,024)\n"
+    "  -f FACTOR  from size to size (4)\n"
+    "  -m         ordinary memory, not that of tutti_mem_alloc\n"
     "  -w N       transfers in flight of the stream, at most 64 (16)\n"
     "  -s         sleep until an event comes instead of polling\n"
     "  -N A,B     one end in network namespace A, the other in B (see ip-netns)\n"
     "  -h, --help             --version\n"
-    "Exit status: 0 good; 2 a mistake in the command line or in a setting; 3 a transport failed,\n"
-    "or one that was named does not work here.\n"
+    "Exit status: 0 good; 2 a mistake in the command line or in a setting; 3 a\n"
+    "transport failed, or one that was named does not work here.\n"
     "Transports (without one: all that work here):";
 
 static void list_transports(FILE *file)

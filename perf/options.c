@@ -18,8 +18,8 @@ enum { RANKS_MAX = 1024, THREADS_MAX = 1024, BLOCKS_MAX = 1000 };
 static const char help_head[] =
     "usage: coll_perf [options] COLLECTIVE... | all\n"
     "\n"
-    "Runs collectives over a range of sizes, checks every element of every result, and prints a\n"
-    "table in the layout of nccl-tests.\n"
+    "Runs collectives over a range of sizes, checks every element of every result,\n"
+    "and prints a table in the layout of nccl-tests.\n"
     "\n"
     "  coll_perf allreduce --ranks 4                  four local ranks, no launcher\n"
     "  coll_perf all --ranks 5 -b 4 -e 4M -f 4 -d all -o all\n"
@@ -38,41 +38,46 @@ static const char help_sizes[] =
     "  -n, --iters N        timed repetitions (as many as fit --budget, 3 to 1,000)\n"
     "  -w, --warmup N       repetitions before timing (5, fewer for slow calls)\n"
     "  -c, --check N        checked repetitions after timing; 0: no check (1)\n"
-    "      --budget MS      time for one measurement (40; 4 with all types or operations)\n"
+    "      --budget MS      time for one measurement (40; 4 with more than 3 types or\n"
+    "                       operations)\n"
     "\n"
     "what is called\n"
     "  -d, --datatype TYPE  type, list of types or all (float32)\n"
-    "  -o, --op OP          operation, list or all, where the collective reduces (sum)\n"
+    "  -o, --op OP          operation, list or all, where there is a reduction (sum)\n"
     "  -r, --root RANK      root, or all, where the collective has one (0)\n"
-    "  -a, --average HOW    time shown: 0 rank 0's, 1 mean, 2 least, 3 greatest over ranks (1)\n"
-    "      --memory KIND    lib: tutti_mem_alloc; malloc: ordinary memory; cuda: GPU memory (lib)\n"
+    "  -a, --average HOW    time shown: 0 rank 0's; over ranks 1 the mean, 2 the\n"
+    "                       least, 3 the greatest (1)\n"
+    "      --memory KIND    lib: tutti_mem_alloc; malloc: ordinary memory; cuda: that\n"
+    "                       of the GPU (lib)\n"
     "\n";
 
 static const char help_tail[] =
     "who runs it\n"
     "      --ranks N        start N local processes\n"
-    "      --threads N      N ranks as threads of one local process, or of each of --ranks\n"
-    "                       (without both: the ranks of the launcher's environment)\n"
+    "      --threads N      N ranks as threads of one local process, or of each of\n"
+    "                       --ranks (without both: the launcher's ranks)\n"
     "      --bind HOW       core: rank i on core i, wrapping around; none (core)\n"
-    "      --peer LIBRARY   drive its collectives through the same loop, in turn with Tutti's\n"
+    "      --peer LIBRARY   drive its collectives through the same loop, in turn with\n"
+    "                       Tutti's\n"
     "      --blocks N       turns of each library with --peer, at least 5 (11)\n"
     "\n"
     "how (each sets the TUTTI_* setting of that name)\n"
-    "      --transport T    inproc (threads), shm, ib, roce, iwarp, tcp, a list, or auto\n"
+    "      --transport T    inproc (threads), shm, ib, roce, iwarp, tcp, a list, auto\n"
     "      --algo A         ring, or allreduce:ring,alltoall:bruck\n"
     "      --lanes N        --chunk SIZE\n"
     "\n"
     "what is printed\n"
-    "      --json FILE      --csv FILE    also write minimum, median and 99th percentile there\n"
-    "  -v, --verbose        what the planner chose for each row, and why; at the end what the\n"
-    "                       transports of rank 0 did: requests, completions, doorbells\n"
+    "      --json FILE      --csv FILE    also write there, with minimum, median and\n"
+    "                       99th percentile\n"
+    "  -v, --verbose        what the planner chose for each row, and why; at the end\n"
+    "                       what the transports of rank 0 did\n"
     "      --settings       print every TUTTI_* setting and stop\n"
     "  -h, --help           --version\n"
     "\n"
-    "Time per call is the mean over the timed loop; busbw is nccl-tests' bus bandwidth. #wrong\n"
-    "counts elements that differ from the exact result, and bytes touched outside of it.\n"
-    "Exit status: 0 good; 1 wrong elements; 2 a mistake in an option or a setting; 3 the run "
-    "failed.\n";
+    "Time per call is the mean over the timed loop; busbw is nccl-tests' bus\n"
+    "bandwidth. #wrong counts elements that differ from the exact result, and bytes\n"
+    "touched outside of it. Exit status: 0 good; 1 wrong elements; 2 a mistake in an\n"
+    "option or a setting; 3 the run failed.\n";
 
 static const struct option long_options[] = {{"min", required_argument, NULL, 'b'},
                                              {"max", required_argument, NULL, 'e'},
@@ -305,7 +310,7 @@ static void print_help(void)
 {
     fputs(help_head, stdout);
     for (size_t i = 0; i < perf_case_count; i++)
-        printf("%s%s", i % 8 == 0 ? "\n  " : " ", perf_cases[i].name);
+        printf("%s%s", i % 6 == 0 ? "\n  " : " ", perf_cases[i].name);
     printf("\n%s", help_sizes);
     printf("types:");
     for (unsigned i = 0; i < TUTTI_DTYPE_COUNT; i++)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The manual pages of the tools say what the tools say: every option of --help and no other, every
-# collective and transport; and they are well formed.
+# collective and transport; and they are well formed. --help fits a terminal.
 #   BUILD: build directory (default build)
 set -u
 cd "$(dirname "$0")/../.." || exit 1
@@ -24,6 +24,9 @@ for tool in coll_perf coll_plan link_perf; do
     # mpirun's -np is no option of ours.
     grep -oE '(^|[ [(])--?[a-zA-Z][a-z-]*' "$work/help" | tr -d '[( ' | grep -vx -e -np | sort -u >"$work/options"
     grep -oE 'Fl -?[a-zA-Z][a-z-]*' "$page" | sed 's/Fl /-/' | sort -u >"$work/described"
+    awk 'length > 80' "$work/help" >"$work/log"
+    [ ! -s "$work/log" ]
+    result "the help of $tool fits into 80 columns"
     [ -s "$work/options" ] && diff "$work/options" "$work/described" >"$work/log"
     result "the options of $tool (<: of --help alone, >: of the page alone)"
     sed -n '/^collectives:/,/^$/{/:/d;p}; s/^Transports.*: //p' "$work/help" | tr -cs 'a-z_\n' '\n' | grep . |
