@@ -32,7 +32,7 @@ ROOMS = [
     ("algorithms", ["algorithms/*"], ["include/tutti/*", "src/base/status.h", "src/base/spans.h",
                                       "src/base/check.h"]),
     ("transports", ["transports/*"], ["include/tutti/*", "src/base/*.h", "src/mem/mem.h",
-                                      "src/mem/reduce.h"]),
+                                      "src/mem/pace.h", "src/mem/reduce.h"]),
     ("core", ["src/*"], ["include/tutti/*", "src/base/*.h", "src/mem/*.h", "algorithms/*.h",
                          "transports/transport.h", "src/*.h"]),
     ("public", ["include/*"], []),
