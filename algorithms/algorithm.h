@@ -26,6 +26,9 @@ struct cost {
     double hidden_us;    /* of what is counted above goes on at the same time */
     double reduce_bytes; /* reduced by the busiest rank */
     double copy_bytes;   /* copied locally by the busiest rank */
+    /* Land beside the buffers before they are reduced, where a rank works in place. Which ranks do
+     * is local to them, so this is counted of all. */
+    double landed_bytes;
 };
 
 struct algorithm {

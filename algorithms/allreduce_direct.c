@@ -22,7 +22,8 @@ static void cost(const struct shape *shape, const struct knobs *knobs, struct co
     double bytes = cost_total(shape);
 
     *out = (struct cost){.reduce_bytes = (shape->size - 1) * bytes,
-                         .copy_bytes = shape->size == 1 ? bytes : 0};
+                         .copy_bytes = shape->size == 1 ? bytes : 0,
+                         .landed_bytes = bytes};
     cost_exchange_all(shape, bytes, out);
 }
 

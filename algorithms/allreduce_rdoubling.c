@@ -40,7 +40,8 @@ static void cost(const struct shape *shape, const struct knobs *knobs, struct co
     struct folding folding = folding_of(shape->size, 0);
 
     *out = (struct cost){.reduce_bytes = bytes * (ceil_log2(folding.power) + (folding.extra > 0)),
-                         .copy_bytes = shape->size == 1 ? bytes : 0};
+                         .copy_bytes = shape->size == 1 ? bytes : 0,
+                         .landed_bytes = folding.power == 2 ? bytes : 0};
     cost_pattern(shape, sends, &bytes, out);
 }
 

@@ -7,6 +7,7 @@
 
 /* A piece of this size is still in a core's own cache when it has landed. */
 #define CACHE_BYTES 262144.0
+#define LANDED      0.25 /* of a copy: it is written to the cache, and read from there */
 
 double cost_bytes_us(const struct shape *shape, const struct cost *cost, enum level level)
 {
@@ -17,10 +18,15 @@ double cost_bytes_us(const struct shape *shape, const struct cost *cost, enum le
     return rank > host ? rank : host;
 }
 
+double cost_local_us(const struct shape *shape, const struct cost *cost)
+{
+    return cost->reduce_bytes * shape->reduce_us_per_byte +
+           (cost->copy_bytes + LANDED * cost->landed_bytes) * shape->copy_us_per_byte;
+}
+
 double cost_us(const struct shape *shape, const struct cost *cost)
 {
-    double us = cost->reduce_bytes * shape->reduce_us_per_byte +
-                cost->copy_bytes * shape->copy_us_per_byte - cost->hidden_us;
+    double us = cost_local_us(shape, cost) - cost->hidden_us;
 
     for (int level = 0; level < LEVEL_COUNT; level++) {
         const struct link_model *model = &shape->model[level];

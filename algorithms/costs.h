@@ -13,10 +13,11 @@
 
 #include "algorithms/algorithm.h"
 
-/* The cost formula applied to the shape's link model, microseconds; and the time that the bytes of
- * one level take in it. */
+/* The cost formula applied to the shape's link model, microseconds; and the time that in it the
+ * bytes of one level take, and what is done with them at a rank. */
 double cost_us(const struct shape *shape, const struct cost *cost);
 double cost_bytes_us(const struct shape *shape, const struct cost *cost, enum level level);
+double cost_local_us(const struct shape *shape, const struct cost *cost);
 
 #define COST_RANKS_MAX  4096 /* ranks looked at; larger worlds repeat what these show */
 #define COST_ROUNDS_MAX 64   /* rounds of a log-step pattern */

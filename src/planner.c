@@ -403,8 +403,7 @@ static void append_reason(struct text *text, const struct shape *shape,
         lead[level == LEVEL_NET ? 1 : 2] =
             cost_bytes_us(shape, &b, level) - cost_bytes_us(shape, &a, level);
     }
-    lead[3] = (b.reduce_bytes - a.reduce_bytes) * shape->reduce_us_per_byte +
-              (b.copy_bytes - a.copy_bytes) * shape->copy_us_per_byte;
+    lead[3] = cost_local_us(shape, &b) - cost_local_us(shape, &a);
     int most = 0;
     for (int i = 1; i < 5; i++)
         most = lead[i] > lead[most] ? i : most;
@@ -419,8 +418,9 @@ static void append_reason(struct text *text, const struct shape *shape,
         append(text, "fewer messages from one rank (%.0f; %s has %.0f)\n", messages_of(&a), other,
                messages_of(&b));
     else if (most == 3)
-        append(text, "less local work (%.0f bytes reduced or copied; %s has %.0f)\n",
-               a.reduce_bytes + a.copy_bytes, other, b.reduce_bytes + b.copy_bytes);
+        append(text, "less local work (%.0f bytes reduced, copied or landed; %s has %.0f)\n",
+               a.reduce_bytes + a.copy_bytes + a.landed_bytes, other,
+               b.reduce_bytes + b.copy_bytes + b.landed_bytes);
     else
         append(text, "less time for bytes %s (%.2f us; %s needs %.2f)\n",
                most == 1 ? "between hosts" : "inside hosts",
