@@ -324,9 +324,13 @@ tutti_status sock_connect_finish(int fd, const struct sock_address *address)
     errno = error;
     if (error != 0)
         return fail_errno(TUTTI_ERR_CONNECT, "connect to %s", sock_text(address, text));
-    if (connected_to_itself(fd))
+    if (connected_to_itself(fd)) {
+        /* Closed in the ordinary way it would keep who is meant from that port for a minute. */
+        const struct linger reset = {.l_onoff = 1};
+        setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
         return fail(TUTTI_ERR_CONNECT, "connect to %s: nobody listens there",
                     sock_text(address, text));
+    }
     return TUTTI_OK;
 }
 
