@@ -172,7 +172,8 @@ static tutti_status compare_facts(const struct facts *all, uint32_t size)
                         "rank %u runs Tutti %u, rank 0 runs %u: install one version everywhere", r,
                         f->version, all[0].version);
         if (f->status != TUTTI_OK)
-            return fail((tutti_status)f->status, "rank %u: %.400s", r, f->sentence);
+            return fail(status_heard(f->status, TUTTI_ERR_PROTOCOL), "rank %u: %.400s", r,
+                        f->sentence);
         if (strcmp(f->algo, all[0].algo) != 0)
             return fail(TUTTI_ERR_SETTING,
                         "TUTTI_ALGO is '%.100s' at rank %u but '%.100s' at rank 0: "
@@ -434,7 +435,8 @@ static tutti_status take_addresses(tutti_comm *comm, const struct facts *facts,
     comm->device_reach = MEM_REACH_SAME;
     for (uint32_t r = 0; r < comm->size; r++) {
         if (all[r].status != TUTTI_OK)
-            return fail((tutti_status)all[r].status, "rank %u: %.400s", r, all[r].sentence);
+            return fail(status_heard(all[r].status, TUTTI_ERR_PROTOCOL), "rank %u: %.400s", r,
+                        all[r].sentence);
         if (all[r].reach < (uint32_t)comm->device_reach)
             comm->device_reach = (enum mem_reach)all[r].reach;
         if (all[r].reach == MEM_REACH_NONE)

@@ -311,12 +311,10 @@ bool comm_events(tutti_comm *comm)
                 comm_shrink_notice(comm, event.peer, &event.notice);
             } else {
                 event.notice.text[sizeof event.notice.text - 1] = 0;
-                tutti_status status = (tutti_status)event.notice.status;
-                bool known = status > TUTTI_IN_PROGRESS && status <= TUTTI_ERR_INTERNAL;
+                tutti_status status = status_heard(event.notice.status, TUTTI_ERR_PEER);
                 if (event.notice.tag.word[0] == 1 && event.notice.culprit < comm->size)
                     comm->peers[event.notice.culprit].ended = true;
-                fail_comm(comm, known ? status : TUTTI_ERR_PEER, event.notice.culprit,
-                          event.notice.text, false);
+                fail_comm(comm, status, event.notice.culprit, event.notice.text, false);
             }
             /* Only the last link that went down is kept. */
             if ((worked && comm->failed != TUTTI_OK) || event.kind == TRANSPORT_EVENT_LINK_DOWN)

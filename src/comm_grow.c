@@ -56,9 +56,8 @@ static tutti_status hear(const tutti_comm *comm)
     const struct notice *told = comm->grow_failed;
     if (!told || told->tag.word[0] != comm->grows)
         return TUTTI_OK;
-    tutti_status status = (tutti_status)told->status;
-    bool known = status > TUTTI_IN_PROGRESS && status <= TUTTI_ERR_INTERNAL;
-    return fail(known ? status : TUTTI_ERR_CONNECT, "%.*s", (int)sizeof told->text - 1, told->text);
+    return fail(status_heard(told->status, TUTTI_ERR_CONNECT), "%.*s", (int)sizeof told->text - 1,
+                told->text);
 }
 
 static void tell(tutti_comm *comm, tutti_status status)

@@ -121,10 +121,8 @@ static tutti_status hear(struct shrink *shrink, uint32_t p)
     /* The fault of an earlier call of this rank, which comes again. */
     if (shrink->number == 0 && absent.culprit == shrink->parent->rank)
         return TUTTI_OK;
-    tutti_status status = (tutti_status)absent.status;
-    bool known = status > TUTTI_IN_PROGRESS && status <= TUTTI_ERR_INTERNAL;
     shrink->culprit = absent.culprit;
-    return fail(known ? status : TUTTI_ERR_PEER, "%s", absent.text);
+    return fail(status_heard(absent.status, TUTTI_ERR_PEER), "%s", absent.text);
 }
 
 /* A link goes down for transfers when one of them is cut off, too: only a peer that cannot be told

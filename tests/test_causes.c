@@ -327,6 +327,49 @@ static void test_causes_names_who_lacks_descriptors(void)
     }
 }
 
+/* ---- damaged records --------------------------------------------------------------------------
+ */
+
+/* An allgather between rank 0 and a copy of it, one word of which is another. */
+struct damage {
+    unsigned round, calls;
+    size_t at, words; /* words: of the block of that round */
+    uint32_t value;
+};
+
+static int gather_damaged(const void *in, void *out, size_t len, void *context)
+{
+    struct damage *damage = context;
+    uint8_t *other = (uint8_t *)out + len;
+    memcpy(out, in, len);
+    memcpy(other, in, len);
+    if (damage->calls++ == damage->round) {
+        damage->words = len / sizeof damage->value;
+        memcpy(other + damage->at * sizeof damage->value, &damage->value, sizeof damage->value);
+    }
+    return 0;
+}
+
+/* Whatever a rank says of itself when a communicator is made, it is made or refused. */
+static void test_causes_survives_damaged_records(void)
+{
+    static const uint32_t values[] = {TUTTI_IN_PROGRESS, UINT32_MAX, 0x7fffffff};
+    for (size_t v = 0; v < 3; v++) {
+        struct damage damage = {.words = 1, .value = values[v]};
+        for (; damage.round < 2; damage.round++) {
+            for (damage.at = 0; damage.at < damage.words; damage.at++) {
+                tutti_comm *comm = NULL;
+                damage.calls = 0;
+                tutti_status status = tutti_comm_create_with(2, 0, gather_damaged, &damage, &comm);
+                CU_ASSERT(status != TUTTI_IN_PROGRESS);
+                CU_ASSERT(status == TUTTI_OK || tutti_last_error()[0] != 0);
+                CU_ASSERT(strcmp(tutti_status_string(status), "unknown status") != 0);
+                tutti_comm_destroy(comm);
+            }
+        }
+    }
+}
+
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
@@ -338,6 +381,7 @@ int main(int argc, char **argv)
         {"tells_the_cause_over_links_of_others", test_causes_tells_the_cause_over_links_of_others},
         {"names_the_cause_that_another_told", test_causes_names_the_cause_that_another_told},
         {"names_who_lacks_descriptors", test_causes_names_who_lacks_descriptors},
+        {"survives_damaged_records", test_causes_survives_damaged_records},
     };
     return suite_run("causes", tests, sizeof tests / sizeof *tests, argc, argv);
 }

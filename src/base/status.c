@@ -63,6 +63,12 @@ void status_set_sentence(const char *text)
     sentence[len] = '\0';
 }
 
+tutti_status status_heard(int32_t heard, tutti_status otherwise)
+{
+    bool known = heard > TUTTI_IN_PROGRESS && heard <= TUTTI_ERR_INTERNAL;
+    return known ? (tutti_status)heard : otherwise;
+}
+
 const char *status_text(tutti_status status)
 {
     switch (status) {

@@ -24,6 +24,8 @@ tutti_status fail_errno(tutti_status status, const char *format, ...)
 const char *status_sentence(void);
 /* Replaces it: for a sentence that was first known elsewhere (another thread, another rank). */
 void status_set_sentence(const char *sentence);
+/* What came from another process as a status: the error that it names, else `otherwise`. */
+tutti_status status_heard(int32_t heard, tutti_status otherwise);
 /* The constant text of a status. */
 const char *status_text(tutti_status status);
 
