@@ -402,6 +402,8 @@ static tutti_status meet_by_launcher(const struct settings *settings, share_fn *
         snprintf(sentence, sizeof sentence, "%s", status_sentence());
     }
     tutti_status status = share(rank, text, clock_ms() + settings->meet_timeout_ms);
+    if (status != TUTTI_OK && rank == 0 && made == TUTTI_OK)
+        (void)bootstrap_give_back(&id); /* nobody hears of it */
     if (status != TUTTI_OK)
         return status;
     if (made != TUTTI_OK) {

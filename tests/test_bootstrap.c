@@ -624,6 +624,29 @@ static void test_bootstrap_joins_under_mpich(void)
     launch("mpirun.mpich");
 }
 
+/* A launcher that is gone: rank 0 keeps nothing of the id that it could not give to anybody. */
+static void test_bootstrap_gives_back_what_no_launcher_carries(void)
+{
+    struct settings settings = quick(1000);
+    struct bootstrap *bootstrap = NULL;
+    int ends[2];
+    char text[16];
+    CU_ASSERT_EQUAL_FATAL(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+    close(ends[1]);
+    snprintf(text, sizeof text, "%d", ends[0]);
+    setenv("PMI_RANK", "0", 1);
+    setenv("PMI_SIZE", "2", 1);
+    setenv("PMI_FD", text, 1);
+    int before = open_descriptors();
+    CU_ASSERT_EQUAL(bootstrap_from_env(&settings, &bootstrap), TUTTI_ERR_CONNECT);
+    CU_ASSERT_PTR_NOT_NULL(strstr(status_sentence(), "write to the launcher (PMI_FD)"));
+    CU_ASSERT_EQUAL(open_descriptors(), before);
+    close(ends[0]);
+    unsetenv("PMI_RANK");
+    unsetenv("PMI_SIZE");
+    unsetenv("PMI_FD");
+}
+
 /* ---- the rest -------------------------------------------------------------------------------- */
 
 static int ring_allgather(const void *in, void *out, size_t len, void *context)
@@ -703,6 +726,8 @@ static const struct suite_test tests[] = {
     {"bootstrap_is_alone_without_a_launcher", test_bootstrap_is_alone_without_a_launcher},
     {"bootstrap_joins_under_open_mpi", test_bootstrap_joins_under_open_mpi},
     {"bootstrap_joins_under_mpich", test_bootstrap_joins_under_mpich},
+    {"bootstrap_gives_back_what_no_launcher_carries",
+     test_bootstrap_gives_back_what_no_launcher_carries},
     {"bootstrap_uses_the_callers_allgather", test_bootstrap_uses_the_callers_allgather},
     {"bootstrap_survives_failing_allocations", test_bootstrap_survives_failing_allocations},
 };
