@@ -32,12 +32,12 @@ struct sock_interface {
     struct sock_address address; /* port 0 */
     struct sock_address netmask;
     uint32_t speed_mbps; /* 0 if unknown */
-    bool loopback;
+    bool loopback;       /* of such an interface, and of no use elsewhere */
 };
 
 /* Interfaces that are up and allowed by settings (interface, family), best first: named order,
  * else routable before link-local, with a device before others (a bridge for containers, a tunnel),
- * faster first, loopback last (and left out if any other).
+ * faster first, loopback last (and left out if any other). Each address once.
  * TUTTI_ERR_SETTING when a name or subnet matches nothing: the sentence lists what there is. */
 tutti_status sock_interfaces(const struct settings *settings, struct sock_interface *list,
                              size_t max, size_t *count);

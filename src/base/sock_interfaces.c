@@ -149,6 +149,16 @@ static bool link_local(const struct sockaddr_storage *storage)
                     : bytes[0] == 0xfe && (bytes[1] & 0xc0) == 0x80;
 }
 
+/* Where routers lead to the host itself, its address is one of the loopback interface. */
+static bool is_loopback(const struct ifaddrs *entry, const struct sockaddr_storage *storage)
+{
+    size_t len;
+    const uint8_t *bytes = address_bytes(storage, &len);
+    bool of_every_host =
+        len == 4 ? bytes[0] == 127 : IN6_IS_ADDR_LOOPBACK((const struct in6_addr *)bytes);
+    return (entry->ifa_flags & IFF_LOOPBACK) && (of_every_host || link_local(storage));
+}
+
 /* Copies an entry that may be offered; false for one that may not. */
 static bool take(const struct ifaddrs *entry, const struct settings *settings,
                  struct candidate *candidate)
@@ -162,10 +172,11 @@ static bool take(const struct ifaddrs *entry, const struct settings *settings,
         return false;
     size_t len = family == AF_INET ? sizeof(struct sockaddr_in) : sizeof(struct sockaddr_in6);
     struct sock_interface *interface = &candidate->interface;
-    *interface = (struct sock_interface){.loopback = (entry->ifa_flags & IFF_LOOPBACK) != 0};
+    *interface = (struct sock_interface){0};
     snprintf(interface->name, sizeof interface->name, "%s", entry->ifa_name);
     memcpy(&interface->address.storage, entry->ifa_addr, len);
     interface->address.len = (uint32_t)len;
+    interface->loopback = is_loopback(entry, &interface->address.storage);
     if (entry->ifa_netmask) {
         memcpy(&interface->netmask.storage, entry->ifa_netmask, len);
     } else { /* a point-to-point link: a subnet of one */
@@ -285,6 +296,22 @@ free_kept:
     return status;
 }
 
+/* Several interfaces may have one address, where routers lead to the host by each of them. */
+static void drop_doubles(struct candidate *list, size_t *count)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < *count; i++) {
+        const struct sock_address *one = &list[i].interface.address;
+        size_t same = 0;
+        while (same < kept &&
+               memcmp(&list[same].interface.address.storage, &one->storage, one->len) != 0)
+            same++;
+        if (same == kept)
+            list[kept++] = list[i];
+    }
+    *count = kept;
+}
+
 tutti_status sock_interfaces(const struct settings *settings, struct sock_interface *list,
                              size_t max, size_t *count)
 {
@@ -298,6 +325,7 @@ tutti_status sock_interfaces(const struct settings *settings, struct sock_interf
     else if (status == TUTTI_OK)
         drop_loopback(found, &found_count);
     if (status == TUTTI_OK) {
+        drop_doubles(found, &found_count);
         size_t limit = found_count < max ? found_count : max;
         for (size_t i = 0; i < limit; i++)
             list[i] = found[i].interface;

@@ -6,7 +6,7 @@
 set -u
 cd "$(dirname "$0")/../.."
 build=${BUILD:-build}
-tag=tt$$
+tag=tt$$x
 passed=0 failed=0 skipped=0
 work=$(mktemp -d)
 
@@ -19,8 +19,8 @@ cleanup() {
     for n in $(ip netns list 2>/dev/null | awk -v t="$tag" 'index($1, t) == 1 {print $1}'); do
         ip netns pids "$n" 2>/dev/null | xargs -r kill -9 2>/dev/null
         ip netns del "$n"
-        rm -rf "/etc/netns/$n"
     done
+    rm -rf "/etc/netns/$tag"*
     [ ! -d /etc/netns ] || rmdir --ignore-fail-on-non-empty /etc/netns
     rm -rf "$work"
 }
@@ -71,12 +71,41 @@ job() {
 }
 
 # What the hosts call `head`: each argument is an address. (`ip netns exec` shows such a file as
-# /etc/hosts.)
+# /etc/hosts.) Where a host is named `head` itself it may know that as an address of the loopback.
 call_head() {
     for h in 1 2 3; do
         mkdir -p /etc/netns/$tag$h
         printf '%s head\n' "$@" >/etc/netns/$tag$h/hosts
     done
+}
+call_head_as_debian() { # address
+    call_head "$1"
+    echo 127.0.1.1 head >/etc/netns/${tag}1/hosts
+}
+
+# Two hosts that a router leads to, by either of two ports: their one address is of the loopback
+# interface.
+make_routed() {
+    set -e
+    ip netns add ${tag}router
+    ip netns exec ${tag}router sh -c 'echo 1 >/proc/sys/net/ipv4/ip_forward'
+    for i in 1 2; do
+        n=${tag}r$i
+        ip netns add $n
+        ip -n $n link set lo up
+        ip -n $n addr add 10.77.0.$i/32 dev lo
+        for e in eth0 eth1; do
+            ip -n $n link add $e type veth peer name $e$i netns ${tag}router
+            for end in "$n dev $e" "${tag}router dev $e$i"; do
+                ip -n ${end% dev*} link set ${end##* } addrgenmode none up
+            done
+            ip -n $n addr add fe80::7$i/64 dev $e nodad
+            ip -n ${tag}router addr add fe80::1/64 dev $e$i nodad
+        done
+        ip -n $n route add 10.77.0.0/24 via inet6 fe80::1 dev eth0 src 10.77.0.$i
+        ip -n ${tag}router route add 10.77.0.$i/32 via inet6 fe80::7$i dev eth0$i
+    done
+    set +e
 }
 
 # What is sent to an address by the other hosts than its own is lost, without an answer.
@@ -135,6 +164,17 @@ call_head 10.99.0.1
 says='TUTTI_RENDEZVOUS: host "head" has no IPv6 address, which TUTTI_FAMILY=ipv6 asks for: give it one'
 job "a name without an address of the family" head:7125 3 1 60 none \
     bash -c "TUTTI_FAMILY=ipv6 $small 2>&1 | tee /dev/stderr | grep -q '$says'"
+
+call_head_as_debian 10.99.0.1
+job "a name that is the loopback at home" head:7126 3 1 60 none $small
+
+make_routed
+tag=${tag}r
+job "2 hosts that a router leads to" 10.77.0.1:7140 2 2 60 none $small
+call_head_as_debian 10.77.0.1
+for h in 1 2; do for e in eth0 eth1; do ip -n $tag$h addr add 10.77.0.$h/32 dev $e; done; done # the same for each port
+job "2 hosts that a router leads to, and a name that is the loopback at home" head:7141 2 1 60 none $small
+tag=${tag%r}
 
 # The last rank computes while the sockets of eleven others wait in queues for 16.
 for h in 1 2 3; do ip netns exec $tag$h sh -c 'echo 16 >/proc/sys/net/core/somaxconn'; done
