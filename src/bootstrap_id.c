@@ -97,7 +97,8 @@ static bool place_to_address(const struct id_place *place, struct sock_address *
     return false;
 }
 
-/* Listens on the best interfaces; one that refuses is passed over while another works. */
+/* Listens on the best interfaces; one that refuses is passed over while another works. TUTTI_OK
+ * without a place: none of them has an address that means something elsewhere. */
 static tutti_status listen_on_interfaces(const struct settings *settings, struct meeting *meeting,
                                          struct id_layout *id)
 {
@@ -120,11 +121,25 @@ static tutti_status listen_on_interfaces(const struct settings *settings, struct
         place_from_address(&bound, &id->places[id->count++]);
         meeting->listeners[meeting->listener_count++] = fd;
     }
-    if (id->count > 0)
-        return TUTTI_OK;
-    if (status != TUTTI_OK)
-        return status;
-    return fail(TUTTI_ERR_SYSTEM, "no network interface that other hosts could reach is up");
+    return id->count > 0 ? TUTTI_OK : status;
+}
+
+/* Where link-local addresses are all that a host has, its own ranks meet at the loopback. */
+static tutti_status open_places(const struct settings *settings, struct meeting *meeting,
+                                struct id_layout *id)
+{
+    struct settings loopback = *settings;
+    tutti_status status = listen_on_interfaces(settings, meeting, id);
+    if (status == TUTTI_OK && id->count == 0 && settings->interface[0] == 0) {
+        log_at(LOG_LEVEL_INFO, -1,
+               "rendezvous: no network interface that other hosts could reach is up: the unique "
+               "id is for ranks of this host");
+        snprintf(loopback.interface, sizeof loopback.interface, "lo");
+        (void)listen_on_interfaces(&loopback, meeting, id);
+    }
+    if (status == TUTTI_OK && id->count == 0)
+        status = fail(TUTTI_ERR_SYSTEM, "no network interface that other hosts could reach is up");
+    return status;
 }
 
 static void set_terms(const struct settings *settings, const struct id_layout *id,
@@ -145,7 +160,7 @@ static tutti_status make_id(const struct settings *settings, bool any_root, tutt
     if (status == TUTTI_OK)
         status = auth_random(made.key, sizeof made.key);
     if (status == TUTTI_OK)
-        status = listen_on_interfaces(settings, &meeting, &made);
+        status = open_places(settings, &meeting, &made);
     memcpy(meeting.job, made.job, sizeof meeting.job);
     set_terms(settings, &made, &meeting);
     if (status == TUTTI_OK)

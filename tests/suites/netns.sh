@@ -176,6 +176,14 @@ for h in 1 2; do for e in eth0 eth1; do ip -n $tag$h addr add 10.77.0.$h/32 dev 
 job "2 hosts that a router leads to, and a name that is the loopback at home" head:7141 2 1 60 none $small
 tag=${tag%r}
 
+tag=${tag}l
+ip netns add ${tag}1
+ip -n ${tag}1 link add eth0 type veth peer name eth1
+ip -n ${tag}1 addr add fe80::1/64 dev eth0 nodad
+for e in lo eth0 eth1; do ip -n ${tag}1 link set $e up; done
+job "a host of link-local addresses" - 1 1 60 none env -u TUTTI_RENDEZVOUS -u TUTTI_RANK -u TUTTI_SIZE $small --ranks 2
+tag=${tag%l}
+
 # The last rank computes while the sockets of eleven others wait in queues for 16.
 for h in 1 2 3; do ip netns exec $tag$h sh -c 'echo 16 >/proc/sys/net/core/somaxconn'; done
 job "3 hosts x 4 ranks, the last is late" 10.99.0.1:7130 3 4 90 none env TUTTI_TRANSPORTS=tcp TUTTI_LANES=2 \
