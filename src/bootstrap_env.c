@@ -76,7 +76,8 @@ static bool says_loopback(const char *host)
 
 /* Where rank 0 listens when its host is called `host`: those of its addresses that are this
  * machine's; and every chosen interface, if none is (a service's virtual address), or if a name of
- * this host means the loopback here and something else elsewhere (Debian's 127.0.1.1). */
+ * this host means the loopback here and something else elsewhere (Debian's 127.0.1.1). Not all
+ * that is listed can be listened at: an IPv6 address that another host has too cannot. */
 static tutti_status find_doors(const struct settings *settings, const char *host,
                                const struct sock_addresses *addresses, struct sock_addresses *doors)
 {
@@ -96,9 +97,16 @@ static tutti_status find_doors(const struct settings *settings, const char *host
     size_t count = 0;
     tutti_status status = sock_interfaces(settings, list, SOCK_INTERFACES_MAX, &count);
     for (size_t i = 0; status == TUTTI_OK && i < count; i++) {
-        if (doors->count < MEETING_LISTENERS_MAX && !(local && list[i].loopback))
+        if (doors->count < MEETING_LISTENERS_MAX && !(local && list[i].loopback) &&
+            sock_is_local(&list[i].address))
             doors->list[doors->count++] = list[i].address;
     }
+    if (doors->count == 0 && status == TUTTI_OK)
+        status =
+            fail(TUTTI_ERR_CONNECT,
+                 "%s is no address of this host, where rank 0 is, and none of its interfaces is "
+                 "up or can be listened at",
+                 host);
     return doors->count ? TUTTI_OK : status;
 }
 

@@ -167,6 +167,11 @@ job "a name without an address of the family" head:7125 3 1 60 none \
 
 call_head_as_debian 10.99.0.1
 job "a name that is the loopback at home" head:7126 3 1 60 none $small
+ip -n ${tag}1 addr add fd99::2/64 dev eth0 # of host 2
+for _ in $(seq 50); do ip -n ${tag}1 addr show dev eth0 | grep -q dadfailed && break; sleep 0.1; done
+job "a name that is the loopback at home, where an address is refused" head:7127 3 1 60 none $small
+job "the same, port unknown" - 3 1 60 none "$work/torchrun" $small
+ip -n ${tag}1 addr del fd99::2/64 dev eth0
 
 make_routed
 tag=${tag}r
