@@ -452,18 +452,22 @@ static tutti_status check_all_given(const struct settings *settings)
  * WORLD_SIZE of 1 may be another tool's. */
 static tutti_status be_alone(const struct settings *settings, struct bootstrap **bootstrap)
 {
-    static const char *const names[] = {"RANK", "MASTER_ADDR"};
+    static const struct {
+        const char *size, *other, *all;
+    } needs[] = {
+        {"WORLD_SIZE", "RANK", "RANK, WORLD_SIZE and MASTER_ADDR go together, as torchrun"},
+        {"WORLD_SIZE", "MASTER_ADDR", "RANK, WORLD_SIZE and MASTER_ADDR go together, as torchrun"},
+        {"PMI_SIZE", "PMI_RANK", "PMI_RANK, PMI_SIZE and PMI_FD go together, as MPICH's mpiexec"},
+        {"PMI_SIZE", "PMI_FD", "PMI_RANK, PMI_SIZE and PMI_FD go together, as MPICH's mpiexec"}};
     struct meeting alone = {0};
     tutti_status status = check_all_given(settings);
     if (status != TUTTI_OK)
         return status;
-    for (int i = 0; i < 2; i++) {
-        if (has("WORLD_SIZE") && atoi(settings_launcher_variable("WORLD_SIZE")) > 1 &&
-            !has(names[i]))
-            return fail(TUTTI_ERR_SETTING,
-                        "WORLD_SIZE is %.20s but %s is not set: RANK, WORLD_SIZE and MASTER_ADDR "
-                        "go together, as torchrun sets them",
-                        settings_launcher_variable("WORLD_SIZE"), names[i]);
+    for (size_t i = 0; i < sizeof needs / sizeof *needs; i++) {
+        const char *size = settings_launcher_variable(needs[i].size);
+        if (size && atoi(size) > 1 && !has(needs[i].other))
+            return fail(TUTTI_ERR_SETTING, "%s is %.20s but %s is not set: %s sets them",
+                        needs[i].size, size, needs[i].other, needs[i].all);
     }
     return bootstrap_meet(&alone, 0, 1, bootstrap);
 }
