@@ -28,6 +28,7 @@
 #define PORT_HIGH     32767u
 #define ENV_BACKLOG   4096
 #define HOST_TEXT_MAX 256
+#define LOOK_UP_MS    250u /* between two questions for a host's name */
 
 /* ---- addresses ------------------------------------------------------------------------------- */
 
@@ -172,20 +173,31 @@ static tutti_status list_places(const struct settings *settings,
     return TUTTI_OK;
 }
 
-/* The name is looked up until it is known: a host's name may appear after its ranks have started.
- */
-static tutti_status resolve(const struct settings *settings, const char *host, uint64_t deadline_ms,
-                            struct sock_addresses *addresses)
+/* The name is looked up until it is known: a host's name may appear after its ranks have started,
+ * and a thousand of them that ask at once may get no answer the first time. */
+static tutti_status look_up(const struct settings *settings, const char *text,
+                            const struct cancel *cancel, struct sock_addresses *addresses)
+{
+    uint64_t deadline_ms = clock_ms() + settings->meet_timeout_ms;
+    for (bool told = false;; told = true) {
+        tutti_status status = sock_parse(settings, text, addresses);
+        if (status != TUTTI_ERR_CONNECT || clock_check(cancel) != TUTTI_OK ||
+            clock_ms() + LOOK_UP_MS >= deadline_ms)
+            return status;
+        if (!told)
+            log_at(LOG_LEVEL_WARN, -1, "rendezvous: %s: tries again for %llu ms", status_sentence(),
+                   (unsigned long long)settings->meet_timeout_ms);
+        clock_sleep_us(LOOK_UP_MS * 1000);
+    }
+}
+
+static tutti_status look_up_host(const struct settings *settings, const char *host,
+                                 struct sock_addresses *addresses)
 {
     char text[HOST_TEXT_MAX + 16];
     bool bare_v6 = strchr(host, ':') != NULL && host[0] != '[';
     snprintf(text, sizeof text, bare_v6 ? "[%s]:1" : "%s:1", host);
-    for (;;) {
-        tutti_status status = sock_parse(settings, text, addresses);
-        if (status != TUTTI_ERR_CONNECT || clock_ms() + 250 >= deadline_ms)
-            return status;
-        clock_sleep_us(250000);
-    }
+    return look_up(settings, text, NULL, addresses);
 }
 
 /* Meets at a host, on a port that follows from `job`, a text all ranks know. */
@@ -199,8 +211,7 @@ static tutti_status meet_at_host(const struct settings *settings, const char *ho
     meeting_set_terms(settings, &meeting, NULL);
     if (size == 1)
         return bootstrap_meet(&meeting, rank, size, bootstrap);
-    tutti_status status =
-        resolve(settings, host, clock_ms() + settings->meet_timeout_ms, &addresses);
+    tutti_status status = look_up_host(settings, host, &addresses);
     if (status == TUTTI_OK)
         status = list_places(settings, &addresses, job, avoid, &meeting);
     if (status == TUTTI_OK && rank == 0) {
@@ -246,20 +257,25 @@ static tutti_status rank_and_size(const char *rank_name, const char *size_name, 
     return status == TUTTI_OK ? launcher_number(rank_name, 0, *size - 1, rank) : status;
 }
 
-tutti_status bootstrap_parse_place(const struct settings *settings, const char *name,
-                                   const char *text, struct sock_addresses *addresses)
+/* status: of `text` as an address, or of its host. */
+static tutti_status check_place(const char *name, const char *text, tutti_status status,
+                                const struct sock_addresses *parsed)
 {
-    struct sock_addresses parsed;
-    tutti_status status = sock_parse(settings, text, &parsed);
     if (status != TUTTI_OK)
         return fail(status == TUTTI_ERR_ARG ? TUTTI_ERR_SETTING : status, "%s: %s", name,
                     status_sentence());
-    if (address_port(&parsed.list[0]) == 0 || address_is_any(&parsed.list[0]))
+    if (address_port(&parsed->list[0]) == 0 || address_is_any(&parsed->list[0]))
         return fail(TUTTI_ERR_SETTING,
                     "%s=%s: expected the host that rank 0 runs on, and a port from 1 to 65535",
                     name, text);
-    *addresses = parsed;
     return TUTTI_OK;
+}
+
+tutti_status bootstrap_check_place(const struct settings *settings, const char *name,
+                                   const char *text)
+{
+    struct sock_addresses addresses;
+    return check_place(name, text, sock_parse(settings, text, &addresses), &addresses);
 }
 
 tutti_status bootstrap_meet_at(const struct settings *settings, const char *name, const char *text,
@@ -269,9 +285,12 @@ tutti_status bootstrap_meet_at(const struct settings *settings, const char *name
     struct meeting meeting = {.cancel = cancel};
     struct sock_addresses addresses, doors;
     char job[64], host[SETTING_TEXT_MAX];
-    tutti_status status = bootstrap_parse_place(settings, name, text, &addresses);
-    if (status != TUTTI_OK)
-        return status;
+    tutti_status status = look_up(settings, text, cancel, &addresses);
+    tutti_status wanted = clock_check(cancel);
+    if (wanted == TUTTI_OK)
+        wanted = check_place(name, text, status, &addresses);
+    if (wanted != TUTTI_OK)
+        return wanted;
     meeting.place_count = addresses.count;
     memcpy(meeting.places, addresses.list, addresses.count * sizeof addresses.list[0]);
     unsigned port = address_port(&addresses.list[0]);

@@ -187,11 +187,10 @@ tutti_status bootstrap_id_of_place(const struct settings *settings, const char *
                                    tutti_unique_id *id)
 {
     struct place_layout made = {.version = BOOTSTRAP_VERSION};
-    struct sock_addresses addresses;
     if (strlen(text) >= sizeof made.text)
         return fail(TUTTI_ERR_SETTING, COMM_ID_VARIABLE " is %zu bytes long: expected at most %zu",
                     strlen(text), sizeof made.text - 1);
-    tutti_status status = bootstrap_parse_place(settings, COMM_ID_VARIABLE, text, &addresses);
+    tutti_status status = bootstrap_check_place(settings, COMM_ID_VARIABLE, text);
     if (status != TUTTI_OK)
         return status;
     memcpy(made.magic, place_magic, sizeof made.magic);

@@ -146,11 +146,11 @@ static inline tutti_status bootstrap_told(tutti_status status)
     return status == TUTTI_ERR_ABORTED ? TUTTI_ERR_CONNECT : status;
 }
 
-/* An address that all ranks know, host:port: rank 0 listens there, and each rank looks the host up.
- * name: of the variable that gave it. */
+/* An address that all ranks know, host:port: rank 0 listens there, and each rank looks the host up,
+ * until it is known; check looks once. name: of the variable that gave it. */
 #define COMM_ID_VARIABLE "NCCL_COMM_ID"
-tutti_status bootstrap_parse_place(const struct settings *settings, const char *name,
-                                   const char *text, struct sock_addresses *addresses);
+tutti_status bootstrap_check_place(const struct settings *settings, const char *name,
+                                   const char *text);
 tutti_status bootstrap_meet_at(const struct settings *settings, const char *name, const char *text,
                                uint32_t rank, uint32_t size, const struct cancel *cancel,
                                struct bootstrap **bootstrap);

@@ -291,6 +291,22 @@ static void test_places_checks_the_address_of_an_id(void)
     id.bytes[8]--;
     memset(id.bytes + 12, 'a', sizeof id.bytes - 12);
     CU_ASSERT_EQUAL(bootstrap_from_id(&settings, &id, 1, 2, NULL, &bootstrap), TUTTI_ERR_SETTING);
+    /* A host that is not known yet is waited for. */
+    int flag = 0;
+    struct bootstrap_word word = {&flag, 1, 2};
+    struct cancel cancel = {bootstrap_check_word, &word};
+    strcpy((char *)id.bytes + 12, "no.such.host.invalid:5000");
+    uint64_t before_ms = clock_ms();
+    CU_ASSERT_EQUAL(bootstrap_from_id(&settings, &id, 1, 2, NULL, &bootstrap), TUTTI_ERR_CONNECT);
+    CU_ASSERT_TRUE(clock_ms() - before_ms >= settings.meet_timeout_ms / 2);
+    CU_ASSERT_PTR_NOT_NULL(
+        strstr(status_sentence(), "NCCL_COMM_ID: look up the host of \"no.such"));
+    settings.meet_timeout_ms = 60000;
+    flag = 1;
+    CU_ASSERT_EQUAL(bootstrap_from_id(&settings, &id, 1, 2, &cancel, &bootstrap),
+                    TUTTI_ERR_ABORTED);
+    CU_ASSERT_TRUE(strstr(status_sentence(), "rank 1 of 2 aborted") == status_sentence());
+    settings.meet_timeout_ms = 500;
     /* Empty is as good as unset: a unique one, once. */
     setenv("NCCL_COMM_ID", "", 1);
     CU_ASSERT_EQUAL(bootstrap_id_from_env(&settings, &id), TUTTI_OK);

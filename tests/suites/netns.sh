@@ -172,6 +172,10 @@ for _ in $(seq 50); do ip -n ${tag}1 addr show dev eth0 | grep -q dadfailed && b
 job "a name that is the loopback at home, where an address is refused" head:7127 3 1 60 none $small
 job "the same, port unknown" - 3 1 60 none "$work/torchrun" $small
 ip -n ${tag}1 addr del fd99::2/64 dev eth0
+call_head 10.99.0.9 # and not yet
+sed -i 's/head/tail/' /etc/netns/$tag?/hosts
+(sleep 1; call_head 10.99.0.1) &
+job "a name that is not known yet" head:7128 3 1 60 none $small
 
 make_routed
 tag=${tag}r
