@@ -401,6 +401,9 @@ static void test_sock_listen_takes_the_next_free_port(void)
     owned_close(fd[1]);
     CU_ASSERT_EQUAL(sock_listen(&settings, &any, 1, &fd[1], &bound[3]), TUTTI_OK);
     CU_ASSERT_EQUAL((int)port_of(&bound[3]), base + 1);
+    snprintf(settings.ports, sizeof settings.ports, "%d", base); /* a range of one */
+    CU_ASSERT_EQUAL(sock_listen(&settings, &any, 1, &last, NULL), TUTTI_ERR_CONNECT);
+    CU_ASSERT_PTR_NOT_NULL(strstr(status_sentence(), "is in use: widen the range"));
     for (int i = 0; i < 3; i++)
         owned_close(fd[i]);
 }
@@ -440,6 +443,7 @@ static void test_sock_listen_says_why_it_cannot(void)
     setrlimit(RLIMIT_NOFILE, &old);
     CU_ASSERT_EQUAL(listening, TUTTI_ERR_NOMEM);
     CU_ASSERT_EQUAL(connecting, TUTTI_ERR_NOMEM);
+    CU_ASSERT_PTR_NOT_NULL(strstr(status_sentence(), "(the limit is ulimit -n): Too many open"));
     CU_ASSERT_EQUAL(fd, -7);
 }
 

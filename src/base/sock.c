@@ -200,7 +200,8 @@ static tutti_status new_socket(const struct sock_address *address, int *fd)
     int made = owned_add(socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
     if (made < 0) {
         char text[SOCK_TEXT_MAX];
-        return fail_errno(limit_or(TUTTI_ERR_SYSTEM), "socket for %s", sock_text(address, text));
+        return fail_errno(limit_or(TUTTI_ERR_SYSTEM), "socket for %s%s", sock_text(address, text),
+                          errno == EMFILE ? " (the limit is ulimit -n)" : "");
     }
     int one = 1;
     /* One family per listener: IPv4 and IPv6 may then use the same port side by side. */
@@ -262,7 +263,7 @@ tutti_status sock_listen(const struct settings *settings, const struct sock_addr
         set_port(&wanted, (uint16_t)port);
         status = listen_once(&wanted, backlog, &made);
     }
-    if (status == TUTTI_IN_PROGRESS && low == high)
+    if (status == TUTTI_IN_PROGRESS && port_of(address) != 0)
         return TUTTI_ERR_CONNECT; /* the sentence of the one attempt says it all */
     if (status == TUTTI_IN_PROGRESS)
         return fail(TUTTI_ERR_CONNECT,
