@@ -44,6 +44,7 @@ struct search {
     struct bootstrap *bootstrap;
     const struct meeting *meeting;
     struct attempt attempts[MEETING_PLACES_MAX];
+    bool starved; /* the last try had no descriptor */
     uint64_t deadline_ms;
 };
 
@@ -76,7 +77,9 @@ static void note_refusal(struct attempt *attempt, int error)
 static void attempt_start(struct search *search, uint32_t index)
 {
     struct attempt *attempt = &search->attempts[index];
-    if (sock_connect_start(&search->meeting->places[index], &attempt->fd) != TUTTI_OK) {
+    tutti_status status = sock_connect_start(&search->meeting->places[index], &attempt->fd);
+    search->starved = status == TUTTI_ERR_NOMEM;
+    if (status != TUTTI_OK) {
         note_refusal(attempt, errno);
         attempt->fd = -1;
         attempt_failed(search, index, status_sentence());
@@ -167,6 +170,15 @@ static bool is_deserted(const struct search *search, uint64_t now)
     return search->meeting->any_root;
 }
 
+/* Not even one descriptor is left: more time finds nobody. */
+static bool is_starved(const struct search *search)
+{
+    bool starved = search->starved;
+    for (uint32_t i = 0; i < search->meeting->place_count; i++)
+        starved = starved && search->attempts[i].fd < 0;
+    return starved;
+}
+
 /* What came of each place so far. */
 static void describe_places(const struct search *search, char text[PLACES_TEXT_MAX])
 {
@@ -208,6 +220,15 @@ static tutti_status deserted(const struct search *search)
                 bootstrap->rank, bootstrap->size, text);
 }
 
+static tutti_status starved(const struct search *search)
+{
+    const struct bootstrap *bootstrap = search->bootstrap;
+    char text[PLACES_TEXT_MAX];
+    describe_places(search, text);
+    return fail(TUTTI_ERR_NOMEM, "rank %u of %u has nothing to look for %s with: %s",
+                bootstrap->rank, bootstrap->size, bootstrap->root_name, text);
+}
+
 /* Once, when it takes long. */
 static void search_tell(struct search *search, uint64_t now, uint64_t *next)
 {
@@ -237,6 +258,8 @@ static tutti_status find_root(struct search *search, uint32_t *winner)
         if (is_deserted(search, now))
             return deserted(search);
         uint64_t next = start_due(search, now);
+        if (is_starved(search))
+            return starved(search);
         search_tell(search, now, &next);
         for (uint32_t i = 0; i < search->meeting->place_count; i++) {
             const struct attempt *attempt = &search->attempts[i];

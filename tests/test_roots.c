@@ -261,6 +261,27 @@ static void test_roots_name_a_lack_of_descriptors(void)
     stage_end(stage);
 }
 
+/* A rank without any does not search for the root until its time is up. */
+static void test_roots_are_not_looked_for_without_descriptors(void)
+{
+    struct settings settings = quick(LIMIT_MS);
+    struct bootstrap *bootstrap = NULL;
+    struct rlimit before, none;
+    tutti_unique_id id;
+    CU_ASSERT_EQUAL_FATAL(bootstrap_root_id(&settings, &id), TUTTI_OK);
+    getrlimit(RLIMIT_NOFILE, &before);
+    none = before;
+    none.rlim_cur = 3;
+    uint64_t began = clock_ms();
+    CU_ASSERT_EQUAL(setrlimit(RLIMIT_NOFILE, &none), 0);
+    CU_ASSERT_EQUAL(bootstrap_from_id(&settings, &id, 1, 2, NULL, &bootstrap), TUTTI_ERR_NOMEM);
+    setrlimit(RLIMIT_NOFILE, &before);
+    CU_ASSERT_TRUE(clock_ms() - began < LIMIT_MS / 2);
+    CU_ASSERT_PTR_NOT_NULL(strstr(status_sentence(), "rank 1 of 2 has nothing to look for rank 0"));
+    CU_ASSERT_PTR_NOT_NULL(strstr(status_sentence(), "(the limit is ulimit -n): Too many open"));
+    CU_ASSERT_EQUAL(bootstrap_give_back(&id), TUTTI_OK);
+}
+
 /* Rank 0 waits for the maker as any other rank does. */
 static void test_roots_that_never_come(void)
 {
@@ -391,6 +412,7 @@ static const struct suite_test tests[] = {
     TEST(roots_refuse_a_wrong_secret),
     TEST(roots_name_missing_ranks),
     TEST(roots_name_a_lack_of_descriptors),
+    TEST(roots_are_not_looked_for_without_descriptors),
     TEST(roots_that_never_come),
     TEST(roots_that_leave),
     TEST(roots_name_blocks_that_differ),
