@@ -429,6 +429,17 @@ static const uint8_t *address_in(const struct opened *opened, int row)
     return good ? opened->addresses + at : NULL;
 }
 
+/* What to do where two ranks name their hosts alike, or have no kind of address in common. */
+static const char *advice(const char *transport)
+{
+    if (strcmp(transport, "shm") == 0)
+        return ": ranks of one host share memory where they are of one user and one network "
+               "namespace; give others a TUTTI_HOST_ID of their own";
+    if (strcmp(transport, "tcp") == 0)
+        return ": they have no kind of address in common, see TUTTI_INTERFACE and TUTTI_FAMILY";
+    return "";
+}
+
 static tutti_status take_addresses(tutti_comm *comm, const struct facts *facts,
                                    const struct opened *all, const int rows[COMM_TRANSPORTS_MAX])
 {
@@ -465,8 +476,9 @@ static tutti_status take_addresses(tutti_comm *comm, const struct facts *facts,
                 peer->transport = comm->transports[i];
         }
         if (!peer->transport->ops->reaches(peer->transport, p, address, len))
-            return fail(TUTTI_ERR_CONNECT, "transport %s does not reach from %s to %s",
-                        transport_table[row]->name, comm->names[comm->rank], comm->names[p]);
+            return fail(TUTTI_ERR_CONNECT, "transport %s does not reach from %s to %s%s",
+                        transport_table[row]->name, comm->names[comm->rank], comm->names[p],
+                        advice(transport_table[row]->name));
         peer->nic = peer->transport->ops->takes(peer->transport, p, NULL, 0);
         comm->nic = comm->nic || peer->nic;
     }

@@ -193,6 +193,16 @@ for e in lo eth0 eth1; do ip -n ${tag}1 link set $e up; done
 job "a host of link-local addresses" - 1 1 60 none env -u TUTTI_RENDEZVOUS -u TUTTI_RANK -u TUTTI_SIZE $small --ranks 2
 tag=${tag%l}
 
+# What a rank says (a pattern), in an environment of its own (a command, which knows TUTTI_RANK).
+says() { # pattern command
+    echo "$2; $small 2>&1 | tee /dev/stderr | grep -q '$1'"
+}
+job "2 hosts of one name" 10.99.0.1:7150 2 1 60 none bash -c "$(
+    says 'shm does not reach from .* give others a TUTTI_HOST_ID of their own' 'export TUTTI_HOST_ID=same')"
+job "2 hosts of different families" 10.99.0.1:7151 2 1 60 none bash -c "$(
+    says 'tcp does not reach from .* see TUTTI_INTERFACE and TUTTI_FAMILY' \
+        '[ $TUTTI_RANK = 0 ] && export TUTTI_FAMILY=ipv4 || export TUTTI_FAMILY=ipv6')"
+
 # The last rank computes while the sockets of eleven others wait in queues for 16.
 for h in 1 2 3; do ip netns exec $tag$h sh -c 'echo 16 >/proc/sys/net/core/somaxconn'; done
 job "3 hosts x 4 ranks, the last is late" 10.99.0.1:7130 3 4 90 none env TUTTI_TRANSPORTS=tcp TUTTI_LANES=2 \
