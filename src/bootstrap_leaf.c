@@ -391,6 +391,7 @@ tutti_status bootstrap_leaf_join(struct bootstrap *bootstrap, const struct meeti
         status = introduce(bootstrap, &found->auth, found->fd, deadline_ms, &seated);
         if (seated) {
             bootstrap->fd = found->fd;
+            sock_set_patience(bootstrap->fd, BOOTSTRAP_PATIENCE_MS);
             found->fd = -1;
         } else {
             attempt_failed(&search, winner, "it broke off the handshake");

@@ -33,6 +33,9 @@
 #define MEETING_KEY_MAX       320
 #define BOOTSTRAP_VERSION     3u
 #define BOOTSTRAP_GRACE_MS    500 /* the root may tell at the very deadline who is missing */
+/* The results for a hundred ranks are more than a socket holds, and a rank may get no turn when
+ * they come: its program is read from a busy server of files, say. */
+#define BOOTSTRAP_PATIENCE_MS 60000
 #define BOOTSTRAP_MAGIC       0x54425354u /* "TSBT" on the wire */
 #define BOOTSTRAP_NO_RANK     UINT32_MAX  /* of a root that is none of the ranks */
 #define BOOTSTRAP_MAKER       "the unique id's maker"

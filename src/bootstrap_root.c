@@ -197,6 +197,7 @@ static void take_join(struct lobby *lobby, struct slot *slot)
     }
     struct seat *seat = &lobby->bootstrap->seats[join.rank];
     seat->fd = slot->fd;
+    sock_set_patience(seat->fd, BOOTSTRAP_PATIENCE_MS);
     seat->pid = join.pid;
     memcpy(seat->host, join.host, sizeof seat->host);
     watch(lobby, EPOLL_CTL_MOD, seat->fd, EPOLLIN | EPOLLRDHUP, TOKEN_SEAT, join.rank);

@@ -70,6 +70,79 @@ static void test_places_checks_the_given_address(void)
     CU_ASSERT_EQUAL(bootstrap_from_env(&settings, &bootstrap), TUTTI_ERR_CONNECT);
 }
 
+/* ---- slow ranks -------------------------------------------------------------------------------
+ */
+
+#define STILL_MS 5600 /* longer than what is sent may stay unacknowledged elsewhere */
+
+struct guest {
+    struct settings settings;
+    tutti_status status;
+    char sentence[SENTENCE_MAX];
+};
+
+/* An allgather of which it takes the result after a while. */
+static tutti_status gather_slowly(struct bootstrap *bootstrap, const void *in, void *out)
+{
+    const uint64_t until_ms = clock_ms() + 20000;
+    const uint32_t len = BOOTSTRAP_BLOCK_MAX;
+    struct gather_header header = {.magic = BOOTSTRAP_MAGIC, .len = len, .used = len};
+    bootstrap->sequence++;
+    tutti_status status = sock_send_all(bootstrap->fd, &header, sizeof header, until_ms, NULL);
+    if (status == TUTTI_OK)
+        status = sock_send_all(bootstrap->fd, in, len, until_ms, NULL);
+    clock_sleep_us(STILL_MS * 1000);
+    if (status == TUTTI_OK)
+        status = sock_recv_all(bootstrap->fd, &header, sizeof header, until_ms, NULL);
+    size_t all = (size_t)bootstrap->size * len;
+    return status == TUTTI_OK ? sock_recv_all(bootstrap->fd, out, all, until_ms, NULL) : status;
+}
+
+static void *visit(void *argument)
+{
+    struct guest *guest = argument;
+    struct bootstrap *bootstrap = NULL;
+    const size_t len = BOOTSTRAP_BLOCK_MAX;
+    uint8_t *in = malloc(len), *out = malloc(len * guest->settings.size);
+    memset(in, 7, len);
+    guest->status = bootstrap_from_env(&guest->settings, &bootstrap);
+    if (guest->status == TUTTI_OK && guest->settings.rank == 1)
+        guest->status = gather_slowly(bootstrap, in, out);
+    else if (guest->status == TUTTI_OK)
+        guest->status = bootstrap_allgather(bootstrap, in, out, len);
+    if (guest->status == TUTTI_OK)
+        guest->status = bootstrap_allgather(bootstrap, in, out, 4);
+    snprintf(guest->sentence, sizeof guest->sentence, "%s", status_sentence());
+    bootstrap_free(bootstrap);
+    free(in);
+    free(out);
+    return NULL;
+}
+
+/* A rank that gets no turn while more is sent to it than its socket holds (its program comes from a
+ * server of files, say) is not lost. Two addresses of the loopback are as two hosts here. */
+static void test_places_waits_for_a_rank_without_a_turn(void)
+{
+    enum { SIZE = 4 };
+    static struct guest guests[SIZE];
+    pthread_t threads[SIZE];
+    uint16_t port = free_port();
+    for (uint32_t r = 0; r < SIZE; r++) {
+        struct settings *settings = &guests[r].settings;
+        *settings = quick(20000);
+        snprintf(settings->rendezvous, SETTING_TEXT_MAX, "127.0.0.2:%u", port);
+        settings->rank = r;
+        settings->size = SIZE;
+        CU_ASSERT_EQUAL_FATAL(pthread_create(&threads[r], NULL, visit, &guests[r]), 0);
+    }
+    for (uint32_t r = 0; r < SIZE; r++) {
+        pthread_join(threads[r], NULL);
+        CU_ASSERT_EQUAL(guests[r].status, TUTTI_OK);
+        if (guests[r].status != TUTTI_OK)
+            printf("    rank %u: %s\n", r, guests[r].sentence);
+    }
+}
+
 /* ---- cancelled --------------------------------------------------------------------------------
  */
 
@@ -321,6 +394,7 @@ int main(int argc, char **argv)
     static const struct suite_test tests[] = {
         {"meets_at_a_given_address", test_places_meets_at_a_given_address},
         {"checks_the_given_address", test_places_checks_the_given_address},
+        {"waits_for_a_rank_without_a_turn", test_places_waits_for_a_rank_without_a_turn},
         {"ends_when_cancelled_before_all_have_come",
          test_places_ends_when_cancelled_before_all_have_come},
         {"ends_when_cancelled_in_an_allgather", test_places_ends_when_cancelled_in_an_allgather},

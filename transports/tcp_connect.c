@@ -22,7 +22,6 @@
  * Invariant: a link is up on both sides over the same attempt, or on neither. */
 #include <errno.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -132,16 +131,9 @@ void tcp_link_free(struct tcp_link *link)
     free(link);
 }
 
-/* sock_tune bounds how long data may stay unacknowledged, and Linux counts a peer that has closed
- * its window, because it computes and does not read, as one that is gone. So lanes wait for ever;
- * that the host is gone is noticed by the control socket, which hardly ever has data under way. */
-static void be_patient(int fd)
-{
-    unsigned never = 0;
-    setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &never, sizeof never);
-}
-
-/* All sockets are in place on both sides. */
+/* All sockets are in place on both sides. Lanes wait for ever for a peer that computes and does not
+ * read; that its host is gone is noticed by the control socket, which hardly ever has data under
+ * way. */
 static void link_up(struct tcp_link *link)
 {
     char text[SOCK_TEXT_MAX];
@@ -157,7 +149,7 @@ static void link_up(struct tcp_link *link)
     for (uint32_t i = 0; i < link->tcp->config->lanes; i++) {
         struct tcp_lane *lane = &link->lanes[i];
         lane->source.readable = lane->source.writable = true;
-        be_patient(lane->fd);
+        sock_set_patience(lane->fd, 0);
         if (link->state == TCP_LINK_UP)
             tcp_lane_send(lane);
     }

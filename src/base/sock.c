@@ -402,6 +402,12 @@ void sock_tune(int fd)
     setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout, sizeof timeout);
 }
 
+void sock_set_patience(int fd, unsigned timeout_ms)
+{
+    if (!is_within_host(fd))
+        setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout_ms, sizeof timeout_ms);
+}
+
 /* ---- whole messages ---------------------------------------------------------------------------
  */
 

@@ -57,6 +57,10 @@ tutti_status sock_accept(int listener, int *fd, struct sock_address *from);
  * peer on this host the kernel tells when it ends, and one that gets no turn of an overloaded
  * machine for seconds is not lost; a short send buffer. */
 void sock_tune(int fd);
+/* How long data to another host may stay unacknowledged from now on, in place of those 5 s (0: for
+ * ever): Linux counts a peer that has closed its window, because it does not read, as one that is
+ * gone. */
+void sock_set_patience(int fd, unsigned timeout_ms);
 /* Whole messages on non-blocking sockets, bounded by an absolute clock_ms() deadline
  * (TUTTI_ERR_TIMEOUT) and by cancel (clock_check: its error). */
 tutti_status sock_send_all(int fd, const void *data, size_t len, uint64_t deadline_ms,
