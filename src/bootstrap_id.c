@@ -224,6 +224,7 @@ static tutti_status read_id(const struct id_layout *read, struct meeting *meetin
         return fail(TUTTI_ERR_ARG, "the unique id has unknown flags 0x%x: it was damaged",
                     read->any_root);
     meeting->any_root = read->any_root;
+    meeting->opened = true;
     memcpy(meeting->job, read->job, sizeof meeting->job);
     for (uint32_t i = 0; i < read->count; i++) {
         if (!place_to_address(&read->places[i], &meeting->places[i]))

@@ -167,7 +167,7 @@ static bool is_deserted(const struct search *search, uint64_t now)
         if (since == 0 || now < since + DESERTED_MS)
             return false;
     }
-    return search->meeting->any_root;
+    return search->meeting->opened;
 }
 
 /* Not even one descriptor is left: more time finds nobody. */
@@ -214,10 +214,14 @@ static tutti_status deserted(const struct search *search)
     const struct bootstrap *bootstrap = search->bootstrap;
     char text[PLACES_TEXT_MAX];
     describe_places(search, text);
-    return fail(TUTTI_ERR_CONNECT,
-                "rank %u of %u finds nobody behind the unique id: the process that made it has "
-                "ended, or the id has made its communicator: %s",
-                bootstrap->rank, bootstrap->size, text);
+    return fail(TUTTI_ERR_CONNECT, "rank %u of %u finds nobody %s: %s", bootstrap->rank,
+                bootstrap->size,
+                search->meeting->any_root
+                    ? "behind the unique id: the process that made it has ended, or the id has "
+                      "made its communicator"
+                    : "where rank 0 has listened: it or its rendezvous has ended, or a firewall "
+                      "refuses for it",
+                text);
 }
 
 static tutti_status starved(const struct search *search)

@@ -52,6 +52,7 @@ struct meeting {
     int listeners[MEETING_LISTENERS_MAX]; /* who has some is the root */
     uint32_t listener_count;
     bool any_root;               /* one process, with any rank, is the root, else only rank 0 */
+    bool opened;                 /* the sockets were there before the ranks heard of them */
     const struct cancel *cancel; /* borrowed for the bootstrap's life */
 };
 

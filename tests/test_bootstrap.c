@@ -446,6 +446,32 @@ static void test_bootstrap_survives_the_death_of_the_root(void)
     free(players);
 }
 
+/* Rank 0 ended before it served: its sockets were there before the id, so that is soon clear. */
+static void test_bootstrap_names_a_root_that_has_ended(void)
+{
+    struct settings settings = quick(20000);
+    tutti_unique_id id;
+    int pipes[2];
+    struct player *players = cast(2, &id, 20000);
+    CU_ASSERT_EQUAL_FATAL(pipe(pipes), 0);
+    fflush(stdout);
+    pid_t root = fork();
+    if (root == 0) {
+        if (bootstrap_root_id(&settings, &id) == TUTTI_OK)
+            (void)!write(pipes[1], &id, sizeof id);
+        _exit(1);
+    }
+    CU_ASSERT_EQUAL_FATAL(read(pipes[0], &id, sizeof id), sizeof id);
+    waitpid(root, NULL, 0);
+    play_all(players + 1, 1);
+    expect_sentence(&players[1], TUTTI_ERR_CONNECT,
+                    "rank 1 of 2 finds nobody where rank 0 has listened: it or its rendezvous has");
+    CU_ASSERT_TRUE(players[1].took_ms < 15000);
+    close(pipes[0]);
+    close(pipes[1]);
+    free(players);
+}
+
 /* ---- the environment ------------------------------------------------------------------------- */
 
 static void be_torchrun(struct player *player)
@@ -721,6 +747,7 @@ static const struct suite_test tests[] = {
     {"bootstrap_is_not_delayed_by_strangers", test_bootstrap_is_not_delayed_by_strangers},
     {"bootstrap_looks_up_amid_strangers", test_bootstrap_looks_up_amid_strangers},
     {"bootstrap_survives_the_death_of_the_root", test_bootstrap_survives_the_death_of_the_root},
+    {"bootstrap_names_a_root_that_has_ended", test_bootstrap_names_a_root_that_has_ended},
     {"bootstrap_joins_under_torchrun_beside_strangers",
      test_bootstrap_joins_under_torchrun_beside_strangers},
     {"bootstrap_joins_under_slurm", test_bootstrap_joins_under_slurm},
