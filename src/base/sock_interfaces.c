@@ -20,7 +20,8 @@
 #include "base/log.h"
 #include "base/sock.h"
 
-#define CANDIDATES_MAX 256 /* addresses looked at; no host is known to have this many */
+/* Addresses that are kept, the best: a host of many containers has one more for each of them. */
+#define CANDIDATES_MAX 256
 #define SYSFS_NET      "/sys/class/net"
 #define LAYERS_MAX     6 /* a VLAN over a bridge over a VLAN over a bond over ports, and one more */
 
@@ -216,9 +217,12 @@ static tutti_status collect(const struct settings *settings, struct candidate *l
     *count = 0;
     for (const struct ifaddrs *entry = entries; entry; entry = entry->ifa_next) {
         struct candidate candidate;
-        if (*count == CANDIDATES_MAX || !take(entry, settings, &candidate))
+        if (!take(entry, settings, &candidate))
             continue;
         candidate.rank = natural_rank(&candidate.interface);
+        if (*count == CANDIDATES_MAX && candidate.rank >= list[*count - 1].rank)
+            continue;
+        *count -= *count == CANDIDATES_MAX; /* the last makes room */
         insert(list, (*count)++, &candidate);
     }
     freeifaddrs(entries);

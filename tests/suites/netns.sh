@@ -191,6 +191,17 @@ ip -n ${tag}1 link add eth0 type veth peer name eth1
 ip -n ${tag}1 addr add fe80::1/64 dev eth0 nodad
 for e in lo eth0 eth1; do ip -n ${tag}1 link set $e up; done
 job "a host of link-local addresses" - 1 1 60 none env -u TUTTI_RENDEZVOUS -u TUTTI_RANK -u TUTTI_SIZE $small --ranks 2
+for i in $(seq 150); do # two link-local addresses each; the last interface has the one of use
+    echo "link add a$i type veth peer name b$i"
+    echo "link set a$i up"
+    echo "link set b$i up"
+done | ip -n ${tag}1 -batch -
+ip -n ${tag}1 link add wide type veth peer name eth2
+ip -n ${tag}1 addr add fd98::1/64 dev wide nodad
+for e in wide eth2; do ip -n ${tag}1 link set $e up; done
+for _ in $(seq 50); do [ "$(ip -n ${tag}1 -6 -o addr show scope link | wc -l)" -gt 300 ] && break; sleep 0.1; done
+job "a host of 300 containers" - 1 1 60 none env -u TUTTI_RENDEZVOUS -u TUTTI_RANK -u TUTTI_SIZE \
+    bash -c "TUTTI_LOG=debug $small --ranks 2 --transport tcp 2>&1 | tee /dev/stderr | grep -q 'link to .* at .fd98::1.:[0-9]* is up'"
 tag=${tag%l}
 
 # What a rank says (a pattern), in an environment of its own (a command, which knows TUTTI_RANK).
