@@ -285,7 +285,8 @@ tutti_status bootstrap_meet_at(const struct settings *settings, const char *name
     struct meeting meeting = {.cancel = cancel};
     struct sock_addresses addresses, doors;
     char job[64], host[SETTING_TEXT_MAX];
-    tutti_status status = look_up(settings, text, cancel, &addresses);
+    tutti_status status = size > 1 ? look_up(settings, text, cancel, &addresses)
+                                   : sock_parse(settings, text, &addresses);
     tutti_status wanted = clock_check(cancel);
     if (wanted == TUTTI_OK)
         wanted = check_place(name, text, status, &addresses);

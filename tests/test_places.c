@@ -375,6 +375,8 @@ static void test_places_checks_the_address_of_an_id(void)
     CU_ASSERT_PTR_NOT_NULL(
         strstr(status_sentence(), "NCCL_COMM_ID: look up the host of \"no.such"));
     settings.meet_timeout_ms = 60000;
+    CU_ASSERT_EQUAL(bootstrap_from_id(&settings, &id, 0, 1, NULL, &bootstrap), TUTTI_ERR_CONNECT);
+    CU_ASSERT_TRUE(clock_ms() - before_ms < settings.meet_timeout_ms / 2); /* but not alone */
     flag = 1;
     CU_ASSERT_EQUAL(bootstrap_from_id(&settings, &id, 1, 2, &cancel, &bootstrap),
                     TUTTI_ERR_ABORTED);
