@@ -181,13 +181,17 @@ static tutti_status look_up(const struct settings *settings, const char *text,
     uint64_t deadline_ms = clock_ms() + settings->meet_timeout_ms;
     for (bool told = false;; told = true) {
         tutti_status status = sock_parse(settings, text, addresses);
-        if (status != TUTTI_ERR_CONNECT || clock_check(cancel) != TUTTI_OK ||
-            clock_ms() + LOOK_UP_MS >= deadline_ms)
+        uint64_t next_ms = clock_ms() + LOOK_UP_MS;
+        if (status != TUTTI_ERR_CONNECT || next_ms >= deadline_ms)
             return status;
         if (!told)
             log_at(LOG_LEVEL_WARN, -1, "rendezvous: %s: tries again for %llu ms", status_sentence(),
                    (unsigned long long)settings->meet_timeout_ms);
-        clock_sleep_us(LOOK_UP_MS * 1000);
+        while (clock_ms() < next_ms) {
+            if (clock_check(cancel) != TUTTI_OK)
+                return status;
+            clock_sleep_us((uint32_t)clock_left_ms(next_ms, cancel) * 1000);
+        }
     }
 }
 
