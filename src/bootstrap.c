@@ -29,10 +29,9 @@ void meeting_set_terms(const struct settings *settings, struct meeting *meeting,
              suffix ? suffix : "");
 }
 
-void meeting_set_job(struct meeting *meeting, const char *text)
+tutti_status meeting_set_job(struct meeting *meeting, const char *text)
 {
-    tutti_status status = auth_job_id(text, meeting->job);
-    must(status == TUTTI_OK);
+    return auth_job_id(text, meeting->job);
 }
 
 void meeting_close_listeners(struct meeting *meeting)

@@ -211,11 +211,12 @@ static tutti_status meet_at_host(const struct settings *settings, const char *ho
 {
     struct meeting meeting = {0};
     struct sock_addresses addresses, doors;
-    meeting_set_job(&meeting, job);
+    tutti_status status = meeting_set_job(&meeting, job);
     meeting_set_terms(settings, &meeting, NULL);
-    if (size == 1)
+    if (status == TUTTI_OK && size == 1)
         return bootstrap_meet(&meeting, rank, size, bootstrap);
-    tutti_status status = look_up_host(settings, host, &addresses);
+    if (status == TUTTI_OK)
+        status = look_up_host(settings, host, &addresses);
     if (status == TUTTI_OK)
         status = list_places(settings, &addresses, job, avoid, &meeting);
     if (status == TUTTI_OK && rank == 0) {
@@ -300,7 +301,9 @@ tutti_status bootstrap_meet_at(const struct settings *settings, const char *name
     memcpy(meeting.places, addresses.list, addresses.count * sizeof addresses.list[0]);
     unsigned port = address_port(&addresses.list[0]);
     snprintf(job, sizeof job, "tutti rendezvous at port %u", port);
-    meeting_set_job(&meeting, job);
+    status = meeting_set_job(&meeting, job);
+    if (status != TUTTI_OK)
+        return status;
     meeting_set_terms(settings, &meeting, NULL);
     snprintf(host, sizeof host, "%s", *text == '[' ? text + 1 : text);
     *strrchr(host, *text == '[' ? ']' : ':') = 0;

@@ -107,8 +107,8 @@ struct bootstrap {
 /* The time limit and the key of a meeting: the job secret, then `suffix` (NULL: none). */
 void meeting_set_terms(const struct settings *settings, struct meeting *meeting,
                        const char *suffix);
-/* A job id from a text that all ranks of the job, and no others, know. */
-void meeting_set_job(struct meeting *meeting, const char *text);
+/* A job id from a text that all ranks of the job, and no others, know; errors of auth_job_id. */
+tutti_status meeting_set_job(struct meeting *meeting, const char *text);
 void meeting_close_listeners(struct meeting *meeting);
 
 tutti_status bootstrap_check_rank(uint32_t rank, uint32_t size);

@@ -1,9 +1,17 @@
 /* test_auth.c: the handshake with the right secret, and everything that must be refused: another
  * secret, another job, another version, garbage, one's own messages sent back, old conversations.
- */
+ * And what comes of it while the program exits. */
+#include <openssl/crypto.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "base/auth.h"
+#include "base/clock.h"
+#include "base/seal.h"
 #include "tests/suite.h"
 
 static const uint8_t job[16] = "a job of sixteen";
@@ -164,6 +172,94 @@ static void test_auth_random_bytes_differ(void)
     CU_ASSERT_EQUAL(auth_random(a, 0), TUTTI_OK);
 }
 
+/* Runs last of all that is done at exit, where it is called for. */
+static bool prove_last;
+
+static void prove_at_exit(void)
+{
+    struct auth auth;
+    if (prove_last)
+        _exit(auth_start(&auth, "s", job, false) == TUTTI_OK ? 0 : 1);
+}
+
+static void exits(void)
+{
+    prove_last = true;
+    exit(2);
+}
+
+static atomic_bool cleaned;
+
+/* Proves until it cannot, and ends when libcrypto, which the end of a thread asks as well, is done.
+ */
+static void *prove_on(void *last)
+{
+    struct auth auth;
+    tutti_status status;
+    while ((status = auth_start(&auth, "s", job, false)) == TUTTI_OK)
+        ;
+    /* While libcrypto cleans up it refuses with a reason of its own. */
+    uint64_t deadline = clock_ms() + 10000;
+    while (status != TUTTI_ERR_SYSTEM && clock_ms() < deadline)
+        status = auth_start(&auth, "s", job, false);
+    while (!atomic_load(&cleaned))
+        clock_sleep_us(100);
+    *(tutti_status *)last = status;
+    return NULL;
+}
+
+/* A program that was first to use libcrypto has it clean up at its exit, beside its threads. */
+static void cleans_up(void)
+{
+    static const uint8_t secret[32] = {1};
+    pthread_t threads[2];
+    tutti_status last[2], status;
+    struct seal *seal, *other;
+    uint8_t sealed[4 + SEAL_OVERHEAD], name[16];
+    if (seal_new(secret, sizeof secret, "x", &seal) != TUTTI_OK)
+        _exit(3);
+    for (int i = 0; i < 2; i++)
+        pthread_create(&threads[i], NULL, prove_on, &last[i]);
+    clock_sleep_us(1000);
+    OPENSSL_cleanup();
+    atomic_store(&cleaned, true);
+    for (int i = 0; i < 2; i++) {
+        pthread_join(threads[i], NULL);
+        if (last[i] != TUTTI_ERR_SYSTEM)
+            _exit(4);
+    }
+    status = seal_new(secret, sizeof secret, "x", &other);
+    if (status != TUTTI_ERR_SYSTEM || !strstr(status_sentence(), "the program exits") ||
+        auth_job_id("name", name) != TUTTI_ERR_SYSTEM)
+        _exit(5);
+    status = seal_close(seal, "text", 4, sealed); /* what was made before stays good */
+    seal_free(seal);
+    _exit(status == TUTTI_OK ? 0 : 6);
+}
+
+static int status_of_child(void (*run)(void))
+{
+    int status = -1;
+    pid_t child = fork();
+    if (child == 0) {
+        alarm(60);
+        run();
+    }
+    CU_ASSERT_EQUAL(waitpid(child, &status, 0), child);
+    return status;
+}
+
+static void test_exit_proves_to_the_end_of_the_program(void)
+{
+    CU_ASSERT_EQUAL(status_of_child(exits), 0);
+}
+
+static void test_exit_refuses_when_libcrypto_is_gone(void)
+{
+    for (int i = 0; i < 10; i++)
+        CU_ASSERT_EQUAL(status_of_child(cleans_up), 0);
+}
+
 static const struct suite_test tests[] = {
     {"auth_same_secret_is_accepted", test_auth_same_secret_is_accepted},
     {"auth_other_secret_is_refused", test_auth_other_secret_is_refused},
@@ -173,9 +269,12 @@ static const struct suite_test tests[] = {
     {"auth_old_conversation_is_refused", test_auth_old_conversation_is_refused},
     {"auth_every_flipped_bit_is_noticed", test_auth_every_flipped_bit_is_noticed},
     {"auth_random_bytes_differ", test_auth_random_bytes_differ},
+    {"exit_proves_to_the_end_of_the_program", test_exit_proves_to_the_end_of_the_program},
+    {"exit_refuses_when_libcrypto_is_gone", test_exit_refuses_when_libcrypto_is_gone},
 };
 
 int main(int argc, char **argv)
 {
+    atexit(prove_at_exit);
     return suite_run("auth", tests, sizeof tests / sizeof *tests, argc, argv);
 }

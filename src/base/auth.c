@@ -22,6 +22,7 @@
 #include <sys/random.h>
 
 #include "base/check.h"
+#include "base/crypto.h"
 
 #define AUTH_VERSION 1u
 
@@ -46,7 +47,12 @@ static tutti_status keyed_hash(const void *key, size_t key_len, const void *data
                                uint8_t out[AUTH_PROOF_LEN])
 {
     unsigned out_len = AUTH_PROOF_LEN;
-    if (!HMAC(EVP_sha256(), key, (int)key_len, data, len, out, &out_len))
+    tutti_status status = crypto_enter();
+    if (status != TUTTI_OK)
+        return status;
+    bool good = HMAC(EVP_sha256(), key, (int)key_len, data, len, out, &out_len) != NULL;
+    crypto_leave();
+    if (!good)
         return fail(TUTTI_ERR_NOMEM, "libcrypto cannot compute an HMAC-SHA256");
     must(out_len == AUTH_PROOF_LEN);
     return TUTTI_OK;
@@ -69,7 +75,12 @@ tutti_status auth_job_id(const char *name, uint8_t job[16])
 {
     uint8_t digest[EVP_MAX_MD_SIZE];
     unsigned len = 0;
-    if (EVP_Digest(name, strlen(name), digest, &len, EVP_sha256(), NULL) != 1)
+    tutti_status status = crypto_enter();
+    if (status != TUTTI_OK)
+        return status;
+    bool good = EVP_Digest(name, strlen(name), digest, &len, EVP_sha256(), NULL) == 1;
+    crypto_leave();
+    if (!good)
         return fail(TUTTI_ERR_NOMEM, "libcrypto cannot compute a SHA-256");
     must(len >= 16);
     memcpy(job, digest, 16);

@@ -17,7 +17,8 @@ struct auth {
     bool server, said_hello, took_hello;
 };
 
-/* key from the settings' secret (empty secret: a fixed key); job names the rendezvous. */
+/* key from the settings' secret (empty secret: a fixed key); job names the rendezvous. Whatever
+ * computes a hash fails with TUTTI_ERR_SYSTEM once libcrypto is gone (crypto.h). */
 tutti_status auth_start(struct auth *auth, const char *secret, const uint8_t job[16], bool server);
 tutti_status auth_hello(struct auth *auth, uint8_t out[AUTH_HELLO_LEN]);
 /* Reads the other side's hello: TUTTI_ERR_PROTOCOL (not Tutti, other version), TUTTI_ERR_AUTH

@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "base/auth.h"
+#include "base/crypto.h"
 
 #define KEY_LEN   32
 #define NONCE_LEN 12
@@ -63,10 +64,17 @@ tutti_status seal_new(const uint8_t *secret, size_t secret_len, const char *labe
     struct seal *made = calloc(1, sizeof *made);
     if (!made)
         return fail(TUTTI_ERR_NOMEM, "no memory for the keys of %s", label);
+    tutti_status status = crypto_enter();
+    if (status != TUTTI_OK) {
+        free(made);
+        return status;
+    }
     made->close = EVP_CIPHER_CTX_new();
     made->open = EVP_CIPHER_CTX_new();
     made->mask = EVP_CIPHER_CTX_new();
-    if (!make_keys(made, secret, secret_len, label)) {
+    bool good = make_keys(made, secret, secret_len, label);
+    crypto_leave();
+    if (!good) {
         seal_free(made);
         return out_of_order("derive keys with HMAC-SHA256 and AES-256");
     }

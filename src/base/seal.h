@@ -15,7 +15,7 @@
 
 struct seal; /* one thread at a time */
 
-/* Keys from the secret and the label. Errors TUTTI_ERR_NOMEM. */
+/* Keys from the secret and the label. Errors TUTTI_ERR_NOMEM, _SYSTEM (crypto.h). */
 tutti_status seal_new(const uint8_t *secret, size_t secret_len, const char *label,
                       struct seal **seal);
 /* Wipes the keys; NULL allowed. */
