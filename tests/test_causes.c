@@ -370,6 +370,52 @@ static void test_causes_survives_damaged_records(void)
     }
 }
 
+/* Rank 0 offers memory of the library's, is told that rank 2 has aborted, and frees it. Rank 1
+ * comes to read it only then; the abort was told before that the memory is gone. */
+static int free_what_was_offered(tutti_comm *comm, int rank, int size, void *context)
+{
+    enum { COUNT = 4096 }; /* long enough to be read in place, at once when it is asked for */
+    static int received[COUNT];
+    int value = 0, done = 0, wrong = 0;
+    (void)size, (void)context;
+    if (rank == 0) {
+        void *memory;
+        tutti_request *request;
+        wrong += WORLD_OK(tutti_recv(&value, 1, TUTTI_INT32, 1, comm));
+        wrong += WORLD_OK(tutti_recv(&value, 1, TUTTI_INT32, 2, comm));
+        wrong += WORLD_OK(tutti_mem_alloc(sizeof received, &memory));
+        wrong += WORLD_OK(tutti_send_start(memory, COUNT, TUTTI_INT32, 1, comm, &request));
+        wrong += WORLD_OK(tutti_test(&request, &done));
+        world_tell();
+        wrong += WORLD_TAKEN(tutti_recv(&value, 1, TUTTI_INT32, 2, comm), TUTTI_ERR_PEER);
+        tutti_wait(&request);
+        wrong += WORLD_OK(tutti_mem_free(memory));
+        usleep(400000); /* who looks after a failed communicator says that it is gone */
+        world_tell();
+        return wrong + world_await(rank, 3);
+    }
+    wrong += WORLD_OK(tutti_send(&value, 1, TUTTI_INT32, 0, comm));
+    wrong += world_await(rank, rank == 2 ? 1 : 2);
+    if (rank == 2)
+        return wrong + WORLD_OK(tutti_comm_abort(comm)) + world_await(rank, 3);
+    tutti_status status = tutti_recv(received, COUNT, TUTTI_INT32, 0, comm);
+    if (status == TUTTI_OK) /* over TCP it has come */
+        status = tutti_recv(received, 1, TUTTI_INT32, 0, comm);
+    wrong += world_check(rank, status == TUTTI_ERR_PEER, "%s", tutti_status_string(status));
+    wrong += world_says(rank, "rank 2 (host ");
+    wrong += world_says(rank, "aborted the communicator");
+    world_tell();
+    return wrong;
+}
+
+static void test_causes_names_an_abort_though_memory_is_gone(void)
+{
+    for (int i = 0; i < 3; i++) {
+        struct world world = world_over(i, 3);
+        CU_ASSERT_EQUAL(world_run(&world, free_what_was_offered, NULL), 0);
+    }
+}
+
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
@@ -380,6 +426,7 @@ int main(int argc, char **argv)
          test_causes_names_the_cause_though_who_knew_exited},
         {"tells_the_cause_over_links_of_others", test_causes_tells_the_cause_over_links_of_others},
         {"names_the_cause_that_another_told", test_causes_names_the_cause_that_another_told},
+        {"names_an_abort_though_memory_is_gone", test_causes_names_an_abort_though_memory_is_gone},
         {"names_who_lacks_descriptors", test_causes_names_who_lacks_descriptors},
         {"survives_damaged_records", test_causes_survives_damaged_records},
     };
