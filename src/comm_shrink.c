@@ -256,12 +256,18 @@ static tutti_status tell(struct shrink *shrink, uint32_t p, struct notice *notic
 static void give_up(const struct shrink *shrink, tutti_status status)
 {
     char sentence[SENTENCE_MAX];
+    uint32_t rank = shrink->parent->rank;
+    const char *name = shrink->parent->names[rank];
     bool lost = status == TUTTI_ERR_ABORTED; /* is what an abort here is to the others */
+    /* What is lacking here alone says so elsewhere. */
+    bool lacks =
+        shrink->culprit == rank && (status == TUTTI_ERR_NOMEM || status == TUTTI_ERR_SYSTEM);
     struct notice notice = {.kind = NOTICE_ABSENT,
                             .culprit = shrink->culprit,
                             .status = lost ? TUTTI_ERR_PEER : status};
     snprintf(sentence, sizeof sentence, "%s", status_sentence());
-    snprintf(notice.text, sizeof notice.text, "%.*s", (int)sizeof notice.text - 1, sentence);
+    snprintf(notice.text, sizeof notice.text, "%s%s%.*s", lacks ? name : "", lacks ? ": " : "",
+             (int)sizeof notice.text - 3, sentence);
     for (uint32_t i = 1; i < shrink->size && shrink->new_rank == 0; i++)
         (void)say(shrink, shrink->members[i], &notice);
     if (shrink->new_rank > 0 && (shrink->number > 0 || lost))

@@ -1,10 +1,12 @@
 /* test_shrink.c: communicators of the ranks that are left: after good order, deaths and aborts; and
  * the small calls that front ends need: flush, predict, cancel. */
+#include <errno.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "src/comm.h"
@@ -270,6 +272,48 @@ static void test_shrink_after_two_deaths(void)
     }
 }
 
+/* A rank without a descriptor for the meeting says so at once, and the others are told whose lack
+ * it is; when it has some again, all go on. */
+static int shrinking_without_descriptors(tutti_comm *comm, int rank, int size, void *context)
+{
+    int poor = *(int *)context, blocks[3] = {0}, received[3];
+    struct rlimit limit, none_left;
+    tutti_comm *child = NULL;
+    char name[32];
+    int wrong = WORLD_OK(tutti_alltoall(blocks, received, 1, TUTTI_INT32, comm));
+    int next = dup(0);
+    getrlimit(RLIMIT_NOFILE, &limit);
+    none_left = limit;
+    none_left.rlim_cur = (rlim_t)next;
+    close(next);
+    if (rank == poor)
+        wrong += world_check(rank, next > 0 && setrlimit(RLIMIT_NOFILE, &none_left) == 0, "limit");
+    double start = world_seconds();
+    wrong += world_check(rank, tutti_comm_shrink(comm, NULL, 0, &child) != TUTTI_OK, "shrunk");
+    wrong += world_check(rank, world_seconds() - start < 3, "took %.1f s", world_seconds() - start);
+    snprintf(name, sizeof name, "rank %d (host ", poor);
+    wrong += world_says(rank, strerror(EMFILE));
+    if (rank != poor)
+        wrong += world_check(rank, strncmp(tutti_last_error(), name, strlen(name)) == 0,
+                             "'%s' does not begin: %s", name, tutti_last_error());
+    setrlimit(RLIMIT_NOFILE, &limit);
+    world_tell();
+    wrong += world_await(rank, size);
+    wrong += WORLD_OK(tutti_comm_shrink(comm, NULL, 0, &child));
+    return wrong + check_child(child, rank, rank, size);
+}
+
+static void test_shrink_without_descriptors(void)
+{
+    static const char *const direct[][3] = {
+        {"TUTTI_TRANSPORTS=shm", "TUTTI_ALGO=alltoall:direct", NULL},
+        {"TUTTI_TRANSPORTS=tcp", "TUTTI_ALGO=alltoall:direct", NULL}};
+    for (int poor = 0; poor < 3; poor++) {
+        for (int t = 0; t < 2; t++)
+            run(WORLD_PROCESSES, 3, direct[t], shrinking_without_descriptors, &poor);
+    }
+}
+
 static void test_shrink_after_failure(void)
 {
     for (int doomed = 0; doomed < 4; doomed += 3) {
@@ -377,6 +421,7 @@ int main(int argc, char **argv)
         {"after_two_deaths", test_shrink_after_two_deaths},
         {"after_an_abort", test_shrink_after_an_abort},
         {"beside_a_thread_that_revokes", test_shrink_beside_a_thread_that_revokes},
+        {"without_descriptors", test_shrink_without_descriptors},
         {"flush_predict_cancel", test_shrink_flush_predict_cancel},
     };
     return suite_run("shrink", tests, sizeof tests / sizeof *tests, argc, argv);
