@@ -24,7 +24,7 @@ struct bootstrap;
 
 /* The root is the first rank of this process that comes; after a fork rank 0 may be it, too. */
 tutti_status bootstrap_unique_id(const struct settings *settings, tutti_unique_id *id);
-/* The root is rank 0, which this process holds. */
+/* The root is rank 0, which this process holds: a child of fork inherits nothing of it. */
 tutti_status bootstrap_root_id(const struct settings *settings, tutti_unique_id *id);
 /* An id of the address that NCCL_COMM_ID names, where it is set; else a unique one. */
 tutti_status bootstrap_id_from_env(const struct settings *settings, tutti_unique_id *id);

@@ -7,11 +7,11 @@
  * kept, without sockets, so that a second use of the id is told at once that it is one; the oldest
  * such entry makes room when a new id needs it.
  *
- * A child of fork finds the table of its parent, and the sockets in it. So that a parent which
- * forks all its ranks has one root, only rank 0 takes an inherited entry. The parent may take part
- * as well, and no mutex reaches across a fork: with the sockets waits a token, an eventfd, empty at
- * first. Whoever fills it is the root, and who finds it full is not, and sees of which sort the
- * root is.
+ * A child of fork finds the table of its parent, and the sockets in it, but for ids whose rank 0
+ * the parent holds. So that a parent which forks all its ranks has one root, only rank 0 takes an
+ * inherited entry. The parent may take part as well, and no mutex reaches across a fork: with the
+ * sockets waits a token, an eventfd, empty at first. Whoever fills it is the root, and who finds it
+ * full is not, and sees of which sort the root is.
  *
  * A process without a rank, or with one that is late, attends to its id meanwhile: a thread watches
  * the sockets, and when a rank has come and GRACE_MS later nobody has the token, it takes the
@@ -80,10 +80,20 @@ static void unlock(void)
     pthread_mutex_unlock(&waiting_lock);
 }
 
+/* What is not inherited has no sockets and no token here (owned.h). */
+static void child_of_fork(void)
+{
+    for (int i = 0; i < WAITING_MAX; i++) {
+        if (waiting_table[i].stage == WAITING && !waiting_table[i].any_root)
+            waiting_table[i] = (struct waiting){.stage = FREE};
+    }
+    unlock();
+}
+
 /* A thread that attends may have the lock while another forks. */
 static void watch_forks(void)
 {
-    pthread_atfork(lock, unlock, unlock);
+    pthread_atfork(lock, unlock, child_of_fork);
 }
 
 /* A free entry, or else the oldest that no rank needs any more. *last: the highest number. */
@@ -132,8 +142,10 @@ tutti_status waiting_put(const struct meeting *meeting)
         memcpy(entry->key, meeting->key, sizeof entry->key);
         memcpy(entry->job, meeting->job, sizeof entry->job);
         memcpy(entry->listeners, meeting->listeners, sizeof entry->listeners);
-        for (uint32_t l = 0; l < entry->listener_count; l++)
+        for (uint32_t l = 0; l < entry->listener_count && entry->any_root; l++)
             owned_forget(entry->listeners[l]); /* a child may need them */
+        if (!entry->any_root)
+            owned_add(token);
     }
     unlock();
     if (entry)
@@ -177,7 +189,7 @@ static void take(struct waiting *entry, struct meeting *meeting, uint32_t rank, 
         clock_sleep_us(50);
         lock();
     }
-    close(entry->token);
+    owned_close(owned_add(entry->token));
     memcpy(meeting->listeners, entry->listeners, sizeof entry->listeners);
     meeting->listener_count = entry->listener_count;
     for (uint32_t l = 0; l < entry->listener_count; l++)

@@ -400,7 +400,7 @@ static void test_bootstrap_joins_64_processes(void)
     struct bootstrap *alone = NULL;
     tutti_unique_id id;
     int before = open_descriptors();
-    CU_ASSERT_EQUAL_FATAL(bootstrap_root_id(&settings, &id), TUTTI_OK);
+    CU_ASSERT_EQUAL_FATAL(bootstrap_unique_id(&settings, &id), TUTTI_OK);
     struct player *players = cast(64, &id, 30000);
     uint64_t start = clock_ms();
     CU_ASSERT_TRUE(play_processes(players, 64, NULL));

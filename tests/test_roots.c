@@ -101,6 +101,32 @@ static void test_roots_across_forks(void)
     CU_ASSERT_EQUAL(open_descriptors(), before);
 }
 
+/* An id whose rank 0 is here leaves nothing to a child, which may live longer than its root. */
+static void test_roots_leave_nothing_to_children(void)
+{
+    struct settings settings = quick(5000);
+    struct bootstrap *bootstrap = NULL;
+    tutti_unique_id id, other;
+    int before = open_descriptors(), status = -1;
+    CU_ASSERT_EQUAL_FATAL(bootstrap_root_id(&settings, &id), TUTTI_OK);
+    pid_t child = fork();
+    if (child == 0) {
+        int left = open_descriptors() - before;
+        if (left != 0 || bootstrap_from_id(&settings, &id, 0, 2, NULL, &bootstrap) != TUTTI_ERR_ARG)
+            _exit(1 + left);
+        /* There is as much room for ids of its own as ever. */
+        for (int i = 0; i < 256; i++)
+            left += bootstrap_root_id(&settings, &other) != TUTTI_OK;
+        _exit(left);
+    }
+    CU_ASSERT_EQUAL(waitpid(child, &status, 0), child);
+    CU_ASSERT_TRUE(WIFEXITED(status));
+    CU_ASSERT_EQUAL(WEXITSTATUS(status), 0);
+    CU_ASSERT_EQUAL(bootstrap_from_id(&settings, &id, 0, 1, NULL, &bootstrap), TUTTI_OK);
+    bootstrap_free(bootstrap);
+    CU_ASSERT_EQUAL(open_descriptors(), before);
+}
+
 static void test_roots_of_one_rank(void)
 {
     struct stage *stage = stage_new(1, 5000);
@@ -404,6 +430,7 @@ static const struct suite_test tests[] = {
     TEST(roots_of_every_rank),
     TEST(roots_among_threads),
     TEST(roots_across_forks),
+    TEST(roots_leave_nothing_to_children),
     TEST(roots_of_one_rank),
     TEST(roots_know_an_id_that_is_used_up),
     TEST(roots_know_an_id_that_failed),
