@@ -134,7 +134,7 @@ static bool is_gone(tutti_comm *comm, uint32_t p)
     if (!peer->down)
         return false;
     tutti_status status = peer->transport->ops->notify(peer->transport, p, &notice);
-    if (status != TUTTI_OK && status != TUTTI_ERR_NOMEM)
+    if (status != TUTTI_OK && status != TUTTI_IN_PROGRESS)
         return true;
     peer->down = false;
     return false;
@@ -236,15 +236,26 @@ static tutti_status say(const struct shrink *shrink, uint32_t p, struct notice *
                : status;
 }
 
+static tutti_status missing(const struct shrink *shrink, uint32_t p)
+{
+    const tutti_comm *comm = shrink->parent;
+    return fail(TUTTI_ERR_TIMEOUT,
+                "shrink: %s did not come within %llu ms: every rank that is not "
+                "excluded must call it (TUTTI_MEET_TIMEOUT_MS sets the limit)",
+                comm->names[p], (unsigned long long)comm->settings.meet_timeout_ms);
+}
+
 /* Sends a notice, again while the peer has no room for it. */
 static tutti_status tell(struct shrink *shrink, uint32_t p, struct notice *notice)
 {
     notice->culprit = shrink->parent->rank;
     for (;;) {
         tutti_status status = say(shrink, p, notice);
-        if (status != TUTTI_ERR_NOMEM || clock_ms() >= shrink->deadline_ms)
+        if (status != TUTTI_IN_PROGRESS)
             return status;
         status = look(shrink);
+        if (status == TUTTI_OK && clock_ms() >= shrink->deadline_ms)
+            status = missing(shrink, p);
         if (status != TUTTI_OK)
             return status;
         clock_sleep_us(LOOK_US);
@@ -277,15 +288,6 @@ static void give_up(const struct shrink *shrink, tutti_status status)
 
 /* ---- the root ---------------------------------------------------------------------------------
  */
-
-static tutti_status missing(const struct shrink *shrink, uint32_t p)
-{
-    const tutti_comm *comm = shrink->parent;
-    return fail(TUTTI_ERR_TIMEOUT,
-                "shrink: %s did not come within %llu ms: every rank that is not "
-                "excluded must call it (TUTTI_MEET_TIMEOUT_MS sets the limit)",
-                comm->names[p], (unsigned long long)comm->settings.meet_timeout_ms);
-}
 
 static tutti_status call_all(struct shrink *shrink, const tutti_unique_id *id)
 {

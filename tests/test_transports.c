@@ -429,6 +429,47 @@ static void test_transports_tell_who_waits(void)
         variants_run(tell_who_waits, 2, 1, VARIANTS_ALL, waits);
 }
 
+/* A peer that reads none has room for some; once it has read them, for more. */
+static void tell_too_much(struct links_rank *rank)
+{
+    enum { MOST = 100000 };
+    struct notice notice = {.kind = 3, .text = "much"};
+    struct transport_event event;
+    struct links_patience patience = {0};
+    uint32_t word = 0;
+    links_connect_all(rank);
+    struct xfer xfer = links_xfer(1 - rank->rank, &word, 4);
+    links_expect(rank, (rank->rank == 0 ? links_send : links_recv)(rank, &xfer) == TUTTI_OK);
+    if (rank->rank == 0) {
+        tutti_status status = TUTTI_OK;
+        for (int i = 0; i < MOST && status == TUTTI_OK; i++)
+            status = rank->ops->notify(rank->transport, 1, &notice);
+        links_expect(rank, status == TUTTI_IN_PROGRESS);
+        atomic_store(&rank->world->flags[0], 1);
+        while (status == TUTTI_IN_PROGRESS && !links_out(rank, &patience)) {
+            rank->ops->poll(rank->transport);
+            status = rank->ops->notify(rank->transport, 1, &notice);
+            clock_sleep_us(1000);
+        }
+        links_expect(rank, status == TUTTI_OK);
+        atomic_store(&rank->world->flags[1], 1);
+    } else {
+        for (int i = 0; i < LINKS_LIMIT_MS && !atomic_load(&rank->world->flags[0]); i++)
+            clock_sleep_us(1000);
+        while (!atomic_load(&rank->world->flags[1]) && !links_out(rank, &patience)) {
+            rank->ops->poll(rank->transport);
+            if (!rank->ops->event(rank->transport, true, &event))
+                clock_sleep_us(100);
+        }
+    }
+    links_meet(rank, 1, 2);
+}
+
+static void test_transports_say_when_there_is_no_room(void)
+{
+    variants_run(tell_too_much, 2, 1, VARIANTS_PLAIN, 0);
+}
+
 /* Lanes that nobody reads are full; the notice comes through. */
 static void notice_past_full_lanes(struct links_rank *rank)
 {
@@ -555,12 +596,19 @@ static void test_transports_survive_a_fork(void)
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
-        TEST(transports_carry_every_size),        TEST(transports_carry_what_lies_across_pages),
-        TEST(transports_keep_order_on_all_lanes), TEST(transports_join_many_in_a_full_mesh),
-        TEST(transports_exchange_large_messages), TEST(transports_reduce_what_they_receive),
-        TEST(transports_name_a_mismatch),         TEST(transports_tell_notices_and_arrivals),
-        TEST(transports_tell_who_waits),          TEST(transports_bring_notices_past_full_lanes),
-        TEST(transports_wake_who_sleeps),         TEST(transports_survive_a_fork),
+        TEST(transports_carry_every_size),
+        TEST(transports_carry_what_lies_across_pages),
+        TEST(transports_keep_order_on_all_lanes),
+        TEST(transports_join_many_in_a_full_mesh),
+        TEST(transports_exchange_large_messages),
+        TEST(transports_reduce_what_they_receive),
+        TEST(transports_name_a_mismatch),
+        TEST(transports_tell_notices_and_arrivals),
+        TEST(transports_tell_who_waits),
+        TEST(transports_say_when_there_is_no_room),
+        TEST(transports_bring_notices_past_full_lanes),
+        TEST(transports_wake_who_sleeps),
+        TEST(transports_survive_a_fork),
     };
     return suite_run("transports", tests, sizeof tests / sizeof *tests, argc, argv);
 }

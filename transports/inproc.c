@@ -491,8 +491,7 @@ static tutti_status inproc_notify(struct transport *transport, uint32_t peer,
     struct mailbox *box = &link->shared->end[link->side].outgoing;
     uint32_t written = atomic_load_explicit(&box->written, memory_order_relaxed);
     if (written - atomic_load_explicit(&box->taken, memory_order_acquire) == MAILBOX_NOTICES)
-        return fail(TUTTI_ERR_NOMEM, "inproc: %s has not read its earlier notices",
-                    inproc->local.config->peer_names[peer]);
+        return TUTTI_IN_PROGRESS;
     link->shared->notices[link->side][written % MAILBOX_NOTICES] = *notice;
     atomic_store_explicit(&box->written, written + 1, memory_order_release);
     return TUTTI_OK;

@@ -569,12 +569,12 @@ static void flush_notices(struct shm *shm, struct shm_link *link)
 
 tutti_status shm_link_notify(struct shm *shm, struct shm_link *link, const struct notice *notice)
 {
-    if (!link || link->state == SHM_DOWN)
-        return fail(TUTTI_ERR_PEER, "shm: no link to %s",
-                    link ? shm_peer_name(shm, link->base.peer) : "that rank");
+    if (!link)
+        return fail(TUTTI_ERR_PEER, "shm: no link to that rank");
+    if (link->state == SHM_DOWN)
+        return fail(link->base.down, "%s", link->base.sentence);
     if (link->waiting_count == SHM_NOTICES_MAX)
-        return fail(TUTTI_ERR_NOMEM, "shm: %s does not read its notices",
-                    shm_peer_name(shm, link->base.peer));
+        return TUTTI_IN_PROGRESS;
     link->waiting[link->waiting_count++] = *notice;
     flush_notices(shm, link);
     return TUTTI_OK;

@@ -183,8 +183,7 @@ tutti_status tcp_control_put(struct tcp_link *link, enum tcp_control_kind kind,
     }
     size_t reserve = notice ? TCP_CONTROL_MAX : 0; /* the goodbye always fits */
     if (control->out_end + len + reserve > sizeof control->out)
-        return fail(TUTTI_ERR_NOMEM, "%u notices to %s already wait to be sent", TCP_NOTICES_MAX,
-                    tcp_peer_name(link->tcp, link->peer));
+        return TUTTI_IN_PROGRESS;
     uint8_t *at = control->out + control->out_end;
     tcp_put32(at, kind);
     tcp_put32(at + 4, len - TCP_CONTROL_LEN);

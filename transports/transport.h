@@ -177,7 +177,8 @@ struct transport_ops {
     void (*cancel)(struct transport *transport, bool leave);
     /* Best effort, in order per peer; close, disconnect and cancel wait at most TRANSPORT_FLUSH_MS
      * until it is on its way. So they do for a link that is still being made, but no longer than
-     * TRANSPORT_ANSWER_MS without a sign of a peer: it may not be here at all. */
+     * TRANSPORT_ANSWER_MS without a sign of a peer: it may not be here at all. TUTTI_IN_PROGRESS:
+     * there is no room for it now. Else what the link, if there is one, has failed of. */
     tutti_status (*notify)(struct transport *transport, uint32_t peer, const struct notice *notice);
     /* Slow path, called when nothing has moved for a while: the next event, false if none. Also
      * the place where liveness of idle links is checked. `restart` begins the round of
