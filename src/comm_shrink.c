@@ -61,7 +61,7 @@ void comm_shrink_notice(tutti_comm *comm, uint32_t peer, const struct notice *no
                            : notice->kind == NOTICE_COMING ? &from->coming
                                                            : &from->absent;
     if (notice->kind == NOTICE_COMING &&
-        notice->tag.word[0] == 0) { /* it is here; or is_gone asked */
+        notice->tag.word[0] == 0) { /* it is here; or check_link asked */
         free(from->absent);
         from->absent = NULL;
         return;
@@ -125,19 +125,21 @@ static tutti_status hear(struct shrink *shrink, uint32_t p)
     return fail(status_heard(absent.status, TUTTI_ERR_PEER), "%s", absent.text);
 }
 
-/* A link goes down for transfers when one of them is cut off, too: only a peer that cannot be told
- * anything any more is gone. */
-static bool is_gone(tutti_comm *comm, uint32_t p)
+/* Of a link that is down. It goes down for transfers when one of them is cut off, too: only a peer
+ * that cannot be told anything any more is gone, unless it is for lack of something here. */
+static tutti_status check_link(tutti_comm *comm, uint32_t p)
 {
     struct comm_peer *peer = &comm->peers[p];
     struct notice notice = {.kind = NOTICE_COMING, .culprit = comm->rank};
-    if (!peer->down)
-        return false;
+    char why[SENTENCE_MAX];
     tutti_status status = peer->transport->ops->notify(peer->transport, p, &notice);
-    if (status != TUTTI_OK && status != TUTTI_IN_PROGRESS)
-        return true;
-    peer->down = false;
-    return false;
+    peer->down = status != TUTTI_OK && status != TUTTI_IN_PROGRESS;
+    if (!peer->down)
+        return TUTTI_OK;
+    snprintf(why, sizeof why, "%s", comm->down_peer == p ? comm->down_sentence : status_sentence());
+    if (status == TUTTI_ERR_NOMEM || status == TUTTI_ERR_SYSTEM)
+        return fail(status, "shrink: %.400s", why);
+    return fail(TUTTI_ERR_PEER, "shrink: %.300s: exclude that rank too", why);
 }
 
 static tutti_status check_member(struct shrink *shrink, uint32_t p)
@@ -160,11 +162,7 @@ static tutti_status check_member(struct shrink *shrink, uint32_t p)
                     "shrink: %s has left for good the communicator that failed (%.250s): exclude "
                     "that rank too",
                     comm->names[p], comm->sentence);
-    if (is_gone(comm, p) && comm->down_peer == p)
-        return fail(TUTTI_ERR_PEER, "shrink: %.300s: exclude that rank too", comm->down_sentence);
-    if (peer->down)
-        return fail(TUTTI_ERR_PEER, "shrink: %s is lost: exclude that rank too", comm->names[p]);
-    return TUTTI_OK;
+    return peer->down ? check_link(comm, p) : TUTTI_OK;
 }
 
 static tutti_status check_here(const struct shrink *shrink)
@@ -245,21 +243,23 @@ static tutti_status missing(const struct shrink *shrink, uint32_t p)
                 comm->names[p], (unsigned long long)comm->settings.meet_timeout_ms);
 }
 
-/* Sends a notice, again while the peer has no room for it. */
+/* Sends a notice, again while the peer has no room for it; the look says why that is for ever. */
 static tutti_status tell(struct shrink *shrink, uint32_t p, struct notice *notice)
 {
+    struct comm_peer *peer = &shrink->parent->peers[p];
+    tutti_status status = comm_connect(shrink->parent, p);
     notice->culprit = shrink->parent->rank;
-    for (;;) {
-        tutti_status status = say(shrink, p, notice);
-        if (status != TUTTI_IN_PROGRESS)
-            return status;
+    while (status == TUTTI_OK) {
+        tutti_status said = say(shrink, p, notice);
+        if (said == TUTTI_OK)
+            return TUTTI_OK;
+        peer->down = peer->down || said != TUTTI_IN_PROGRESS;
         status = look(shrink);
         if (status == TUTTI_OK && clock_ms() >= shrink->deadline_ms)
             status = missing(shrink, p);
-        if (status != TUTTI_OK)
-            return status;
         clock_sleep_us(LOOK_US);
     }
+    return status;
 }
 
 /* There will be no communicator: the sentence says why. Who was never called has nothing to say of
@@ -270,9 +270,9 @@ static void give_up(const struct shrink *shrink, tutti_status status)
     uint32_t rank = shrink->parent->rank;
     const char *name = shrink->parent->names[rank];
     bool lost = status == TUTTI_ERR_ABORTED; /* is what an abort here is to the others */
-    /* What is lacking here alone says so elsewhere. */
-    bool lacks =
-        shrink->culprit == rank && (status == TUTTI_ERR_NOMEM || status == TUTTI_ERR_SYSTEM);
+    /* What is lacking here alone says so elsewhere; once all have met, that is told to all. */
+    bool lacks = !shrink->joined && shrink->culprit == rank &&
+                 (status == TUTTI_ERR_NOMEM || status == TUTTI_ERR_SYSTEM);
     struct notice notice = {.kind = NOTICE_ABSENT,
                             .culprit = shrink->culprit,
                             .status = lost ? TUTTI_ERR_PEER : status};
@@ -408,8 +408,10 @@ static tutti_status find_reason(struct shrink *shrink, tutti_status status)
 {
     char text[SHRINK_TEXT_MAX];
     bool others = status == TUTTI_ERR_CONNECT || status == TUTTI_ERR_PEER;
+    /* The root's lack is told by it, with its name; only the rendezvous has told this rank yet. */
+    bool told = others || (status == TUTTI_ERR_NOMEM && shrink->new_rank > 0);
     snprintf(text, sizeof text, "%.*s", (int)sizeof text - 1, status_sentence());
-    for (uint64_t until = clock_ms() + REASON_MS; others && clock_ms() < until;) {
+    for (uint64_t until = clock_ms() + REASON_MS; told && clock_ms() < until;) {
         if (look(shrink) != TUTTI_OK)
             break;
         clock_sleep_us(LOOK_US);

@@ -303,6 +303,31 @@ static int shrinking_without_descriptors(tutti_comm *comm, int rank, int size, v
     return wrong + check_child(child, rank, rank, size);
 }
 
+/* The root has none left for its links, however many it had for the meeting: its call ends. */
+static int calling_without_descriptors(tutti_comm *comm, int rank, int size, void *context)
+{
+    struct rlimit limit, few;
+    tutti_comm *child = NULL;
+    int wrong = 0, next = dup(0);
+    (void)context;
+    close(next);
+    getrlimit(RLIMIT_NOFILE, &limit);
+    few = limit;
+    few.rlim_cur = (rlim_t)next;
+    for (bool linking = false; rank == 0 && wrong == 0 && !linking; few.rlim_cur++) {
+        double start = world_seconds();
+        wrong += world_check(rank, setrlimit(RLIMIT_NOFILE, &few) == 0, "setrlimit");
+        wrong += world_check(rank, tutti_comm_shrink(comm, NULL, 0, &child) != TUTTI_OK, "shrunk");
+        wrong += world_says(rank, strerror(EMFILE));
+        wrong +=
+            world_check(rank, world_seconds() - start < 3, "took %.1f s", world_seconds() - start);
+        linking = strstr(tutti_last_error(), "rank 1 (host ");
+    }
+    setrlimit(RLIMIT_NOFILE, &limit);
+    world_tell();
+    return wrong + world_await(rank, size);
+}
+
 static void test_shrink_without_descriptors(void)
 {
     static const char *const direct[][3] = {
@@ -311,6 +336,45 @@ static void test_shrink_without_descriptors(void)
     for (int poor = 0; poor < 3; poor++) {
         for (int t = 0; t < 2; t++)
             run(WORLD_PROCESSES, 3, direct[t], shrinking_without_descriptors, &poor);
+    }
+    run(WORLD_PROCESSES, 2, shm, calling_without_descriptors, NULL);
+    run(WORLD_PROCESSES, 2, tcp, calling_without_descriptors, NULL);
+}
+
+/* A rank dies that had no link to anyone: who shrinks without knowing is told. */
+static int shrinking_without_knowing(tutti_comm *comm, int rank, int size, void *context)
+{
+    int doomed = *(int *)context, wrong = 0;
+    char name[32];
+    tutti_comm *child = NULL;
+    if (rank == doomed)
+        raise(SIGKILL);
+    usleep(200000);
+    double start = world_seconds();
+    snprintf(name, sizeof name, "rank %d (host ", doomed);
+    wrong += WORLD_TAKEN(tutti_comm_shrink(comm, NULL, 0, &child), TUTTI_ERR_PEER);
+    wrong += world_says(rank, name);
+    wrong += world_check(rank, world_seconds() - start < 6, "took %.1f s", world_seconds() - start);
+    world_tell();
+    wrong += world_await(rank, size - 1);
+    wrong += WORLD_OK(tutti_comm_shrink(comm, &doomed, 1, &child));
+    return wrong + check_child(child, rank, rank - (rank > doomed), size - 1);
+}
+
+static void test_shrink_without_knowing_of_a_death(void)
+{
+    static const char *const settings[][3] = {
+        {"TUTTI_TRANSPORTS=shm", "TUTTI_MEET_TIMEOUT_MS=20000", NULL},
+        {"TUTTI_TRANSPORTS=tcp", "TUTTI_MEET_TIMEOUT_MS=20000", NULL}};
+    for (int doomed = 0; doomed < 3; doomed++) {
+        for (int t = 0; t < 2; t++) {
+            struct world world = {.kind = WORLD_PROCESSES,
+                                  .size = 3,
+                                  .settings = settings[t],
+                                  .limit_s = 70,
+                                  .doomed = doomed + 1};
+            CU_ASSERT_EQUAL(world_run(&world, shrinking_without_knowing, &doomed), 0);
+        }
     }
 }
 
@@ -421,6 +485,7 @@ int main(int argc, char **argv)
         {"after_two_deaths", test_shrink_after_two_deaths},
         {"after_an_abort", test_shrink_after_an_abort},
         {"beside_a_thread_that_revokes", test_shrink_beside_a_thread_that_revokes},
+        {"without_knowing_of_a_death", test_shrink_without_knowing_of_a_death},
         {"without_descriptors", test_shrink_without_descriptors},
         {"flush_predict_cancel", test_shrink_flush_predict_cancel},
     };

@@ -125,9 +125,11 @@ static void link_end(struct shm *shm, struct shm_link *link, tutti_status status
                      const char *sentence)
 {
     char copy[SENTENCE_MAX];
+    /* Who has something to tell waits for a link that is being made as a transfer does. */
+    bool unheard = link->state != SHM_UP && link->waiting_count > 0;
     snprintf(copy, sizeof copy, "%s", sentence); /* it may be the thread's last, soon overwritten */
     set_state(shm, link, SHM_DOWN);
-    local_link_fail(&shm->local, &link->base, status, quiet, copy);
+    local_link_fail(&shm->local, &link->base, status, quiet && !unheard, copy);
     close_descriptors(shm, link);
 }
 

@@ -19,13 +19,14 @@
 #define LINGER_MS     200
 #define BYE_LINGER_MS 3000
 
-bool tcp_link_busy(const struct tcp_link *link)
+/* Does somebody here wait for it, be it to tell the peer something? */
+static bool is_wanted(const struct tcp_link *link)
 {
     for (uint32_t i = 0; i < link->tcp->config->lanes; i++) {
         if (link->lanes[i].recvs.head || link->lanes[i].sends.head)
             return true;
     }
-    return false;
+    return link->control.out_end > link->control.out_begin;
 }
 
 void tcp_link_linger(struct tcp_link *link)
@@ -46,7 +47,7 @@ void tcp_link_end(struct tcp_link *link, tutti_status status, const char *format
     va_end(args);
     /* No news: a goodbye, or a peer that went before the link was made, when nothing here is
      * hurt by it. Receives tell when their lane runs dry without them. */
-    link->down = was_up ? !link->bye : tcp_link_busy(link);
+    link->down = was_up ? !link->bye : is_wanted(link);
     link->state = TCP_LINK_ENDED;
     link->status = status;
     tcp_link_linger(link);
