@@ -93,23 +93,23 @@ static struct pace *pace_of(struct program *p, const struct span *span, bool is_
     return span->buffer == BUFFER_OUT && span->len >= PACE_MIN ? &p->pace[is_copy] : NULL;
 }
 
-static void run_local(struct program *p, uint32_t s)
+static void write_local(struct program *p, const struct step *step)
 {
-    const struct step *step = &p->plan.schedule->steps[s];
     bool is_copy = step->kind == STEP_COPY;
     char *dst = p->bound[step->dst.buffer] + step->dst.off;
     const char *a = p->bound[step->a.buffer] + step->a.off;
     const char *b = is_copy ? a : p->bound[step->b.buffer] + step->b.off;
+    if (is_copy && dst == a) /* in place: what writes nothing says nothing about the pace */
+        return;
     struct pace *pace = pace_of(p, &step->dst, is_copy);
     uint64_t begin;
     bool past = pace_begin(pace, &begin);
     bool stream = past || (dst != a && dst != b && past_caches(p, step));
     if (!is_copy)
         (stream ? reduce_stream : reduce_apply)(&p->reducer, dst, a, b, step->dst.len);
-    else if (dst != a)
+    else
         (stream ? mem_stream : mem_copy)(dst, a, step->dst.len);
     pace_end(pace, past, step->dst.len, begin);
-    exec_step_done(p, s);
 }
 
 static tutti_status run_ready(struct tutti_comm *comm, struct program *p)
@@ -132,7 +132,9 @@ static tutti_status run_ready(struct tutti_comm *comm, struct program *p)
                 return status;
             p->ready_locals--;
         } else {
-            run_local(p, p->ready[--p->ready_locals]);
+            uint32_t s = p->ready[--p->ready_locals];
+            write_local(p, &schedule->steps[s]);
+            exec_step_done(p, s);
         }
     }
     return TUTTI_OK;

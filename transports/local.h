@@ -21,6 +21,7 @@ extern const struct transport_ops inproc_ops, shm_ops;
  * goes on between them, or each of two ranks that read much from each other waits for the other to
  * have read all that it was offered. */
 #define LOCAL_TURN_BYTES (64u << 10)
+
 struct local_link;
 
 struct lane {

@@ -33,8 +33,7 @@ void local_apply(struct xfer *xfer, size_t off, const void *bytes, size_t n)
 {
     uint64_t begin;
     bool past = pace_begin(xfer->pace, &begin);
-    /* A sum that replaces an operand finds its lines in the cache: the hint spares nothing there.
-     */
+    /* A sum that replaces an operand has read its lines already: the hint spares nothing there. */
     bool hinted = xfer->past_caches && !(xfer->reducer && xfer->dst == xfer->other);
     apply(xfer, off, bytes, n, past || hinted);
     pace_end(xfer->pace, past, n, begin);
