@@ -92,23 +92,41 @@ static void test_nccl_env_goes_behind_tuttis(void)
     nccl_world_run(WORLD_PROCESSES, 1, settings, is_ours, NULL);
 }
 
-/* What cannot be followed is a line of the log, where there is one. */
-static int complains(tutti_comm *native, int rank, int size, void *context)
+#define CAUGHT "/tmp/tutti_test_env_XXXXXX"
+
+/* From here on the log of this process goes to a file of its own. */
+static void catch_log(char *path)
 {
-    char path[] = "/tmp/tutti_test_env_XXXXXX", line[1024] = "", want[128], host[64] = "";
-    const char *asked = context, *part = "NCCL_IB_TIMEOUT=99 is ignored: TUTTI_VERBS_TIMEOUT=99 is";
-    int fd = mkstemp(path), lines = 0, wrong;
-    (void)native, (void)size;
+    int fd = mkstemp(path);
     fflush(stderr);
     dup2(fd, STDERR_FILENO);
     close(fd);
-    wrong = check(rank, "TUTTI_VERBS_TIMEOUT", "14");
+}
+
+/* How many lines of it have the part; it is gone then. */
+static int caught_with(const char *path, const char *part)
+{
+    char line[1024];
+    int lines = 0;
     FILE *file = fopen(path, "r");
     while (file && fgets(line, sizeof line, file))
         lines += strstr(line, part) != NULL;
     if (file)
         fclose(file);
     unlink(path);
+    return lines;
+}
+
+/* What cannot be followed is a line of the log, where there is one. */
+static int complains(tutti_comm *native, int rank, int size, void *context)
+{
+    char path[] = CAUGHT, want[128], host[64] = "";
+    const char *asked = context, *part = "NCCL_IB_TIMEOUT=99 is ignored: TUTTI_VERBS_TIMEOUT=99 is";
+    int lines, wrong;
+    (void)native, (void)size;
+    catch_log(path);
+    wrong = check(rank, "TUTTI_VERBS_TIMEOUT", "14");
+    lines = caught_with(path, part);
     gethostname(host, sizeof host - 1);
     snprintf(want, sizeof want, "/tmp/of.%s.%ld", host, (long)getpid());
     wrong += check(rank, "TUTTI_LOG_FILE", want);
@@ -137,11 +155,9 @@ struct shown {
 static int shows(tutti_comm *native, int rank, int size, void *context)
 {
     const struct shown *shown = context;
-    char path[] = "/tmp/tutti_test_env_XXXXXX", line[1024] = "", part[64];
-    int fd = mkstemp(path), lines = 0, version = 0, wrong = 0;
-    fflush(stderr);
-    dup2(fd, STDERR_FILENO);
-    close(fd);
+    char path[] = CAUGHT, part[64];
+    int lines, version = 0, wrong = 0;
+    catch_log(path);
     for (int i = 0; i < 2; i++) {
         ncclComm_t comm = NULL;
         wrong += nccl_world_init(native, rank, size, &comm) + OK(ncclCommDestroy(comm));
@@ -149,12 +165,7 @@ static int shows(tutti_comm *native, int rank, int size, void *context)
     wrong += OK(ncclGetVersion(&version));
     snprintf(part, sizeof part, "NCCL version %d.%d.%d+tutti", version / 10000, version / 100 % 100,
              version % 100);
-    FILE *file = fopen(path, "r");
-    while (file && fgets(line, sizeof line, file))
-        lines += strstr(line, part) != NULL;
-    if (file)
-        fclose(file);
-    unlink(path);
+    lines = caught_with(path, part);
     return wrong + world_check(rank, lines == (rank == 0 ? shown->first : shown->others),
                                "%d lines with %s", lines, shown->debug);
 }
