@@ -186,6 +186,38 @@ static void test_settings_unknown_name_gets_its_neighbours(void)
     CU_ASSERT(strlen(status_sentence()) < 200);
 }
 
+/* As Kubernetes and Docker set them where a service has that name. */
+static void test_settings_leave_what_tells_of_a_service(void)
+{
+    static const char *const told[][2] = {{"TUTTI_SERVICE_HOST", "10.96.7.1"},
+                                          {"TUTTI_SERVICE_PORT", "5555"},
+                                          {"TUTTI_SERVICE_PORT_RENDEZVOUS", "5555"},
+                                          {"TUTTI_PORT", "tcp://10.96.7.1:5555"},
+                                          {"TUTTI_PORT_5555_TCP", "tcp://10.96.7.1:5555"},
+                                          {"TUTTI_PORT_5555_TCP_PROTO", "tcp"},
+                                          {"TUTTI_PORT_5555_TCP_PORT", "5555"},
+                                          {"TUTTI_PORT_5555_TCP_ADDR", "10.96.7.1"},
+                                          {"TUTTI_RANK_0_SERVICE_HOST", "10.96.7.2"},
+                                          {"TUTTI_RANK_0_PORT", "udp://10.96.7.2:53"},
+                                          {"TUTTI_RANK_0_PORT_53_UDP_ADDR", "10.96.7.2"}};
+    static const char *const mistaken[][2] = {{"TUTTI_PORT", "5000-5100"},
+                                              {"TUTTI_PORT_RANGE", "5000-5100"},
+                                              {"TUTTI_SERVICE_LEVEL", "3"},
+                                              {"TUTTI_INTERFACE_PORT", "2"}};
+    struct settings settings;
+    clean_environment();
+    for (size_t i = 0; i < sizeof told / sizeof *told; i++)
+        setenv(told[i][0], told[i][1], 1);
+    CU_ASSERT_EQUAL(settings_load(&settings), TUTTI_OK);
+    for (size_t i = 0; i < sizeof mistaken / sizeof *mistaken; i++) {
+        clean_environment();
+        setenv(mistaken[i][0], mistaken[i][1], 1);
+        CU_ASSERT_EQUAL(settings_load(&settings), TUTTI_ERR_SETTING);
+        CU_ASSERT_PTR_NOT_NULL(strstr(status_sentence(), " is no setting: "));
+    }
+    clean_environment();
+}
+
 static void test_settings_load_reads_the_environment(void)
 {
     struct settings settings;
@@ -356,6 +388,7 @@ static const struct suite_test tests[] = {
     {"settings_choices", test_settings_choices},
     {"settings_texts", test_settings_texts},
     {"settings_unknown_name_gets_its_neighbours", test_settings_unknown_name_gets_its_neighbours},
+    {"settings_leave_what_tells_of_a_service", test_settings_leave_what_tells_of_a_service},
     {"settings_load_reads_the_environment", test_settings_load_reads_the_environment},
     {"settings_secret_comes_from_its_file", test_settings_secret_comes_from_its_file},
     {"settings_print_shows_every_row_but_no_secret",

@@ -3,7 +3,8 @@
  * parser, one printer and one error sentence per kind serve every row.
  * Invariant: a row's value is always within its range; a refused text leaves it as it was.
  * A TUTTI_* variable that names no row is refused: a setting with a typing mistake would otherwise
- * be silently without effect. TUTTI_TEST_* belongs to the tests and is left alone. */
+ * be silently without effect. TUTTI_TEST_* belongs to the tests and is left alone, and so is what
+ * Kubernetes sets in every container for services named tutti or tutti-something. */
 #include "base/settings.h"
 
 #include <ctype.h>
@@ -407,6 +408,16 @@ tutti_status settings_port_range(const struct settings *settings, unsigned *low,
     return TUTTI_OK;
 }
 
+/* Is it one that tells of a service: [X_]SERVICE_HOST, [X_]SERVICE_PORT[_NAME],
+ * [X_]PORT=tcp://address:port, [X_]PORT_80_TCP[_ADDR and more]? */
+static bool names_a_service(const char *variable)
+{
+    const char *port = strstr(variable, "PORT"), *after = port ? port + sizeof "PORT" - 1 : "";
+    return strstr(variable, "SERVICE_HOST=") || strstr(variable, "SERVICE_PORT") ||
+           (*after == '=' && strstr(after, "://")) ||
+           (*after == '_' && after[1] >= '0' && after[1] <= '9');
+}
+
 tutti_status settings_load(struct settings *settings)
 {
     struct settings loaded;
@@ -421,6 +432,8 @@ tutti_status settings_load(struct settings *settings)
         if (name[len] == '\0')
             continue;
         const struct row *row = find_row(name, len);
+        if (!row && names_a_service(name))
+            continue;
         tutti_status status = row ? set_row(&loaded, row, name + len + 1) : unknown_name(name, len);
         if (status != TUTTI_OK)
             return status;
