@@ -4,7 +4,8 @@
  * repetitions fit the budget, warm up, meet in a barrier, then call back to back with a clock
  * reading between calls. The time shown is the loop's mean (as in nccl-tests); minimum, median and
  * 99th percentile come from the readings. After that the buffers are filled anew, one call is made
- * and every byte compared.
+ * and every byte compared. With --rewrite each call of the loop has its input written first, and
+ * the time includes that: what the library's reading makes writing cost is the program's loss.
  *
  * With a peer the timed loop is cut into blocks, ours and theirs in turn: A B A B ... Each block
  * ends in a barrier of its own library, so that no rank waits in one library while another still
@@ -53,6 +54,21 @@ static void call_or_die(const struct bench *bench)
 {
     if (bench->call.row->run(&bench->call, bench->comm) != TUTTI_OK)
         bench_die(bench, bench->call.row->name);
+}
+
+/* One of many calls that are timed: with --rewrite on an input that this core has just written,
+ * from a copy that nobody else reads. */
+static void write_input(const struct bench *bench)
+{
+    const struct call *call = &bench->call;
+    if (bench->fresh && call->in_extent)
+        memcpy((void *)call->in, bench->fresh, call->in_extent * call->elem_size);
+}
+
+static void repeat_or_die(const struct bench *bench)
+{
+    write_input(bench);
+    call_or_die(bench);
 }
 
 static void *allocate(const struct bench *bench, size_t bytes)
@@ -126,6 +142,7 @@ bool bench_open(struct bench *bench, const struct options *options, tutti_comm *
                            arena_open(bench, &bench->peer_out, bytes, true)));
     uint64_t most = options->iters ? options->iters : ADAPTIVE_MOST;
     bench->samples_max = most < SAMPLES_MOST ? (size_t)most : SAMPLES_MOST;
+    bench->fresh = options->rewrite ? allocate(bench, bytes) : NULL;
     bench->samples = allocate(bench, bench->samples_max * sizeof(double));
     bench->records = allocate(bench, size * sizeof(struct record));
     bench->call.counts = allocate(bench, size * sizeof(size_t));
@@ -144,6 +161,7 @@ void bench_close(struct bench *bench)
         arena_close(bench, &bench->peer_in, true);
         arena_close(bench, &bench->peer_out, true);
     }
+    free(bench->fresh);
     free(bench->samples);
     free(bench->records);
     free(bench->call.counts);
@@ -273,7 +291,7 @@ static void agree(struct bench *bench, double budget_us, uint64_t least, uint64_
     double us = 0;
     for (int i = 0; i < 2; i++) {
         double start = bench_now_us();
-        call_or_die(bench);
+        repeat_or_die(bench);
         us = bench_now_us() - start;
     }
     bench_exchange(bench, &us, 1);
@@ -290,7 +308,7 @@ static double loop_ours(struct bench *bench, uint64_t iters)
 {
     double start = bench_now_us(), before = start;
     for (uint64_t i = 0; i < iters; i++) {
-        call_or_die(bench);
+        repeat_or_die(bench);
         double now = bench_now_us();
         bench->samples[i % bench->samples_max] = now - before;
         before = now;
@@ -302,6 +320,7 @@ static double loop_theirs(const struct bench *bench, uint64_t iters)
 {
     double start = bench_now_us(), now = start;
     for (uint64_t i = 0; i < iters; i++) {
+        write_input(bench);
         int code = bench->peer->run(&bench->call);
         if (code != 0) {
             fprintf(stderr, "coll_perf: rank %d: %s of %s failed with code %d\n", bench->rank,
@@ -330,7 +349,7 @@ static void time_alone(struct bench *bench, struct timing *timing)
     uint64_t warmup, iters;
     agree(bench, bench->options->budget_ms * 1e3, ADAPTIVE_LEAST, &warmup, &iters);
     for (uint64_t i = 0; i < warmup; i++)
-        call_or_die(bench);
+        repeat_or_die(bench);
     meet(bench);
     double mean = loop_ours(bench, iters);
     size_t count = iters < bench->samples_max ? (size_t)iters : bench->samples_max;
@@ -390,7 +409,7 @@ static void time_in_turn(struct bench *bench, struct timing *timing)
         point_call(&bench->call, &bench->in, &bench->out);
         meet(bench);
         for (uint64_t i = 0; i < warmup; i++)
-            call_or_die(bench);
+            repeat_or_die(bench);
         meet(bench);
         double mine = loop_ours(bench, iters);
         meet(bench);
@@ -495,6 +514,8 @@ void bench_measure(struct bench *bench, struct timing *timing)
     *timing = (struct timing){.measured = true};
     const struct arena *in = point_call(&bench->call, &bench->in, &bench->out);
     fill(bench, in);
+    if (bench->fresh && bench->call.in_extent)
+        memcpy(bench->fresh, bench->call.in, bench->call.in_extent * bench->call.elem_size);
     meet(bench);
     if (bench->peer && bench->peer->supports(&bench->call)) {
         time_in_turn(bench, timing);

@@ -22,6 +22,7 @@ struct bench {
     const struct peer *peer;        /* NULL without --peer */
     struct arena in, out;           /* from the library */
     struct arena peer_in, peer_out; /* from the peer's allocator */
+    unsigned char *fresh;           /* what each call's IN is written from; NULL: it stays */
     struct data data;               /* of the type and operation in hand */
     tutti_op premulsum;             /* of the type in hand; 0: none */
     struct call call;               /* with room for [size] counts, displs, segments */

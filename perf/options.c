@@ -49,6 +49,8 @@ static const char help_sizes[] =
     "                       least, 3 the greatest (1)\n"
     "      --memory KIND    lib: tutti_mem_alloc; malloc: ordinary memory; cuda: that\n"
     "                       of the GPU (lib)\n"
+    "      --rewrite        write the input before each call, as programs do; the\n"
+    "                       time includes it\n"
     "\n";
 
 static const char help_tail[] =
@@ -79,35 +81,22 @@ static const char help_tail[] =
     "touched outside of it. Exit status: 0 good; 1 wrong elements; 2 a mistake in an\n"
     "option or a setting; 3 the run failed.\n";
 
-static const struct option long_options[] = {{"min", required_argument, NULL, 'b'},
-                                             {"max", required_argument, NULL, 'e'},
-                                             {"factor", required_argument, NULL, 'f'},
-                                             {"increment", required_argument, NULL, 'i'},
-                                             {"iters", required_argument, NULL, 'n'},
-                                             {"warmup", required_argument, NULL, 'w'},
-                                             {"check", required_argument, NULL, 'c'},
-                                             {"datatype", required_argument, NULL, 'd'},
-                                             {"op", required_argument, NULL, 'o'},
-                                             {"root", required_argument, NULL, 'r'},
-                                             {"average", required_argument, NULL, 'a'},
-                                             {"budget", required_argument, NULL, 'B'},
-                                             {"memory", required_argument, NULL, 'M'},
-                                             {"ranks", required_argument, NULL, 'R'},
-                                             {"threads", required_argument, NULL, 't'},
-                                             {"bind", required_argument, NULL, 'p'},
-                                             {"peer", required_argument, NULL, 'P'},
-                                             {"blocks", required_argument, NULL, 'k'},
-                                             {"transport", required_argument, NULL, 'T'},
-                                             {"algo", required_argument, NULL, 'A'},
-                                             {"lanes", required_argument, NULL, 'L'},
-                                             {"chunk", required_argument, NULL, 'C'},
-                                             {"json", required_argument, NULL, 'J'},
-                                             {"csv", required_argument, NULL, 'V'},
-                                             {"verbose", no_argument, NULL, 'v'},
-                                             {"settings", no_argument, NULL, 'S'},
-                                             {"help", no_argument, NULL, 'h'},
-                                             {"version", no_argument, NULL, 'N'},
-                                             {NULL, 0, NULL, 0}};
+static const struct option long_options[] = {
+    {"min", required_argument, NULL, 'b'},     {"max", required_argument, NULL, 'e'},
+    {"factor", required_argument, NULL, 'f'},  {"increment", required_argument, NULL, 'i'},
+    {"iters", required_argument, NULL, 'n'},   {"warmup", required_argument, NULL, 'w'},
+    {"check", required_argument, NULL, 'c'},   {"datatype", required_argument, NULL, 'd'},
+    {"op", required_argument, NULL, 'o'},      {"root", required_argument, NULL, 'r'},
+    {"average", required_argument, NULL, 'a'}, {"budget", required_argument, NULL, 'B'},
+    {"memory", required_argument, NULL, 'M'},  {"rewrite", no_argument, NULL, 'W'},
+    {"ranks", required_argument, NULL, 'R'},   {"threads", required_argument, NULL, 't'},
+    {"bind", required_argument, NULL, 'p'},    {"peer", required_argument, NULL, 'P'},
+    {"blocks", required_argument, NULL, 'k'},  {"transport", required_argument, NULL, 'T'},
+    {"algo", required_argument, NULL, 'A'},    {"lanes", required_argument, NULL, 'L'},
+    {"chunk", required_argument, NULL, 'C'},   {"json", required_argument, NULL, 'J'},
+    {"csv", required_argument, NULL, 'V'},     {"verbose", no_argument, NULL, 'v'},
+    {"settings", no_argument, NULL, 'S'},      {"help", no_argument, NULL, 'h'},
+    {"version", no_argument, NULL, 'N'},       {NULL, 0, NULL, 0}};
 
 static const struct {
     tutti_dtype dtype;
@@ -476,6 +465,8 @@ static bool complete(struct options *options)
         mistake = "--peer runs ranks as processes: use --ranks, not --threads";
     else if (options->peer_kind && options->memory == MEMORY_CUDA)
         mistake = "--peer compares host memory only: not with --memory cuda";
+    else if (options->rewrite && options->memory == MEMORY_CUDA)
+        mistake = "--rewrite writes host memory: not with --memory cuda";
     else if (ranks > 0 && options->root >= 0 && (unsigned)options->root >= ranks)
         mistake = root;
     if (options->blocks == 0)
@@ -509,6 +500,8 @@ int options_read(struct options *options, int argc, char **argv)
             options->verbose = true;
         else if (letter == 'S')
             options->settings = true;
+        else if (letter == 'W')
+            options->rewrite = true;
         else if (letter == '?')
             good = false; /* getopt has said why */
         else if (strchr("befinw", letter))

@@ -45,6 +45,7 @@ struct options {
     unsigned threads; /* ranks per process, as threads */
     enum bind bind;
     enum memory memory;
+    bool rewrite;                                 /* IN is written before each call */
     const char *transport, *algo, *lanes, *chunk; /* NULL: as the environment says */
     const char *json, *csv;
     bool verbose, settings;

@@ -66,7 +66,8 @@ static void json_head(struct report *report, const struct rank_info *infos)
     fprintf(file, "  \"ranks\": %d,\n  \"hosts\": %d,\n", report->size, report->hosts);
     fprintf(file, "  \"transport\": ");
     json_text(file, report->transport);
-    fprintf(file, ",\n  \"peer\": ");
+    fprintf(file,
+            ",\n  \"rewrite\": %s,\n  \"peer\": ", report->options->rewrite ? "true" : "false");
     if (report->peer)
         json_text(file, report->peer->version);
     else
@@ -86,10 +87,11 @@ void report_head(struct report *report, const struct rank_info *infos)
 {
     const struct options *o = report->options;
     char step[24];
-    printf("# coll_perf, tutti %d.%d.%d: %d rank%s on %d host%s, transport %s, memory %s%s%s\n",
+    printf("# coll_perf, tutti %d.%d.%d: %d rank%s on %d host%s, transport %s, memory %s%s%s%s\n",
            tutti_version() / 10000, tutti_version() / 100 % 100, tutti_version() % 100,
            report->size, report->size == 1 ? "" : "s", report->hosts, report->hosts == 1 ? "" : "s",
-           report->transport, memory_name(o->memory), report->peer ? ", beside " : "",
+           report->transport, memory_name(o->memory),
+           o->rewrite ? ", input written before each call" : "", report->peer ? ", beside " : "",
            report->peer ? report->peer->version : "");
     printf("# nThread %u minBytes %llu maxBytes %llu step: %s(%s) warmup iters: %llu iters: ",
            o->threads ? o->threads : 1, (unsigned long long)o->min_bytes,

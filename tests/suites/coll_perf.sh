@@ -58,6 +58,21 @@ for coll in alltoallv allgatherv reduce_scatterv gatherv scatterv; do
 done
 run "a transfer has a price" 0 "has no plan to choose" $perf sendrecv --ranks 2 -v -b 4K -e 4K -n 2
 run "who shares what" 0 "2 ranks on 1 host, sharing " $perf allreduce --ranks 2 -v -b 8 -e 8 -n 2
+# Alone and in place there is nothing to do, unless the input is written.
+for rewrite in "" --rewrite; do
+    run "input that ${rewrite:-is not rewritten}" 0 "$ok" $perf allreduce $rewrite -b 16M -e 16M -n 5 --json "$work/j$rewrite"
+done
+good=no
+python3 - "$work/j" "$work/j--rewrite" 2>>"$work/err" <<'PY' && good=yes
+import json, sys
+kept, written = (json.load(open(name)) for name in sys.argv[1:])
+assert not kept["rewrite"] and written["rewrite"]
+kept, written = (run["rows"][0]["in_place"]["time_us"] for run in (kept, written))
+assert written > 100 * kept, (kept, written)
+PY
+result "--rewrite writes 16 MB for each call" $good
+run "--rewrite at each root, with each layout" 0 "input written before each call" \
+    $perf all --rewrite --ranks 3 -r all -b 1K -e 64K -f 64 -n 3
 run "the plan and why" 0 "* " $perf allreduce --ranks 2 -v -b 8 -e 8 -n 2
 run "the transport that the environment names" 0 "1 host, transport tcp, memory" \
     env TUTTI_TRANSPORTS=tcp $perf allreduce --ranks 2 -b 8 -e 8 -n 2 --csv "$work/c" --json "$work/j"
@@ -129,6 +144,7 @@ run "turns with nobody" 2 "--blocks counts turns with another library: name it b
 run "a factor beyond every size" 2 "-f wants a number (K, M, G allowed) from 2 to 1048576" $perf allreduce -f 1G
 run "sizes upside down" 2 "the last size (-e, 1M) is below the first (-b, 2M)" $perf allreduce -b 2M -e 1M
 run "a first size above the last that was not given" 2 "(-e, 16M) is below the first (-b, 64M)" $perf allreduce -b 64M
+run "GPU memory rewritten" 2 "--rewrite writes host memory: not with --memory cuda" $perf allreduce --rewrite --memory cuda
 run "one file for two formats" 2 "--json and --csv name one file" $perf allreduce --json "$work/x" --csv "$work/x"
 once() { # name status text command...: nothing on stderr but one line
     local good=no
