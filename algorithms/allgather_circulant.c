@@ -19,7 +19,12 @@ static bool fits(const struct shape *shape)
 
 static void cost(const struct shape *shape, const struct knobs *knobs, struct cost *out)
 {
-    *out = (struct cost){.copy_bytes = cost_largest_block(shape)};
+    /* All of a v form is collected in scratch where its blocks lie scattered, which may be at one
+     * rank alone. */
+    bool collects = shape->coll == TUTTI_COLL_ALLGATHERV;
+
+    *out =
+        (struct cost){.copy_bytes = cost_largest_block(shape) + (collects ? cost_total(shape) : 0)};
     cost_circulant(shape, cost_total(shape), out);
 }
 

@@ -2,9 +2,11 @@
 """The README's tables from CSV files of `coll_perf --peer LIBRARY --csv FILE`: a row per size, a column per
 collective and number of ranks; in each cell Tutti's time out of place, then the ratio Tutti / peer out of
 place and in place (medians of interleaved blocks; - where the peer has no such call). Below it the
-largest ratio with its quartiles."""
+largest ratio with its quartiles. With --collectives: a row per collective, a column per file; in each cell
+the median of the ratios of all sizes, out of place and in place, and the largest with its size."""
 import argparse
 import csv
+import statistics
 import sys
 
 
@@ -26,12 +28,38 @@ def rows_of(name):
     return rows
 
 
+def print_collectives(files):
+    cells, columns, collectives = {}, [], []
+    for name in files:
+        rows = rows_of(name)
+        column = f"{rows[0]['transport']}, {rows[0]['ranks']} ranks"
+        columns.append(column)
+        for row in rows:
+            if row["collective"] not in collectives:
+                collectives.append(row["collective"])
+            if row["ratio"]:
+                cell = cells.setdefault((row["collective"], column), [])
+                cell.append((float(row["ratio"]), size_text(int(row["bytes"]))))
+    print("| | " + " | ".join(columns) + " |")
+    print("|---|" + "---:|" * len(columns))
+    for collective in collectives:
+        texts = []
+        for column in columns:
+            cell = cells.get((collective, column))
+            middle = statistics.median(ratio for ratio, size in cell) if cell else 0
+            texts.append(f"{middle:.2f} / {max(cell)[0]:.2f} ({max(cell)[1]})" if cell else "-")
+        print(f"| {collective} | " + " | ".join(texts) + " |")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=lambda text: text.split(","), metavar="8,4K,64M",
                         help="the rows to print (all)")
+    parser.add_argument("--collectives", action="store_true", help="a row per collective, all sizes in one")
     parser.add_argument("files", nargs="+", metavar="FILE")
     options = parser.parse_args()
+    if options.collectives:
+        return print_collectives(options.files)
     wanted = options.sizes
     cells, columns, sizes, worst = {}, [], set(), None
     for row in (row for name in options.files for row in rows_of(name)):
