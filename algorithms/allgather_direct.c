@@ -21,6 +21,10 @@ static void cost(const struct shape *shape, const struct knobs *knobs, struct co
 {
     *out = (struct cost){.copy_bytes = cost_largest_block(shape)};
     cost_exchange_all(shape, cost_largest_block(shape), out);
+    /* Between hosts who has the longest block sends it to all; inside, who gets them copies. */
+    double others = cost_all_but_smallest(shape);
+    if (out->bytes[LEVEL_NODE] > others)
+        out->bytes[LEVEL_NODE] = others;
 }
 
 static void emit(const struct shape *shape, const struct knobs *knobs, struct builder *builder)

@@ -185,15 +185,20 @@ static void test_topology_groups_ranks_by_host(void)
     }
 }
 
-static const char *cheapest(const struct topology *topology, tutti_coll coll, uint64_t bytes)
+static const char *cheapest_of(const struct shape *shape)
 {
-    struct shape shape = shape_of(topology, coll, bytes);
     struct plan_choice list[PLAN_CANDIDATES_MAX];
     struct settings settings;
     uint32_t count = 0;
     settings_defaults(&settings);
-    CU_ASSERT_EQUAL_FATAL(planner_candidates(&settings, &shape, list, &count), TUTTI_OK);
+    CU_ASSERT_EQUAL_FATAL(planner_candidates(&settings, shape, list, &count), TUTTI_OK);
     return list[0].algorithm->name;
+}
+
+static const char *cheapest(const struct topology *topology, tutti_coll coll, uint64_t bytes)
+{
+    struct shape shape = shape_of(topology, coll, bytes);
+    return cheapest_of(&shape);
 }
 
 static void expect_plans(const struct recorded *job, const struct topology *topology,
@@ -219,6 +224,36 @@ static void test_topology_plans_as_recorded(void)
         expect_plans(&recorded[i], &topology, TUTTI_COLL_ALLREDUCE, recorded[i].plan);
         expect_plans(&recorded[i], &topology, TUTTI_COLL_BROADCAST, recorded[i].broadcast);
         expect_plans(&recorded[i], &topology, TUTTI_COLL_REDUCE, recorded[i].reduce);
+        topology_free(&topology);
+        free(records);
+    }
+}
+
+/* Who gets a block within a host copies it: one that is longer than others keeps no sender busy,
+ * and makes no detour of it worth while. */
+static void test_topology_plans_unequal_blocks_as_equal_ones_within_a_host(void)
+{
+    for (size_t i = 0; i < RECORDED; i++) {
+        struct topology topology;
+        uint32_t size;
+        struct host_record *records = play_back(&recorded[i], &size);
+        CU_ASSERT_EQUAL_FATAL(topology_make(size, records, &topology), TUTTI_OK);
+        for (int s = 0; s < 3 && topology.groups.nodes == 1; s++) {
+            uint64_t *counts = calloc(2 * (size_t)size, sizeof *counts), *displs = counts + size;
+            struct shape shape = shape_of(&topology, TUTTI_COLL_ALLGATHERV, recorded_bytes[s]);
+            uint64_t average = recorded_bytes[s] / 4;
+            shape.counts = counts;
+            shape.displs = displs;
+            for (uint32_t r = 0; r < size; r++)
+                counts[r] = average;
+            const char *equal = cheapest_of(&shape);
+            for (uint32_t r = 0; r + 1 < size; r += 2) {
+                counts[r] -= average / 4;
+                counts[r + 1] += average / 4;
+            }
+            CU_ASSERT_STRING_EQUAL(cheapest_of(&shape), equal);
+            free(counts);
+        }
         topology_free(&topology);
         free(records);
     }
@@ -553,6 +588,8 @@ static void test_probe_refuses_unknown_interfaces(void)
 static const struct suite_test tests[] = {
     {"topology_groups_ranks_by_host", test_topology_groups_ranks_by_host},
     {"topology_plans_as_recorded", test_topology_plans_as_recorded},
+    {"topology_plans_unequal_blocks_as_equal_ones_within_a_host",
+     test_topology_plans_unequal_blocks_as_equal_ones_within_a_host},
     {"topology_plans_agree_between_ranks", test_topology_plans_agree_between_ranks},
     {"topology_prices_crowding", test_topology_prices_crowding},
     {"topology_prices_distance", test_topology_prices_distance},
