@@ -107,7 +107,7 @@ bool group_refuse_unpaired(struct operation *op)
            (refuse_unpaired(&comm->self_sends, op) || refuse_unpaired(&comm->self_recvs, op));
 }
 
-/* Each communicator looks for failures, and answers those who ask (comm_late.c). */
+/* One that still has work waits: it looks for failures, and answers those who ask (comm_late.c). */
 static bool waits(const tutti_comm *comm)
 {
     return comm->head || comm->p2p_list;
@@ -133,8 +133,12 @@ static void run_to_end(tutti_comm *const *comms, size_t count)
         if (!moved && group_refuse_unpaired(op))
             continue;
         for (size_t c = 0; c < count && !moved; c++) {
-            if (comms[c]->failed == TUTTI_OK && (comms[c] == comm || waits(comms[c])))
+            if (comms[c]->failed != TUTTI_OK)
+                continue;
+            if (comms[c] == comm || waits(comms[c]))
                 comm_idle(comms[c]);
+            else
+                comm_look(comms[c]); /* another thread may end it */
         }
     }
 }

@@ -328,6 +328,46 @@ static void test_comm_ends_abort_ends_every_wait(void)
     run(WORLD_PROCESSES, 4, tcp, aborting, NULL);
 }
 
+static void *abort_and_tell(void *argument)
+{
+    world_await(0, 1);
+    abort_soon(argument);
+    world_tell();
+    return NULL;
+}
+
+/* A group waits for a peer in one communicator only; the other one is aborted meanwhile. */
+static int abort_beside(tutti_comm *comm, int rank, int size, void *context)
+{
+    tutti_comm *other;
+    int value = 5, total, got = 0, wrong = WORLD_OK(tutti_comm_dup(comm, &other));
+    pthread_t helper;
+    (void)size, (void)context;
+    if (wrong > 0)
+        return wrong;
+    if (rank == 0) {
+        pthread_create(&helper, NULL, abort_and_tell, comm);
+        tutti_group_start();
+        wrong += WORLD_OK(tutti_allreduce(&value, &total, 1, TUTTI_INT32, TUTTI_SUM, comm));
+        wrong += WORLD_OK(tutti_recv(&got, 1, TUTTI_INT32, 1, other));
+        tutti_group_end(); /* the allreduce may not have been over */
+        wrong += world_check(rank, got == 5, "received %d", got);
+        pthread_join(helper, NULL);
+    } else {
+        wrong += WORLD_OK(tutti_allreduce(&value, &total, 1, TUTTI_INT32, TUTTI_SUM, comm));
+        world_tell();
+        wrong += world_await(rank, 2); /* until the abort has returned */
+        wrong += WORLD_OK(tutti_send(&value, 1, TUTTI_INT32, 0, other));
+    }
+    return wrong + WORLD_OK(tutti_comm_destroy(other));
+}
+
+static void test_comm_ends_abort_returns_while_a_group_waits_in_another(void)
+{
+    run(WORLD_THREADS, 2, NULL, abort_beside, NULL);
+    run(WORLD_PROCESSES, 2, shm, abort_beside, NULL);
+}
+
 static void *receive(void *argument)
 {
     int value;
@@ -441,6 +481,8 @@ int main(int argc, char **argv)
         {"bounds_every_wait", test_comm_ends_bounds_every_wait},
         {"abort_ends_every_wait", test_comm_ends_abort_ends_every_wait},
         {"deregister_is_in_nobodys_way", test_comm_ends_deregister_is_in_nobodys_way},
+        {"abort_returns_while_a_group_waits_in_another",
+         test_comm_ends_abort_returns_while_a_group_waits_in_another},
         {"abort_before_the_first_operation", test_comm_ends_abort_before_the_first_operation},
         {"survives_a_fork", test_comm_ends_survives_a_fork},
     };
