@@ -166,6 +166,13 @@ static bool is_one_of(tutti_comm *const *comms, size_t count, const tutti_comm *
     return false;
 }
 
+/* Transfers are matched by their order, so a rank may not go on as if one of its calls had been
+ * none: peers would take its next message for that one. */
+static tutti_status fail_for_memory(tutti_comm *comm)
+{
+    return comm_fail(comm, TUTTI_ERR_NOMEM, comm->rank, "no memory to start the calls of a group");
+}
+
 /* A communicator that cannot be entered loses its calls; those of the others are carried out.
  * Operations are all made before the first starts: to copy a call behind a send waits until that
  * has left the core's store buffer, 0.02 us and more. */
@@ -193,7 +200,7 @@ static tutti_status run_group(tutti_comm **comms)
         if (op)
             operation_init(op, call->comm, &call->call);
         else
-            keep_first(&first, TUTTI_ERR_NOMEM, "no memory to start the calls of a group");
+            keep_first(&first, fail_for_memory(call->comm), status_sentence());
         call->operation = op;
     }
     for (size_t i = 0; i < group.count; i++) {
@@ -257,6 +264,20 @@ static tutti_status run_unit(bool waits)
     return op ? stream_result(op) : status;
 }
 
+static tutti_status fail_group(void)
+{
+    tutti_status status = TUTTI_OK;
+    for (size_t i = 0; i < group.count; i++) {
+        tutti_comm *comm = group.calls[i].comm;
+        status = comm_enter(comm);
+        if (status == TUTTI_OK) {
+            status = fail_for_memory(comm);
+            comm_leave(comm);
+        }
+    }
+    return status;
+}
+
 tutti_status tutti_group_cancel(void)
 {
     if (group.depth == 0)
@@ -280,7 +301,7 @@ tutti_status tutti_group_end(void)
         tutti_comm *few[FEW_CALLS];
         bool fits = group.count <= FEW_CALLS;
         tutti_comm **comms = fits ? few : malloc(group.count * sizeof *comms);
-        status = comms ? run_group(comms) : fail(TUTTI_ERR_NOMEM, "no memory to run a group");
+        status = comms ? run_group(comms) : fail_group();
         if (!fits)
             free(comms);
     }
