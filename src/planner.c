@@ -151,14 +151,21 @@ static tutti_status forced_algorithm(const struct settings *settings, tutti_coll
 
 /* ---- knobs and prediction -------------------------------------------------------------------- */
 
+/* The links as so many lanes see them: fewer than the network needs, and the streams are the limit,
+ * not the wire. */
+static struct shape seen_by(const struct shape *shape, uint32_t lanes)
+{
+    struct shape seen = *shape;
+    double streams = STREAM_US_PER_BYTE / lanes;
+    if (seen.model[LEVEL_NET].us_per_byte < streams)
+        seen.model[LEVEL_NET].us_per_byte = streams;
+    return seen;
+}
+
 static double predict(const struct shape *shape, const struct algorithm *algorithm,
                       const struct knobs *knobs)
 {
-    /* fewer lanes than the network needs: the streams are the limit, not the wire */
-    struct shape seen = *shape;
-    double streams = STREAM_US_PER_BYTE / knobs->lanes;
-    if (seen.model[LEVEL_NET].us_per_byte < streams)
-        seen.model[LEVEL_NET].us_per_byte = streams;
+    struct shape seen = seen_by(shape, knobs->lanes);
     struct cost cost = {0};
     algorithm->cost(&seen, knobs, &cost);
     /* Rounded, so that formulas that are equal on paper are equal here on every rank: what is left
@@ -392,40 +399,46 @@ static double further_of(const struct cost *cost, int level)
 static void append_reason(struct text *text, const struct shape *shape,
                           const struct plan_choice *first, const struct plan_choice *second)
 {
+    enum { BYTES, LATENCY = LEVEL_COUNT, MESSAGES, LOCAL, HIDDEN, TERMS };
+    struct shape a_seen = seen_by(shape, first->knobs.lanes);
+    struct shape b_seen = seen_by(shape, second->knobs.lanes);
     struct cost a = {0}, b = {0};
-    first->algorithm->cost(shape, &first->knobs, &a);
-    second->algorithm->cost(shape, &second->knobs, &b);
-    double lead[5] = {0};
+    first->algorithm->cost(&a_seen, &first->knobs, &a);
+    second->algorithm->cost(&b_seen, &second->knobs, &b);
+    double lead[TERMS] = {0}, a_us[LEVEL_COUNT], b_us[LEVEL_COUNT];
     for (int level = 0; level < LEVEL_COUNT; level++) {
         const struct link_model *model = &shape->model[level];
-        lead[4] += (further_of(&b, level) - further_of(&a, level)) * model->overhead_us;
-        lead[0] += (b.rounds[level] - a.rounds[level]) * model->alpha_us;
-        lead[level == LEVEL_NET ? 1 : 2] =
-            cost_bytes_us(shape, &b, level) - cost_bytes_us(shape, &a, level);
+        a_us[level] = cost_bytes_us(&a_seen, &a, level);
+        b_us[level] = cost_bytes_us(&b_seen, &b, level);
+        lead[BYTES + level] = b_us[level] - a_us[level];
+        lead[LATENCY] += (b.rounds[level] - a.rounds[level]) * model->alpha_us;
+        lead[MESSAGES] += (further_of(&b, level) - further_of(&a, level)) * model->overhead_us;
     }
-    lead[3] = cost_local_us(shape, &b) - cost_local_us(shape, &a);
-    int most = 0;
-    for (int i = 1; i < 5; i++)
+    lead[LOCAL] = cost_local_us(shape, &b) - cost_local_us(shape, &a);
+    lead[HIDDEN] = a.hidden_us - b.hidden_us;
+    int most = LATENCY;
+    for (int i = 0; i < TERMS; i++)
         most = lead[i] > lead[most] ? i : most;
     const char *other = second->algorithm->name;
     append(text, "%s is first: ", first->algorithm->name);
     if (lead[most] <= 0)
         append(text, "as cheap as %s, and earlier in the table\n", other);
-    else if (most == 0)
+    else if (most == LATENCY)
         append(text, "less latency (rounds: %.0f; %s has %.0f)\n", rounds_of(&a), other,
                rounds_of(&b));
-    else if (most == 4)
+    else if (most == MESSAGES)
         append(text, "fewer messages from one rank (%.0f; %s has %.0f)\n", messages_of(&a), other,
                messages_of(&b));
-    else if (most == 3)
+    else if (most == LOCAL)
         append(text, "less local work (%.0f bytes reduced, copied or landed; %s has %.0f)\n",
                a.reduce_bytes + a.copy_bytes + a.landed_bytes, other,
                b.reduce_bytes + b.copy_bytes + b.landed_bytes);
+    else if (most == HIDDEN)
+        append(text, "more goes on at the same time (%.2f us; %s has %.2f)\n", a.hidden_us, other,
+               b.hidden_us);
     else
         append(text, "less time for bytes %s (%.2f us; %s needs %.2f)\n",
-               most == 1 ? "between hosts" : "inside hosts",
-               cost_bytes_us(shape, &a, most == 1 ? LEVEL_NET : LEVEL_NODE), other,
-               cost_bytes_us(shape, &b, most == 1 ? LEVEL_NET : LEVEL_NODE));
+               most == LEVEL_NET ? "between hosts" : "inside hosts", a_us[most], other, b_us[most]);
 }
 
 void planner_explain(const struct settings *settings, const struct shape *shape, char *text,
