@@ -185,9 +185,7 @@ TUTTI_COLLECTIVES(X)
 static tutti_status take_result(tutti_request **request)
 {
     struct operation *operation = (struct operation *)*request;
-    tutti_status status = operation->status;
-    if (status != TUTTI_OK && operation->comm->failed != TUTTI_OK)
-        comm_error(operation->comm);
+    tutti_status status = operation_result(operation);
     operation_release(operation);
     *request = NULL;
     return status;

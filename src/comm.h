@@ -102,7 +102,8 @@ struct operation {
     struct program *program;     /* while it runs */
     size_t *counts;              /* the call's count arrays, copied; NULL without */
     _Atomic tutti_status status; /* TUTTI_IN_PROGRESS until done */
-    bool of_unit;                /* a unit of stream.c carries it out: nothing here advances it */
+    char *sentence; /* once failed: its own, for the communicator may be gone by then */
+    bool of_unit;   /* a unit of stream.c carries it out: nothing here advances it */
     void *bounce; /* pinned, for what no adapter takes (exec_nic.c), or a device (comm_device.c) */
     struct operation *next_work;
     /* operation_init leaves what follows as it is. Point-to-point, once posted: */
@@ -278,6 +279,10 @@ void comm_queue_up(struct operation *operation);
 /* Queues one that keeps what it needs of the call, until operation_release. */
 tutti_status comm_submit(tutti_comm *comm, const struct call *call, struct operation **operation);
 void operation_release(struct operation *operation);
+/* Ends it with an error; from here on it may be gone. */
+void operation_fail(struct operation *operation, tutti_status status, const char *sentence);
+/* How it ended, with its sentence as this thread's; what it holds is the owner's to release. */
+tutti_status operation_result(const struct operation *operation);
 
 /* comm_fail.c: errors */
 /* Keeps the first failure, tells the peers, ends every operation. Returns the kept status. */

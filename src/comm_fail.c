@@ -95,17 +95,17 @@ void comm_say_goodbye(tutti_comm *comm)
     }
 }
 
-static void end_all(struct operation **list, tutti_status status)
+static void end_all(const tutti_comm *comm, struct operation **list)
 {
     struct operation *op = *list, *next;
     *list = NULL;
     for (; op; op = next) {
         next = op->next;
-        op->status = status;
+        operation_fail(op, comm->failed, comm->sentence);
     }
 }
 
-static void end_operations(tutti_comm *comm, tutti_status status)
+static void end_operations(tutti_comm *comm)
 {
     struct operation *work = comm->works; /* in a list above too, but for transfers to oneself */
     comm->works = comm->works_listed = NULL;
@@ -115,15 +115,15 @@ static void end_operations(tutti_comm *comm, tutti_status status)
     for (struct operation *next; work; work = next) {
         next = work->next_work;
         if (work->call.root == (int)comm->rank)
-            work->status = status;
+            operation_fail(work, comm->failed, comm->sentence);
     }
     comm->tail = &comm->head;
-    end_all(&comm->head, status);
-    end_all(&comm->p2p_list, status);
+    end_all(comm, &comm->head);
+    end_all(comm, &comm->p2p_list);
     for (; comm->p2p_waiting; comm->p2p_waiting = comm->p2p_waiting->next)
-        end_all(&comm->p2p_waiting->waiting.first, status);
-    end_all(&comm->self_sends.first, status);
-    end_all(&comm->self_recvs.first, status);
+        end_all(comm, &comm->p2p_waiting->waiting.first);
+    end_all(comm, &comm->self_sends.first);
+    end_all(comm, &comm->self_recvs.first);
 }
 
 static void say_aborted(tutti_comm *comm)
@@ -161,7 +161,7 @@ static void fail_comm(tutti_comm *comm, tutti_status status, uint32_t culprit, c
     if (!leave)
         comm_tend_failed(comm);
     /* Last: who sees its request ended may free the buffers at once. */
-    end_operations(comm, status);
+    end_operations(comm);
 }
 
 tutti_status comm_fail(tutti_comm *comm, tutti_status status, uint32_t culprit,

@@ -285,7 +285,7 @@ static void advance_queue(tutti_comm *comm)
                 if (comm->failed != TUTTI_OK) /* this has ended op, too */
                     return;
                 pop_head(comm);
-                op->status = status; /* from here on it may be gone */
+                operation_fail(op, status, status_sentence());
                 continue;
             }
         }
@@ -360,6 +360,7 @@ void operation_init(struct operation *op, tutti_comm *comm, const struct call *c
     op->program = NULL;
     atomic_init(&op->status, TUTTI_IN_PROGRESS);
     op->counts = NULL;
+    op->sentence = NULL;
     op->of_unit = false;
     op->bounce = NULL;
 }
@@ -401,7 +402,22 @@ tutti_status comm_submit(tutti_comm *comm, const struct call *call, struct opera
 void operation_release(struct operation *op)
 {
     call_unkeep(&op->call, op->counts);
+    free(op->sentence);
     free(op);
+}
+
+void operation_fail(struct operation *op, tutti_status status, const char *sentence)
+{
+    op->sentence = strdup(sentence);
+    op->status = status;
+}
+
+tutti_status operation_result(const struct operation *op)
+{
+    tutti_status status = op->status;
+    return status == TUTTI_OK
+               ? status
+               : fail(status, "%s", op->sentence ? op->sentence : status_text(status));
 }
 
 /* Waits for the running program of a blocking call. */
@@ -432,9 +448,9 @@ static tutti_status run_queued(tutti_comm *comm, const struct call *call)
         if (!comm_progress(comm))
             comm_idle(comm);
     }
-    if (op.status != TUTTI_OK && comm->failed != TUTTI_OK)
-        comm_error(comm);
-    return op.status;
+    tutti_status status = operation_result(&op);
+    free(op.sentence);
+    return status;
 }
 
 tutti_status comm_run(tutti_comm *comm, const struct call *call)

@@ -92,9 +92,10 @@ static bool refuse_unpaired(struct op_queue *queue, struct operation *op)
         *at = op->next;
         if (!op->next)
             queue->last = at;
-        op->status = fail(TUTTI_ERR_ARG, "rank %u %s itself in a group that does not %s it",
-                          op->comm->rank, op->call.is_send ? "sends to" : "receives from",
-                          op->call.is_send ? "receive" : "send");
+        tutti_status status = fail(
+            TUTTI_ERR_ARG, "rank %u %s itself in a group that does not %s it", op->comm->rank,
+            op->call.is_send ? "sends to" : "receives from", op->call.is_send ? "receive" : "send");
+        operation_fail(op, status, status_sentence());
         return true;
     }
     return false;
@@ -206,7 +207,7 @@ static tutti_status run_group(tutti_comm **comms)
     for (size_t i = 0; i < group.count; i++) {
         struct operation *op = group.calls[i].operation;
         if (op && op->comm->failed != TUTTI_OK)
-            op->status = comm_error(op->comm);
+            operation_fail(op, op->comm->failed, op->comm->sentence);
         else if (op)
             comm_queue_up(op);
     }
@@ -215,8 +216,8 @@ static tutti_status run_group(tutti_comm **comms)
         struct operation *op = group.calls[i].operation;
         if (!op)
             continue;
-        keep_first(&first, op->status,
-                   op->comm->failed != TUTTI_OK ? op->comm->sentence : status_sentence());
+        keep_first(&first, operation_result(op), status_sentence());
+        free(op->sentence);
         if (i >= FEW_CALLS)
             free(op);
     }

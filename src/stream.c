@@ -478,8 +478,7 @@ void stream_wait(const struct operation *operation)
 tutti_status stream_result(struct operation *op)
 {
     stream_wait(op);
-    tutti_comm *comm = op->comm;
-    tutti_status status = op->status;
+    tutti_status status = operation_result(op);
     operation_release(op);
-    return status != TUTTI_OK && comm->failed != TUTTI_OK ? comm_error(comm) : status;
+    return status;
 }

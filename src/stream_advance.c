@@ -420,6 +420,22 @@ static void end_hold(struct unit *unit)
         atomic_fetch_sub(&unit->comms[i].comm->held, 1);
 }
 
+/* Its status is that of a communicator, which may be destroyed once the unit has left it. */
+static void end_result(struct unit *unit)
+{
+    struct operation *op = unit->result;
+    unit->result = NULL;
+    for (size_t i = 0; i < unit->comm_count && op && unit->status != TUTTI_OK; i++) {
+        tutti_comm *comm = unit->comms[i].comm;
+        if (comm->failed == unit->status) {
+            operation_fail(op, unit->status, comm->sentence);
+            return;
+        }
+    }
+    if (op)
+        op->status = unit->status;
+}
+
 /* The unit is over: its communicators are left, its streams go on unless they are held, its caller
  * sees it ended. */
 static void retire(struct unit *unit)
@@ -445,11 +461,9 @@ static void retire(struct unit *unit)
         leave_comms(unit, unit->comm_count);
     }
     unit->inside = false;
+    end_result(unit);
     for (size_t i = 0; i < unit->comm_count && !unit->captured; i++)
         atomic_fetch_add_explicit(&unit->comms[i].comm->units_retired, 1, memory_order_release);
-    if (unit->result)
-        unit->result->status = unit->status;
-    unit->result = NULL;
 }
 
 /* Streams that have come to this unit are beyond all those before it, that is those they have come

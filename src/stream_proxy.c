@@ -186,9 +186,9 @@ static void release_parked(struct unit *unit, const void *unused)
  * the program that is inside ends what it does by itself, which may be long after. */
 static void fail_unit(struct unit *unit)
 {
+    char text[SENTENCE_MAX] = "the process exits while an operation is under way";
     for (size_t i = 0; i < unit->comm_count && unit->comms[0].comm; i++) {
         tutti_comm *comm = unit->comms[i].comm;
-        char text[SENTENCE_MAX];
         if (!unit->inside && !comm_seize_soon(comm))
             continue;
         snprintf(text, sizeof text, "%s exits while an operation is under way",
@@ -198,7 +198,7 @@ static void fail_unit(struct unit *unit)
     }
     unit->inside = false;
     if (unit->result)
-        unit->result->status = TUTTI_ERR_PEER;
+        operation_fail(unit->result, TUTTI_ERR_PEER, text);
     unit->result = NULL;
 }
 

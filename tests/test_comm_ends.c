@@ -407,6 +407,49 @@ static void test_comm_ends_deregister_is_in_nobodys_way(void)
     run(WORLD_PROCESSES, 2, fault, deregistering, NULL);
 }
 
+/* Handles of destroyed communicators are kept for a while; a request may be kept longer. */
+static void test_comm_ends_requests_outlive_their_communicator(void)
+{
+    tutti_comm *comm;
+    tutti_request *request;
+    int value = 1;
+    CU_ASSERT_EQUAL_FATAL(tutti_comm_create_from_env(&comm), TUTTI_OK);
+    CU_ASSERT_EQUAL(tutti_send_start(&value, 1, TUTTI_INT32, 0, comm, &request), TUTTI_OK);
+    CU_ASSERT_EQUAL(tutti_comm_destroy(comm), TUTTI_OK);
+    for (int i = 0; i < 100; i++) {
+        CU_ASSERT_EQUAL_FATAL(tutti_comm_create_from_env(&comm), TUTTI_OK);
+        CU_ASSERT_EQUAL(tutti_comm_destroy(comm), TUTTI_OK);
+    }
+    CU_ASSERT_EQUAL(tutti_wait(&request), TUTTI_ERR_ABORTED);
+    CU_ASSERT_PTR_NOT_NULL(strstr(tutti_last_error(), "aborted the communicator"));
+}
+
+static void *wait_for(void *request)
+{
+    tutti_status status = tutti_wait((tutti_request **)request);
+    bool told = strstr(tutti_last_error(), "TUTTI_ALGO=allreduce:hier: ") != NULL;
+    return status == TUTTI_ERR_SETTING && told ? request : NULL;
+}
+
+/* The thread that waits is another than the one in which the operation was refused. */
+static void test_comm_ends_refusals_are_told_to_who_waits(void)
+{
+    tutti_comm *comm;
+    tutti_request *request;
+    float in = 1, out;
+    pthread_t helper;
+    void *told = NULL;
+    setenv("TUTTI_ALGO", "allreduce:hier", 1);
+    CU_ASSERT_EQUAL_FATAL(tutti_comm_create_from_env(&comm), TUTTI_OK);
+    unsetenv("TUTTI_ALGO");
+    CU_ASSERT_EQUAL(tutti_allreduce_start(&in, &out, 1, TUTTI_FLOAT32, TUTTI_SUM, comm, &request),
+                    TUTTI_OK);
+    pthread_create(&helper, NULL, wait_for, &request);
+    pthread_join(helper, &told);
+    CU_ASSERT_PTR_NOT_NULL(told);
+    CU_ASSERT_EQUAL(tutti_comm_destroy(comm), TUTTI_OK);
+}
+
 /* An abort before anyone has a link to anyone: the others learn of it while that rank still holds
  * its communicator. */
 static int abort_first(tutti_comm *comm, int rank, int size, void *context)
@@ -481,6 +524,8 @@ int main(int argc, char **argv)
         {"bounds_every_wait", test_comm_ends_bounds_every_wait},
         {"abort_ends_every_wait", test_comm_ends_abort_ends_every_wait},
         {"deregister_is_in_nobodys_way", test_comm_ends_deregister_is_in_nobodys_way},
+        {"requests_outlive_their_communicator", test_comm_ends_requests_outlive_their_communicator},
+        {"refusals_are_told_to_who_waits", test_comm_ends_refusals_are_told_to_who_waits},
         {"abort_returns_while_a_group_waits_in_another",
          test_comm_ends_abort_returns_while_a_group_waits_in_another},
         {"abort_before_the_first_operation", test_comm_ends_abort_before_the_first_operation},
