@@ -296,7 +296,7 @@ TUTTI_API tutti_status tutti_op_destroy(tutti_comm *comm, tutti_op op);
  * allgatherv       block r has counts[r] elements at out + displs[r] (displs NULL: packed);
  *                  in has counts[rank]. Ranks agree on counts; displs are each rank's own. Blocks
  *                  of out must not overlap: it is not checked, and makes its bytes unspecified (so
- *                  too in gatherv and alltoallv).
+ *                  too in gatherv and alltoallv), or in allgatherv ends the call at its time limit.
  * reduce_scatter   in count * size, out count: block `rank` of the reduction.
  * reduce_scatterv  block r has counts[r] elements, packed in `in`; out has counts[rank].
  * broadcast        root's in, count elements, to every rank's out; in is read at root only.
