@@ -179,6 +179,8 @@ static int revoking(tutti_comm *native, int rank, int size, void *context)
     wrong += tutti_barrier(native) != TUTTI_OK; /* until all have their results */
     wrong += OK(ncclCommRevoke(comm, NCCL_REVOKE_DEFAULT));
     wrong += nccl_world_is(comm, rank, ncclSuccess);
+    wrong += TAKEN(ncclCommRevoke(comm, NCCL_REVOKE_DEFAULT), ncclInvalidArgument);
+    wrong += nccl_world_says(rank, "was revoked before");
     wrong += TAKEN(ncclAllReduce(&rank, &sum, 1, ncclInt32, ncclSum, comm, NULL), ncclInvalidUsage);
     wrong += nccl_world_says(rank, "was revoked: it can be split, shrunk, destroyed");
     wrong += TAKEN(ncclCommFinalize(comm), ncclInvalidUsage);

@@ -258,10 +258,12 @@ NCCL_FACE(ncclResult_t, ncclCommRevoke, (ncclComm_t comm, int revokeFlags))
     else if (!face_tutti(comm))
         result = face_fail(ncclInvalidUsage,
                            "ncclCommRevoke: the communicator is not made yet: abort it instead");
-    if (result == ncclSuccess) {
-        atomic_store(&comm->revoked, true);
+    else if (atomic_load(&comm->finalized) || atomic_exchange(&comm->revoked, true))
+        result = face_fail(ncclInvalidArgument,
+                           "ncclCommRevoke: the communicator of rank %d was %s before", comm->rank,
+                           atomic_load(&comm->finalized) ? "finalized" : "revoked");
+    else
         tutti_comm_revoke(face_tutti(comm));
-    }
     face_leave(comm);
     return result;
 }
