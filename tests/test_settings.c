@@ -278,6 +278,8 @@ static void test_settings_secret_comes_from_its_file(void)
     CU_ASSERT_EQUAL(load_secret(text, 256, &settings), TUTTI_ERR_SETTING);
     CU_ASSERT_EQUAL(load_secret(text, 300, &settings), TUTTI_ERR_SETTING);
     CU_ASSERT_PTR_NOT_NULL(strstr(status_sentence(), "must hold one line of 1 to 255 bytes"));
+    CU_ASSERT_EQUAL(load_secret("two\nlines\n", 10, &settings), TUTTI_ERR_SETTING);
+    CU_ASSERT_PTR_NOT_NULL(strstr(status_sentence(), "must hold one line of"));
     setenv("TUTTI_SECRET", "both", 1);
     CU_ASSERT_EQUAL(load_secret("xyzzy", 5, &settings), TUTTI_ERR_SETTING);
     CU_ASSERT_STRING_EQUAL(status_sentence(),

@@ -376,7 +376,7 @@ static tutti_status read_secret(struct settings *settings)
         return fail_errno(TUTTI_ERR_SETTING, "read TUTTI_SECRET_FILE=%.*s", SHOWN_MAX, path);
     while (used > 0 && (text[used - 1] == '\n' || text[used - 1] == '\r'))
         used--;
-    if (used == 0 || used >= sizeof text || memchr(text, '\0', used))
+    if (used == 0 || used >= sizeof text || memchr(text, '\0', used) || memchr(text, '\n', used))
         return fail(TUTTI_ERR_SETTING,
                     "TUTTI_SECRET_FILE=%.*s must hold one line of 1 to %d bytes of text", SHOWN_MAX,
                     path, SETTING_TEXT_MAX - 1);
