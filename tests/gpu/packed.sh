@@ -1,5 +1,12 @@
-# Sourced by run and tune: where PACKED names what tests/gpu/pack built, its libraries that this machine
-# lacks are found; those that it has may be newer, as other programs here need them.
+# What run and tune share, which source it.
+
+# Is there a GPU? Its driver's devices are files; dxg is that of a Windows host.
+gpu_is_there() { # [directory]
+    compgen -G "${1:-/dev}/nvidia[0-9]*" >/dev/null || [ -e "${1:-/dev}/dxg" ]
+}
+
+# Where PACKED names what tests/gpu/pack built, its libraries that this machine lacks are found; those
+# that it has may be newer, as other programs here need them.
 if [ -n "${PACKED:-}" ]; then
     PACKED=$(cd "$PACKED" && pwd) || exit 1
     mkdir -p "$PACKED/lacking"

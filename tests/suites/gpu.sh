@@ -49,6 +49,13 @@ fi
 run "probe of small copies, 2 threads" "the least" "$build/tests/gpu_ways" threads 2
 [ -n "${FAST:-}" ] || run "probe of the driver" "| frees memory |" "$build/tests/gpu_probe"
 
+# ---- the scripts of tests/gpu ---------------------------------------------------------------------
+
+mkdir -p "$work/nvidia" "$work/dxg" "$work/none"
+touch "$work/nvidia/nvidia0" "$work/dxg/dxg" "$work/none/nvidiactl"
+run "a GPU of NVIDIA's device files, or of a Windows host's" "yes yes no" bash -c \
+    '. tests/gpu/packed.sh; for d in nvidia dxg none; do gpu_is_there "$0/$d" && echo -n "yes " || echo no; done' "$work"
+
 # The whole of tests/gpu/run takes minutes where there is a GPU: not in fast runs.
 if [ -z "${FAST:-}" ]; then
     tests/gpu/run >"$work/gpu" 2>&1
