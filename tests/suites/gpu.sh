@@ -56,6 +56,25 @@ touch "$work/nvidia/nvidia0" "$work/dxg/dxg" "$work/none/nvidiactl"
 run "a GPU of NVIDIA's device files, or of a Windows host's" "yes yes no" bash -c \
     '. tests/gpu/packed.sh; for d in nvidia dxg none; do gpu_is_there "$0/$d" && echo -n "yes " || echo no; done' "$work"
 
+# A program that says something beside its results, and may fail.
+mkdir -p "$work/packed/gpu/perf" "$work/packed/lib"
+cat >"$work/packed/gpu/perf/coll_perf" <<'END'
+#!/bin/sh
+echo "coll_perf: a sentence" >&2
+for coll in "$1" "$2" "$3" "$4" "$5"; do
+    echo "# Collective: $coll"
+    echo "   268435456      67108864     float     sum      -1    100.0    2.68    5.37    N/A"
+done
+exit ${FAILS:-0}
+END
+chmod +x "$work/packed/gpu/perf/coll_perf"
+run "gpu/run, coll_perf: its rows, and what else it says" "10 rows, 2 sentences" \
+    env PACKED="$work/packed" DRIVER="$standin" bash -c 'tests/gpu/run coll_perf || exit
+        echo "$(grep -c "^| 2 .* coll_perf .* 2.68 GB/s" "$PACKED/gpu/gpu-logs/figures.md") rows," \
+             "$(cat "$PACKED"/gpu/gpu-logs/coll_perf*.log | grep -c "^coll_perf: a sentence$") sentences"'
+run "gpu/run, coll_perf: why it failed" "| coll_perf: a sentence" \
+    env PACKED="$work/packed" DRIVER="$standin" FAILS=1 bash -c '! tests/gpu/run coll_perf'
+
 # The whole of tests/gpu/run takes minutes where there is a GPU: not in fast runs.
 if [ -z "${FAST:-}" ]; then
     tests/gpu/run >"$work/gpu" 2>&1
