@@ -75,6 +75,13 @@ run "gpu/run, coll_perf: its rows, and what else it says" "10 rows, 2 sentences"
 run "gpu/run, coll_perf: why it failed" "| coll_perf: a sentence" \
     env PACKED="$work/packed" DRIVER="$standin" FAILS=1 bash -c '! tests/gpu/run coll_perf'
 
+mkdir -p "$work/built/gpu" "$work/built/lib"
+ln -s "$PWD/$build/tests" "$PWD/$build/src" "$PWD/$build/perf" "$work/built/gpu"
+run "gpu/run, a suite that ran" "2 passed, 0 failed, 0 skipped" \
+    env PACKED="$work/built" DRIVER="$standin" tests/gpu/run "unit stream_graphs"
+run "gpu/run, a suite that ran nothing" "nothing ran: SKIPPED: $standin: there is no GPU" \
+    env PACKED="$work/built" DRIVER="$standin" TUTTI_TEST_STANDIN_DEVICES=0 bash -c '! tests/gpu/run "unit stream_graphs"'
+
 # The whole of tests/gpu/run takes minutes where there is a GPU: not in fast runs.
 if [ -z "${FAST:-}" ]; then
     tests/gpu/run >"$work/gpu" 2>&1
