@@ -82,6 +82,36 @@ run "gpu/run, a suite that ran" "2 passed, 0 failed, 0 skipped" \
 run "gpu/run, a suite that ran nothing" "nothing ran: SKIPPED: $standin: there is no GPU" \
     env PACKED="$work/built" DRIVER="$standin" TUTTI_TEST_STANDIN_DEVICES=0 bash -c '! tests/gpu/run "unit stream_graphs"'
 
+# Where meson and ninja are these, pack has the programs of this build, and tells what it asks of meson.
+packed() { # directory command...: what a machine with that archive says
+    mkdir -p "$1"
+    tar -C "$1" -xf "$work/archive" && PACKED="$1/packed" DRIVER="$standin" "${@:2}"
+}
+export -f packed
+export work standin
+if [ -z "${FAST:-}" ]; then
+    mkdir "$work/bin"
+    cat >"$work/bin/meson" <<END
+#!/bin/sh
+echo "\$*" >>"$work/asked"
+[ "\$1" = configure ] && exit
+mkdir "\$2" && touch "\$2/build.ninja" && ln -s "$PWD/$build"/[lpst]* "\$2/"
+END
+    printf '#!/bin/sh\n' >"$work/bin/ninja"
+    chmod +x "$work/bin"/*
+    pack=(env PATH="$work/bin:$PATH" BUILD="$work/pack" tests/gpu/pack "$work/archive")
+    run "gpu/pack" archive "${pack[@]}"
+    run "gpu/pack: a suite that needs both libraries" "unit nccl_gpu" \
+        bash -c 'packed "$work/there" tests/gpu/run nccl_gpu'
+    rm "$work/pack/perf" && mkdir "$work/pack/perf"
+    echo 'int gone(void) { return 0; }' | cc -shared -o "$work/libgone.so" -x c -
+    echo 'int gone(void); int main(void) { return gone(); }' |
+        cc -o "$work/pack/perf/coll_perf" -x c - -x none "$work/libgone.so"
+    rm "$work/libgone.so"
+    run "gpu/pack: a library that is not there" "need what is not packed: $work/libgone.so => not found" \
+        bash -c '! "$@"' pack "${pack[@]}"
+fi
+
 # The whole of tests/gpu/run takes minutes where there is a GPU: not in fast runs.
 if [ -z "${FAST:-}" ]; then
     tests/gpu/run >"$work/gpu" 2>&1
