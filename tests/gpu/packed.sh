@@ -1,8 +1,13 @@
-# What run and tune share, which source it.
+# What run, tune and pack share, which source it.
 
 # Is there a GPU? Its driver's devices are files; dxg is that of a Windows host.
 gpu_is_there() { # [directory]
     compgen -G "${1:-/dev}/nvidia[0-9]*" >/dev/null || [ -e "${1:-/dev}/dxg" ]
+}
+
+# Sets a build directory up, or gives these options to one that is there: it may be of other times.
+configure() { # directory option...
+    if [ -f "$1/build.ninja" ]; then meson configure "$@"; else meson setup "$@"; fi
 }
 
 # Where PACKED names what tests/gpu/pack built, its libraries that this machine lacks are found; those

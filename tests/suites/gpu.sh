@@ -103,6 +103,10 @@ END
     run "gpu/pack" archive "${pack[@]}"
     run "gpu/pack: a suite that needs both libraries" "unit nccl_gpu" \
         bash -c 'packed "$work/there" tests/gpu/run nccl_gpu'
+    run "gpu/pack: other capability, where directories are" "9 times, 8 variants" \
+        bash -c ': >"$work/asked"; ARCH=80 "$@" || exit
+            echo "$(grep -c "^configure .*-Dgpu_arch=80" "$work/asked") times," \
+                 "$(tar -tf "$work/archive" | grep -c "^packed/tune-.*/coll_perf$") variants"' pack "${pack[@]}"
     rm "$work/pack/perf" && mkdir "$work/pack/perf"
     echo 'int gone(void) { return 0; }' | cc -shared -o "$work/libgone.so" -x c -
     echo 'int gone(void); int main(void) { return gone(); }' |
