@@ -10,6 +10,7 @@ passed=0 failed=0 skipped=0
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 standin=$PWD/$build/tests/libcuda_standin.so
+export work standin
 
 if [ ! -f "$standin" ]; then
     echo "    SKIPPED: this build has no stand-in driver: it found no C++ compiler for the kernels"
@@ -75,6 +76,23 @@ run "gpu/run, coll_perf: its rows, and what else it says" "10 rows, 2 sentences"
 run "gpu/run, coll_perf: why it failed" "| coll_perf: a sentence" \
     env PACKED="$work/packed" DRIVER="$standin" FAILS=1 bash -c '! tests/gpu/run coll_perf'
 
+# A PyTorch that cannot be imported; whoever asks a second time waits.
+mkdir -p "$work/python" "$work/packed/gpu/src/compat"
+touch "$work/packed/gpu/src/compat/libnccl.so.2"
+cat >"$work/python/python3" <<END
+#!/bin/sh
+mkdir "$work/torch" || exec sleep 100
+echo "Traceback (most recent call last):" >&2
+echo "ImportError: libfoo.so: cannot open shared object file" >&2
+exit 1
+END
+chmod +x "$work/python/python3"
+torch=(env PATH="$work/python:$PATH" PACKED="$work/packed" DRIVER="$standin" tests/gpu/run)
+run "gpu/run does not ask for PyTorch that nobody wants" "2 passed, 0 failed, 0 skipped" \
+    bash -c '"$@" && [ ! -e "$work/torch" ]' torch "${torch[@]}" "coll_perf, 2 threads"
+run "gpu/run, torch: why it is skipped" "SKIPPED: python3 -c 'import torch': ImportError: libfoo.so: cannot" \
+    "${torch[@]}" torch
+
 mkdir -p "$work/built/gpu" "$work/built/lib"
 ln -s "$PWD/$build/tests" "$PWD/$build/src" "$PWD/$build/perf" "$work/built/gpu"
 run "gpu/run, a suite that ran" "2 passed, 0 failed, 0 skipped" \
@@ -88,7 +106,6 @@ packed() { # directory command...: what a machine with that archive says
     tar -C "$1" -xf "$work/archive" && PACKED="$1/packed" DRIVER="$standin" "${@:2}"
 }
 export -f packed
-export work standin
 if [ -z "${FAST:-}" ]; then
     mkdir "$work/bin"
     cat >"$work/bin/meson" <<END
