@@ -61,6 +61,7 @@ run "a GPU of NVIDIA's device files, or of a Windows host's" "yes yes no" bash -
 mkdir -p "$work/packed/gpu/perf" "$work/packed/lib"
 cat >"$work/packed/gpu/perf/coll_perf" <<'END'
 #!/bin/sh
+echo "# coll_perf, all its options"
 echo "coll_perf: a sentence" >&2
 for coll in "$1" "$2" "$3" "$4" "$5"; do
     echo "# Collective: $coll"
@@ -75,6 +76,16 @@ run "gpu/run, coll_perf: its rows, and what else it says" "10 rows, 2 sentences"
              "$(cat "$PACKED"/gpu/gpu-logs/coll_perf*.log | grep -c "^coll_perf: a sentence$") sentences"'
 run "gpu/run, coll_perf: why it failed" "| coll_perf: a sentence" \
     env PACKED="$work/packed" DRIVER="$standin" FAILS=1 bash -c '! tests/gpu/run coll_perf'
+mkdir -p "$work/packed/tune-base/perf"
+cp "$work/packed/gpu/perf/coll_perf" "$work/packed/tune-base/perf"
+tune=(env PACKED="$work/packed" DRIVER="$standin" bash -c)
+run "gpu/tune, settings: a log of each" "48 logs, 6 of direct 16M" \
+    "${tune[@]}" 'tests/gpu/tune settings && cd "$PACKED/tune-logs" && grep -l a.sentence ./*.log |
+        awk "/direct 16M/ {of++} END {print NR \" logs, \" of \" of direct 16M\"}"'
+run "gpu/tune, settings: those that fail" "48 runs FAILED" \
+    "${tune[@]}" 'FAILS=1 tests/gpu/tune settings >"$work/tuned"; [ $? -eq 1 ] && tail -n 2 "$work/tuned"'
+run "gpu/tune, settings: why they failed" "FAILED: ring 64M, --ranks 8: " \
+    grep '^FAILED.*: coll_perf: a sentence$' "$work/tuned"
 
 # A PyTorch that cannot be imported; whoever asks a second time waits.
 mkdir -p "$work/python" "$work/packed/gpu/src/compat"
