@@ -87,22 +87,35 @@ run "gpu/tune, settings: those that fail" "48 runs FAILED" \
 run "gpu/tune, settings: why they failed" "FAILED: ring 64M, --ranks 8: " \
     grep '^FAILED.*: coll_perf: a sentence$' "$work/tuned"
 
-# A PyTorch that cannot be imported; whoever asks a second time waits.
+# PyTorch as a script: broken, or run over a library that says its version for so many ranks, whose name
+# is the word in TORCH.
 mkdir -p "$work/python" "$work/packed/gpu/src/compat"
 touch "$work/packed/gpu/src/compat/libnccl.so.2"
 cat >"$work/python/python3" <<END
 #!/bin/sh
-mkdir "$work/torch" || exec sleep 100
-echo "Traceback (most recent call last):" >&2
-echo "ImportError: libfoo.so: cannot open shared object file" >&2
-exit 1
+echo "\$*" >>"$work/python/asked"
+if [ "\$TORCH" = broken ]; then
+    echo "Traceback (most recent call last):" >&2
+    echo "ImportError: libfoo.so: cannot open shared object file" >&2
+    exit 1
+fi
+[ "\$1" = -c ] && exit
+echo "host:7 NCCL version 2.32.3\$TORCH" >&2
+[ "\$2" = 2 ] && echo "host:8 NCCL version 2.32.3\$TORCH" >&2
+echo "ok: \$2 ranks"
 END
 chmod +x "$work/python/python3"
-torch=(env PATH="$work/python:$PATH" PACKED="$work/packed" DRIVER="$standin" tests/gpu/run)
-run "gpu/run does not ask for PyTorch that nobody wants" "2 passed, 0 failed, 0 skipped" \
-    bash -c '"$@" && [ ! -e "$work/torch" ]' torch "${torch[@]}" "coll_perf, 2 threads"
-run "gpu/run, torch: why it is skipped" "SKIPPED: python3 -c 'import torch': ImportError: libfoo.so: cannot" \
-    "${torch[@]}" torch
+torch() { # name text torch step status
+    run "$1" "$2" env PATH="$work/python:$PATH" PACKED="$work/packed" DRIVER="$standin" TORCH="$3" bash -c \
+        'tests/gpu/run "$1"; [ $? -eq "$2" ] && echo "PyTorch was imported $(grep -c "import torch" "$0/python/asked") times"' \
+        "$work" "$4" "$5"
+}
+: >"$work/python/asked"
+torch "gpu/run does not import PyTorch for nobody" "imported 0 times" broken "coll_perf, 2 threads" 0
+torch "gpu/run, PyTorch: once" "imported 1 times" +tutti0.1.0 "2 ranks" 0
+torch "gpu/run, PyTorch: ranks whose library is another" "| of 4 ranks 1 have called Tutti" +tutti0.1.0 "collectives, 4 ranks" 1
+torch "gpu/run, PyTorch: a library that is another" "| of 2 ranks 0 have called Tutti" +cuda13.0 "fresh" 1
+torch "gpu/run, PyTorch: why it is skipped" "SKIPPED: python3 -c 'import torch': ImportError: libfoo.so: cannot" broken torch 0
 
 mkdir -p "$work/built/gpu" "$work/built/lib"
 ln -s "$PWD/$build/tests" "$PWD/$build/src" "$PWD/$build/perf" "$work/built/gpu"
