@@ -76,6 +76,8 @@ run "gpu/run, coll_perf: its rows, and what else it says" "10 rows, 2 sentences"
              "$(cat "$PACKED"/gpu/gpu-logs/coll_perf*.log | grep -c "^coll_perf: a sentence$") sentences"'
 run "gpu/run, coll_perf: why it failed" "| coll_perf: a sentence" \
     env PACKED="$work/packed" DRIVER="$standin" FAILS=1 bash -c '! tests/gpu/run coll_perf'
+run "gpu/run, a program that was not built" "SKIPPED: this build has no NCCL face" \
+    env PACKED="$work/packed" DRIVER="$standin" tests/gpu/run "unit nccl_gpu"
 mkdir -p "$work/packed/tune-base/perf"
 cp "$work/packed/gpu/perf/coll_perf" "$work/packed/tune-base/perf"
 tune=(env PACKED="$work/packed" DRIVER="$standin" bash -c)
