@@ -76,6 +76,11 @@ run "gpu/run, coll_perf: its rows, and what else it says" "10 rows, 2 sentences"
              "$(cat "$PACKED"/gpu/gpu-logs/coll_perf*.log | grep -c "^coll_perf: a sentence$") sentences"'
 run "gpu/run, coll_perf: why it failed" "| coll_perf: a sentence" \
     env PACKED="$work/packed" DRIVER="$standin" FAILS=1 bash -c '! tests/gpu/run coll_perf'
+mkdir "$work/packed/gpu/tests"
+printf '#!/bin/sh\necho "  Test: one ...FAILED\n    1. one.c:7  - 1 == 2"\nseq 100\nexit 1\n' >"$work/packed/gpu/tests/test_cuda"
+chmod +x "$work/packed/gpu/tests/test_cuda"
+run "gpu/run, a test that failed long before the end" "|     1. one.c:7  - 1 == 2" \
+    env PACKED="$work/packed" DRIVER="$standin" bash -c '! tests/gpu/run "unit cuda"'
 run "gpu/run, a program that was not built" "SKIPPED: this build has no NCCL face" \
     env PACKED="$work/packed" DRIVER="$standin" tests/gpu/run "unit nccl_gpu"
 mkdir -p "$work/packed/tune-base/perf"
