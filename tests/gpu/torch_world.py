@@ -1,5 +1,6 @@
 """What the PyTorch scripts of tests/gpu share: ranks of one GPU as processes. That they have called the
 library that was preloaded is seen by who runs them (tests/gpu/run)."""
+import faulthandler
 import os
 import socket
 import sys
@@ -9,6 +10,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+HANGS_S = 45  # less than a step has: what hangs shows where, what is only slow goes on
+
 
 def free_port():
     with socket.socket() as s:
@@ -17,6 +20,7 @@ def free_port():
 
 
 def _rank(rank, function, size, port):
+    faulthandler.dump_traceback_later(HANGS_S)
     try:
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank),
                           WORLD_SIZE=str(size), LOCAL_RANK="0", LOCAL_WORLD_SIZE="1")
