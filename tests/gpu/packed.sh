@@ -18,5 +18,5 @@ if [ -n "${PACKED:-}" ]; then
     for library in "$PACKED"/lib/*; do
         /sbin/ldconfig -p | grep -qF "${library##*/} " || ln -sf "$library" "$PACKED/lacking/"
     done
-    export PACKED LD_LIBRARY_PATH=$PACKED/lacking:${LD_LIBRARY_PATH:-}
+    export PACKED LD_LIBRARY_PATH=$PACKED/lacking${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 fi
