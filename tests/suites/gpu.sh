@@ -58,8 +58,8 @@ run "a GPU of NVIDIA's device files, or of a Windows host's" "yes yes no" bash -
     '. tests/gpu/packed.sh; for d in nvidia dxg none; do gpu_is_there "$0/$d" && echo -n "yes " || echo no; done' "$work"
 
 # A program that says something beside its results, and may fail.
-mkdir -p "$work/packed/gpu/perf" "$work/packed/lib"
-cat >"$work/packed/gpu/perf/coll_perf" <<'END'
+mkdir -p "$work/fake/gpu/perf" "$work/fake/lib"
+cat >"$work/fake/gpu/perf/coll_perf" <<'END'
 #!/bin/sh
 echo "# coll_perf, all its options"
 echo "coll_perf: a sentence" >&2
@@ -69,23 +69,27 @@ for coll in "$1" "$2" "$3" "$4" "$5"; do
 done
 exit ${FAILS:-0}
 END
-chmod +x "$work/packed/gpu/perf/coll_perf"
+chmod +x "$work/fake/gpu/perf/coll_perf"
 run "gpu/run, coll_perf: its rows, and what else it says" "10 rows, 2 sentences" \
-    env PACKED="$work/packed" DRIVER="$standin" bash -c 'tests/gpu/run coll_perf || exit
+    env PACKED="$work/fake" DRIVER="$standin" bash -c 'tests/gpu/run coll_perf || exit
         echo "$(grep -c "^| 2 .* coll_perf .* 2.68 GB/s" "$PACKED/gpu/gpu-logs/figures.md") rows," \
              "$(cat "$PACKED"/gpu/gpu-logs/coll_perf*.log | grep -c "^coll_perf: a sentence$") sentences"'
 run "gpu/run, coll_perf: why it failed" "| coll_perf: a sentence" \
-    env PACKED="$work/packed" DRIVER="$standin" FAILS=1 bash -c '! tests/gpu/run coll_perf'
-mkdir "$work/packed/gpu/tests"
-printf '#!/bin/sh\necho "  Test: one ...FAILED\n    1. one.c:7  - 1 == 2"\nseq 100\nexit 1\n' >"$work/packed/gpu/tests/test_cuda"
-chmod +x "$work/packed/gpu/tests/test_cuda"
+    env PACKED="$work/fake" DRIVER="$standin" FAILS=1 bash -c '! tests/gpu/run coll_perf'
+mkdir "$work/fake/gpu/tests"
+printf '#!/bin/sh\necho "  Test: one ...FAILED\n    1. one.c:7  - 1 == 2"\nseq 100\nexit 1\n' >"$work/fake/gpu/tests/test_cuda"
+printf '#!/bin/sh\necho "suite within: 0 passed, 0 failed, 9 skipped\nsuite transfers: 1 passed, 0 failed, 1 skipped"\n' \
+    >"$work/fake/gpu/tests/test_transfers"
+chmod +x "$work/fake/gpu/tests"/*
 run "gpu/run, a test that failed long before the end" "|     1. one.c:7  - 1 == 2" \
-    env PACKED="$work/packed" DRIVER="$standin" bash -c '! tests/gpu/run "unit cuda"'
+    env PACKED="$work/fake" DRIVER="$standin" bash -c '! tests/gpu/run "unit cuda"'
+run "gpu/run, a suite within one that ran nothing" "2 passed, 0 failed" \
+    env PACKED="$work/fake" DRIVER="$standin" tests/gpu/run "unit transfers"
 run "gpu/run, a program that was not built" "SKIPPED: this build has no NCCL face" \
-    env PACKED="$work/packed" DRIVER="$standin" tests/gpu/run "unit nccl_gpu"
-mkdir -p "$work/packed/tune-base/perf"
-cp "$work/packed/gpu/perf/coll_perf" "$work/packed/tune-base/perf"
-tune=(env PACKED="$work/packed" DRIVER="$standin" bash -c)
+    env PACKED="$work/fake" DRIVER="$standin" tests/gpu/run "unit nccl_gpu"
+mkdir -p "$work/fake/tune-base/perf"
+cp "$work/fake/gpu/perf/coll_perf" "$work/fake/tune-base/perf"
+tune=(env PACKED="$work/fake" DRIVER="$standin" bash -c)
 run "gpu/tune, settings: a log of each" "48 logs, 6 of direct 16M" \
     "${tune[@]}" 'tests/gpu/tune settings && cd "$PACKED/tune-logs" && grep -l a.sentence ./*.log |
         awk "/direct 16M/ {of++} END {print NR \" logs, \" of \" of direct 16M\"}"'
@@ -96,8 +100,8 @@ run "gpu/tune, settings: why they failed" "FAILED: ring 64M, --ranks 8: " \
 
 # PyTorch as a script: broken, or run over a library that says its version for so many ranks, whose name
 # is the word in TORCH.
-mkdir -p "$work/python" "$work/packed/gpu/src/compat"
-touch "$work/packed/gpu/src/compat/libnccl.so.2"
+mkdir -p "$work/python" "$work/fake/gpu/src/compat"
+touch "$work/fake/gpu/src/compat/libnccl.so.2"
 cat >"$work/python/python3" <<END
 #!/bin/sh
 echo "\$*" >>"$work/python/asked"
@@ -113,7 +117,7 @@ echo "ok: \$2 ranks"
 END
 chmod +x "$work/python/python3"
 torch() { # name text torch step status
-    run "$1" "$2" env PATH="$work/python:$PATH" PACKED="$work/packed" DRIVER="$standin" TORCH="$3" bash -c \
+    run "$1" "$2" env PATH="$work/python:$PATH" PACKED="$work/fake" DRIVER="$standin" TORCH="$3" bash -c \
         'tests/gpu/run "$1"; [ $? -eq "$2" ] && echo "PyTorch was imported $(grep -c "import torch" "$0/python/asked") times"' \
         "$work" "$4" "$5"
 }
@@ -132,11 +136,6 @@ run "gpu/run, a suite that ran nothing" "nothing ran: SKIPPED: $standin: there i
     env PACKED="$work/built" DRIVER="$standin" TUTTI_TEST_STANDIN_DEVICES=0 bash -c '! tests/gpu/run "unit stream_graphs"'
 
 # Where meson and ninja are these, pack has the programs of this build, and tells what it asks of meson.
-packed() { # directory command...: what a machine with that archive says
-    mkdir -p "$1"
-    tar -C "$1" -xf "$work/archive" && PACKED="$1/packed" DRIVER="$standin" "${@:2}"
-}
-export -f packed
 if [ -z "${FAST:-}" ]; then
     mkdir "$work/bin"
     cat >"$work/bin/meson" <<END
@@ -150,7 +149,7 @@ END
     pack=(env PATH="$work/bin:$PATH" BUILD="$work/pack" tests/gpu/pack "$work/archive")
     run "gpu/pack" archive "${pack[@]}"
     run "gpu/pack: a suite that needs both libraries" "unit nccl_gpu" \
-        bash -c 'packed "$work/there" tests/gpu/run nccl_gpu'
+        bash -c 'python3 -m tarfile -e "$work/archive" "$work" && PACKED=$work/packed DRIVER=$standin tests/gpu/run nccl_gpu'
     run "gpu/pack: other capability, where directories are" "9 times, 8 variants" \
         bash -c ': >"$work/asked"; ARCH=80 "$@" || exit
             echo "$(grep -c "^configure .*-Dgpu_arch=80" "$work/asked") times," \
