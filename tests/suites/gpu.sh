@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # The GPU's own suite where this machine has a GPU (tests/gpu/run), and what of it runs over the
-# stand-in driver everywhere: the NCCL face call by call, coll_perf on GPU memory, and the probes.
+# stand-in driver everywhere: the NCCL face call by call, coll_perf on GPU memory, and the probes; and
+# what the scripts of tests/gpu say of programs that fail, skip or are missing.
 #   BUILD: build directory (default build)
-#   FAST=1: fewer ranks, no probe
+#   FAST=1: fewer ranks, no probe, nothing packed
 set -u
 cd "$(dirname "$0")/../.."
 build=${BUILD:-build}
@@ -57,7 +58,7 @@ touch "$work/nvidia/nvidia0" "$work/dxg/dxg" "$work/none/nvidiactl"
 run "a GPU of NVIDIA's device files, or of a Windows host's" "yes yes no" bash -c \
     '. tests/gpu/packed.sh; for d in nvidia dxg none; do gpu_is_there "$0/$d" && echo -n "yes " || echo no; done' "$work"
 
-# A program that says something beside its results, and may fail.
+# Programs as gpu/pack leaves them, but fakes: this one says something beside its results, and may fail.
 mkdir -p "$work/fake/gpu/perf" "$work/fake/lib"
 cat >"$work/fake/gpu/perf/coll_perf" <<'END'
 #!/bin/sh
