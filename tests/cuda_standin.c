@@ -306,7 +306,7 @@ cuda_result cuCtxCreate_v2(cuda_context *context, unsigned flags, int ordinal)
 
 cuda_result cuCtxPushCurrent_v2(cuda_context context)
 {
-    if (!context || depth == STACK_MAX)
+    if (!context || depth == STACK_MAX || !standin_take_green(context))
         return CUDA_DRIVER_INVALID_CONTEXT;
     stack[depth++] = context;
     return CUDA_DRIVER_OK;
@@ -316,14 +316,15 @@ cuda_result cuCtxPopCurrent_v2(cuda_context *context)
 {
     if (depth == 0)
         return CUDA_DRIVER_INVALID_CONTEXT;
-    *context = stack[--depth];
+    standin_leave_green(stack[--depth]);
+    *context = stack[depth];
     return CUDA_DRIVER_OK;
 }
 
 cuda_result cuCtxSetCurrent(cuda_context context)
 {
-    if (depth > 0)
-        depth--;
+    cuda_context before;
+    (void)cuCtxPopCurrent_v2(&before);
     return context ? cuCtxPushCurrent_v2(context) : CUDA_DRIVER_OK;
 }
 
@@ -347,8 +348,14 @@ cuda_result standin_enter(struct standin_context **context)
         return ready;
     if (depth == 0)
         return CUDA_DRIVER_INVALID_CONTEXT;
-    *context = stack[depth - 1];
+    struct standin_context *current = stack[depth - 1];
+    *context = current->whole ? current->whole : current;
     return atomic_load(&(*context)->error);
+}
+
+struct standin_context *standin_current_green(void)
+{
+    return depth > 0 && stack[depth - 1]->whole ? stack[depth - 1] : NULL;
 }
 
 cuda_result cuCtxGetDevice(int *device)

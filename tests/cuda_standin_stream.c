@@ -266,14 +266,24 @@ static struct standin_channel *shared_channel(struct standin_context *context)
     return *slot;
 }
 
+struct standin_stream *standin_make_stream(struct standin_context *of, unsigned flags)
+{
+    struct standin_context *context = of->whole ? of->whole : of;
+    struct standin_stream *stream = make_stream(context, flags, shared_channel(context));
+    if (stream && of->whole)
+        stream->green = of;
+    return stream;
+}
+
 cuda_result cuStreamCreateWithPriority(cuda_stream *stream, unsigned flags, int priority)
 {
     struct standin_context *context;
     cuda_result result = standin_enter(&context);
     if (result != CUDA_DRIVER_OK)
         return result;
+    struct standin_context *green = standin_current_green();
     pthread_mutex_lock(&standin_lock);
-    *stream = make_stream(context, flags, shared_channel(context));
+    *stream = standin_make_stream(green ? green : context, flags);
     pthread_mutex_unlock(&standin_lock);
     return *stream ? CUDA_DRIVER_OK : CUDA_DRIVER_OUT_OF_MEMORY;
 }
@@ -302,10 +312,13 @@ static struct standin_stream *stream_of_thread(struct standin_context *context)
 cuda_result standin_find_stream(struct standin_context *context, cuda_stream handle,
                                 struct standin_stream **found)
 {
+    struct standin_context *green = standin_current_green();
     if (handle == NULL || handle == (void *)1) {
-        *found = context->legacy;
+        *found = green ? green->legacy : context->legacy;
         return CUDA_DRIVER_OK;
     }
+    if (handle == (void *)2 && green)
+        return CUDA_DRIVER_INVALID_HANDLE;
     if (handle == (void *)2) {
         *found = stream_of_thread(context);
         return *found ? CUDA_DRIVER_OK : CUDA_DRIVER_OUT_OF_MEMORY;
@@ -455,28 +468,6 @@ cuda_result cuCtxSynchronize(void)
         return result;
     standin_drain(context);
     return atomic_load(&context->error);
-}
-
-cuda_result cuStreamGetCtx(cuda_stream handle, cuda_context *context)
-{
-    /* Of a default stream it is the current one; others know theirs. */
-    if ((uintptr_t)handle <= 2) {
-        struct standin_context *current;
-        cuda_result result = standin_enter(&current);
-        *context = current;
-        return result;
-    }
-    cuda_result result = CUDA_DRIVER_INVALID_HANDLE;
-    pthread_mutex_lock(&standin_lock);
-    for (struct standin_context *c = standin_contexts; c; c = c->next) {
-        struct standin_stream *found;
-        if (standin_find_stream(c, handle, &found) == CUDA_DRIVER_OK) {
-            *context = c;
-            result = found->broken ? CUDA_DRIVER_CAPTURE_INVALIDATED : CUDA_DRIVER_OK;
-        }
-    }
-    pthread_mutex_unlock(&standin_lock);
-    return result;
 }
 
 /* ---- work ----------------------------------------------------------------------------------- */
