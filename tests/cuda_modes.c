@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 #include <sys/wait.h>
 
+#include "mem/mem_cuda.h"
 #include "tests/cuda_suite.h"
 
 /* This program anew, in another mode, with standard input on fd if that is not negative. */
@@ -432,6 +433,42 @@ bool run_mode(const char *mode, int *status)
         }
     }
     return false;
+}
+
+/* What the library must not do, any driver refuses it: so the stand-in does. */
+void test_cuda_drivers_refuse_what_they_must(void)
+{
+    cuda_stream first = make_stream(CUDA_STREAM_NON_BLOCKING),
+                second = make_stream(CUDA_STREAM_NON_BLOCKING);
+    struct mem_words *words = take_words();
+    cuda_context others, popped;
+    cuda_event event = NULL, of_others = NULL;
+    cuda_graph graph = NULL;
+    float ms;
+    CU_ASSERT_EQUAL(gpu->event_create(&event, 0), CUDA_DRIVER_OK);
+    CU_ASSERT_EQUAL(gpu->wait_word(first, words->address + 2, 0, 0), CUDA_DRIVER_INVALID_VALUE);
+    CU_ASSERT_EQUAL(gpu->write_word(first, words->address + 1, 0, 0), CUDA_DRIVER_INVALID_VALUE);
+    CU_ASSERT_EQUAL(gpu->write_word(first, words->address, 0, 64), CUDA_DRIVER_INVALID_VALUE);
+    mem_words_give(device, words);
+    /* Two streams of a context are captured beside each other; neither twice. */
+    CU_ASSERT_EQUAL(gpu->capture_begin(first, CUDA_CAPTURE_MODE_RELAXED), CUDA_DRIVER_OK);
+    CU_ASSERT_EQUAL(gpu->capture_begin(second, CUDA_CAPTURE_MODE_RELAXED), CUDA_DRIVER_OK);
+    CU_ASSERT_NOT_EQUAL(gpu->capture_begin(first, CUDA_CAPTURE_MODE_RELAXED), CUDA_DRIVER_OK);
+    CU_ASSERT_EQUAL(gpu->event_record(event, first), CUDA_DRIVER_OK);
+    CU_ASSERT_EQUAL(gpu->event_query(event), 907); /* CUDA_ERROR_CAPTURED_EVENT */
+    CU_ASSERT_EQUAL(gpu->event_elapsed(&ms, event, event), 907);
+    CU_ASSERT_EQUAL(gpu->capture_end(first, &graph), CUDA_DRIVER_OK);
+    CU_ASSERT_EQUAL(gpu->graph_destroy(graph), CUDA_DRIVER_OK);
+    CU_ASSERT_EQUAL(gpu->capture_end(second, &graph), CUDA_DRIVER_OK);
+    CU_ASSERT_EQUAL(gpu->graph_destroy(graph), CUDA_DRIVER_OK);
+    /* What belongs to a context serves in it alone. */
+    CU_ASSERT_EQUAL_FATAL(gpu->context_create(&others, 0, 0), CUDA_DRIVER_OK);
+    CU_ASSERT_EQUAL(gpu->event_create(&of_others, 0), CUDA_DRIVER_OK);
+    if (gpu->standin && mem_device_reduces(device)) /* another may look at the parameters first */
+        CU_ASSERT_EQUAL(gpu->launch(device->copy, 1, 1, 1, 32, 1, 1, 0, NULL, NULL, NULL),
+                        CUDA_DRIVER_INVALID_HANDLE);
+    CU_ASSERT_EQUAL(gpu->context_pop(&popped), CUDA_DRIVER_OK);
+    CU_ASSERT_EQUAL(gpu->event_record(of_others, first), CUDA_DRIVER_INVALID_HANDLE);
 }
 
 void test_cuda_meets_other_drivers_and_settings(void)

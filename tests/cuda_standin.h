@@ -20,7 +20,7 @@
  *   launches        wait so, too, the first time in a context: a driver may make then what kernels
  *                   share. With TUTTI_TEST_STANDIN_BLOCKING=1 each returns when its kernel has
  *                   ended, as CUDA_LAUNCH_BLOCKING=1 has it on real devices
- *   captures        of one stream at a time and of those that events join to it, forbidding other
+ *   captures        of streams and of those that events join to them, forbidding other
  *                   threads' calls as the real one does; a graph's launch runs one stream's part as
  *                   far as events allow before it goes on with another's
  *   IPC             processes map each other's memory file; with TUTTI_TEST_STANDIN_IPC=0 they
@@ -63,11 +63,13 @@ STANDIN_CONTROLS(X)
 #undef X
 
 /* Answers that the library does not know one by one. */
-#define CUDA_STUB      34  /* CUDA_ERROR_STUB_LIBRARY */
-#define CUDA_MERGE     902 /* CUDA_ERROR_STREAM_CAPTURE_MERGE */
-#define CUDA_DESTROYED 709 /* CUDA_ERROR_CONTEXT_IS_DESTROYED */
-#define CHANNELS_MAX   64  /* shared by streams */
-#define DEVICES_MAX    8
+#define CUDA_STUB           34  /* CUDA_ERROR_STUB_LIBRARY */
+#define CUDA_ILLEGAL        401 /* CUDA_ERROR_ILLEGAL_STATE */
+#define CUDA_MERGE          902 /* CUDA_ERROR_STREAM_CAPTURE_MERGE */
+#define CUDA_CAPTURED_EVENT 907 /* CUDA_ERROR_CAPTURED_EVENT */
+#define CUDA_DESTROYED      709 /* CUDA_ERROR_CONTEXT_IS_DESTROYED */
+#define CHANNELS_MAX        64  /* shared by streams */
+#define DEVICES_MAX         8
 
 struct standin_channel;
 struct standin_graph;

@@ -22,6 +22,7 @@ struct standin_channel {
 };
 
 struct standin_event {
+    struct standin_context *context;
     uint64_t recorded; /* recordings begun */
     _Atomic uint64_t completed;
     _Atomic uint64_t at_ns;        /* the last of them */
@@ -498,6 +499,8 @@ cuda_result cuStreamWriteValue32_v2(cuda_stream stream, cuda_address address, ui
 {
     struct standin_op op = {
         .kind = OP_WRITE, .dst = address, .bytes = 4, .value = value, .value_bytes = 4};
+    if (flags != CUDA_WRITE_ORDERED || address % 4 != 0)
+        return CUDA_DRIVER_INVALID_VALUE;
     return standin_settings()->memory_ops ? standin_issue(stream, &op, false)
                                           : CUDA_DRIVER_NOT_SUPPORTED;
 }
@@ -506,7 +509,7 @@ cuda_result cuStreamWaitValue32_v2(cuda_stream stream, cuda_address address, uin
                                    unsigned flags)
 {
     struct standin_op op = {.kind = OP_WAIT, .dst = address, .value = value};
-    if (flags != CUDA_WAIT_REACHED)
+    if (flags != CUDA_WAIT_REACHED || address % 4 != 0)
         return CUDA_DRIVER_INVALID_VALUE;
     return standin_settings()->memory_ops ? standin_issue(stream, &op, false)
                                           : CUDA_DRIVER_NOT_SUPPORTED;
@@ -545,6 +548,7 @@ cuda_result cuEventCreate(cuda_event *event, unsigned flags)
     struct standin_event *made = calloc(1, sizeof *made);
     if (!made)
         return CUDA_DRIVER_OUT_OF_MEMORY;
+    made->context = context;
     pthread_mutex_lock(&standin_lock);
     made->next = events;
     events = made;
@@ -568,6 +572,8 @@ cuda_result cuEventRecord(cuda_event handle, cuda_stream stream)
         return result;
     pthread_mutex_lock(&standin_lock);
     result = standin_find_stream(context, stream, &found);
+    if (result == CUDA_DRIVER_OK && found->context != event->context)
+        result = CUDA_DRIVER_INVALID_HANDLE;
     event->capture = result == CUDA_DRIVER_OK ? found->capture : NULL;
     if (event->capture) {
         event->branch = found;
@@ -613,10 +619,12 @@ static cuda_result look_at_event(struct standin_event *event, bool wait)
     if (result != CUDA_DRIVER_OK)
         return result;
     pthread_mutex_lock(&standin_lock);
-    while (wait && atomic_load(&event->completed) < event->recorded &&
+    if (event->capture)
+        result = CUDA_CAPTURED_EVENT;
+    while (wait && !event->capture && atomic_load(&event->completed) < event->recorded &&
            atomic_load(&context->error) == CUDA_DRIVER_OK)
         pthread_cond_wait(&standin_done, &standin_lock);
-    if (atomic_load(&event->completed) < event->recorded)
+    if (!event->capture && atomic_load(&event->completed) < event->recorded)
         result = CUDA_DRIVER_NOT_READY;
     pthread_mutex_unlock(&standin_lock);
     cuda_result error = atomic_load(&context->error);

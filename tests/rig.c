@@ -454,12 +454,8 @@ void rig_gate_open(unsigned gate)
 /* ---- graphs ----------------------------------------------------------------------------------
  */
 
-/* The stand-in captures one stream at a time. */
-static pthread_mutex_t capturing = PTHREAD_MUTEX_INITIALIZER;
-
 void rig_capture_begin(cuda_stream stream)
 {
-    pthread_mutex_lock(&capturing);
     need(rig_gpu()->capture_begin(stream, CUDA_CAPTURE_MODE_RELAXED), "begin a capture");
 }
 
@@ -468,7 +464,6 @@ void *rig_capture_end(cuda_stream stream)
     cuda_graph graph = NULL;
     void *executable = NULL;
     cuda_result result = rig_gpu()->capture_end(stream, &graph);
-    pthread_mutex_unlock(&capturing);
     if (result != CUDA_DRIVER_OK || !graph)
         return NULL;
     need(rig.gpu->graph_instantiate(&executable, graph, 0), "instantiate a graph");
