@@ -395,6 +395,28 @@ static int mode_adapters(void)
            EXPECT(after == before + 1);
 }
 
+/* A driver before CUDA 12.5 does not say whose a green context's stream is. */
+static int mode_no_stream_contexts(void)
+{
+    struct mem_stream plain, green;
+    struct gpu_resource part;
+    void *name, *made;
+    gpu = gpu_open();
+    if (!gpu || mem_device_open(&device) != TUTTI_OK)
+        return 1;
+    cuda_stream handle, of_green;
+    ((struct cuda_driver *)(uintptr_t)mem_cuda_driver())->stream_contexts = NULL;
+    return EXPECT(gpu->stream_make(&handle, CUDA_STREAM_NON_BLOCKING) == CUDA_DRIVER_OK) ||
+           EXPECT(mem_stream_open(handle, NULL, &plain) == TUTTI_OK && plain.device == device) ||
+           EXPECT(mem_stream_open(NULL, NULL, &plain) == TUTTI_OK && plain.device == device) ||
+           EXPECT(gpu->resource_of(0, &part, GPU_MULTIPROCESSORS) == CUDA_DRIVER_OK) ||
+           EXPECT(gpu->resource_name(&name, &part, 1) == CUDA_DRIVER_OK) ||
+           EXPECT(gpu->green_create(&made, name, 0, GPU_GREEN_DEFAULT_STREAM) == CUDA_DRIVER_OK) ||
+           EXPECT(gpu->green_stream(&of_green, made, CUDA_STREAM_NON_BLOCKING, 0) ==
+                  CUDA_DRIVER_OK) ||
+           EXPECT(mem_stream_open(of_green, NULL, &green) == TUTTI_OK && green.device != device);
+}
+
 struct mode {
     const char *name;
     int (*run)(void);
@@ -422,6 +444,7 @@ static const struct mode modes[] = {
     {"--small", mode_small, true},
     {"--two-devices", mode_two_devices, true},
     {"--adapters", mode_adapters, true},
+    {"--no-stream-contexts", mode_no_stream_contexts, true},
 };
 
 bool run_mode(const char *mode, int *status)
