@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 #include <sys/wait.h>
 
+#include "mem/mem_cuda.h"
 #include "tests/cuda_suite.h"
 
 /* This program anew, in another mode, with standard input on fd if that is not negative. */
@@ -394,6 +395,28 @@ static int mode_adapters(void)
            EXPECT(after == before + 1);
 }
 
+/* A driver before CUDA 12.5 does not say whose a green context's stream is. */
+static int mode_no_stream_contexts(void)
+{
+    struct mem_stream plain, green;
+    struct gpu_resource part;
+    void *name, *made;
+    gpu = gpu_open();
+    if (!gpu || mem_device_open(&device) != TUTTI_OK)
+        return 1;
+    cuda_stream handle, of_green;
+    ((struct cuda_driver *)(uintptr_t)mem_cuda_driver())->stream_contexts = NULL;
+    return EXPECT(gpu->stream_make(&handle, CUDA_STREAM_NON_BLOCKING) == CUDA_DRIVER_OK) ||
+           EXPECT(mem_stream_open(handle, NULL, &plain) == TUTTI_OK && plain.device == device) ||
+           EXPECT(mem_stream_open(NULL, NULL, &plain) == TUTTI_OK && plain.device == device) ||
+           EXPECT(gpu->resource_of(0, &part, GPU_MULTIPROCESSORS) == CUDA_DRIVER_OK) ||
+           EXPECT(gpu->resource_name(&name, &part, 1) == CUDA_DRIVER_OK) ||
+           EXPECT(gpu->green_create(&made, name, 0, GPU_GREEN_DEFAULT_STREAM) == CUDA_DRIVER_OK) ||
+           EXPECT(gpu->green_stream(&of_green, made, CUDA_STREAM_NON_BLOCKING, 0) ==
+                  CUDA_DRIVER_OK) ||
+           EXPECT(mem_stream_open(of_green, NULL, &green) == TUTTI_OK && green.device != device);
+}
+
 struct mode {
     const char *name;
     int (*run)(void);
@@ -421,6 +444,7 @@ static const struct mode modes[] = {
     {"--small", mode_small, true},
     {"--two-devices", mode_two_devices, true},
     {"--adapters", mode_adapters, true},
+    {"--no-stream-contexts", mode_no_stream_contexts, true},
 };
 
 bool run_mode(const char *mode, int *status)
@@ -432,6 +456,42 @@ bool run_mode(const char *mode, int *status)
         }
     }
     return false;
+}
+
+/* What the library must not do, any driver refuses it: so the stand-in does. */
+void test_cuda_drivers_refuse_what_they_must(void)
+{
+    cuda_stream first = make_stream(CUDA_STREAM_NON_BLOCKING),
+                second = make_stream(CUDA_STREAM_NON_BLOCKING);
+    struct mem_words *words = take_words();
+    cuda_context others, popped;
+    cuda_event event = NULL, of_others = NULL;
+    cuda_graph graph = NULL;
+    float ms;
+    CU_ASSERT_EQUAL(gpu->event_create(&event, 0), CUDA_DRIVER_OK);
+    CU_ASSERT_EQUAL(gpu->wait_word(first, words->address + 2, 0, 0), CUDA_DRIVER_INVALID_VALUE);
+    CU_ASSERT_EQUAL(gpu->write_word(first, words->address + 1, 0, 0), CUDA_DRIVER_INVALID_VALUE);
+    CU_ASSERT_EQUAL(gpu->write_word(first, words->address, 0, 64), CUDA_DRIVER_INVALID_VALUE);
+    mem_words_give(device, words);
+    /* Two streams of a context are captured beside each other; neither twice. */
+    CU_ASSERT_EQUAL(gpu->capture_begin(first, CUDA_CAPTURE_MODE_RELAXED), CUDA_DRIVER_OK);
+    CU_ASSERT_EQUAL(gpu->capture_begin(second, CUDA_CAPTURE_MODE_RELAXED), CUDA_DRIVER_OK);
+    CU_ASSERT_NOT_EQUAL(gpu->capture_begin(first, CUDA_CAPTURE_MODE_RELAXED), CUDA_DRIVER_OK);
+    CU_ASSERT_EQUAL(gpu->event_record(event, first), CUDA_DRIVER_OK);
+    CU_ASSERT_EQUAL(gpu->event_query(event), 907); /* CUDA_ERROR_CAPTURED_EVENT */
+    CU_ASSERT_EQUAL(gpu->event_elapsed(&ms, event, event), 907);
+    CU_ASSERT_EQUAL(gpu->capture_end(first, &graph), CUDA_DRIVER_OK);
+    CU_ASSERT_EQUAL(gpu->graph_destroy(graph), CUDA_DRIVER_OK);
+    CU_ASSERT_EQUAL(gpu->capture_end(second, &graph), CUDA_DRIVER_OK);
+    CU_ASSERT_EQUAL(gpu->graph_destroy(graph), CUDA_DRIVER_OK);
+    /* What belongs to a context serves in it alone. */
+    CU_ASSERT_EQUAL_FATAL(gpu->context_create(&others, 0, 0), CUDA_DRIVER_OK);
+    CU_ASSERT_EQUAL(gpu->event_create(&of_others, 0), CUDA_DRIVER_OK);
+    if (gpu->standin && mem_device_reduces(device)) /* another may look at the parameters first */
+        CU_ASSERT_EQUAL(gpu->launch(device->copy, 1, 1, 1, 32, 1, 1, 0, NULL, NULL, NULL),
+                        CUDA_DRIVER_INVALID_HANDLE);
+    CU_ASSERT_EQUAL(gpu->context_pop(&popped), CUDA_DRIVER_OK);
+    CU_ASSERT_EQUAL(gpu->event_record(of_others, first), CUDA_DRIVER_INVALID_HANDLE);
 }
 
 void test_cuda_meets_other_drivers_and_settings(void)

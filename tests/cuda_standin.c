@@ -86,6 +86,7 @@ static const char *name_of(cuda_result result)
         X(INVALID_CONTEXT, 201, CUDA_ERROR_INVALID_CONTEXT)
         X(NO_PEER, 217, CUDA_ERROR_PEER_ACCESS_UNSUPPORTED)
         X(INVALID_HANDLE, 400, CUDA_ERROR_INVALID_HANDLE)
+        X(ILLEGAL, CUDA_ILLEGAL, CUDA_ERROR_ILLEGAL_STATE)
         X(NOT_FOUND, 500, CUDA_ERROR_NOT_FOUND)
         X(NOT_READY, 600, CUDA_ERROR_NOT_READY)
         X(ILLEGAL_ADDRESS, 700, CUDA_ERROR_ILLEGAL_ADDRESS)
@@ -94,6 +95,7 @@ static const char *name_of(cuda_result result)
         X(CAPTURE_UNSUPPORTED, 900, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED)
         X(CAPTURE_INVALIDATED, 901, CUDA_ERROR_STREAM_CAPTURE_INVALIDATED)
         X(CAPTURE_IMPLICIT, 906, CUDA_ERROR_STREAM_CAPTURE_IMPLICIT)
+        X(CAPTURED, CUDA_CAPTURED_EVENT, CUDA_ERROR_CAPTURED_EVENT)
 #undef X
     default:
         return NULL;
@@ -306,7 +308,7 @@ cuda_result cuCtxCreate_v2(cuda_context *context, unsigned flags, int ordinal)
 
 cuda_result cuCtxPushCurrent_v2(cuda_context context)
 {
-    if (!context || depth == STACK_MAX)
+    if (!context || depth == STACK_MAX || !standin_take_green(context))
         return CUDA_DRIVER_INVALID_CONTEXT;
     stack[depth++] = context;
     return CUDA_DRIVER_OK;
@@ -316,14 +318,15 @@ cuda_result cuCtxPopCurrent_v2(cuda_context *context)
 {
     if (depth == 0)
         return CUDA_DRIVER_INVALID_CONTEXT;
-    *context = stack[--depth];
+    standin_leave_green(stack[--depth]);
+    *context = stack[depth];
     return CUDA_DRIVER_OK;
 }
 
 cuda_result cuCtxSetCurrent(cuda_context context)
 {
-    if (depth > 0)
-        depth--;
+    cuda_context before;
+    (void)cuCtxPopCurrent_v2(&before);
     return context ? cuCtxPushCurrent_v2(context) : CUDA_DRIVER_OK;
 }
 
@@ -347,8 +350,14 @@ cuda_result standin_enter(struct standin_context **context)
         return ready;
     if (depth == 0)
         return CUDA_DRIVER_INVALID_CONTEXT;
-    *context = stack[depth - 1];
+    struct standin_context *current = stack[depth - 1];
+    *context = current->whole ? current->whole : current;
     return atomic_load(&(*context)->error);
+}
+
+struct standin_context *standin_current_green(void)
+{
+    return depth > 0 && stack[depth - 1]->whole ? stack[depth - 1] : NULL;
 }
 
 cuda_result cuCtxGetDevice(int *device)

@@ -20,7 +20,7 @@
  *   launches        wait so, too, the first time in a context: a driver may make then what kernels
  *                   share. With TUTTI_TEST_STANDIN_BLOCKING=1 each returns when its kernel has
  *                   ended, as CUDA_LAUNCH_BLOCKING=1 has it on real devices
- *   captures        of one stream at a time and of those that events join to it, forbidding other
+ *   captures        of streams and of those that events join to them, forbidding other
  *                   threads' calls as the real one does; a graph's launch runs one stream's part as
  *                   far as events allow before it goes on with another's
  *   IPC             processes map each other's memory file; with TUTTI_TEST_STANDIN_IPC=0 they
@@ -28,6 +28,8 @@
  *   contexts        kernels reach what was allocated plainly in one that was opened to theirs, of
  *                   at most TUTTI_TEST_STANDIN_PEERS (8) others, and on another GPU; copies go
  *                   anywhere. GPUs have links to each other, or a bus (TUTTI_TEST_STANDIN_LINKS=0)
+ *   green contexts  parts of a GPU in name alone: streams of their own over the primary context's
+ *                   memory, events and modules; current in one thread at a time
  *   adapters        with TUTTI_TEST_STANDIN_NIC=1 memory can be registered by its device address:
  *                   the view without access is open from the question whether adapters may reach an
  *                   allocation until the thread that asked calls again; pinned pages stay pinned. A
@@ -61,17 +63,22 @@ STANDIN_CONTROLS(X)
 #undef X
 
 /* Answers that the library does not know one by one. */
-#define CUDA_STUB      34  /* CUDA_ERROR_STUB_LIBRARY */
-#define CUDA_MERGE     902 /* CUDA_ERROR_STREAM_CAPTURE_MERGE */
-#define CUDA_DESTROYED 709 /* CUDA_ERROR_CONTEXT_IS_DESTROYED */
-#define CHANNELS_MAX   64  /* shared by streams */
-#define DEVICES_MAX    8
+#define CUDA_STUB           34  /* CUDA_ERROR_STUB_LIBRARY */
+#define CUDA_ILLEGAL        401 /* CUDA_ERROR_ILLEGAL_STATE */
+#define CUDA_MERGE          902 /* CUDA_ERROR_STREAM_CAPTURE_MERGE */
+#define CUDA_CAPTURED_EVENT 907 /* CUDA_ERROR_CAPTURED_EVENT */
+#define CUDA_DESTROYED      709 /* CUDA_ERROR_CONTEXT_IS_DESTROYED */
+#define CHANNELS_MAX        64  /* shared by streams */
+#define DEVICES_MAX         8
 
 struct standin_channel;
 struct standin_graph;
 
-/* A GPU context. */
+/* A GPU context. A green one has a legacy stream; all else is the primary one's. */
 struct standin_context {
+    struct standin_context *whole; /* of a green one: the primary one */
+    pthread_t holder;              /* it is current in this thread, */
+    unsigned held;                 /* so many times */
     int ordinal;
     unsigned number; /* of the contexts made */
     bool primary;
@@ -89,6 +96,7 @@ struct standin_context {
 
 struct standin_stream {
     struct standin_context *context;
+    struct standin_context *green; /* NULL: it has all of the GPU */
     struct standin_channel *channel;
     bool blocking; /* waits for the legacy stream, and it for this */
     bool destroyed;
@@ -155,8 +163,11 @@ static inline cuda_address cuda_address_of_host(const void *pointer)
 /* cuda_standin.c */
 /* CUDA_DRIVER_OK, or what every call answers. */
 cuda_result standin_is_initialised(void);
-/* The context current in this thread, if the call may be made: CUDA_DRIVER_OK and *context. */
+/* The context current in this thread, or the one that it is part of, if the call may be made:
+ * CUDA_DRIVER_OK and *context. */
 cuda_result standin_enter(struct standin_context **context);
+/* The green context current in this thread; NULL if it is another, or none. */
+struct standin_context *standin_current_green(void);
 /* As standin_enter, for calls that wait for all that the context was given: they have waited. */
 cuda_result standin_block(struct standin_context **context);
 /* Such a call begins (1), or ends (-1, with the lock). */
@@ -185,6 +196,8 @@ void standin_play_kernel(const struct standin_op *op);
 /* The time that so many bytes take besides. */
 void standin_pause_for(size_t bytes);
 cuda_result standin_make_streams(struct standin_context *context);
+/* With the lock: a stream of the context, or of a green one that is part of it. NULL: no memory. */
+struct standin_stream *standin_make_stream(struct standin_context *context, unsigned flags);
 /* Gives work to a stream, or to its capture. wait: until it is done. */
 cuda_result standin_issue(cuda_stream stream, const struct standin_op *op, bool wait);
 /* Waits until every channel of the context has done what it was given before. */
@@ -194,6 +207,11 @@ cuda_result standin_find_stream(struct standin_context *context, cuda_stream han
                                 struct standin_stream **found);
 /* With the lock: gives work to a stream that is not captured, behind what it must wait for. */
 void standin_push_ordered(struct standin_stream *stream, const struct standin_op *op);
+
+/* cuda_standin_green.c */
+/* A green context becomes current in this thread, or is it once less; false if another has it. */
+bool standin_take_green(struct standin_context *green);
+void standin_leave_green(struct standin_context *green);
 
 /* cuda_standin_graph.c */
 /* CUDA_DRIVER_OK unless a capture forbids this thread's call; then the capture is broken. */

@@ -29,24 +29,17 @@ static _Thread_local int thread_mode = CUDA_CAPTURE_MODE_GLOBAL;
 
 /* ---- captures ------------------------------------------------------------------------------- */
 
-/* With the lock: the stream captured in the context, if one is. */
-static struct standin_stream *find_capture(const struct standin_context *context)
-{
-    for (struct standin_stream *s = context->streams; s; s = s->next) {
-        if (s->capture)
-            return s;
-    }
-    return NULL;
-}
-
 cuda_result standin_check_legacy(struct standin_context *context, struct standin_stream *stream,
                                  bool breaks)
 {
-    struct standin_stream *captured = find_capture(context);
-    if (stream != context->legacy || !captured || !captured->blocking)
-        return CUDA_DRIVER_OK;
-    captured->broken |= breaks;
-    return CUDA_DRIVER_CAPTURE_IMPLICIT;
+    cuda_result result = CUDA_DRIVER_OK;
+    for (struct standin_stream *s = context->streams; s && stream == context->legacy; s = s->next) {
+        if (!s->capture || !s->blocking)
+            continue;
+        s->broken |= breaks;
+        result = CUDA_DRIVER_CAPTURE_IMPLICIT;
+    }
+    return result;
 }
 
 cuda_result standin_record(struct standin_stream *stream, const struct standin_op *op)
@@ -101,6 +94,15 @@ cuda_result cuThreadExchangeStreamCaptureMode(int *mode)
     return CUDA_DRIVER_OK;
 }
 
+/* Whether the capture of the stream forbids this thread's unsafe calls. */
+static bool forbids(const struct standin_stream *captured)
+{
+    if (!captured->capture || captured->mode == CUDA_CAPTURE_MODE_RELAXED)
+        return false;
+    return pthread_equal(captured->thread, pthread_self()) ||
+           (captured->mode == CUDA_CAPTURE_MODE_GLOBAL && thread_mode == CUDA_CAPTURE_MODE_GLOBAL);
+}
+
 cuda_result standin_unsafe(void)
 {
     cuda_result result = CUDA_DRIVER_OK;
@@ -108,13 +110,10 @@ cuda_result standin_unsafe(void)
         return result;
     pthread_mutex_lock(&standin_lock);
     for (struct standin_context *c = standin_contexts; c; c = c->next) {
-        struct standin_stream *captured = find_capture(c);
-        if (!captured || captured->mode == CUDA_CAPTURE_MODE_RELAXED)
-            continue;
-        bool ours = pthread_equal(captured->thread, pthread_self()) != 0;
-        if (ours || (captured->mode == CUDA_CAPTURE_MODE_GLOBAL &&
-                     thread_mode == CUDA_CAPTURE_MODE_GLOBAL)) {
-            captured->broken = true;
+        for (struct standin_stream *s = c->streams; s; s = s->next) {
+            if (!forbids(s))
+                continue;
+            s->broken = true;
             result = CUDA_DRIVER_CAPTURE_UNSUPPORTED;
         }
     }
@@ -134,8 +133,10 @@ cuda_result cuStreamBeginCapture_v2(cuda_stream handle, int mode)
         return CUDA_DRIVER_OUT_OF_MEMORY;
     pthread_mutex_lock(&standin_lock);
     result = standin_find_stream(context, handle, &stream);
-    if (result == CUDA_DRIVER_OK && (stream == context->legacy || find_capture(context)))
+    if (result == CUDA_DRIVER_OK && stream == context->legacy)
         result = CUDA_DRIVER_CAPTURE_UNSUPPORTED;
+    else if (result == CUDA_DRIVER_OK && stream->capture)
+        result = CUDA_ILLEGAL;
     if (result == CUDA_DRIVER_OK) {
         *graph = (struct standin_graph){.id = ++captures, .references = 1};
         graph->end = &graph->first;

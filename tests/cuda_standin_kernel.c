@@ -3,11 +3,21 @@
  *
  * A launch has at most BLOCKS_MAX blocks, of one thread, played one after the other: attempts at a
  * piece of work, in channels of their own, come between two blocks of another and beside them. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "tests/cuda_standin.h"
 
 #define BLOCKS_MAX 2
+
+/* A kernel as loaded in a context, which alone may launch it. */
+struct function {
+    const struct standin_context *context;
+    const struct cuda_kernel *kernel;
+    struct function *next;
+};
+
+static struct function *functions; /* all, for the leak checker: they are never freed */
 
 cuda_result cuModuleLoadData(cuda_module *module, const void *image)
 {
@@ -35,9 +45,14 @@ cuda_result cuModuleGetFunction(cuda_function *function, cuda_module module, con
         return entered;
     const struct cuda_kernel *kernel =
         strcmp(name, nothing.name) == 0 ? &nothing : cuda_kernel_find(name);
-    if (!kernel)
-        return CUDA_DRIVER_NOT_FOUND;
-    *function = (void *)kernel;
+    struct function *made = kernel ? malloc(sizeof *made) : NULL;
+    if (!made)
+        return kernel ? CUDA_DRIVER_OUT_OF_MEMORY : CUDA_DRIVER_NOT_FOUND;
+    pthread_mutex_lock(&standin_lock);
+    *made = (struct function){.context = context, .kernel = kernel, .next = functions};
+    functions = made;
+    pthread_mutex_unlock(&standin_lock);
+    *function = made;
     return CUDA_DRIVER_OK;
 }
 
@@ -76,12 +91,14 @@ cuda_result cuLaunchKernel(cuda_function function, unsigned grid_x, unsigned gri
     if (grid_x == 0 || grid_y == 0 || grid_z == 0 || block_x == 0 || block_x > CUDA_THREADS)
         return CUDA_DRIVER_INVALID_VALUE;
     struct standin_op op = {.kind = OP_KERNEL,
-                            .kernel = (const void *)function,
+                            .kernel = ((const struct function *)function)->kernel,
                             .blocks = grid_x < BLOCKS_MAX ? grid_x : BLOCKS_MAX};
     if (parameters)
         memcpy(&op.work, parameters[0], sizeof op.work);
     struct standin_context *context;
     cuda_result result = standin_enter(&context);
+    if (result == CUDA_DRIVER_OK && context != ((const struct function *)function)->context)
+        result = CUDA_DRIVER_INVALID_HANDLE;
     if (result == CUDA_DRIVER_OK && !atomic_exchange(&context->launched, true))
         result = standin_block(&context);
     if (result != CUDA_DRIVER_OK)

@@ -22,6 +22,7 @@ struct standin_channel {
 };
 
 struct standin_event {
+    struct standin_context *context;
     uint64_t recorded; /* recordings begun */
     _Atomic uint64_t completed;
     _Atomic uint64_t at_ns;        /* the last of them */
@@ -266,14 +267,24 @@ static struct standin_channel *shared_channel(struct standin_context *context)
     return *slot;
 }
 
+struct standin_stream *standin_make_stream(struct standin_context *of, unsigned flags)
+{
+    struct standin_context *context = of->whole ? of->whole : of;
+    struct standin_stream *stream = make_stream(context, flags, shared_channel(context));
+    if (stream && of->whole)
+        stream->green = of;
+    return stream;
+}
+
 cuda_result cuStreamCreateWithPriority(cuda_stream *stream, unsigned flags, int priority)
 {
     struct standin_context *context;
     cuda_result result = standin_enter(&context);
     if (result != CUDA_DRIVER_OK)
         return result;
+    struct standin_context *green = standin_current_green();
     pthread_mutex_lock(&standin_lock);
-    *stream = make_stream(context, flags, shared_channel(context));
+    *stream = standin_make_stream(green ? green : context, flags);
     pthread_mutex_unlock(&standin_lock);
     return *stream ? CUDA_DRIVER_OK : CUDA_DRIVER_OUT_OF_MEMORY;
 }
@@ -302,10 +313,13 @@ static struct standin_stream *stream_of_thread(struct standin_context *context)
 cuda_result standin_find_stream(struct standin_context *context, cuda_stream handle,
                                 struct standin_stream **found)
 {
+    struct standin_context *green = standin_current_green();
     if (handle == NULL || handle == (void *)1) {
-        *found = context->legacy;
+        *found = green ? green->legacy : context->legacy;
         return CUDA_DRIVER_OK;
     }
+    if (handle == (void *)2 && green)
+        return CUDA_DRIVER_INVALID_HANDLE;
     if (handle == (void *)2) {
         *found = stream_of_thread(context);
         return *found ? CUDA_DRIVER_OK : CUDA_DRIVER_OUT_OF_MEMORY;
@@ -457,28 +471,6 @@ cuda_result cuCtxSynchronize(void)
     return atomic_load(&context->error);
 }
 
-cuda_result cuStreamGetCtx(cuda_stream handle, cuda_context *context)
-{
-    /* Of a default stream it is the current one; others know theirs. */
-    if ((uintptr_t)handle <= 2) {
-        struct standin_context *current;
-        cuda_result result = standin_enter(&current);
-        *context = current;
-        return result;
-    }
-    cuda_result result = CUDA_DRIVER_INVALID_HANDLE;
-    pthread_mutex_lock(&standin_lock);
-    for (struct standin_context *c = standin_contexts; c; c = c->next) {
-        struct standin_stream *found;
-        if (standin_find_stream(c, handle, &found) == CUDA_DRIVER_OK) {
-            *context = c;
-            result = found->broken ? CUDA_DRIVER_CAPTURE_INVALIDATED : CUDA_DRIVER_OK;
-        }
-    }
-    pthread_mutex_unlock(&standin_lock);
-    return result;
-}
-
 /* ---- work ----------------------------------------------------------------------------------- */
 
 cuda_result cuMemcpyAsync(cuda_address dst, cuda_address src, size_t bytes, cuda_stream stream)
@@ -507,6 +499,8 @@ cuda_result cuStreamWriteValue32_v2(cuda_stream stream, cuda_address address, ui
 {
     struct standin_op op = {
         .kind = OP_WRITE, .dst = address, .bytes = 4, .value = value, .value_bytes = 4};
+    if (flags != CUDA_WRITE_ORDERED || address % 4 != 0)
+        return CUDA_DRIVER_INVALID_VALUE;
     return standin_settings()->memory_ops ? standin_issue(stream, &op, false)
                                           : CUDA_DRIVER_NOT_SUPPORTED;
 }
@@ -515,7 +509,7 @@ cuda_result cuStreamWaitValue32_v2(cuda_stream stream, cuda_address address, uin
                                    unsigned flags)
 {
     struct standin_op op = {.kind = OP_WAIT, .dst = address, .value = value};
-    if (flags != CUDA_WAIT_REACHED)
+    if (flags != CUDA_WAIT_REACHED || address % 4 != 0)
         return CUDA_DRIVER_INVALID_VALUE;
     return standin_settings()->memory_ops ? standin_issue(stream, &op, false)
                                           : CUDA_DRIVER_NOT_SUPPORTED;
@@ -554,6 +548,7 @@ cuda_result cuEventCreate(cuda_event *event, unsigned flags)
     struct standin_event *made = calloc(1, sizeof *made);
     if (!made)
         return CUDA_DRIVER_OUT_OF_MEMORY;
+    made->context = context;
     pthread_mutex_lock(&standin_lock);
     made->next = events;
     events = made;
@@ -577,6 +572,8 @@ cuda_result cuEventRecord(cuda_event handle, cuda_stream stream)
         return result;
     pthread_mutex_lock(&standin_lock);
     result = standin_find_stream(context, stream, &found);
+    if (result == CUDA_DRIVER_OK && found->context != event->context)
+        result = CUDA_DRIVER_INVALID_HANDLE;
     event->capture = result == CUDA_DRIVER_OK ? found->capture : NULL;
     if (event->capture) {
         event->branch = found;
@@ -622,10 +619,12 @@ static cuda_result look_at_event(struct standin_event *event, bool wait)
     if (result != CUDA_DRIVER_OK)
         return result;
     pthread_mutex_lock(&standin_lock);
-    while (wait && atomic_load(&event->completed) < event->recorded &&
+    if (event->capture)
+        result = CUDA_CAPTURED_EVENT;
+    while (wait && !event->capture && atomic_load(&event->completed) < event->recorded &&
            atomic_load(&context->error) == CUDA_DRIVER_OK)
         pthread_cond_wait(&standin_done, &standin_lock);
-    if (atomic_load(&event->completed) < event->recorded)
+    if (!event->capture && atomic_load(&event->completed) < event->recorded)
         result = CUDA_DRIVER_NOT_READY;
     pthread_mutex_unlock(&standin_lock);
     cuda_result error = atomic_load(&context->error);

@@ -538,7 +538,8 @@ void test_cuda_queues_are_kept_when_their_work_is_over(void)
     struct mem_words *gate = take_words();
     struct buffer bytes = make_buffer(DEVICE, (PIECES + 1) * LEN);
     struct mem_queue *queue = take_queue();
-    struct mem_stream stream = {.device = device, .handle = queue->stream};
+    struct mem_stream stream = {
+        .device = device, .context = device->context, .handle = queue->stream};
     unsigned char before[(PIECES + 1) * LEN], after[(PIECES + 1) * LEN];
     uint64_t ticket = 0;
     fill(before, sizeof before);

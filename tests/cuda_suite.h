@@ -48,6 +48,7 @@ void test_cuda_slots_are_emptied_in_place(void);
 void test_cuda_opens_streams(void);
 void test_cuda_captures_and_replays(void);
 void test_cuda_refuses_broken_captures(void);
+void test_cuda_drivers_refuse_what_they_must(void);
 void test_cuda_maps_memory_of_peers(void);
 void test_cuda_shares_its_own_blocks(void);
 void test_cuda_exports_dma_bufs(void);

@@ -44,7 +44,17 @@
 /* NULL members where the driver has them not. */
 #define GPU_RARE_FUNCTIONS(X)                                                                      \
     X(batch_words, cuStreamBatchMemOp_v2,                                                          \
-      (cuda_stream stream, unsigned count, struct gpu_word_op *ops, unsigned flags))
+      (cuda_stream stream, unsigned count, struct gpu_word_op *ops, unsigned flags))               \
+    X(resource_of, cuDeviceGetDevResource, (int device, struct gpu_resource *resource, int type))  \
+    X(resource_split, cuDevSmResourceSplitByCount,                                                 \
+      (struct gpu_resource * parts, unsigned *count, const struct gpu_resource *whole,             \
+       struct gpu_resource *rest, unsigned flags, unsigned least))                                 \
+    X(resource_name, cuDevResourceGenerateDesc,                                                    \
+      (void **name, struct gpu_resource *resources, unsigned count))                               \
+    X(green_create, cuGreenCtxCreate, (void **green, void *name, int device, unsigned flags))      \
+    X(green_context, cuCtxFromGreenCtx, (cuda_context * context, void *green))                     \
+    X(green_stream, cuGreenCtxStreamCreate,                                                        \
+      (cuda_stream * stream, void *green, unsigned flags, int priority))
 
 /* One of a batch, in 48 bytes. */
 struct gpu_word_op {
@@ -54,6 +64,14 @@ struct gpu_word_op {
     unsigned flags; /* CUDA_WAIT_REACHED, CUDA_WRITE_ORDERED */
     cuda_address alias, unused;
 };
+
+/* Part of a GPU, in 144 bytes. */
+struct gpu_resource {
+    enum { GPU_MULTIPROCESSORS = 1 } type;
+    unsigned char unused[92];
+    unsigned multiprocessors, others[11];
+};
+#define GPU_GREEN_DEFAULT_STREAM 1 /* flag of green_create */
 
 /* Controls of the stand-in; NULL members with the real driver. */
 #define STANDIN_CONTROLS(X)                                                                        \

@@ -104,6 +104,31 @@ void rig_enter(int ordinal)
     entered = ordinal;
 }
 
+void *rig_green_make(void)
+{
+    const struct gpu *gpu = rig_gpu();
+    struct gpu_resource whole, part;
+    void *name, *green;
+    unsigned count = 1;
+    int device;
+    if (!gpu->green_create || !gpu->stream_contexts ||
+        gpu->device_get(&device, entered) != CUDA_DRIVER_OK ||
+        gpu->resource_of(device, &whole, GPU_MULTIPROCESSORS) != CUDA_DRIVER_OK ||
+        gpu->resource_split(&part, &count, &whole, NULL, 0, whole.multiprocessors / 4) !=
+            CUDA_DRIVER_OK ||
+        gpu->resource_name(&name, &part, 1) != CUDA_DRIVER_OK ||
+        gpu->green_create(&green, name, device, GPU_GREEN_DEFAULT_STREAM) != CUDA_DRIVER_OK)
+        return NULL;
+    return green;
+}
+
+void rig_green_enter(void)
+{
+    cuda_context context;
+    need(rig_gpu()->green_context(&context, rig_green_make()), "the context of a green one");
+    need(rig.gpu->context_set(context), "make a green context current");
+}
+
 /* What a child process answers; it is killed when the time is up. */
 static int child_result(pid_t pid, unsigned limit_s)
 {
@@ -169,6 +194,17 @@ static int count_devices(void)
 int rig_count(void)
 {
     return ask_child(count_devices);
+}
+
+static int find_greens(void)
+{
+    rig_enter(0);
+    return rig_green_make() != NULL;
+}
+
+bool rig_has_greens(void)
+{
+    return rig_is_there() && ask_child(find_greens) == 1;
 }
 
 static void (*prepare_too)(int rank); /* the world's own */
@@ -418,12 +454,8 @@ void rig_gate_open(unsigned gate)
 /* ---- graphs ----------------------------------------------------------------------------------
  */
 
-/* The stand-in captures one stream at a time. */
-static pthread_mutex_t capturing = PTHREAD_MUTEX_INITIALIZER;
-
 void rig_capture_begin(cuda_stream stream)
 {
-    pthread_mutex_lock(&capturing);
     need(rig_gpu()->capture_begin(stream, CUDA_CAPTURE_MODE_RELAXED), "begin a capture");
 }
 
@@ -432,7 +464,6 @@ void *rig_capture_end(cuda_stream stream)
     cuda_graph graph = NULL;
     void *executable = NULL;
     cuda_result result = rig_gpu()->capture_end(stream, &graph);
-    pthread_mutex_unlock(&capturing);
     if (result != CUDA_DRIVER_OK || !graph)
         return NULL;
     need(rig.gpu->graph_instantiate(&executable, graph, 0), "instantiate a graph");

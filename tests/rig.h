@@ -19,6 +19,8 @@ bool rig_is_there(void);
 bool rig_is_standin(void);
 /* The number of GPUs, as the environment is now. */
 int rig_count(void);
+/* Whether the driver makes green contexts, and tells of which stream's they are. */
+bool rig_has_greens(void);
 
 /* Runs the function as every rank, each with the first GPU's context current; counts like
  * world_run. Threads share a process that nothing else shares. limit_s 0: 60. */
@@ -29,6 +31,11 @@ int rig_run(const struct world *world, world_fn *function, void *context);
 const struct gpu *rig_gpu(void);
 /* Makes the primary context of a GPU current in this thread; what follows is of that GPU. */
 void rig_enter(int ordinal);
+/* A green context of this thread's GPU, with a quarter of its multiprocessors. NULL: there are
+ * none. Such contexts are kept as long as the process lives. */
+void *rig_green_make(void);
+/* Makes one current in this thread. */
+void rig_green_enter(void);
 
 /* Device memory of at least that size. Fatal when there is none. */
 void *rig_take(size_t bytes);

@@ -533,6 +533,7 @@ int main(int argc, char **argv)
         TEST(cuda_opens_streams),
         TEST(cuda_captures_and_replays),
         TEST(cuda_refuses_broken_captures),
+        TEST(cuda_drivers_refuse_what_they_must),
         TEST(cuda_maps_memory_of_peers),
         TEST(cuda_work_gets_past_streams_that_wait),
         TEST(cuda_work_keeps_its_order_past_streams_that_wait),

@@ -321,6 +321,62 @@ static int two_gpus(tutti_comm *native, int rank, int size, void *context)
     return wrong;
 }
 
+static void make_green_current(int rank)
+{
+    (void)rank;
+    rig_enter(1);
+    rig_enter(0);
+    rig_green_enter();
+}
+
+/* A communicator made in another thread while its caller has a green context current, which only
+ * one thread may, works in the caller's GPU all the same. */
+static int green(tutti_comm *native, int rank, int size, void *context)
+{
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    ncclComm_t comm = NULL;
+    ncclResult_t state = ncclInProgress;
+    ncclUniqueId id;
+    unsigned before = 0, after = 0;
+    void *memory = rig_take(COUNT);
+    cuda_stream stream = rig_stream_take(false);
+    int wrong = OK(ncclGetUniqueId(&id));
+    (void)context;
+    config.blocking = 0;
+    wrong += WORLD_OK(tutti_broadcast(&id, &id, sizeof id, TUTTI_UINT8, 0, native));
+    ncclResult_t begun = ncclCommInitRankConfig(&comm, size, id, rank, &config);
+    wrong += world_check(rank, begun == ncclInProgress || begun == ncclSuccess, "begun");
+    while (state == ncclInProgress && ncclCommGetAsyncError(comm, &state) == ncclSuccess)
+        usleep(1000);
+    /* The first call may launch something, wherever it works. */
+    for (int i = 0; i < 2; i++) {
+        rig_fill(memory, (unsigned char)(rank + 1), COUNT);
+        if (rig_gpu()->standin)
+            wrong += rig_gpu()->count_launches(&before) != 0;
+        begun = ncclAllReduce(memory, memory, COUNT, ncclUint8, ncclSum, comm, stream);
+        wrong += world_check(rank, begun == ncclInProgress || begun == ncclSuccess, "an allreduce");
+        wrong += bytes_are(stream, rank, memory, COUNT, size * (size + 1) / 2, "allreduce");
+    }
+    if (rig_gpu()->standin)
+        wrong += world_check(rank, rig_gpu()->count_launches(&after) == 0 && after > before,
+                             "no kernel of the GPU reduced");
+    /* An abort would stop what a peer still does. */
+    wrong += WORLD_OK(tutti_barrier(native));
+    return wrong + OK(ncclCommAbort(comm));
+}
+
+static void test_nccl_gpu_green_contexts(void)
+{
+    struct world world = {
+        .kind = WORLD_PROCESSES, .size = 2, .settings = direct, .prepare = make_green_current};
+    setenv("TUTTI_TEST_STANDIN_DEVICES", "2", 1);
+    if (rig_has_greens() && rig_count() > 1)
+        run_world(&world, green, NULL);
+    else
+        suite_skip("wants two GPUs and green contexts");
+    unsetenv("TUTTI_TEST_STANDIN_DEVICES");
+}
+
 static void test_nccl_gpu_two_of_one_thread(void)
 {
     setenv("TUTTI_TEST_STANDIN_DEVICES", "2", 1);
@@ -667,6 +723,7 @@ int main(int argc, char **argv)
         {"collectives", test_nccl_gpu_collectives},
         {"ranks_of_one_thread", test_nccl_gpu_ranks_of_one_thread},
         {"two_of_one_thread", test_nccl_gpu_two_of_one_thread},
+        {"green_contexts", test_nccl_gpu_green_contexts},
         {"ends", test_nccl_gpu_ends},
         {"memory", test_nccl_gpu_memory},
         {"launch_events", test_nccl_gpu_launch_events},

@@ -409,8 +409,10 @@ TUTTI_API tutti_status tutti_wait_all(size_t count, tutti_request **requests);
 /* The stream form: tutti_allreduce_on(in, out, count, dtype, op, comm, stream). stream is a
  * cudaStream_t (CUstream). Returns at once; the operation starts when the stream reaches it, and
  * what is put into the stream afterwards sees its result. Buffers are device memory of the stream's
- * context or host memory, and are borrowed until the stream has passed the operation.
- *   stream NULL with device memory: the legacy default stream of the memory's context.
+ * context (where that is green, of the primary one) or host memory, and are borrowed until the
+ * stream has passed the operation.
+ *   stream NULL with device memory: the legacy default stream of the memory's context, or of the
+ *   green context of its GPU that is current.
  *   stream NULL with host memory only: now, as the blocking form.
  *   stream NULL with buffers of no bytes: as device memory of the current context, if there is one.
  * Every form of a call takes device memory; a blocking or started call begins at once, so whatever

@@ -48,6 +48,14 @@ void *face_context_current(void)
     return get && get(&context) == 0 ? context : NULL;
 }
 
+void *face_context_shared(void)
+{
+    int (*get)(void *stream, void **context, void **green);
+    void *context = NULL, *green = NULL;
+    DRIVER(get, "cuStreamGetCtx_v2");
+    return get && get(NULL, &context, &green) == 0 && green ? context : face_context_current();
+}
+
 /* Kept until the process ends, as the runtime keeps it. */
 void *face_context_of(int device)
 {

@@ -229,6 +229,8 @@ int face_device_count(void);
 /* The context current in this thread; a device's own context; NULL if there is none. */
 void *face_context_current(void);
 void *face_context_of(int device);
+/* The current one, as other threads may have it too: of a green context the primary one. */
+void *face_context_shared(void);
 /* Makes it current in this thread; NULL: none is. */
 void face_context_set(void *context);
 /* Records an event in a stream; the driver's number of what went wrong, -1 without a driver. */

@@ -326,7 +326,7 @@ static ncclResult_t start_detached(struct job *job)
 ncclResult_t face_job(struct job *job)
 {
     if (!job->context)
-        job->context = face_context_current();
+        job->context = face_context_shared();
     count_job(job->comm, job);
     count_job(job->parent, job);
     if (makes(job)) /* whoever finds it there finds it in progress */

@@ -197,6 +197,7 @@ void mem_words_give(struct mem_device *device, struct mem_words *words);
 
 struct mem_stream {
     struct mem_device *device;
+    void *context;    /* the driver's, in which the handle names it: the device's, or green */
     void *handle;     /* the driver's; NULL: the legacy default stream */
     uint64_t capture; /* names the capture in progress, 0: none */
     uint64_t thread;  /* names the thread whose default stream it is; 0: the handle says it all */
@@ -208,7 +209,8 @@ bool mem_stream_is_same(const struct mem_stream *a, const struct mem_stream *b);
  * ordinary streams wait for each other in the order they were given. */
 bool mem_stream_is_legacy(const void *handle);
 /* What there is to know of a stream of the program. of: the device of which a default stream's
- * handle (NULL) names a stream; NULL: that of the context current in this thread.
+ * handle (NULL) names a stream; NULL: that of the context current in this thread. Where a green
+ * context of the device is current, it is that one's default stream.
  * Errors TUTTI_ERR_ARG: not a stream, or one whose capture was invalidated;
  * TUTTI_ERR_UNSUPPORTED: no driver here. */
 tutti_status mem_stream_open(void *handle, struct mem_device *of, struct mem_stream *stream);

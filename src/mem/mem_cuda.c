@@ -6,6 +6,8 @@
  * first device's primary one. What the driver must load is loaded then, since later a stream of
  * the program may be waiting for us, and loading would wait for it.
  *
+ * A green context is its GPU's primary context with fewer multiprocessors: no device of its own.
+ *
  * Memory without a context (memory pools, virtual memory) belongs to its device's primary context
  * if that is active, whoever asks, so that all threads agree; else to the one current here.
  *
@@ -36,14 +38,15 @@ static struct {
 
 /* ---- contexts ------------------------------------------------------------------------------- */
 
-tutti_status mem_cuda_enter(struct mem_device *device, struct cuda_scope *scope)
+tutti_status mem_cuda_enter_context(struct mem_device *device, cuda_context context,
+                                    struct cuda_scope *scope)
 {
     const struct cuda_driver *driver = device->driver;
     *scope = (struct cuda_scope){.device = device, .mode = CUDA_CAPTURE_MODE_RELAXED};
     cuda_context current = NULL;
     cuda_result result = driver->context_current(&current);
-    if (result == CUDA_DRIVER_OK && current != device->context) {
-        result = driver->context_push(device->context);
+    if (result == CUDA_DRIVER_OK && current != context) {
+        result = driver->context_push(context);
         scope->pushed = result == CUDA_DRIVER_OK;
     }
     if (result != CUDA_DRIVER_OK)
@@ -146,12 +149,31 @@ static struct mem_device *find_device(cuda_context context)
     return NULL;
 }
 
+cuda_context mem_cuda_whole_context(const struct cuda_driver *driver, cuda_context context,
+                                    cuda_stream stream)
+{
+    struct mem_device asked = {.driver = driver, .context = context, .name = "a GPU"};
+    struct cuda_scope scope;
+    cuda_context whole = NULL;
+    void *green = NULL;
+    if (find_device(context) || !driver->stream_contexts)
+        return context;
+    /* Not for a stream that tells by itself: a green context is current in one thread at a time. */
+    if (!stream && mem_cuda_enter(&asked, &scope) != TUTTI_OK)
+        return context;
+    cuda_result result = driver->stream_contexts(stream, &whole, &green);
+    if (!stream)
+        mem_cuda_leave(&scope);
+    return result == CUDA_DRIVER_OK && green ? whole : context;
+}
+
 tutti_status mem_cuda_device_of_context(const struct cuda_driver *driver, cuda_context context,
                                         struct mem_device **found)
 {
     struct mem_device *device = find_device(context);
     tutti_status status = TUTTI_OK;
     if (!device) {
+        context = mem_cuda_whole_context(driver, context, NULL);
         pthread_mutex_lock(&devices.lock);
         device = find_device(context);
         unsigned count = atomic_load_explicit(&devices.count, memory_order_relaxed);

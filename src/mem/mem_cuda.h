@@ -72,9 +72,18 @@ struct cuda_scope {
     bool pushed;
     int mode;
 };
-tutti_status mem_cuda_enter(struct mem_device *device, struct cuda_scope *scope);
+static inline tutti_status mem_cuda_enter(struct mem_device *device, struct cuda_scope *scope);
+/* The same of the context in which the stream's handle names it. */
+static inline tutti_status mem_cuda_enter_stream(const struct mem_stream *stream,
+                                                 struct cuda_scope *scope);
+tutti_status mem_cuda_enter_context(struct mem_device *device, cuda_context context,
+                                    struct cuda_scope *scope);
 void mem_cuda_leave(struct cuda_scope *scope);
 
+/* Of a green context the primary one that it is part of, else the context itself. stream: one of
+ * the context's that has a handle of its own, or NULL. Asks only about what is not a device yet. */
+cuda_context mem_cuda_whole_context(const struct cuda_driver *driver, cuda_context context,
+                                    cuda_stream stream);
 /* The device of a context; opens it the first time, which may wait for the GPU. */
 tutti_status mem_cuda_device_of_context(const struct cuda_driver *driver, cuda_context context,
                                         struct mem_device **device);
@@ -111,6 +120,17 @@ tutti_status mem_cuda_copy_across(struct mem_device *to, struct mem_device *from
                                   const void *src, size_t len);
 /* Waits until a queue has done a ticket. */
 tutti_status mem_cuda_await(struct mem_queue *queue, uint64_t ticket);
+
+static inline tutti_status mem_cuda_enter(struct mem_device *device, struct cuda_scope *scope)
+{
+    return mem_cuda_enter_context(device, device->context, scope);
+}
+
+static inline tutti_status mem_cuda_enter_stream(const struct mem_stream *stream,
+                                                 struct cuda_scope *scope)
+{
+    return mem_cuda_enter_context(stream->device, stream->context, scope);
+}
 
 static inline cuda_address cuda_address_of(const void *pointer)
 {

@@ -40,3 +40,6 @@ PARAMETERS(cuMemGetHandleForAddressRange, (void *)0, (CUdeviceptr)0, (size_t)0,
            (CUmemRangeHandleType)0, 0ull);
 PARAMETERS(cuFlushGPUDirectRDMAWrites, (CUflushGPUDirectRDMAWritesTarget)0,
            (CUflushGPUDirectRDMAWritesScope)0);
+#if CUDA_VERSION >= 12050
+PARAMETERS(cuStreamGetCtx_v2, (CUstream)0, (CUcontext *)0, (CUgreenCtx *)0);
+#endif

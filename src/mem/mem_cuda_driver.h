@@ -176,7 +176,9 @@ enum cuda_number {
       (cuda_stream stream, cuda_address address, uint32_t value, unsigned flags), MAY)             \
     X(range_handle, cuMemGetHandleForAddressRange,                                                 \
       (void *handle, cuda_address memory, size_t bytes, int type, unsigned long long flags), MAY)  \
-    X(nic_flush, cuFlushGPUDirectRDMAWrites, (int target, int scope), MAY)
+    X(nic_flush, cuFlushGPUDirectRDMAWrites, (int target, int scope), MAY)                         \
+    X(stream_contexts, cuStreamGetCtx_v2,                                                          \
+      (cuda_stream stream, cuda_context * context, void **green), MAY)
 
 struct cuda_driver {
 #define X(member, symbol, parameters, need) cuda_result(*member) parameters;

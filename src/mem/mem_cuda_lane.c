@@ -391,7 +391,8 @@ tutti_status mem_cuda_probe_beside(struct mem_device *device)
         return status;
     struct mem_words *words = holder->words;
     uint32_t value = ++words->value;
-    struct mem_stream stream = {.device = device, .handle = holder->stream};
+    struct mem_stream stream = {
+        .device = device, .context = device->context, .handle = holder->stream};
     status = mem_stream_wait(&stream, words, QUEUE_PROBE, value);
     if (status == TUTTI_OK)
         status = try_beside(queue, &device->beside, &ticket);

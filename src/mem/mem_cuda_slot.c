@@ -137,7 +137,7 @@ tutti_status mem_slots_put(struct mem_queue *queue, const struct mem_stream *str
             (struct slot_kernel){device->kernels[what->op][what->dtype], dtype_size(what->dtype)};
     must(kernel.function && stream->device == device);
     must(what->count <= queue->slot_room - queue->slots_put);
-    tutti_status status = mem_cuda_enter(device, &scope);
+    tutti_status status = mem_cuda_enter_stream(stream, &scope);
     if (status != TUTTI_OK)
         return status;
     cuda_result result = CUDA_DRIVER_OK;

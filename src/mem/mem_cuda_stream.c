@@ -70,42 +70,57 @@ static uint64_t thread_number(void)
 bool mem_stream_is_same(const struct mem_stream *a, const struct mem_stream *b)
 {
     bool legacy = mem_stream_is_legacy(a->handle) && mem_stream_is_legacy(b->handle);
-    return a->device == b->device && a->thread == b->thread && (legacy || a->handle == b->handle);
+    return a->context == b->context && a->thread == b->thread && (legacy || a->handle == b->handle);
+}
+
+/* The context in which a default stream of the device is named. */
+static cuda_context context_of_default(const struct mem_device *device)
+{
+    const struct cuda_driver *driver = device->driver;
+    cuda_context current = NULL;
+    bool is_ours = driver->context_current(&current) == CUDA_DRIVER_OK && current &&
+                   mem_cuda_whole_context(driver, current, NULL) == device->context;
+    return is_ours ? current : device->context;
+}
+
+/* The device of a stream that has a handle of its own. */
+static tutti_status device_of(const struct cuda_driver *driver, cuda_stream handle,
+                              struct mem_device **device)
+{
+    cuda_context context = NULL;
+    cuda_result result = driver->stream_context(handle, &context);
+    if (result == CUDA_DRIVER_CAPTURE_INVALIDATED)
+        return fail_broken(handle);
+    if (result != CUDA_DRIVER_OK) {
+        (void)mem_cuda_fail(result, "%p is no stream", handle);
+        return TUTTI_ERR_ARG;
+    }
+    context = mem_cuda_whole_context(driver, context, handle);
+    return mem_cuda_device_of_context(driver, context, device);
 }
 
 tutti_status mem_stream_open(void *handle, struct mem_device *of, struct mem_stream *stream)
 {
     const struct cuda_driver *driver;
-    struct mem_device *device = of;
-    cuda_context context = NULL;
+    struct mem_stream opened = {.device = of, .handle = handle};
+    bool is_default = mem_stream_is_legacy(handle) || handle == STREAM_PER_THREAD;
     tutti_status status = mem_cuda_driver_open(&driver);
+    if (status == TUTTI_OK && !is_default)
+        status = device_of(driver, handle, &opened.device);
+    else if (status == TUTTI_OK && !of)
+        status = mem_device_open(&opened.device);
     if (status != TUTTI_OK)
         return status;
-    if (handle == NULL || handle == STREAM_LEGACY || handle == STREAM_PER_THREAD) {
-        status = of ? TUTTI_OK : mem_device_open(&device);
-    } else {
-        cuda_result result = driver->stream_context(handle, &context);
-        if (result == CUDA_DRIVER_CAPTURE_INVALIDATED)
-            return fail_broken(handle);
-        if (result != CUDA_DRIVER_OK) {
-            (void)mem_cuda_fail(result, "%p is no stream", handle);
-            return TUTTI_ERR_ARG;
-        }
-        status = mem_cuda_device_of_context(driver, context, &device);
-    }
+    opened.context = is_default ? context_of_default(opened.device) : opened.device->context;
+    opened.thread = handle == STREAM_PER_THREAD ? thread_number() : 0;
     struct cuda_scope scope;
-    uint64_t capture = 0;
-    if (status == TUTTI_OK)
-        status = mem_cuda_enter(device, &scope);
+    status = mem_cuda_enter_stream(&opened, &scope);
     if (status != TUTTI_OK)
         return status;
-    status = find_capture(device, handle, &capture, NULL);
+    status = find_capture(opened.device, handle, &opened.capture, NULL);
     mem_cuda_leave(&scope);
     if (status == TUTTI_OK)
-        *stream = (struct mem_stream){.device = device,
-                                      .handle = handle,
-                                      .capture = capture,
-                                      .thread = handle == STREAM_PER_THREAD ? thread_number() : 0};
+        *stream = opened;
     return status;
 }
 
@@ -126,7 +141,7 @@ static tutti_status write_word(const struct mem_stream *stream, const struct mem
     const struct mem_device *device = stream->device;
     struct cuda_scope scope;
     must(index < MEM_WORDS);
-    tutti_status status = mem_cuda_enter(stream->device, &scope);
+    tutti_status status = mem_cuda_enter_stream(stream, &scope);
     if (status != TUTTI_OK)
         return status;
     cuda_address word = words->address + index * sizeof(uint32_t);
@@ -149,7 +164,7 @@ tutti_status mem_stream_copy(const struct mem_stream *stream, void *dst, const v
     struct cuda_scope scope;
     if (len == 0)
         return TUTTI_OK;
-    tutti_status status = mem_cuda_enter(stream->device, &scope);
+    tutti_status status = mem_cuda_enter_stream(stream, &scope);
     if (status != TUTTI_OK)
         return status;
     cuda_result result = stream->device->driver->copy(cuda_address_of(dst), cuda_address_of(src),
@@ -165,7 +180,7 @@ static tutti_status copy_in_block(const struct mem_stream *stream, void *dst, co
     struct cuda_work work = {
         .dst = dst, .a = src, .count = len, .ticket = value, .done = (uint32_t *)(uintptr_t)signal};
     struct cuda_scope scope;
-    tutti_status status = mem_cuda_enter(device, &scope);
+    tutti_status status = mem_cuda_enter_stream(stream, &scope);
     if (status != TUTTI_OK)
         return status;
     cuda_result result = mem_cuda_launch_block(device, device->copy, &work, len, stream->handle);
@@ -203,7 +218,7 @@ static tutti_status start_kernel(const struct mem_stream *stream, cuda_function 
     must(function != NULL);
     if (work->count == 0)
         return TUTTI_OK;
-    tutti_status status = mem_cuda_enter(stream->device, &scope);
+    tutti_status status = mem_cuda_enter_stream(stream, &scope);
     if (status != TUTTI_OK)
         return status;
     cuda_result result = mem_cuda_launch(stream->device, function, work,
@@ -301,7 +316,7 @@ tutti_status mem_stream_wait(const struct mem_stream *stream, const struct mem_w
     struct cuda_scope scope;
     cuda_result result = CUDA_DRIVER_OK;
     must(index < MEM_WORDS);
-    tutti_status status = mem_cuda_enter(stream->device, &scope);
+    tutti_status status = mem_cuda_enter_stream(stream, &scope);
     if (status != TUTTI_OK)
         return status;
     if (device->memory_ops)
@@ -321,11 +336,11 @@ tutti_status mem_stream_order(const struct mem_stream *first, const struct mem_s
     const struct cuda_driver *driver = device->driver;
     struct cuda_scope scope;
     pthread_mutex_lock(&device->putting);
-    tutti_status status = mem_cuda_enter(device, &scope);
+    tutti_status status = mem_cuda_enter_stream(first, &scope);
     if (status == TUTTI_OK)
         status = finish(first, &scope, driver->event_record(device->order, first->handle), "mark");
     if (status == TUTTI_OK)
-        status = mem_cuda_enter(second->device, &scope);
+        status = mem_cuda_enter_stream(second, &scope);
     if (status == TUTTI_OK)
         status = finish(second, &scope, driver->stream_await(second->handle, device->order, 0),
                         "await a mark");
@@ -339,7 +354,7 @@ tutti_status mem_stream_retain(const struct mem_stream *stream, void (*gone)(voi
                                void *context)
 {
     struct cuda_scope scope;
-    tutti_status status = mem_cuda_enter(stream->device, &scope);
+    tutti_status status = mem_cuda_enter_stream(stream, &scope);
     if (status != TUTTI_OK)
         return status;
     cuda_result result = retain(stream, gone, context);
