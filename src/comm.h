@@ -239,6 +239,9 @@ void comm_free(tutti_comm *comm);
 /* Takes nothing; the bootstrap stays the caller's. */
 tutti_status comm_build(const struct settings *settings, struct bootstrap *bootstrap,
                         tutti_comm **comm);
+/* Takes part in the rounds, with nothing but the reason why this rank cannot: status, which is what
+ * it returns, and the thread's sentence. */
+tutti_status comm_build_refused(struct bootstrap *bootstrap, tutti_status status);
 /* Takes part in the rounds of a split without being in a child: *comm = NULL. */
 tutti_status comm_build_idle(tutti_allgather_fn *allgather, void *context, tutti_comm **comm);
 /* Before destroy: ends started operations, tells the peers that this rank leaves. */

@@ -561,6 +561,20 @@ tutti_status comm_build(const struct settings *settings, struct bootstrap *boots
     return TUTTI_OK;
 }
 
+tutti_status comm_build_refused(struct bootstrap *bootstrap, tutti_status status)
+{
+    struct facts mine = {.version = TUTTI_VERSION, .status = status};
+    struct opened opened = {.status = status};
+    snprintf(mine.sentence, sizeof mine.sentence, "%s", status_sentence());
+    snprintf(opened.sentence, sizeof opened.sentence, "%s", mine.sentence);
+    size_t each = sizeof mine > sizeof opened ? sizeof mine : sizeof opened;
+    void *all = malloc(bootstrap_size(bootstrap) * each);
+    if (all && bootstrap_allgather(bootstrap, &mine, all, sizeof mine) == TUTTI_OK)
+        (void)bootstrap_allgather(bootstrap, &opened, all, sizeof opened);
+    free(all);
+    return fail(status, "%s", mine.sentence);
+}
+
 tutti_status comm_build_idle(tutti_allgather_fn *allgather, void *context, tutti_comm **comm)
 {
     struct facts facts = {.version = TUTTI_VERSION};

@@ -118,11 +118,16 @@ tutti_status tutti_comm_create_with(int size, int rank, tutti_allgather_fn *allg
     if (status == TUTTI_OK && !allgather)
         status = fail(TUTTI_ERR_ARG, "tutti_comm_create_with: allgather is NULL");
     if (status == TUTTI_OK)
-        status = settings_load(&settings);
-    if (status == TUTTI_OK)
         status =
             bootstrap_from_callback(allgather, context, (uint32_t)rank, (uint32_t)size, &bootstrap);
-    return status == TUTTI_OK ? build(&settings, bootstrap, comm) : status;
+    if (status != TUTTI_OK)
+        return status;
+    status = settings_load(&settings);
+    if (status == TUTTI_OK)
+        return build(&settings, bootstrap, comm);
+    status = comm_build_refused(bootstrap, status);
+    bootstrap_free(bootstrap);
+    return status;
 }
 
 /* ---- split ------------------------------------------------------------------------------------

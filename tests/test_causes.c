@@ -370,6 +370,45 @@ static void test_causes_survives_damaged_records(void)
     }
 }
 
+/* The blocks of two rounds of a rank, for another that comes later. */
+struct told {
+    unsigned calls;
+    size_t len[2];
+    uint8_t blocks[2][16384];
+};
+
+static int gather_told(const void *in, void *out, size_t len, void *context)
+{
+    struct told *told = context;
+    bool keeps = told->len[told->calls % 2] == 0;
+    if (told->calls >= (keeps ? 2 : 4) || len > sizeof told->blocks[0])
+        return 1;
+    uint8_t *block = told->blocks[told->calls++ % 2];
+    if (keeps) {
+        told->len[told->calls - 1] = len;
+        memcpy(block, in, len);
+    }
+    memcpy(out, in, len);
+    memcpy((uint8_t *)out + len, block, len);
+    return 0;
+}
+
+/* The others are in the caller's allgather: a rank whose settings are bad tells them there. */
+static void test_causes_names_whose_settings_are_bad(void)
+{
+    static struct told told;
+    tutti_comm *comm;
+    setenv("TUTTI_LANES", "99", 1);
+    CU_ASSERT_EQUAL(tutti_comm_create_with(2, 1, gather_told, &told, &comm), TUTTI_ERR_SETTING);
+    CU_ASSERT_STRING_EQUAL(tutti_last_error(), "TUTTI_LANES=99 is out of range: expected 0 to 7");
+    CU_ASSERT_EQUAL(told.calls, 2);
+    unsetenv("TUTTI_LANES");
+    CU_ASSERT_EQUAL(tutti_comm_create_with(2, 0, gather_told, &told, &comm), TUTTI_ERR_SETTING);
+    CU_ASSERT_STRING_EQUAL(tutti_last_error(),
+                           "rank 1: TUTTI_LANES=99 is out of range: expected 0 to 7");
+    CU_ASSERT_EQUAL(told.calls, 4);
+}
+
 /* Rank 0 offers memory of the library's, is told that rank 2 has aborted, and frees it. Rank 1
  * comes to read it only then; the abort was told before that the memory is gone. */
 static int free_what_was_offered(tutti_comm *comm, int rank, int size, void *context)
@@ -428,6 +467,7 @@ int main(int argc, char **argv)
         {"names_the_cause_that_another_told", test_causes_names_the_cause_that_another_told},
         {"names_an_abort_though_memory_is_gone", test_causes_names_an_abort_though_memory_is_gone},
         {"names_who_lacks_descriptors", test_causes_names_who_lacks_descriptors},
+        {"names_whose_settings_are_bad", test_causes_names_whose_settings_are_bad},
         {"survives_damaged_records", test_causes_survives_damaged_records},
     };
     return suite_run("causes", tests, sizeof tests / sizeof *tests, argc, argv);
