@@ -256,6 +256,8 @@ extern atomic_uint comm_forks; /* forks seen by this process: a child's value di
 /* comm_wait.c: waiting */
 /* How many times longer than for a rank that has its core alone things may take. */
 unsigned comm_crowd(const tutti_comm *comm);
+/* Whether a part of a message has moved since comm_idle last looked, though nothing has ended. */
+bool comm_is_moving(const tutti_comm *comm);
 /* To be called after a comm_progress that moved nothing: spins, yields, naps; on the way looks at
  * events, abort and the timeout. */
 void comm_idle(tutti_comm *comm);

@@ -91,14 +91,20 @@ static bool wait_on_descriptor(tutti_comm *comm, uint64_t now)
     return true;
 }
 
+bool comm_is_moving(const tutti_comm *comm)
+{
+    bool moving = false;
+    for (uint32_t i = 0; i < comm->transport_count; i++)
+        moving |= comm->transports[i]->moved;
+    return moving;
+}
+
 /* Nothing has ended, but has a part of something moved since the last look? */
 static bool has_moved(tutti_comm *comm)
 {
-    bool moved = false;
-    for (uint32_t i = 0; i < comm->transport_count; i++) {
-        moved |= comm->transports[i]->moved;
+    bool moved = comm_is_moving(comm);
+    for (uint32_t i = 0; i < comm->transport_count; i++)
         comm->transports[i]->moved = false;
-    }
     return moved;
 }
 
@@ -132,7 +138,7 @@ void comm_idle(tutti_comm *comm)
         comm->idle_since_ns = comm->last_event_ns = now;
     if (first || moved)
         comm->moved_ns = now;
-    if (!comm->crowded && now - comm->moved_ns < comm->settings.spin_us * 1000) {
+    if (!comm->crowded && !moved && now - comm->moved_ns < comm->settings.spin_us * 1000) {
         relax();
         return;
     }

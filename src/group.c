@@ -114,6 +114,22 @@ static bool waits(const tutti_comm *comm)
     return comm->head || comm->p2p_list;
 }
 
+/* While one moves parts of a message, those that wait for something else must not sleep. */
+static void wait_for(const tutti_comm *comm, tutti_comm *const *comms, size_t count)
+{
+    bool moving = false;
+    for (size_t c = 0; c < count; c++)
+        moving |= comms[c]->failed == TUTTI_OK && comm_is_moving(comms[c]);
+    for (size_t c = 0; c < count; c++) {
+        if (comms[c]->failed != TUTTI_OK)
+            continue;
+        if (moving ? comm_is_moving(comms[c]) : comms[c] == comm || waits(comms[c]))
+            comm_idle(comms[c]);
+        else
+            comm_look(comms[c]); /* another thread may end it */
+    }
+}
+
 static void run_to_end(tutti_comm *const *comms, size_t count)
 {
     size_t at = 0;
@@ -130,17 +146,8 @@ static void run_to_end(tutti_comm *const *comms, size_t count)
             else
                 comm_look(comms[c]);
         }
-        tutti_comm *comm = op->comm;
-        if (!moved && group_refuse_unpaired(op))
-            continue;
-        for (size_t c = 0; c < count && !moved; c++) {
-            if (comms[c]->failed != TUTTI_OK)
-                continue;
-            if (comms[c] == comm || waits(comms[c]))
-                comm_idle(comms[c]);
-            else
-                comm_look(comms[c]); /* another thread may end it */
-        }
+        if (!moved && !group_refuse_unpaired(op))
+            wait_for(op->comm, comms, count);
     }
 }
 

@@ -425,7 +425,7 @@ static void test_comm_receives_what_has_come_in_a_test(void)
 }
 
 /* Who reads a long message in place, step by step, has something to do all the time: it does not
- * sleep in between. */
+ * sleep in between, nor in another communicator of a group (context) where nothing comes yet. */
 static int read_long(tutti_comm *comm, int rank, int size, void *context)
 {
     const size_t bytes = (size_t)256 << 20;
@@ -434,18 +434,28 @@ static int read_long(tutti_comm *comm, int rank, int size, void *context)
     tutti_request *request;
     char *data = NULL;
     int wrong = WORLD_OK(tutti_mem_alloc(bytes, (void **)&data));
+    tutti_comm *other = NULL;
     (void)size;
-    (void)context;
+    if (context)
+        wrong += WORLD_OK(tutti_comm_dup(comm, &other)) + WORLD_OK(tutti_barrier(other));
     if (rank == 0)
         wrong += WORLD_OK(tutti_send_start(data, bytes, TUTTI_UINT8, 1, comm, &request));
     wrong += WORLD_OK(tutti_barrier(comm));
     getrusage(RUSAGE_THREAD, &before);
-    wrong += rank == 0 ? WORLD_OK(tutti_wait(&request))
-                       : WORLD_OK(tutti_recv(data, bytes, TUTTI_UINT8, 0, comm));
+    tutti_group_start();
+    if (rank == 1)
+        wrong += WORLD_OK(tutti_recv(data, bytes, TUTTI_UINT8, 0, comm));
+    if (rank == 1 && other)
+        wrong += WORLD_OK(tutti_recv(&size, 1, TUTTI_INT32, 0, other));
+    wrong += WORLD_OK(tutti_group_end());
+    if (rank == 0)
+        wrong += WORLD_OK(tutti_wait(&request));
+    if (rank == 0 && other)
+        wrong += WORLD_OK(tutti_send(&size, 1, TUTTI_INT32, 1, other));
     getrusage(RUSAGE_THREAD, &after);
     long naps = after.ru_nvcsw - before.ru_nvcsw;
     wrong += world_check(rank, rank == 0 || naps < naps_max, "slept %ld times", naps);
-    wrong += WORLD_OK(tutti_barrier(comm));
+    wrong += WORLD_OK(tutti_barrier(comm)) + WORLD_OK(tutti_comm_destroy(other));
     return wrong + WORLD_OK(tutti_mem_free(data));
 }
 
@@ -453,6 +463,7 @@ static void test_comm_reads_long_messages_without_sleep(void)
 {
     run(WORLD_PROCESSES, 2, shm, read_long, NULL);
     run(WORLD_THREADS, 2, NULL, read_long, NULL);
+    run(WORLD_PROCESSES, 2, shm, read_long, (void *)shm);
 }
 
 /* Frees an operation as soon as it has ended, while another thread is inside. */
