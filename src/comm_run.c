@@ -139,8 +139,8 @@ static void pair_self(tutti_comm *comm, struct operation *op)
                  comm->rank, send->call.count, dtype_name(send->call.dtype), recv->call.count,
                  dtype_name(recv->call.dtype));
         comm_fail(comm, TUTTI_ERR_MISMATCH, comm->rank, text);
-        send->status = TUTTI_ERR_MISMATCH;
-        recv->status = TUTTI_ERR_MISMATCH;
+        operation_fail(send, TUTTI_ERR_MISMATCH, text);
+        operation_fail(recv, TUTTI_ERR_MISMATCH, text);
         return;
     }
     if (sent > 0 && (send->call.on_device || recv->call.on_device)) {

@@ -407,6 +407,62 @@ static void test_comm_ends_deregister_is_in_nobodys_way(void)
     run(WORLD_PROCESSES, 2, fault, deregistering, NULL);
 }
 
+/* A pair that does not fit says so to who waits for either half. */
+static int send_itself_another_length(tutti_comm *comm, int rank, int size, void *context)
+{
+    int in[4] = {0}, out[8], wrong = 0;
+    tutti_request *requests[2];
+    (void)size, (void)context;
+    wrong += WORLD_OK(tutti_send_start(in, 4, TUTTI_INT32, rank, comm, &requests[0]));
+    wrong += WORLD_OK(tutti_recv_start(out, 8, TUTTI_INT32, rank, comm, &requests[1]));
+    for (int i = 0; i < 2; i++) {
+        wrong += WORLD_TAKEN(tutti_wait(&requests[i]), TUTTI_ERR_MISMATCH);
+        wrong += world_says(rank, "sends itself 4 int32 but receives 8 int32");
+    }
+    return wrong;
+}
+
+static void test_comm_ends_transfers_to_oneself_that_differ(void)
+{
+    run(WORLD_THREADS, 1, NULL, send_itself_another_length, NULL);
+}
+
+/* A rank that computes nothing else for as long as parts of a long message come looks around all
+ * the same: another rank aborts meanwhile. */
+static int abort_beside_a_long_message(tutti_comm *comm, int rank, int size, void *context)
+{
+    enum { MESSAGES = 16 };
+    const size_t bytes = (size_t)64 << 20;
+    char *data = calloc(1, bytes);
+    int wrong = WORLD_OK(tutti_barrier(comm));
+    (void)size, (void)context;
+    if (rank == 2) {
+        wrong += world_await(rank, 2);
+        usleep(50000);
+        wrong += WORLD_OK(tutti_comm_abort(comm));
+    } else {
+        world_tell();
+        tutti_group_start();
+        for (int i = 0; i < MESSAGES; i++)
+            wrong += rank == 0 ? WORLD_OK(tutti_send(data, bytes, TUTTI_UINT8, 1, comm))
+                               : WORLD_OK(tutti_recv(data, bytes, TUTTI_UINT8, 0, comm));
+        wrong += WORLD_TAKEN(tutti_group_end(), TUTTI_ERR_PEER);
+        wrong += world_says(rank, "aborted");
+    }
+    free(data);
+    return wrong;
+}
+
+/* Those that share a host have a core each, as far as they know: who shares one never spins. */
+static void test_comm_ends_abort_is_seen_while_parts_move(void)
+{
+    static const char *const ring[] = {"TUTTI_TRANSPORTS=shm,tcp", "TUTTI_INPLACE=0", "TUTTI_CMA=0",
+                                       "TUTTI_SPIN_US=1000000", NULL};
+    struct world world = {
+        .kind = WORLD_PROCESSES, .size = 3, .settings = ring, .prepare = be_on_one_of_two_hosts};
+    CU_ASSERT_EQUAL(world_run(&world, abort_beside_a_long_message, NULL), 0);
+}
+
 /* Handles of destroyed communicators are kept for a while; a request may be kept longer. */
 static void test_comm_ends_requests_outlive_their_communicator(void)
 {
@@ -524,6 +580,8 @@ int main(int argc, char **argv)
         {"bounds_every_wait", test_comm_ends_bounds_every_wait},
         {"abort_ends_every_wait", test_comm_ends_abort_ends_every_wait},
         {"deregister_is_in_nobodys_way", test_comm_ends_deregister_is_in_nobodys_way},
+        {"transfers_to_oneself_that_differ", test_comm_ends_transfers_to_oneself_that_differ},
+        {"abort_is_seen_while_parts_move", test_comm_ends_abort_is_seen_while_parts_move},
         {"requests_outlive_their_communicator", test_comm_ends_requests_outlive_their_communicator},
         {"refusals_are_told_to_who_waits", test_comm_ends_refusals_are_told_to_who_waits},
         {"abort_returns_while_a_group_waits_in_another",
