@@ -135,6 +135,29 @@ struct standin_op {
     struct standin_op *next;
 };
 
+/* A piece of memory that the driver knows. */
+struct standin_memory {
+    cuda_address base;
+    size_t bytes;
+    char *alias; /* where the stand-in's threads reach it */
+    uint64_t id;
+    int ordinal;
+    enum { MEMORY_DEVICE, MEMORY_POOL, MEMORY_IMPORTED, MEMORY_REGISTERED, MEMORY_PINNED } kind;
+    bool is_virtual; /* POOL: belongs to no context either, but no pool */
+    struct standin_context *context;
+    uint64_t key;        /* IMPORTED: of the owner's */
+    unsigned opened;     /* IMPORTED: times */
+    size_t mapped, lead; /* IMPORTED: bytes mapped, and those before the alias */
+    struct standin_memory *next;
+};
+
+/* The memory of a GPU. */
+struct standin_arena {
+    int fd;
+    cuda_address base;
+    char *alias;
+};
+
 /* One lock for all of the stand-in's tables, and a signal whenever something is done. */
 extern pthread_mutex_t standin_lock;
 extern pthread_cond_t standin_done;
@@ -165,6 +188,12 @@ void standin_hold(int more);
 void standin_wait_for_blocking(const struct standin_context *context);
 
 /* cuda_standin_memory.c */
+extern struct standin_arena standin_arenas[DEVICES_MAX];
+extern struct standin_memory *standin_memories;
+/* With the lock: the memory that holds the address; lists a copy of it, with an id; forgets it. */
+struct standin_memory *standin_find_memory(cuda_address address);
+struct standin_memory *standin_list_memory(struct standin_memory made);
+void standin_unlist_memory(struct standin_memory *memory);
 /* With the lock: the memory of a device, at its first context. */
 cuda_result standin_make_arena(int ordinal);
 /* The address at which the stand-in's threads reach [address, address + bytes): host memory is
