@@ -43,7 +43,7 @@ static void load_settings(void)
     settings.nic = number(getenv("TUTTI_TEST_STANDIN_NIC"), 0) != 0;
     settings.dmabuf = number(getenv("TUTTI_TEST_STANDIN_DMABUF"), 1) != 0;
     settings.flush = number(getenv("TUTTI_TEST_STANDIN_FLUSH"), 0) != 0;
-    settings.ipc = number(getenv("TUTTI_TEST_STANDIN_IPC"), 1) != 0;
+    settings.ipc = number(getenv("TUTTI_TEST_STANDIN_IPC"), 1);
     settings.stub = number(getenv("TUTTI_TEST_STANDIN_STUB"), 0) != 0;
     settings.launch_blocking = number(getenv("TUTTI_TEST_STANDIN_BLOCKING"), 0) != 0;
     if (settings.channels < 1 || settings.channels > CHANNELS_MAX)
@@ -89,7 +89,9 @@ static const char *name_of(cuda_result result)
         X(NOT_FOUND, 500, CUDA_ERROR_NOT_FOUND)
         X(NOT_READY, 600, CUDA_ERROR_NOT_READY)
         X(ILLEGAL_ADDRESS, 700, CUDA_ERROR_ILLEGAL_ADDRESS)
+        X(PEER_OPEN, 704, CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED)
         X(DESTROYED, CUDA_DESTROYED, CUDA_ERROR_CONTEXT_IS_DESTROYED)
+        X(TOO_MANY_PEERS, 711, CUDA_ERROR_TOO_MANY_PEERS)
         X(NOT_SUPPORTED, 801, CUDA_ERROR_NOT_SUPPORTED)
         X(CAPTURE_UNSUPPORTED, 900, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED)
         X(CAPTURE_INVALIDATED, 901, CUDA_ERROR_STREAM_CAPTURE_INVALIDATED)

@@ -24,7 +24,8 @@
  *                   threads' calls as the real one does; a graph's launch runs one stream's part as
  *                   far as events allow before it goes on with another's
  *   IPC             processes map each other's memory file; with TUTTI_TEST_STANDIN_IPC=0 they
- *                   do not, as on some platforms
+ *                   cannot name it, as on some platforms, with 2 not map it, as those in different
+ *                   PID namespaces. The first mapping of another GPU's memory waits as freeing does
  *   contexts        kernels reach what was allocated plainly in one that was opened to theirs, of
  *                   at most TUTTI_TEST_STANDIN_PEERS (8) others, and on another GPU; copies go
  *                   anywhere. GPUs have links to each other, or a bus (TUTTI_TEST_STANDIN_LINKS=0)
@@ -164,8 +165,8 @@ extern pthread_cond_t standin_done;
 
 /* From the environment, at the first call of the process. */
 struct standin_settings {
-    uint64_t channels, room, seed, delay_us, devices, peers, bytes, copy_mbps;
-    bool kernels, memory_ops, nic, dmabuf, flush, links, launch_blocking, stub, ipc;
+    uint64_t channels, room, seed, delay_us, devices, peers, bytes, copy_mbps, ipc;
+    bool kernels, memory_ops, nic, dmabuf, flush, links, launch_blocking, stub;
 };
 const struct standin_settings *standin_settings(void);
 extern struct standin_context *standin_contexts; /* all of them */

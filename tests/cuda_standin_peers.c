@@ -25,7 +25,7 @@ cuda_result cuIpcGetMemHandle(struct cuda_ipc_handle *out, cuda_address address)
     const struct standin_memory *memory = standin_find_memory(address);
     if (!standin_settings()->ipc) {
         result = CUDA_DRIVER_NOT_SUPPORTED;
-    } else if (!memory || memory->kind != MEMORY_DEVICE) {
+    } else if (!memory || memory->kind != MEMORY_DEVICE || memory->base != address) {
         result = CUDA_DRIVER_INVALID_VALUE;
     } else {
         const struct standin_arena *device = &standin_arenas[memory->ordinal];
@@ -74,6 +74,32 @@ static cuda_result map_peer(struct standin_context *context, const struct handle
     return CUDA_DRIVER_OK;
 }
 
+/* With the lock: whether the context works in memory of that GPU. */
+static bool reaches(const struct standin_context *context, int ordinal)
+{
+    bool reach = ordinal == context->ordinal;
+    for (const struct standin_context *other = standin_contexts; other; other = other->next)
+        reach |= other->ordinal == ordinal && context->opened >> other->number % 64 & 1;
+    for (const struct standin_memory *m = standin_memories; m; m = m->next)
+        reach |= m->kind == MEMORY_IMPORTED && m->context == context && m->ordinal == ordinal;
+    return reach;
+}
+
+/* The first memory of another GPU opens that to the context, as cuCtxEnablePeerAccess does. */
+static cuda_result open_way(struct standin_context *context, int ordinal)
+{
+    uint64_t others = 0;
+    pthread_mutex_lock(&standin_lock);
+    bool reached = reaches(context, ordinal);
+    for (int i = 0; i < DEVICES_MAX; i++)
+        others += i != context->ordinal && reaches(context, i);
+    pthread_mutex_unlock(&standin_lock);
+    if (reached)
+        return CUDA_DRIVER_OK;
+    return others < standin_settings()->peers ? standin_block(&context)
+                                              : CUDA_DRIVER_TOO_MANY_PEERS;
+}
+
 cuda_result cuIpcOpenMemHandle_v2(cuda_address *address, struct cuda_ipc_handle packed,
                                   unsigned flags)
 {
@@ -81,10 +107,12 @@ cuda_result cuIpcOpenMemHandle_v2(cuda_address *address, struct cuda_ipc_handle 
     struct standin_context *context;
     cuda_result result = standin_enter(&context);
     memcpy(&handle, packed.bytes, sizeof handle);
-    if (result == CUDA_DRIVER_OK && handle.magic != HANDLE_MAGIC)
+    if (result == CUDA_DRIVER_OK && (handle.magic != HANDLE_MAGIC || flags != CUDA_IPC_PEER_ACCESS))
         result = CUDA_DRIVER_INVALID_VALUE;
-    if (result == CUDA_DRIVER_OK && handle.process == getpid())
+    if (result == CUDA_DRIVER_OK && (handle.process == getpid() || standin_settings()->ipc == 2))
         result = CUDA_DRIVER_INVALID_CONTEXT;
+    if (result == CUDA_DRIVER_OK)
+        result = open_way(context, handle.ordinal);
     if (result != CUDA_DRIVER_OK)
         return result;
     pthread_mutex_lock(&standin_lock);

@@ -70,15 +70,6 @@ const char *mem_device_name(const struct mem_device *device);
 const uint8_t *mem_device_uuid(const struct mem_device *device);
 /* Whether queues of this device reduce; not in a build without its kernels. */
 bool mem_device_reduces(const struct mem_device *device);
-/* A number that names the device within this process. */
-int mem_device_number(const struct mem_device *device);
-/* How this device works in the memory of that one, the slowest first: not at all; over the bus;
- * over links between GPUs; it is the same. here: the number of that one if it is of this process,
- * else -1: what it has there (the shareable, also of later) is opened to the device the first time,
- * which may wait for the streams of both. Two contexts of one GPU are two devices. On some
- * platforms the memory of other processes is out of reach. */
-enum mem_reach { MEM_REACH_NONE, MEM_REACH_BUS, MEM_REACH_LINK, MEM_REACH_SAME };
-enum mem_reach mem_device_reach(struct mem_device *device, const uint8_t uuid[16], int here);
 
 /* ---- memory ---- */
 
@@ -169,6 +160,18 @@ void mem_share_here(const struct mem_place *place, struct mem_share *share);
  * TUTTI_ERR_PROTOCOL when the size is not what the share says. */
 #define ATTACHED_MAX 1024
 tutti_status mem_attach(struct mem_device *device, const struct mem_share *share, void **base);
+/* How a device works in the memory of another: not at all; over the bus; over links between GPUs;
+ * it is the same. */
+enum mem_reach { MEM_REACH_NONE, MEM_REACH_BUS, MEM_REACH_LINK, MEM_REACH_SAME };
+/* Names a block that is kept so that peers find out how they work in this device's memory. */
+void mem_device_sample(const struct mem_device *device, struct mem_share *sample);
+/* How this device works in the memory of the sample's. The first time what that one has (the
+ * shareable, also of later) is opened to the device, which may wait for the streams of both: by
+ * mapping the sample where it is another process's, and that mapping is the last to be dropped. The
+ * driver allows a device so many others only, and on some platforms, or where process ids differ
+ * (PID namespaces), the memory of other processes is out of reach. Two contexts of one GPU are two
+ * devices. */
+enum mem_reach mem_device_reach(struct mem_device *device, const struct mem_share *sample);
 /* Gives back the mappings that were dropped, whose memory their owners cannot have back before.
  * Waits for all that the devices were given, and holds up most other calls of the driver meanwhile:
  * only where no stream of this process waits for the library nor can begin to. Costs one load when

@@ -1,4 +1,4 @@
-/* mem_cuda_share.c: device memory of peers on this host.
+/* mem_cuda_share.c: memory of other devices, and of peers on this host.
  *
  * The idea: an allocation is named once by its owner and mapped once by each peer, whole; what
  * travels later is the name and an offset. A mapping is found again by owner and base, and is the
@@ -19,6 +19,7 @@
 
 #include "base/check.h"
 #include "base/lock.h"
+#include "base/log.h"
 #include "mem/mem_cuda.h"
 
 struct attachment {
@@ -28,6 +29,9 @@ struct attachment {
     uint64_t used;                               /* stamp of the last use */
 };
 
+#define HELD         UINT64_MAX /* the stamp of samples: by their mappings GPUs reach each other */
+#define SAMPLE_BYTES 4096
+
 /* A mapping that waits to be given back. */
 struct dropped {
     struct mem_device *device;
@@ -36,13 +40,15 @@ struct dropped {
 };
 
 static struct {
-    struct lock lock;
+    struct lock
+        opening;      /* one mapping is made at a time, perhaps a long one: taken before `lock` */
+    struct lock lock; /* of what follows: found while another mapping is made */
     struct attachment list[ATTACHED_MAX];
     size_t count;
     uint64_t stamp;
     struct dropped *dropped;
     _Atomic bool any_dropped;
-} attached = {.lock = LOCK_INIT};
+} attached = {.opening = LOCK_INIT, .lock = LOCK_INIT};
 
 /* ---- naming --------------------------------------------------------------------------------- */
 
@@ -108,21 +114,35 @@ static tutti_status name_of(const struct mem_place *place, struct cuda_ipc_handl
     return TUTTI_OK;
 }
 
-tutti_status mem_cuda_probe_shares(struct mem_device *device)
+tutti_status mem_cuda_make_sample(struct mem_device *device)
 {
     struct cuda_ipc_handle handle;
     struct cuda_scope scope;
     void *block;
-    tutti_status status = mem_device_take(device, sizeof handle, &block);
+    tutti_status status = mem_device_take(device, SAMPLE_BYTES, &block);
     if (status != TUTTI_OK)
         return status;
+    struct mem_share *sample = &device->sample;
+    *sample = (struct mem_share){.base = cuda_address_of(block)};
+    memcpy(sample->device, device->uuid.bytes, sizeof sample->device);
     status = mem_cuda_enter(device, &scope);
-    if (status == TUTTI_OK) {
-        device->shares = device->driver->ipc_get(&handle, cuda_address_of(block)) == CUDA_DRIVER_OK;
-        mem_cuda_leave(&scope);
+    if (status != TUTTI_OK)
+        return status;
+    const struct cuda_driver *driver = device->driver;
+    if (driver->pointer_attribute(&sample->buffer, CUDA_POINTER_BUFFER_ID, sample->base) ==
+            CUDA_DRIVER_OK &&
+        driver->ipc_get(&handle, sample->base) == CUDA_DRIVER_OK) {
+        memcpy(sample->handle, handle.bytes, sizeof sample->handle);
+        sample->bytes = SAMPLE_BYTES;
     }
-    mem_device_give(device, block);
-    return status;
+    mem_cuda_leave(&scope);
+    return TUTTI_OK;
+}
+
+void mem_device_sample(const struct mem_device *device, struct mem_share *sample)
+{
+    *sample = device->sample;
+    sample->process = process_number();
 }
 
 tutti_status mem_share(const struct mem_place *place, struct mem_share *share)
@@ -204,8 +224,8 @@ static void make_room(void)
     drop(oldest);
 }
 
-/* With the lock. The driver's answer about the size is compared with the peer's, because whoever
- * reads beyond it fails the device. */
+/* The driver's answer about the size is compared with the peer's, because whoever reads beyond it
+ * fails the device. */
 static tutti_status map(struct mem_device *device, const struct mem_share *share,
                         cuda_address *base)
 {
@@ -236,51 +256,126 @@ static tutti_status map(struct mem_device *device, const struct mem_share *share
     return TUTTI_OK;
 }
 
-/* With the lock. */
-static tutti_status attach(struct mem_device *device, const struct mem_share *share,
+/* Whether it is attached, and then the answer; one for an earlier allocation there is dropped. */
+static bool is_attached(const struct mem_device *device, const struct mem_share *share,
+                        cuda_address *base, tutti_status *status)
+{
+    lock_take(&attached.lock);
+    struct attachment *found = find_attachment(device, share);
+    bool known = found && found->buffer == share->buffer;
+    *status = TUTTI_OK;
+    if (known && found->bytes != share->bytes)
+        *status = fail(
+            TUTTI_ERR_PROTOCOL, "a peer's memory on %s has %llu bytes, but was announced with %llu",
+            device->name, (unsigned long long)found->bytes, (unsigned long long)share->bytes);
+    if (known && found->used != HELD)
+        found->used = ++attached.stamp;
+    if (known)
+        *base = found->base;
+    else if (found)
+        drop(found);
+    lock_leave(&attached.lock);
+    return known;
+}
+
+static tutti_status attach(struct mem_device *device, const struct mem_share *share, bool held,
                            cuda_address *base)
 {
-    struct attachment *found = find_attachment(device, share);
-    if (found && found->buffer == share->buffer) {
-        if (found->bytes != share->bytes)
-            return fail(TUTTI_ERR_PROTOCOL,
-                        "a peer's memory on %s has %llu bytes, but was announced with %llu",
-                        device->name, (unsigned long long)found->bytes,
-                        (unsigned long long)share->bytes);
-        found->used = ++attached.stamp;
-        *base = found->base;
-        return TUTTI_OK;
-    }
-    if (found)
-        drop(found);
-    else
-        make_room();
-    cuda_address mapped;
-    tutti_status status = map(device, share, &mapped);
-    if (status != TUTTI_OK)
+    tutti_status status;
+    if (is_attached(device, share, base, &status))
         return status;
-    attached.list[attached.count++] = (struct attachment){.device = device,
-                                                          .process = share->process,
-                                                          .owner_base = share->base,
-                                                          .buffer = share->buffer,
-                                                          .bytes = share->bytes,
-                                                          .base = mapped,
-                                                          .used = ++attached.stamp};
-    *base = mapped;
-    return TUTTI_OK;
+    lock_take(&attached.opening);
+    if (!is_attached(device, share, base, &status)) { /* nor by another thread meanwhile */
+        status = map(device, share, base);
+        lock_take(&attached.lock);
+        if (status == TUTTI_OK) {
+            make_room();
+            attached.list[attached.count++] =
+                (struct attachment){.device = device,
+                                    .process = share->process,
+                                    .owner_base = share->base,
+                                    .buffer = share->buffer,
+                                    .bytes = share->bytes,
+                                    .base = *base,
+                                    .used = held ? HELD : ++attached.stamp};
+        }
+        lock_leave(&attached.lock);
+    }
+    lock_leave(&attached.opening);
+    return status;
 }
 
 tutti_status mem_attach(struct mem_device *device, const struct mem_share *share, void **base)
 {
-    if (share->process == process_number()) {
-        *base = (void *)(uintptr_t)share->base;
-        return TUTTI_OK;
-    }
-    cuda_address mapped;
-    lock_take(&attached.lock);
-    tutti_status status = attach(device, share, &mapped);
-    lock_leave(&attached.lock);
+    cuda_address mapped = share->base;
+    tutti_status status = TUTTI_OK;
+    if (share->process != process_number())
+        status = attach(device, share, false, &mapped);
     if (status == TUTTI_OK)
         *base = (void *)(uintptr_t)mapped;
     return status;
+}
+
+/* ---- what a device reaches ------------------------------------------------------------------ */
+
+/* How the driver connects the device to the one of that uuid. Links between GPUs carry atomic
+ * operations, the bus does not. */
+static enum mem_reach connection(const struct mem_device *device, const uint8_t uuid[16])
+{
+    const struct cuda_driver *driver = device->driver;
+    struct cuda_uuid other;
+    int count = 0, can = 0, atomics = 0;
+    if (driver->device_count(&count) != CUDA_DRIVER_OK)
+        return MEM_REACH_NONE;
+    for (int i = 0; i < count; i++) {
+        if (driver->device_uuid(&other, i) != CUDA_DRIVER_OK ||
+            memcmp(&other, uuid, sizeof other) != 0)
+            continue;
+        if (driver->device_peer(&can, device->ordinal, i) != CUDA_DRIVER_OK || !can)
+            return MEM_REACH_NONE;
+        bool linked = driver->device_link(&atomics, CUDA_PEER_ATOMICS, device->ordinal, i) ==
+                          CUDA_DRIVER_OK &&
+                      atomics;
+        return linked ? MEM_REACH_LINK : MEM_REACH_BUS;
+    }
+    return MEM_REACH_NONE;
+}
+
+/* Opens what the other one of this process has, and will have, to this one. */
+static bool open_other(struct mem_device *device, const struct mem_device *other)
+{
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    struct cuda_scope scope;
+    uint64_t bit = UINT64_C(1) << other->number;
+    pthread_mutex_lock(&lock);
+    if (!(device->opened & bit) && mem_cuda_enter(device, &scope) == TUTTI_OK) {
+        cuda_result result = device->driver->context_open(other->context, 0);
+        mem_cuda_leave(&scope);
+        if (result == CUDA_DRIVER_OK || result == CUDA_DRIVER_PEER_OPEN)
+            device->opened |= bit;
+    }
+    bool opened = (device->opened & bit) != 0;
+    pthread_mutex_unlock(&lock);
+    return opened;
+}
+
+enum mem_reach mem_device_reach(struct mem_device *device, const struct mem_share *sample)
+{
+    bool is_same = memcmp(&device->uuid, sample->device, sizeof device->uuid) == 0;
+    bool here = sample->process == process_number();
+    const struct mem_device *other =
+        here ? mem_cuda_block_device((void *)(uintptr_t)sample->base) : NULL;
+    cuda_address base;
+    if (other == device)
+        return MEM_REACH_SAME;
+    enum mem_reach reach = is_same ? MEM_REACH_SAME : connection(device, sample->device);
+    if (reach == MEM_REACH_NONE)
+        return reach;
+    if (here)
+        return other && open_other(device, other) ? reach : MEM_REACH_NONE;
+    if (sample->bytes > 0 && attach(device, sample, true, &base) == TUTTI_OK)
+        return reach;
+    log_at(LOG_LEVEL_INFO, -1, "%s does not work in GPU memory of another process: %s",
+           device->name, sample->bytes > 0 ? status_sentence() : "the driver names none");
+    return MEM_REACH_NONE;
 }
