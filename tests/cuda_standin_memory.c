@@ -204,8 +204,8 @@ cuda_result standin_count_memory(size_t *device, size_t *pinned)
     *device = *pinned = 0;
     pthread_mutex_lock(&standin_lock);
     for (const struct standin_memory *memory = standin_memories; memory; memory = memory->next)
-        *(memory->kind == MEMORY_DEVICE || memory->kind == MEMORY_POOL ? device : pinned) +=
-            memory->bytes;
+        if (memory->kind != MEMORY_IMPORTED)
+            *(memory->kind < MEMORY_IMPORTED ? device : pinned) += memory->bytes;
     pthread_mutex_unlock(&standin_lock);
     return CUDA_DRIVER_OK;
 }

@@ -150,3 +150,13 @@ cuda_result cuIpcCloseMemHandle(cuda_address address)
     pthread_mutex_unlock(&standin_lock);
     return result;
 }
+
+cuda_result standin_count_imported(size_t *bytes)
+{
+    *bytes = 0;
+    pthread_mutex_lock(&standin_lock);
+    for (const struct standin_memory *memory = standin_memories; memory; memory = memory->next)
+        *bytes += memory->kind == MEMORY_IMPORTED ? memory->bytes : 0;
+    pthread_mutex_unlock(&standin_lock);
+    return CUDA_DRIVER_OK;
+}

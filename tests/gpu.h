@@ -72,7 +72,10 @@ struct gpu_word_op {
     /* Flushes of what adapters wrote. */                                                          \
     X(count_flushes, standin_count_flushes, (unsigned *count))                                     \
     /* Bytes that are allocated now: of all GPUs, and pinned. */                                   \
-    X(count_memory, standin_count_memory, (size_t * device, size_t * pinned))
+    X(count_memory, standin_count_memory, (size_t * device, size_t * pinned))                      \
+    /* Bytes of other processes that are mapped now, and so are not free although their owners     \
+     * free them. */                                                                               \
+    X(count_imported, standin_count_imported, (size_t * bytes))
 
 struct gpu {
 #define X(member, symbol, parameters, need) cuda_result(*member) parameters;

@@ -155,8 +155,8 @@ tutti_status mem_share(const struct mem_place *place, struct mem_share *share);
 void mem_share_here(const struct mem_place *place, struct mem_share *share);
 /* The address at which this process sees the allocation: maps it, or finds it mapped already (one
  * mapping per owner and base; one that was for an earlier allocation there is dropped). For the
- * process's own memory it is share->base. Attachments are kept until the process ends or
- * ATTACHED_MAX are, then the least recently used is dropped. Errors TUTTI_ERR_SYSTEM,
+ * process's own memory it is share->base. Attachments are kept until mem_detach or ATTACHED_MAX
+ * are, then the least recently used is dropped. Errors TUTTI_ERR_SYSTEM,
  * TUTTI_ERR_PROTOCOL when the size is not what the share says. */
 #define ATTACHED_MAX 1024
 tutti_status mem_attach(struct mem_device *device, const struct mem_share *share, void **base);
@@ -172,11 +172,10 @@ void mem_device_sample(const struct mem_device *device, struct mem_share *sample
  * (PID namespaces), the memory of other processes is out of reach. Two contexts of one GPU are two
  * devices. */
 enum mem_reach mem_device_reach(struct mem_device *device, const struct mem_share *sample);
-/* Gives back the mappings that were dropped, whose memory their owners cannot have back before.
- * Waits for all that the devices were given, and holds up most other calls of the driver meanwhile:
- * only where no stream of this process waits for the library nor can begin to. Costs one load when
- * there is nothing to give back. */
-void mem_detach_dropped(void);
+/* Gives back all mappings, also those that were dropped: their owners cannot have that memory back
+ * before. Waits for all that the devices were given, and holds up most other calls of the driver
+ * meanwhile: only where no stream of this process waits for the library nor can begin to. */
+void mem_detach(void);
 
 /* ---- network adapters ---- */
 

@@ -11,7 +11,6 @@
  *
  * Invariant: an attachment in the table is mapped; the table is ordered by nothing and searched
  * whole, since an attach that finds its entry is preceded by messages that cost more. */
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -47,7 +46,6 @@ static struct {
     size_t count;
     uint64_t stamp;
     struct dropped *dropped;
-    _Atomic bool any_dropped;
 } attached = {.opening = LOCK_INIT, .lock = LOCK_INIT};
 
 /* ---- naming --------------------------------------------------------------------------------- */
@@ -186,29 +184,33 @@ static void drop(struct attachment *attachment)
         *dropped = (struct dropped){
             .device = attachment->device, .base = attachment->base, .next = attached.dropped};
         attached.dropped = dropped;
-        atomic_store_explicit(&attached.any_dropped, true, memory_order_release);
     }
     *attachment = attached.list[--attached.count];
 }
 
-void mem_detach_dropped(void)
+static void close_mapping(struct mem_device *device, cuda_address base)
 {
-    if (!atomic_load_explicit(&attached.any_dropped, memory_order_acquire))
+    struct cuda_scope scope;
+    if (mem_cuda_enter(device, &scope) != TUTTI_OK)
         return;
+    (void)device->driver->ipc_close(base);
+    mem_cuda_leave(&scope);
+}
+
+void mem_detach(void)
+{
     lock_take(&attached.lock);
-    struct dropped *first = attached.dropped;
-    attached.dropped = NULL;
-    atomic_store_explicit(&attached.any_dropped, false, memory_order_release);
-    lock_leave(&attached.lock);
-    for (struct dropped *dropped = first, *next; dropped; dropped = next) {
-        struct cuda_scope scope;
-        next = dropped->next;
-        if (mem_cuda_enter(dropped->device, &scope) == TUTTI_OK) {
-            (void)dropped->device->driver->ipc_close(dropped->base);
-            mem_cuda_leave(&scope);
-        }
-        free(dropped);
+    while (attached.count > 0) {
+        const struct attachment *last = &attached.list[--attached.count];
+        close_mapping(last->device, last->base);
     }
+    while (attached.dropped) {
+        struct dropped *first = attached.dropped;
+        attached.dropped = first->next;
+        close_mapping(first->device, first->base);
+        free(first);
+    }
+    lock_leave(&attached.lock);
 }
 
 /* With the lock: room for one more, at the price of the least recently used. */
