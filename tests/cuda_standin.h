@@ -25,15 +25,15 @@
  *                   far as events allow before it goes on with another's
  *   IPC             processes map each other's memory file; with TUTTI_TEST_STANDIN_IPC=0 they
  *                   cannot name it, as on some platforms, with 2 not map it, as those in different
- *                   PID namespaces. The first mapping of another GPU's memory waits as freeing does
- *   contexts        kernels reach what was allocated plainly in one that was opened to theirs, of
- *                   at most TUTTI_TEST_STANDIN_PEERS (8) others, and on another GPU; copies go
- *                   anywhere. GPUs have links to each other, or a bus (TUTTI_TEST_STANDIN_LINKS=0)
- *   adapters        with TUTTI_TEST_STANDIN_NIC=1 memory can be registered by its device address:
- *                   the view without access is open from the question whether adapters may reach an
- *                   allocation until the thread that asked calls again; pinned pages stay pinned. A
- *                   descriptor of the memory file passes for a dma-buf, or nothing does with
- *                   TUTTI_TEST_STANDIN_DMABUF=0. TUTTI_TEST_STANDIN_FLUSH=1: arrivals must be
+ *                   PID namespaces, and not what overlaps other memory that is mapped still, though
+ *                   its owner has freed it. The first mapping of another GPU's memory waits as
+ * freeing does contexts        kernels reach what was allocated plainly in one that was opened to
+ * theirs, of at most TUTTI_TEST_STANDIN_PEERS (8) others, and on another GPU; copies go anywhere.
+ * GPUs have links to each other, or a bus (TUTTI_TEST_STANDIN_LINKS=0) adapters        with
+ * TUTTI_TEST_STANDIN_NIC=1 memory can be registered by its device address: the view without access
+ * is open from the question whether adapters may reach an allocation until the thread that asked
+ * calls again; pinned pages stay pinned. A descriptor of the memory file passes for a dma-buf, or
+ * nothing does with TUTTI_TEST_STANDIN_DMABUF=0. TUTTI_TEST_STANDIN_FLUSH=1: arrivals must be
  *                   flushed, which is counted
  *
  * TUTTI_TEST_STANDIN_DEVICES (1) is the number of GPUs, TUTTI_TEST_STANDIN_MEMORY_OPS=0 takes the
@@ -63,6 +63,7 @@ STANDIN_CONTROLS(X)
 
 /* Answers that the library does not know one by one. */
 #define CUDA_STUB      34  /* CUDA_ERROR_STUB_LIBRARY */
+#define CUDA_MAPPED    208 /* CUDA_ERROR_ALREADY_MAPPED */
 #define CUDA_MERGE     902 /* CUDA_ERROR_STREAM_CAPTURE_MERGE */
 #define CUDA_DESTROYED 709 /* CUDA_ERROR_CONTEXT_IS_DESTROYED */
 #define CHANNELS_MAX   64  /* shared by streams */
@@ -146,7 +147,8 @@ struct standin_memory {
     enum { MEMORY_DEVICE, MEMORY_POOL, MEMORY_IMPORTED, MEMORY_REGISTERED, MEMORY_PINNED } kind;
     bool is_virtual; /* POOL: belongs to no context either, but no pool */
     struct standin_context *context;
-    uint64_t key;        /* IMPORTED: of the owner's */
+    uint64_t key;        /* IMPORTED: of the owner's, whose process is in its lower half */
+    uint64_t offset;     /* IMPORTED: in the owner's arena */
     unsigned opened;     /* IMPORTED: times */
     size_t mapped, lead; /* IMPORTED: bytes mapped, and those before the alias */
     struct standin_memory *next;

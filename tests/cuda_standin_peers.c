@@ -68,10 +68,23 @@ static cuda_result map_peer(struct standin_context *context, const struct handle
                                                 .kind = MEMORY_IMPORTED,
                                                 .context = context,
                                                 .key = handle->key,
+                                                .offset = handle->offset,
                                                 .opened = 1,
                                                 .mapped = mapped,
                                                 .lead = lead});
     return CUDA_DRIVER_OK;
+}
+
+/* With the lock: whether the context has memory mapped that was where this is. */
+static bool overlaps(const struct standin_context *context, const struct handle *handle)
+{
+    bool found = false;
+    for (const struct standin_memory *m = standin_memories; m; m = m->next)
+        found |= m->kind == MEMORY_IMPORTED && m->context == context &&
+                 (uint32_t)m->key == (uint32_t)handle->key && m->ordinal == handle->ordinal &&
+                 m->offset < handle->offset + handle->bytes &&
+                 handle->offset < m->offset + m->bytes;
+    return found;
 }
 
 /* With the lock: whether the context works in memory of that GPU. */
@@ -125,6 +138,8 @@ cuda_result cuIpcOpenMemHandle_v2(cuda_address *address, struct cuda_ipc_handle 
     } else if (memory) {
         memory->opened++;
         *address = memory->base;
+    } else if (overlaps(context, &handle)) {
+        result = CUDA_MAPPED;
     } else {
         result = map_peer(context, &handle, address);
     }

@@ -365,11 +365,27 @@ static struct mem_share share_of(void *memory)
     return share;
 }
 
+/* Memory is shared unless it overlaps those bytes, which were shared before they were freed. */
+static void expect_shared(void *memory, uint64_t freed, size_t bytes)
+{
+    struct mem_place place;
+    struct mem_share share;
+    CU_ASSERT_EQUAL_FATAL(mem_device_of(memory, &place), TUTTI_OK);
+    uint64_t at = cuda_pointer(place.base);
+    bool over = at < freed + bytes && freed < at + place.bytes;
+    CU_ASSERT(over || !gpu->standin);
+    CU_ASSERT_EQUAL(mem_can_share(&place), !over);
+    CU_ASSERT_EQUAL(mem_share(&place, &share), over ? TUTTI_ERR_UNSUPPORTED : TUTTI_OK);
+    if (over)
+        CU_ASSERT_PTR_NOT_NULL(strstr(status_sentence(), "what was freed there"));
+}
+
 void test_cuda_maps_memory_of_peers(void)
 {
     enum { BYTES = 300000, AT = 123457 };
     int fds[2];
     unsigned char *content = malloc(BYTES), *memory = gpu_alloc(BYTES), seen[64];
+    void *block = NULL;
     CU_ASSERT_EQUAL_FATAL(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
     pid_t peer = run_self("--peer", fds[1]);
     close(fds[1]);
@@ -394,18 +410,28 @@ void test_cuda_maps_memory_of_peers(void)
     CU_ASSERT_EQUAL(wrong.status, TUTTI_ERR_PROTOCOL);
     CU_ASSERT_PTR_NOT_NULL(strstr(wrong.sentence, "announced with"));
 
-    /* Freed and allocated anew, perhaps at the same address: another buffer, another mapping. */
+    /* Freed, while the peer has it mapped: what is allocated there is not shared, at whichever
+     * address it begins, and the library makes its own blocks elsewhere. */
+    struct mem_place place;
     uint64_t base = request.share.base;
     gpu_free(memory);
-    memory = gpu_alloc(BYTES);
-    if (gpu->standin)
-        CU_ASSERT_EQUAL(cuda_pointer(memory), base);
+    void *anew = gpu_alloc(BYTES);
+    expect_shared(anew, base, BYTES);
+    gpu_free(anew);
+    void *before = gpu_alloc(BYTES / 2);
+    void *over = gpu_alloc(BYTES);
+    expect_shared(over, base, BYTES);
+    gpu_free(over);
+    gpu_free(before);
+    CU_ASSERT_EQUAL_FATAL(mem_device_take(device, BYTES, &block), TUTTI_OK);
+    CU_ASSERT_EQUAL(mem_device_of(block, &place), TUTTI_OK);
+    CU_ASSERT(mem_can_share(&place));
     fill(content, BYTES);
-    upload(memory, content, BYTES);
-    request.share = share_of(memory);
-    struct reply anew = ask(fds[0], request);
-    CU_ASSERT_EQUAL(anew.status, TUTTI_OK);
-    CU_ASSERT_EQUAL(memcmp(anew.data, content + AT, 64), 0);
+    upload(block, content, BYTES);
+    request.share = share_of(block);
+    struct reply other = ask(fds[0], request);
+    CU_ASSERT_EQUAL(other.status, TUTTI_OK);
+    CU_ASSERT_EQUAL(memcmp(other.data, content + AT, 64), 0);
 
     /* All of it can be given back, and is mapped again when it is wanted. */
     request.kind = DETACH;
@@ -422,7 +448,7 @@ void test_cuda_maps_memory_of_peers(void)
     CU_ASSERT_EQUAL(own.base, 1);
     close(fds[0]);
     CU_ASSERT(ended_well(peer));
-    gpu_free(memory);
+    mem_device_give(device, block);
     free(content);
 }
 
@@ -446,7 +472,7 @@ void test_cuda_shares_its_own_blocks(void)
     CU_ASSERT_EQUAL(reply.status, TUTTI_OK);
     CU_ASSERT_EQUAL(memcmp(reply.data, content, 64), 0);
     memset(request.share.handle, 0, sizeof request.share.handle);
-    request.share.base += 1 << 30; /* none that is mapped already */
+    request.share.buffer += 1 << 30; /* none that is mapped already */
     CU_ASSERT_NOT_EQUAL(ask(fds[0], request).status, TUTTI_OK);
     close(fds[0]);
     CU_ASSERT(ended_well(peer));

@@ -16,7 +16,6 @@
     X(context_create, cuCtxCreate_v2, (cuda_context * context, unsigned flags, int device))        \
     X(context_set, cuCtxSetCurrent, (cuda_context context))                                        \
     X(context_synchronize, cuCtxSynchronize, (void))                                               \
-    X(free, cuMemFree_v2, (cuda_address memory))                                                   \
     X(range, cuMemGetAddressRange_v2, (cuda_address * base, size_t * bytes, cuda_address memory))  \
     X(host_alloc, cuMemHostAlloc, (void **memory, size_t bytes, unsigned flags))                   \
     X(host_free, cuMemFreeHost, (void *memory))                                                    \

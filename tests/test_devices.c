@@ -166,6 +166,36 @@ static void test_devices_whose_memory_stays_in_its_process(void)
     unsetenv("TUTTI_TEST_STANDIN_IPC");
 }
 
+/* Memory that peers have mapped is freed, and other memory allocated there. */
+static int freed(tutti_comm *comm, int rank, int size, void *context)
+{
+    char text[16384];
+    int wrong = 0, blocks = 0;
+    (void)context;
+    for (int i = 1; i < 6 && wrong == 0; i++) {
+        cuda_address address;
+        if (rig_gpu()->alloc(&address, (size_t)i * COUNT * 4) != CUDA_DRIVER_OK)
+            return world_check(rank, 0, "no memory");
+        void *memory = (void *)(uintptr_t)address;
+        wrong += WORLD_OK(tutti_comm_explain(comm, TUTTI_COLL_ALLREDUCE, memory, memory, COUNT,
+                                             TUTTI_INT32, TUTTI_SUM, 0, text, sizeof text));
+        blocks += strstr(text, in_block) != NULL;
+        rig_set_ints(memory, COUNT, rank);
+        wrong += WORLD_OK(tutti_allreduce(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, comm));
+        wrong += rig_wrong_ints(rank, memory, COUNT, size * (size - 1) / 2, size, "a sum");
+        wrong += WORLD_OK(tutti_barrier(comm));
+        wrong += world_check(rank, rig_gpu()->free(address) == CUDA_DRIVER_OK, "free");
+    }
+    return wrong + world_check(rank, blocks > 0 || !rig_gpu()->standin, "never in a block");
+}
+
+static void test_devices_share_memory_allocated_over_freed(void)
+{
+    run(WORLD_PROCESSES, 3, direct, freed, NULL);
+    if (are_there())
+        run_each(WORLD_PROCESSES, 2, direct, freed, NULL);
+}
+
 /* ---- several contexts of a GPU ----------------------------------------------------------------
  */
 
@@ -308,6 +338,7 @@ int main(int argc, char **argv)
         {"work_in_each_others_memory", test_devices_work_in_each_others_memory},
         {"are_linked_or_apart", test_devices_are_linked_or_apart},
         {"whose_memory_stays_in_its_process", test_devices_whose_memory_stays_in_its_process},
+        {"share_memory_allocated_over_freed", test_devices_share_memory_allocated_over_freed},
         {"with_several_contexts", test_devices_with_several_contexts},
         {"have_default_streams", test_devices_have_default_streams},
         {"in_one_call_are_refused", test_devices_in_one_call_are_refused},

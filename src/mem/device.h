@@ -33,7 +33,7 @@ struct mem_place {
     void *base;                /* the allocation that holds the pointer, and its size */
     size_t bytes;
     uint64_t buffer; /* names the allocation; never used twice in the life of the process */
-    bool shareable;  /* other processes can map it (mem_share), and other devices reach it */
+    bool shareable;  /* other processes can map it (mem_can_share), and other devices reach it */
 };
 
 /* Whether this process is known to have a driver loaded. While it has none, no pointer is a
@@ -148,16 +148,18 @@ struct mem_share {
     uint64_t bytes;     /* its size                one process is where it is, whatever its parts */
 };
 
-/* TUTTI_ERR_UNSUPPORTED when the place is not shareable. */
+/* Whether other processes can map the place: it is shareable, and was not allocated over memory
+ * that they may still map although it was freed. */
+bool mem_can_share(const struct mem_place *place);
+/* TUTTI_ERR_UNSUPPORTED when they cannot. */
 tutti_status mem_share(const struct mem_place *place, struct mem_share *share);
 /* The same for peers that are threads of this process, with no word to the driver: of memory of any
  * kind for those that use the same device. Another process cannot attach it. */
 void mem_share_here(const struct mem_place *place, struct mem_share *share);
-/* The address at which this process sees the allocation: maps it, or finds it mapped already (one
- * mapping per owner and base; one that was for an earlier allocation there is dropped). For the
- * process's own memory it is share->base. Attachments are kept until mem_detach or ATTACHED_MAX
- * are, then the least recently used is dropped. Errors TUTTI_ERR_SYSTEM,
- * TUTTI_ERR_PROTOCOL when the size is not what the share says. */
+/* The address at which this process sees the allocation: maps it, or finds it mapped already. For
+ * the process's own memory it is share->base. Attachments are kept until mem_detach or ATTACHED_MAX
+ * are, then the least recently used is dropped. Errors TUTTI_ERR_SYSTEM, TUTTI_ERR_PROTOCOL when
+ * the size is not what the share says. */
 #define ATTACHED_MAX 1024
 tutti_status mem_attach(struct mem_device *device, const struct mem_share *share, void **base);
 /* How a device works in the memory of another: not at all; over the bus; over links between GPUs;

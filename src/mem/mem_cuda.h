@@ -91,6 +91,10 @@ void mem_cuda_look_for_nics(struct mem_device *device);
 tutti_status mem_cuda_make_lanes(struct mem_device *device);
 /* One that nobody else has or had. TUTTI_ERR_NOMEM. */
 tutti_status mem_cuda_take_claim(struct mem_device *device, struct cuda_claim **claim);
+/* Whether some of these bytes were named for other processes, be they freed since. */
+bool mem_cuda_is_named(const void *base, size_t bytes);
+/* Frees what the pool could not use; waits as mem_detach does. */
+void mem_cuda_free_aside(void);
 /* Takes the block by which peers find out whether they can map the device's memory; not entered. */
 tutti_status mem_cuda_make_sample(struct mem_device *device);
 /* Finds out whether queues run beside streams that wait; not locked by anybody, not entered. */

@@ -1,9 +1,9 @@
 /* mem_cuda_share.c: memory of other devices, and of peers on this host.
  *
  * The idea: an allocation is named once by its owner and mapped once by each peer, whole; what
- * travels later is the name and an offset. A mapping is found again by owner and base, and is the
- * right one while the buffer's number is, too: the driver never gives that number twice, so memory
- * that was freed and allocated anew at the same address is told apart.
+ * travels later is the name and an offset. A mapping is found again by its owner and the buffer's
+ * number, which the driver never gives twice. Memory that is allocated where some was freed that
+ * peers still map cannot be mapped beside that: it is not shared.
  *
  * A mapping that serves no more is not given back at once: the driver would wait for the device's
  * streams, and hold up copies and launches of other threads while it does, and one of those streams
@@ -23,9 +23,9 @@
 
 struct attachment {
     struct mem_device *device;
-    uint64_t process, owner_base, buffer, bytes; /* as in the share */
-    cuda_address base;                           /* here */
-    uint64_t used;                               /* stamp of the last use */
+    uint64_t process, buffer, bytes; /* as in the share */
+    cuda_address base;               /* here */
+    uint64_t used;                   /* stamp of the last use */
 };
 
 #define HELD         UINT64_MAX /* the stamp of samples: by their mappings GPUs reach each other */
@@ -75,28 +75,87 @@ void mem_share_here(const struct mem_place *place, struct mem_share *share)
     memcpy(share->device, place->device->uuid.bytes, sizeof share->device);
 }
 
-/* The driver's names of allocations, the last met in each place. */
+/* The allocations that were named. Peers keep what they map, and where the driver has given an
+ * address to two of them that overlap, it does not let a peer map the second while the first is
+ * mapped, be it freed or not. So a name stays here when its allocation is freed, and what is
+ * allocated over it later is not named: the list, in the order of addresses, has no overlaps. */
+#define NAMES_MAX 4096 /* a program with more of them at a time is one that frees them */
 static struct {
     pthread_mutex_t lock;
+    size_t count;
     struct name {
-        const struct mem_device *device;
+        uint64_t base, bytes;
         uint64_t buffer; /* the driver numbers allocations and uses no number twice */
         struct cuda_ipc_handle handle;
-    } list[256];
+    } list[NAMES_MAX];
 } ipc_names = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+/* With the lock: the place of the first name that does not end before the address. */
+static size_t place_of(uint64_t address)
+{
+    size_t low = 0, high = ipc_names.count;
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (ipc_names.list[middle].base + ipc_names.list[middle].bytes <= address)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+/* With the lock: the name of some of these bytes, or NULL. */
+static const struct name *find_name(uint64_t base, uint64_t bytes)
+{
+    size_t at = place_of(base);
+    return at < ipc_names.count && ipc_names.list[at].base < base + bytes ? &ipc_names.list[at]
+                                                                          : NULL;
+}
+
+bool mem_cuda_is_named(const void *base, size_t bytes)
+{
+    pthread_mutex_lock(&ipc_names.lock);
+    bool named = find_name(cuda_address_of(base), bytes) != NULL;
+    pthread_mutex_unlock(&ipc_names.lock);
+    return named;
+}
+
+bool mem_can_share(const struct mem_place *place)
+{
+    pthread_mutex_lock(&ipc_names.lock);
+    const struct name *name = find_name(cuda_address_of(place->base), place->bytes);
+    bool can = name ? name->buffer == place->buffer : ipc_names.count < NAMES_MAX;
+    pthread_mutex_unlock(&ipc_names.lock);
+    /* The library's own blocks are never freed and need no name to say so. */
+    return place->shareable && (can || (!name && mem_cuda_block_device(place->base)));
+}
+
+static void keep_name(const struct mem_place *place, const struct cuda_ipc_handle *handle)
+{
+    struct name made = {.base = cuda_address_of(place->base),
+                        .bytes = place->bytes,
+                        .buffer = place->buffer,
+                        .handle = *handle};
+    pthread_mutex_lock(&ipc_names.lock);
+    if (!find_name(made.base, made.bytes) && ipc_names.count < NAMES_MAX) {
+        size_t at = place_of(made.base);
+        memmove(&ipc_names.list[at + 1], &ipc_names.list[at], (ipc_names.count - at) * sizeof made);
+        ipc_names.count++;
+        ipc_names.list[at] = made;
+    }
+    pthread_mutex_unlock(&ipc_names.lock);
+}
 
 /* Asks the driver once per allocation. */
 static tutti_status name_of(const struct mem_place *place, struct cuda_ipc_handle *handle)
 {
-    struct name *name =
-        &ipc_names.list[place->buffer % (sizeof ipc_names.list / sizeof *ipc_names.list)];
     struct cuda_scope scope;
     pthread_mutex_lock(&ipc_names.lock);
-    bool known = name->device == place->device && name->buffer == place->buffer;
-    if (known)
+    const struct name *name = find_name(cuda_address_of(place->base), place->bytes);
+    if (name)
         *handle = name->handle;
     pthread_mutex_unlock(&ipc_names.lock);
-    if (known)
+    if (name)
         return TUTTI_OK;
     tutti_status status = mem_cuda_enter(place->device, &scope);
     if (status != TUTTI_OK)
@@ -106,9 +165,7 @@ static tutti_status name_of(const struct mem_place *place, struct cuda_ipc_handl
     if (result != CUDA_DRIVER_OK)
         return mem_cuda_fail(result, "name memory at %p of %s for other processes", place->base,
                              place->device->name);
-    pthread_mutex_lock(&ipc_names.lock);
-    *name = (struct name){.device = place->device, .buffer = place->buffer, .handle = *handle};
-    pthread_mutex_unlock(&ipc_names.lock);
+    keep_name(place, handle);
     return TUTTI_OK;
 }
 
@@ -151,6 +208,11 @@ tutti_status mem_share(const struct mem_place *place, struct mem_share *share)
                     "memory at %p of %s cannot be mapped by other processes: it is from a memory "
                     "pool, virtual or managed memory",
                     place->base, place->device->name);
+    if (!mem_can_share(place))
+        return fail(TUTTI_ERR_UNSUPPORTED,
+                    "memory at %p of %s cannot be mapped by other processes: they may still map "
+                    "what was freed there",
+                    place->base, place->device->name);
     struct cuda_ipc_handle handle;
     tutti_status status = name_of(place, &handle);
     if (status != TUTTI_OK)
@@ -170,7 +232,7 @@ static struct attachment *find_attachment(const struct mem_device *device,
 {
     for (size_t i = 0; i < attached.count; i++) {
         struct attachment *a = &attached.list[i];
-        if (a->owner_base == share->base && a->process == share->process && a->device == device)
+        if (a->buffer == share->buffer && a->process == share->process && a->device == device)
             return a;
     }
     return NULL;
@@ -204,6 +266,7 @@ void mem_detach(void)
         const struct attachment *last = &attached.list[--attached.count];
         close_mapping(last->device, last->base);
     }
+    mem_cuda_free_aside();
     while (attached.dropped) {
         struct dropped *first = attached.dropped;
         attached.dropped = first->next;
@@ -258,26 +321,23 @@ static tutti_status map(struct mem_device *device, const struct mem_share *share
     return TUTTI_OK;
 }
 
-/* Whether it is attached, and then the answer; one for an earlier allocation there is dropped. */
+/* Whether it is attached, and then the answer. */
 static bool is_attached(const struct mem_device *device, const struct mem_share *share,
                         cuda_address *base, tutti_status *status)
 {
     lock_take(&attached.lock);
     struct attachment *found = find_attachment(device, share);
-    bool known = found && found->buffer == share->buffer;
     *status = TUTTI_OK;
-    if (known && found->bytes != share->bytes)
+    if (found && found->bytes != share->bytes)
         *status = fail(
             TUTTI_ERR_PROTOCOL, "a peer's memory on %s has %llu bytes, but was announced with %llu",
             device->name, (unsigned long long)found->bytes, (unsigned long long)share->bytes);
-    if (known && found->used != HELD)
-        found->used = ++attached.stamp;
-    if (known)
+    if (found) {
+        found->used = found->used == HELD ? HELD : ++attached.stamp;
         *base = found->base;
-    else if (found)
-        drop(found);
+    }
     lock_leave(&attached.lock);
-    return known;
+    return found != NULL;
 }
 
 static tutti_status attach(struct mem_device *device, const struct mem_share *share, bool held,
@@ -295,7 +355,6 @@ static tutti_status attach(struct mem_device *device, const struct mem_share *sh
             attached.list[attached.count++] =
                 (struct attachment){.device = device,
                                     .process = share->process,
-                                    .owner_base = share->base,
                                     .buffer = share->buffer,
                                     .bytes = share->bytes,
                                     .base = *base,
