@@ -465,3 +465,13 @@ void test_cuda_works_with_delays(void)
     }
     CU_ASSERT(ended_well(run_self("--delays", -1)));
 }
+
+/* The whole suite again, on a GPU that sees pinned memory at addresses of its own. */
+void test_cuda_works_without_host_pointers(void)
+{
+    if (!gpu->standin) {
+        suite_skip("where pinned memory lies for a real GPU is its own choice");
+        return;
+    }
+    CU_ASSERT(ended_well(run_self("--own-addresses", -1)));
+}

@@ -43,6 +43,7 @@ static void load_settings(void)
     settings.nic = number(getenv("TUTTI_TEST_STANDIN_NIC"), 0) != 0;
     settings.dmabuf = number(getenv("TUTTI_TEST_STANDIN_DMABUF"), 1) != 0;
     settings.flush = number(getenv("TUTTI_TEST_STANDIN_FLUSH"), 0) != 0;
+    settings.host_pointers = number(getenv("TUTTI_TEST_STANDIN_HOST_POINTERS"), 1) != 0;
     settings.ipc = number(getenv("TUTTI_TEST_STANDIN_IPC"), 1);
     settings.stub = number(getenv("TUTTI_TEST_STANDIN_STUB"), 0) != 0;
     settings.launch_blocking = number(getenv("TUTTI_TEST_STANDIN_BLOCKING"), 0) != 0;
@@ -163,8 +164,10 @@ cuda_result cuDeviceGetAttribute(int *value, int attribute, int device)
         *value = 4;
         break;
     case CUDA_DEVICE_RDMA:
-    case CUDA_DEVICE_HOST_POINTERS:
         *value = 1;
+        break;
+    case CUDA_DEVICE_HOST_POINTERS:
+        *value = standin_settings()->host_pointers;
         break;
     case CUDA_DEVICE_DMABUF:
         *value = standin_settings()->dmabuf;

@@ -23,17 +23,20 @@
  *   captures        of one stream at a time and of those that events join to it, forbidding other
  *                   threads' calls as the real one does; a graph's launch runs one stream's part as
  *                   far as events allow before it goes on with another's
- *   IPC             processes map each other's memory file; with TUTTI_TEST_STANDIN_IPC=0 they
- *                   cannot name it, as on some platforms, with 2 not map it, as those in different
- *                   PID namespaces, and not what overlaps other memory that is mapped still, though
- *                   its owner has freed it. The first mapping of another GPU's memory waits as
- * freeing does contexts        kernels reach what was allocated plainly in one that was opened to
- * theirs, of at most TUTTI_TEST_STANDIN_PEERS (8) others, and on another GPU; copies go anywhere.
- * GPUs have links to each other, or a bus (TUTTI_TEST_STANDIN_LINKS=0) adapters        with
- * TUTTI_TEST_STANDIN_NIC=1 memory can be registered by its device address: the view without access
- * is open from the question whether adapters may reach an allocation until the thread that asked
- * calls again; pinned pages stay pinned. A descriptor of the memory file passes for a dma-buf, or
- * nothing does with TUTTI_TEST_STANDIN_DMABUF=0. TUTTI_TEST_STANDIN_FLUSH=1: arrivals must be
+ *   IPC             processes map each other's memory file, unless it overlaps another that is
+ *                   mapped still, though its owner has freed that. The first of another GPU waits
+ *                   as freeing does. With TUTTI_TEST_STANDIN_IPC=0 processes cannot name memory, as
+ *                   on some platforms, with 2 not map it, as in different PID namespaces
+ *   contexts        kernels reach what was allocated plainly in one that was opened to theirs, of
+ *                   at most TUTTI_TEST_STANDIN_PEERS (8) others, and on another GPU; copies go
+ *                   anywhere. GPUs have links to each other, or a bus (TUTTI_TEST_STANDIN_LINKS=0)
+ *   pinned memory   is for GPUs where it is for the CPU; with TUTTI_TEST_STANDIN_HOST_POINTERS=0
+ *                   kernels and stream operations have other addresses of it
+ *   adapters        with TUTTI_TEST_STANDIN_NIC=1 memory can be registered by its device address:
+ *                   the view without access is open from the question whether adapters may reach an
+ *                   allocation until the thread that asked calls again; pinned pages stay pinned. A
+ *                   descriptor of the memory file passes for a dma-buf, or nothing does with
+ *                   TUTTI_TEST_STANDIN_DMABUF=0. TUTTI_TEST_STANDIN_FLUSH=1: arrivals must be
  *                   flushed, which is counted
  *
  * TUTTI_TEST_STANDIN_DEVICES (1) is the number of GPUs, TUTTI_TEST_STANDIN_MEMORY_OPS=0 takes the
@@ -168,7 +171,7 @@ extern pthread_cond_t standin_done;
 /* From the environment, at the first call of the process. */
 struct standin_settings {
     uint64_t channels, room, seed, delay_us, devices, peers, bytes, copy_mbps, ipc;
-    bool kernels, memory_ops, nic, dmabuf, flush, links, launch_blocking, stub;
+    bool kernels, memory_ops, nic, dmabuf, flush, links, launch_blocking, stub, host_pointers;
 };
 const struct standin_settings *standin_settings(void);
 extern struct standin_context *standin_contexts; /* all of them */

@@ -17,6 +17,9 @@
 #define DEVICE_PAGE ((size_t)2 << 20)
 #define DIRTY_MAX   ((size_t)64 << 10) /* so much of new memory is given a pattern */
 
+/* What is added to addresses of pinned memory where GPUs have their own. */
+#define HOST_SHIFT (standin_settings()->host_pointers ? 0 : (cuda_address)1 << 56)
+
 struct standin_arena standin_arenas[DEVICES_MAX];
 struct standin_memory *standin_memories;
 
@@ -55,6 +58,7 @@ cuda_result standin_make_arena(int ordinal)
 struct standin_memory *standin_find_memory(cuda_address address)
 {
     struct standin_memory *memory = standin_memories;
+    address &= ~HOST_SHIFT;
     while (memory && address - memory->base >= memory->bytes)
         memory = memory->next;
     return memory;
@@ -75,6 +79,7 @@ void *standin_alias(cuda_address address, size_t bytes)
     pthread_mutex_lock(&standin_lock);
     const struct standin_memory *memory = standin_find_memory(address);
     char *alias = NULL;
+    address &= ~HOST_SHIFT;
     if (memory && bytes <= memory->bytes - (address - memory->base))
         alias = memory->alias + (address - memory->base);
     else if (!memory && !is_device_address(address))
@@ -97,7 +102,8 @@ bool standin_kernels_reach(const struct standin_context *context, cuda_address a
     const struct standin_memory *memory = standin_find_memory(address);
     bool reach =
         memory &&
-        (memory->kind > MEMORY_IMPORTED || memory->context == context ||
+        ((memory->kind > MEMORY_IMPORTED ? (address & HOST_SHIFT) == HOST_SHIFT
+                                         : memory->context == context) ||
          (memory->kind == MEMORY_POOL && memory->ordinal == context->ordinal) ||
          (memory->kind == MEMORY_DEVICE && context->opened >> memory->context->number % 64 & 1));
     pthread_mutex_unlock(&standin_lock);
@@ -326,7 +332,7 @@ cuda_result cuMemHostGetDevicePointer_v2(cuda_address *address, void *memory, un
     pthread_mutex_lock(&standin_lock);
     bool known = standin_find_memory(cuda_address_of_host(memory)) != NULL;
     pthread_mutex_unlock(&standin_lock);
-    *address = cuda_address_of_host(memory);
+    *address = cuda_address_of_host(memory) + HOST_SHIFT;
     return known ? CUDA_DRIVER_OK : CUDA_DRIVER_INVALID_VALUE;
 }
 

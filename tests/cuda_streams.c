@@ -93,7 +93,10 @@ void test_cuda_streams_copy_short_by_kernels(void)
     }
     if (gpu->standin)
         gpu->count_launches(&after);
-    CU_ASSERT_EQUAL(after - before, gpu->standin ? 4 * sizeof lengths / sizeof *lengths : 0);
+    int reached = 0; /* pinned memory by kernels where it is for the CPU */
+    gpu->device_attribute(&reached, CUDA_DEVICE_HOST_POINTERS, 0);
+    CU_ASSERT_EQUAL(after - before,
+                    gpu->standin && reached ? 4 * sizeof lengths / sizeof *lengths : 0);
     CU_ASSERT_EQUAL(mem_stream_copy_short(&stream, on_device.at, pinned.at, 0), TUTTI_OK);
     CU_ASSERT_EQUAL(gpu->stream_synchronize(handle), CUDA_DRIVER_OK);
     CU_ASSERT_EQUAL(gpu->stream_destroy(handle), CUDA_DRIVER_OK);
@@ -365,19 +368,20 @@ static struct mem_share share_of(void *memory)
     return share;
 }
 
-/* Memory is shared unless it overlaps those bytes, which were shared before they were freed. */
-static void expect_shared(void *memory, uint64_t freed, size_t bytes)
+/* Memory is shared unless it overlaps those bytes, which were shared before they were freed:
+ * whether it does. */
+static bool expect_shared(void *memory, uint64_t freed, size_t bytes)
 {
     struct mem_place place;
     struct mem_share share;
     CU_ASSERT_EQUAL_FATAL(mem_device_of(memory, &place), TUTTI_OK);
     uint64_t at = cuda_pointer(place.base);
     bool over = at < freed + bytes && freed < at + place.bytes;
-    CU_ASSERT(over || !gpu->standin);
     CU_ASSERT_EQUAL(mem_can_share(&place), !over);
     CU_ASSERT_EQUAL(mem_share(&place, &share), over ? TUTTI_ERR_UNSUPPORTED : TUTTI_OK);
     if (over)
         CU_ASSERT_PTR_NOT_NULL(strstr(status_sentence(), "what was freed there"));
+    return over;
 }
 
 void test_cuda_maps_memory_of_peers(void)
@@ -412,20 +416,18 @@ void test_cuda_maps_memory_of_peers(void)
 
     /* Freed, while the peer has it mapped: what is allocated there is not shared, at whichever
      * address it begins, and the library makes its own blocks elsewhere. */
-    struct mem_place place;
     uint64_t base = request.share.base;
     gpu_free(memory);
     void *anew = gpu_alloc(BYTES);
-    expect_shared(anew, base, BYTES);
+    bool over = expect_shared(anew, base, BYTES);
     gpu_free(anew);
     void *before = gpu_alloc(BYTES / 2);
-    void *over = gpu_alloc(BYTES);
-    expect_shared(over, base, BYTES);
-    gpu_free(over);
+    void *behind = gpu_alloc(BYTES);
+    over |= expect_shared(behind, base, BYTES);
+    CU_ASSERT(over || !gpu->standin); /* which gives the lowest addresses */
+    gpu_free(behind);
     gpu_free(before);
     CU_ASSERT_EQUAL_FATAL(mem_device_take(device, BYTES, &block), TUTTI_OK);
-    CU_ASSERT_EQUAL(mem_device_of(block, &place), TUTTI_OK);
-    CU_ASSERT(mem_can_share(&place));
     fill(content, BYTES);
     upload(block, content, BYTES);
     request.share = share_of(block);
