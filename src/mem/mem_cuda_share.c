@@ -39,9 +39,9 @@ struct dropped {
 };
 
 static struct {
-    struct lock
-        opening;      /* one mapping is made at a time, perhaps a long one: taken before `lock` */
-    struct lock lock; /* of what follows: found while another mapping is made */
+    /* One mapping is made at a time, perhaps a long one; others are found meanwhile, with `lock`,
+     * which is taken second and guards what follows. */
+    struct lock opening, lock;
     struct attachment list[ATTACHED_MAX];
     size_t count;
     uint64_t stamp;
