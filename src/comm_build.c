@@ -26,8 +26,7 @@ struct facts {
     uint32_t version, usable;          /* usable: bit per row of transport_table */
     uint64_t chunk, lanes, direct_min; /* direct_min: 0 without TUTTI_CUDA_DIRECT */
     uint64_t part_bytes;               /* 0: this rank may pass other memory than its peers */
-    uint8_t device[16];                /* of this rank; zero: none */
-    int32_t device_number;             /* within its process */
+    struct mem_share sample;           /* of this rank's device; zero: it has none */
     char algo[SHARED_TEXT], transports[SHARED_TEXT];
     uint8_t comm_id[8], secret[32];
     int32_t status;
@@ -130,10 +129,8 @@ static void gather_facts(tutti_comm *comm, struct facts *facts)
                             .direct_min = settings->cuda_direct ? settings->cuda_direct_min : 0};
     bool in_use = mem_device_in_use(&comm->device); /* asked even if not wanted: it looks */
     facts->part_bytes = part_bytes(settings, in_use);
-    if (in_use) {
-        memcpy(facts->device, mem_device_uuid(comm->device), sizeof facts->device);
-        facts->device_number = mem_device_number(comm->device);
-    }
+    if (in_use)
+        mem_device_sample(comm->device, &facts->sample);
     if (!in_use || !settings->cuda_direct)
         refuse_device(comm, settings->cuda_direct ? NO_GPU : "TUTTI_CUDA_DIRECT is 0");
     snprintf(facts->algo, sizeof facts->algo, "%s", settings->algo);
@@ -201,8 +198,7 @@ static tutti_status compare_facts(const struct facts *all, uint32_t size)
 
 static bool has_device(const struct facts *facts)
 {
-    static const uint8_t none[sizeof facts->device];
-    return memcmp(facts->device, none, sizeof none) != 0;
+    return facts->sample.base != 0;
 }
 
 /* Plans work in device memory where all ranks share a host and each has a device. Says why they do
@@ -247,7 +243,8 @@ static void count_device_peers(tutti_comm *comm, const struct facts *all)
         if (!has_device(&all[r]))
             continue;
         for (uint32_t s = 0; s < comm->size; s++) {
-            bool first = memcmp(all[s].device, all[r].device, sizeof all->device) == 0;
+            bool first =
+                memcmp(all[s].sample.device, all[r].sample.device, sizeof all->sample.device) == 0;
             for (uint32_t t = 0; t < s && first; t++)
                 first = all[t].host.process_id != all[s].host.process_id;
             sharing += first;
@@ -500,6 +497,18 @@ tutti_status comm_connect(tutti_comm *comm, uint32_t p)
  * -------------------------------------------------------------------------------------
  */
 
+/* How this rank's device works in the memory of all others', at the slowest. No stream can wait for
+ * this communicator yet, so what waits for streams is done now. */
+static enum mem_reach device_reach(const tutti_comm *comm, const struct facts *facts)
+{
+    enum mem_reach slowest = comm->device ? MEM_REACH_SAME : MEM_REACH_NONE;
+    for (uint32_t r = 0; r < comm->size && slowest != MEM_REACH_NONE; r++) {
+        enum mem_reach reach = mem_device_reach(comm->device, &facts[r].sample);
+        slowest = reach < slowest ? reach : slowest;
+    }
+    return slowest;
+}
+
 static tutti_status build_rounds(tutti_comm *comm, struct bootstrap *bootstrap, struct facts *facts,
                                  struct opened *opened)
 {
@@ -517,14 +526,9 @@ static tutti_status build_rounds(tutti_comm *comm, struct bootstrap *bootstrap, 
         status = own_addresses(comm, rows, mine);
     mine->status = status;
     mine->reduces = comm->device && mem_device_reduces(comm->device);
-    mine->reach = comm->device ? MEM_REACH_SAME : MEM_REACH_NONE;
-    for (uint32_t r = 0; r < comm->size && mine->reach != MEM_REACH_NONE; r++) {
-        bool here = facts[r].host.process_id == my_facts->host.process_id;
-        enum mem_reach reach =
-            mem_device_reach(comm->device, facts[r].device, here ? facts[r].device_number : -1);
-        mine->reach = reach < mine->reach ? reach : mine->reach;
-    }
-    if (status != TUTTI_OK)
+    if (status == TUTTI_OK)
+        mine->reach = device_reach(comm, facts);
+    else
         snprintf(mine->sentence, sizeof mine->sentence, "%s", status_sentence());
     tutti_status round = bootstrap_allgather(bootstrap, mine, opened, sizeof *opened);
     if (status == TUTTI_OK)

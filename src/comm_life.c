@@ -45,7 +45,7 @@ static void handle_retire(tutti_comm *comm)
     handles_next = (handles_next + 1) % HANDLES_KEPT;
     /* Without a communicator no stream waits for the library, and none is made meanwhile. */
     if (--handles_alive == 0 && comm->fork_generation == atomic_load(&comm_forks))
-        mem_detach_dropped();
+        mem_detach();
     lock_leave(&handles_lock);
     free(oldest);
 }

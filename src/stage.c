@@ -195,6 +195,13 @@ static tutti_status use_block(struct stage *stage, struct call *call, const stru
     return TUTTI_OK;
 }
 
+/* Whether other ranks work in the memory of the place: GPUs of one process do in what no other
+ * process could map. */
+static bool is_within_reach(const struct tutti_comm *comm, const struct mem_place *place)
+{
+    return !place->device || (comm->topology.one_process ? place->shareable : mem_can_share(place));
+}
+
 /* What of the call goes through a block although its plan works in device memory. */
 static void choose_copies(const struct tutti_comm *comm, const struct call *call,
                           struct stage *stage, const struct buffers *b)
@@ -203,8 +210,8 @@ static void choose_copies(const struct tutti_comm *comm, const struct call *call
         call->on_device && !(comm->topology.one_process && comm->device_reach == MEM_REACH_SAME);
     stage->divide = call->op == TUTTI_AVG && coll_info(call->coll)->reduces && b->out.used;
     stage->scale = call->made != NULL;
-    stage->copy_in = stage->scale || (apart && b->in_place.device && !b->in_place.shareable);
-    stage->copy_out = apart && b->out_place.device && !b->out_place.shareable;
+    stage->copy_in = stage->scale || (apart && !is_within_reach(comm, &b->in_place));
+    stage->copy_out = apart && !is_within_reach(comm, &b->out_place);
     if (!stage->scale && call->in_place)
         stage->copy_in = stage->copy_out = stage->copy_in || stage->copy_out;
 }

@@ -43,7 +43,8 @@ static void load_settings(void)
     settings.nic = number(getenv("TUTTI_TEST_STANDIN_NIC"), 0) != 0;
     settings.dmabuf = number(getenv("TUTTI_TEST_STANDIN_DMABUF"), 1) != 0;
     settings.flush = number(getenv("TUTTI_TEST_STANDIN_FLUSH"), 0) != 0;
-    settings.ipc = number(getenv("TUTTI_TEST_STANDIN_IPC"), 1) != 0;
+    settings.host_pointers = number(getenv("TUTTI_TEST_STANDIN_HOST_POINTERS"), 1) != 0;
+    settings.ipc = number(getenv("TUTTI_TEST_STANDIN_IPC"), 1);
     settings.stub = number(getenv("TUTTI_TEST_STANDIN_STUB"), 0) != 0;
     settings.launch_blocking = number(getenv("TUTTI_TEST_STANDIN_BLOCKING"), 0) != 0;
     if (settings.channels < 1 || settings.channels > CHANNELS_MAX)
@@ -84,13 +85,16 @@ static const char *name_of(cuda_result result)
         X(INVALID_DEVICE, 101, CUDA_ERROR_INVALID_DEVICE)
         X(INVALID_IMAGE, 200, CUDA_ERROR_INVALID_IMAGE)
         X(INVALID_CONTEXT, 201, CUDA_ERROR_INVALID_CONTEXT)
+        X(MAPPED, CUDA_MAPPED, CUDA_ERROR_ALREADY_MAPPED)
         X(NO_PEER, 217, CUDA_ERROR_PEER_ACCESS_UNSUPPORTED)
         X(INVALID_HANDLE, 400, CUDA_ERROR_INVALID_HANDLE)
         X(ILLEGAL, CUDA_ILLEGAL, CUDA_ERROR_ILLEGAL_STATE)
         X(NOT_FOUND, 500, CUDA_ERROR_NOT_FOUND)
         X(NOT_READY, 600, CUDA_ERROR_NOT_READY)
         X(ILLEGAL_ADDRESS, 700, CUDA_ERROR_ILLEGAL_ADDRESS)
+        X(PEER_OPEN, 704, CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED)
         X(DESTROYED, CUDA_DESTROYED, CUDA_ERROR_CONTEXT_IS_DESTROYED)
+        X(TOO_MANY_PEERS, 711, CUDA_ERROR_TOO_MANY_PEERS)
         X(NOT_SUPPORTED, 801, CUDA_ERROR_NOT_SUPPORTED)
         X(CAPTURE_UNSUPPORTED, 900, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED)
         X(CAPTURE_INVALIDATED, 901, CUDA_ERROR_STREAM_CAPTURE_INVALIDATED)
@@ -162,8 +166,10 @@ cuda_result cuDeviceGetAttribute(int *value, int attribute, int device)
         *value = 4;
         break;
     case CUDA_DEVICE_RDMA:
-    case CUDA_DEVICE_HOST_POINTERS:
         *value = 1;
+        break;
+    case CUDA_DEVICE_HOST_POINTERS:
+        *value = standin_settings()->host_pointers;
         break;
     case CUDA_DEVICE_DMABUF:
         *value = standin_settings()->dmabuf;

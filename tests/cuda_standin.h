@@ -23,13 +23,17 @@
  *   captures        of streams and of those that events join to them, forbidding other
  *                   threads' calls as the real one does; a graph's launch runs one stream's part as
  *                   far as events allow before it goes on with another's
- *   IPC             processes map each other's memory file; with TUTTI_TEST_STANDIN_IPC=0 they
- *                   do not, as on some platforms
+ *   IPC             processes map each other's memory file, unless it overlaps another that is
+ *                   mapped still, though its owner has freed that. The first of another GPU waits
+ *                   as freeing does. With TUTTI_TEST_STANDIN_IPC=0 processes cannot name memory, as
+ *                   on some platforms, with 2 not map it, as in different PID namespaces
  *   contexts        kernels reach what was allocated plainly in one that was opened to theirs, of
  *                   at most TUTTI_TEST_STANDIN_PEERS (8) others, and on another GPU; copies go
  *                   anywhere. GPUs have links to each other, or a bus (TUTTI_TEST_STANDIN_LINKS=0)
  *   green contexts  parts of a GPU in name alone: streams of their own over the primary context's
  *                   memory, events and modules; current in one thread at a time
+ *   pinned memory   is for GPUs where it is for the CPU; with TUTTI_TEST_STANDIN_HOST_POINTERS=0
+ *                   kernels and stream operations have other addresses of it
  *   adapters        with TUTTI_TEST_STANDIN_NIC=1 memory can be registered by its device address:
  *                   the view without access is open from the question whether adapters may reach an
  *                   allocation until the thread that asked calls again; pinned pages stay pinned. A
@@ -64,6 +68,7 @@ STANDIN_CONTROLS(X)
 
 /* Answers that the library does not know one by one. */
 #define CUDA_STUB           34  /* CUDA_ERROR_STUB_LIBRARY */
+#define CUDA_MAPPED         208 /* CUDA_ERROR_ALREADY_MAPPED */
 #define CUDA_ILLEGAL        401 /* CUDA_ERROR_ILLEGAL_STATE */
 #define CUDA_MERGE          902 /* CUDA_ERROR_STREAM_CAPTURE_MERGE */
 #define CUDA_CAPTURED_EVENT 907 /* CUDA_ERROR_CAPTURED_EVENT */
@@ -143,14 +148,38 @@ struct standin_op {
     struct standin_op *next;
 };
 
+/* A piece of memory that the driver knows. */
+struct standin_memory {
+    cuda_address base;
+    size_t bytes;
+    char *alias; /* where the stand-in's threads reach it */
+    uint64_t id;
+    int ordinal;
+    enum { MEMORY_DEVICE, MEMORY_POOL, MEMORY_IMPORTED, MEMORY_REGISTERED, MEMORY_PINNED } kind;
+    bool is_virtual; /* POOL: belongs to no context either, but no pool */
+    struct standin_context *context;
+    uint64_t key;        /* IMPORTED: of the owner's, whose process is in its lower half */
+    uint64_t offset;     /* IMPORTED: in the owner's arena */
+    unsigned opened;     /* IMPORTED: times */
+    size_t mapped, lead; /* IMPORTED: bytes mapped, and those before the alias */
+    struct standin_memory *next;
+};
+
+/* The memory of a GPU. */
+struct standin_arena {
+    int fd;
+    cuda_address base;
+    char *alias;
+};
+
 /* One lock for all of the stand-in's tables, and a signal whenever something is done. */
 extern pthread_mutex_t standin_lock;
 extern pthread_cond_t standin_done;
 
 /* From the environment, at the first call of the process. */
 struct standin_settings {
-    uint64_t channels, room, seed, delay_us, devices, peers, bytes, copy_mbps;
-    bool kernels, memory_ops, nic, dmabuf, flush, links, launch_blocking, stub, ipc;
+    uint64_t channels, room, seed, delay_us, devices, peers, bytes, copy_mbps, ipc;
+    bool kernels, memory_ops, nic, dmabuf, flush, links, launch_blocking, stub, host_pointers;
 };
 const struct standin_settings *standin_settings(void);
 extern struct standin_context *standin_contexts; /* all of them */
@@ -176,6 +205,12 @@ void standin_hold(int more);
 void standin_wait_for_blocking(const struct standin_context *context);
 
 /* cuda_standin_memory.c */
+extern struct standin_arena standin_arenas[DEVICES_MAX];
+extern struct standin_memory *standin_memories;
+/* With the lock: the memory that holds the address; lists a copy of it, with an id; forgets it. */
+struct standin_memory *standin_find_memory(cuda_address address);
+struct standin_memory *standin_list_memory(struct standin_memory made);
+void standin_unlist_memory(struct standin_memory *memory);
 /* With the lock: the memory of a device, at its first context. */
 cuda_result standin_make_arena(int ordinal);
 /* The address at which the stand-in's threads reach [address, address + bytes): host memory is

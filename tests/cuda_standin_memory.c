@@ -1,4 +1,4 @@
-/* cuda_standin_memory.c: the stand-in's memory, and that of peers.
+/* cuda_standin_memory.c: the stand-in's memory.
  *
  * The memory of a device is one sparse memory file, the arena. It is mapped twice, once without
  * access: those are the device addresses. An allocation is a piece of it, at multiples of 512 bytes
@@ -17,38 +17,12 @@
 #define DEVICE_PAGE ((size_t)2 << 20)
 #define DIRTY_MAX   ((size_t)64 << 10) /* so much of new memory is given a pattern */
 
-/* A piece of memory that the driver knows. */
-struct memory {
-    cuda_address base;
-    size_t bytes;
-    char *alias; /* where the stand-in's threads reach it */
-    uint64_t id;
-    int ordinal;
-    enum { DEVICE, POOL, IMPORTED, REGISTERED, PINNED } kind;
-    bool is_virtual; /* POOL: belongs to no context either, but no pool */
-    struct standin_context *context;
-    uint64_t key;        /* IMPORTED: of the owner's */
-    unsigned opened;     /* IMPORTED: times */
-    size_t mapped, lead; /* IMPORTED: bytes mapped, and those before the alias */
-    struct memory *next;
-};
+/* What is added to addresses of pinned memory where GPUs have their own. */
+#define HOST_SHIFT (standin_settings()->host_pointers ? 0 : (cuda_address)1 << 56)
 
-struct device {
-    int fd;
-    cuda_address base;
-    char *alias;
-};
+struct standin_arena standin_arenas[DEVICES_MAX];
+struct standin_memory *standin_memories;
 
-/* What an IPC handle says. */
-struct handle {
-    uint64_t magic, key, offset, bytes;
-    int32_t process, fd, ordinal;
-};
-
-#define HANDLE_MAGIC 0x7374616e642d696eu
-
-static struct device devices[DEVICES_MAX];
-static struct memory *memories;
 static uint64_t ids;
 static atomic_uint flushes;
 static _Thread_local struct view {
@@ -64,7 +38,7 @@ cuda_result standin_count_flushes(unsigned *count)
 
 cuda_result standin_make_arena(int ordinal)
 {
-    struct device *device = &devices[ordinal];
+    struct standin_arena *device = &standin_arenas[ordinal];
     size_t bytes = (size_t)standin_settings()->bytes;
     if (device->alias)
         return CUDA_DRIVER_OK;
@@ -75,16 +49,16 @@ cuda_result standin_make_arena(int ordinal)
     void *alias = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
     if (base == MAP_FAILED || alias == MAP_FAILED)
         return CUDA_DRIVER_OUT_OF_MEMORY;
-    *device = (struct device){.fd = fd, .base = cuda_address_of_host(base), .alias = alias};
+    *device = (struct standin_arena){.fd = fd, .base = cuda_address_of_host(base), .alias = alias};
     return CUDA_DRIVER_OK;
 }
 
 /* ---- memory --------------------------------------------------------------------------------- */
 
-/* With the lock: the memory that holds the address. */
-static struct memory *find_memory(cuda_address address)
+struct standin_memory *standin_find_memory(cuda_address address)
 {
-    struct memory *memory = memories;
+    struct standin_memory *memory = standin_memories;
+    address &= ~HOST_SHIFT;
     while (memory && address - memory->base >= memory->bytes)
         memory = memory->next;
     return memory;
@@ -94,7 +68,7 @@ static struct memory *find_memory(cuda_address address)
 static bool is_device_address(cuda_address address)
 {
     for (int i = 0; i < DEVICES_MAX; i++) {
-        if (devices[i].alias && address - devices[i].base < standin_settings()->bytes)
+        if (standin_arenas[i].alias && address - standin_arenas[i].base < standin_settings()->bytes)
             return true;
     }
     return false;
@@ -103,8 +77,9 @@ static bool is_device_address(cuda_address address)
 void *standin_alias(cuda_address address, size_t bytes)
 {
     pthread_mutex_lock(&standin_lock);
-    const struct memory *memory = find_memory(address);
+    const struct standin_memory *memory = standin_find_memory(address);
     char *alias = NULL;
+    address &= ~HOST_SHIFT;
     if (memory && bytes <= memory->bytes - (address - memory->base))
         alias = memory->alias + (address - memory->base);
     else if (!memory && !is_device_address(address))
@@ -116,7 +91,7 @@ void *standin_alias(cuda_address address, size_t bytes)
 bool standin_is_pageable(cuda_address address)
 {
     pthread_mutex_lock(&standin_lock);
-    bool known = find_memory(address) != NULL;
+    bool known = standin_find_memory(address) != NULL;
     pthread_mutex_unlock(&standin_lock);
     return !known;
 }
@@ -124,32 +99,32 @@ bool standin_is_pageable(cuda_address address)
 bool standin_kernels_reach(const struct standin_context *context, cuda_address address)
 {
     pthread_mutex_lock(&standin_lock);
-    const struct memory *memory = find_memory(address);
+    const struct standin_memory *memory = standin_find_memory(address);
     bool reach =
-        memory && (memory->kind > IMPORTED || memory->context == context ||
-                   (memory->kind == POOL && memory->ordinal == context->ordinal) ||
-                   (memory->kind == DEVICE && context->opened >> memory->context->number % 64 & 1));
+        memory &&
+        ((memory->kind > MEMORY_IMPORTED ? (address & HOST_SHIFT) == HOST_SHIFT
+                                         : memory->context == context) ||
+         (memory->kind == MEMORY_POOL && memory->ordinal == context->ordinal) ||
+         (memory->kind == MEMORY_DEVICE && context->opened >> memory->context->number % 64 & 1));
     pthread_mutex_unlock(&standin_lock);
     return reach;
 }
 
-/* With the lock. */
-static struct memory *list_memory(struct memory made)
+struct standin_memory *standin_list_memory(struct standin_memory made)
 {
-    struct memory *memory = malloc(sizeof *memory);
+    struct standin_memory *memory = malloc(sizeof *memory);
     if (!memory)
         abort();
     *memory = made;
     memory->id = ++ids;
-    memory->next = memories;
-    memories = memory;
+    memory->next = standin_memories;
+    standin_memories = memory;
     return memory;
 }
 
-/* With the lock. */
-static void unlist(struct memory *memory)
+void standin_unlist_memory(struct standin_memory *memory)
 {
-    struct memory **at = &memories;
+    struct standin_memory **at = &standin_memories;
     while (*at != memory)
         at = &(*at)->next;
     *at = memory->next;
@@ -164,13 +139,13 @@ static cuda_address round_up(cuda_address address, size_t grain)
 /* With the lock: the lowest gap of the arena that holds so many bytes; 0 if none does. Addresses
  * are used again as soon as they can be. Small blocks are packed, large ones have pages of their
  * own, as on real devices. */
-static cuda_address find_gap(const struct device *device, size_t bytes)
+static cuda_address find_gap(const struct standin_arena *device, size_t bytes)
 {
     size_t grain = bytes < DEVICE_PAGE ? GRAIN : DEVICE_PAGE;
     cuda_address at = round_up(device->base + GRAIN, grain);
     for (bool moved = true; moved;) {
         moved = false;
-        for (const struct memory *m = memories; m; m = m->next) {
+        for (const struct standin_memory *m = standin_memories; m; m = m->next) {
             if (m->base < at + bytes + GRAIN && at < m->base + m->bytes + GRAIN) {
                 at = round_up(m->base + m->bytes + GRAIN, grain);
                 moved = true;
@@ -192,17 +167,18 @@ static cuda_result allocate(cuda_address *address, size_t bytes, int kind)
         return CUDA_DRIVER_INVALID_VALUE;
     standin_wait_for_blocking(context);
     pthread_mutex_lock(&standin_lock);
-    struct device *device = &devices[context->ordinal];
+    struct standin_arena *device = &standin_arenas[context->ordinal];
     cuda_address base = bytes < standin_settings()->bytes ? find_gap(device, bytes) : 0;
     if (base) {
         char *alias = device->alias + (base - device->base);
         memset(alias, 0xa5, bytes < DIRTY_MAX ? bytes : DIRTY_MAX);
-        list_memory((struct memory){.base = base,
+        standin_list_memory(
+            (struct standin_memory){.base = base,
                                     .bytes = bytes,
                                     .alias = alias,
                                     .ordinal = context->ordinal,
                                     .kind = kind,
-                                    .context = kind == POOL ? NULL : context});
+                                    .context = kind == MEMORY_POOL ? NULL : context});
         *address = base;
     }
     pthread_mutex_unlock(&standin_lock);
@@ -211,20 +187,20 @@ static cuda_result allocate(cuda_address *address, size_t bytes, int kind)
 
 cuda_result cuMemAlloc_v2(cuda_address *memory, size_t bytes)
 {
-    return allocate(memory, bytes, DEVICE);
+    return allocate(memory, bytes, MEMORY_DEVICE);
 }
 
 cuda_result cuMemAllocAsync(cuda_address *memory, size_t bytes, cuda_stream stream)
 {
-    return allocate(memory, bytes, POOL);
+    return allocate(memory, bytes, MEMORY_POOL);
 }
 
 cuda_result standin_alloc_virtual(cuda_address *memory, size_t bytes)
 {
-    cuda_result result = allocate(memory, bytes, POOL);
+    cuda_result result = allocate(memory, bytes, MEMORY_POOL);
     pthread_mutex_lock(&standin_lock);
     if (result == CUDA_DRIVER_OK)
-        find_memory(*memory)->is_virtual = true;
+        standin_find_memory(*memory)->is_virtual = true;
     pthread_mutex_unlock(&standin_lock);
     return result;
 }
@@ -233,35 +209,36 @@ cuda_result standin_count_memory(size_t *device, size_t *pinned)
 {
     *device = *pinned = 0;
     pthread_mutex_lock(&standin_lock);
-    for (const struct memory *memory = memories; memory; memory = memory->next)
-        *(memory->kind == DEVICE || memory->kind == POOL ? device : pinned) += memory->bytes;
+    for (const struct standin_memory *memory = standin_memories; memory; memory = memory->next)
+        if (memory->kind != MEMORY_IMPORTED)
+            *(memory->kind < MEMORY_IMPORTED ? device : pinned) += memory->bytes;
     pthread_mutex_unlock(&standin_lock);
     return CUDA_DRIVER_OK;
 }
 
 /* What waits for everything that the context was given. */
-static cuda_result release(cuda_address address, unsigned kinds, struct memory *was)
+static cuda_result release(cuda_address address, unsigned kinds, struct standin_memory *was)
 {
     struct standin_context *context;
     cuda_result result = standin_block(&context);
     if (result != CUDA_DRIVER_OK)
         return result;
     pthread_mutex_lock(&standin_lock);
-    struct memory *memory = find_memory(address);
+    struct standin_memory *memory = standin_find_memory(address);
     if (!memory || memory->base != address || !(kinds & 1u << memory->kind)) {
         result = CUDA_DRIVER_INVALID_VALUE;
     } else {
         *was = *memory;
-        unlist(memory);
+        standin_unlist_memory(memory);
     }
     pthread_mutex_unlock(&standin_lock);
     return result;
 }
 
 /* Whole pages of freed memory go back to the machine. */
-static void punch(const struct memory *was)
+static void punch(const struct standin_memory *was)
 {
-    const struct device *device = &devices[was->ordinal];
+    const struct standin_arena *device = &standin_arenas[was->ordinal];
     off_t first = (off_t)((was->base - device->base + 4095) / 4096 * 4096);
     off_t end = (off_t)((was->base - device->base + was->bytes) / 4096 * 4096);
     (void)fallocate(device->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, first, end - first);
@@ -269,8 +246,8 @@ static void punch(const struct memory *was)
 
 cuda_result cuMemFree_v2(cuda_address address)
 {
-    struct memory was;
-    cuda_result result = release(address, 1u << DEVICE | 1u << POOL, &was);
+    struct standin_memory was;
+    cuda_result result = release(address, 1u << MEMORY_DEVICE | 1u << MEMORY_POOL, &was);
     if (result == CUDA_DRIVER_OK && was.bytes > DIRTY_MAX)
         punch(&was);
     return result;
@@ -284,7 +261,7 @@ cuda_result cuMemFreeAsync(cuda_address memory, cuda_stream stream)
 cuda_result cuMemGetAddressRange_v2(cuda_address *base, size_t *bytes, cuda_address address)
 {
     pthread_mutex_lock(&standin_lock);
-    const struct memory *memory = find_memory(address);
+    const struct standin_memory *memory = standin_find_memory(address);
     if (memory && base)
         *base = memory->base;
     if (memory && bytes)
@@ -303,19 +280,19 @@ static cuda_result list_host(void *memory, size_t bytes, int kind)
         return result;
     standin_wait_for_blocking(context);
     pthread_mutex_lock(&standin_lock);
-    list_memory((struct memory){.base = cuda_address_of_host(memory),
-                                .bytes = bytes,
-                                .alias = memory,
-                                .ordinal = context->ordinal,
-                                .kind = kind,
-                                .context = context});
+    standin_list_memory((struct standin_memory){.base = cuda_address_of_host(memory),
+                                                .bytes = bytes,
+                                                .alias = memory,
+                                                .ordinal = context->ordinal,
+                                                .kind = kind,
+                                                .context = context});
     pthread_mutex_unlock(&standin_lock);
     return CUDA_DRIVER_OK;
 }
 
 cuda_result cuMemHostRegister_v2(void *memory, size_t bytes, unsigned flags)
 {
-    return list_host(memory, bytes, REGISTERED);
+    return list_host(memory, bytes, MEMORY_REGISTERED);
 }
 
 cuda_result cuMemHostAlloc(void **memory, size_t bytes, unsigned flags)
@@ -323,7 +300,7 @@ cuda_result cuMemHostAlloc(void **memory, size_t bytes, unsigned flags)
     void *made = aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
     if (!made)
         return CUDA_DRIVER_OUT_OF_MEMORY;
-    cuda_result result = list_host(made, bytes, PINNED);
+    cuda_result result = list_host(made, bytes, MEMORY_PINNED);
     if (result == CUDA_DRIVER_OK)
         *memory = made;
     else
@@ -333,8 +310,8 @@ cuda_result cuMemHostAlloc(void **memory, size_t bytes, unsigned flags)
 
 cuda_result cuMemFreeHost(void *memory)
 {
-    struct memory was;
-    cuda_result result = release(cuda_address_of_host(memory), 1u << PINNED, &was);
+    struct standin_memory was;
+    cuda_result result = release(cuda_address_of_host(memory), 1u << MEMORY_PINNED, &was);
     if (result == CUDA_DRIVER_OK)
         free(memory);
     return result;
@@ -342,8 +319,8 @@ cuda_result cuMemFreeHost(void *memory)
 
 cuda_result cuMemHostUnregister(void *memory)
 {
-    struct memory was;
-    return release(cuda_address_of_host(memory), 1u << REGISTERED, &was);
+    struct standin_memory was;
+    return release(cuda_address_of_host(memory), 1u << MEMORY_REGISTERED, &was);
 }
 
 cuda_result cuMemHostGetDevicePointer_v2(cuda_address *address, void *memory, unsigned flags)
@@ -353,9 +330,9 @@ cuda_result cuMemHostGetDevicePointer_v2(cuda_address *address, void *memory, un
     if (entered != CUDA_DRIVER_OK)
         return entered;
     pthread_mutex_lock(&standin_lock);
-    bool known = find_memory(cuda_address_of_host(memory)) != NULL;
+    bool known = standin_find_memory(cuda_address_of_host(memory)) != NULL;
     pthread_mutex_unlock(&standin_lock);
-    *address = cuda_address_of_host(memory);
+    *address = cuda_address_of_host(memory) + HOST_SHIFT;
     return known ? CUDA_DRIVER_OK : CUDA_DRIVER_INVALID_VALUE;
 }
 
@@ -383,7 +360,7 @@ cuda_result cuMemsetD8_v2(cuda_address dst, unsigned char value, size_t count)
     return result == CUDA_DRIVER_OK ? standin_issue(NULL, &op, true) : result;
 }
 
-static struct view pages_of(const struct memory *memory)
+static struct view pages_of(const struct standin_memory *memory)
 {
     cuda_address first = memory->base / 4096 * 4096;
     return (struct view){(void *)(uintptr_t)first,
@@ -392,7 +369,7 @@ static struct view pages_of(const struct memory *memory)
 
 /* Lets the kernel pin the pages by their device address, for as long as the thread makes no other
  * call. */
-static void open_view(const struct memory *memory)
+static void open_view(const struct standin_memory *memory)
 {
     opened = pages_of(memory);
     if (mprotect(opened.base, opened.bytes, PROT_READ | PROT_WRITE) != 0)
@@ -407,9 +384,9 @@ void standin_close_views(void)
 }
 
 /* One answer; its width is the attribute's. memory NULL: everything is 0. */
-static cuda_result answer(const struct memory *memory, int attribute, void *value)
+static cuda_result answer(const struct standin_memory *memory, int attribute, void *value)
 {
-    bool device = memory && memory->kind <= IMPORTED;
+    bool device = memory && memory->kind <= MEMORY_IMPORTED;
     switch (attribute) {
     case CUDA_POINTER_CONTEXT:
         *(void **)value = memory ? memory->context : NULL;
@@ -426,7 +403,7 @@ static cuda_result answer(const struct memory *memory, int attribute, void *valu
         *(int *)value = memory ? memory->ordinal : -2;
         return CUDA_DRIVER_OK;
     case CUDA_POINTER_IPC_CAPABLE:
-        *(bool *)value = memory && memory->kind == DEVICE;
+        *(bool *)value = memory && memory->kind == MEMORY_DEVICE;
         return CUDA_DRIVER_OK;
     case CUDA_POINTER_RANGE_START:
         *(uint64_t *)value = memory ? memory->base : 0;
@@ -439,8 +416,8 @@ static cuda_result answer(const struct memory *memory, int attribute, void *valu
         *(uint64_t *)value = memory ? memory->id : 0;
         return CUDA_DRIVER_OK;
     case CUDA_POINTER_NIC_CAPABLE:
-        *(bool *)value = memory && (memory->kind == DEVICE || memory->is_virtual);
-        if (standin_settings()->nic && memory && memory->kind == DEVICE)
+        *(bool *)value = memory && (memory->kind == MEMORY_DEVICE || memory->is_virtual);
+        if (standin_settings()->nic && memory && memory->kind == MEMORY_DEVICE)
             open_view(memory);
         return CUDA_DRIVER_OK;
     default:
@@ -466,7 +443,7 @@ static cuda_result ask(unsigned count, const int *attributes, void **values, cud
     result = CUDA_DRIVER_OK;
     standin_close_views();
     pthread_mutex_lock(&standin_lock);
-    const struct memory *memory = find_memory(pointer);
+    const struct standin_memory *memory = standin_find_memory(pointer);
     if (!memory && !has_context())
         result = CUDA_DRIVER_INVALID_CONTEXT;
     for (unsigned i = 0; i < count && result == CUDA_DRIVER_OK; i++)
@@ -507,9 +484,10 @@ cuda_result cuMemGetHandleForAddressRange(void *handle, cuda_address memory, siz
     if (memory % 4096 != 0 || bytes % 4096 != 0)
         return CUDA_DRIVER_INVALID_VALUE;
     for (int i = 0; i < DEVICES_MAX; i++) {
-        if (!devices[i].alias || memory - devices[i].base >= standin_settings()->bytes)
+        if (!standin_arenas[i].alias ||
+            memory - standin_arenas[i].base >= standin_settings()->bytes)
             continue;
-        *(int *)handle = fcntl(devices[i].fd, F_DUPFD_CLOEXEC, 0);
+        *(int *)handle = fcntl(standin_arenas[i].fd, F_DUPFD_CLOEXEC, 0);
         return *(int *)handle >= 0 ? CUDA_DRIVER_OK : CUDA_DRIVER_INVALID_VALUE;
     }
     return CUDA_DRIVER_INVALID_VALUE;
@@ -522,114 +500,4 @@ cuda_result cuFlushGPUDirectRDMAWrites(int target, int scope)
     atomic_fetch_add(&flushes, result == CUDA_DRIVER_OK);
     return target == CUDA_FLUSH_CURRENT && scope == CUDA_ORDERING_OWNER ? result
                                                                         : CUDA_DRIVER_INVALID_VALUE;
-}
-
-/* ---- processes ------------------------------------------------------------------------------ */
-
-cuda_result cuIpcGetMemHandle(struct cuda_ipc_handle *out, cuda_address address)
-{
-    struct standin_context *context;
-    cuda_result result = standin_enter(&context);
-    if (result != CUDA_DRIVER_OK)
-        return result;
-    pthread_mutex_lock(&standin_lock);
-    const struct memory *memory = find_memory(address);
-    if (!standin_settings()->ipc) {
-        result = CUDA_DRIVER_NOT_SUPPORTED;
-    } else if (!memory || memory->kind != DEVICE) {
-        result = CUDA_DRIVER_INVALID_VALUE;
-    } else {
-        const struct device *device = &devices[memory->ordinal];
-        struct handle handle = {.magic = HANDLE_MAGIC,
-                                .key = memory->id << 32 | (uint32_t)getpid(),
-                                .offset = memory->base - device->base,
-                                .bytes = memory->bytes,
-                                .process = getpid(),
-                                .fd = device->fd,
-                                .ordinal = memory->ordinal};
-        _Static_assert(sizeof handle <= sizeof out->bytes, "fits");
-        memset(out, 0, sizeof *out);
-        memcpy(out->bytes, &handle, sizeof handle);
-    }
-    pthread_mutex_unlock(&standin_lock);
-    return result;
-}
-
-/* With the lock. */
-static cuda_result map_peer(struct standin_context *context, const struct handle *handle,
-                            cuda_address *address)
-{
-    char path[64];
-    snprintf(path, sizeof path, "/proc/%d/fd/%d", handle->process, handle->fd);
-    int fd = open(path, O_RDWR | O_CLOEXEC);
-    if (fd < 0)
-        return CUDA_DRIVER_INVALID_HANDLE;
-    size_t lead = handle->offset % 4096, mapped = (lead + handle->bytes + 4095) / 4096 * 4096;
-    off_t from = (off_t)(handle->offset - lead);
-    char *base = mmap(NULL, mapped, PROT_NONE, MAP_SHARED | MAP_NORESERVE, fd, from);
-    char *alias = mmap(NULL, mapped, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, from);
-    close(fd);
-    if (base == MAP_FAILED || alias == MAP_FAILED)
-        return CUDA_DRIVER_OUT_OF_MEMORY;
-    *address = cuda_address_of_host(base + lead);
-    list_memory((struct memory){.base = *address,
-                                .bytes = handle->bytes,
-                                .alias = alias + lead,
-                                .ordinal = handle->ordinal,
-                                .kind = IMPORTED,
-                                .context = context,
-                                .key = handle->key,
-                                .opened = 1,
-                                .mapped = mapped,
-                                .lead = lead});
-    return CUDA_DRIVER_OK;
-}
-
-cuda_result cuIpcOpenMemHandle_v2(cuda_address *address, struct cuda_ipc_handle packed,
-                                  unsigned flags)
-{
-    struct handle handle;
-    struct standin_context *context;
-    cuda_result result = standin_enter(&context);
-    memcpy(&handle, packed.bytes, sizeof handle);
-    if (result == CUDA_DRIVER_OK && handle.magic != HANDLE_MAGIC)
-        result = CUDA_DRIVER_INVALID_VALUE;
-    if (result == CUDA_DRIVER_OK && handle.process == getpid())
-        result = CUDA_DRIVER_INVALID_CONTEXT;
-    if (result != CUDA_DRIVER_OK)
-        return result;
-    pthread_mutex_lock(&standin_lock);
-    struct memory *memory = memories;
-    while (memory && !(memory->kind == IMPORTED && memory->key == handle.key &&
-                       memory->context->ordinal == context->ordinal))
-        memory = memory->next;
-    if (memory && memory->context != context) {
-        result = CUDA_DRIVER_INVALID_CONTEXT; /* one context of each GPU may */
-    } else if (memory) {
-        memory->opened++;
-        *address = memory->base;
-    } else {
-        result = map_peer(context, &handle, address);
-    }
-    pthread_mutex_unlock(&standin_lock);
-    return result;
-}
-
-cuda_result cuIpcCloseMemHandle(cuda_address address)
-{
-    struct standin_context *context;
-    cuda_result result = standin_block(&context);
-    if (result != CUDA_DRIVER_OK)
-        return result;
-    pthread_mutex_lock(&standin_lock);
-    struct memory *memory = find_memory(address);
-    if (!memory || memory->kind != IMPORTED || memory->base != address) {
-        result = CUDA_DRIVER_INVALID_VALUE;
-    } else if (--memory->opened == 0) {
-        munmap((char *)(uintptr_t)memory->base - memory->lead, memory->mapped);
-        munmap(memory->alias - memory->lead, memory->mapped);
-        unlist(memory);
-    }
-    pthread_mutex_unlock(&standin_lock);
-    return result;
 }

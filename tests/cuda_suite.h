@@ -57,6 +57,7 @@ void test_cuda_copies_for_transports(void);
 void test_cuda_meets_other_drivers_and_settings(void);
 void test_cuda_works_with_host_functions(void);
 void test_cuda_works_with_delays(void);
+void test_cuda_works_without_host_pointers(void);
 
 /* ---- tools ---------------------------------------------------------------------------------- */
 

@@ -16,7 +16,6 @@
     X(context_create, cuCtxCreate_v2, (cuda_context * context, unsigned flags, int device))        \
     X(context_set, cuCtxSetCurrent, (cuda_context context))                                        \
     X(context_synchronize, cuCtxSynchronize, (void))                                               \
-    X(free, cuMemFree_v2, (cuda_address memory))                                                   \
     X(range, cuMemGetAddressRange_v2, (cuda_address * base, size_t * bytes, cuda_address memory))  \
     X(host_alloc, cuMemHostAlloc, (void **memory, size_t bytes, unsigned flags))                   \
     X(host_free, cuMemFreeHost, (void *memory))                                                    \
@@ -90,7 +89,10 @@ struct gpu_resource {
     /* Flushes of what adapters wrote. */                                                          \
     X(count_flushes, standin_count_flushes, (unsigned *count))                                     \
     /* Bytes that are allocated now: of all GPUs, and pinned. */                                   \
-    X(count_memory, standin_count_memory, (size_t * device, size_t * pinned))
+    X(count_memory, standin_count_memory, (size_t * device, size_t * pinned))                      \
+    /* Bytes of other processes that are mapped now, and so are not free although their owners     \
+     * free them. */                                                                               \
+    X(count_imported, standin_count_imported, (size_t * bytes))
 
 struct gpu {
 #define X(member, symbol, parameters, need) cuda_result(*member) parameters;

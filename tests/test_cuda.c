@@ -500,7 +500,7 @@ static void test_cuda_allocates_zeroed_memory_for_users(void)
     free(back);
 }
 
-#define PARENT_ONLY 3
+#define PARENT_ONLY 4
 
 static void set_delays(void)
 {
@@ -552,6 +552,7 @@ int main(int argc, char **argv)
         TEST(cuda_meets_other_drivers_and_settings),
         TEST(cuda_works_with_host_functions),
         TEST(cuda_works_with_delays),
+        TEST(cuda_works_without_host_pointers),
     };
     const char *mode = argc > 1 && strncmp(argv[1], "--", 2) == 0 ? argv[1] : "";
     int status;
@@ -562,6 +563,8 @@ int main(int argc, char **argv)
         setenv("TUTTI_CUDA_STREAM_OPS", "host", 1);
     if (strcmp(mode, "--delays") == 0)
         set_delays();
+    if (strcmp(mode, "--own-addresses") == 0)
+        setenv("TUTTI_TEST_STANDIN_HOST_POINTERS", "0", 1);
     gpu = gpu_open();
     if (!gpu || mem_device_open(&device) != TUTTI_OK) {
         printf("suite cuda: 0 passed, 0 failed, 1 skipped\n");

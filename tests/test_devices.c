@@ -118,10 +118,11 @@ static void test_devices_work_in_each_others_memory(void)
     run_each(WORLD_PROCESSES, 2, direct, places, &said);
 }
 
-static void run_with(const char *setting, const char *value, int size, struct said said)
+static void run_with(const char *setting, const char *value, enum world_kind kind, int size,
+                     struct said said)
 {
     setenv(setting, value, 1);
-    run_each(WORLD_THREADS, size, direct, places, &said);
+    run_each(kind, size, direct, places, &said);
     unsetenv(setting);
 }
 
@@ -133,15 +134,20 @@ static void test_devices_are_linked_or_apart(void)
         suite_skip("GPUs that are apart at will are the stand-in's");
         return;
     }
-    run_with("TUTTI_TEST_STANDIN_PEERS", "0", 3, (struct said){on_host, on_host, "3 ranks on 1 "});
-    run_with("TUTTI_TEST_STANDIN_LINKS", "0", 2,
-             (struct said){in_place, in_block, "on GPUs of one bus: about 12 us and 20 GB/s"});
-    run_with("TUTTI_TEST_STANDIN_LINKS", "1", 2,
-             (struct said){in_place, in_block,
-                           "on GPUs with links to each other: about 12 us and 200 GB/s"});
+    for (enum world_kind kind = WORLD_THREADS; kind <= WORLD_PROCESSES; kind++) {
+        run_with("TUTTI_TEST_STANDIN_PEERS", "0", kind, 3,
+                 (struct said){on_host, on_host, "3 ranks on 1 "});
+        run_with("TUTTI_TEST_STANDIN_LINKS", "0", kind, 2,
+                 (struct said){in_place, in_block, "on GPUs of one bus: about 12 us and 20 GB/s"});
+        run_with("TUTTI_TEST_STANDIN_LINKS", "1", kind, 2,
+                 (struct said){in_place, in_block,
+                               "on GPUs with links to each other: about 12 us and 200 GB/s"});
+    }
 }
 
-/* Where processes cannot map each other's memory, only threads work in it. */
+/* Where processes cannot name their memory for others, or those not map it, only threads work in
+ * it.
+ */
 static void test_devices_whose_memory_stays_in_its_process(void)
 {
     struct said threads = {in_place, in_block, ""}, processes = {on_host, on_host, ""};
@@ -151,11 +157,43 @@ static void test_devices_whose_memory_stays_in_its_process(void)
         suite_skip("platforms without IPC are the stand-in's");
         return;
     }
-    setenv("TUTTI_TEST_STANDIN_IPC", "0", 1);
-    run_each(WORLD_PROCESSES, 2, direct, places, &processes);
-    run(WORLD_PROCESSES, 2, direct, places, &processes);
-    run_each(WORLD_THREADS, 2, direct, places, &threads);
+    for (int way = 0; way < 2; way++) {
+        setenv("TUTTI_TEST_STANDIN_IPC", way ? "2" : "0", 1);
+        run_each(WORLD_PROCESSES, 2, direct, places, &processes);
+        run(WORLD_PROCESSES, 2, direct, places, &processes);
+        run_each(WORLD_THREADS, 2, direct, places, &threads);
+    }
     unsetenv("TUTTI_TEST_STANDIN_IPC");
+}
+
+/* Memory that peers have mapped is freed, and other memory allocated there. */
+static int freed(tutti_comm *comm, int rank, int size, void *context)
+{
+    char text[16384];
+    int wrong = 0, blocks = 0;
+    (void)context;
+    for (int i = 1; i < 6 && wrong == 0; i++) {
+        cuda_address address;
+        if (rig_gpu()->alloc(&address, (size_t)i * COUNT * 4) != CUDA_DRIVER_OK)
+            return world_check(rank, 0, "no memory");
+        void *memory = (void *)(uintptr_t)address;
+        wrong += WORLD_OK(tutti_comm_explain(comm, TUTTI_COLL_ALLREDUCE, memory, memory, COUNT,
+                                             TUTTI_INT32, TUTTI_SUM, 0, text, sizeof text));
+        blocks += strstr(text, in_block) != NULL;
+        rig_set_ints(memory, COUNT, rank);
+        wrong += WORLD_OK(tutti_allreduce(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, comm));
+        wrong += rig_wrong_ints(rank, memory, COUNT, size * (size - 1) / 2, size, "a sum");
+        wrong += WORLD_OK(tutti_barrier(comm));
+        wrong += world_check(rank, rig_gpu()->free(address) == CUDA_DRIVER_OK, "free");
+    }
+    return wrong + world_check(rank, blocks > 0 || !rig_gpu()->standin, "never in a block");
+}
+
+static void test_devices_share_memory_allocated_over_freed(void)
+{
+    run(WORLD_PROCESSES, 3, direct, freed, NULL);
+    if (are_there())
+        run_each(WORLD_PROCESSES, 2, direct, freed, NULL);
 }
 
 /* ---- several contexts of a GPU ----------------------------------------------------------------
@@ -300,6 +338,7 @@ int main(int argc, char **argv)
         {"work_in_each_others_memory", test_devices_work_in_each_others_memory},
         {"are_linked_or_apart", test_devices_are_linked_or_apart},
         {"whose_memory_stays_in_its_process", test_devices_whose_memory_stays_in_its_process},
+        {"share_memory_allocated_over_freed", test_devices_share_memory_allocated_over_freed},
         {"with_several_contexts", test_devices_with_several_contexts},
         {"have_default_streams", test_devices_have_default_streams},
         {"in_one_call_are_refused", test_devices_in_one_call_are_refused},

@@ -337,6 +337,39 @@ static void test_stream_keeps_nobody_behind_a_device_that_failed(void)
     run(WORLD_PROCESSES, 2, staged, device_failed_behind_a_gate, NULL);
 }
 
+static size_t imported(void)
+{
+    size_t bytes;
+    rig_gpu()->count_imported(&bytes);
+    return bytes;
+}
+
+static int sums(tutti_comm *comm, int rank, int size, void *context)
+{
+    void *memory = rig_take(COUNT * 4);
+    (void)size;
+    (void)context;
+    int wrong = WORLD_OK(tutti_allreduce(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, comm));
+    return wrong + world_check(rank, imported() >= COUNT * 4, "%zu bytes mapped", imported());
+}
+
+static int keeps_nothing(int rank)
+{
+    return world_check(rank, imported() == 0, "%zu bytes stay mapped", imported());
+}
+
+/* Memory that a peer has freed is not free as long as it is mapped here. */
+static void test_stream_keeps_no_memory_of_peers_without_communicators(void)
+{
+    struct world world = {.kind = WORLD_PROCESSES,
+                          .size = 3,
+                          .settings = direct,
+                          .limit_s = RUN_LIMIT_S,
+                          .after = keeps_nothing};
+    if (!skips_real("a real driver does not count what is mapped"))
+        run_world(&world, sums, NULL);
+}
+
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
@@ -348,6 +381,8 @@ int main(int argc, char **argv)
         {"host_memory_when_a_device_failed", test_stream_keeps_host_memory_when_a_device_failed},
         {"nobody_behind_a_device_that_failed",
          test_stream_keeps_nobody_behind_a_device_that_failed},
+        {"no_memory_of_peers_without_communicators",
+         test_stream_keeps_no_memory_of_peers_without_communicators},
     };
     return suite_run("stream_keeps", tests, sizeof tests / sizeof *tests, argc, argv);
 }

@@ -122,6 +122,8 @@ static int be_rank(struct member *member)
     int wrong = member->function(comm, rank, size, member->context);
     wrong +=
         world_check(rank, tutti_comm_destroy(comm) == TUTTI_OK, "destroy: %s", tutti_last_error());
+    if (member->world->after)
+        wrong += member->world->after(rank);
     return wrong;
 }
 

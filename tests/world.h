@@ -16,6 +16,7 @@ struct world {
     unsigned limit_s;            /* processes: all are killed after this; 0: 60 */
     int doomed, doomed_too;      /* 1 + ranks that are expected to be killed; 0: none */
     void (*prepare)(int rank);   /* in the rank's thread or process, before its communicator */
+    int (*after)(int rank);      /* likewise, when that is destroyed; returns what is wrong */
 };
 
 /* Processes are on the hosts named by TUTTI_TEST_HOSTS (hosts.h); threads are where the test is.

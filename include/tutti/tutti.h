@@ -204,7 +204,8 @@ TUTTI_API tutti_status tutti_comm_status(const tutti_comm *comm);
  * thread can flush several ranks in turn.
  * tutti_comm_destroy: releases everything, never waits for peers beyond 1 s, or over RDMA beyond
  * 4 s, until what was sent has arrived; NULL is allowed; started operations end with
- * TUTTI_ERR_ABORTED.
+ * TUTTI_ERR_ABORTED. With a process's last communicator the GPU memory of others that it has mapped
+ * is given back: the driver waits for what its streams were given.
  * tutti_comm_abort: from any thread, but not out of a user's reduction (which must not call the
  * library): every wait of this communicator ends with TUTTI_ERR_ABORTED, here and (as
  * TUTTI_ERR_PEER naming this rank) at its peers. One that it never met learns of it as soon as it

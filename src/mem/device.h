@@ -33,7 +33,7 @@ struct mem_place {
     void *base;                /* the allocation that holds the pointer, and its size */
     size_t bytes;
     uint64_t buffer; /* names the allocation; never used twice in the life of the process */
-    bool shareable;  /* other processes can map it (mem_share), and other devices reach it */
+    bool shareable;  /* other processes can map it (mem_can_share), and other devices reach it */
 };
 
 /* Whether this process is known to have a driver loaded. While it has none, no pointer is a
@@ -70,15 +70,6 @@ const char *mem_device_name(const struct mem_device *device);
 const uint8_t *mem_device_uuid(const struct mem_device *device);
 /* Whether queues of this device reduce; not in a build without its kernels. */
 bool mem_device_reduces(const struct mem_device *device);
-/* A number that names the device within this process. */
-int mem_device_number(const struct mem_device *device);
-/* How this device works in the memory of that one, the slowest first: not at all; over the bus;
- * over links between GPUs; it is the same. here: the number of that one if it is of this process,
- * else -1: what it has there (the shareable, also of later) is opened to the device the first time,
- * which may wait for the streams of both. Two contexts of one GPU are two devices. On some
- * platforms the memory of other processes is out of reach. */
-enum mem_reach { MEM_REACH_NONE, MEM_REACH_BUS, MEM_REACH_LINK, MEM_REACH_SAME };
-enum mem_reach mem_device_reach(struct mem_device *device, const uint8_t uuid[16], int here);
 
 /* ---- memory ---- */
 
@@ -157,23 +148,36 @@ struct mem_share {
     uint64_t bytes;     /* its size                one process is where it is, whatever its parts */
 };
 
-/* TUTTI_ERR_UNSUPPORTED when the place is not shareable. */
+/* Whether other processes can map the place: it is shareable, and was not allocated over memory
+ * that they may still map although it was freed. */
+bool mem_can_share(const struct mem_place *place);
+/* TUTTI_ERR_UNSUPPORTED when they cannot. */
 tutti_status mem_share(const struct mem_place *place, struct mem_share *share);
 /* The same for peers that are threads of this process, with no word to the driver: of memory of any
  * kind for those that use the same device. Another process cannot attach it. */
 void mem_share_here(const struct mem_place *place, struct mem_share *share);
-/* The address at which this process sees the allocation: maps it, or finds it mapped already (one
- * mapping per owner and base; one that was for an earlier allocation there is dropped). For the
- * process's own memory it is share->base. Attachments are kept until the process ends or
- * ATTACHED_MAX are, then the least recently used is dropped. Errors TUTTI_ERR_SYSTEM,
- * TUTTI_ERR_PROTOCOL when the size is not what the share says. */
+/* The address at which this process sees the allocation: maps it, or finds it mapped already. For
+ * the process's own memory it is share->base. Attachments are kept until mem_detach or ATTACHED_MAX
+ * are, then the least recently used is dropped. Errors TUTTI_ERR_SYSTEM, TUTTI_ERR_PROTOCOL when
+ * the size is not what the share says. */
 #define ATTACHED_MAX 1024
 tutti_status mem_attach(struct mem_device *device, const struct mem_share *share, void **base);
-/* Gives back the mappings that were dropped, whose memory their owners cannot have back before.
- * Waits for all that the devices were given, and holds up most other calls of the driver meanwhile:
- * only where no stream of this process waits for the library nor can begin to. Costs one load when
- * there is nothing to give back. */
-void mem_detach_dropped(void);
+/* How a device works in the memory of another: not at all; over the bus; over links between GPUs;
+ * it is the same. */
+enum mem_reach { MEM_REACH_NONE, MEM_REACH_BUS, MEM_REACH_LINK, MEM_REACH_SAME };
+/* Names a block that is kept so that peers find out how they work in this device's memory. */
+void mem_device_sample(const struct mem_device *device, struct mem_share *sample);
+/* How this device works in the memory of the sample's. The first time what that one has (the
+ * shareable, also of later) is opened to the device, which may wait for the streams of both: by
+ * mapping the sample where it is another process's, and that mapping is the last to be dropped. The
+ * driver allows a device so many others only, and on some platforms, or where process ids differ
+ * (PID namespaces), the memory of other processes is out of reach. Two contexts of one GPU are two
+ * devices. */
+enum mem_reach mem_device_reach(struct mem_device *device, const struct mem_share *sample);
+/* Gives back all mappings, also those that were dropped: their owners cannot have that memory back
+ * before. Waits for all that the devices were given, and holds up most other calls of the driver
+ * meanwhile: only where no stream of this process waits for the library nor can begin to. */
+void mem_detach(void);
 
 /* ---- network adapters ---- */
 

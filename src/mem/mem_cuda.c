@@ -29,6 +29,7 @@
 
 /* Contexts of one process: a few per GPU. */
 #define DEVICES_MAX 64
+static_assert(DEVICES_MAX <= 64, "a bit for each in mem_device.opened");
 
 static struct {
     pthread_mutex_t lock; /* held while a context is opened */
@@ -130,7 +131,7 @@ static struct mem_device *open_device(const struct cuda_driver *driver, cuda_con
     if (status == TUTTI_OK)
         status = mem_cuda_make_lanes(device);
     if (status == TUTTI_OK)
-        status = mem_cuda_probe_shares(device);
+        status = mem_cuda_make_sample(device);
     if (status == TUTTI_OK)
         status = mem_cuda_probe_beside(device);
     device->unusable = status;
@@ -273,70 +274,6 @@ tutti_status mem_device_check(struct mem_device *device)
 bool mem_device_reduces(const struct mem_device *device)
 {
     return device->has_kernels;
-}
-
-/* How the driver connects the device to the one of that uuid. Links between GPUs carry atomic
- * operations, the bus does not. */
-static enum mem_reach connection(const struct mem_device *device, const uint8_t uuid[16])
-{
-    const struct cuda_driver *driver = device->driver;
-    struct cuda_uuid other;
-    int count = 0, can = 0, atomics = 0;
-    if (driver->device_count(&count) != CUDA_DRIVER_OK)
-        return MEM_REACH_NONE;
-    for (int i = 0; i < count; i++) {
-        if (driver->device_uuid(&other, i) != CUDA_DRIVER_OK ||
-            memcmp(&other, uuid, sizeof other) != 0)
-            continue;
-        if (driver->device_peer(&can, device->ordinal, i) != CUDA_DRIVER_OK || !can)
-            return MEM_REACH_NONE;
-        bool linked = driver->device_link(&atomics, CUDA_PEER_ATOMICS, device->ordinal, i) ==
-                          CUDA_DRIVER_OK &&
-                      atomics;
-        return linked ? MEM_REACH_LINK : MEM_REACH_BUS;
-    }
-    return MEM_REACH_NONE;
-}
-
-/* Opens what the listed device has, and will have, to this one. The driver allows a device so many
- * others only. */
-static bool open_other(struct mem_device *device, const struct mem_device *other)
-{
-    struct cuda_scope scope;
-    uint64_t bit = UINT64_C(1) << other->number;
-    pthread_mutex_lock(&devices.lock);
-    if (!(device->opened & bit) && mem_cuda_enter(device, &scope) == TUTTI_OK) {
-        cuda_result result = device->driver->context_open(other->context, 0);
-        mem_cuda_leave(&scope);
-        if (result == CUDA_DRIVER_OK || result == CUDA_DRIVER_PEER_OPEN)
-            device->opened |= bit;
-    }
-    bool opened = (device->opened & bit) != 0;
-    pthread_mutex_unlock(&devices.lock);
-    return opened;
-}
-
-static_assert(DEVICES_MAX <= 64, "a bit for each in mem_device.opened");
-
-int mem_device_number(const struct mem_device *device)
-{
-    return device->number;
-}
-
-enum mem_reach mem_device_reach(struct mem_device *device, const uint8_t uuid[16], int here)
-{
-    bool is_same = memcmp(&device->uuid, uuid, sizeof device->uuid) == 0;
-    if (here < 0 && !device->shares)
-        return MEM_REACH_NONE;
-    if (is_same && (here < 0 || here == device->number))
-        return MEM_REACH_SAME;
-    enum mem_reach reach = is_same ? MEM_REACH_LINK : connection(device, uuid);
-    if (here < 0 || reach == MEM_REACH_NONE)
-        return reach;
-    if ((unsigned)here >= atomic_load_explicit(&devices.count, memory_order_acquire) ||
-        !open_other(device, devices.list[here]))
-        return MEM_REACH_NONE;
-    return reach;
 }
 
 const char *mem_device_name(const struct mem_device *device)

@@ -42,7 +42,7 @@ struct mem_device {
     bool dmabuf;              /* exports dma-bufs */
     bool nic, nic_ordered;    /* adapters reach its memory; what they write needs no flush */
     bool beside;              /* queues run while a stream of the program waits */
-    bool shares;              /* other processes can map its memory */
+    struct mem_share sample;  /* a block of it; bytes 0: other processes cannot map its memory */
     cuda_function kernels[TUTTI_OP_COUNT][TUTTI_DTYPE_COUNT]; /* NULL: does not fit */
     cuda_function scale[TUTTI_DTYPE_COUNT];
     cuda_function divide[TUTTI_DTYPE_COUNT];
@@ -100,8 +100,12 @@ void mem_cuda_look_for_nics(struct mem_device *device);
 tutti_status mem_cuda_make_lanes(struct mem_device *device);
 /* One that nobody else has or had. TUTTI_ERR_NOMEM. */
 tutti_status mem_cuda_take_claim(struct mem_device *device, struct cuda_claim **claim);
-/* Finds out whether other processes can map the device's memory; not entered. */
-tutti_status mem_cuda_probe_shares(struct mem_device *device);
+/* Whether some of these bytes were named for other processes, be they freed since. */
+bool mem_cuda_is_named(const void *base, size_t bytes);
+/* Frees what the pool could not use; waits as mem_detach does. */
+void mem_cuda_free_aside(void);
+/* Takes the block by which peers find out whether they can map the device's memory; not entered. */
+tutti_status mem_cuda_make_sample(struct mem_device *device);
 /* Finds out whether queues run beside streams that wait; not locked by anybody, not entered. */
 tutti_status mem_cuda_probe_beside(struct mem_device *device);
 

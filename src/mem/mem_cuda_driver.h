@@ -123,6 +123,7 @@ enum cuda_number {
     X(pointer_set, cuPointerSetAttribute,                                                          \
       (const void *value, int attribute, cuda_address pointer), MUST)                              \
     X(alloc, cuMemAlloc_v2, (cuda_address * memory, size_t bytes), MUST)                           \
+    X(free, cuMemFree_v2, (cuda_address memory), MUST)                                             \
     X(host_register, cuMemHostRegister_v2, (void *memory, size_t bytes, unsigned flags), MUST)     \
     X(host_address, cuMemHostGetDevicePointer_v2,                                                  \
       (cuda_address * address, void *memory, unsigned flags), MUST)                                \

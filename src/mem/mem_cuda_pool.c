@@ -17,6 +17,7 @@
 #define BLOCK_LOG   12
 #define CLASSES     (4 * (63 - BLOCK_LOG))
 #define BUCKETS_LOG 10 /* of the table by address: chains stay short to tens of thousands */
+#define ASIDE_MAX   8  /* blocks that one may cost besides */
 #define LINE        64 /* bytes of a cache line: words of two owners never share one */
 
 struct block {
@@ -32,6 +33,7 @@ static struct {
     pthread_mutex_t lock;
     struct block *buckets[1 << BUCKETS_LOG];
     struct block *kept[CLASSES];
+    struct block *aside; /* that nobody uses */
 } pool = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 /* Rounds up to the size of the class. bytes is at most PTRDIFF_MAX. */
@@ -88,6 +90,49 @@ static tutti_status make_device_memory(struct mem_device *device, size_t bytes, 
     return TUTTI_OK;
 }
 
+/* A block that peers can map. One that cannot be shared, because it lies where some was freed, is
+ * set aside: else the driver would give the same again, and to free it would wait for streams. */
+static tutti_status make_shareable_memory(struct mem_device *device, size_t bytes, void **address)
+{
+    for (int tries = 0; tries < ASIDE_MAX; tries++) {
+        void *memory;
+        tutti_status status = make_device_memory(device, bytes, &memory);
+        if (status != TUTTI_OK)
+            return status;
+        struct block *aside = mem_cuda_is_named(memory, bytes) ? malloc(sizeof *aside) : NULL;
+        if (!aside) {
+            *address = memory;
+            return TUTTI_OK;
+        }
+        *aside = (struct block){.address = memory, .bytes = bytes, .device = device};
+        pthread_mutex_lock(&pool.lock);
+        aside->next = pool.aside;
+        pool.aside = aside;
+        pthread_mutex_unlock(&pool.lock);
+    }
+    return fail(TUTTI_ERR_NOMEM,
+                "allocate %zu bytes on %s: the program has freed memory that other processes may "
+                "still map, and the driver gives only of that",
+                bytes, device->name);
+}
+
+void mem_cuda_free_aside(void)
+{
+    pthread_mutex_lock(&pool.lock);
+    struct block *first = pool.aside;
+    pool.aside = NULL;
+    pthread_mutex_unlock(&pool.lock);
+    for (struct block *block = first, *next; block; block = next) {
+        struct cuda_scope scope;
+        next = block->next;
+        if (mem_cuda_enter(block->device, &scope) == TUTTI_OK) {
+            (void)block->device->driver->free(cuda_address_of(block->address));
+            mem_cuda_leave(&scope);
+        }
+        free(block);
+    }
+}
+
 static tutti_status make_pinned_memory(struct mem_device *device, size_t bytes, void **address)
 {
     void *memory;
@@ -129,7 +174,7 @@ static tutti_status take(struct mem_device *through, struct mem_device *owner, s
     if (!made)
         return fail(TUTTI_ERR_NOMEM, "allocate %zu bytes: no host memory to list them", bytes);
     *made = (struct block){.bytes = rounded, .device = owner, .taken = true};
-    tutti_status status = owner ? make_device_memory(through, rounded, &made->address)
+    tutti_status status = owner ? make_shareable_memory(through, rounded, &made->address)
                                 : make_pinned_memory(through, rounded, &made->address);
     if (status != TUTTI_OK) {
         free(made);
