@@ -43,8 +43,10 @@ static void handle_retire(tutti_comm *comm)
     tutti_comm *oldest = handles[handles_next];
     handles[handles_next] = comm;
     handles_next = (handles_next + 1) % HANDLES_KEPT;
-    /* Without a communicator no stream waits for the library, and none is made meanwhile. */
-    if (--handles_alive == 0 && comm->fork_generation == atomic_load(&comm_forks))
+    /* Without a communicator no stream waits for the library, and none is made meanwhile. But this
+     * waits for the program's, one of which may be why the communicator was aborted. */
+    bool forked = comm->fork_generation != atomic_load(&comm_forks);
+    if (--handles_alive == 0 && comm->failed == TUTTI_OK && !forked)
         mem_detach();
     lock_leave(&handles_lock);
     free(oldest);

@@ -370,6 +370,33 @@ static void test_stream_keeps_no_memory_of_peers_without_communicators(void)
         run_world(&world, sums, NULL);
 }
 
+static int aborts_beside_a_stream_that_hangs(tutti_comm *comm, int rank, int size, void *context)
+{
+    cuda_stream stream = rig_stream_take(false);
+    int wrong = sums(comm, rank, size, context);
+    rig_gate_put((unsigned)rank, stream);
+    return wrong + WORLD_OK(tutti_comm_abort(comm));
+}
+
+static int opens_its_gate(int rank)
+{
+    rig_gate_open((unsigned)rank);
+    return 0;
+}
+
+/* To unmap what peers shared waits for the program's streams, and who aborts may do so because one
+ * of them hangs. */
+static void test_stream_keeps_nobody_who_aborts_behind_streams(void)
+{
+    struct world world = {.kind = WORLD_PROCESSES,
+                          .size = 2,
+                          .settings = direct,
+                          .limit_s = RUN_LIMIT_S,
+                          .after = opens_its_gate};
+    if (!skips_real("a real driver does not count what is mapped"))
+        run_world(&world, aborts_beside_a_stream_that_hangs, NULL);
+}
+
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
@@ -383,6 +410,7 @@ int main(int argc, char **argv)
          test_stream_keeps_nobody_behind_a_device_that_failed},
         {"no_memory_of_peers_without_communicators",
          test_stream_keeps_no_memory_of_peers_without_communicators},
+        {"nobody_who_aborts_behind_streams", test_stream_keeps_nobody_who_aborts_behind_streams},
     };
     return suite_run("stream_keeps", tests, sizeof tests / sizeof *tests, argc, argv);
 }
