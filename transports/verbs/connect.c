@@ -295,7 +295,7 @@ static struct rdma_conn_param parameters(const struct verbs_path *path)
                                     .responder_resources = 1,
                                     .initiator_depth = 1,
                                     .retry_count = (uint8_t)settings->verbs_retry,
-                                    .rnr_retry_count = 6,
+                                    .rnr_retry_count = VERBS_RNR_RETRY,
                                     .qp_num = path->qp->qp_num};
 }
 

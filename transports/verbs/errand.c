@@ -83,7 +83,7 @@ static void to_send(const struct verbs_path *path, struct ibv_qp_attr *attr)
     *attr = (struct ibv_qp_attr){.qp_state = IBV_QPS_RTS,
                                  .timeout = (uint8_t)settings->verbs_timeout,
                                  .retry_cnt = (uint8_t)settings->verbs_retry,
-                                 .rnr_retry = 6,
+                                 .rnr_retry = VERBS_RNR_RETRY,
                                  .sq_psn = path->psn,
                                  .max_rd_atomic = 1};
 }

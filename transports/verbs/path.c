@@ -378,8 +378,6 @@ static const char *remedy(enum ibv_wc_status status)
         return "the peer, or the way to it, did not answer: check that its process lives, the port "
                "and the cable, and that both ends have one MTU and the switch is set up for RoCE; "
                "TUTTI_VERBS_TIMEOUT and TUTTI_VERBS_RETRY wait longer";
-    case IBV_WC_RNR_RETRY_EXC_ERR:
-        return "the peer had no receive posted: this is an error of this library";
     case IBV_WC_LOC_PROT_ERR:
     case IBV_WC_REM_ACCESS_ERR:
         return "memory was released while the transfer ran: buffers must stay valid until it ends";

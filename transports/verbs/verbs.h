@@ -45,6 +45,10 @@
 #define VERBS_CONTROLS    24 /* control messages of a link on their way */
 #define VERBS_REGIONS_MAX 4096
 #define VERBS_CHUNK_MIN   4096
+/* For ever. The peer always has a receive posted, but its device says "not ready" too while it
+ * pages in what is written, which has no bound. A peer that is gone says nothing, which
+ * TUTTI_VERBS_RETRY counts. */
+#define VERBS_RNR_RETRY 7
 
 struct verbs;
 struct verbs_link;

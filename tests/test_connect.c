@@ -1,0 +1,111 @@
+/* test_connect.c: with which attributes queue pairs are connected, by themselves and by the
+ * connection manager, over stand-ins for both (verbs_rig.h). */
+#include <string.h>
+
+#include "base/settings.h"
+#include "tests/verbs_rig.h"
+
+static struct ibv_qp_attr moved[IBV_QPS_ERR + 1]; /* by the state that was asked for */
+static struct rdma_conn_param asked;
+
+static int note_move(struct ibv_qp *qp, struct ibv_qp_attr *attr, int mask)
+{
+    (void)qp, (void)mask;
+    moved[attr->qp_state] = *attr;
+    return 0;
+}
+
+static int note_dial(struct rdma_cm_id *id, struct rdma_conn_param *param)
+{
+    (void)id;
+    asked = *param;
+    return 0;
+}
+
+static int take_receive(struct ibv_qp *qp, struct ibv_recv_wr *wr, struct ibv_recv_wr **bad)
+{
+    (void)qp, (void)wr, (void)bad;
+    return 0;
+}
+
+/* The manager has nothing to say about a queue pair. */
+static int know_nothing(struct rdma_cm_id *id, struct ibv_qp_attr *attr, int *mask)
+{
+    (void)id, (void)attr;
+    *mask = IBV_QP_STATE;
+    return 0;
+}
+
+static struct rdma_cm_event *next_event;
+
+static int tell_once(struct rdma_event_channel *channel, struct rdma_cm_event **event)
+{
+    (void)channel;
+    *event = next_event;
+    next_event = NULL;
+    return *event ? 0 : -1;
+}
+
+static int take_word(struct rdma_cm_event *event)
+{
+    (void)event;
+    return 0;
+}
+
+/* The rig's first path is about to be connected, from a link-local address. */
+static struct verbs_rig *make_connecting_rig(struct settings *settings)
+{
+    struct verbs_rig *rig = verbs_rig_make();
+    settings_defaults(settings);
+    rig->config.settings = settings;
+    rig->verbs.wake = -1;
+    rig->verbs.ports.rails[0] = (struct choose_rail){
+        .layer = CHOOSE_LAYER_ETHERNET, .mtu = 5, .gids = {{.raw = {0xfe, 0x80}}}};
+    rig->library.ibv.modify_qp = note_move;
+    rig->library.rdma.init_qp_attr = know_nothing;
+    rig->library.rdma.connect = note_dial;
+    rig->library.rdma.get_cm_event = tell_once;
+    rig->library.rdma.ack_cm_event = take_word;
+    rig->device.ops.post_recv = take_receive;
+    rig->link->paths[0].state = VERBS_PATH_MAKING;
+    memset(moved, 0, sizeof moved);
+    return rig;
+}
+
+/* What the manager says of the path's connection. */
+static void say(struct verbs_path *path, struct rdma_cm_id *id, enum rdma_cm_event_type type)
+{
+    struct rdma_cm_event event = {.event = type, .id = id};
+    id->context = path;
+    path->id = id;
+    next_event = &event;
+    connect_events(path->link->verbs);
+}
+
+/* Its device may have to page in what is written, for as long as that takes: it says "not ready"
+ * meanwhile, which is no failure. */
+static void test_connect_waits_for_a_receiver_that_is_not_ready(void)
+{
+    enum { FOR_EVER = 7 };
+    struct settings settings;
+    struct verbs_rig *rig = make_connecting_rig(&settings);
+    struct verbs_path *path = &rig->link->paths[0];
+    struct wire_path peer = {.mtu = 5, .qpn = 1};
+    struct rdma_cm_id id = {0};
+    CU_ASSERT_EQUAL_FATAL(path_connect(path, &peer), TUTTI_OK);
+    CU_ASSERT_EQUAL(errand_end(path, true), TUTTI_OK);
+    CU_ASSERT_EQUAL(moved[IBV_QPS_RTS].rnr_retry, FOR_EVER);
+    say(path, &id, RDMA_CM_EVENT_ROUTE_RESOLVED);
+    CU_ASSERT_PTR_NOT_NULL_FATAL(path->errand);
+    CU_ASSERT_EQUAL(errand_end(path, true), TUTTI_OK);
+    CU_ASSERT_EQUAL(asked.rnr_retry_count, FOR_EVER);
+    verbs_rig_free(rig);
+}
+
+int main(int argc, char **argv)
+{
+    static const struct suite_test tests[] = {
+        TEST(connect_waits_for_a_receiver_that_is_not_ready),
+    };
+    return suite_run("connect", tests, sizeof tests / sizeof *tests, argc, argv);
+}
