@@ -196,7 +196,7 @@ void choose_why(const struct choose_ports *a, const struct choose_ports *b, char
                  "one side connects by the connection manager and the other does not: set "
                  "TUTTI_VERBS_CONNECT alike on all ranks");
     } else if (a->rail_count == 0 || b->rail_count == 0) {
-        snprintf(why, len, "%s has no active RDMA port that settings allow",
+        snprintf(why, len, "%s could open none of its RDMA ports, as its log says",
                  a->rail_count == 0 ? "this side" : "the other side");
     } else if (a->rails[0].layer != b->rails[0].layer) {
         snprintf(why, len,

@@ -129,12 +129,14 @@ static void fall_back(struct verbs_link *link, const char *why)
         gpu_refuse_socket(link);
         return;
     }
+    char text[SENTENCE_MAX]; /* why may be the sentence of the path whose place the relay takes */
+    snprintf(text, sizeof text, "%s", why);
     if (link->relay || relay_open(link) != TUTTI_OK)
         return;
     log_at(LOG_LEVEL_WARN, (int)link->verbs->config->rank,
            "verbs: the link to %s goes over TCP, which is slower: %s (TUTTI_VERBS_FALLBACK=0 makes "
            "this an error)",
-           verbs_peer_name(link->verbs, link->peer), why);
+           verbs_peer_name(link->verbs, link->peer), text);
     link->doomed_ms = 0;
     look_for_up(link);
     give_homes(link);
@@ -477,7 +479,7 @@ void link_service(struct verbs *verbs)
 {
     control_look_aside(verbs, true);
     control_poll(verbs);
-    if (verbs->cm)
+    if (verbs->cm_channel)
         connect_events(verbs);
     uint64_t now = clock_ms();
     if (now >= verbs->events_ms) {

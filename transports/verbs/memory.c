@@ -19,6 +19,7 @@
  * Invariant: a region in use is not released. */
 
 #include <errno.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,25 +29,31 @@
 #include "mem/mem.h"
 #include "transports/verbs/verbs.h"
 
+#define REGISTER_BYTES "register %zu bytes"
+
 static int access_flags(enum verbs_access access)
 {
     return access == VERBS_ACCESS_SEND ? 0 : IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE;
 }
 
-tutti_status memory_fail(const struct verbs_rail *rail, size_t len)
+tutti_status memory_fail(const struct verbs_rail *rail, const char *format, ...)
 {
     struct rlimit limit;
+    char what[128];
+    va_list args;
     int error = errno;
+    va_start(args, format);
+    vsnprintf(what, sizeof what, format, args);
+    va_end(args);
     if ((error == ENOMEM || error == EAGAIN || error == EPERM) &&
         getrlimit(RLIMIT_MEMLOCK, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY)
-        return fail(
-            TUTTI_ERR_NOMEM,
-            "%s cannot register %zu bytes: the limit of locked memory is %llu KiB: raise it "
-            "(`ulimit -l unlimited`, or memlock in /etc/security/limits.conf, or "
-            "LimitMEMLOCK of the service that starts the job)",
-            rail->name, len, (unsigned long long)limit.rlim_cur / 1024);
+        return fail(TUTTI_ERR_NOMEM,
+                    "%s cannot %s: the limit of locked memory is %llu KiB: raise it "
+                    "(`ulimit -l unlimited`, or memlock in /etc/security/limits.conf, or "
+                    "LimitMEMLOCK of the service that starts the job)",
+                    rail->name, what, (unsigned long long)limit.rlim_cur / 1024);
     errno = error;
-    return fail_errno(TUTTI_ERR_NOMEM, "%s cannot register %zu bytes", rail->name, len);
+    return fail_errno(TUTTI_ERR_NOMEM, "%s cannot %s", rail->name, what);
 }
 
 /* ---- regions ----------------------------------------------------------------------------------
@@ -150,7 +157,7 @@ static struct ibv_mr *register_on(struct verbs_rail *rail, void *data, size_t le
         int error = errno;
         mr = library->ibv.reg_mr(rail->pd, data, len, flags | IBV_ACCESS_ON_DEMAND);
         errno = error;
-        if (mr && memory_fail(rail, len) != TUTTI_OK)
+        if (mr && memory_fail(rail, REGISTER_BYTES, len) != TUTTI_OK)
             tell_short(rail->verbs, "such memory is paged on demand");
     }
     return mr;
@@ -168,7 +175,7 @@ static tutti_status pin(struct verbs *verbs, struct verbs_region *region, enum v
         atomic_fetch_add(&verbs->registrations, 1);
         if (*mr)
             continue;
-        tutti_status status = memory_fail(&verbs->rails[r], len);
+        tutti_status status = memory_fail(&verbs->rails[r], REGISTER_BYTES, len);
         while (r-- > 0) {
             verbs->library->ibv.dereg_mr(region->mr[r][access]);
             region->mr[r][access] = NULL;

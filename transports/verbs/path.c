@@ -88,7 +88,7 @@ static tutti_status make_memory(struct verbs_path *path)
             path->memory = memory;
             return TUTTI_OK;
         }
-        tutti_status status = memory_fail(path->rail, path->memory_len);
+        tutti_status status = memory_fail(path->rail, "register %zu bytes", path->memory_len);
         munmap(memory, path->memory_len);
         if (verbs->slot_len > 512)
             verbs->slot_len /= 2;
@@ -142,7 +142,8 @@ static tutti_status make_queue_pair(struct verbs_path *path)
     if (path->qp)
         return TUTTI_OK;
     path->rail->cq_used -= path->depth + path->slot_count;
-    return fail_errno(TUTTI_ERR_NOMEM, "make a queue pair on %s", path->rail->name);
+    return memory_fail(path->rail, "make a queue pair of %u sends and %u receives", path->depth,
+                       path->slot_count);
 }
 
 static tutti_status to_init(struct verbs_path *path)

@@ -374,6 +374,19 @@ static void sort_ports(struct scan *scan)
     qsort(scan->found, scan->found_count, sizeof *scan->found, choose_first);
 }
 
+/* What cannot be opened is left out. Where that leaves none TCP may serve: peers see in this rank's
+ * address that it has no port. */
+static tutti_status take_ports(struct scan *scan, struct verbs *verbs)
+{
+    tutti_status status = TUTTI_OK;
+    sort_ports(scan);
+    for (uint32_t i = 0; i < scan->found_count; i++) {
+        tutti_status taken = device_take(verbs, &scan->found[i]);
+        status = taken == TUTTI_OK ? status : taken;
+    }
+    return verbs->rail_count > 0 || verbs->ports.fallback ? TUTTI_OK : status;
+}
+
 static void close_unused(const struct scan *scan, const struct verbs *verbs)
 {
     for (uint32_t i = 0; i < scan->found_count; i++) {
@@ -401,9 +414,7 @@ tutti_status scan_ports(const struct settings *settings, enum choose_layer layer
         return fail_errno(TUTTI_ERR_SYSTEM, "list the network interfaces");
     tutti_status status = look_at_devices(&scan);
     if (verbs && status == TUTTI_OK)
-        sort_ports(&scan);
-    for (uint32_t i = 0; verbs && i < scan.found_count && status == TUTTI_OK; i++)
-        status = device_take(verbs, &scan.found[i]);
+        status = take_ports(&scan, verbs);
     close_unused(&scan, verbs);
     freeifaddrs(scan.interfaces);
     return status;

@@ -139,7 +139,7 @@ static tutti_status open_parts(struct verbs *verbs)
     tutti_status status = seal_new(config->secret, 32, "tutti verbs", &verbs->seal);
     if (status == TUTTI_OK)
         status = device_open(verbs);
-    if (status == TUTTI_OK && verbs->cm)
+    if (status == TUTTI_OK && verbs->cm && verbs->rail_count > 0)
         status = connect_open(verbs);
     if (status == TUTTI_OK) {
         verbs->side_config = *config;

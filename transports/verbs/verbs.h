@@ -268,7 +268,8 @@ struct verbs_found {
 };
 /* Finds the ports that the settings and the layer allow; device_take gets the best first. verbs
  * NULL: only looks. TUTTI_ERR_UNSUPPORTED when there is none, TUTTI_ERR_SETTING when the settings
- * ask for what is not there; the sentence says what was found. */
+ * ask for what is not there; the sentence says what was found. When there are some, and none can be
+ * opened: that error, or with TUTTI_VERBS_FALLBACK none, and no rail. */
 tutti_status scan_ports(const struct settings *settings, enum choose_layer layer,
                         struct verbs *verbs);
 /* Is there a port of the layer? why gets the reason if not. */
@@ -280,7 +281,7 @@ enum choose_layer scan_layer(const struct ibv_context *context, const struct ibv
 /* ---- device.c ---- */
 /* Opens what scan_ports finds; verbs->ports describes it to peers. Errors: those of scan_ports. */
 tutti_status device_open(struct verbs *verbs);
-/* One of them, or none where there are enough. */
+/* One of them, or none where there are enough. An error leaves it out, and the log says why. */
 tutti_status device_take(struct verbs *verbs, const struct verbs_found *found);
 void device_close(struct verbs *verbs);
 void device_close_context(const struct library *library, struct ibv_context *context);
@@ -310,8 +311,10 @@ void memory_free_all(struct verbs *verbs);
 /* A region with nothing registered yet. */
 tutti_status memory_note(struct verbs *verbs, enum verbs_region_kind kind, const void *data,
                          size_t len, uint64_t id, struct verbs_region **region);
-/* The sentence for a registration that failed, from errno. */
-tutti_status memory_fail(const struct verbs_rail *rail, size_t len);
+/* The sentence for what the rail cannot do, from errno: a registration that failed, or a queue,
+ * since devices may have to lock the memory of these too. */
+tutti_status memory_fail(const struct verbs_rail *rail, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
 
 /* ---- gpu.c ---- */
 /* As `takes` of the contract. */

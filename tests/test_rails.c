@@ -1,0 +1,182 @@
+/* test_rails.c: ports in use, over a stand-in for their device: how they are opened where memory is
+ * short, and what becomes of them. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "base/settings.h"
+#include "tests/verbs_rig.h"
+
+static struct ibv_comp_channel channel;
+static struct ibv_pd domain;
+static struct ibv_cq queue;
+static int queue_room; /* entries of the longest completion queue that its memory allows */
+
+static const char *some_device(struct ibv_device *device)
+{
+    (void)device;
+    return "device";
+}
+
+static int say_limits(struct ibv_context *context, struct ibv_device_attr *attr)
+{
+    (void)context;
+    *attr = (struct ibv_device_attr){.max_cqe = 1 << 22, .vendor_id = 0x2c9};
+    return 0;
+}
+
+static struct ibv_pd *make_domain(struct ibv_context *context)
+{
+    (void)context;
+    return &domain;
+}
+
+static int no_domain(struct ibv_pd *pd)
+{
+    (void)pd;
+    return 0;
+}
+
+static struct ibv_comp_channel *make_channel(struct ibv_context *context)
+{
+    (void)context;
+    return &channel;
+}
+
+static int no_channel(struct ibv_comp_channel *gone)
+{
+    (void)gone;
+    return 0;
+}
+
+static struct ibv_cq *make_queue(struct ibv_context *context, int entries, void *cq_context,
+                                 struct ibv_comp_channel *events, int vector)
+{
+    (void)context, (void)cq_context, (void)events, (void)vector;
+    errno = ENOMEM;
+    return entries <= queue_room ? &queue : NULL;
+}
+
+static int grow_queue(struct ibv_cq *cq, int entries)
+{
+    (void)cq;
+    return entries <= queue_room ? 0 : ENOMEM;
+}
+
+static int no_queue(struct ibv_cq *cq)
+{
+    (void)cq;
+    return 0;
+}
+
+static struct ibv_qp *make_no_pair(struct ibv_pd *pd, struct ibv_qp_init_attr *init)
+{
+    (void)pd, (void)init;
+    errno = ENOMEM;
+    return NULL;
+}
+
+/* Without rails; its device has descriptors. */
+static struct verbs_rig *make_rail_rig(struct settings *settings)
+{
+    struct verbs_rig *rig = verbs_rig_make();
+    settings_defaults(settings);
+    rig->config.settings = settings;
+    rig->config.size = 512;
+    rig->verbs.window = 16;
+    rig->library.ibv.get_device_name = some_device;
+    rig->library.ibv.query_device = say_limits;
+    rig->library.ibv.alloc_pd = make_domain;
+    rig->library.ibv.dealloc_pd = no_domain;
+    rig->library.ibv.create_comp_channel = make_channel;
+    rig->library.ibv.destroy_comp_channel = no_channel;
+    rig->library.ibv.create_cq = make_queue;
+    rig->library.ibv.resize_cq = grow_queue;
+    rig->library.ibv.destroy_cq = no_queue;
+    rig->library.ibv.create_qp = make_no_pair;
+    rig->device.async_fd = eventfd(0, EFD_CLOEXEC);
+    channel.fd = eventfd(0, EFD_CLOEXEC);
+    return rig;
+}
+
+static void free_rail_rig(struct verbs_rig *rig)
+{
+    close(rig->device.async_fd);
+    close(channel.fd);
+    verbs_rig_free(rig);
+}
+
+/* The limit of locked memory that sentences name is that of the process. */
+static struct rlimit limit_memory(rlim_t bytes)
+{
+    struct rlimit before, now;
+    CU_ASSERT_EQUAL_FATAL(getrlimit(RLIMIT_MEMLOCK, &before), 0);
+    now = (struct rlimit){.rlim_cur = bytes, .rlim_max = before.rlim_max};
+    CU_ASSERT_EQUAL_FATAL(setrlimit(RLIMIT_MEMLOCK, &now), 0);
+    return before;
+}
+
+static void check_sentence(const char *what)
+{
+    CU_ASSERT_PTR_NOT_NULL(strstr(status_sentence(), what));
+    CU_ASSERT_PTR_NOT_NULL(strstr(status_sentence(), "limit of locked memory is 64 KiB"));
+    CU_ASSERT_PTR_NOT_NULL(strstr(status_sentence(), "ulimit -l"));
+}
+
+/* Of many ranks, whose completion queue would be long: a shorter one serves until it has to grow,
+ * and whatever then fails says why. */
+static void test_rails_have_shorter_queues_where_memory_is_short(void)
+{
+    struct settings settings;
+    struct verbs_rig *rig = make_rail_rig(&settings);
+    const struct verbs_found found = {.context = &rig->device, .port = 1};
+    struct verbs_rail *rail = &rig->verbs.rails[0];
+    struct verbs_path *path = &rig->link->paths[0];
+    struct rlimit before = limit_memory(64 << 10);
+    queue_room = 1000;
+    CU_ASSERT_EQUAL_FATAL(device_take(&rig->verbs, &found), TUTTI_OK);
+    CU_ASSERT_EQUAL(rig->verbs.rail_count, 1);
+    CU_ASSERT_TRUE(rail->cq_len > 500 && rail->cq_len <= 1000);
+    CU_ASSERT_EQUAL(device_grow(rail, 400), TUTTI_OK);
+    CU_ASSERT_EQUAL(device_grow(rail, 1000), TUTTI_ERR_NOMEM);
+    check_sentence("device port 1 cannot grow its completion queue");
+    CU_ASSERT_EQUAL(rail->cq_used, 400);
+    rail->cq_used = 0;
+    path->rail = rail;
+    CU_ASSERT_EQUAL(path_make(path), TUTTI_ERR_NOMEM);
+    check_sentence("device port 1 cannot make a queue pair");
+    setrlimit(RLIMIT_MEMLOCK, &before);
+    free(rig->verbs.paths);
+    free_rail_rig(rig);
+}
+
+static void test_rails_that_cannot_be_opened_are_left_out(void)
+{
+    struct settings settings;
+    struct verbs_rig *rig = make_rail_rig(&settings);
+    struct verbs_found found = {.context = &rig->device, .port = 1};
+    struct rlimit before = limit_memory(64 << 10);
+    queue_room = 100;
+    CU_ASSERT_EQUAL(device_take(&rig->verbs, &found), TUTTI_ERR_NOMEM);
+    check_sentence("device port 1 cannot make a completion queue of 256 entries");
+    CU_ASSERT_EQUAL(rig->verbs.rail_count, 0);
+    queue_room = 1 << 20;
+    found.port = 2;
+    CU_ASSERT_EQUAL(device_take(&rig->verbs, &found), TUTTI_OK);
+    CU_ASSERT_EQUAL(rig->verbs.rail_count, 1);
+    CU_ASSERT_EQUAL(rig->verbs.rails[0].port, 2);
+    setrlimit(RLIMIT_MEMLOCK, &before);
+    free_rail_rig(rig);
+}
+
+int main(int argc, char **argv)
+{
+    static const struct suite_test tests[] = {
+        TEST(rails_have_shorter_queues_where_memory_is_short),
+        TEST(rails_that_cannot_be_opened_are_left_out),
+    };
+    return suite_run("rails", tests, sizeof tests / sizeof *tests, argc, argv);
+}
