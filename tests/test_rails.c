@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -87,6 +88,7 @@ static struct verbs_rig *make_rail_rig(struct settings *settings)
     rig->config.settings = settings;
     rig->config.size = 512;
     rig->verbs.window = 16;
+    rig->verbs.slot_len = (uint32_t)settings->verbs_slot;
     rig->library.ibv.get_device_name = some_device;
     rig->library.ibv.query_device = say_limits;
     rig->library.ibv.alloc_pd = make_domain;
@@ -172,11 +174,120 @@ static void test_rails_that_cannot_be_opened_are_left_out(void)
     free_rail_rig(rig);
 }
 
+/* ---- losing one -------------------------------------------------------------------------------
+ */
+
+static struct ibv_async_event event;
+static const struct ibv_context *speaker; /* whose event it is, until it was read */
+
+static int say_once(struct ibv_context *context, struct ibv_async_event *said)
+{
+    if (context != speaker)
+        return -1;
+    *said = event;
+    speaker = NULL;
+    return 0;
+}
+
+static void take_word(struct ibv_async_event *said)
+{
+    (void)said;
+}
+
+static const char *some_event(enum ibv_event_type type)
+{
+    (void)type;
+    return "event";
+}
+
+static struct ibv_mr registered;
+
+/* A domain of a device that is lost refuses all. */
+static struct ibv_mr *pin(struct ibv_pd *pd, void *data, size_t len, int access)
+{
+    (void)data, (void)len, (void)access;
+    errno = EIO;
+    return pd == &domain ? &registered : NULL;
+}
+
+static int unpin(struct ibv_mr *mr)
+{
+    CU_ASSERT_PTR_EQUAL(mr, &registered);
+    return 0;
+}
+
+/* The device says something, and is heard. */
+static void say(struct verbs *verbs, const struct ibv_context *context, enum ibv_event_type type)
+{
+    speaker = context;
+    event = (struct ibv_async_event){.event_type = type};
+    device_events(verbs);
+}
+
+/* Of two devices one is removed, and its descriptors are in error for ever. The other goes on
+ * alone: memory is registered with it, nothing is made over the first again, and nobody is woken.
+ */
+static void test_rails_whose_device_is_lost_are_in_nobodys_way(void)
+{
+    static char data[4096];
+    struct settings settings;
+    struct verbs_rig *rig = make_rail_rig(&settings);
+    struct ibv_context other = {.async_fd = eventfd(1, EFD_CLOEXEC)};
+    struct ibv_comp_channel events = {.fd = eventfd(1, EFD_CLOEXEC)};
+    struct ibv_pd lost;
+    struct verbs_region *region;
+    struct epoll_event woken = {.events = EPOLLIN};
+    struct verbs *verbs = &rig->verbs;
+    struct verbs_path *later = &rig->link->paths[2];
+    rig->library.ibv.get_async_event = say_once;
+    rig->library.ibv.ack_async_event = take_word;
+    rig->library.ibv.event_type_str = some_event;
+    rig->library.ibv.reg_mr = pin;
+    rig->library.ibv.dereg_mr = unpin;
+    verbs->all = rig->link;
+    verbs->rail_count = 2;
+    verbs->rails[0] = (struct verbs_rail){
+        .verbs = verbs, .context = &rig->device, .channel = &channel, .pd = &domain};
+    verbs->rails[1] = (struct verbs_rail){
+        .verbs = verbs, .index = 1, .context = &other, .channel = &events, .pd = &lost};
+    for (uint32_t i = 0; i < 2; i++) {
+        rig->link->paths[i].rail = &verbs->rails[i];
+        verbs_rig_up(&rig->link->paths[i]);
+    }
+    verbs->epoll = epoll_create1(EPOLL_CLOEXEC);
+    CU_ASSERT_EQUAL(epoll_ctl(verbs->epoll, EPOLL_CTL_ADD, events.fd, &woken), 0);
+    CU_ASSERT_EQUAL(epoll_ctl(verbs->epoll, EPOLL_CTL_ADD, other.async_fd, &woken), 0);
+    say(verbs, &other, IBV_EVENT_DEVICE_FATAL);
+    CU_ASSERT_TRUE(path_alive(&rig->link->paths[0]));
+    CU_ASSERT_FALSE(path_alive(&rig->link->paths[1]));
+    CU_ASSERT_EQUAL(epoll_wait(verbs->epoll, &woken, 1, 0), 0);
+    for (int access = 0; access < VERBS_ACCESSES; access++) {
+        CU_ASSERT_EQUAL_FATAL(
+            memory_use(verbs, data, sizeof data, (enum verbs_access)access, &region), TUTTI_OK);
+        CU_ASSERT_PTR_EQUAL(region->mr[0][access], &registered);
+        CU_ASSERT_PTR_NULL(region->mr[1][access]);
+        memory_release(verbs, region);
+    }
+    say(verbs, &other, IBV_EVENT_PORT_ACTIVE);
+    CU_ASSERT_TRUE(verbs->rails[1].down);
+    free(later->memory);
+    later->memory = NULL;
+    later->qp = NULL;
+    later->rail = &verbs->rails[1];
+    CU_ASSERT_EQUAL(path_make(later), TUTTI_ERR_CONNECT);
+    CU_ASSERT_EQUAL(verbs->slot_len, settings.verbs_slot); /* others' slots are as long as before */
+    close(verbs->epoll);
+    close(other.async_fd);
+    close(events.fd);
+    free_rail_rig(rig);
+}
+
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
         TEST(rails_have_shorter_queues_where_memory_is_short),
         TEST(rails_that_cannot_be_opened_are_left_out),
+        TEST(rails_whose_device_is_lost_are_in_nobodys_way),
     };
     return suite_run("rails", tests, sizeof tests / sizeof *tests, argc, argv);
 }

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/epoll.h>
 
 #include "base/log.h"
 #include "base/owned.h"
@@ -236,6 +237,14 @@ static bool rail_of_event(const struct verbs_rail *rail, const struct ibv_async_
     return event->event_type == IBV_EVENT_DEVICE_FATAL || event->element.port_num == rail->port;
 }
 
+/* The device will not come back under this context: one that was removed, or is reset. */
+static void lose(struct verbs_rail *rail)
+{
+    rail->gone = true;
+    epoll_ctl(rail->verbs->epoll, EPOLL_CTL_DEL, rail->channel->fd, NULL);
+    epoll_ctl(rail->verbs->epoll, EPOLL_CTL_DEL, rail->context->async_fd, NULL);
+}
+
 static void take_event(struct verbs *verbs, struct ibv_context *context,
                        const struct ibv_async_event *event)
 {
@@ -250,8 +259,10 @@ static void take_event(struct verbs *verbs, struct ibv_context *context,
         case IBV_EVENT_QP_ACCESS_ERR:
             fail_paths(rail, event->element.qp, what);
             break;
-        case IBV_EVENT_CQ_ERR:
         case IBV_EVENT_DEVICE_FATAL:
+            lose(rail);
+            /* fall through */
+        case IBV_EVENT_CQ_ERR:
         case IBV_EVENT_PORT_ERR:
             if (rail_of_event(rail, event)) {
                 rail->down = true;
@@ -259,7 +270,7 @@ static void take_event(struct verbs *verbs, struct ibv_context *context,
             }
             break;
         case IBV_EVENT_PORT_ACTIVE:
-            rail->down = rail->down && !rail_of_event(rail, event);
+            rail->down = rail->down && (rail->gone || !rail_of_event(rail, event));
             break;
         default:
             break;

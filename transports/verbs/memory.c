@@ -53,7 +53,8 @@ tutti_status memory_fail(const struct verbs_rail *rail, const char *format, ...)
                     "LimitMEMLOCK of the service that starts the job)",
                     rail->name, what, (unsigned long long)limit.rlim_cur / 1024);
     errno = error;
-    return fail_errno(TUTTI_ERR_NOMEM, "%s cannot %s", rail->name, what);
+    return fail_errno(error == EIO ? TUTTI_ERR_SYSTEM : TUTTI_ERR_NOMEM, "%s cannot %s", rail->name,
+                      what);
 }
 
 /* ---- regions ----------------------------------------------------------------------------------
@@ -167,9 +168,9 @@ static struct ibv_mr *register_on(struct verbs_rail *rail, void *data, size_t le
 static tutti_status pin(struct verbs *verbs, struct verbs_region *region, enum verbs_access access)
 {
     size_t len = region->end - region->begin;
-    for (uint32_t r = 0; r < verbs->rail_count; r++) {
+    for (uint32_t r = 0; r < verbs->rail_count && !region->pinned[access]; r++) {
         struct ibv_mr **mr = &region->mr[r][access];
-        if (*mr)
+        if (verbs->rails[r].gone)
             continue;
         *mr = register_on(&verbs->rails[r], (void *)region->begin, len, access_flags(access));
         atomic_fetch_add(&verbs->registrations, 1);
@@ -177,11 +178,13 @@ static tutti_status pin(struct verbs *verbs, struct verbs_region *region, enum v
             continue;
         tutti_status status = memory_fail(&verbs->rails[r], REGISTER_BYTES, len);
         while (r-- > 0) {
-            verbs->library->ibv.dereg_mr(region->mr[r][access]);
+            if (region->mr[r][access])
+                verbs->library->ibv.dereg_mr(region->mr[r][access]);
             region->mr[r][access] = NULL;
         }
         return status;
     }
+    region->pinned[access] = true;
     return TUTTI_OK;
 }
 
@@ -213,7 +216,7 @@ static struct verbs_region *find(struct verbs *verbs, uintptr_t begin, uintptr_t
         if (region->begin > begin || region->end < end || region->stale ||
             region->kind == VERBS_REGION_DEVICE)
             continue;
-        if (region->kind != VERBS_REGION_ONCE || region->mr[0][access])
+        if (region->kind != VERBS_REGION_ONCE || region->pinned[access])
             return region;
     }
     return NULL;
@@ -260,7 +263,8 @@ tutti_status memory_use(struct verbs *verbs, const void *data, size_t len, enum 
     if (status != TUTTI_OK && make_room(verbs))
         status = pin(verbs, region, access);
     if (status != TUTTI_OK) {
-        tell_short(verbs, "such transfers are copied through registered slots");
+        if (status == TUTTI_ERR_NOMEM)
+            tell_short(verbs, "such transfers are copied through registered slots");
         memory_release(verbs, region);
         return status;
     }

@@ -90,6 +90,8 @@ static tutti_status make_memory(struct verbs_path *path)
         }
         tutti_status status = memory_fail(path->rail, "register %zu bytes", path->memory_len);
         munmap(memory, path->memory_len);
+        if (status != TUTTI_ERR_NOMEM)
+            return status;
         if (verbs->slot_len > 512)
             verbs->slot_len /= 2;
         else if (verbs->window > 2)
@@ -181,6 +183,8 @@ static void reset_counts(struct verbs_path *path)
 tutti_status path_make(struct verbs_path *path)
 {
     struct verbs *verbs = path->link->verbs;
+    if (path->rail->gone)
+        return fail(TUTTI_ERR_CONNECT, "the device of %s is lost", path->rail->name);
     path->depth = (uint32_t)verbs->config->settings->verbs_depth;
     while (path->depth & (path->depth - 1)) /* a power of two: counts of records wrap around */
         path->depth &= path->depth - 1;

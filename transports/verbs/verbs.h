@@ -60,6 +60,7 @@ struct verbs_rail {
     char name[72]; /* "rxe0 port 1" */
     uint8_t port;
     bool down;           /* no new path is made over it */
+    atomic_bool gone;    /* and never will: its device is lost, which refuses everything */
     atomic_bool relaxed; /* the device takes memory that it may write in relaxed order */
     bool paging;         /* and memory of data, sent or written, whose pages it fetches on demand */
     struct ibv_context *context;
@@ -86,7 +87,8 @@ struct verbs_region {
     uint64_t id; /* LIBRARY, DEVICE: of the allocation */
     uintptr_t begin, end;
     uint32_t uses;
-    atomic_bool stale; /* found no more; to be released after the last use */
+    atomic_bool stale;           /* found no more; to be released after the last use */
+    bool pinned[VERBS_ACCESSES]; /* registered on every rail that was not gone then */
     struct ibv_mr *mr[CHOOSE_RAILS_MAX][VERBS_ACCESSES];
 };
 
@@ -288,15 +290,17 @@ void device_close_context(const struct library *library, struct ibv_context *con
 /* Room for so many completions more. */
 tutti_status device_grow(struct verbs_rail *rail, uint32_t completions);
 /* Reads asynchronous events; a port that went down or vanished, and one whose completion queue is
- * lost, ends its paths. */
+ * lost, ends its paths. The descriptors of one that vanished, which are in error from then on, are
+ * watched no more. */
 void device_events(struct verbs *verbs);
 /* The port's count of answers "receiver not ready"; 0 where the device has none. */
 uint64_t device_rnr_retries(const struct verbs_rail *rail);
 tutti_status device_nonblocking(int fd); /* and marks it (base/owned.h) */
 
 /* ---- memory.c ---- */
-/* The region that covers the bytes, registered on every rail, in use until memory_release.
- * TUTTI_ERR_NOMEM when it cannot be registered: the caller copies through slots. */
+/* The region that covers the bytes, registered on every rail that is not gone, in use until
+ * memory_release. TUTTI_ERR_NOMEM when it cannot be registered, TUTTI_ERR_SYSTEM when a device is
+ * lost, of which no event was read yet: the caller copies through slots. */
 tutti_status memory_use(struct verbs *verbs, const void *data, size_t len, enum verbs_access access,
                         struct verbs_region **region);
 void memory_release(struct verbs *verbs, struct verbs_region *region);
