@@ -102,10 +102,38 @@ static void test_connect_waits_for_a_receiver_that_is_not_ready(void)
     verbs_rig_free(rig);
 }
 
+/* Ports of InfiniBand need no global header, but virtual ones, on either side, do. */
+static void test_connect_gives_packets_the_header_that_either_end_needs(void)
+{
+    struct settings settings;
+    struct verbs_rig *rig = make_connecting_rig(&settings);
+    struct verbs_path *path = &rig->link->paths[0];
+    struct choose_rail *own = &rig->verbs.ports.rails[0];
+    static const struct {
+        enum choose_layer layer;
+        bool own, peer, expected;
+    } cases[] = {{CHOOSE_LAYER_ETHERNET, false, false, true},
+                 {CHOOSE_LAYER_IB, false, false, false},
+                 {CHOOSE_LAYER_IB, true, false, true},
+                 {CHOOSE_LAYER_IB, false, true, true}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct wire_path peer = {.mtu = 5, .global = cases[i].peer}, offer;
+        own->layer = cases[i].layer;
+        own->global = cases[i].own;
+        path_describe(path, &offer);
+        CU_ASSERT_EQUAL(offer.global, cases[i].own);
+        CU_ASSERT_EQUAL_FATAL(path_connect(path, &peer), TUTTI_OK);
+        CU_ASSERT_EQUAL(errand_end(path, true), TUTTI_OK);
+        CU_ASSERT_EQUAL(moved[IBV_QPS_RTR].ah_attr.is_global, cases[i].expected);
+    }
+    verbs_rig_free(rig);
+}
+
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
         TEST(connect_waits_for_a_receiver_that_is_not_ready),
+        TEST(connect_gives_packets_the_header_that_either_end_needs),
     };
     return suite_run("connect", tests, sizeof tests / sizeof *tests, argc, argv);
 }

@@ -43,7 +43,7 @@ uint32_t choose_score(const struct choose_gid *a, const struct choose_gid *b)
     if (a->type != b->type)
         return 0;
     if (a->type == CHOOSE_GID_IB) /* one subnet manager gives one prefix */
-        return same_prefix(a->raw, b->raw, 64) ? 1 + SCORE_SUBNET : 1;
+        return same_prefix(a->raw, b->raw, 64);
     if (is_ipv4(a) != is_ipv4(b) || is_link_local(a) != is_link_local(b))
         return 0;
     uint32_t score = 1;
@@ -203,6 +203,10 @@ void choose_why(const struct choose_ports *a, const struct choose_ports *b, char
                  "the link layer here is %s and there %s: set TUTTI_VERBS_DEVICE to ports "
                  "of one kind",
                  layer_names[a->rails[0].layer], layer_names[b->rails[0].layer]);
+    } else if (a->rails[0].layer == CHOOSE_LAYER_IB) {
+        snprintf(why, len,
+                 "the ports here and there are in different InfiniBand subnets: set "
+                 "TUTTI_VERBS_DEVICE to ports of one subnet");
     } else {
         snprintf(why, len,
                  "no GID here and there is of one version (RoCE v1 or v2) and one family (IPv4 or "

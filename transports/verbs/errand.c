@@ -64,7 +64,8 @@ static void to_receive(const struct verbs_path *path, struct ibv_qp_attr *attr)
         .ah_attr = {.dlid = peer->lid,
                     .sl = (uint8_t)settings->verbs_service_level,
                     .port_num = path->rail->port,
-                    .is_global = rail->layer == CHOOSE_LAYER_ETHERNET,
+                    .is_global =
+                        rail->layer == CHOOSE_LAYER_ETHERNET || rail->global || peer->global,
                     .grh = {.sgid_index = (uint8_t)rail->gids[path->choice.gid[0]].index,
                             .hop_limit = 64,
                             .traffic_class = (uint8_t)settings->verbs_traffic_class}},

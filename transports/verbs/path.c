@@ -284,6 +284,7 @@ void path_describe(const struct verbs_path *path, struct wire_path *wire)
     wire->psn = path->psn;
     wire->lid = rail->lid;
     wire->mtu = rail->mtu;
+    wire->global = rail->global;
     wire->window = (uint16_t)path->slot_count;
     memcpy(wire->gid, rail->gids[path->choice.gid[0]].raw, sizeof wire->gid);
     if (verbs->cm)

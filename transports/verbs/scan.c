@@ -284,6 +284,7 @@ static tutti_status look_at_port(struct scan *scan, struct ibv_context *context,
                                  .mtu = (uint8_t)attr.active_mtu,
                                  .lid = attr.lid,
                                  .speed_mbps = speed_of(&attr),
+                                 .global = (attr.flags & IBV_QPF_GRH_REQUIRED) != 0,
                                  .gid_count = (uint8_t)count};
     memcpy(rail->gids, gids, count * sizeof *gids);
     return TUTTI_OK;
