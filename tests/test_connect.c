@@ -1,7 +1,9 @@
 /* test_connect.c: with which attributes queue pairs are connected, by themselves and by the
  * connection manager, over stand-ins for both (verbs_rig.h). */
+#include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/settings.h"
 #include "tests/verbs_rig.h"
 
@@ -129,10 +131,100 @@ static void test_connect_gives_packets_the_header_that_either_end_needs(void)
     verbs_rig_free(rig);
 }
 
+/* ---- a rail that is silent --------------------------------------------------------------------
+ */
+
+static uint32_t made;
+
+static struct ibv_qp *make_nothing(struct ibv_pd *pd, struct ibv_qp_init_attr *init)
+{
+    (void)pd, (void)init;
+    made++;
+    return NULL;
+}
+
+static int forget_id(struct rdma_cm_id *id)
+{
+    (void)id;
+    return 0;
+}
+
+static const char *some_event(enum rdma_cm_event_type type)
+{
+    (void)type;
+    return "event";
+}
+
+/* The rig's first path, which the manager connects, can be given up and made again. */
+static struct verbs_path *dial(struct verbs_rig *rig, struct rdma_cm_id *id)
+{
+    struct verbs_path *path = &rig->link->paths[0];
+    rig->library.rdma.destroy_id = forget_id;
+    rig->library.rdma.event_str = some_event;
+    rig->library.ibv.create_qp = make_nothing;
+    rig->library.ibv.destroy_qp = verbs_rig_destroy_nothing;
+    rig->verbs.cm = true;
+    path->rail->cq_len = path->rail->max_cqe = 4096;
+    path->id = id;
+    made = 0;
+    return path;
+}
+
+static void end_dial(struct verbs_rig *rig)
+{
+    if (rig->link->paths[0].errand)
+        errand_end(&rig->link->paths[0], true);
+    free(rig->verbs.paths);
+    verbs_rig_free(rig);
+}
+
+/* Whom the kernel has asked for more than a minute is not asked five times more. */
+static void test_connect_asks_who_is_silent_once(void)
+{
+    struct settings settings;
+    struct verbs_rig *rig = make_connecting_rig(&settings);
+    struct rdma_cm_id id = {0};
+    struct verbs_path *path = dial(rig, &id);
+    say(path, &id, RDMA_CM_EVENT_UNREACHABLE);
+    CU_ASSERT_EQUAL(made, 0);
+    CU_ASSERT_EQUAL(path->state, VERBS_PATH_NONE);
+    end_dial(rig);
+}
+
+/* Nor is it waited for that long, by a link that has another path. */
+static void check_wait(bool other)
+{
+    static const struct transport_ops nothing = {.event = verbs_rig_no_event,
+                                                 .poll = verbs_rig_no_xfer};
+    struct transport side = {.ops = &nothing};
+    struct settings settings;
+    struct verbs_rig *rig = make_connecting_rig(&settings);
+    struct rdma_cm_id id = {0};
+    struct verbs_path *path = dial(rig, &id);
+    verbs_rig_beside(rig, &side);
+    if (other)
+        verbs_rig_up(&rig->link->paths[2]);
+    path->since_ms = clock_ms() - 4500;
+    link_service(&rig->verbs);
+    CU_ASSERT_EQUAL(path->state, VERBS_PATH_MAKING);
+    path->since_ms -= 1000;
+    link_service(&rig->verbs);
+    CU_ASSERT_EQUAL(path->state, other ? VERBS_PATH_NONE : VERBS_PATH_MAKING);
+    end_dial(rig);
+}
+
+static void test_connect_holds_no_link_that_has_another_path(void)
+{
+    check_wait(true);
+    check_wait(false);
+}
+
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
         TEST(connect_waits_for_a_receiver_that_is_not_ready),
+        TEST(connect_asks_who_is_silent_once),
+        TEST(connect_holds_no_link_that_has_another_path),
         TEST(connect_gives_packets_the_header_that_either_end_needs),
     };
     return suite_run("connect", tests, sizeof tests / sizeof *tests, argc, argv);

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/auth.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/owned.h"
 #include "transports/verbs/verbs.h"
@@ -241,6 +242,7 @@ tutti_status connect_dial(struct verbs_path *path)
         path->id = NULL;
         return fail_errno(TUTTI_ERR_NOMEM, "make an RDMA connection manager's id");
     }
+    path->since_ms = clock_ms();
     connect_greet(own_address(path), path->peer.cm_address);
     if (library->rdma.resolve_addr(path->id, (struct sockaddr *)&from, (struct sockaddr *)&to,
                                    RESOLVE_MS) != 0)
@@ -376,9 +378,8 @@ static void connection_event(struct verbs_path *path, const struct rdma_cm_event
     case RDMA_CM_EVENT_UNREACHABLE:
         /* iWARP: the peer's host has answered the knock, and its kernel has taken the connection.
          * What is late is its process, which may compute for longer than the kernel waits for it.
-         */
-        if (is_iwarp(path))
-            path->redials = 0;
+         * Elsewhere the kernel has asked for more than a minute, and nobody has answered. */
+        path->redials = is_iwarp(path) ? 0 : REDIALS_MAX;
         /* fall through */
     default:
         if (path->hello_came && event->event != RDMA_CM_EVENT_DEVICE_REMOVAL)

@@ -414,6 +414,15 @@ static bool drains_late(const struct verbs_path *path, uint64_t now)
     return path->state == VERBS_PATH_DRAINING && now >= path->since_ms + DRAIN_MS;
 }
 
+/* Does this side connect it, while there is another path? The kernel's connection manager asks a
+ * silent rail for more than a minute; iWARP's peers are knocked at first. */
+static bool keeps_from_others(const struct verbs_path *path)
+{
+    const struct verbs *verbs = path->link->verbs;
+    return path->id && verbs->layer != CHOOSE_LAYER_IWARP &&
+           verbs->config->rank < path->link->peer && link_heir(path->link);
+}
+
 static void service_path(struct verbs_path *path, uint64_t now)
 {
     if (path->errand)
@@ -433,7 +442,8 @@ static void service_path(struct verbs_path *path, uint64_t now)
         path_give_up(path);
         link_path_drained(path);
     }
-    bool due = path->round > 0 || (path->errand && path->id); /* it is this side that connects */
+    bool due = path->round > 0 || (path->errand && path->id) || /* it is this side that connects */
+               keeps_from_others(path);
     if (path->state == VERBS_PATH_MAKING && due && now >= path->since_ms + HELLO_MS)
         link_path_failed(path, "the other side did not answer");
     if (no_answer(path, now))
