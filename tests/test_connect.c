@@ -219,12 +219,65 @@ static void test_connect_holds_no_link_that_has_another_path(void)
     check_wait(false);
 }
 
+/* ---- what the user sets -------------------------------------------------------------------------
+ */
+
+static int know_a_way(struct rdma_cm_id *id, struct ibv_qp_attr *attr, int *mask)
+{
+    (void)id;
+    attr->ah_attr = (struct ibv_ah_attr){.sl = 3, .grh.traffic_class = 96};
+    *mask = IBV_QP_STATE | IBV_QP_AV;
+    return 0;
+}
+
+static int tell_peer(struct rdma_cm_id *id)
+{
+    (void)id;
+    return 0;
+}
+
+/* What is not set the manager's own defaults decide. */
+static void check_way(uint64_t level, uint64_t class, uint8_t sl, uint8_t traffic_class)
+{
+    struct settings settings;
+    struct verbs_rig *rig = make_connecting_rig(&settings);
+    struct verbs_path *path = &rig->link->paths[0];
+    struct rdma_cm_id id = {0};
+    settings.verbs_service_level = level;
+    settings.verbs_traffic_class = class;
+    rig->library.rdma.init_qp_attr = know_a_way;
+    rig->library.rdma.establish = tell_peer;
+    say(path, &id, RDMA_CM_EVENT_CONNECT_RESPONSE);
+    CU_ASSERT_EQUAL(path->state, VERBS_PATH_TRYING);
+    CU_ASSERT_EQUAL(moved[IBV_QPS_RTR].ah_attr.sl, sl);
+    CU_ASSERT_EQUAL(moved[IBV_QPS_RTR].ah_attr.grh.traffic_class, traffic_class);
+    verbs_rig_free(rig);
+}
+
+static void test_connect_sends_in_the_class_that_is_set(void)
+{
+    check_way(5, 104, 5, 104);
+    check_way(0, 0, 3, 96);
+}
+
+static void test_connect_refuses_what_the_manager_cannot_dial(void)
+{
+    struct settings settings;
+    struct verbs_rig *rig = make_connecting_rig(&settings);
+    rig->verbs.layer = CHOOSE_LAYER_IB;
+    CU_ASSERT_EQUAL(connect_open(&rig->verbs), TUTTI_ERR_SETTING);
+    CU_ASSERT_PTR_NOT_NULL(strstr(status_sentence(), "TUTTI_VERBS_CONNECT=bootstrap"));
+    verbs_rig_free(rig);
+}
+
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
         TEST(connect_waits_for_a_receiver_that_is_not_ready),
         TEST(connect_asks_who_is_silent_once),
         TEST(connect_holds_no_link_that_has_another_path),
+        TEST(connect_sends_in_the_class_that_is_set),
+        TEST(connect_refuses_what_the_manager_cannot_dial),
         TEST(connect_gives_packets_the_header_that_either_end_needs),
     };
     return suite_run("connect", tests, sizeof tests / sizeof *tests, argc, argv);

@@ -153,7 +153,7 @@ uint32_t choose_dialable(struct choose_rail *rail)
     uint32_t count = 0;
     for (uint32_t i = 0; i < rail->gid_count; i++) {
         const struct choose_gid *gid = &rail->gids[i];
-        bool keep = rail->layer == CHOOSE_LAYER_IB || !is_link_local(gid);
+        bool keep = !is_link_local(gid);
         for (uint32_t j = 0; j < count; j++)
             keep = keep && memcmp(rail->gids[j].raw, gid->raw, sizeof gid->raw) != 0;
         if (keep)

@@ -187,6 +187,12 @@ static tutti_status listen_everywhere(struct verbs *verbs)
 tutti_status connect_open(struct verbs *verbs)
 {
     const struct library *library = verbs->library;
+    if (verbs->layer == CHOOSE_LAYER_IB)
+        return fail(
+            TUTTI_ERR_SETTING,
+            "TUTTI_VERBS_CONNECT=cm dials IP addresses, by which InfiniBand's ports are not "
+            "known: set TUTTI_VERBS_CONNECT=bootstrap, or leave ib out of "
+            "TUTTI_TRANSPORTS");
     if (!library->have_rdma)
         return fail(TUTTI_ERR_UNSUPPORTED,
                     "TUTTI_VERBS_CONNECT=cm and iWARP need the RDMA connection manager: %s",
@@ -272,6 +278,11 @@ static bool move_to(struct verbs_path *path, enum ibv_qp_state state)
         attr.timeout = (uint8_t)settings->verbs_timeout;
     if (mask & IBV_QP_MIN_RNR_TIMER)
         attr.min_rnr_timer = 12;
+    /* Where they are not set, what the administrator gave the manager holds. */
+    if ((mask & IBV_QP_AV) && settings->verbs_service_level > 0)
+        attr.ah_attr.sl = (uint8_t)settings->verbs_service_level;
+    if ((mask & IBV_QP_AV) && settings->verbs_traffic_class > 0)
+        attr.ah_attr.grh.traffic_class = (uint8_t)settings->verbs_traffic_class;
     return library->ibv.modify_qp(path->qp, &attr, mask) == 0;
 }
 
