@@ -178,6 +178,7 @@ static void test_rails_that_cannot_be_opened_are_left_out(void)
  */
 
 static struct ibv_async_event event;
+static int event_port;
 static const struct ibv_context *speaker; /* whose event it is, until it was read */
 
 static int say_once(struct ibv_context *context, struct ibv_async_event *said)
@@ -220,7 +221,7 @@ static int unpin(struct ibv_mr *mr)
 static void say(struct verbs *verbs, const struct ibv_context *context, enum ibv_event_type type)
 {
     speaker = context;
-    event = (struct ibv_async_event){.event_type = type};
+    event = (struct ibv_async_event){.event_type = type, .element.port_num = event_port};
     device_events(verbs);
 }
 
@@ -282,12 +283,70 @@ static void test_rails_whose_device_is_lost_are_in_nobodys_way(void)
     free_rail_rig(rig);
 }
 
+/* ---- addresses that change
+ * -----------------------------------------------------------------------
+ */
+
+static const uint8_t here[16] = {[10] = 0xff, 0xff, 10, 0, 0, 1};
+
+/* The port's one address is at the end of a table of three, in both versions. */
+static int look_up(struct ibv_context *context, uint32_t port, uint32_t index,
+                   struct ibv_gid_entry *entry, uint32_t flags, size_t len)
+{
+    (void)context, (void)port, (void)flags, (void)len;
+    if (index == 0)
+        return ENODATA;
+    memcpy(entry->gid.raw, here, sizeof here);
+    entry->gid_type = index == 1 ? IBV_GID_TYPE_ROCE_V1 : IBV_GID_TYPE_ROCE_V2;
+    return 0;
+}
+
+static int say_port(struct ibv_context *context, uint8_t port, struct _compat_ibv_port_attr *attr)
+{
+    (void)context;
+    *(struct ibv_port_attr *)(void *)attr =
+        (struct ibv_port_attr){.lid = (uint16_t)(40 + port), .gid_tbl_len = 3};
+    return 0;
+}
+
+/* A path that is made later, or again, is made with the addresses of then. */
+static void test_rails_follow_their_addresses(void)
+{
+    struct settings settings;
+    struct verbs_rig *rig = make_rail_rig(&settings);
+    struct verbs *verbs = &rig->verbs;
+    rig->library.ibv.get_async_event = say_once;
+    rig->library.ibv.ack_async_event = take_word;
+    rig->library.ibv.event_type_str = some_event;
+    rig->library.ibv.query_port = say_port;
+    rig->library.ibv.query_gid_ex = look_up;
+    verbs->rail_count = 2;
+    for (uint8_t i = 0; i < 2; i++) {
+        struct choose_gid *gid = &verbs->ports.rails[i].gids[0];
+        verbs->rails[i] = (struct verbs_rail){
+            .verbs = verbs, .index = i, .context = &rig->device, .port = (uint8_t)(i + 1)};
+        verbs->ports.rails[i] = (struct choose_rail){
+            .layer = CHOOSE_LAYER_ETHERNET, .lid = 7, .gid_count = 1, .gids = {{.index = 5}}};
+        memcpy(gid->raw, here, sizeof here);
+        gid->type = CHOOSE_GID_ROCE_V2;
+    }
+    event_port = 2;
+    say(verbs, &rig->device, IBV_EVENT_GID_CHANGE);
+    CU_ASSERT_EQUAL(verbs->ports.rails[0].gids[0].index, 5);
+    CU_ASSERT_EQUAL(verbs->ports.rails[1].gids[0].index, 2);
+    event_port = 1;
+    say(verbs, &rig->device, IBV_EVENT_LID_CHANGE);
+    CU_ASSERT_EQUAL(verbs->ports.rails[0].lid, 41);
+    free_rail_rig(rig);
+}
+
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
         TEST(rails_have_shorter_queues_where_memory_is_short),
         TEST(rails_that_cannot_be_opened_are_left_out),
         TEST(rails_whose_device_is_lost_are_in_nobodys_way),
+        TEST(rails_follow_their_addresses),
     };
     return suite_run("rails", tests, sizeof tests / sizeof *tests, argc, argv);
 }

@@ -272,6 +272,11 @@ static void take_event(struct verbs *verbs, struct ibv_context *context,
         case IBV_EVENT_PORT_ACTIVE:
             rail->down = rail->down && (rail->gone || !rail_of_event(rail, event));
             break;
+        case IBV_EVENT_LID_CHANGE:
+        case IBV_EVENT_GID_CHANGE:
+            if (rail_of_event(rail, event))
+                scan_again(rail);
+            break;
         default:
             break;
         }

@@ -276,6 +276,9 @@ tutti_status scan_ports(const struct settings *settings, enum choose_layer layer
                         struct verbs *verbs);
 /* Is there a port of the layer? why gets the reason if not. */
 bool scan_probe(const struct settings *settings, enum choose_layer layer, char *why, size_t len);
+/* The port's addresses have changed: looks where those that peers know are in its table now, and
+ * for its LID. Paths that are made from now on use what it finds. */
+void scan_again(struct verbs_rail *rail);
 /* The layer of a port; none where the device has no reliable connections (AWS's EFA, Cisco's
  * usNIC): its port has no link layer either, as that of old InfiniBand. */
 enum choose_layer scan_layer(const struct ibv_context *context, const struct ibv_port_attr *attr);
