@@ -174,12 +174,27 @@ static void test_choose_says_why_nothing_fits(void)
     CU_ASSERT_PTR_NOT_NULL(strstr(why, "link layer here is Ethernet (RoCE) and there InfiniBand"));
     b.rail_count = 0;
     choose_why(&a, &b, why, sizeof why);
-    CU_ASSERT_PTR_NOT_NULL(strstr(why, "the other side has no active RDMA port"));
+    CU_ASSERT_PTR_NOT_NULL(strstr(why, "the other side could open none of its RDMA ports"));
     b = a;
     b.cm = 1;
     CU_ASSERT_EQUAL(choose_paths(&a, &b, true, paths), 0);
     choose_why(&a, &b, why, sizeof why);
     CU_ASSERT_PTR_NOT_NULL(strstr(why, "TUTTI_VERBS_CONNECT"));
+}
+
+/* Without a router's LID no packet leaves its subnet. */
+static void test_choose_keeps_infiniband_in_its_subnet(void)
+{
+    struct choose_ports a = one_rail(local6(CHOOSE_GID_IB, 1));
+    struct choose_ports b = one_rail(local6(CHOOSE_GID_IB, 2));
+    struct choose_path paths[CHOOSE_PATHS_MAX];
+    char why[300];
+    a.rails[0].layer = b.rails[0].layer = CHOOSE_LAYER_IB;
+    CU_ASSERT_EQUAL(choose_paths(&a, &b, true, paths), 1);
+    b.rails[0].gids[0].raw[7] = 1;
+    CU_ASSERT_EQUAL(choose_paths(&a, &b, true, paths), 0);
+    choose_why(&a, &b, why, sizeof why);
+    CU_ASSERT_PTR_NOT_NULL(strstr(why, "different InfiniBand subnets"));
 }
 
 static void test_choose_refuses_what_is_out_of_bounds(void)
@@ -306,6 +321,7 @@ int main(int argc, char **argv)
         TEST(verbs_orders_ports),
         TEST(choose_pairs_rails_by_subnet),
         TEST(choose_says_why_nothing_fits),
+        TEST(choose_keeps_infiniband_in_its_subnet),
         TEST(choose_refuses_what_is_out_of_bounds),
         TEST(choose_writes_gids),
         TEST(choose_keeps_what_the_connection_manager_can_dial),

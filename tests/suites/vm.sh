@@ -13,11 +13,11 @@ cd "$(dirname "$0")/../.." || exit 1
 # What each part needs at most, in seconds of an idle machine with 2 cores, boot and all.
 parts_uml="conformance:roce conformance:roce_cm conformance:iwarp sweep:roce sweep:roce_cm sweep:iwarp
     perf:roce perf:iwarp mpi:roce mpi:iwarp netem:tcp netem:roce netem:iwarp
-    rail:roce rail:roce_cm rail:iwarp silent:roce silent:iwarp held:roce held:iwarp apart:roce apart:iwarp fallback:roce fallback:roce_cm
+    rail:roce rail:roce_cm rail:iwarp silent:roce silent:roce_cm silent:iwarp held:roce held:iwarp apart:roce apart:iwarp fallback:roce fallback:roce_cm
     killed:tcp killed:roce killed:iwarp input:roce input:iwarp memlock:roce memlock:iwarp gpu:roce comms:roce comms:roce_cm comms:iwarp"
 # Left out by --short: each is over another transport in the list, and what is particular to its own is
 # in the conformance and sweep parts; conformance over iwarp is by the connection manager.
-repeats="conformance:roce_cm perf:iwarp mpi:iwarp netem:tcp rail:roce_cm rail:iwarp killed:tcp fallback:roce_cm comms:roce"
+repeats="conformance:roce_cm silent:roce_cm perf:iwarp mpi:iwarp netem:tcp rail:roce_cm rail:iwarp killed:tcp fallback:roce_cm comms:roce"
 # Debian's stock kernel has no siw; its rxe knows one network namespace. It has Yama.
 parts_qemu="sweep:roce sweep:roce_cm netem:roce killed:roce comms:roce yama:tcp"
 

@@ -43,7 +43,7 @@ uint32_t choose_score(const struct choose_gid *a, const struct choose_gid *b)
     if (a->type != b->type)
         return 0;
     if (a->type == CHOOSE_GID_IB) /* one subnet manager gives one prefix */
-        return same_prefix(a->raw, b->raw, 64) ? 1 + SCORE_SUBNET : 1;
+        return same_prefix(a->raw, b->raw, 64);
     if (is_ipv4(a) != is_ipv4(b) || is_link_local(a) != is_link_local(b))
         return 0;
     uint32_t score = 1;
@@ -153,7 +153,7 @@ uint32_t choose_dialable(struct choose_rail *rail)
     uint32_t count = 0;
     for (uint32_t i = 0; i < rail->gid_count; i++) {
         const struct choose_gid *gid = &rail->gids[i];
-        bool keep = rail->layer == CHOOSE_LAYER_IB || !is_link_local(gid);
+        bool keep = !is_link_local(gid);
         for (uint32_t j = 0; j < count; j++)
             keep = keep && memcmp(rail->gids[j].raw, gid->raw, sizeof gid->raw) != 0;
         if (keep)
@@ -196,13 +196,17 @@ void choose_why(const struct choose_ports *a, const struct choose_ports *b, char
                  "one side connects by the connection manager and the other does not: set "
                  "TUTTI_VERBS_CONNECT alike on all ranks");
     } else if (a->rail_count == 0 || b->rail_count == 0) {
-        snprintf(why, len, "%s has no active RDMA port that settings allow",
+        snprintf(why, len, "%s could open none of its RDMA ports, as its log says",
                  a->rail_count == 0 ? "this side" : "the other side");
     } else if (a->rails[0].layer != b->rails[0].layer) {
         snprintf(why, len,
                  "the link layer here is %s and there %s: set TUTTI_VERBS_DEVICE to ports "
                  "of one kind",
                  layer_names[a->rails[0].layer], layer_names[b->rails[0].layer]);
+    } else if (a->rails[0].layer == CHOOSE_LAYER_IB) {
+        snprintf(why, len,
+                 "the ports here and there are in different InfiniBand subnets: set "
+                 "TUTTI_VERBS_DEVICE to ports of one subnet");
     } else {
         snprintf(why, len,
                  "no GID here and there is of one version (RoCE v1 or v2) and one family (IPv4 or "

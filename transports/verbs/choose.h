@@ -3,7 +3,9 @@
  *
  * A port has up to CHOOSE_GIDS_MAX usable GIDs, best first. Of RoCE's GIDs a pair is good when
  * both are of one version and one family; better in one subnet; v2 before v1; IPv4 before routable
- * IPv6 before link-local. Ports of two hosts are paired greedily, best pair first, each once. */
+ * IPv6 before link-local. Of InfiniBand's both must be of one subnet: the way into another leads
+ * by a router, whose LID nobody here knows. Ports of two hosts are paired greedily, best pair
+ * first, each once. */
 #ifndef TRANSPORTS_VERBS_CHOOSE_H
 #define TRANSPORTS_VERBS_CHOOSE_H
 
@@ -29,7 +31,8 @@ struct choose_rail {
     uint16_t lid;
     uint32_t speed_mbps;
     uint8_t gid_count;
-    uint8_t reserved[3];
+    uint8_t global; /* InfiniBand: every packet needs a global header (virtual ports of SR-IOV) */
+    uint8_t reserved[2];
     struct choose_gid gids[CHOOSE_GIDS_MAX];
 };
 

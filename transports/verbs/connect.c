@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/auth.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/owned.h"
 #include "transports/verbs/verbs.h"
@@ -186,6 +187,12 @@ static tutti_status listen_everywhere(struct verbs *verbs)
 tutti_status connect_open(struct verbs *verbs)
 {
     const struct library *library = verbs->library;
+    if (verbs->layer == CHOOSE_LAYER_IB)
+        return fail(
+            TUTTI_ERR_SETTING,
+            "TUTTI_VERBS_CONNECT=cm dials IP addresses, by which InfiniBand's ports are not "
+            "known: set TUTTI_VERBS_CONNECT=bootstrap, or leave ib out of "
+            "TUTTI_TRANSPORTS");
     if (!library->have_rdma)
         return fail(TUTTI_ERR_UNSUPPORTED,
                     "TUTTI_VERBS_CONNECT=cm and iWARP need the RDMA connection manager: %s",
@@ -241,6 +248,7 @@ tutti_status connect_dial(struct verbs_path *path)
         path->id = NULL;
         return fail_errno(TUTTI_ERR_NOMEM, "make an RDMA connection manager's id");
     }
+    path->since_ms = clock_ms();
     connect_greet(own_address(path), path->peer.cm_address);
     if (library->rdma.resolve_addr(path->id, (struct sockaddr *)&from, (struct sockaddr *)&to,
                                    RESOLVE_MS) != 0)
@@ -270,6 +278,11 @@ static bool move_to(struct verbs_path *path, enum ibv_qp_state state)
         attr.timeout = (uint8_t)settings->verbs_timeout;
     if (mask & IBV_QP_MIN_RNR_TIMER)
         attr.min_rnr_timer = 12;
+    /* Where they are not set, what the administrator gave the manager holds. */
+    if ((mask & IBV_QP_AV) && settings->verbs_service_level > 0)
+        attr.ah_attr.sl = (uint8_t)settings->verbs_service_level;
+    if ((mask & IBV_QP_AV) && settings->verbs_traffic_class > 0)
+        attr.ah_attr.grh.traffic_class = (uint8_t)settings->verbs_traffic_class;
     return library->ibv.modify_qp(path->qp, &attr, mask) == 0;
 }
 
@@ -295,7 +308,7 @@ static struct rdma_conn_param parameters(const struct verbs_path *path)
                                     .responder_resources = 1,
                                     .initiator_depth = 1,
                                     .retry_count = (uint8_t)settings->verbs_retry,
-                                    .rnr_retry_count = 6,
+                                    .rnr_retry_count = VERBS_RNR_RETRY,
                                     .qp_num = path->qp->qp_num};
 }
 
@@ -376,9 +389,8 @@ static void connection_event(struct verbs_path *path, const struct rdma_cm_event
     case RDMA_CM_EVENT_UNREACHABLE:
         /* iWARP: the peer's host has answered the knock, and its kernel has taken the connection.
          * What is late is its process, which may compute for longer than the kernel waits for it.
-         */
-        if (is_iwarp(path))
-            path->redials = 0;
+         * Elsewhere the kernel has asked for more than a minute, and nobody has answered. */
+        path->redials = is_iwarp(path) ? 0 : REDIALS_MAX;
         /* fall through */
     default:
         if (path->hello_came && event->event != RDMA_CM_EVENT_DEVICE_REMOVAL)

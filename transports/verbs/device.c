@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/epoll.h>
 
 #include "base/log.h"
 #include "base/owned.h"
@@ -11,6 +12,7 @@
 
 #define CQ_LEN_LEAST 1024
 #define CQ_LEN_MOST  65536 /* made at once; more grows with the links, where the device can */
+#define CQ_LEN_SHORT 256   /* least where memory is short: one link */
 
 /* Does an earlier rail hold the device of this one? Two ports of one device share its context. */
 static bool shares_context(const struct verbs *verbs, uint32_t rail)
@@ -67,6 +69,19 @@ static uint32_t first_cq_len(const struct verbs *verbs, uint32_t max_cqe)
     return len < max_cqe ? (uint32_t)len : max_cqe;
 }
 
+/* Many devices lock the queue's memory, of which there may be little: 65,536 entries of mlx5 are
+ * 8 MiB. A shorter one may grow with the links. */
+static struct ibv_cq *make_queue(struct verbs_rail *rail)
+{
+    struct ibv_cq *queue;
+    rail->cq_len = first_cq_len(rail->verbs, rail->max_cqe);
+    while (!(queue = rail->verbs->library->ibv.create_cq(rail->context, (int)rail->cq_len, NULL,
+                                                         rail->channel, 0)) &&
+           errno == ENOMEM && rail->cq_len > CQ_LEN_SHORT)
+        rail->cq_len /= 2;
+    return queue;
+}
+
 /* Can the device page in what it sends and what is written to it? */
 static bool can_page(struct ibv_context *context)
 {
@@ -96,15 +111,13 @@ static tutti_status fill_rail(struct verbs_rail *rail)
     rail->verbs->software = rail->verbs->software || is_software(&attr);
     rail->max_cqe = (uint32_t)attr.max_cqe;
     rail->max_qp_rd_atom = (uint32_t)attr.max_qp_rd_atom;
-    rail->cq_len = first_cq_len(rail->verbs, rail->max_cqe);
     rail->pd = library->ibv.alloc_pd(rail->context);
     rail->channel = rail->pd ? library->ibv.create_comp_channel(rail->context) : NULL;
-    rail->cq = rail->channel ? library->ibv.create_cq(rail->context, (int)rail->cq_len, NULL,
-                                                      rail->channel, 0)
-                             : NULL;
+    if (!rail->channel)
+        return fail_errno(TUTTI_ERR_NOMEM, "open %s", rail->name);
+    rail->cq = make_queue(rail);
     if (!rail->cq)
-        return fail_errno(TUTTI_ERR_NOMEM, "make a completion queue of %u entries on %s",
-                          rail->cq_len, rail->name);
+        return memory_fail(rail, "make a completion queue of %u entries", rail->cq_len);
     tutti_status status = device_nonblocking(rail->channel->fd);
     owned_add(rail->context->cmd_fd);
     return status == TUTTI_OK ? device_nonblocking(rail->context->async_fd) : status;
@@ -147,6 +160,8 @@ tutti_status device_take(struct verbs *verbs, const struct verbs_found *found)
     tutti_status status = fill_rail(rail);
     if (status != TUTTI_OK) {
         close_rail(rail);
+        log_at(LOG_LEVEL_WARN, (int)verbs->config->rank, "verbs: %s is left out: %s", rail->name,
+               status_sentence());
         return status;
     }
     rail->rnr_retries = device_rnr_retries(rail);
@@ -193,8 +208,7 @@ tutti_status device_grow(struct verbs_rail *rail, uint32_t completions)
         int error = rail->verbs->library->ibv.resize_cq(rail->cq, (int)len);
         if (error != 0) {
             errno = error;
-            return fail_errno(TUTTI_ERR_NOMEM, "grow the completion queue of %s to %u entries",
-                              rail->name, len);
+            return memory_fail(rail, "grow its completion queue to %u entries", len);
         }
         rail->cq_len = len;
     }
@@ -223,6 +237,14 @@ static bool rail_of_event(const struct verbs_rail *rail, const struct ibv_async_
     return event->event_type == IBV_EVENT_DEVICE_FATAL || event->element.port_num == rail->port;
 }
 
+/* The device will not come back under this context: one that was removed, or is reset. */
+static void lose(struct verbs_rail *rail)
+{
+    rail->gone = true;
+    epoll_ctl(rail->verbs->epoll, EPOLL_CTL_DEL, rail->channel->fd, NULL);
+    epoll_ctl(rail->verbs->epoll, EPOLL_CTL_DEL, rail->context->async_fd, NULL);
+}
+
 static void take_event(struct verbs *verbs, struct ibv_context *context,
                        const struct ibv_async_event *event)
 {
@@ -237,8 +259,10 @@ static void take_event(struct verbs *verbs, struct ibv_context *context,
         case IBV_EVENT_QP_ACCESS_ERR:
             fail_paths(rail, event->element.qp, what);
             break;
-        case IBV_EVENT_CQ_ERR:
         case IBV_EVENT_DEVICE_FATAL:
+            lose(rail);
+            /* fall through */
+        case IBV_EVENT_CQ_ERR:
         case IBV_EVENT_PORT_ERR:
             if (rail_of_event(rail, event)) {
                 rail->down = true;
@@ -246,7 +270,12 @@ static void take_event(struct verbs *verbs, struct ibv_context *context,
             }
             break;
         case IBV_EVENT_PORT_ACTIVE:
-            rail->down = rail->down && !rail_of_event(rail, event);
+            rail->down = rail->down && (rail->gone || !rail_of_event(rail, event));
+            break;
+        case IBV_EVENT_LID_CHANGE:
+        case IBV_EVENT_GID_CHANGE:
+            if (rail_of_event(rail, event))
+                scan_again(rail);
             break;
         default:
             break;

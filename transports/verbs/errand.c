@@ -64,7 +64,8 @@ static void to_receive(const struct verbs_path *path, struct ibv_qp_attr *attr)
         .ah_attr = {.dlid = peer->lid,
                     .sl = (uint8_t)settings->verbs_service_level,
                     .port_num = path->rail->port,
-                    .is_global = rail->layer == CHOOSE_LAYER_ETHERNET,
+                    .is_global =
+                        rail->layer == CHOOSE_LAYER_ETHERNET || rail->global || peer->global,
                     .grh = {.sgid_index = (uint8_t)rail->gids[path->choice.gid[0]].index,
                             .hop_limit = 64,
                             .traffic_class = (uint8_t)settings->verbs_traffic_class}},
@@ -83,7 +84,7 @@ static void to_send(const struct verbs_path *path, struct ibv_qp_attr *attr)
     *attr = (struct ibv_qp_attr){.qp_state = IBV_QPS_RTS,
                                  .timeout = (uint8_t)settings->verbs_timeout,
                                  .retry_cnt = (uint8_t)settings->verbs_retry,
-                                 .rnr_retry = 6,
+                                 .rnr_retry = VERBS_RNR_RETRY,
                                  .sq_psn = path->psn,
                                  .max_rd_atomic = 1};
 }

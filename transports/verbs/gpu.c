@@ -83,6 +83,8 @@ static tutti_status try_way(struct verbs *verbs, struct verbs_region *region,
     for (uint32_t at = 0; at < verbs->rail_count * VERBS_ACCESSES && status == TUTTI_OK; at++) {
         struct verbs_rail *rail = &verbs->rails[at / VERBS_ACCESSES];
         int access = (int)(at % VERBS_ACCESSES);
+        if (rail->gone)
+            continue;
         struct ibv_mr *mr = way == CHOOSE_GPU_DMABUF ? by_dmabuf(rail, region, fd, offset, access)
                                                      : by_address(rail, region, access);
         region->mr[rail->index][access] = mr;
@@ -97,6 +99,7 @@ static tutti_status try_way(struct verbs *verbs, struct verbs_region *region,
         close(fd);
     if (status != TUTTI_OK)
         undo(verbs, region);
+    region->pinned[VERBS_ACCESS_SEND] = region->pinned[VERBS_ACCESS_RECEIVE] = status == TUTTI_OK;
     return status;
 }
 
@@ -165,7 +168,7 @@ static struct verbs_region *add(struct verbs *verbs, const struct mem_export *me
 
 static bool is_registered(const struct verbs_region *region)
 {
-    return region->mr[0][0] != NULL;
+    return region->pinned[VERBS_ACCESS_SEND];
 }
 
 /* A link over which long transfers go by the adapters. */

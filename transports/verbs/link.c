@@ -129,12 +129,14 @@ static void fall_back(struct verbs_link *link, const char *why)
         gpu_refuse_socket(link);
         return;
     }
+    char text[SENTENCE_MAX]; /* why may be the sentence of the path whose place the relay takes */
+    snprintf(text, sizeof text, "%s", why);
     if (link->relay || relay_open(link) != TUTTI_OK)
         return;
     log_at(LOG_LEVEL_WARN, (int)link->verbs->config->rank,
            "verbs: the link to %s goes over TCP, which is slower: %s (TUTTI_VERBS_FALLBACK=0 makes "
            "this an error)",
-           verbs_peer_name(link->verbs, link->peer), why);
+           verbs_peer_name(link->verbs, link->peer), text);
     link->doomed_ms = 0;
     look_for_up(link);
     give_homes(link);
@@ -412,6 +414,15 @@ static bool drains_late(const struct verbs_path *path, uint64_t now)
     return path->state == VERBS_PATH_DRAINING && now >= path->since_ms + DRAIN_MS;
 }
 
+/* Does this side connect it, while there is another path? The kernel's connection manager asks a
+ * silent rail for more than a minute; iWARP's peers are knocked at first. */
+static bool keeps_from_others(const struct verbs_path *path)
+{
+    const struct verbs *verbs = path->link->verbs;
+    return path->id && verbs->layer != CHOOSE_LAYER_IWARP &&
+           verbs->config->rank < path->link->peer && link_heir(path->link);
+}
+
 static void service_path(struct verbs_path *path, uint64_t now)
 {
     if (path->errand)
@@ -431,7 +442,8 @@ static void service_path(struct verbs_path *path, uint64_t now)
         path_give_up(path);
         link_path_drained(path);
     }
-    bool due = path->round > 0 || (path->errand && path->id); /* it is this side that connects */
+    bool due = path->round > 0 || (path->errand && path->id) || /* it is this side that connects */
+               keeps_from_others(path);
     if (path->state == VERBS_PATH_MAKING && due && now >= path->since_ms + HELLO_MS)
         link_path_failed(path, "the other side did not answer");
     if (no_answer(path, now))
@@ -477,7 +489,7 @@ void link_service(struct verbs *verbs)
 {
     control_look_aside(verbs, true);
     control_poll(verbs);
-    if (verbs->cm)
+    if (verbs->cm_channel)
         connect_events(verbs);
     uint64_t now = clock_ms();
     if (now >= verbs->events_ms) {

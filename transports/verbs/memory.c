@@ -19,6 +19,7 @@
  * Invariant: a region in use is not released. */
 
 #include <errno.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,25 +29,32 @@
 #include "mem/mem.h"
 #include "transports/verbs/verbs.h"
 
+#define REGISTER_BYTES "register %zu bytes"
+
 static int access_flags(enum verbs_access access)
 {
     return access == VERBS_ACCESS_SEND ? 0 : IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE;
 }
 
-tutti_status memory_fail(const struct verbs_rail *rail, size_t len)
+tutti_status memory_fail(const struct verbs_rail *rail, const char *format, ...)
 {
     struct rlimit limit;
+    char what[128];
+    va_list args;
     int error = errno;
+    va_start(args, format);
+    vsnprintf(what, sizeof what, format, args);
+    va_end(args);
     if ((error == ENOMEM || error == EAGAIN || error == EPERM) &&
         getrlimit(RLIMIT_MEMLOCK, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY)
-        return fail(
-            TUTTI_ERR_NOMEM,
-            "%s cannot register %zu bytes: the limit of locked memory is %llu KiB: raise it "
-            "(`ulimit -l unlimited`, or memlock in /etc/security/limits.conf, or "
-            "LimitMEMLOCK of the service that starts the job)",
-            rail->name, len, (unsigned long long)limit.rlim_cur / 1024);
+        return fail(TUTTI_ERR_NOMEM,
+                    "%s cannot %s: the limit of locked memory is %llu KiB: raise it "
+                    "(`ulimit -l unlimited`, or memlock in /etc/security/limits.conf, or "
+                    "LimitMEMLOCK of the service that starts the job)",
+                    rail->name, what, (unsigned long long)limit.rlim_cur / 1024);
     errno = error;
-    return fail_errno(TUTTI_ERR_NOMEM, "%s cannot register %zu bytes", rail->name, len);
+    return fail_errno(error == EIO ? TUTTI_ERR_SYSTEM : TUTTI_ERR_NOMEM, "%s cannot %s", rail->name,
+                      what);
 }
 
 /* ---- regions ----------------------------------------------------------------------------------
@@ -150,7 +158,7 @@ static struct ibv_mr *register_on(struct verbs_rail *rail, void *data, size_t le
         int error = errno;
         mr = library->ibv.reg_mr(rail->pd, data, len, flags | IBV_ACCESS_ON_DEMAND);
         errno = error;
-        if (mr && memory_fail(rail, len) != TUTTI_OK)
+        if (mr && memory_fail(rail, REGISTER_BYTES, len) != TUTTI_OK)
             tell_short(rail->verbs, "such memory is paged on demand");
     }
     return mr;
@@ -160,21 +168,23 @@ static struct ibv_mr *register_on(struct verbs_rail *rail, void *data, size_t le
 static tutti_status pin(struct verbs *verbs, struct verbs_region *region, enum verbs_access access)
 {
     size_t len = region->end - region->begin;
-    for (uint32_t r = 0; r < verbs->rail_count; r++) {
+    for (uint32_t r = 0; r < verbs->rail_count && !region->pinned[access]; r++) {
         struct ibv_mr **mr = &region->mr[r][access];
-        if (*mr)
+        if (verbs->rails[r].gone)
             continue;
         *mr = register_on(&verbs->rails[r], (void *)region->begin, len, access_flags(access));
         atomic_fetch_add(&verbs->registrations, 1);
         if (*mr)
             continue;
-        tutti_status status = memory_fail(&verbs->rails[r], len);
+        tutti_status status = memory_fail(&verbs->rails[r], REGISTER_BYTES, len);
         while (r-- > 0) {
-            verbs->library->ibv.dereg_mr(region->mr[r][access]);
+            if (region->mr[r][access])
+                verbs->library->ibv.dereg_mr(region->mr[r][access]);
             region->mr[r][access] = NULL;
         }
         return status;
     }
+    region->pinned[access] = true;
     return TUTTI_OK;
 }
 
@@ -206,7 +216,7 @@ static struct verbs_region *find(struct verbs *verbs, uintptr_t begin, uintptr_t
         if (region->begin > begin || region->end < end || region->stale ||
             region->kind == VERBS_REGION_DEVICE)
             continue;
-        if (region->kind != VERBS_REGION_ONCE || region->mr[0][access])
+        if (region->kind != VERBS_REGION_ONCE || region->pinned[access])
             return region;
     }
     return NULL;
@@ -253,7 +263,8 @@ tutti_status memory_use(struct verbs *verbs, const void *data, size_t len, enum 
     if (status != TUTTI_OK && make_room(verbs))
         status = pin(verbs, region, access);
     if (status != TUTTI_OK) {
-        tell_short(verbs, "such transfers are copied through registered slots");
+        if (status == TUTTI_ERR_NOMEM)
+            tell_short(verbs, "such transfers are copied through registered slots");
         memory_release(verbs, region);
         return status;
     }

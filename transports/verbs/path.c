@@ -88,8 +88,10 @@ static tutti_status make_memory(struct verbs_path *path)
             path->memory = memory;
             return TUTTI_OK;
         }
-        tutti_status status = memory_fail(path->rail, path->memory_len);
+        tutti_status status = memory_fail(path->rail, "register %zu bytes", path->memory_len);
         munmap(memory, path->memory_len);
+        if (status != TUTTI_ERR_NOMEM)
+            return status;
         if (verbs->slot_len > 512)
             verbs->slot_len /= 2;
         else if (verbs->window > 2)
@@ -142,7 +144,8 @@ static tutti_status make_queue_pair(struct verbs_path *path)
     if (path->qp)
         return TUTTI_OK;
     path->rail->cq_used -= path->depth + path->slot_count;
-    return fail_errno(TUTTI_ERR_NOMEM, "make a queue pair on %s", path->rail->name);
+    return memory_fail(path->rail, "make a queue pair of %u sends and %u receives", path->depth,
+                       path->slot_count);
 }
 
 static tutti_status to_init(struct verbs_path *path)
@@ -180,6 +183,8 @@ static void reset_counts(struct verbs_path *path)
 tutti_status path_make(struct verbs_path *path)
 {
     struct verbs *verbs = path->link->verbs;
+    if (path->rail->gone)
+        return fail(TUTTI_ERR_CONNECT, "the device of %s is lost", path->rail->name);
     path->depth = (uint32_t)verbs->config->settings->verbs_depth;
     while (path->depth & (path->depth - 1)) /* a power of two: counts of records wrap around */
         path->depth &= path->depth - 1;
@@ -279,6 +284,7 @@ void path_describe(const struct verbs_path *path, struct wire_path *wire)
     wire->psn = path->psn;
     wire->lid = rail->lid;
     wire->mtu = rail->mtu;
+    wire->global = rail->global;
     wire->window = (uint16_t)path->slot_count;
     memcpy(wire->gid, rail->gids[path->choice.gid[0]].raw, sizeof wire->gid);
     if (verbs->cm)
@@ -378,8 +384,6 @@ static const char *remedy(enum ibv_wc_status status)
         return "the peer, or the way to it, did not answer: check that its process lives, the port "
                "and the cable, and that both ends have one MTU and the switch is set up for RoCE; "
                "TUTTI_VERBS_TIMEOUT and TUTTI_VERBS_RETRY wait longer";
-    case IBV_WC_RNR_RETRY_EXC_ERR:
-        return "the peer had no receive posted: this is an error of this library";
     case IBV_WC_LOC_PROT_ERR:
     case IBV_WC_REM_ACCESS_ERR:
         return "memory was released while the transfer ran: buffers must stay valid until it ends";

@@ -127,6 +127,13 @@ static uint32_t addresses_of_mac(const struct ifaddrs *list, const uint8_t mac[6
 /* ---- one port ---------------------------------------------------------------------------------
  */
 
+static uint8_t type_of(const struct ibv_gid_entry *entry)
+{
+    return entry->gid_type == IBV_GID_TYPE_ROCE_V2   ? CHOOSE_GID_ROCE_V2
+           : entry->gid_type == IBV_GID_TYPE_ROCE_V1 ? CHOOSE_GID_ROCE_V1
+                                                     : CHOOSE_GID_IB;
+}
+
 static uint32_t read_gids(const struct scan *scan, struct ibv_context *context, uint8_t port,
                           const struct ibv_port_attr *attr, struct choose_gid *gids, uint32_t max)
 {
@@ -143,9 +150,7 @@ static uint32_t read_gids(const struct scan *scan, struct ibv_context *context, 
         struct choose_gid *gid = &gids[count];
         *gid = (struct choose_gid){.index = (uint16_t)i, .prefix = 64};
         memcpy(gid->raw, entry.gid.raw, sizeof gid->raw);
-        gid->type = entry.gid_type == IBV_GID_TYPE_ROCE_V2   ? CHOOSE_GID_ROCE_V2
-                    : entry.gid_type == IBV_GID_TYPE_ROCE_V1 ? CHOOSE_GID_ROCE_V1
-                                                             : CHOOSE_GID_IB;
+        gid->type = type_of(&entry);
         if (scan->layer == CHOOSE_LAYER_ETHERNET &&
             !on_this_host(scan->interfaces, gid->raw, &gid->prefix))
             continue;
@@ -284,9 +289,33 @@ static tutti_status look_at_port(struct scan *scan, struct ibv_context *context,
                                  .mtu = (uint8_t)attr.active_mtu,
                                  .lid = attr.lid,
                                  .speed_mbps = speed_of(&attr),
+                                 .global = (attr.flags & IBV_QPF_GRH_REQUIRED) != 0,
                                  .gid_count = (uint8_t)count};
     memcpy(rail->gids, gids, count * sizeof *gids);
     return TUTTI_OK;
+}
+
+void scan_again(struct verbs_rail *rail)
+{
+    const struct library *library = rail->verbs->library;
+    struct choose_rail *known = &rail->verbs->ports.rails[rail->index];
+    struct ibv_port_attr attr;
+    memset(&attr, 0, sizeof attr);
+    if (library->ibv.query_port(rail->context, rail->port, (void *)&attr) != 0)
+        return;
+    known->lid = attr.lid;
+    for (int i = 0; i < attr.gid_tbl_len && i < GIDS_LOOKED; i++) {
+        struct ibv_gid_entry entry;
+        if (known->layer == CHOOSE_LAYER_IWARP ||
+            library->ibv.query_gid_ex(rail->context, rail->port, (uint32_t)i, &entry, 0,
+                                      sizeof entry) != 0)
+            continue;
+        for (uint32_t g = 0; g < known->gid_count; g++) {
+            struct choose_gid *gid = &known->gids[g];
+            if (gid->type == type_of(&entry) && memcmp(gid->raw, entry.gid.raw, 16) == 0)
+                gid->index = (uint16_t)i;
+        }
+    }
 }
 
 /* ---- all ports --------------------------------------------------------------------------------
@@ -374,6 +403,19 @@ static void sort_ports(struct scan *scan)
     qsort(scan->found, scan->found_count, sizeof *scan->found, choose_first);
 }
 
+/* What cannot be opened is left out. Where that leaves none TCP may serve: peers see in this rank's
+ * address that it has no port. */
+static tutti_status take_ports(struct scan *scan, struct verbs *verbs)
+{
+    tutti_status status = TUTTI_OK;
+    sort_ports(scan);
+    for (uint32_t i = 0; i < scan->found_count; i++) {
+        tutti_status taken = device_take(verbs, &scan->found[i]);
+        status = taken == TUTTI_OK ? status : taken;
+    }
+    return verbs->rail_count > 0 || verbs->ports.fallback ? TUTTI_OK : status;
+}
+
 static void close_unused(const struct scan *scan, const struct verbs *verbs)
 {
     for (uint32_t i = 0; i < scan->found_count; i++) {
@@ -401,9 +443,7 @@ tutti_status scan_ports(const struct settings *settings, enum choose_layer layer
         return fail_errno(TUTTI_ERR_SYSTEM, "list the network interfaces");
     tutti_status status = look_at_devices(&scan);
     if (verbs && status == TUTTI_OK)
-        sort_ports(&scan);
-    for (uint32_t i = 0; verbs && i < scan.found_count && status == TUTTI_OK; i++)
-        status = device_take(verbs, &scan.found[i]);
+        status = take_ports(&scan, verbs);
     close_unused(&scan, verbs);
     freeifaddrs(scan.interfaces);
     return status;

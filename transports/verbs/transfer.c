@@ -462,7 +462,8 @@ static tutti_status make_grant(struct verbs_link *link, struct xfer *xfer, struc
         xfer->work[FLOW_WORK_REGION] = (uint64_t)region;
     grant->pieces = region == NULL && !only_relayed(link);
     for (uint32_t r = 0; r < verbs->rail_count && region; r++)
-        keys[r] = region->mr[r][VERBS_ACCESS_RECEIVE]->rkey;
+        keys[r] =
+            region->mr[r][VERBS_ACCESS_RECEIVE] ? region->mr[r][VERBS_ACCESS_RECEIVE]->rkey : 0;
     tutti_status status =
         seal_mask(verbs->seal, verbs->config->rank, link->peer, grant->counter, grant->keys);
     for (int i = 0; i < SEAL_MASK_LEN; i++)

@@ -139,7 +139,7 @@ static tutti_status open_parts(struct verbs *verbs)
     tutti_status status = seal_new(config->secret, 32, "tutti verbs", &verbs->seal);
     if (status == TUTTI_OK)
         status = device_open(verbs);
-    if (status == TUTTI_OK && verbs->cm)
+    if (status == TUTTI_OK && verbs->cm && verbs->rail_count > 0)
         status = connect_open(verbs);
     if (status == TUTTI_OK) {
         verbs->side_config = *config;
@@ -553,6 +553,8 @@ static bool arm_rail(struct verbs_rail *rail)
     struct ibv_cq *cq;
     void *context;
     unsigned count = 0;
+    if (rail->gone)
+        return true;
     while (library->ibv.get_cq_event(rail->channel, &cq, &context) == 0)
         count++;
     if (count > 0)
@@ -614,8 +616,10 @@ static void verbs_stats(const struct transport *transport, struct transport_stat
     const struct verbs *verbs = (const struct verbs *)transport;
     *stats = verbs->stats;
     stats->registrations = verbs->registrations;
-    for (uint32_t i = 0; i < verbs->rail_count; i++)
-        stats->rnr_retries += device_rnr_retries(&verbs->rails[i]) - verbs->rails[i].rnr_retries;
+    for (uint32_t i = 0; i < verbs->rail_count; i++) {
+        const struct verbs_rail *rail = &verbs->rails[i];
+        stats->rnr_retries += rail->gone ? 0 : device_rnr_retries(rail) - rail->rnr_retries;
+    }
 }
 
 static void verbs_model(const struct transport *transport, double *alpha_us, double *us_per_byte)

@@ -45,6 +45,10 @@
 #define VERBS_CONTROLS    24 /* control messages of a link on their way */
 #define VERBS_REGIONS_MAX 4096
 #define VERBS_CHUNK_MIN   4096
+/* For ever. The peer always has a receive posted, but its device says "not ready" too while it
+ * pages in what is written, which has no bound. A peer that is gone says nothing, which
+ * TUTTI_VERBS_RETRY counts. */
+#define VERBS_RNR_RETRY 7
 
 struct verbs;
 struct verbs_link;
@@ -56,6 +60,7 @@ struct verbs_rail {
     char name[72]; /* "rxe0 port 1" */
     uint8_t port;
     bool down;           /* no new path is made over it */
+    atomic_bool gone;    /* and never will: its device is lost, which refuses everything */
     atomic_bool relaxed; /* the device takes memory that it may write in relaxed order */
     bool paging;         /* and memory of data, sent or written, whose pages it fetches on demand */
     struct ibv_context *context;
@@ -82,7 +87,8 @@ struct verbs_region {
     uint64_t id; /* LIBRARY, DEVICE: of the allocation */
     uintptr_t begin, end;
     uint32_t uses;
-    atomic_bool stale; /* found no more; to be released after the last use */
+    atomic_bool stale;           /* found no more; to be released after the last use */
+    bool pinned[VERBS_ACCESSES]; /* registered on every rail that was not gone then */
     struct ibv_mr *mr[CHOOSE_RAILS_MAX][VERBS_ACCESSES];
 };
 
@@ -264,11 +270,15 @@ struct verbs_found {
 };
 /* Finds the ports that the settings and the layer allow; device_take gets the best first. verbs
  * NULL: only looks. TUTTI_ERR_UNSUPPORTED when there is none, TUTTI_ERR_SETTING when the settings
- * ask for what is not there; the sentence says what was found. */
+ * ask for what is not there; the sentence says what was found. When there are some, and none can be
+ * opened: that error, or with TUTTI_VERBS_FALLBACK none, and no rail. */
 tutti_status scan_ports(const struct settings *settings, enum choose_layer layer,
                         struct verbs *verbs);
 /* Is there a port of the layer? why gets the reason if not. */
 bool scan_probe(const struct settings *settings, enum choose_layer layer, char *why, size_t len);
+/* The port's addresses have changed: looks where those that peers know are in its table now, and
+ * for its LID. Paths that are made from now on use what it finds. */
+void scan_again(struct verbs_rail *rail);
 /* The layer of a port; none where the device has no reliable connections (AWS's EFA, Cisco's
  * usNIC): its port has no link layer either, as that of old InfiniBand. */
 enum choose_layer scan_layer(const struct ibv_context *context, const struct ibv_port_attr *attr);
@@ -276,22 +286,24 @@ enum choose_layer scan_layer(const struct ibv_context *context, const struct ibv
 /* ---- device.c ---- */
 /* Opens what scan_ports finds; verbs->ports describes it to peers. Errors: those of scan_ports. */
 tutti_status device_open(struct verbs *verbs);
-/* One of them, or none where there are enough. */
+/* One of them, or none where there are enough. An error leaves it out, and the log says why. */
 tutti_status device_take(struct verbs *verbs, const struct verbs_found *found);
 void device_close(struct verbs *verbs);
 void device_close_context(const struct library *library, struct ibv_context *context);
 /* Room for so many completions more. */
 tutti_status device_grow(struct verbs_rail *rail, uint32_t completions);
 /* Reads asynchronous events; a port that went down or vanished, and one whose completion queue is
- * lost, ends its paths. */
+ * lost, ends its paths. The descriptors of one that vanished, which are in error from then on, are
+ * watched no more. */
 void device_events(struct verbs *verbs);
 /* The port's count of answers "receiver not ready"; 0 where the device has none. */
 uint64_t device_rnr_retries(const struct verbs_rail *rail);
 tutti_status device_nonblocking(int fd); /* and marks it (base/owned.h) */
 
 /* ---- memory.c ---- */
-/* The region that covers the bytes, registered on every rail, in use until memory_release.
- * TUTTI_ERR_NOMEM when it cannot be registered: the caller copies through slots. */
+/* The region that covers the bytes, registered on every rail that is not gone, in use until
+ * memory_release. TUTTI_ERR_NOMEM when it cannot be registered, TUTTI_ERR_SYSTEM when a device is
+ * lost, of which no event was read yet: the caller copies through slots. */
 tutti_status memory_use(struct verbs *verbs, const void *data, size_t len, enum verbs_access access,
                         struct verbs_region **region);
 void memory_release(struct verbs *verbs, struct verbs_region *region);
@@ -306,8 +318,10 @@ void memory_free_all(struct verbs *verbs);
 /* A region with nothing registered yet. */
 tutti_status memory_note(struct verbs *verbs, enum verbs_region_kind kind, const void *data,
                          size_t len, uint64_t id, struct verbs_region **region);
-/* The sentence for a registration that failed, from errno. */
-tutti_status memory_fail(const struct verbs_rail *rail, size_t len);
+/* The sentence for what the rail cannot do, from errno: a registration that failed, or a queue,
+ * since devices may have to lock the memory of these too. */
+tutti_status memory_fail(const struct verbs_rail *rail, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
 
 /* ---- gpu.c ---- */
 /* As `takes` of the contract. */

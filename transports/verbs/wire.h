@@ -14,7 +14,7 @@
 #include "transports/verbs/choose.h"
 
 #define WIRE_MAGIC   0x53425654u /* "TVBS" */
-#define WIRE_VERSION 5u
+#define WIRE_VERSION 6u
 
 enum wire_kind {
     WIRE_HELLO = 1, /* the first message of a queue pair: its way works */
@@ -86,7 +86,8 @@ struct wire_path {
     uint16_t lid;
     uint16_t window; /* receives posted */
     uint8_t mtu;     /* enum ibv_mtu */
-    uint8_t reserved[3];
+    uint8_t global;  /* a choose_rail's */
+    uint8_t reserved[2];
     uint16_t knock_port; /* nobody listens there: it refuses at once; 0: none */
     uint16_t cm_port;    /* of the rail's listener, when connected by the connection manager */
     uint16_t cm_family;

@@ -255,6 +255,13 @@ part_rail() {
     lost=$(grep -c 'warn.* failed: ' "$work/log") back=$(grep -c 'warn.* is up again' "$work/log")
     [ "$lost" -le $((4 + back)) ] && good=yes # four ranks have lost one path each that was up at first
     result "$lost warnings of a loss, $back of a return: attempts to make a path again give none" $good "$work/log"
+    [ "$1" = roce ] || return 0 # a device of siw is removed once nobody has it open
+    good=no
+    start_ranks 2 env TUTTI_LOG=info timeout -k 1 60 "$build/tests/endure" run 3 50000
+    until_begun
+    rdma link del "$(device a 1)"
+    end_ranks && grep -q "goes on without $(device a 1)" "$work/log" && ! grep -q 'copied through' "$work/log" && good=yes
+    result "a rail's device is removed: the same bits, in place over the other" $good "$work/log"
 }
 
 # One of two rails is silent from the start, and the network has nothing to ask about it: the hardware
