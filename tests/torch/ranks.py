@@ -20,6 +20,7 @@ import tutti_torch  # noqa: F401
 
 RANK = int(os.environ["RANK"])
 SIZE = int(os.environ["WORLD_SIZE"])
+PATIENCE = timedelta(seconds=120)
 INTEGERS = [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64]
 FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 OPS = {
@@ -311,6 +312,20 @@ def case_groups():
     dist.barrier()
 
 
+def case_again():
+    """Groups one after the other over one store: PyTorch gives them one name, and the first rank
+    comes last."""
+    store = dist.distributed_c10d._get_default_store()
+    for late in (0, 1):
+        dist.destroy_process_group()
+        if RANK == 0:
+            time.sleep(late)
+        dist.init_process_group("tutti", store=store, rank=RANK, world_size=SIZE, timeout=PATIENCE)
+        tensor = torch.ones(3)
+        dist.all_reduce(tensor)
+        expect(tensor, torch.full((3,), 1.0 * SIZE), "all_reduce in a group made again")
+
+
 def case_refused():
     refuses(lambda: dist.all_gather_into_tensor(torch.zeros(3), torch.zeros(2)),
             "the output of an allgather has 3 elements") if SIZE != 1 else None
@@ -390,7 +405,7 @@ def case_fsdp():
 
 
 def main():
-    dist.init_process_group("tutti", timeout=timedelta(seconds=120))
+    dist.init_process_group("tutti", timeout=PATIENCE)
     for case in sys.argv[1:]:
         globals()["case_" + case]()
     dist.destroy_process_group()

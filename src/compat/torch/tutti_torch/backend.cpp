@@ -232,6 +232,8 @@ Answer Backend::recv(Tensors &tensors, int peer, int tag)
 /* ---- making one --------------------------------------------------------------------------------
  */
 
+static const char ID_KEY[] = "tutti"; /* in the store, under the group's name */
+
 static void must(tutti_status status)
 {
     TORCH_CHECK_WITH(DistBackendError, status == TUTTI_OK, tutti_last_error());
@@ -246,6 +248,18 @@ static void set_patience(std::chrono::milliseconds timeout)
         must(tutti_setting_default(name, ms.c_str()));
 }
 
+/* PyTorch gives a group the name of one that is gone, and who comes to it before rank 0 must not
+ * find the old id. All have read that when rank 0 has its communicator, and nobody leaves the next
+ * step, the second communicator, before rank 0 has come to it. A store that cannot delete keeps it.
+ */
+static void forget_id(c10d::Store &store)
+{
+    try {
+        (void)store.deleteKey(ID_KEY);
+    } catch (const std::exception &) {
+    }
+}
+
 static c10::intrusive_ptr<c10d::Backend> create(const c10::intrusive_ptr<c10d::Store> &store,
                                                 int rank, int size,
                                                 const std::chrono::milliseconds &timeout)
@@ -256,14 +270,16 @@ static c10::intrusive_ptr<c10d::Backend> create(const c10::intrusive_ptr<c10d::S
     if (rank == 0) {
         must(tutti_unique_id_create(&id));
         auto *bytes = reinterpret_cast<const uint8_t *>(&id);
-        store->set("tutti", std::vector<uint8_t>(bytes, bytes + sizeof id));
+        store->set(ID_KEY, std::vector<uint8_t>(bytes, bytes + sizeof id));
     } else {
-        std::vector<uint8_t> bytes = store->get("tutti");
+        std::vector<uint8_t> bytes = store->get(ID_KEY);
         TORCH_CHECK(bytes.size() == sizeof id, "tutti: the store has ", bytes.size(),
                     " bytes for this group's id: ", sizeof id, " were expected");
         std::memcpy(&id, bytes.data(), sizeof id);
     }
     must(tutti_comm_create(size, &id, rank, &collectives));
+    if (rank == 0)
+        forget_id(*store);
     if (tutti_comm_dup(collectives, &transfers) != TUTTI_OK) {
         std::string sentence = tutti_last_error();
         (void)tutti_comm_destroy(collectives);
