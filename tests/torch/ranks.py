@@ -179,6 +179,32 @@ def case_layouts():
     out = torch.zeros(8, 6 * SIZE).t()
     dist.all_gather_into_tensor(out, base)
     expect(out, everyone((6, 8), torch.float32).flatten(0, 1), "all_gather into a transposed tensor")
+    views()
+
+
+def views():
+    """Conjugated and negated tensors, whose memory holds other values than they do, at every other
+    rank. PyTorch's own functions copy them for any backend, and lose what comes into the copy."""
+    direct = dist.group.WORLD._get_backend(torch.device("cpu"))
+    for view in torch.conj, torch._neg_view:
+        def seen(tensor):
+            return view(tensor) if RANK % 2 == 0 else view(tensor).resolve_conj().resolve_neg()
+        inputs = [seen(made(r, (4, 3), torch.complex64) * (1 + 2j)) for r in range(SIZE)]
+        wanted = torch.stack(inputs).resolve_conj().resolve_neg()
+        place = inputs[0] if RANK == 0 else seen(torch.zeros(4, 3, dtype=torch.complex64))
+        direct.broadcast(place, 0).wait()
+        expect(place, wanted[0], f"broadcast, {view}")
+        parts = [torch.zeros_like(each) for each in inputs]
+        direct.allgather(parts, inputs[RANK]).wait()
+        expect(torch.stack(parts), wanted, f"all_gather, {view}")
+        place = seen(torch.zeros(4, 3, dtype=torch.complex64))
+        works = [direct.send([inputs[RANK]], (RANK + 1) % SIZE, 0),
+                 direct.recv([place], (RANK - 1) % SIZE, 0)]
+        for work in works:
+            work.wait()
+        expect(place, wanted[RANK - 1], f"a ring, {view}")
+        direct.allreduce(inputs[RANK]).wait()
+        expect(inputs[RANK], wanted.sum(0), f"all_reduce, {view}")
 
 
 def case_transfers():

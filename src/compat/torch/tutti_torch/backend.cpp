@@ -62,7 +62,7 @@ c10d::ErrorType Backend::getError()
 
 Answer Backend::broadcast(Tensors &tensors, const c10d::BroadcastOptions &options)
 {
-    at::Tensor tensor = only(tensors), place = tensor.contiguous();
+    at::Tensor tensor = only(tensors), place = plain(tensor);
     int root = (int)options.rootRank;
     return collective(c10d::OpType::BROADCAST, !options.asyncOp, tensors,
                       {[place, root](tutti_comm *comm) {
@@ -75,7 +75,7 @@ Answer Backend::broadcast(Tensors &tensors, const c10d::BroadcastOptions &option
 Part Backend::allreduce_part(const at::Tensor &tensor, const c10d::ReduceOp &reduction)
 {
     check(tensor);
-    at::Tensor place = tensor.contiguous();
+    at::Tensor place = plain(tensor);
     tutti_op op = operation(reduction, tensor);
     return {[place, op](tutti_comm *comm) {
                 return tutti_allreduce(place.data_ptr(), place.data_ptr(), count(place),
@@ -92,7 +92,7 @@ Answer Backend::allreduce(Tensors &tensors, const c10d::AllreduceOptions &option
 
 Answer Backend::reduce(Tensors &tensors, const c10d::ReduceOptions &options)
 {
-    at::Tensor tensor = only(tensors), place = tensor.contiguous();
+    at::Tensor tensor = only(tensors), place = plain(tensor);
     tutti_op op = operation(options.reduceOp, tensor);
     int root = (int)options.rootRank;
     void *out = root == rank_ ? place.data_ptr() : nullptr;
@@ -109,7 +109,7 @@ Part Backend::allgather_part(const at::Tensor &output, const at::Tensor &input)
     check(input);
     check_like(input, output);
     check_count(output, input.numel() * size_, "the output of an allgather");
-    at::Tensor in = input.contiguous(), place = output.contiguous();
+    at::Tensor in = plain(input), place = plain(output);
     return {[in, place](tutti_comm *comm) {
                 return tutti_allgather(in.data_ptr(), place.data_ptr(), count(in),
                                        elements(in).type, comm);
@@ -130,7 +130,7 @@ Part Backend::reduce_scatter_part(const at::Tensor &output, const at::Tensor &in
     check(output);
     check_like(output, input);
     check_count(input, output.numel() * size_, "the input of a reduce_scatter");
-    at::Tensor in = input.contiguous(), place = output.contiguous();
+    at::Tensor in = plain(input), place = plain(output);
     tutti_op op = operation(reduction, input);
     return {[in, place, op](tutti_comm *comm) {
                 return tutti_reduce_scatter(in.data_ptr(), place.data_ptr(), count(place),
@@ -175,7 +175,7 @@ Answer Backend::alltoall_base(at::Tensor &output, at::Tensor &input,
 {
     check(input);
     check_like(input, output);
-    at::Tensor in = input.contiguous(), place = output.contiguous(), out = output;
+    at::Tensor in = plain(input), place = plain(output), out = output;
     Counts to = shares(in, input_splits, size_, "input");
     Counts from = shares(place, output_splits, size_, "output");
     bool equal = input_splits.empty() && output_splits.empty();
@@ -203,7 +203,7 @@ Answer Backend::transfer(c10d::OpType type, Tensors &tensors, int peer, int tag)
     TORCH_CHECK(tag == 0, "tutti: tag ", tag,
                 " of a send or receive is not supported: those of two ",
                 "ranks match in the order in which they are called");
-    at::Tensor tensor = only(tensors), place = tensor.contiguous();
+    at::Tensor tensor = only(tensors), place = plain(tensor);
     bool sends = type == c10d::OpType::SEND;
     tutti_comm *comm = transfers->comm;
     Pointer started = c10::make_intrusive<Operation>(
