@@ -15,6 +15,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 import torch.distributed._functional_collectives as functional
+from torch._C._distributed_c10d import _ProcessGroupWrapper
 
 import tutti_torch  # noqa: F401
 
@@ -350,6 +351,25 @@ def case_again():
         tensor = torch.ones(3)
         dist.all_reduce(tensor)
         expect(tensor, torch.full((3,), 1.0 * SIZE), "all_reduce in a group made again")
+
+
+def expect_error(group, name):
+    gloo = dist.ProcessGroupGloo(dist.HashStore(), 0, 1, PATIENCE)  # asked through a wrapper of two
+    backend = group._get_backend(torch.device("cpu"))
+    got = _ProcessGroupWrapper(backend, gloo).get_error().name
+    assert got == name, f"rank {RANK} of {SIZE}: {group.group_desc}: {got}, expected {name}"
+
+
+def case_patience():
+    """Each group has its own, and says so where a transfer has none left."""
+    hasty = dist.new_group(timeout=timedelta(seconds=5))
+    expect_error(hasty, "SUCCESS")
+    if SIZE > 1 and RANK == 0:
+        refuses(lambda: dist.recv(torch.ones(1), 1, group=hasty), "rank 1")
+        expect_error(hasty, "TIMEOUT")
+        time.sleep(1)
+    dist.barrier()  # in which the others have waited longer than that
+    expect_error(dist.group.WORLD, "SUCCESS")
 
 
 def case_refused():

@@ -45,7 +45,8 @@ void Backend::shutdown()
 
 c10d::ErrorType Backend::getError()
 {
-    switch (collectives->status()) {
+    tutti_status status = collectives->status();
+    switch (status != TUTTI_OK ? status : transfers->status()) {
     case TUTTI_OK:
         return c10d::ErrorType::SUCCESS;
     case TUTTI_ERR_TIMEOUT:
