@@ -388,6 +388,10 @@ def case_refused():
 
 def case_disagree():
     if SIZE > 1:
+        group = dist.new_group()
+        splits = [1] * SIZE if RANK == 1 else None
+        refuses(lambda: dist.all_to_all_single(torch.ones(SIZE), torch.ones(SIZE), splits, splits,
+                                               group=group), "ranks disagree", "alltoallv")
         refuses(lambda: dist.all_reduce(torch.ones(3 + (RANK == 1))), "ranks disagree",
                 "allreduce(count")
 
