@@ -68,7 +68,7 @@ job() { # ranks case...
 
 try "built against PyTorch" build_it
 [ $failed -eq 0 ] || finish
-cases="types collectives uneven layouts transfers async fork groups refused ddp fsdp"
+cases="types collectives uneven layouts transfers async fork groups again patience refused ddp fsdp"
 [ "${FAST:-0}" = 1 ] && sizes=2 || sizes="1 2 3 4"
 for ranks in $sizes; do
     # shellcheck disable=SC2086

@@ -15,11 +15,13 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 import torch.distributed._functional_collectives as functional
+from torch._C._distributed_c10d import _ProcessGroupWrapper
 
 import tutti_torch  # noqa: F401
 
 RANK = int(os.environ["RANK"])
 SIZE = int(os.environ["WORLD_SIZE"])
+PATIENCE = timedelta(seconds=120)
 INTEGERS = [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64]
 FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 OPS = {
@@ -178,6 +180,32 @@ def case_layouts():
     out = torch.zeros(8, 6 * SIZE).t()
     dist.all_gather_into_tensor(out, base)
     expect(out, everyone((6, 8), torch.float32).flatten(0, 1), "all_gather into a transposed tensor")
+    views()
+
+
+def views():
+    """Conjugated and negated tensors, whose memory holds other values than they do, at every other
+    rank. PyTorch's own functions copy them for any backend, and lose what comes into the copy."""
+    direct = dist.group.WORLD._get_backend(torch.device("cpu"))
+    for view in torch.conj, torch._neg_view:
+        def seen(tensor):
+            return view(tensor) if RANK % 2 == 0 else view(tensor).resolve_conj().resolve_neg()
+        inputs = [seen(made(r, (4, 3), torch.complex64) * (1 + 2j)) for r in range(SIZE)]
+        wanted = torch.stack(inputs).resolve_conj().resolve_neg()
+        place = inputs[0] if RANK == 0 else seen(torch.zeros(4, 3, dtype=torch.complex64))
+        direct.broadcast(place, 0).wait()
+        expect(place, wanted[0], f"broadcast, {view}")
+        parts = [torch.zeros_like(each) for each in inputs]
+        direct.allgather(parts, inputs[RANK]).wait()
+        expect(torch.stack(parts), wanted, f"all_gather, {view}")
+        place = seen(torch.zeros(4, 3, dtype=torch.complex64))
+        works = [direct.send([inputs[RANK]], (RANK + 1) % SIZE, 0),
+                 direct.recv([place], (RANK - 1) % SIZE, 0)]
+        for work in works:
+            work.wait()
+        expect(place, wanted[RANK - 1], f"a ring, {view}")
+        direct.allreduce(inputs[RANK]).wait()
+        expect(inputs[RANK], wanted.sum(0), f"all_reduce, {view}")
 
 
 def case_transfers():
@@ -311,6 +339,39 @@ def case_groups():
     dist.barrier()
 
 
+def case_again():
+    """Groups one after the other over one store: PyTorch gives them one name, and the first rank
+    comes last."""
+    store = dist.distributed_c10d._get_default_store()
+    for late in (0, 1):
+        dist.destroy_process_group()
+        if RANK == 0:
+            time.sleep(late)
+        dist.init_process_group("tutti", store=store, rank=RANK, world_size=SIZE, timeout=PATIENCE)
+        tensor = torch.ones(3)
+        dist.all_reduce(tensor)
+        expect(tensor, torch.full((3,), 1.0 * SIZE), "all_reduce in a group made again")
+
+
+def expect_error(group, name):
+    gloo = dist.ProcessGroupGloo(dist.HashStore(), 0, 1, PATIENCE)  # asked through a wrapper of two
+    backend = group._get_backend(torch.device("cpu"))
+    got = _ProcessGroupWrapper(backend, gloo).get_error().name
+    assert got == name, f"rank {RANK} of {SIZE}: {group.group_desc}: {got}, expected {name}"
+
+
+def case_patience():
+    """Each group has its own, and says so where a transfer has none left."""
+    hasty = dist.new_group(timeout=timedelta(seconds=5))
+    expect_error(hasty, "SUCCESS")
+    if SIZE > 1 and RANK == 0:
+        refuses(lambda: dist.recv(torch.ones(1), 1, group=hasty), "rank 1")
+        expect_error(hasty, "TIMEOUT")
+        time.sleep(1)
+    dist.barrier()  # in which the others have waited longer than that
+    expect_error(dist.group.WORLD, "SUCCESS")
+
+
 def case_refused():
     refuses(lambda: dist.all_gather_into_tensor(torch.zeros(3), torch.zeros(2)),
             "the output of an allgather has 3 elements") if SIZE != 1 else None
@@ -327,6 +388,10 @@ def case_refused():
 
 def case_disagree():
     if SIZE > 1:
+        group = dist.new_group()
+        splits = [1] * SIZE if RANK == 1 else None
+        refuses(lambda: dist.all_to_all_single(torch.ones(SIZE), torch.ones(SIZE), splits, splits,
+                                               group=group), "ranks disagree", "alltoallv")
         refuses(lambda: dist.all_reduce(torch.ones(3 + (RANK == 1))), "ranks disagree",
                 "allreduce(count")
 
@@ -390,7 +455,7 @@ def case_fsdp():
 
 
 def main():
-    dist.init_process_group("tutti", timeout=timedelta(seconds=120))
+    dist.init_process_group("tutti", timeout=PATIENCE)
     for case in sys.argv[1:]:
         globals()["case_" + case]()
     dist.destroy_process_group()

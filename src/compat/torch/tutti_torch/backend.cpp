@@ -45,7 +45,8 @@ void Backend::shutdown()
 
 c10d::ErrorType Backend::getError()
 {
-    switch (collectives->status()) {
+    tutti_status status = collectives->status();
+    switch (status != TUTTI_OK ? status : transfers->status()) {
     case TUTTI_OK:
         return c10d::ErrorType::SUCCESS;
     case TUTTI_ERR_TIMEOUT:
@@ -62,7 +63,7 @@ c10d::ErrorType Backend::getError()
 
 Answer Backend::broadcast(Tensors &tensors, const c10d::BroadcastOptions &options)
 {
-    at::Tensor tensor = only(tensors), place = tensor.contiguous();
+    at::Tensor tensor = only(tensors), place = plain(tensor);
     int root = (int)options.rootRank;
     return collective(c10d::OpType::BROADCAST, !options.asyncOp, tensors,
                       {[place, root](tutti_comm *comm) {
@@ -75,7 +76,7 @@ Answer Backend::broadcast(Tensors &tensors, const c10d::BroadcastOptions &option
 Part Backend::allreduce_part(const at::Tensor &tensor, const c10d::ReduceOp &reduction)
 {
     check(tensor);
-    at::Tensor place = tensor.contiguous();
+    at::Tensor place = plain(tensor);
     tutti_op op = operation(reduction, tensor);
     return {[place, op](tutti_comm *comm) {
                 return tutti_allreduce(place.data_ptr(), place.data_ptr(), count(place),
@@ -92,7 +93,7 @@ Answer Backend::allreduce(Tensors &tensors, const c10d::AllreduceOptions &option
 
 Answer Backend::reduce(Tensors &tensors, const c10d::ReduceOptions &options)
 {
-    at::Tensor tensor = only(tensors), place = tensor.contiguous();
+    at::Tensor tensor = only(tensors), place = plain(tensor);
     tutti_op op = operation(options.reduceOp, tensor);
     int root = (int)options.rootRank;
     void *out = root == rank_ ? place.data_ptr() : nullptr;
@@ -109,7 +110,7 @@ Part Backend::allgather_part(const at::Tensor &output, const at::Tensor &input)
     check(input);
     check_like(input, output);
     check_count(output, input.numel() * size_, "the output of an allgather");
-    at::Tensor in = input.contiguous(), place = output.contiguous();
+    at::Tensor in = plain(input), place = plain(output);
     return {[in, place](tutti_comm *comm) {
                 return tutti_allgather(in.data_ptr(), place.data_ptr(), count(in),
                                        elements(in).type, comm);
@@ -130,7 +131,7 @@ Part Backend::reduce_scatter_part(const at::Tensor &output, const at::Tensor &in
     check(output);
     check_like(output, input);
     check_count(input, output.numel() * size_, "the input of a reduce_scatter");
-    at::Tensor in = input.contiguous(), place = output.contiguous();
+    at::Tensor in = plain(input), place = plain(output);
     tutti_op op = operation(reduction, input);
     return {[in, place, op](tutti_comm *comm) {
                 return tutti_reduce_scatter(in.data_ptr(), place.data_ptr(), count(place),
@@ -175,7 +176,7 @@ Answer Backend::alltoall_base(at::Tensor &output, at::Tensor &input,
 {
     check(input);
     check_like(input, output);
-    at::Tensor in = input.contiguous(), place = output.contiguous(), out = output;
+    at::Tensor in = plain(input), place = plain(output), out = output;
     Counts to = shares(in, input_splits, size_, "input");
     Counts from = shares(place, output_splits, size_, "output");
     bool equal = input_splits.empty() && output_splits.empty();
@@ -203,7 +204,7 @@ Answer Backend::transfer(c10d::OpType type, Tensors &tensors, int peer, int tag)
     TORCH_CHECK(tag == 0, "tutti: tag ", tag,
                 " of a send or receive is not supported: those of two ",
                 "ranks match in the order in which they are called");
-    at::Tensor tensor = only(tensors), place = tensor.contiguous();
+    at::Tensor tensor = only(tensors), place = plain(tensor);
     bool sends = type == c10d::OpType::SEND;
     tutti_comm *comm = transfers->comm;
     Pointer started = c10::make_intrusive<Operation>(
@@ -232,6 +233,8 @@ Answer Backend::recv(Tensors &tensors, int peer, int tag)
 /* ---- making one --------------------------------------------------------------------------------
  */
 
+static const char ID_KEY[] = "tutti"; /* in the store, under the group's name */
+
 static void must(tutti_status status)
 {
     TORCH_CHECK_WITH(DistBackendError, status == TUTTI_OK, tutti_last_error());
@@ -246,6 +249,18 @@ static void set_patience(std::chrono::milliseconds timeout)
         must(tutti_setting_default(name, ms.c_str()));
 }
 
+/* PyTorch gives a group the name of one that is gone, and who comes to it before rank 0 must not
+ * find the old id. All have read that when rank 0 has its communicator, and nobody leaves the next
+ * step, the second communicator, before rank 0 has come to it. A store that cannot delete keeps it.
+ */
+static void forget_id(c10d::Store &store)
+{
+    try {
+        (void)store.deleteKey(ID_KEY);
+    } catch (const std::exception &) {
+    }
+}
+
 static c10::intrusive_ptr<c10d::Backend> create(const c10::intrusive_ptr<c10d::Store> &store,
                                                 int rank, int size,
                                                 const std::chrono::milliseconds &timeout)
@@ -256,14 +271,16 @@ static c10::intrusive_ptr<c10d::Backend> create(const c10::intrusive_ptr<c10d::S
     if (rank == 0) {
         must(tutti_unique_id_create(&id));
         auto *bytes = reinterpret_cast<const uint8_t *>(&id);
-        store->set("tutti", std::vector<uint8_t>(bytes, bytes + sizeof id));
+        store->set(ID_KEY, std::vector<uint8_t>(bytes, bytes + sizeof id));
     } else {
-        std::vector<uint8_t> bytes = store->get("tutti");
+        std::vector<uint8_t> bytes = store->get(ID_KEY);
         TORCH_CHECK(bytes.size() == sizeof id, "tutti: the store has ", bytes.size(),
                     " bytes for this group's id: ", sizeof id, " were expected");
         std::memcpy(&id, bytes.data(), sizeof id);
     }
     must(tutti_comm_create(size, &id, rank, &collectives));
+    if (rank == 0)
+        forget_id(*store);
     if (tutti_comm_dup(collectives, &transfers) != TUTTI_OK) {
         std::string sentence = tutti_last_error();
         (void)tutti_comm_destroy(collectives);

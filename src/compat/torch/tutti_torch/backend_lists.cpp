@@ -17,7 +17,7 @@ static Tensors &only_list(Lists &lists)
 Part Backend::allgather_list_part(const Tensors &list, const at::Tensor &input)
 {
     check(input);
-    at::Tensor in = input.contiguous();
+    at::Tensor in = plain(input);
     check_list(list, size_, input, "outputs");
     check_count(list[(size_t)rank_], input.numel(), "this rank's output of an allgather");
     at::Tensor all = room(list);
@@ -41,7 +41,7 @@ Answer Backend::allgather(Lists &outputs, Tensors &inputs, const c10d::Allgather
 
 Answer Backend::gather(Lists &outputs, Tensors &inputs, const c10d::GatherOptions &options)
 {
-    at::Tensor input = only(inputs), in = input.contiguous(), all;
+    at::Tensor input = only(inputs), in = plain(input), all;
     int root = (int)options.rootRank;
     Tensors list;
     if (root == rank_) {
@@ -62,7 +62,7 @@ Answer Backend::gather(Lists &outputs, Tensors &inputs, const c10d::GatherOption
 
 Answer Backend::scatter(Tensors &outputs, Lists &inputs, const c10d::ScatterOptions &options)
 {
-    at::Tensor output = only(outputs), place = output.contiguous(), all;
+    at::Tensor output = only(outputs), place = plain(output), all;
     int root = (int)options.rootRank;
     if (root == rank_) {
         Tensors &list = only_list(inputs);
@@ -83,7 +83,7 @@ Answer Backend::scatter(Tensors &outputs, Lists &inputs, const c10d::ScatterOpti
 Answer Backend::reduce_scatter(Tensors &outputs, Lists &inputs,
                                const c10d::ReduceScatterOptions &options)
 {
-    at::Tensor output = only(outputs), place = output.contiguous();
+    at::Tensor output = only(outputs), place = plain(output);
     Tensors &list = only_list(inputs);
     check_list(list, size_, output, "inputs");
     check_count(list[(size_t)rank_], output.numel(), "this rank's input of a reduce_scatter");

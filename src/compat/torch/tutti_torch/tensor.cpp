@@ -163,6 +163,12 @@ Finish parting(at::Tensor all, Tensors list)
     };
 }
 
+/* In this order, since a copy made by contiguous() is also resolved. */
+at::Tensor plain(const at::Tensor &tensor)
+{
+    return tensor.contiguous().resolve_conj().resolve_neg();
+}
+
 /* For what was received in `place` instead of `tensor`. */
 Finish back(at::Tensor place, at::Tensor tensor)
 {

@@ -36,6 +36,9 @@ void check_count(const at::Tensor &tensor, int64_t expected, const char *what);
 void check_list(const Tensors &list, int size, const at::Tensor &like, const char *what);
 at::Tensor &only(Tensors &tensors); /* the one there must be */
 
+/* The tensor, or a copy: where its elements do not lie as they are numbered, or are conjugated or
+ * negated, which PyTorch leaves to who reads the memory. */
+at::Tensor plain(const at::Tensor &tensor);
 /* For what was received in `place` instead of `tensor`. */
 Finish back(at::Tensor place, at::Tensor tensor);
 
