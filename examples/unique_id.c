@@ -1,6 +1,6 @@
 /* unique_id.c: ranks that the program starts itself. One process makes a unique id, the program
- * carries its 128 bytes to the others (here: it is made before fork and inherited by a pipe, a
- * cluster would use a file or a socket), and every rank creates the communicator from it.
+ * carries its 128 bytes to the others (here: by a pipe, which all inherit; a cluster would use a
+ * file or a socket), and every rank creates the communicator from it.
  *
  *     unique_id [RANKS]
  *

@@ -12,8 +12,9 @@
  *   independent. One thread at a time may use a communicator, but tutti_comm_abort and
  *   tutti_comm_status may be called from any thread. Every rank must issue the same collectives in
  *   the same order with the same count, type, operation and root; ranks that disagree get
- *   TUTTI_ERR_MISMATCH, not a hang. After TUTTI_ERR_PEER, _MISMATCH, _TIMEOUT, _ABORTED or _SYSTEM
- *   from a collective the communicator is failed: every further operation returns the same error;
+ *   TUTTI_ERR_MISMATCH, not a hang. A call that ends with TUTTI_ERR_ARG, _STATE, _SETTING or _FORKED
+ *   leaves the communicator as it was. After any other error of a collective or a transfer it may
+ *   be failed, as tutti_comm_status tells: then every further operation returns the same error;
  *   destroy it, or go on in another with the survivors (tutti_comm_shrink). What a failed call
  *   would have written is unspecified; once it has returned, or its stream has gone on, nothing
  *   writes to its buffers any more.
@@ -287,8 +288,8 @@ TUTTI_API tutti_status tutti_op_destroy(tutti_comm *comm, tutti_op op);
 /* ---- collectives -----------------------------------------------------------------------------
  * `in` and `out` are borrowed until completion. Blocking; a communicator that failed returns its
  * error. Every one has a `_start` twin that returns at once with a request (below).
- * Errors common to all: TUTTI_ERR_ARG (before anything moves), _STATE, _PEER, _MISMATCH,
- * _TIMEOUT, _ABORTED, _NOMEM.
+ * Errors common to all: TUTTI_ERR_ARG (before anything moves), _STATE, _SETTING (TUTTI_ALGO does
+ * not fit), _PEER, _MISMATCH, _TIMEOUT, _ABORTED, _CONNECT, _AUTH, _PROTOCOL, _NOMEM, _SYSTEM.
  * TUTTI_COLLECTIVES(X) lists name, parameters and arguments once; both forms come from it.
  *
  * allreduce        out = reduction over all ranks of in; count elements each.

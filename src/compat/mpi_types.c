@@ -138,7 +138,7 @@ static bool packs_as_it_lies(const struct face_type *of, MPI_Comm comm)
     return same;
 }
 
-/* For an element of more bytes than MPI packs: many of another side by side are as plain as that.
+/* Many of another side by side are as plain as that, and MPI packs no element of more than 2 GiB.
  */
 static bool is_row_of_plain(MPI_Datatype type, MPI_Comm comm)
 {
@@ -167,7 +167,7 @@ static bool is_plain(const struct face_type *of, MPI_Comm comm)
     PMPI_Type_get_attr(of->type, plain_key, &kept, &found);
     if (!found) {
         bool plain =
-            of->size > INT_MAX ? is_row_of_plain(of->type, comm) : packs_as_it_lies(of, comm);
+            is_row_of_plain(of->type, comm) || (of->size <= INT_MAX && packs_as_it_lies(of, comm));
         kept = plain ? &plain_yes : &plain_no;
         PMPI_Type_set_attr(of->type, plain_key, kept);
     }
