@@ -284,22 +284,49 @@ static void test_causes_tells_the_cause_over_links_of_others(void)
     }
 }
 
+static int limit_descriptors(int rank)
+{
+    struct rlimit limit;
+    int next = dup(0);
+    getrlimit(RLIMIT_NOFILE, &limit);
+    limit.rlim_cur = (rlim_t)next;
+    close(next);
+    return world_check(rank, next > 0 && setrlimit(RLIMIT_NOFILE, &limit) == 0, "no limit");
+}
+
+/* Some is spared for what the library does to fail. */
+static int limit_memory(int rank, size_t spare_bytes)
+{
+    struct rlimit limit;
+    size_t pages = 0;
+    FILE *file = fopen("/proc/self/statm", "re");
+    int got = file ? fscanf(file, "%zu", &pages) : 0;
+    if (file)
+        fclose(file);
+    getrlimit(RLIMIT_AS, &limit);
+    limit.rlim_cur = pages * (size_t)sysconf(_SC_PAGESIZE) + spare_bytes;
+    return world_check(rank, got == 1 && setrlimit(RLIMIT_AS, &limit) == 0, "no limit");
+}
+
+/* The sentence may name others too, as its peers. */
+static int names_first(int rank, int culprit)
+{
+    char name[32];
+    snprintf(name, sizeof name, "rank %d (host ", culprit);
+    return world_check(rank, strncmp(tutti_last_error(), name, strlen(name)) == 0,
+                       "'%s' does not begin: %s", name, tutti_last_error());
+}
+
 /* One rank has no descriptor left for its link to the third, which has no link at all. */
 static int run_out_of_descriptors(tutti_comm *comm, int rank, int size, void *context)
 {
     int poor = *(int *)context, third = 2 - poor, witness = 1, value = 0, wrong = 0;
-    char name[32];
     (void)size;
     if (rank == witness)
         wrong += WORLD_OK(tutti_recv(&value, 1, TUTTI_INT32, poor, comm));
     if (rank == poor) {
-        struct rlimit limit;
-        int next = dup(0);
         wrong += WORLD_OK(tutti_send(&value, 1, TUTTI_INT32, witness, comm));
-        getrlimit(RLIMIT_NOFILE, &limit);
-        limit.rlim_cur = (rlim_t)next;
-        close(next);
-        wrong += world_check(rank, next > 0 && setrlimit(RLIMIT_NOFILE, &limit) == 0, "no limit");
+        wrong += limit_descriptors(rank);
         world_tell();
     }
     if (rank == third)
@@ -308,10 +335,8 @@ static int run_out_of_descriptors(tutti_comm *comm, int rank, int size, void *co
     tutti_status status = tutti_recv(&value, 1, TUTTI_INT32, rank == poor ? third : poor, comm);
     wrong += world_check(rank, status != TUTTI_OK, "received");
     wrong += world_check(rank, world_seconds() - start < 5, "took %.1f s", world_seconds() - start);
-    snprintf(name, sizeof name, "rank %d (host ", poor);
     if (rank != poor)
-        wrong += world_check(rank, strncmp(tutti_last_error(), name, strlen(name)) == 0,
-                             "'%s' does not begin: %s", name, tutti_last_error());
+        wrong += names_first(rank, poor);
     if (rank != third)
         wrong += world_says(rank, strerror(EMFILE));
     world_tell();
@@ -324,6 +349,45 @@ static void test_causes_names_who_lacks_descriptors(void)
         int poor = i / 3 * 2;
         struct world world = world_over(i, 3);
         CU_ASSERT_EQUAL(world_run(&world, run_out_of_descriptors, &poor), 0);
+    }
+}
+
+/* One rank has a link to the other, and no descriptor or memory left for what is offered there. */
+struct lack {
+    int poor, memory;
+};
+
+static int receive_in_want(tutti_comm *comm, int rank, int size, void *context)
+{
+    enum { COUNT = 4096, REGION_BYTES = 32 << 20 };
+    static int received[COUNT];
+    const struct lack *lack = context;
+    int other = 1 - rank, value = 0, wrong = 0;
+    void *memory = NULL;
+    tutti_status status;
+    (void)size;
+    if (rank == lack->poor) {
+        wrong += WORLD_OK(tutti_send(&value, 1, TUTTI_INT32, other, comm));
+        wrong += lack->memory ? limit_memory(rank, REGION_BYTES / 2) : limit_descriptors(rank);
+        status = tutti_recv(received, COUNT, TUTTI_INT32, other, comm);
+    } else {
+        wrong += WORLD_OK(tutti_mem_alloc(REGION_BYTES, &memory));
+        wrong += WORLD_OK(tutti_recv(&value, 1, TUTTI_INT32, other, comm));
+        status = tutti_send(memory, COUNT, TUTTI_INT32, other, comm);
+        wrong += names_first(rank, lack->poor);
+    }
+    wrong += world_check(rank, status == TUTTI_ERR_NOMEM, "%s", tutti_status_string(status));
+    wrong += world_says(rank, lack->memory ? "shm: mapping 33554432 bytes of rank "
+                                           : "shm: the descriptor of a memory region of rank ");
+    wrong += WORLD_OK(tutti_mem_free(memory));
+    return wrong;
+}
+
+static void test_causes_names_who_cannot_map_what_is_offered(void)
+{
+    for (int i = 0; i < 4; i++) {
+        struct lack lack = {i % 2, i / 2};
+        run(WORLD_PROCESSES, 2, shm, receive_in_want, &lack);
     }
 }
 
@@ -467,6 +531,7 @@ int main(int argc, char **argv)
         {"names_the_cause_that_another_told", test_causes_names_the_cause_that_another_told},
         {"names_an_abort_though_memory_is_gone", test_causes_names_an_abort_though_memory_is_gone},
         {"names_who_lacks_descriptors", test_causes_names_who_lacks_descriptors},
+        {"names_who_cannot_map_what_is_offered", test_causes_names_who_cannot_map_what_is_offered},
         {"names_whose_settings_are_bad", test_causes_names_whose_settings_are_bad},
         {"survives_damaged_records", test_causes_survives_damaged_records},
     };

@@ -109,6 +109,7 @@ struct shm_link {
     tutti_status ended;
     bool farewell; /* the peer closed in order */
     char ended_sentence[SENTENCE_MAX];
+    char lack[SENTENCE_MAX]; /* of this rank, to map the last region that it could not; else "" */
 };
 
 struct stranger {
@@ -184,7 +185,8 @@ tutti_status shm_fetch(struct local *local, struct lane *lane, struct xfer *xfer
                        size_t n);
 /* Tells the peer of regions that were freed since it was told of them. */
 void shm_regions_sweep(struct shm *shm, struct shm_link *link);
-/* A region packet came, with its descriptor (taken). */
+/* A region packet came, with its descriptor (taken). If this rank lacks what it takes to map it,
+ * only a receive from it fails: the link stays up, and the peer can be told why. */
 tutti_status shm_region_add(struct shm *shm, struct shm_link *link, uint64_t id, uint64_t bytes,
                             int fd);
 void shm_region_drop(struct shm_link *link, uint64_t id);

@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/memfd.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -119,8 +120,8 @@ void shm_memory_free(struct shm_link *link)
 
 /* ---- regions that the peer offers ---- */
 
-tutti_status shm_region_add(struct shm *shm, struct shm_link *link, uint64_t id, uint64_t bytes,
-                            int fd)
+static tutti_status region_map(struct shm *shm, struct shm_link *link, uint64_t id, uint64_t bytes,
+                               int fd)
 {
     const char *name = shm_peer_name(shm, link->base.peer);
     if (fd < 0)
@@ -144,6 +145,16 @@ tutti_status shm_region_add(struct shm *shm, struct shm_link *link, uint64_t id,
             (struct shm_region){.id = id, .base = base, .bytes = bytes};
     }
     return status;
+}
+
+tutti_status shm_region_add(struct shm *shm, struct shm_link *link, uint64_t id, uint64_t bytes,
+                            int fd)
+{
+    tutti_status status = region_map(shm, link, id, bytes, fd);
+    if (status != TUTTI_ERR_NOMEM)
+        return status;
+    snprintf(link->lack, sizeof link->lack, "%s", status_sentence());
+    return TUTTI_OK;
 }
 
 void shm_region_drop(struct shm_link *link, uint64_t id)
@@ -183,6 +194,8 @@ static tutti_status fetch_region(struct shm *shm, struct shm_link *link, const u
     }
     if (!region && link->base.down)
         return fail(link->base.down, "%s", link->base.sentence);
+    if (!region && link->lack[0])
+        return fail(TUTTI_ERR_NOMEM, "%s", link->lack);
     if (!region || word[1] > region->bytes || xfer->len > region->bytes - word[1])
         return fail(TUTTI_ERR_PROTOCOL, "shm: %s offered bytes outside the memory it shares",
                     shm_peer_name(shm, link->base.peer));

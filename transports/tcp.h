@@ -201,7 +201,7 @@ void tcp_link_lost(struct tcp_link *link, int error);
 /* A transfer met a link that ended: makes sure that this is reported, and returns the status. */
 tutti_status tcp_link_refuse(struct tcp_link *link);
 void tcp_control_read(struct tcp_link *link);
-/* Queues a message; TUTTI_ERR_NOMEM when there is no room. */
+/* Queues a message; TUTTI_IN_PROGRESS when there is no room. */
 tutti_status tcp_control_put(struct tcp_link *link, enum tcp_control_kind kind,
                              const struct notice *notice);
 void tcp_control_flush(struct tcp_link *link);
