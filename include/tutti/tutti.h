@@ -12,12 +12,12 @@
  *   independent. One thread at a time may use a communicator, but tutti_comm_abort and
  *   tutti_comm_status may be called from any thread. Every rank must issue the same collectives in
  *   the same order with the same count, type, operation and root; ranks that disagree get
- *   TUTTI_ERR_MISMATCH, not a hang. A call that ends with TUTTI_ERR_ARG, _STATE, _SETTING or _FORKED
- *   leaves the communicator as it was. After any other error of a collective or a transfer it may
- *   be failed, as tutti_comm_status tells: then every further operation returns the same error;
- *   destroy it, or go on in another with the survivors (tutti_comm_shrink). What a failed call
- *   would have written is unspecified; once it has returned, or its stream has gone on, nothing
- *   writes to its buffers any more.
+ *   TUTTI_ERR_MISMATCH, not a hang. A call that ends with TUTTI_ERR_ARG, _STATE, _SETTING or
+ *   _FORKED leaves the communicator as it was. After any other error of a collective or a transfer
+ *   it may be failed, as tutti_comm_status tells: then every further operation returns the same
+ *   error; destroy it, or go on in another with the survivors (tutti_comm_shrink). What a failed
+ *   call would have written is unspecified; once it has returned, or its stream has gone on,
+ *   nothing writes to its buffers any more.
  *
  * In place
  *   allreduce, reduce (at root), broadcast   in == out
