@@ -469,21 +469,26 @@ void test_cuda_drivers_refuse_what_they_must(void)
     cuda_graph graph = NULL;
     float ms;
     CU_ASSERT_EQUAL(gpu->event_create(&event, 0), CUDA_DRIVER_OK);
-    CU_ASSERT_EQUAL(gpu->wait_word(first, words->address + 2, 0, 0), CUDA_DRIVER_INVALID_VALUE);
-    CU_ASSERT_EQUAL(gpu->write_word(first, words->address + 1, 0, 0), CUDA_DRIVER_INVALID_VALUE);
-    CU_ASSERT_EQUAL(gpu->write_word(first, words->address, 0, 64), CUDA_DRIVER_INVALID_VALUE);
+    if (gpu->standin) { /* a driver that takes these may fail the context for them */
+        CU_ASSERT_EQUAL(gpu->wait_word(first, words->address + 2, 0, 0), CUDA_DRIVER_INVALID_VALUE);
+        CU_ASSERT_EQUAL(gpu->write_word(first, words->address + 1, 0, 0),
+                        CUDA_DRIVER_INVALID_VALUE);
+        CU_ASSERT_EQUAL(gpu->write_word(first, words->address, 0, 64), CUDA_DRIVER_INVALID_VALUE);
+    }
     mem_words_give(device, words);
-    /* Two streams of a context are captured beside each other; neither twice. */
+    /* Two streams of a context are captured beside each other. */
     CU_ASSERT_EQUAL(gpu->capture_begin(first, CUDA_CAPTURE_MODE_RELAXED), CUDA_DRIVER_OK);
     CU_ASSERT_EQUAL(gpu->capture_begin(second, CUDA_CAPTURE_MODE_RELAXED), CUDA_DRIVER_OK);
-    CU_ASSERT_NOT_EQUAL(gpu->capture_begin(first, CUDA_CAPTURE_MODE_RELAXED), CUDA_DRIVER_OK);
-    CU_ASSERT_EQUAL(gpu->event_record(event, first), CUDA_DRIVER_OK);
-    CU_ASSERT_EQUAL(gpu->event_query(event), 907); /* CUDA_ERROR_CAPTURED_EVENT */
-    CU_ASSERT_EQUAL(gpu->event_elapsed(&ms, event, event), 907);
-    CU_ASSERT_EQUAL(gpu->capture_end(first, &graph), CUDA_DRIVER_OK);
-    CU_ASSERT_EQUAL(gpu->graph_destroy(graph), CUDA_DRIVER_OK);
     CU_ASSERT_EQUAL(gpu->capture_end(second, &graph), CUDA_DRIVER_OK);
     CU_ASSERT_EQUAL(gpu->graph_destroy(graph), CUDA_DRIVER_OK);
+    /* An event of a capture has no state to ask for, and the question ends the capture. */
+    CU_ASSERT_EQUAL(gpu->event_record(event, first), CUDA_DRIVER_OK);
+    CU_ASSERT_EQUAL(gpu->event_query(event), 907); /* CUDA_ERROR_CAPTURED_EVENT */
+    CU_ASSERT_NOT_EQUAL(gpu->event_elapsed(&ms, event, event), CUDA_DRIVER_OK);
+    CU_ASSERT_NOT_EQUAL(gpu->capture_begin(first, CUDA_CAPTURE_MODE_RELAXED), CUDA_DRIVER_OK);
+    graph = NULL;
+    CU_ASSERT_NOT_EQUAL(gpu->capture_end(first, &graph), CUDA_DRIVER_OK);
+    CU_ASSERT_PTR_NULL(graph);
     /* What belongs to a context serves in it alone. */
     CU_ASSERT_EQUAL_FATAL(gpu->context_create(&others, 0, 0), CUDA_DRIVER_OK);
     CU_ASSERT_EQUAL(gpu->event_create(&of_others, 0), CUDA_DRIVER_OK);

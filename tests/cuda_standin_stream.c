@@ -619,8 +619,11 @@ static cuda_result look_at_event(struct standin_event *event, bool wait)
     if (result != CUDA_DRIVER_OK)
         return result;
     pthread_mutex_lock(&standin_lock);
-    if (event->capture)
+    if (event->capture) {
         result = CUDA_CAPTURED_EVENT;
+        if (event->branch->capture == event->capture)
+            event->branch->broken = true;
+    }
     while (wait && !event->capture && atomic_load(&event->completed) < event->recorded &&
            atomic_load(&context->error) == CUDA_DRIVER_OK)
         pthread_cond_wait(&standin_done, &standin_lock);

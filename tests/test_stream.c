@@ -491,7 +491,7 @@ static int beside_blocking_calls(tutti_comm *comm, int rank, int size, void *con
     cuda_stream stream = rig_stream_take(false);
     cuda_address spare = 0;
     pthread_t thread;
-    int wrong = world_check(rank, rig_gpu()->alloc(&spare, 100) == CUDA_DRIVER_OK, "alloc");
+    int wrong = world_check(rank, rig_gpu()->alloc(&spare, 4 << 20) == CUDA_DRIVER_OK, "alloc");
     (void)context;
     for (int i = 0; i < CALLS; i++)
         simple_job(&jobs[i], colls[i], 50000, i, comm, rank, size);
