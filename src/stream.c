@@ -330,8 +330,8 @@ static void launch_failed(const struct group_call *calls, size_t count, tutti_st
     strcpy(sentence, status_sentence());
     for (size_t i = 0; i < count; i++) {
         tutti_comm *comm = calls[i].comm;
-        /* Arguments are the caller's mistake, on every rank alike; the communicator lives. */
-        if (status == TUTTI_ERR_ARG || comm->failed != TUTTI_OK)
+        /* What every rank refuses alike is no failure of the communicator. */
+        if (status == TUTTI_ERR_ARG || status == TUTTI_ERR_SETTING || comm->failed != TUTTI_OK)
             continue;
         /* The proxy may be inside, and may leave between the two. */
         if (!fail_from_inside(comm, status, sentence) && !proxy_fail(comm, status, sentence) &&

@@ -3,6 +3,7 @@
  * calls goes on by itself, in their order: its bytes come, it is submitted, it ends, its bytes are
  * back. Nothing here waits: each look sees what has come and goes on. */
 #include <stdio.h>
+#include <string.h>
 
 #include "base/check.h"
 #include "base/clock.h"
@@ -100,8 +101,22 @@ static void fail_comms(struct unit *unit, tutti_status status)
     }
 }
 
-/* An error that is not a communicator's own becomes its failure: the call that issued the unit has
- * returned, so only the communicator can tell. */
+/* Who waits for the unit is told of a call that every rank refuses alike: the communicator lives.
+ */
+static bool is_told(struct unit *unit, const struct operation *op)
+{
+    bool refused = op->status == TUTTI_ERR_ARG || op->status == TUTTI_ERR_SETTING;
+    if (!unit->result || !refused || op->comm->failed != TUTTI_OK)
+        return false;
+    if (unit->status == TUTTI_OK) {
+        unit->status = op->status;
+        unit->result->sentence = op->sentence ? strdup(op->sentence) : NULL;
+    }
+    return true;
+}
+
+/* An error that is not a communicator's own becomes its failure: where the call that issued the
+ * unit has returned only the communicator can tell. */
 static void unit_failed(struct unit *unit, tutti_comm *comm, tutti_status status)
 {
     if (comm->failed == TUTTI_OK)
@@ -272,9 +287,10 @@ static void end_calls(struct unit *unit, bool moved)
         if (op && op->status == TUTTI_IN_PROGRESS) {
             if (moved || !all || unit->transfer || !group_refuse_unpaired(op))
                 return;
-            unit_failed(unit, op->comm, op->status);
-        } else if (op && op->status != TUTTI_OK) {
-            unit_failed(unit, op->comm, op->status);
+        }
+        if (op && op->status != TUTTI_OK) {
+            if (!is_told(unit, op))
+                unit_failed(unit, op->comm, op->status);
         } else if (op) {
             unit->calls[unit->ended].at_work = false;
         }
@@ -420,12 +436,14 @@ static void end_hold(struct unit *unit)
         atomic_fetch_sub(&unit->comms[i].comm->held, 1);
 }
 
-/* Its status is that of a communicator, which may be destroyed once the unit has left it. */
+/* Its status is that of a communicator, which may be destroyed once the unit has left it, or it has
+ * been told by is_told. */
 static void end_result(struct unit *unit)
 {
     struct operation *op = unit->result;
     unit->result = NULL;
-    for (size_t i = 0; i < unit->comm_count && op && unit->status != TUTTI_OK; i++) {
+    bool failed = op && unit->status != TUTTI_OK && !op->sentence;
+    for (size_t i = 0; i < unit->comm_count && failed; i++) {
         tutti_comm *comm = unit->comms[i].comm;
         if (comm->failed == unit->status) {
             operation_fail(op, unit->status, comm->sentence);

@@ -370,6 +370,41 @@ static void test_stream_keeps_no_memory_of_peers_without_communicators(void)
         run_world(&world, sums, NULL);
 }
 
+/* What no rank can carry out ends the call, and not the communicator. */
+static int no_plan_fits(tutti_comm *comm, int rank, int size, void *context)
+{
+    enum { LONG = 1 << 20 };
+    int32_t *memory = rig_take(LONG * sizeof *memory);
+    cuda_stream stream = rig_stream_take(false);
+    tutti_request *request;
+    int wrong = 0;
+    (void)size;
+    (void)context;
+    for (int i = 0; i < 3; i++) {
+        tutti_status status = TUTTI_OK;
+        if (i == 0) {
+            status = tutti_allreduce_on(memory, memory, LONG, TUTTI_INT32, TUTTI_SUM, comm, stream);
+        } else if (i == 1) {
+            status = tutti_allreduce(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM, comm);
+        } else {
+            wrong += WORLD_OK(tutti_allreduce_start(memory, memory, COUNT, TUTTI_INT32, TUTTI_SUM,
+                                                    comm, &request));
+            status = tutti_wait(&request);
+        }
+        wrong += world_check(rank, status == TUTTI_ERR_SETTING, "%s in form %d: %s",
+                             tutti_status_string(status), i, tutti_last_error());
+        wrong += world_says(rank, "TUTTI_ALGO=allreduce:hier: ");
+        wrong += WORLD_OK(tutti_barrier(comm));
+    }
+    return wrong + rig_await(rank, stream, AWAIT_S);
+}
+
+static void test_stream_keeps_communicators_though_no_plan_fits(void)
+{
+    static const char *const hier[] = {"TUTTI_ALGO=allreduce:hier", NULL};
+    run(WORLD_PROCESSES, 2, hier, no_plan_fits, NULL);
+}
+
 static int aborts_beside_a_stream_that_hangs(tutti_comm *comm, int rank, int size, void *context)
 {
     cuda_stream stream = rig_stream_take(false);
@@ -410,6 +445,7 @@ int main(int argc, char **argv)
          test_stream_keeps_nobody_behind_a_device_that_failed},
         {"no_memory_of_peers_without_communicators",
          test_stream_keeps_no_memory_of_peers_without_communicators},
+        {"communicators_though_no_plan_fits", test_stream_keeps_communicators_though_no_plan_fits},
         {"nobody_who_aborts_behind_streams", test_stream_keeps_nobody_who_aborts_behind_streams},
     };
     return suite_run("stream_keeps", tests, sizeof tests / sizeof *tests, argc, argv);
