@@ -217,6 +217,10 @@ static void advance_beside_units(struct operation *operation, bool wait)
 static tutti_status advance(struct operation *operation, bool wait)
 {
     tutti_comm *comm = operation->comm;
+    if (operation->status != TUTTI_IN_PROGRESS)
+        return TUTTI_OK;
+    if (comm->fork_generation != atomic_load(&comm_forks)) /* nobody goes on with it here */
+        return comm_look_in(comm);
     if (operation->of_unit && wait)
         stream_wait(operation);
     if (operation->status != TUTTI_IN_PROGRESS || operation->of_unit)

@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "src/comm.h"
@@ -370,6 +371,38 @@ static void test_stream_keeps_no_memory_of_peers_without_communicators(void)
         run_world(&world, sums, NULL);
 }
 
+/* A child of fork has nobody who carries out what its parent started. */
+static int waits_in_a_child(tutti_comm *comm, int rank, int size, void *context)
+{
+    int32_t *memory = rig_take(COUNT * sizeof *memory);
+    int wrong = 0;
+    (void)size;
+    (void)context;
+    if (rank == 1)
+        return world_await(rank, 1) + WORLD_OK(tutti_send(memory, COUNT, TUTTI_INT32, 0, comm));
+    tutti_request *request;
+    wrong += WORLD_OK(tutti_recv_start(memory, COUNT, TUTTI_INT32, 1, comm, &request));
+    pid_t child = fork();
+    if (child == 0) {
+        int done = 0;
+        alarm(20);
+        wrong += WORLD_TAKEN(tutti_test(&request, &done), TUTTI_ERR_FORKED);
+        wrong += WORLD_TAKEN(tutti_wait(&request), TUTTI_ERR_FORKED);
+        _exit(wrong != 0);
+    }
+    int status = -1;
+    waitpid(child, &status, 0);
+    wrong += world_check(rank, status == 0, "the child ended with status 0x%x", (unsigned)status);
+    world_tell();
+    return wrong + WORLD_OK(tutti_wait(&request));
+}
+
+static void test_stream_keeps_nobody_in_a_child_of_fork(void)
+{
+    run(WORLD_PROCESSES, 2, direct, waits_in_a_child, NULL);
+    run(WORLD_PROCESSES, 2, staged, waits_in_a_child, NULL);
+}
+
 /* What no rank can carry out ends the call, and not the communicator. */
 static int no_plan_fits(tutti_comm *comm, int rank, int size, void *context)
 {
@@ -445,6 +478,7 @@ int main(int argc, char **argv)
          test_stream_keeps_nobody_behind_a_device_that_failed},
         {"no_memory_of_peers_without_communicators",
          test_stream_keeps_no_memory_of_peers_without_communicators},
+        {"nobody_in_a_child_of_fork", test_stream_keeps_nobody_in_a_child_of_fork},
         {"communicators_though_no_plan_fits", test_stream_keeps_communicators_though_no_plan_fits},
         {"nobody_who_aborts_behind_streams", test_stream_keeps_nobody_who_aborts_behind_streams},
     };
