@@ -442,6 +442,8 @@ static int aborts_beside_a_stream_that_hangs(tutti_comm *comm, int rank, int siz
 {
     cuda_stream stream = rig_stream_take(false);
     int wrong = sums(comm, rank, size, context);
+    world_tell();
+    wrong += world_await(rank, size); /* until all have their sums */
     rig_gate_put((unsigned)rank, stream);
     return wrong + WORLD_OK(tutti_comm_abort(comm));
 }
