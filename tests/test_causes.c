@@ -322,15 +322,18 @@ static int run_out_of_descriptors(tutti_comm *comm, int rank, int size, void *co
 {
     int poor = *(int *)context, third = 2 - poor, witness = 1, value = 0, wrong = 0;
     (void)size;
-    if (rank == witness)
+    if (rank == witness) {
         wrong += WORLD_OK(tutti_recv(&value, 1, TUTTI_INT32, poor, comm));
+        world_tell();
+    }
     if (rank == poor) {
         wrong += WORLD_OK(tutti_send(&value, 1, TUTTI_INT32, witness, comm));
+        wrong += world_await(rank, 1); /* else the failure may come before what was sent is read */
         wrong += limit_descriptors(rank);
         world_tell();
     }
     if (rank == third)
-        wrong += world_await(rank, 1); /* else its link may be made before */
+        wrong += world_await(rank, 2); /* else its link may be made before */
     double start = world_seconds();
     tutti_status status = tutti_recv(&value, 1, TUTTI_INT32, rank == poor ? third : poor, comm);
     wrong += world_check(rank, status != TUTTI_OK, "received");
@@ -340,7 +343,7 @@ static int run_out_of_descriptors(tutti_comm *comm, int rank, int size, void *co
     if (rank != third)
         wrong += world_says(rank, strerror(EMFILE));
     world_tell();
-    return wrong + world_await(rank, 4);
+    return wrong + world_await(rank, 5);
 }
 
 static void test_causes_names_who_lacks_descriptors(void)
