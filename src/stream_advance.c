@@ -101,18 +101,15 @@ static void fail_comms(struct unit *unit, tutti_status status)
     }
 }
 
-/* Who waits for the unit is told of a call that every rank refuses alike: the communicator lives.
- */
-static bool is_told(struct unit *unit, const struct operation *op)
+/* The first error of a unit. Who waits for the unit gets the sentence as well: by then the
+ * communicator may be destroyed, or have none. */
+static void note_error(struct unit *unit, tutti_status status, const char *sentence)
 {
-    bool refused = op->status == TUTTI_ERR_ARG || op->status == TUTTI_ERR_SETTING;
-    if (!unit->result || !refused || op->comm->failed != TUTTI_OK)
-        return false;
-    if (unit->status == TUTTI_OK) {
-        unit->status = op->status;
-        unit->result->sentence = op->sentence ? strdup(op->sentence) : NULL;
-    }
-    return true;
+    if (unit->status != TUTTI_OK)
+        return;
+    unit->status = status;
+    if (unit->result)
+        unit->result->sentence = strdup(sentence);
 }
 
 /* An error that is not a communicator's own becomes its failure: where the call that issued the
@@ -121,8 +118,17 @@ static void unit_failed(struct unit *unit, tutti_comm *comm, tutti_status status
 {
     if (comm->failed == TUTTI_OK)
         comm_fail(comm, status, comm->rank, status_sentence());
-    if (unit->status == TUTTI_OK)
-        unit->status = comm->failed;
+    note_error(unit, comm->failed, comm->sentence);
+}
+
+/* What every rank refuses alike is told to who waits, and the communicator lives. */
+static void call_failed(struct unit *unit, const struct operation *op)
+{
+    bool refused = op->status == TUTTI_ERR_ARG || op->status == TUTTI_ERR_SETTING;
+    if (unit->result && refused && op->comm->failed == TUTTI_OK)
+        note_error(unit, op->status, op->sentence ? op->sentence : status_text(op->status));
+    else
+        unit_failed(unit, op->comm, op->status);
 }
 
 static tutti_status copy_in_queue(void *context, void *dst, const void *src, size_t len)
@@ -288,12 +294,10 @@ static void end_calls(struct unit *unit, bool moved)
             if (moved || !all || unit->transfer || !group_refuse_unpaired(op))
                 return;
         }
-        if (op && op->status != TUTTI_OK) {
-            if (!is_told(unit, op))
-                unit_failed(unit, op->comm, op->status);
-        } else if (op) {
+        if (op && op->status != TUTTI_OK)
+            call_failed(unit, op);
+        else if (op)
             unit->calls[unit->ended].at_work = false;
-        }
         unit->ended++;
     }
 }
@@ -436,24 +440,6 @@ static void end_hold(struct unit *unit)
         atomic_fetch_sub(&unit->comms[i].comm->held, 1);
 }
 
-/* Its status is that of a communicator, which may be destroyed once the unit has left it, or it has
- * been told by is_told. */
-static void end_result(struct unit *unit)
-{
-    struct operation *op = unit->result;
-    unit->result = NULL;
-    bool failed = op && unit->status != TUTTI_OK && !op->sentence;
-    for (size_t i = 0; i < unit->comm_count && failed; i++) {
-        tutti_comm *comm = unit->comms[i].comm;
-        if (comm->failed == unit->status) {
-            operation_fail(op, unit->status, comm->sentence);
-            return;
-        }
-    }
-    if (op)
-        op->status = unit->status;
-}
-
 /* The unit is over: its communicators are left, its streams go on unless they are held, its caller
  * sees it ended. */
 static void retire(struct unit *unit)
@@ -479,9 +465,11 @@ static void retire(struct unit *unit)
         leave_comms(unit, unit->comm_count);
     }
     unit->inside = false;
-    end_result(unit);
     for (size_t i = 0; i < unit->comm_count && !unit->captured; i++)
         atomic_fetch_add_explicit(&unit->comms[i].comm->units_retired, 1, memory_order_release);
+    if (unit->result)
+        unit->result->status = unit->status;
+    unit->result = NULL;
 }
 
 /* Streams that have come to this unit are beyond all those before it, that is those they have come
@@ -534,8 +522,8 @@ static bool start(struct unit *unit, struct unit *list)
         tutti_comm *comm = unit->comms[i].comm;
         if (atomic_load(&comm->aborted) && comm->failed == TUTTI_OK)
             comm_fail(comm, TUTTI_ERR_ABORTED, comm->rank, "");
-        if (comm->failed != TUTTI_OK && unit->status == TUTTI_OK)
-            unit->status = comm->failed;
+        if (comm->failed != TUTTI_OK)
+            note_error(unit, comm->failed, comm->sentence);
         comm_idle_reset(comm); /* nobody may have waited before, for what was started before */
     }
     await_replay(unit);
