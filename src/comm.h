@@ -286,8 +286,8 @@ tutti_status comm_submit(tutti_comm *comm, const struct call *call, struct opera
 void operation_release(struct operation *operation);
 /* Ends it with an error; from here on it may be gone. */
 void operation_fail(struct operation *operation, tutti_status status, const char *sentence);
-/* How it ended, with its sentence as this thread's; what it holds is the owner's to release. */
-tutti_status operation_result(const struct operation *operation);
+/* How it ended, with its sentence, which is freed, as this thread's. */
+tutti_status operation_result(struct operation *operation);
 
 /* comm_fail.c: errors */
 /* Keeps the first failure, tells the peers, ends every operation. Returns the kept status. */

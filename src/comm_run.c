@@ -408,16 +408,19 @@ void operation_release(struct operation *op)
 
 void operation_fail(struct operation *op, tutti_status status, const char *sentence)
 {
+    free(op->sentence);
     op->sentence = strdup(sentence);
     op->status = status;
 }
 
-tutti_status operation_result(const struct operation *op)
+tutti_status operation_result(struct operation *op)
 {
     tutti_status status = op->status;
-    return status == TUTTI_OK
-               ? status
-               : fail(status, "%s", op->sentence ? op->sentence : status_text(status));
+    if (status != TUTTI_OK)
+        (void)fail(status, "%s", op->sentence ? op->sentence : status_text(status));
+    free(op->sentence);
+    op->sentence = NULL;
+    return status;
 }
 
 /* Waits for the running program of a blocking call. */
@@ -448,9 +451,7 @@ static tutti_status run_queued(tutti_comm *comm, const struct call *call)
         if (!comm_progress(comm))
             comm_idle(comm);
     }
-    tutti_status status = operation_result(&op);
-    free(op.sentence);
-    return status;
+    return operation_result(&op);
 }
 
 tutti_status comm_run(tutti_comm *comm, const struct call *call)

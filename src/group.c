@@ -208,7 +208,7 @@ static tutti_status run_group(tutti_comm **comms)
         if (op)
             operation_init(op, call->comm, &call->call);
         else
-            keep_first(&first, fail_for_memory(call->comm), status_sentence());
+            keep_first(&first, fail_for_memory(call->comm), call->comm->sentence);
         call->operation = op;
     }
     for (size_t i = 0; i < group.count; i++) {
@@ -223,8 +223,8 @@ static tutti_status run_group(tutti_comm **comms)
         struct operation *op = group.calls[i].operation;
         if (!op)
             continue;
-        keep_first(&first, operation_result(op), status_sentence());
-        free(op->sentence);
+        tutti_status status = operation_result(op);
+        keep_first(&first, status, status_sentence());
         if (i >= FEW_CALLS)
             free(op);
     }
