@@ -4,7 +4,6 @@
 #include <string.h>
 
 #include "base/clock.h"
-#include "base/settings.h"
 #include "tests/verbs_rig.h"
 
 static struct ibv_qp_attr moved[IBV_QPS_ERR + 1]; /* by the state that was asked for */
@@ -55,11 +54,9 @@ static int take_word(struct rdma_cm_event *event)
 }
 
 /* The rig's first path is about to be connected, from a link-local address. */
-static struct verbs_rig *make_connecting_rig(struct settings *settings)
+static struct verbs_rig *make_connecting_rig(void)
 {
     struct verbs_rig *rig = verbs_rig_make();
-    settings_defaults(settings);
-    rig->config.settings = settings;
     rig->verbs.wake = -1;
     rig->verbs.ports.rails[0] = (struct choose_rail){
         .layer = CHOOSE_LAYER_ETHERNET, .mtu = 5, .gids = {{.raw = {0xfe, 0x80}}}};
@@ -89,8 +86,7 @@ static void say(struct verbs_path *path, struct rdma_cm_id *id, enum rdma_cm_eve
 static void test_connect_waits_for_a_receiver_that_is_not_ready(void)
 {
     enum { FOR_EVER = 7 };
-    struct settings settings;
-    struct verbs_rig *rig = make_connecting_rig(&settings);
+    struct verbs_rig *rig = make_connecting_rig();
     struct verbs_path *path = &rig->link->paths[0];
     struct wire_path peer = {.mtu = 5, .qpn = 1};
     struct rdma_cm_id id = {0};
@@ -107,8 +103,7 @@ static void test_connect_waits_for_a_receiver_that_is_not_ready(void)
 /* Ports of InfiniBand need no global header, but virtual ones, on either side, do. */
 static void test_connect_gives_packets_the_header_that_either_end_needs(void)
 {
-    struct settings settings;
-    struct verbs_rig *rig = make_connecting_rig(&settings);
+    struct verbs_rig *rig = make_connecting_rig();
     struct verbs_path *path = &rig->link->paths[0];
     struct choose_rail *own = &rig->verbs.ports.rails[0];
     static const struct {
@@ -181,8 +176,7 @@ static void end_dial(struct verbs_rig *rig)
 /* Whom the kernel has asked for more than a minute is not asked five times more. */
 static void test_connect_asks_who_is_silent_once(void)
 {
-    struct settings settings;
-    struct verbs_rig *rig = make_connecting_rig(&settings);
+    struct verbs_rig *rig = make_connecting_rig();
     struct rdma_cm_id id = {0};
     struct verbs_path *path = dial(rig, &id);
     say(path, &id, RDMA_CM_EVENT_UNREACHABLE);
@@ -197,8 +191,7 @@ static void check_wait(bool other)
     static const struct transport_ops nothing = {.event = verbs_rig_no_event,
                                                  .poll = verbs_rig_no_xfer};
     struct transport side = {.ops = &nothing};
-    struct settings settings;
-    struct verbs_rig *rig = make_connecting_rig(&settings);
+    struct verbs_rig *rig = make_connecting_rig();
     struct rdma_cm_id id = {0};
     struct verbs_path *path = dial(rig, &id);
     verbs_rig_beside(rig, &side);
@@ -239,12 +232,11 @@ static int tell_peer(struct rdma_cm_id *id)
 /* What is not set the manager's own defaults decide. */
 static void check_way(uint64_t level, uint64_t class, uint8_t sl, uint8_t traffic_class)
 {
-    struct settings settings;
-    struct verbs_rig *rig = make_connecting_rig(&settings);
+    struct verbs_rig *rig = make_connecting_rig();
     struct verbs_path *path = &rig->link->paths[0];
     struct rdma_cm_id id = {0};
-    settings.verbs_service_level = level;
-    settings.verbs_traffic_class = class;
+    rig->settings.verbs_service_level = level;
+    rig->settings.verbs_traffic_class = class;
     rig->library.rdma.init_qp_attr = know_a_way;
     rig->library.rdma.establish = tell_peer;
     say(path, &id, RDMA_CM_EVENT_CONNECT_RESPONSE);
@@ -262,8 +254,7 @@ static void test_connect_sends_in_the_class_that_is_set(void)
 
 static void test_connect_refuses_what_the_manager_cannot_dial(void)
 {
-    struct settings settings;
-    struct verbs_rig *rig = make_connecting_rig(&settings);
+    struct verbs_rig *rig = make_connecting_rig();
     rig->verbs.layer = CHOOSE_LAYER_IB;
     CU_ASSERT_EQUAL(connect_open(&rig->verbs), TUTTI_ERR_SETTING);
     CU_ASSERT_PTR_NOT_NULL(strstr(status_sentence(), "TUTTI_VERBS_CONNECT=bootstrap"));

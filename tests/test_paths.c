@@ -126,9 +126,7 @@ static struct ibv_qp *make_nothing(struct ibv_pd *pd, struct ibv_qp_init_attr *i
 static void test_paths_give_up_what_the_device_cannot_make(void)
 {
     struct verbs_rig *rig = verbs_rig_make();
-    struct settings settings = {.verbs_depth = DEPTH, .verbs_inline = 220};
     struct verbs_path *path = &rig->link->paths[0];
-    rig->config.settings = &settings;
     rig->library.ibv.create_qp = make_nothing;
     path->rail->cq_len = path->rail->max_cqe = 1024;
     path->qp = NULL;

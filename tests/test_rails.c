@@ -8,7 +8,6 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include "base/settings.h"
 #include "tests/verbs_rig.h"
 
 static struct ibv_comp_channel channel;
@@ -81,14 +80,12 @@ static struct ibv_qp *make_no_pair(struct ibv_pd *pd, struct ibv_qp_init_attr *i
 }
 
 /* Without rails; its device has descriptors. */
-static struct verbs_rig *make_rail_rig(struct settings *settings)
+static struct verbs_rig *make_rail_rig(void)
 {
     struct verbs_rig *rig = verbs_rig_make();
-    settings_defaults(settings);
-    rig->config.settings = settings;
     rig->config.size = 512;
     rig->verbs.window = 16;
-    rig->verbs.slot_len = (uint32_t)settings->verbs_slot;
+    rig->verbs.slot_len = (uint32_t)rig->settings.verbs_slot;
     rig->library.ibv.get_device_name = some_device;
     rig->library.ibv.query_device = say_limits;
     rig->library.ibv.alloc_pd = make_domain;
@@ -132,8 +129,7 @@ static void check_sentence(const char *what)
  * and whatever then fails says why. */
 static void test_rails_have_shorter_queues_where_memory_is_short(void)
 {
-    struct settings settings;
-    struct verbs_rig *rig = make_rail_rig(&settings);
+    struct verbs_rig *rig = make_rail_rig();
     const struct verbs_found found = {.context = &rig->device, .port = 1};
     struct verbs_rail *rail = &rig->verbs.rails[0];
     struct verbs_path *path = &rig->link->paths[0];
@@ -157,8 +153,7 @@ static void test_rails_have_shorter_queues_where_memory_is_short(void)
 
 static void test_rails_that_cannot_be_opened_are_left_out(void)
 {
-    struct settings settings;
-    struct verbs_rig *rig = make_rail_rig(&settings);
+    struct verbs_rig *rig = make_rail_rig();
     struct verbs_found found = {.context = &rig->device, .port = 1};
     struct rlimit before = limit_memory(64 << 10);
     queue_room = 100;
@@ -231,8 +226,7 @@ static void say(struct verbs *verbs, const struct ibv_context *context, enum ibv
 static void test_rails_whose_device_is_lost_are_in_nobodys_way(void)
 {
     static char data[4096];
-    struct settings settings;
-    struct verbs_rig *rig = make_rail_rig(&settings);
+    struct verbs_rig *rig = make_rail_rig();
     struct ibv_context other = {.async_fd = eventfd(1, EFD_CLOEXEC)};
     struct ibv_comp_channel events = {.fd = eventfd(1, EFD_CLOEXEC)};
     struct ibv_pd lost;
@@ -276,7 +270,8 @@ static void test_rails_whose_device_is_lost_are_in_nobodys_way(void)
     later->qp = NULL;
     later->rail = &verbs->rails[1];
     CU_ASSERT_EQUAL(path_make(later), TUTTI_ERR_CONNECT);
-    CU_ASSERT_EQUAL(verbs->slot_len, settings.verbs_slot); /* others' slots are as long as before */
+    CU_ASSERT_EQUAL(verbs->slot_len,
+                    rig->settings.verbs_slot); /* others' slots are as long as before */
     close(verbs->epoll);
     close(other.async_fd);
     close(events.fd);
@@ -312,8 +307,7 @@ static int say_port(struct ibv_context *context, uint8_t port, struct _compat_ib
 /* A path that is made later, or again, is made with the addresses of then. */
 static void test_rails_follow_their_addresses(void)
 {
-    struct settings settings;
-    struct verbs_rig *rig = make_rail_rig(&settings);
+    struct verbs_rig *rig = make_rail_rig();
     struct verbs *verbs = &rig->verbs;
     rig->library.ibv.get_async_event = say_once;
     rig->library.ibv.ack_async_event = take_word;

@@ -45,7 +45,8 @@ struct verbs_rig *verbs_rig_make(void)
 {
     struct verbs_rig *rig = calloc(1, sizeof *rig);
     struct verbs_link *link = calloc(1, sizeof *link + sizeof *link->flows);
-    rig->config = (struct transport_config){.size = 2, .lanes = 1};
+    settings_defaults(&rig->settings);
+    rig->config = (struct transport_config){.size = 2, .lanes = 1, .settings = &rig->settings};
     rig->verbs.config = &rig->config;
     rig->verbs.library = &rig->library;
     rig->library.ibv.modify_qp = modify_nothing;

@@ -3,12 +3,14 @@
 #ifndef TESTS_VERBS_RIG_H
 #define TESTS_VERBS_RIG_H
 
+#include "base/settings.h"
 #include "tests/suite.h"
 #include "transports/verbs/verbs.h"
 
 enum { PATHS = 3, SLOTS = 4, SLOT_LEN = 256, DEPTH = 128, RING_LEN = 64 * SLOT_LEN, MESSAGES = 40 };
 
 struct verbs_rig {
+    struct settings settings; /* the defaults */
     struct transport_config config;
     struct verbs verbs;
     struct library library;
