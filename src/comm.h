@@ -49,6 +49,7 @@ struct op_queue {
 /* Sends to a peer, or receives from it. */
 struct comm_window {
     uint32_t posted;
+    bool held; /* the last one posted is copied to where its transport takes it (exec_nic.c) */
     struct op_queue waiting;  /* for the window to open */
     struct comm_window *next; /* in comm.p2p_waiting */
 };
@@ -171,7 +172,7 @@ struct tutti_comm {
     uint64_t bounce_bytes;
     struct operation *works, **works_tail; /* sends and receives whose copy is under way, */
     struct operation *works_listed;        /* or, from this one on, has not begun */
-    unsigned works_begun;                  /* copies, each of one receive */
+    unsigned works_begun;                  /* those before it */
     _Atomic uint64_t units_issued, units_retired;
     atomic_uint replays; /* captured units under way */
     atomic_bool holds;   /* streams of units that fail wait for abort */
@@ -381,7 +382,10 @@ tutti_status comm_device_ended(tutti_comm *comm, struct exec_xfer *xfer, bool *o
 tutti_status comm_device_self(tutti_comm *comm, struct operation *send, struct operation *recv);
 /* Ends operations whose copies are done. True if any. */
 bool comm_device_poll(tutti_comm *comm);
-/* In comm_run.c: a send or receive is over. */
+/* Lists the copy that a transfer by adapters needs before it is sent, or after it has come. */
+tutti_status comm_device_copy(tutti_comm *comm, struct operation *op);
+/* In comm_run.c: a send was copied to where its transport takes it; a send or receive is over. */
+void comm_p2p_go_on(tutti_comm *comm, struct operation *op);
 void comm_p2p_done(tutti_comm *comm, struct operation *op);
 
 /* comm_ops.c */

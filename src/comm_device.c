@@ -1,7 +1,7 @@
 /* comm_device.c: sends and receives in device memory. As in exec_device.c, an offer travels in the
  * place of the bytes, the receiver copies in its queue, and an empty transfer on a lane of its own
- * lets the sender know. Works are listed in the order they come and started in that order, as far
- * as the queue has room. */
+ * lets the sender know. Works, those of exec_nic.c too, are listed in the order they come and
+ * started in that order, as far as the queue has room. */
 #include <string.h>
 
 #include "base/check.h"
@@ -92,16 +92,27 @@ static tutti_status fetch(tutti_comm *comm, struct operation *op)
 static tutti_status start_works(tutti_comm *comm)
 {
     while (comm->works_listed && comm->works_begun < P2P_DEVICE_MAX) {
-        struct operation *send = comm->works_listed, *recv = send;
-        if (send->call.is_send)
-            recv = send->next_work;
-        tutti_status status = send == recv ? fetch(comm, recv) : copy_self(comm, send, recv);
+        struct operation *op = comm->works_listed, *last = op;
+        tutti_status status;
+        comm->works_begun++;
+        if ((uint32_t)op->call.root == comm->rank) {
+            last = op->next_work;
+            comm->works_begun++;
+            status = copy_self(comm, op, last);
+        } else {
+            status = op->call.by_nic ? exec_nic_copy(comm, op) : fetch(comm, op);
+        }
         if (status != TUTTI_OK)
             return status;
-        comm->works_listed = recv->next_work;
-        comm->works_begun++;
+        comm->works_listed = last->next_work;
     }
     return TUTTI_OK;
+}
+
+tutti_status comm_device_copy(tutti_comm *comm, struct operation *op)
+{
+    list_work(comm, op);
+    return start_works(comm);
 }
 
 tutti_status comm_device_ended(tutti_comm *comm, struct exec_xfer *xfer, bool *over)
@@ -110,10 +121,7 @@ tutti_status comm_device_ended(tutti_comm *comm, struct exec_xfer *xfer, bool *o
     *over = xfer->is_ack;
     if (xfer->is_ack)
         return TUTTI_OK;
-    if (op->call.is_send)
-        return acknowledge(comm, op, over);
-    list_work(comm, op);
-    return start_works(comm);
+    return op->call.is_send ? acknowledge(comm, op, over) : comm_device_copy(comm, op);
 }
 
 static void end_self(const tutti_comm *comm, struct operation *op)
@@ -147,10 +155,14 @@ bool comm_device_poll(tutti_comm *comm)
         comm->works = op->next_work;
         if (!comm->works)
             comm->works_tail = &comm->works;
-        comm->works_begun -= !op->call.is_send;
+        comm->works_begun--;
         moved = true;
         if ((uint32_t)op->call.root == comm->rank) {
             end_self(comm, op);
+            continue;
+        }
+        if (op->call.by_nic) {
+            exec_nic_copied(comm, op);
             continue;
         }
         if (exec_device_was_read(comm) != TUTTI_OK || acknowledge(comm, op, &over) != TUTTI_OK)

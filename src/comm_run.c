@@ -188,46 +188,57 @@ static void transfer_ended(tutti_comm *comm, struct exec_xfer *xfer)
     bool over = true;
     if (xfer->owner->call.on_device && comm_device_ended(comm, xfer, &over) != TUTTI_OK)
         return;
-    if (xfer->owner->call.by_nic && exec_nic_ended(comm, xfer->owner) != TUTTI_OK)
+    if (xfer->owner->call.by_nic && exec_nic_ended(comm, xfer->owner, &over) != TUTTI_OK)
         return;
     if (over)
         comm_p2p_done(comm, xfer->owner);
 }
 
-/* Hands a send or receive to its transport. */
-static void post_transfer(tutti_comm *comm, struct operation *op)
+/* Hands a send or receive to its transport, unless something came in between (status). */
+static void hand_over(tutti_comm *comm, struct operation *op, tutti_status status)
 {
-    uint32_t other = (uint32_t)op->call.root;
-    struct comm_peer *peer = &comm->peers[other];
+    struct transport *transport = comm->peers[op->call.root].transport;
     struct xfer *xfer = &op->xfer.xfer;
-    tutti_status status = comm_connect(comm, other);
-    op->xfer.owner = op;
-    op->xfer.is_ack = false;
-    op->tag = tag_make(0, &op->call, 0, 0);
-    op->tag.word[2] = 0;
-    *xfer = (struct xfer){.data = op->call.is_send ? (void *)op->call.in : op->call.out,
-                          .len = op->call.count * op->call.elem_size,
-                          .peer = other,
-                          .lane = comm->lanes,
-                          .tag = &op->tag,
-                          .status = TUTTI_IN_PROGRESS};
-    window_of(comm, op)->posted++;
-    p2p_list(comm, op);
-    if (status == TUTTI_OK && op->call.on_device)
-        status = comm_device_offer(comm, op);
-    if (status == TUTTI_OK && op->call.by_nic)
-        status = exec_nic_post(comm, op);
-    if (status == TUTTI_OK) {
-        const struct transport_ops *ops = peer->transport->ops;
-        status =
-            op->call.is_send ? ops->send(peer->transport, xfer) : ops->recv(peer->transport, xfer);
-    }
+    if (status == TUTTI_OK)
+        status = op->call.is_send ? transport->ops->send(transport, xfer)
+                                  : transport->ops->recv(transport, xfer);
     if (status == TUTTI_OK) {
         transfer_ended(comm, &op->xfer);
     } else if (status != TUTTI_IN_PROGRESS) {
         xfer->status = status;
         comm_fail_xfer(comm, xfer);
     }
+}
+
+void comm_p2p_go_on(tutti_comm *comm, struct operation *op)
+{
+    window_of(comm, op)->held = false;
+    hand_over(comm, op, TUTTI_OK);
+}
+
+static void post_transfer(tutti_comm *comm, struct operation *op)
+{
+    uint32_t other = (uint32_t)op->call.root;
+    struct comm_window *window = window_of(comm, op);
+    tutti_status status = comm_connect(comm, other);
+    op->xfer.owner = op;
+    op->xfer.is_ack = false;
+    op->tag = tag_make(0, &op->call, 0, 0);
+    op->tag.word[2] = 0;
+    op->xfer.xfer = (struct xfer){.data = op->call.is_send ? (void *)op->call.in : op->call.out,
+                                  .len = op->call.count * op->call.elem_size,
+                                  .peer = other,
+                                  .lane = comm->lanes,
+                                  .tag = &op->tag,
+                                  .status = TUTTI_IN_PROGRESS};
+    window->posted++;
+    p2p_list(comm, op);
+    if (status == TUTTI_OK && op->call.on_device)
+        status = comm_device_offer(comm, op);
+    if (status == TUTTI_OK && op->call.by_nic)
+        status = exec_nic_post(comm, op);
+    window->held = status == TUTTI_IN_PROGRESS;
+    hand_over(comm, op, status);
 }
 
 /* Takes a send or receive off the queue: posts it, or lets it wait where its window is full, so
@@ -241,7 +252,7 @@ static void issue_p2p(tutti_comm *comm, struct operation *op)
     }
     struct comm_window *window = window_of(comm, op);
     bool waits = window->waiting.first != NULL;
-    if (window->posted < P2P_POSTED_MAX && !waits) {
+    if (window->posted < P2P_POSTED_MAX && !window->held && !waits) {
         post_transfer(comm, op);
         return;
     }
@@ -260,7 +271,7 @@ static void post_waiting(tutti_comm *comm)
         struct comm_window *window = *at;
         if (!window->waiting.first)
             *at = window->next;
-        else if (window->posted == P2P_POSTED_MAX)
+        else if (window->posted == P2P_POSTED_MAX || window->held)
             at = &window->next;
         else
             post_transfer(comm, queue_take(&window->waiting));

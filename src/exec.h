@@ -204,9 +204,13 @@ tutti_status exec_nic_local(struct tutti_comm *comm, struct program *program, ui
 tutti_status exec_nic_work_done(struct tutti_comm *comm, struct program *program, uint32_t step);
 /* Starts what is listed, as far as the queue has room. */
 tutti_status exec_nic_start_works(struct tutti_comm *comm, struct program *program);
-/* A send or receive: before it is posted, and when it has ended. */
+/* A send or receive: before it is posted, and when it has ended. What no adapter takes is copied
+ * first (TUTTI_IN_PROGRESS), or last (not over); exec_nic_copied comes then. */
 tutti_status exec_nic_post(struct tutti_comm *comm, struct operation *op);
-tutti_status exec_nic_ended(struct tutti_comm *comm, struct operation *op);
+tutti_status exec_nic_ended(struct tutti_comm *comm, struct operation *op, bool *over);
+/* Starts its copy; the copy is done, and it goes on. */
+tutti_status exec_nic_copy(struct tutti_comm *comm, struct operation *op);
+void exec_nic_copied(struct tutti_comm *comm, struct operation *op);
 
 static inline bool exec_done(const struct program *program)
 {

@@ -294,14 +294,11 @@ tutti_status exec_nic_work_done(struct tutti_comm *comm, struct program *p, uint
 /* ---- sends and receives -----------------------------------------------------------------------
  */
 
-/* Waits: for a transfer that no adapter takes, which its call did not foresee. */
-static tutti_status copy_now(struct tutti_comm *comm, void *dst, const void *src, size_t len)
+static void give_bounce(const struct tutti_comm *comm, struct operation *op)
 {
-    uint64_t ticket, done = 0;
-    tutti_status status = mem_queue_copy(comm->queue, dst, src, len, &ticket);
-    while (status == TUTTI_OK && done < ticket)
-        status = mem_queue_poll(comm->queue, &done);
-    return status;
+    if (op->bounce)
+        mem_pinned_give(mem_queue_device(comm->queue), op->bounce);
+    op->bounce = NULL;
 }
 
 tutti_status exec_nic_post(struct tutti_comm *comm, struct operation *op)
@@ -312,21 +309,37 @@ tutti_status exec_nic_post(struct tutti_comm *comm, struct operation *op)
     if (xfer->on_device)
         return TUTTI_OK;
     tutti_status status = mem_pinned_take(mem_queue_device(comm->queue), xfer->len, &op->bounce);
-    if (status == TUTTI_OK && op->call.is_send)
-        status = copy_now(comm, op->bounce, xfer->data, xfer->len);
     xfer->data = op->bounce;
-    return status;
+    if (status != TUTTI_OK || !op->call.is_send)
+        return status;
+    (void)comm_device_copy(comm, op); /* it has ended if that fails */
+    return TUTTI_IN_PROGRESS;
 }
 
-tutti_status exec_nic_ended(struct tutti_comm *comm, struct operation *op)
+tutti_status exec_nic_ended(struct tutti_comm *comm, struct operation *op, bool *over)
 {
-    tutti_status status = TUTTI_OK;
-    if (!op->bounce)
-        return status;
-    if (!op->call.is_send)
-        status = copy_now(comm, op->call.out, op->bounce, op->xfer.xfer.len);
-    if (status == TUTTI_OK)
-        mem_pinned_give(mem_queue_device(comm->queue), op->bounce);
-    op->bounce = NULL;
+    *over = !op->bounce || op->call.is_send;
+    if (!*over)
+        return comm_device_copy(comm, op);
+    give_bounce(comm, op);
+    return TUTTI_OK;
+}
+
+tutti_status exec_nic_copy(struct tutti_comm *comm, struct operation *op)
+{
+    size_t len = op->xfer.xfer.len;
+    tutti_status status =
+        op->call.is_send ? mem_queue_copy(comm->queue, op->bounce, op->call.in, len, &op->ticket)
+                         : mem_queue_copy(comm->queue, op->call.out, op->bounce, len, &op->ticket);
     return status == TUTTI_OK ? TUTTI_OK : exec_device_failed(comm, status);
+}
+
+void exec_nic_copied(struct tutti_comm *comm, struct operation *op)
+{
+    if (op->call.is_send) {
+        comm_p2p_go_on(comm, op);
+    } else {
+        give_bounce(comm, op);
+        comm_p2p_done(comm, op);
+    }
 }

@@ -6,12 +6,17 @@
  *     adapters any       ranks differ: the same results
  *     adapters host      as any, and every second rank's buffers are host memory
  *     adapters lost      sums until the link is lost, which must come to an end that says why
+ *     adapters held      the only channel of rank 1's GPU is held when bytes come that no adapter
+ *                        writes there: its call ends all the same when another thread aborts
  *
  * What goes without a copy is counted by the transports. Device memory is memory in which the CPU
  * faults, so whoever touches it by mistake ends the job. */
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "src/comm.h"
 #include "tests/gpu.h"
@@ -22,7 +27,7 @@
 /* Bytes that may go through slots: the ends of what plans cut into pieces. */
 #define SLOTS_MOST ((uint64_t)128 << 10)
 
-static enum { DIRECT, STAGED, ANY, HOST, LOST } expected;
+static enum { DIRECT, STAGED, ANY, HOST, LOST, HELD } expected;
 static const struct gpu *gpu;
 static tutti_comm *comm;
 static int rank, size, bad;
@@ -322,14 +327,54 @@ static void run_until_lost(void)
     printf("rank %d: %s\n", rank, tutti_last_error());
 }
 
+static void await_open(void *open)
+{
+    while (!atomic_load((atomic_bool *)open))
+        usleep(1000);
+}
+
+static void *abort_later(void *unused)
+{
+    (void)unused;
+    sleep(3); /* the bytes have come long since */
+    check(tutti_comm_abort(comm) == TUTTI_OK, "abort");
+    return NULL;
+}
+
+/* Links are made by the first call. A receive that has begun found its queue clear. */
+static void run_held(void)
+{
+    struct vector memory = make(COUNT, true);
+    atomic_bool open = false;
+    pthread_t aborts;
+    cuda_stream stream;
+    tutti_request *request;
+    check(tutti_barrier(comm) == TUTTI_OK, "barrier");
+    if (rank == 0) {
+        sleep(1);
+        check(tutti_send(memory.at, COUNT, TUTTI_INT32, 1, comm) == TUTTI_OK, "send");
+        return;
+    }
+    check(gpu->stream_make(&stream, CUDA_STREAM_NON_BLOCKING) == CUDA_DRIVER_OK, "stream");
+    check(tutti_recv_start(memory.at, COUNT, TUTTI_INT32, 0, comm, &request) == TUTTI_OK, "recv");
+    usleep(500000);
+    check(gpu->host_function(stream, await_open, &open) == CUDA_DRIVER_OK, "gate");
+    check(pthread_create(&aborts, NULL, abort_later, NULL) == 0, "thread");
+    check(tutti_wait(&request) == TUTTI_ERR_ABORTED, "a receive in a channel that is held");
+    atomic_store(&open, true);
+    check(gpu->stream_synchronize(stream) == CUDA_DRIVER_OK, "stream");
+    check(pthread_join(aborts, NULL) == 0, "thread");
+    drop(memory);
+}
+
 int main(int argc, char **argv)
 {
-    static const char *const words[] = {"direct", "staged", "any", "host", "lost"};
+    static const char *const words[] = {"direct", "staged", "any", "host", "lost", "held"};
     int word = 0;
-    while (argc == 2 && word < 5 && strcmp(argv[1], words[word]) != 0)
+    while (argc == 2 && word <= HELD && strcmp(argv[1], words[word]) != 0)
         word++;
-    if (argc != 2 || word == 5)
-        return fprintf(stderr, "usage: adapters direct|staged|any|host|lost\n"), 2;
+    if (argc != 2 || word > HELD)
+        return fprintf(stderr, "usage: adapters direct|staged|any|host|lost|held\n"), 2;
     expected = word;
     gpu = gpu_open();
     if (!gpu || tutti_comm_create_from_env(&comm) != TUTTI_OK) {
@@ -340,6 +385,11 @@ int main(int argc, char **argv)
     tutti_comm_size(comm, &size);
     if (expected == LOST) {
         run_until_lost();
+        return bad != 0;
+    }
+    if (expected == HELD) {
+        run_held();
+        check(tutti_comm_destroy(comm) == TUTTI_OK, "destroy");
         return bad != 0;
     }
     run_collectives(false);
