@@ -472,13 +472,13 @@ static void retire(struct unit *unit)
     unit->result = NULL;
 }
 
-/* Streams that have come to this unit are beyond all those before it, that is those they have come
- * to: of two that threads put into one stream at a time, the later may be first in the list, and
- * have begun without the stream. */
+/* Streams that have come to this unit are beyond all that was put into them before it. Of two that
+ * threads put into one stream at a time, part of either may lie behind part of the other, and the
+ * later may be first in the list. */
 static void mark_passed(struct unit *list, const struct unit *unit)
 {
     for (struct unit *old = list; old != unit; old = old->next) {
-        if (old->state != UNIT_DRAINING || !unit_streams_at(old, UNIT_START))
+        if (old->state != UNIT_DRAINING || old->put_to > unit->put_from)
             continue;
         for (size_t i = 0; i < old->stream_count; i++) {
             const struct mem_stream *stream = &old->streams[i].stream;

@@ -73,8 +73,9 @@ struct unit {
     enum unit_state state;
     bool captured, has_blocks;
     uint64_t block_bytes;
-    bool ends;        /* its streams signal UNIT_END */
-    bool put;         /* something of it is in a stream */
+    bool ends;                 /* its streams signal UNIT_END */
+    bool put;                  /* something of it is in a stream */
+    uint64_t put_from, put_to; /* in the order of all that is put anywhere */
     bool transfer;    /* a send or receive outside of groups and streams: not alone inside */
     bool inside;      /* its comms are seized */
     bool broken;      /* a communicator failed under it: what is in its blocks may go on */

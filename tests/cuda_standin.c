@@ -32,6 +32,7 @@ static void load_settings(void)
     settings.channels = number(getenv("TUTTI_TEST_STANDIN_CHANNELS"), 8);
     settings.seed = number(getenv("TUTTI_TEST_STANDIN_SEED"), 1);
     settings.delay_us = number(getenv("TUTTI_TEST_STANDIN_DELAY_US"), 0);
+    settings.issue_us = number(getenv("TUTTI_TEST_STANDIN_ISSUE_US"), 0);
     settings.room = number(getenv("TUTTI_TEST_STANDIN_ROOM"), 1024);
     settings.devices = number(getenv("TUTTI_TEST_STANDIN_DEVICES"), 1);
     settings.copy_mbps = number(getenv("TUTTI_TEST_STANDIN_COPY_MBPS"), 0);

@@ -10,7 +10,8 @@
  *                   that waits holds up another of the same channel, as on real devices
  *   delays          before each piece of work, random (TUTTI_TEST_STANDIN_SEED), up to
  *                   TUTTI_TEST_STANDIN_DELAY_US (0); in each copy, and between the blocks of a
- *                   kernel, so long as its bytes take at TUTTI_TEST_STANDIN_COPY_MBPS (0: no time)
+ *                   kernel, so long as its bytes take at TUTTI_TEST_STANDIN_COPY_MBPS (0: no time).
+ *                   TUTTI_TEST_STANDIN_ISSUE_US (0) is what a thread may take between two pieces
  *   kernels         the library's, by name, as they are written (cuda_kernels.h); none with
  *                   TUTTI_TEST_STANDIN_KERNELS=0
  *   blocking        freeing memory, unpinning and loading code wait until the context's channels
@@ -178,7 +179,7 @@ extern pthread_cond_t standin_done;
 
 /* From the environment, at the first call of the process. */
 struct standin_settings {
-    uint64_t channels, room, seed, delay_us, devices, peers, bytes, copy_mbps, ipc;
+    uint64_t channels, room, seed, delay_us, issue_us, devices, peers, bytes, copy_mbps, ipc;
     bool kernels, memory_ops, nic, dmabuf, flush, links, launch_blocking, stub, host_pointers;
 };
 const struct standin_settings *standin_settings(void);

@@ -150,10 +150,9 @@ static uint64_t next_random(uint64_t *state)
     return z ^ (z >> 31);
 }
 
-static void delay(struct standin_channel *channel)
+static void pause_at_random(uint64_t *random, uint64_t most_us)
 {
-    uint64_t most_us = standin_settings()->delay_us;
-    uint64_t r = next_random(&channel->random);
+    uint64_t r = next_random(random);
     if (most_us == 0 || r % 4 == 0)
         return;
     struct timespec pause = {.tv_nsec = (long)(1000 * ((r >> 8) % (most_us + 1)) % 1000000000)};
@@ -172,7 +171,7 @@ static void *run_channel(void *data)
         if (!channel->first)
             channel->end = &channel->first;
         pthread_mutex_unlock(&standin_lock);
-        delay(channel);
+        pause_at_random(&channel->random, standin_settings()->delay_us);
         play(op);
         free(op);
         pthread_mutex_lock(&standin_lock);
@@ -381,6 +380,7 @@ static bool is_refused(const struct standin_op *op)
 
 cuda_result standin_issue(cuda_stream handle, const struct standin_op *op, bool wait)
 {
+    static _Thread_local uint64_t random;
     struct standin_context *context;
     struct standin_stream *stream;
     cuda_result result = standin_enter(&context);
@@ -404,6 +404,8 @@ cuda_result standin_issue(cuda_stream handle, const struct standin_op *op, bool 
             await(stream->channel, stream->last);
     }
     pthread_mutex_unlock(&standin_lock);
+    random ^= (uintptr_t)&random ^ standin_settings()->seed; /* another of each thread */
+    pause_at_random(&random, standin_settings()->issue_us);
     return result == CUDA_DRIVER_OK ? atomic_load(&context->error) : result;
 }
 

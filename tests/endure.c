@@ -7,6 +7,8 @@
  * call is followed by the same one of a communicator that uses these only (TUTTI_VERBS_DEVICE), as
  * a control: see struct calls.
  *
+ *     endure past FILE SECONDS COUNT   the same until FILE is there, and SECONDS more.
+ *
  *     endure comms N FILE   makes N communicators one after the other, uses and destroys them; then
  * writes a line to FILE.RANK and waits for FILE.go to appear, so that what is left in the kernel
  * can be looked at while it lives.
@@ -116,7 +118,8 @@ static bool make_control(const char *devices, tutti_comm **control)
     return tutti_comm_create_from_env(control) == TUTTI_OK;
 }
 
-static int run(tutti_comm *comm, int rank, double length_s, size_t count, const char *devices)
+static int run(tutti_comm *comm, int rank, double length_s, size_t count, const char *devices,
+               const char *file)
 {
     static struct calls calls;
     float *in = malloc(count * sizeof *in), *out = malloc(count * sizeof *out);
@@ -142,6 +145,10 @@ static int run(tutti_comm *comm, int rank, double length_s, size_t count, const 
         }
         different += memcmp(first, out, count * sizeof *out) != 0;
         begin = seconds();
+        if (file && access(file, F_OK) == 0)
+            file = NULL;
+        else if (file)
+            end = begin + length_s;
         if (control &&
             tutti_allreduce(in, out, count, TUTTI_FLOAT32, TUTTI_SUM, control) != TUTTI_OK)
             return bad(rank, "the control");
@@ -334,12 +341,14 @@ int main(int argc, char **argv)
     int rank = -1;
     if (argc == 4 && strcmp(argv[1], "comms") == 0)
         return comms(atoi(argv[2]), argv[3]);
+    bool past = argc == 5 && strcmp(argv[1], "past") == 0;
     bool holds = argc == 3 && strcmp(argv[1], "held") == 0;
     bool leaves = argc == 3 && strcmp(argv[1], "away") == 0;
     bool meets = argc == 5 && strcmp(argv[1], "apart") == 0;
-    if (!holds && !leaves && !meets && ((argc != 4 && argc != 5) || strcmp(argv[1], "run") != 0))
-        return fputs("usage: endure run SECONDS COUNT [DEVICES] | comms N FILE | held LOG | away "
-                     "SECONDS | apart copied|written FILE SECONDS\n",
+    if (!past && !holds && !leaves && !meets &&
+        ((argc != 4 && argc != 5) || strcmp(argv[1], "run") != 0))
+        return fputs("usage: endure run SECONDS COUNT [DEVICES] | past FILE SECONDS COUNT | "
+                     "comms N FILE | held LOG | away SECONDS | apart copied|written FILE SECONDS\n",
                      stderr),
                2;
     if (tutti_comm_create_from_env(&comm) != TUTTI_OK)
@@ -348,7 +357,8 @@ int main(int argc, char **argv)
     int status = holds    ? held(comm, rank, argv[2])
                  : leaves ? away(comm, rank, atof(argv[2]))
                  : meets  ? apart(comm, rank, argv[2], argv[3], atof(argv[4]))
-                          : run(comm, rank, atof(argv[2]), (size_t)atol(argv[3]), argv[4]);
+                 : past   ? run(comm, rank, atof(argv[3]), (size_t)atol(argv[4]), NULL, argv[2])
+                          : run(comm, rank, atof(argv[2]), (size_t)atol(argv[3]), argv[4], NULL);
     if (status == 0 && tutti_comm_destroy(comm) != TUTTI_OK)
         status = bad(rank, "destroy");
     return status;

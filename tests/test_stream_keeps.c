@@ -467,6 +467,69 @@ static void test_stream_keeps_nobody_who_aborts_behind_streams(void)
         run_world(&world, aborts_beside_a_stream_that_hangs, NULL);
 }
 
+/* Several threads, each with a communicator of its own, put calls into one stream at a time, and
+ * one into another stream: a block serves the next call only when the stream is past the first. */
+struct user {
+    tutti_comm *comm;
+    cuda_stream stream;
+    int rank, wrong; /* as if the threads were ranks */
+};
+
+static void *use_stream(void *context)
+{
+    enum { ROUNDS = 40, CALLS = 12 };
+    struct user *user = context;
+    int rank = user->rank;
+    rig_enter(0);
+    int32_t *in = rig_take(2 * CALLS * COUNT * sizeof *in), *out = in + CALLS * COUNT;
+    for (int round = 0; round < ROUNDS && !user->wrong; round++) {
+        int first = rank << 24 | round << 16;
+        rig_set_ints(in, CALLS * COUNT, first);
+        rig_fill(out, 0xa5, CALLS * COUNT * sizeof *out);
+        for (int i = 0; i < CALLS; i++)
+            user->wrong +=
+                WORLD_OK(tutti_allreduce_on(in + i * COUNT, out + i * COUNT, COUNT, TUTTI_INT32,
+                                            TUTTI_SUM, user->comm, user->stream));
+        user->wrong += rig_await(rank, user->stream, AWAIT_S);
+        user->wrong += rig_wrong_ints(rank, out, CALLS * COUNT, first, 1, "of a stream of several");
+    }
+    rig_give(in);
+    return NULL;
+}
+
+static int share_a_stream(tutti_comm *comm, int rank, int size, void *context)
+{
+    enum { USERS = 4 };
+    struct user users[USERS];
+    pthread_t threads[USERS];
+    cuda_stream shared = rig_stream_take(false), other = rig_stream_take(false);
+    int wrong = 0;
+    (void)rank;
+    (void)size;
+    (void)context;
+    for (int u = 0; u < USERS; u++) {
+        users[u] = (struct user){.stream = u == 0 ? other : shared, .rank = u};
+        wrong += WORLD_OK(tutti_comm_dup(comm, &users[u].comm));
+    }
+    for (int u = 0; u < USERS; u++)
+        wrong += world_check(u, pthread_create(&threads[u], NULL, use_stream, &users[u]) == 0,
+                             "no thread");
+    for (int u = 0; u < USERS; u++) {
+        pthread_join(threads[u], NULL);
+        wrong += users[u].wrong + WORLD_OK(tutti_comm_destroy(users[u].comm));
+    }
+    return wrong;
+}
+
+static void test_stream_keeps_blocks_of_threads_in_one_stream(void)
+{
+    setenv("TUTTI_TEST_STANDIN_DELAY_US", "30", 1);
+    setenv("TUTTI_TEST_STANDIN_ISSUE_US", "20", 1);
+    run(WORLD_PROCESSES, 1, staged, share_a_stream, NULL);
+    unsetenv("TUTTI_TEST_STANDIN_DELAY_US");
+    unsetenv("TUTTI_TEST_STANDIN_ISSUE_US");
+}
+
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
@@ -483,6 +546,7 @@ int main(int argc, char **argv)
         {"nobody_in_a_child_of_fork", test_stream_keeps_nobody_in_a_child_of_fork},
         {"communicators_though_no_plan_fits", test_stream_keeps_communicators_though_no_plan_fits},
         {"nobody_who_aborts_behind_streams", test_stream_keeps_nobody_who_aborts_behind_streams},
+        {"blocks_of_threads_in_one_stream", test_stream_keeps_blocks_of_threads_in_one_stream},
     };
     return suite_run("stream_keeps", tests, sizeof tests / sizeof *tests, argc, argv);
 }
