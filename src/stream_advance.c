@@ -547,9 +547,10 @@ static bool is_drained(const struct unit *unit)
 {
     if (unit->slots && !mem_slots_passed(unit->slots))
         return false;
-    if (!unit->has_blocks)
-        return !unit->broken || unit_streams_at(unit, UNIT_START);
-    return unit->ends ? unit_streams_at(unit, UNIT_END) : streams_passed(unit);
+    if (unit->ends)
+        return unit_streams_at(unit, UNIT_END);
+    return unit->has_blocks ? streams_passed(unit)
+                            : !unit->broken || unit_streams_at(unit, UNIT_START);
 }
 
 bool unit_advance(struct unit *unit, struct unit *list, bool *over)

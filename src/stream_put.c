@@ -233,6 +233,13 @@ static tutti_status order_streams(const struct unit *unit)
     return status;
 }
 
+/* Most units do not signal END, and values are compared by half their range. */
+static bool falls_behind(const struct unit_stream *at)
+{
+    uint32_t seen = atomic_load_explicit(&at->words->word[UNIT_END], memory_order_acquire);
+    return at->value - seen >= 1u << 30;
+}
+
 static void graph_gone(void *context)
 {
     struct unit *unit = context;
@@ -254,6 +261,7 @@ static tutti_status put_all(struct unit *unit)
         struct unit_stream *at = &unit->streams[i];
         at->first = at->words->value + 1;
         at->value = at->words->value += steps;
+        unit->ends |= !unit->captured && falls_behind(at);
     }
     for (size_t i = 0; i < unit->stream_count && status == TUTTI_OK; i++)
         status = put_before(unit, i);

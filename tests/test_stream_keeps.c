@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "src/comm.h"
+#include "src/stream_unit.h"
 #include "tests/rig_suite.h"
 
 #define AWAIT_S 30
@@ -530,6 +531,70 @@ static void test_stream_keeps_blocks_of_threads_in_one_stream(void)
     unsetenv("TUTTI_TEST_STANDIN_ISSUE_US");
 }
 
+/* So many units later, as far as the values of their words tell. */
+static int skip_values(int rank, uint32_t many)
+{
+    enum { LINES = 8 };
+    struct mem_device *device;
+    struct mem_words *words[LINES];
+    int wrong = WORLD_OK(mem_device_open(&device));
+    for (int i = 0; i < LINES && !wrong; i++) {
+        wrong += WORLD_OK(mem_words_take(device, &words[i]));
+        words[i]->value += many;
+        atomic_fetch_add(&words[i]->word[UNIT_START], many);
+        atomic_fetch_add(&words[i]->word[UNIT_DONE], many);
+    }
+    for (int i = LINES; i > 0 && !wrong; i--)
+        mem_words_give(device, words[i - 1]);
+    return wrong;
+}
+
+/* Values of words wrap around, and are compared by half their range. After so many units without
+ * the signal that a stream has passed, the blocks of large ones are not given away under their
+ * copies: out of the second of two, which take 0.2 s each, while the first goes. */
+static int goes_on_for_weeks(tutti_comm *comm, int rank, int size, void *context)
+{
+    enum { LARGE = 1 << 20, PAIR = 2 };
+    int32_t *memory = rig_take(PAIR * LARGE * sizeof *memory);
+    int32_t *others = rig_take(PAIR * LARGE * sizeof *others);
+    cuda_stream stream = rig_stream_take(false), beside[PAIR];
+    int wrong = 0;
+    (void)size;
+    (void)context;
+    for (int i = 0; i < 3; i++) {
+        wrong +=
+            WORLD_OK(tutti_allreduce_on(memory, memory, 10, TUTTI_INT32, TUTTI_SUM, comm, stream));
+        wrong += WORLD_OK(tutti_barrier_on(comm, stream)) + rig_await(rank, stream, AWAIT_S);
+        usleep(100000); /* all lines are given back */
+        wrong += skip_values(rank, (1u << 30) - 10);
+    }
+    rig_set_ints(memory, PAIR * LARGE, 0);
+    rig_set_ints(others, PAIR * LARGE, PAIR * LARGE);
+    wrong += WORLD_OK(tutti_group_start());
+    for (int i = 0; i < PAIR; i++)
+        wrong += WORLD_OK(tutti_allreduce_on(memory + i * LARGE, memory + i * LARGE, LARGE,
+                                             TUTTI_INT32, TUTTI_SUM, comm, stream));
+    wrong += WORLD_OK(tutti_group_end());
+    usleep(500000);
+    for (int i = 0; i < PAIR; i++) {
+        beside[i] = rig_stream_take(false);
+        wrong += WORLD_OK(tutti_allreduce_on(others + i * LARGE, others + i * LARGE, LARGE,
+                                             TUTTI_INT32, TUTTI_SUM, comm, beside[i]));
+    }
+    for (int i = 0; i < PAIR; i++)
+        wrong += rig_await(rank, beside[i], AWAIT_S);
+    wrong += rig_await(rank, stream, AWAIT_S);
+    return wrong + rig_wrong_ints(rank, memory, PAIR * LARGE, 0, 1, "after 2^31 units");
+}
+
+static void test_stream_keeps_blocks_after_many_units(void)
+{
+    static const char *const whole[] = {"TUTTI_CUDA_DIRECT=0", "TUTTI_CUDA_PART=0", NULL};
+    setenv("TUTTI_TEST_STANDIN_COPY_MBPS", "20", 1);
+    run(WORLD_PROCESSES, 1, whole, goes_on_for_weeks, NULL);
+    unsetenv("TUTTI_TEST_STANDIN_COPY_MBPS");
+}
+
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
@@ -547,6 +612,7 @@ int main(int argc, char **argv)
         {"communicators_though_no_plan_fits", test_stream_keeps_communicators_though_no_plan_fits},
         {"nobody_who_aborts_behind_streams", test_stream_keeps_nobody_who_aborts_behind_streams},
         {"blocks_of_threads_in_one_stream", test_stream_keeps_blocks_of_threads_in_one_stream},
+        {"blocks_after_many_units", test_stream_keeps_blocks_after_many_units},
     };
     return suite_run("stream_keeps", tests, sizeof tests / sizeof *tests, argc, argv);
 }
