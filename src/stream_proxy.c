@@ -38,6 +38,8 @@ static struct {
     _Atomic size_t kept; /* units that wait for the next of their streams */
 } proxy = {.lock = PTHREAD_MUTEX_INITIALIZER, .more = PTHREAD_COND_INITIALIZER};
 
+static _Thread_local bool is_proxy;
+
 static void proxy_lock(void)
 {
     atomic_fetch_add(&proxy.wanting, 1);
@@ -149,6 +151,7 @@ static void *proxy_main(void *unused)
 {
     uint64_t moved_at = clock_ns(), now = moved_at;
     enum waiting waiting;
+    is_proxy = true;
     pthread_mutex_lock(&proxy.lock);
     while (!proxy.stop) {
         bool moved = pass(now - moved_at, &waiting);
@@ -212,21 +215,20 @@ static void fail_units(struct unit *list, bool begun)
     }
 }
 
-/* A program that exits with units under way: the driver's memory goes, so nobody may look at it.
- * Its streams go on, for what else the program does at its exit may wait for them. */
-static void stop_at_exit(void)
+/* With the lock. True if the thread is there. */
+static bool start_no_more(void)
 {
-    proxy_lock();
     bool running = proxy.running;
     atomic_store(&proxy.stop, true);
     atomic_store(&proxy.ready, false);
     proxy.running = false;
-    pthread_cond_signal(&proxy.more);
-    pthread_mutex_unlock(&proxy.lock);
-    if (!running)
-        return;
-    pthread_join(proxy.thread, NULL);
-    proxy_lock();
+    return running;
+}
+
+/* With the lock, which the thread will not have any more. The driver's memory goes, so nobody may
+ * look at it. Streams go on, for what else the program does at its exit may wait for them. */
+static void end_units(void)
+{
     release_streams(proxy.units);
     release_streams(atomic_load(&proxy.inbox));
     replay_each(&proxy.replays, release_parked, NULL);
@@ -234,6 +236,25 @@ static void stop_at_exit(void)
     fail_units(proxy.units, false);
     fail_units(atomic_load(&proxy.inbox), false);
     proxy.over = true;
+}
+
+/* A program that exits with units under way. */
+static void stop_at_exit(void)
+{
+    if (is_proxy) { /* it has called a function of the program's, which exits, and has the lock */
+        start_no_more();
+        end_units();
+        return;
+    }
+    proxy_lock();
+    bool running = start_no_more();
+    pthread_cond_signal(&proxy.more);
+    pthread_mutex_unlock(&proxy.lock);
+    if (!running)
+        return;
+    pthread_join(proxy.thread, NULL);
+    proxy_lock();
+    end_units();
     pthread_mutex_unlock(&proxy.lock);
 }
 

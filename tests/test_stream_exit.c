@@ -371,6 +371,36 @@ static void test_stream_exit_with_replay(void)
     run(WORLD_PROCESSES, 2, staged, exit_with_replay, &second);
 }
 
+/* A reduction of the program's ends the process, in the thread that carries the call out. */
+static void give_up(const void *in, void *inout, size_t count, tutti_dtype dtype, void *context)
+{
+    (void)in;
+    (void)inout;
+    (void)count;
+    (void)dtype;
+    (void)context;
+    alarm(20);
+    exit(0);
+}
+
+static int exit_within_a_reduction(tutti_comm *comm, int rank, int size, void *context)
+{
+    int32_t *memory = rig_take(COUNT * sizeof *memory);
+    cuda_stream stream = rig_stream_take(false);
+    tutti_op op;
+    int wrong = WORLD_OK(tutti_op_create(comm, give_up, NULL, &op));
+    (void)size;
+    (void)context;
+    wrong += WORLD_OK(tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, op, comm, stream));
+    wrong += rig_await(rank, stream, AWAIT_S);
+    return wrong + WORLD_TAKEN(tutti_comm_status(comm), TUTTI_ERR_PEER); /* the other has gone */
+}
+
+static void test_stream_exit_within_a_reduction(void)
+{
+    run(WORLD_PROCESSES, 2, staged, exit_within_a_reduction, NULL);
+}
+
 int main(int argc, char **argv)
 {
     static const struct suite_test tests[] = {
@@ -381,6 +411,7 @@ int main(int argc, char **argv)
         {"beside_an_abort", test_stream_exit_beside_an_abort},
         {"beside_a_call", test_stream_exit_beside_a_call},
         {"with_replay", test_stream_exit_with_replay},
+        {"within_a_reduction", test_stream_exit_within_a_reduction},
     };
     return suite_run("stream_exit", tests, sizeof tests / sizeof *tests, argc, argv);
 }
