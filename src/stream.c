@@ -353,9 +353,23 @@ static tutti_status make_result(struct unit *unit, tutti_comm *comm)
     return TUTTI_OK;
 }
 
+/* A graph is launched alone. */
+static tutti_status check_graphs(const struct unit *unit)
+{
+    for (size_t i = 1; i < unit->stream_count; i++) {
+        if (unit->streams[i].stream.capture != unit->streams[0].stream.capture)
+            return fail(TUTTI_ERR_ARG,
+                        "%s: streams of the group that share a communicator are being captured "
+                        "into different graphs, at rank %u: capture them into one",
+                        coll_name(unit->calls[0].call.coll), unit->calls[0].comm->rank);
+    }
+    return TUTTI_OK;
+}
+
 /* Of a launch either all streams are being captured, and every call has one, or none is. */
 static tutti_status check_captures(const struct unit *units)
 {
+    tutti_status status = TUTTI_OK;
     bool captured = false, others = false;
     const struct unit_call *streamless = NULL;
     for (const struct unit *unit = units; unit; unit = unit->next) {
@@ -374,7 +388,9 @@ static tutti_status check_captures(const struct unit *units)
         return fail(TUTTI_ERR_ARG,
                     "%s: a group that is being captured holds a call without a stream, at rank %u",
                     coll_name(streamless->call.coll), streamless->comm->rank);
-    return TUTTI_OK;
+    for (const struct unit *unit = units; unit && status == TUTTI_OK; unit = unit->next)
+        status = check_graphs(unit);
+    return status;
 }
 
 /* Takes all that the unit needs, before anything is put anywhere. */

@@ -222,14 +222,10 @@ static tutti_status order_streams(const struct unit *unit)
 {
     const struct mem_stream *first = &unit->streams[0].stream;
     tutti_status status = TUTTI_OK;
-    for (size_t i = 1; i < unit->stream_count && status == TUTTI_OK; i++) {
-        if (unit->streams[i].stream.capture == first->capture)
-            status = mem_stream_order(&unit->streams[i].stream, first);
-    }
-    for (size_t i = 1; i < unit->stream_count && status == TUTTI_OK; i++) {
-        if (unit->streams[i].stream.capture == first->capture)
-            status = mem_stream_order(first, &unit->streams[i].stream);
-    }
+    for (size_t i = 1; i < unit->stream_count && status == TUTTI_OK; i++)
+        status = mem_stream_order(&unit->streams[i].stream, first);
+    for (size_t i = 1; i < unit->stream_count && status == TUTTI_OK; i++)
+        status = mem_stream_order(first, &unit->streams[i].stream);
     return status;
 }
 

@@ -345,6 +345,47 @@ static int half_captured(tutti_comm *comm, int rank, int size, void *context)
     return wrong;
 }
 
+/* A group of one communicator whose streams are captured into two graphs: one launched without the
+ * other would wait for ever. */
+static int captured_apart(tutti_comm *comm, int rank, int size, void *context)
+{
+    cuda_stream streams[2];
+    void *memory[2], *executables[2];
+    int wrong = 0;
+    (void)context;
+    for (int i = 0; i < 2; i++) {
+        streams[i] = rig_stream_take(false);
+        memory[i] = rig_take(COUNT * 4);
+        rig_capture_begin(streams[i]);
+    }
+    wrong += WORLD_OK(tutti_group_start());
+    for (int i = 0; i < 2; i++)
+        wrong += WORLD_OK(tutti_allreduce_on(memory[i], memory[i], COUNT, TUTTI_INT32, TUTTI_SUM,
+                                             comm, streams[i]));
+    wrong += WORLD_TAKEN(tutti_group_end(), TUTTI_ERR_ARG);
+    wrong += world_says(rank, "are being captured into different graphs");
+    for (int i = 0; i < 2; i++)
+        wrong += WORLD_OK(tutti_allreduce_on(memory[i], memory[i], COUNT, TUTTI_INT32, TUTTI_SUM,
+                                             comm, streams[i]));
+    for (int i = 0; i < 2; i++) {
+        executables[i] = rig_capture_end(streams[i]);
+        wrong += world_check(rank, executables[i] != NULL, "the refusal broke a capture");
+    }
+    for (int i = 0; i < 2 && !wrong; i++) {
+        rig_set_ints(memory[i], COUNT, rank);
+        rig_graph_launch(executables[i], streams[i]);
+        wrong += rig_await(rank, streams[i], AWAIT_S);
+        wrong += rig_wrong_ints(rank, memory[i], COUNT, size * (size - 1) / 2, size, "each alone");
+    }
+    return wrong;
+}
+
+static void test_stream_graphs_groups_captured_apart_are_refused(void)
+{
+    run(WORLD_PROCESSES, 2, direct, captured_apart, NULL);
+    run(WORLD_PROCESSES, 2, staged, captured_apart, NULL);
+}
+
 static void test_stream_graphs_half_captured_groups_are_refused(void)
 {
     run(WORLD_THREADS, 2, direct, half_captured, NULL);
@@ -699,6 +740,7 @@ int main(int argc, char **argv)
         {"side_by_side", test_stream_graphs_side_by_side},
         {"side_by_side_staged", test_stream_graphs_side_by_side_staged},
         {"half_captured_groups_are_refused", test_stream_graphs_half_captured_groups_are_refused},
+        {"groups_captured_apart_are_refused", test_stream_graphs_groups_captured_apart_are_refused},
         {"on_every_rank_or_on_none", test_stream_graphs_on_every_rank_or_on_none},
         {"of_several_streams", test_stream_graphs_of_several_streams},
         {"that_hold_half_an_operation", test_stream_graphs_that_hold_half_an_operation},

@@ -427,8 +427,8 @@ TUTTI_API tutti_status tutti_wait_all(size_t count, tutti_request **requests);
  * only a root has (TUTTI_CUDA_DIRECT=0 lifts this, and on several hosts TUTTI_CUDA_PART=0).
  * A stream that is being captured records the operation, which then runs at every launch of the
  * graph, when the stream gets there. A collective must be captured on every rank or on none (else
- * TUTTI_ERR_MISMATCH); where other streams use its communicator too, events must say what comes
- * first, alike on all ranks.
+ * TUTTI_ERR_MISMATCH), and the streams of a unit in one graph; where other streams use its
+ * communicator too, events must say what comes first, alike on all ranks.
  * A failure is not returned by the call, which is over by then: the streams go on, with unspecified
  * data, and tutti_comm_status tells; or they wait (tutti_comm_hold_streams). tutti_comm_abort lets
  * every waiting stream go on.
