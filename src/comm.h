@@ -105,6 +105,7 @@ struct operation {
     _Atomic tutti_status status; /* TUTTI_IN_PROGRESS until done */
     char *sentence; /* once failed: its own, for the communicator may be gone by then */
     bool of_unit;   /* a unit of stream.c carries it out: nothing here advances it */
+    bool copies;    /* exec_nic.c does, and its peer is not what it waits for */
     void *bounce; /* pinned, for what no adapter takes (exec_nic.c), or a device (comm_device.c) */
     struct operation *next_work;
     /* operation_init leaves what follows as it is. Point-to-point, once posted: */

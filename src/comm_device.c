@@ -111,6 +111,7 @@ static tutti_status start_works(tutti_comm *comm)
 
 tutti_status comm_device_copy(tutti_comm *comm, struct operation *op)
 {
+    op->copies = op->call.by_nic;
     list_work(comm, op);
     return start_works(comm);
 }

@@ -96,7 +96,9 @@ static bool next_awaited(const tutti_comm *comm, struct awaited *at)
         if (at->receives || link->send.posted > 0)
             return true;
     }
-    at->p2p = at->p2p ? at->p2p->next : comm->p2p_list;
+    do {
+        at->p2p = at->p2p ? at->p2p->next : comm->p2p_list;
+    } while (at->p2p && at->p2p->copies);
     if (!at->p2p)
         return false;
     at->peer = (uint32_t)at->p2p->call.root;

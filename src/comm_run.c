@@ -372,7 +372,7 @@ void operation_init(struct operation *op, tutti_comm *comm, const struct call *c
     atomic_init(&op->status, TUTTI_IN_PROGRESS);
     op->counts = NULL;
     op->sentence = NULL;
-    op->of_unit = false;
+    op->of_unit = op->copies = false;
     op->bounce = NULL;
 }
 

@@ -336,6 +336,7 @@ tutti_status exec_nic_copy(struct tutti_comm *comm, struct operation *op)
 
 void exec_nic_copied(struct tutti_comm *comm, struct operation *op)
 {
+    op->copies = false;
     if (op->call.is_send) {
         comm_p2p_go_on(comm, op);
     } else {

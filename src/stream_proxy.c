@@ -215,16 +215,6 @@ static void fail_units(struct unit *list, bool begun)
     }
 }
 
-/* With the lock. True if the thread is there. */
-static bool start_no_more(void)
-{
-    bool running = proxy.running;
-    atomic_store(&proxy.stop, true);
-    atomic_store(&proxy.ready, false);
-    proxy.running = false;
-    return running;
-}
-
 /* With the lock, which the thread will not have any more. The driver's memory goes, so nobody may
  * look at it. Streams go on, for what else the program does at its exit may wait for them. */
 static void end_units(void)
@@ -238,29 +228,31 @@ static void end_units(void)
     proxy.over = true;
 }
 
-/* A program that exits with units under way. */
+/* A program that exits with units under way. If a function of the program's does, which the proxy
+ * has called, this is the thread, and has the lock. */
 static void stop_at_exit(void)
 {
-    if (is_proxy) { /* it has called a function of the program's, which exits, and has the lock */
-        start_no_more();
-        end_units();
-        return;
+    if (!is_proxy)
+        proxy_lock();
+    bool running = proxy.running;
+    atomic_store(&proxy.stop, true);
+    atomic_store(&proxy.ready, false);
+    proxy.running = false;
+    if (running && !is_proxy) {
+        pthread_cond_signal(&proxy.more);
+        pthread_mutex_unlock(&proxy.lock);
+        pthread_join(proxy.thread, NULL);
+        proxy_lock();
     }
-    proxy_lock();
-    bool running = start_no_more();
-    pthread_cond_signal(&proxy.more);
-    pthread_mutex_unlock(&proxy.lock);
-    if (!running)
-        return;
-    pthread_join(proxy.thread, NULL);
-    proxy_lock();
-    end_units();
+    if (running)
+        end_units();
     pthread_mutex_unlock(&proxy.lock);
 }
 
 /* A child of fork has no proxy, and none of the parent's units. */
 static void child_of_fork(void)
 {
+    is_proxy = false;
     pthread_mutex_init(&proxy.lock, NULL);
     pthread_cond_init(&proxy.more, NULL);
     proxy.running = false;

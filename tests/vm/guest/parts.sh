@@ -523,7 +523,10 @@ part_gpu() {
     adapters "one rank copies, the others do not" 3 any '(peer memory)' \
         sh -c '[ $TUTTI_RANK = 1 ] && export TUTTI_VERBS_GPU=off; exec "$@"' sh
     adapters "ranks with GPU memory and ranks with host memory" 3 host '(peer memory)'
-    TUTTI_TEST_STANDIN_CHANNELS=1 TUTTI_TEST_STANDIN_KERNELS=0 adapters "a held channel and an abort" 2 held ''
+    export TUTTI_TEST_STANDIN_CHANNELS=1 TUTTI_TEST_STANDIN_KERNELS=0
+    adapters "a held channel and an abort" 2 held ''
+    TUTTI_TIMEOUT_MS=3000 adapters "a held channel and a time limit" 2 held ''
+    unset TUTTI_TEST_STANDIN_CHANNELS TUTTI_TEST_STANDIN_KERNELS
     # slots fit, buffers do not: what goes either way does so in pieces
     chmod 777 "$work"
     limited="prlimit --memlock=1572864:1572864 setpriv --reuid=65534 --regid=65534 --clear-groups env HOME=/tmp"
