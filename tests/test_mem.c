@@ -1,12 +1,16 @@
 /* test_mem.c: allocations that peers can map, the list that finds them, and the copy. */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <pthread.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -180,11 +184,50 @@ static void test_mem_export_can_be_mapped_and_not_shrunk(void)
         CU_ASSERT(all_are(peer, 7, sizes[i]));
         peer[sizes[i] - 1] = 8;
         CU_ASSERT_EQUAL(memory[sizes[i] - 1], 8);
+        int kept = dup(found.fd);
         CU_ASSERT_EQUAL(mem_free(memory), TUTTI_OK);
-        CU_ASSERT_EQUAL(peer[sizes[i] - 1], 8);           /* the peer's view outlives the owner's */
         CU_ASSERT_NOT_EQUAL(fcntl(found.fd, F_GETFD), 0); /* closed: no descriptor is left */
+        /* The peer's view outlives the owner's, but not the memory. */
+        CU_ASSERT(fstat(kept, &file) == 0 && file.st_blocks == 0);
+        CU_ASSERT_EQUAL(peer[sizes[i] - 1], 0);
         munmap(peer, found.bytes);
+        close(kept);
     }
+}
+
+/* A sandbox that allows no memory files. */
+static bool forbid_files(void)
+{
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_memfd_create, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {sizeof filter / sizeof *filter, filter};
+    return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+           prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
+}
+
+static void test_mem_alloc_works_without_files(void)
+{
+    pid_t child = fork();
+    if (child == 0) {
+        struct mem_export found;
+        bool good = forbid_files();
+        for (size_t bytes = 1; bytes < 4 * HUGE && good; bytes *= 7) {
+            unsigned char *memory = NULL;
+            good = mem_alloc(bytes, (void **)&memory) == TUTTI_OK && all_are(memory, 0, bytes) &&
+                   (uintptr_t)memory % (bytes < HUGE ? 4096 : HUGE) == 0;
+            if (good)
+                memset(memory, 1, bytes);
+            good = good && !mem_find(memory, bytes, &found) && mem_free(memory) == TUTTI_OK;
+        }
+        _exit(good ? 0 : 1);
+    }
+    int status;
+    CU_ASSERT_EQUAL(waitpid(child, &status, 0), child);
+    CU_ASSERT(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
 enum { THREADS = 4, ROUNDS = 200, HELD = 8 };
@@ -369,6 +412,7 @@ int main(int argc, char **argv)
         TEST(mem_free_refuses_foreign_pointers),
         TEST(mem_ids_are_never_reused),
         TEST(mem_export_can_be_mapped_and_not_shrunk),
+        TEST(mem_alloc_works_without_files),
         TEST(mem_serves_threads_at_once),
         TEST(mem_lists_many_allocations),
         TEST(mem_alloc_survives_a_full_heap),

@@ -54,9 +54,16 @@ static void after_fork(void)
     pthread_mutex_unlock(&list.lock);
 }
 
+static void child_of_fork(void)
+{
+    for (size_t i = 0; i < list.count; i++)
+        list.entries[i].memory.inherited = true;
+    after_fork();
+}
+
 static void guard_forks(void)
 {
-    pthread_atfork(before_fork, after_fork, after_fork);
+    pthread_atfork(before_fork, after_fork, child_of_fork);
 }
 
 /* The number of entries whose base is at or below the pointer. */

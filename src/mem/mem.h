@@ -21,6 +21,7 @@ struct mem_export {
     int fd;       /* borrowed: valid until mem_free; -1: no file, not found by mem_find */
     size_t bytes; /* of the whole allocation */
     void *base;
+    bool inherited; /* of a fork's parent, which has it still */
 };
 
 /* One row of the table in mem.c. A kind makes and unmakes one allocation; mem.c lists them. */

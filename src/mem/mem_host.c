@@ -4,7 +4,9 @@
  * when a process is killed, and a descriptor is all a peer needs. The file is sealed against
  * shrinking, so that a peer that has mapped it can never be sent SIGBUS by its owner, and its
  * pages exist before anybody sees the pointer, so that a full memory limit is an error of the
- * allocation and not a signal in the middle of a collective.
+ * allocation and not a signal in the middle of a collective. They go when the owner frees it,
+ * whoever has it mapped still. In a sandbox without memory files it is memory of this process
+ * alone.
  *
  * Pages are as large as the kernel gives them: the mapping is aligned to 2 MiB and collapsed into
  * huge pages where the kernel knows how (Linux 6.1), otherwise advised. Failing that, only speed is
@@ -32,7 +34,8 @@
 #define MADV_COLLAPSE 25 /* Linux 6.1 */
 #endif
 
-/* Maps the file at a multiple of align: reserves more than needed and gives the rest back. */
+/* Maps the file, or none (-1), at a multiple of align: reserves more than needed and gives the rest
+ * back. */
 static void *map_aligned(int fd, size_t bytes, size_t align)
 {
     char *reserved =
@@ -41,7 +44,8 @@ static void *map_aligned(int fd, size_t bytes, size_t align)
         return MAP_FAILED;
     size_t before = (align - (uintptr_t)reserved % align) % align;
     char *base = reserved + before;
-    void *mapped = mmap(base, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
+    int flags = MAP_FIXED | (fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED);
+    void *mapped = mmap(base, bytes, PROT_READ | PROT_WRITE, flags, fd, 0);
     if (mapped == MAP_FAILED) {
         int error = errno;
         munmap(reserved, bytes + align);
@@ -130,6 +134,23 @@ static tutti_status populate(int fd, size_t bytes, size_t size, size_t align, vo
     return TUTTI_OK;
 }
 
+/* The same without a file. */
+static tutti_status populate_alone(size_t bytes, size_t size, size_t align, void **mapped)
+{
+    void *base = map_aligned(-1, size, align);
+    if (base == MAP_FAILED)
+        return fail_errno(TUTTI_ERR_NOMEM, "allocate %zu bytes: map memory", bytes);
+    (void)madvise(base, size, MADV_HUGEPAGE);
+    if (madvise(base, size, MADV_POPULATE_WRITE) != 0 && errno != EINVAL) {
+        tutti_status status =
+            fail_errno(TUTTI_ERR_NOMEM, "allocate %zu bytes: the memory is not there", bytes);
+        munmap(base, size);
+        return status;
+    }
+    *mapped = base;
+    return TUTTI_OK;
+}
+
 static tutti_status alloc(size_t bytes, struct mem_export *out)
 {
     size_t page = (size_t)sysconf(_SC_PAGESIZE), size;
@@ -139,21 +160,27 @@ static tutti_status alloc(size_t bytes, struct mem_export *out)
     if (status != TUTTI_OK)
         return status;
     int fd = memfd_create("tutti", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    if (fd < 0)
+    if (fd < 0 && errno != EPERM && errno != EACCES && errno != ENOSYS)
         return fail_errno(TUTTI_ERR_NOMEM, "allocate %zu bytes: make a memory file", bytes);
+    size_t align = size >= HUGE_PAGE ? HUGE_PAGE : page;
     void *base;
-    status = populate(fd, bytes, size, size >= HUGE_PAGE ? HUGE_PAGE : page, &base);
-    if (status != TUTTI_OK) {
+    status = fd < 0 ? populate_alone(bytes, size, align, &base)
+                    : populate(fd, bytes, size, align, &base);
+    if (status == TUTTI_OK)
+        *out = (struct mem_export){.fd = fd, .bytes = size, .base = base};
+    else if (fd >= 0)
         close(fd);
-        return status;
-    }
-    *out = (struct mem_export){.fd = fd, .bytes = size, .base = base};
-    return TUTTI_OK;
+    return status;
 }
 
 static void release(const struct mem_export *allocation)
 {
     munmap(allocation->base, allocation->bytes);
+    if (allocation->fd < 0)
+        return;
+    if (!allocation->inherited)
+        (void)fallocate(allocation->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
+                        (off_t)allocation->bytes);
     close(allocation->fd);
 }
 
