@@ -4,12 +4,14 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -92,6 +94,75 @@ int fallocate(int fd, int mode, off_t at, off_t len)
         return -1;
     }
     return (int)syscall(SYS_fallocate, fd, mode, at, len);
+}
+
+/* From now on this process reads the text there. */
+static bool show(const char *file, const char *text)
+{
+    char made[] = "/tmp/tutti-XXXXXX";
+    int fd = mkstemp(made);
+    (void)umount(file); /* what was shown before */
+    bool good = fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text) &&
+                mount(made, file, NULL, MS_BIND, NULL) == 0;
+    close(fd);
+    unlink(made);
+    return good;
+}
+
+static bool put(const char *file, const char *text)
+{
+    FILE *made = fopen(file, "w");
+    return made && fputs(text, made) >= 0 && fclose(made) == 0;
+}
+
+/* A machine with 16 GiB of memory and 8 of swap, and a group of either version that may have 1 and
+ * none. */
+static bool enter_group(void)
+{
+    bool root = geteuid() == 0;
+    return unshare(CLONE_NEWNS | (root ? 0 : CLONE_NEWUSER)) == 0 &&
+           mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 &&
+           mount("none", "/sys/fs/cgroup", "tmpfs", 0, NULL) == 0 &&
+           show("/proc/meminfo", "MemTotal: 16777216 kB\nMemAvailable: 16777216 kB\n"
+                                 "SwapFree: 8388608 kB\n") &&
+           mkdir("/sys/fs/cgroup/memory", 0755) == 0 &&
+           put("/sys/fs/cgroup/memory.max", "1073741824\n") &&
+           put("/sys/fs/cgroup/memory.swap.max", "0\n") &&
+           put("/sys/fs/cgroup/memory/memory.limit_in_bytes", "1073741824\n") &&
+           put("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes", "1073741824\n");
+}
+
+/* Swap that the group may not use does not count. */
+static void test_mem_alloc_keeps_to_the_limit_of_groups(void)
+{
+    enum { GOOD, BAD, CANNOT };
+    static const char *const groups[] = {"0::/a/b\n", "12:cpu:/\n4:memory:/a/b\n"};
+    pid_t child = fork();
+    if (child == 0) {
+        void *memory;
+        if (!enter_group())
+            _exit(CANNOT);
+        for (size_t i = 0; i < 2; i++) {
+            if (!show("/proc/self/cgroup", groups[i]))
+                _exit(CANNOT);
+            bool good = mem_alloc((size_t)3 << 29, &memory) == TUTTI_ERR_NOMEM &&
+                        strstr(status_sentence(), "the control group of this process allows "
+                                                  "1073741824") &&
+                        mem_alloc((size_t)32 << 20, &memory) == TUTTI_OK;
+            if (!good) {
+                printf("%s: %s\n", groups[i], status_sentence());
+                fflush(stdout);
+                _exit(BAD);
+            }
+        }
+        _exit(GOOD);
+    }
+    int status;
+    CU_ASSERT_EQUAL(waitpid(child, &status, 0), child);
+    if (WIFEXITED(status) && WEXITSTATUS(status) == CANNOT)
+        suite_skip("mounts are not allowed here");
+    else
+        CU_ASSERT(WIFEXITED(status) && WEXITSTATUS(status) == GOOD);
 }
 
 static void test_mem_alloc_is_not_ended_by_signals(void)
@@ -406,6 +477,7 @@ int main(int argc, char **argv)
     static const struct suite_test tests[] = {
         TEST(mem_alloc_gives_zeroed_aligned_memory),
         TEST(mem_alloc_refuses_what_does_not_exist),
+        TEST(mem_alloc_keeps_to_the_limit_of_groups),
         TEST(mem_alloc_is_not_ended_by_signals),
         TEST(mem_alloc_keeps_to_the_limit_of_files),
         TEST(mem_find_knows_every_byte_and_no_other),

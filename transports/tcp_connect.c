@@ -357,8 +357,9 @@ static void attempt_failed(struct tcp_link *link, struct tcp_hand *hand, tutti_s
     turn(link, now);
     if (link->at == 0 && round_is_hopeless(link))
         tcp_link_end(link, TUTTI_ERR_PEER,
-                     "%s no longer listens at %s: it has left the communicator or died", name,
-                     text);
+                     "%s no longer listens at %s: it has left the communicator or died, or a "
+                     "firewall refuses connections to it (TUTTI_PORTS)",
+                     name, text);
 }
 
 /* Starts a socket's connection. */

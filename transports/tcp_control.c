@@ -249,7 +249,8 @@ static bool farewell_round(struct tcp_link *link)
         if (fd < 0)
             continue;
         shutdown(fd, SHUT_WR);
-        /* A peer that is merely slow needs no waiting: the kernel goes on without us. */
+        /* A peer that is merely slow needs no waiting: the kernel goes on without us, for some
+         * 5 minutes (tcp_orphan_retries). */
         link->unread = drain(fd) || link->unread;
         done = done && (!link->unread || quiet(fd));
     }

@@ -143,7 +143,8 @@ struct transport_ops {
     tutti_status (*open)(const struct transport_config *config, struct transport **transport);
     /* Releases everything, at once: pending transfers are dropped, peers see the link go down
      * unless they were done with it. Sends that are done arrive all the same: a transport whose
-     * device would forget them waits for that, at most 3 s, where the peer lives. NULL allowed. */
+     * device would forget them waits for that, at most 3 s, where the peer lives. TCP's kernel
+     * forgets what a peer has not read some 5 minutes later. NULL allowed. */
     void (*close)(struct transport *transport);
     /* This rank's address, to be given to every peer; *len <= TRANSPORT_ADDRESS_MAX. */
     tutti_status (*address)(struct transport *transport, void *address, size_t *len);

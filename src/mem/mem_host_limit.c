@@ -2,8 +2,8 @@
  * The kernel hands out the pages of a memory file until the machine or the control group is out of
  * them, and then ends processes, other people's too. So a large size is first compared with what
  * could be had: what the machine says is available, and the limit of each control group around
- * this process, both with free swap on top since a memory file can go there. What cannot be read
- * limits nothing. A snapshot: two that ask at once may both be told yes.
+ * this process, both with the swap on top that is free and allowed, since a memory file can go
+ * there. What cannot be read limits nothing. A snapshot: two that ask at once may both be told yes.
  * Source: proc_meminfo(5), the kernel's admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst. */
 #include <fcntl.h>
 #include <limits.h>
@@ -40,22 +40,42 @@ static uint64_t sum(uint64_t a, uint64_t b)
     return a > UINT64_MAX - b ? UINT64_MAX : a + b;
 }
 
-/* The limits of the group at path and of all that contain it, in the tree mounted at mount. */
-static tutti_status check_groups(size_t bytes, uint64_t swap, const char *mount, char *path,
-                                 const char *name)
+/* Where control groups are: version 2, and 1, whose second limit is of memory and swap together. */
+struct tree {
+    const char *mount, *memory, *swap;
+    bool together;
+};
+static const struct tree version_1 = {"/sys/fs/cgroup/memory", "memory.limit_in_bytes",
+                                      "memory.memsw.limit_in_bytes", true};
+static const struct tree version_2 = {"/sys/fs/cgroup", "memory.max", "memory.swap.max", false};
+
+/* What a file of a group says; UINT64_MAX: it does not limit. */
+static uint64_t limit_in(const char *mount, const char *path, const char *name, char file[PATH_MAX])
 {
-    char file[PATH_MAX], text[TEXT_MAX];
+    char text[TEXT_MAX];
+    int len = snprintf(file, PATH_MAX, "%s%s/%s", mount, path, name);
+    bool limits = len < PATH_MAX && read_text(file, text) && text[0] >= '0' && text[0] <= '9';
+    return limits ? strtoull(text, NULL, 10) : UINT64_MAX;
+}
+
+static uint64_t least(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* The limits of the group at path and of all that contain it. */
+static tutti_status check_groups(size_t bytes, uint64_t swap, const struct tree *tree, char *path)
+{
+    char file[PATH_MAX];
     for (;;) {
-        int len = snprintf(file, sizeof file, "%s%s/%s", mount, path, name);
-        if ((size_t)len < sizeof file && read_text(file, text) && text[0] >= '0' &&
-            text[0] <= '9') {
-            uint64_t limit = sum(strtoull(text, NULL, 10), swap);
-            if (bytes > limit)
-                return fail(TUTTI_ERR_NOMEM,
-                            "allocate %zu bytes: the control group of this process allows %llu "
-                            "(%.200s, free swap included)",
-                            bytes, (unsigned long long)limit, file);
-        }
+        uint64_t second = limit_in(tree->mount, path, tree->swap, file);
+        uint64_t limit = limit_in(tree->mount, path, tree->memory, file);
+        limit = tree->together ? least(sum(limit, swap), second) : sum(limit, least(swap, second));
+        if (bytes > limit)
+            return fail(TUTTI_ERR_NOMEM,
+                        "allocate %zu bytes: the control group of this process allows %llu "
+                        "(%.200s, with the free swap that it may use)",
+                        bytes, (unsigned long long)limit, file);
         char *last = strrchr(path, '/');
         if (!last)
             return TUTTI_OK;
@@ -83,10 +103,9 @@ tutti_status mem_host_limit(size_t bytes)
          line = strtok_r(NULL, "\n", &rest)) {
         char *path = strchr(line, '/'), *memory = strstr(line, ":memory:");
         if (path && strncmp(line, "0::", 3) == 0)
-            status = check_groups(bytes, swap, "/sys/fs/cgroup", path, "memory.max");
+            status = check_groups(bytes, swap, &version_2, path);
         else if (path && memory && memory < path)
-            status =
-                check_groups(bytes, swap, "/sys/fs/cgroup/memory", path, "memory.limit_in_bytes");
+            status = check_groups(bytes, swap, &version_1, path);
     }
     return status;
 }
