@@ -36,6 +36,7 @@ static struct {
     struct replays replays;
     atomic_uint wanting;
     _Atomic size_t kept; /* units that wait for the next of their streams */
+    _Atomic uint64_t puts;
 } proxy = {.lock = PTHREAD_MUTEX_INITIALIZER, .more = PTHREAD_COND_INITIALIZER};
 
 static _Thread_local bool is_proxy;
@@ -118,6 +119,11 @@ static bool pass(uint64_t idle_ns, enum waiting *waiting)
         proxy.tail = &(*proxy.tail)->next;
     atomic_store_explicit(&proxy.kept, kept, memory_order_relaxed);
     return moved;
+}
+
+uint64_t proxy_next_put(void)
+{
+    return atomic_fetch_add(&proxy.puts, 1);
 }
 
 bool proxy_keeps_many(void)

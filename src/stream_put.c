@@ -277,13 +277,12 @@ static tutti_status put_all(struct unit *unit)
  */
 tutti_status unit_put(struct unit *unit)
 {
-    static _Atomic uint64_t order;
     struct mem_device *device = unit->slots ? unit->streams[0].stream.device : NULL;
     if (device)
         mem_device_lock_streams(device);
-    unit->put_from = atomic_fetch_add(&order, 1);
+    unit->put_from = proxy_next_put();
     tutti_status status = put_all(unit);
-    unit->put_to = atomic_fetch_add(&order, 1);
+    unit->put_to = proxy_next_put();
     if (device)
         mem_device_unlock_streams(device);
     return status;

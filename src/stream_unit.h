@@ -190,6 +190,8 @@ bool unit_is_quiet(struct unit *unit);
 tutti_status proxy_start(void);
 /* Takes the unit. */
 void proxy_take(struct unit *unit);
+/* A number greater than all it gave before. */
+uint64_t proxy_next_put(void);
 /* So many units that are over wait for the next of their streams that it should be no more. */
 bool proxy_keeps_many(void);
 /* Fails a communicator that the proxy is inside of, for this rank's reason; false: it is not. */

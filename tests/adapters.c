@@ -7,8 +7,8 @@
  *     adapters host      as any, and every second rank's buffers are host memory
  *     adapters lost      sums until the link is lost, which must come to an end that says why
  *     adapters held      the only channel of rank 1's GPU is held when bytes come that no adapter
- *                        writes there: its call ends all the same when another thread aborts,
- *                        or at the time limit, if one is set, which is not rank 0's fault
+ *                        writes there: its call ends all the same when another thread aborts
+ *     adapters late      the same, at the time limit, which is not rank 0's fault
  *
  * What goes without a copy is counted by the transports. Device memory is memory in which the CPU
  * faults, so whoever touches it by mistake ends the job. */
@@ -28,7 +28,7 @@
 /* Bytes that may go through slots: the ends of what plans cut into pieces. */
 #define SLOTS_MOST ((uint64_t)128 << 10)
 
-static enum { DIRECT, STAGED, ANY, HOST, LOST, HELD } expected;
+static enum { DIRECT, STAGED, ANY, HOST, LOST, HELD, LATE } expected;
 static const struct gpu *gpu;
 static tutti_comm *comm;
 static int rank, size, bad;
@@ -346,7 +346,6 @@ static void *abort_later(void *unused)
 static void run_held(void)
 {
     struct vector memory = make(COUNT, true);
-    bool limited = getenv("TUTTI_TIMEOUT_MS") != NULL;
     atomic_bool open = false;
     pthread_t aborts;
     cuda_stream stream;
@@ -355,14 +354,14 @@ static void run_held(void)
     if (rank == 0) {
         sleep(1);
         check(tutti_send(memory.at, COUNT, TUTTI_INT32, 1, comm) == TUTTI_OK, "send");
-        sleep(limited ? 6 : 0); /* it does not wait for rank 1 */
+        sleep(expected == LATE ? 6 : 0); /* it does not wait for rank 1 */
         return;
     }
     check(gpu->stream_make(&stream, CUDA_STREAM_NON_BLOCKING) == CUDA_DRIVER_OK, "stream");
     check(tutti_recv_start(memory.at, COUNT, TUTTI_INT32, 0, comm, &request) == TUTTI_OK, "recv");
     usleep(500000);
     check(gpu->host_function(stream, await_open, &open) == CUDA_DRIVER_OK, "gate");
-    if (limited) {
+    if (expected == LATE) {
         check(tutti_wait(&request) == TUTTI_ERR_TIMEOUT && !strstr(tutti_last_error(), "rank 0"),
               "a receive whose time is up");
     } else {
@@ -377,12 +376,12 @@ static void run_held(void)
 
 int main(int argc, char **argv)
 {
-    static const char *const words[] = {"direct", "staged", "any", "host", "lost", "held"};
+    static const char *const words[] = {"direct", "staged", "any", "host", "lost", "held", "late"};
     int word = 0;
-    while (argc == 2 && word <= HELD && strcmp(argv[1], words[word]) != 0)
+    while (argc == 2 && word <= LATE && strcmp(argv[1], words[word]) != 0)
         word++;
-    if (argc != 2 || word > HELD)
-        return fprintf(stderr, "usage: adapters direct|staged|any|host|lost|held\n"), 2;
+    if (argc != 2 || word > LATE)
+        return fprintf(stderr, "usage: adapters direct|staged|any|host|lost|held|late\n"), 2;
     expected = word;
     gpu = gpu_open();
     if (!gpu || tutti_comm_create_from_env(&comm) != TUTTI_OK) {
@@ -395,7 +394,7 @@ int main(int argc, char **argv)
         run_until_lost();
         return bad != 0;
     }
-    if (expected == HELD) {
+    if (expected == HELD || expected == LATE) {
         run_held();
         check(tutti_comm_destroy(comm) == TUTTI_OK, "destroy");
         return bad != 0;
