@@ -118,6 +118,14 @@ until_begun() {
     done
 }
 
+ends_within() { # seconds pid
+    local end=$((SECONDS + $1))
+    while kill -0 "$2" 2>/dev/null; do
+        [ $SECONDS -lt $end ] || return
+        sleep 0.1
+    done
+}
+
 # Waits for them; what they printed is in $work/log. False if one ended badly, the doomed one excepted.
 end_ranks() { # [doomed]
     local rank=0 good=0 pid status
@@ -256,14 +264,29 @@ part_rail() {
     [ "$lost" -le $((4 + back)) ] && good=yes # four ranks have lost one path each that was up at first
     result "$lost warnings of a loss, $back of a return: attempts to make a path again give none" $good "$work/log"
     [ "$1" = roce ] || return 0 # a device of siw is removed once nobody has it open
-    good=no
-    # the kernel may take its time
+    device_removed
+}
+
+# Under a running allreduce. Now and then (one of thirty times) Linux 7.2 does not remove a device before
+# those who have it open end, and nothing happens to it until then.
+device_removed() {
+    local good=no removal
     start_ranks 2 env TUTTI_LOG=info timeout -k 1 60 "$build/tests/endure" past "$work/removed" 3 50000
     until_begun
-    rdma link del "$(device a 1)"
-    touch "$work/removed"
-    end_ranks && grep -q "goes on without $(device a 1)" "$work/log" && ! grep -q 'copied through' "$work/log" && good=yes
-    result "a rail's device is removed: the same bits, in place over the other" $good "$work/log"
+    rdma link del "$(device a 1)" &
+    removal=$!
+    if ends_within 10 $removal; then
+        touch "$work/removed"
+        end_ranks && grep -q "goes on without $(device a 1)" "$work/log" && ! grep -q 'copied through' "$work/log" && good=yes
+        result "a rail's device is removed: the same bits, in place over the other" $good "$work/log"
+    else
+        sed 's/^/    /' /proc/$removal/stack
+        touch "$work/removed"
+        end_ranks && good=yes
+        result "a rail's device is to be removed: the same bits" $good "$work/log"
+        skip "the kernel did not remove a device in use within 10 s, but waited where the lines above say"
+    fi
+    wait $removal
 }
 
 # One of two rails is silent from the start, and the network has nothing to ask about it: the hardware
