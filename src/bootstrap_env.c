@@ -375,7 +375,9 @@ static tutti_status from_slurm(const struct settings *settings, struct bootstrap
     char job[128], host[HOST_TEXT_MAX];
     const char *list = settings_launcher_variable("SLURM_STEP_NODELIST");
     const char *id = settings_launcher_variable("SLURM_JOB_ID");
-    tutti_status status = rank_and_size("SLURM_PROCID", "SLURM_NTASKS", &rank, &size);
+    /* With --preserve-env, which interactive steps have, the other is the allocation's. */
+    const char *tasks = has("SLURM_STEP_NUM_TASKS") ? "SLURM_STEP_NUM_TASKS" : "SLURM_NTASKS";
+    tutti_status status = rank_and_size("SLURM_PROCID", tasks, &rank, &size);
     if (status != TUTTI_OK)
         return status;
     if (list == NULL)

@@ -74,6 +74,10 @@ static bool bind_symbols(void *handle)
 /* Under the lock. */
 static tutti_status load(void)
 {
+    if (pmix.handle && pmix.pid != getpid())
+        return fail(TUTTI_ERR_FORKED,
+                    "PMIx serves the parent of this process, which was forked after it had met the "
+                    "launcher: set TUTTI_RENDEZVOUS=host:port, TUTTI_RANK and TUTTI_SIZE");
     if (pmix.handle)
         return TUTTI_OK;
     /* global: its plugins look for its symbols */

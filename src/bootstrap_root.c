@@ -211,16 +211,20 @@ static void take_join(struct lobby *lobby, struct slot *slot)
 /* A seated rank has nothing to say before all have come: it left. */
 static void seat_event(struct lobby *lobby, uint32_t rank)
 {
-    char who[128];
+    char who[128], those[200];
     uint32_t missing = bootstrap_guests(lobby->bootstrap) - lobby->seated;
     struct seat *seat = &lobby->bootstrap->seats[rank];
     if (seat->fd < 0 || lobby->doom != TUTTI_OK)
         return;
-    tutti_status status = fail(
-        TUTTI_ERR_CONNECT,
-        "%s left the rendezvous while %u other rank%s still missing: it ended, was aborted, or its "
-        "own timeout is shorter",
-        seat_text(lobby->bootstrap->seats, rank, who), missing, missing == 1 ? " was" : "s were");
+    seat_text(lobby->bootstrap->seats, rank, who);
+    seats_missing(lobby->bootstrap, NULL, those, sizeof those);
+    tutti_status status =
+        missing == 0
+            ? fail(TUTTI_ERR_CONNECT, "%s left the rendezvous: it ended or was aborted", who)
+            : fail(TUTTI_ERR_CONNECT,
+                   "%s left the rendezvous while %u other rank%s still missing (%s): its time was "
+                   "up, it ended or was aborted",
+                   who, missing, missing == 1 ? " was" : "s were", those);
     watch(lobby, EPOLL_CTL_DEL, seat->fd, 0, TOKEN_SEAT, rank);
     owned_close(seat->fd);
     seat->fd = -1;

@@ -531,7 +531,9 @@ static tutti_status build_rounds(tutti_comm *comm, struct bootstrap *bootstrap, 
     else
         snprintf(mine->sentence, sizeof mine->sentence, "%s", status_sentence());
     tutti_status round = bootstrap_allgather(bootstrap, mine, opened, sizeof *opened);
-    if (status == TUTTI_OK)
+    if (status != TUTTI_OK)
+        status_set_sentence(mine->sentence);
+    else
         status = round;
     return status == TUTTI_OK ? take_addresses(comm, facts, opened, rows) : status;
 }

@@ -54,16 +54,26 @@ struct shrink {
 /* ---- what the others say ----------------------------------------------------------------------
  */
 
+static void forget(struct notice **notice)
+{
+    free(*notice);
+    *notice = NULL;
+}
+
 void comm_shrink_notice(tutti_comm *comm, uint32_t peer, const struct notice *notice)
 {
     struct comm_peer *from = &comm->peers[peer];
     struct notice **kept = notice->kind == NOTICE_MEET     ? &from->meet
                            : notice->kind == NOTICE_COMING ? &from->coming
                                                            : &from->absent;
+    const struct notice *absent = from->absent;
+    /* Its absence was from a meeting before this one. */
+    if (notice->kind == NOTICE_MEET && absent && absent->status != TUTTI_ERR_MISMATCH &&
+        absent->tag.word[0] < notice->tag.word[0])
+        forget(&from->absent);
     if (notice->kind == NOTICE_COMING &&
         notice->tag.word[0] == 0) { /* it is here; or check_link asked */
-        free(from->absent);
-        from->absent = NULL;
+        forget(&from->absent);
         return;
     }
     if (!*kept)
@@ -71,12 +81,6 @@ void comm_shrink_notice(tutti_comm *comm, uint32_t peer, const struct notice *no
     /* Without memory it is lost, and the wait for it ends at its deadline. */
     if (*kept)
         **kept = *notice;
-}
-
-static void forget(struct notice **notice)
-{
-    free(*notice);
-    *notice = NULL;
 }
 
 /* Has this survivor answered the root? */

@@ -109,6 +109,20 @@ static void test_bootstrap_names_missing_ranks(void)
     CU_ASSERT_TRUE(is_soon(miss_ranks, 1500));
 }
 
+/* Those who came before the root give up before it does; nobody else can say who is missing. */
+static void test_bootstrap_names_missing_ranks_to_all(void)
+{
+    struct settings settings = quick(1500);
+    tutti_unique_id id;
+    CU_ASSERT_EQUAL_FATAL(bootstrap_root_id(&settings, &id), TUTTI_OK);
+    struct player *players = cast(4, &id, 1500);
+    players[0].delay_ms = 1000;
+    play_all(players, 3);
+    expect_sentence(&players[0], TUTTI_ERR_CONNECT,
+                    " left the rendezvous while 1 other rank was still missing (3): ");
+    free(players);
+}
+
 static void test_bootstrap_names_a_rank_that_leaves(void)
 {
     struct settings settings = quick(5000);
@@ -521,10 +535,21 @@ static void be_slurm(struct player *player)
     setenv("SLURM_STEP_NODELIST", "127.0.0.[1,7-9],elsewhere", 1);
 }
 
+/* A step of an allocation of more tasks, whose variables it keeps. */
+static void be_slurm_step(struct player *player)
+{
+    char text[16];
+    be_slurm(player);
+    snprintf(text, sizeof text, "%u", player->size);
+    setenv("SLURM_STEP_NUM_TASKS", text, 1);
+    setenv("SLURM_NTASKS", "5", 1);
+}
+
 static void test_bootstrap_joins_under_slurm(void)
 {
     struct player *players = cast(3, NULL, 10000);
     CU_ASSERT_TRUE(play_processes(players, 3, be_slurm));
+    CU_ASSERT_TRUE(play_processes(players, 3, be_slurm_step));
     free(players);
 }
 
@@ -738,6 +763,7 @@ static const struct suite_test tests[] = {
     {"bootstrap_names_a_size_that_differs", test_bootstrap_names_a_size_that_differs},
     {"bootstrap_names_a_rank_claimed_twice", test_bootstrap_names_a_rank_claimed_twice},
     {"bootstrap_names_missing_ranks", test_bootstrap_names_missing_ranks},
+    {"bootstrap_names_missing_ranks_to_all", test_bootstrap_names_missing_ranks_to_all},
     {"bootstrap_names_a_rank_that_leaves", test_bootstrap_names_a_rank_that_leaves},
     {"bootstrap_names_a_root_that_leaves", test_bootstrap_names_a_root_that_leaves},
     {"bootstrap_names_a_root_that_never_serves", test_bootstrap_names_a_root_that_never_serves},

@@ -442,6 +442,7 @@ struct told {
     unsigned calls;
     size_t len[2];
     uint8_t blocks[2][16384];
+    bool refuses; /* some other call meanwhile */
 };
 
 static int gather_told(const void *in, void *out, size_t len, void *context)
@@ -457,6 +458,8 @@ static int gather_told(const void *in, void *out, size_t len, void *context)
     }
     memcpy(out, in, len);
     memcpy((uint8_t *)out + len, block, len);
+    if (told->refuses)
+        CU_ASSERT_EQUAL(tutti_wait(NULL), TUTTI_ERR_ARG);
     return 0;
 }
 
@@ -474,6 +477,20 @@ static void test_causes_names_whose_settings_are_bad(void)
     CU_ASSERT_STRING_EQUAL(tutti_last_error(),
                            "rank 1: TUTTI_LANES=99 is out of range: expected 0 to 7");
     CU_ASSERT_EQUAL(told.calls, 4);
+}
+
+/* What was wrong here is what this rank says, whatever its allgather did. */
+static void test_causes_keeps_its_own_sentence(void)
+{
+    static struct told told = {.refuses = true};
+    tutti_comm *comm;
+    setenv("TUTTI_INTERFACE", "nosuch", 1);
+    setenv("TUTTI_TRANSPORTS", "tcp", 1);
+    CU_ASSERT_EQUAL(tutti_comm_create_with(2, 1, gather_told, &told, &comm), TUTTI_ERR_SETTING);
+    CU_ASSERT_PTR_NOT_NULL(strstr(tutti_last_error(), "TUTTI_INTERFACE=nosuch"));
+    CU_ASSERT_EQUAL(told.calls, 2);
+    unsetenv("TUTTI_INTERFACE");
+    unsetenv("TUTTI_TRANSPORTS");
 }
 
 /* Rank 0 offers memory of the library's, is told that rank 2 has aborted, and frees it. Rank 1
@@ -536,6 +553,7 @@ int main(int argc, char **argv)
         {"names_who_lacks_descriptors", test_causes_names_who_lacks_descriptors},
         {"names_who_cannot_map_what_is_offered", test_causes_names_who_cannot_map_what_is_offered},
         {"names_whose_settings_are_bad", test_causes_names_whose_settings_are_bad},
+        {"keeps_its_own_sentence", test_causes_keeps_its_own_sentence},
         {"survives_damaged_records", test_causes_survives_damaged_records},
     };
     return suite_run("causes", tests, sizeof tests / sizeof *tests, argc, argv);

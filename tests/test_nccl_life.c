@@ -363,8 +363,32 @@ static int deciding(tutti_comm *native, int rank, int size, void *context)
     return wrong;
 }
 
+/* A configuration that does not say whether it blocks: what it makes does, whatever the parent. */
+static int leaving_out(tutti_comm *native, int rank, int size, void *context)
+{
+    struct birth birth = {.size = size};
+    int wrong = 0;
+    (void)context;
+    for (int shrinks = 0; shrinks < 2; shrinks++) {
+        ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+        ncclComm_t comm, child = NULL, grandchild = NULL;
+        wrong += init_as(native, rank, size, 0, &comm);
+        config.splitShare = 1;
+        birth.shrinks = shrinks;
+        birth.waits = false;
+        wrong += bear(&birth, comm, rank, &config, &child);
+        birth.waits = true;
+        wrong += bear(&birth, child, rank, NULL, &grandchild);
+        wrong += OK(ncclCommFinalize(child));
+        wrong += OK(ncclCommDestroy(comm)) + OK(ncclCommDestroy(child));
+        wrong += OK(ncclCommDestroy(grandchild));
+    }
+    return wrong;
+}
+
 static void test_nccl_life_the_parent_decides_who_waits(void)
 {
+    nccl_world_run(WORLD_PROCESSES, 3, nccl_world_shm, leaving_out, NULL);
     nccl_world_run(WORLD_PROCESSES, 3, nccl_world_shm, deciding, NULL);
     nccl_world_run(WORLD_THREADS, 2, NULL, deciding, NULL);
 }

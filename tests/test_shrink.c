@@ -97,6 +97,25 @@ static int shrinking_badly(tutti_comm *comm, int rank, int size, void *context)
     return wrong;
 }
 
+/* The time of two is up before the third comes; they call again, and it comes to that call. */
+static int shrinking_again(tutti_comm *comm, int rank, int size, void *context)
+{
+    int blocks[3] = {0}, received[3];
+    tutti_comm *child = NULL;
+    int wrong = WORLD_OK(tutti_alltoall(blocks, received, 1, TUTTI_INT32, comm));
+    (void)context;
+    if (rank == size - 1) {
+        wrong += world_await(rank, size - 1);
+        usleep(300000);
+    } else {
+        wrong += world_check(rank, tutti_comm_shrink(comm, NULL, 0, &child) != TUTTI_OK,
+                             "shrunk without rank %d", size - 1);
+        world_tell();
+    }
+    wrong += WORLD_OK(tutti_comm_shrink(comm, NULL, 0, &child));
+    return wrong ? wrong : check_child(child, rank, rank, size);
+}
+
 static void test_shrink_in_good_order(void)
 {
     static const char *const hurry[] = {"TUTTI_MEET_TIMEOUT_MS=1500", NULL};
@@ -104,6 +123,7 @@ static void test_shrink_in_good_order(void)
     run(WORLD_PROCESSES, 5, shm, shrinking, NULL);
     run(WORLD_PROCESSES, 3, tcp, shrinking, NULL);
     run(WORLD_PROCESSES, 4, hurry, shrinking_badly, NULL);
+    run(WORLD_PROCESSES, 3, hurry, shrinking_again, NULL);
 }
 
 /* Rank *context dies under a collective; the others go on without it. */

@@ -373,6 +373,8 @@ static void test_stream_exit_with_replay(void)
 
 /* A reduction of the program's ends the process, in the thread that carries the call out. What was
  * registered before the library's own handler comes after it, and finds the library gone. */
+static atomic_bool gives_up;
+
 static void end_after_a_reduction(void)
 {
     int rank = left_rank, one = 1;
@@ -396,6 +398,7 @@ static void give_up(const void *in, void *inout, size_t count, tutti_dtype dtype
     (void)dtype;
     alarm(20);
     left_waiting = context;
+    atomic_store(&gives_up, true);
     exit(2);
 }
 
@@ -413,6 +416,8 @@ static int exit_within_a_reduction(tutti_comm *comm, int rank, int size, void *c
     atexit(end_after_a_reduction);
     wrong += WORLD_OK(tutti_allreduce_on(memory, memory, COUNT, TUTTI_INT32, op, comm, stream));
     wrong += rig_await(rank, stream, AWAIT_S);
+    while (atomic_load(&gives_up))
+        pause();                                                         /* the communicator goes */
     return wrong + WORLD_TAKEN(tutti_comm_status(comm), TUTTI_ERR_PEER); /* the other has gone */
 }
 

@@ -577,8 +577,9 @@ const char *settings_launcher_variable(const char *name)
         "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "OMPI_COMM_WORLD_RANK",
         "OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMIX_NAMESPACE", "PMIX_SERVER_URI2",
         "PMIX_SERVER_URI21", "PMIX_SERVER_URI3", "PMIX_SERVER_URI4", "PMI_RANK", "PMI_SIZE",
-        "PMI_PORT", "PMI_FD", "MPI_LOCALRANKID", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_JOB_ID",
-        "SLURM_STEP_ID", "SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST",
+        "PMI_PORT", "PMI_FD", "MPI_LOCALRANKID", "SLURM_PROCID", "SLURM_NTASKS",
+        "SLURM_STEP_NUM_TASKS", "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_STEP_NODELIST",
+        "SLURM_JOB_NODELIST",
         /* how a GPU's driver starts kernels */
         "CUDA_LAUNCH_BLOCKING",
         /* where files that outlive a process may be put */

@@ -145,10 +145,10 @@ void face_jobs_cancel(struct job *list);
 ncclResult_t face_init(ncclComm_t *comm, int size, const ncclUniqueId *id, int rank,
                        const ncclConfig_t *config, const char *name);
 /* A job that makes something of its parent, which is alive and made, though it may have failed or
- * been revoked, and is held. What it makes is blocking as the configuration says, or as the parent
- * is; whether the call itself is, the parent of a split or shrink decides, and of a grow what is
- * made, since new ranks have no parent. Puts NULL where the handle will be, once the parent is
- * held. */
+ * been revoked, and is held. What it makes is blocking as the configuration says, and where that
+ * leaves it out (of a grow: then as the parent is); without one as the parent is. Whether the call
+ * itself is, the parent of a split or shrink decides, and of a grow what is made, since new ranks
+ * have no parent. Puts NULL where the handle will be, once the parent is held. */
 ncclResult_t face_child_job(ncclComm_t parent, enum job_kind kind, const ncclConfig_t *config,
                             const char *name, ncclComm_t *newcomm, struct job **job);
 /* Takes the job and the hold of its parent. made: whether this rank gets a communicator. */

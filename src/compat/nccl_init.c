@@ -235,7 +235,8 @@ ncclResult_t face_child_job(ncclComm_t parent, enum job_kind kind, const ncclCon
     if (result != ncclSuccess)
         return result;
     face_give(newcomm, NULL);
-    bool blocking = parent->blocking;
+    /* What a configuration of a split or shrink leaves out is not the parent's. */
+    bool blocking = (config && kind != JOB_GROW) || parent->blocking;
     result = face_config_read(config, name, &blocking);
     *job = result == ncclSuccess ? calloc(1, sizeof **job) : NULL;
     if (result == ncclSuccess && !*job)

@@ -3,7 +3,9 @@
  * understood (a communicator of one rank) is a failure. */
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/wait.h>
 #include <tutti/tutti.h>
+#include <unistd.h>
 
 enum { COUNT = 5000 };
 
@@ -11,6 +13,22 @@ static int fail(int rank, const char *what)
 {
     printf("rank %d: %s: %s\n", rank, what, tutti_last_error());
     return 1;
+}
+
+/* PMIx serves the process that asked it first, and no child of that. */
+static int ask_in_a_child(int rank)
+{
+    int status = -1;
+    pid_t child = fork();
+    if (child == 0) {
+        tutti_comm *comm;
+        alarm(20);
+        _exit(tutti_comm_create_from_env(&comm) == TUTTI_ERR_FORKED ? 0 : fail(rank, "in a child"));
+    }
+    waitpid(child, &status, 0);
+    if (status != 0)
+        printf("rank %d: the child ended with status %#x\n", rank, (unsigned)status);
+    return status != 0;
 }
 
 int main(int argc, char **argv)
@@ -39,5 +57,5 @@ int main(int argc, char **argv)
     if (tutti_comm_finalize(comm) != TUTTI_OK)
         return fail(rank, "finalize");
     tutti_comm_destroy(comm);
-    return 0;
+    return getenv("PMIX_NAMESPACE") ? ask_in_a_child(rank) : 0;
 }

@@ -74,6 +74,7 @@ for ranks in $sizes; do
     # shellcheck disable=SC2086
     try "$ranks ranks: $cases" job "$ranks" $cases
 done
+try "2 ranks that leave in a callback" job 2 leaves
 try "3 ranks that disagree" job 3 disagree
 try "3 ranks, one of which dies" job 3 dies
 finish

@@ -9,6 +9,7 @@ must end with, in double or exactly. Says nothing unless something is wrong.
 import os
 import signal
 import sys
+import threading
 import time
 from datetime import timedelta
 
@@ -273,6 +274,14 @@ def case_async():
     tensor = torch.ones(10)
     twice = dist.all_reduce(tensor, async_op=True).get_future().then(again)
     expect(twice.wait(), torch.full((10,), 1.0 * SIZE * SIZE), "a callback's operation")
+    def deeper(future):  # and one that carries out another's, whose callback waits within it
+        dist.all_reduce(torch.ones(10))
+        return dist.all_reduce(future.value()[0], async_op=True).get_future().wait()[0]
+    if RANK == SIZE - 1:
+        time.sleep(1)
+    started = [dist.all_reduce(torch.ones(10), async_op=True) for _ in range(2)]
+    for future in [work.get_future().then(deeper) for work in started]:
+        future.wait()  # whose order, and so what they bring, is not the same on all ranks
     work = dist.all_reduce(tensor, async_op=True)
     work.wait(timedelta(seconds=60))
     if RANK == 0 and SIZE > 1:  # the others come a second later
@@ -351,6 +360,20 @@ def case_again():
         tensor = torch.ones(3)
         dist.all_reduce(tensor)
         expect(tensor, torch.full((3,), 1.0 * SIZE), "all_reduce in a group made again")
+
+
+def case_leaves():
+    """A callback ends the group, in the thread that carries its operations out. The last case."""
+    gone = threading.Event()
+
+    def leave(_):
+        dist.destroy_process_group()
+        gone.set()
+
+    if RANK == SIZE - 1:
+        time.sleep(1)
+    dist.all_reduce(torch.ones(3), async_op=True).get_future().then(leave)
+    assert gone.wait(60), f"rank {RANK} of {SIZE}: the group did not end"
 
 
 def expect_error(group, name):
@@ -458,7 +481,8 @@ def main():
     dist.init_process_group("tutti", timeout=PATIENCE)
     for case in sys.argv[1:]:
         globals()["case_" + case]()
-    dist.destroy_process_group()
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":

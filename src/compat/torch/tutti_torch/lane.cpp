@@ -17,6 +17,7 @@ using std::chrono::microseconds;
 #define THREADS_MAX 64   /* of a lane: callbacks that wait for other operations, and one more */
 
 static thread_local const Lane *served = nullptr; /* by this thread */
+static thread_local int callbacks; /* that it is in, one within the other: they may wait, too */
 
 /* ---- operations --------------------------------------------------------------------------------
  */
@@ -103,13 +104,15 @@ void Lane::call_thread()
 
 void Lane::tell(Guard &lock, Pointer operation)
 {
-    bool ours = served == this;
+    bool ours = served == this && callbacks == 0;
     telling += ours;
+    callbacks++;
     changed.notify_all();
     lock.unlock();
     operation->tell();
     operation.reset();
     lock.lock();
+    callbacks--;
     telling -= ours;
 }
 
@@ -130,6 +133,7 @@ bool Lane::wait(Operation &operation, std::chrono::milliseconds timeout)
 
 void Lane::run()
 {
+    std::shared_ptr<Lane> self = shared_from_this(); /* a callback may end the lane */
     served = this;
     Guard lock(mutex);
     for (int round = ROUNDS_AT_ONCE; !closing || !empty(); round++) {
@@ -161,8 +165,12 @@ void Lane::close()
                 pause(lock, round);
         }
     }
-    for (std::thread &thread : threads)
-        thread.join();
+    for (std::thread &thread : threads) {
+        if (thread.get_id() == std::this_thread::get_id())
+            thread.detach();
+        else
+            thread.join();
+    }
     Guard lock(mutex);
     closed = true;
     (void)tutti_comm_destroy(comm);
