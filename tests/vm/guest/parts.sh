@@ -263,12 +263,12 @@ part_rail() {
     lost=$(grep -c 'warn.* failed: ' "$work/log") back=$(grep -c 'warn.* is up again' "$work/log")
     [ "$lost" -le $((4 + back)) ] && good=yes # four ranks have lost one path each that was up at first
     result "$lost warnings of a loss, $back of a return: attempts to make a path again give none" $good "$work/log"
-    [ "$1" = roce ] || return 0 # a device of siw is removed once nobody has it open
+    [ "$1" = roce ] || return 0
     device_removed
 }
 
-# Under a running allreduce. Now and then (one of thirty times) Linux 7.2 does not remove a device before
-# those who have it open end, and nothing happens to it until then.
+# Under a running allreduce. A device of siw, and before Linux 7.3 one of rxe, too, is removed once nobody
+# has it open, and nothing happens to it until then.
 device_removed() {
     local good=no removal
     start_ranks 2 env TUTTI_LOG=info timeout -k 1 60 "$build/tests/endure" past "$work/removed" 3 50000
@@ -280,11 +280,10 @@ device_removed() {
         end_ranks && grep -q "goes on without $(device a 1)" "$work/log" && ! grep -q 'copied through' "$work/log" && good=yes
         result "a rail's device is removed: the same bits, in place over the other" $good "$work/log"
     else
-        sed 's/^/    /' /proc/$removal/stack
         touch "$work/removed"
         end_ranks && good=yes
         result "a rail's device is to be removed: the same bits" $good "$work/log"
-        skip "the kernel did not remove a device in use within 10 s, but waited where the lines above say"
+        skip "this kernel removes no device that is in use"
     fi
     wait $removal
 }
