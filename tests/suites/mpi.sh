@@ -120,7 +120,7 @@ if [ -e "$face_lib.so" ]; then
         "$build/tests/mpi/test_interpose_life" late
 fi
 for n in 1 3 4; do
-    run "$n ranks from the launcher's environment" 60 $start -np "$n" "$build/tests/mpi/test_env" "$n"
+    run "$n ranks from the launcher's environment" 60 $start -np "$n" "$build/tests/mpi/test_env" "$n" child
 done
 run "coll_perf under mpirun" 120 $start -np 3 "$build/perf/coll_perf" allreduce alltoall -b 8 -e 64K -f 16 -n 5
 
