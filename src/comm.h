@@ -105,7 +105,7 @@ struct operation {
     _Atomic tutti_status status; /* TUTTI_IN_PROGRESS until done */
     char *sentence; /* once failed: its own, for the communicator may be gone by then */
     bool of_unit;   /* a unit of stream.c carries it out: nothing here advances it */
-    bool copies;    /* exec_nic.c does, and its peer is not what it waits for */
+    bool copies;    /* it waits for a copy that exec_nic.c has listed, and for no peer */
     void *bounce; /* pinned, for what no adapter takes (exec_nic.c), or a device (comm_device.c) */
     struct operation *next_work;
     /* operation_init leaves what follows as it is. Point-to-point, once posted: */
@@ -383,7 +383,8 @@ tutti_status comm_device_ended(tutti_comm *comm, struct exec_xfer *xfer, bool *o
 tutti_status comm_device_self(tutti_comm *comm, struct operation *send, struct operation *recv);
 /* Ends operations whose copies are done. True if any. */
 bool comm_device_poll(tutti_comm *comm);
-/* Lists the copy that a transfer by adapters needs before it is sent, or after it has come. */
+/* Lists an operation's copy: of bytes whose offer has come, or that no adapter takes, before they
+ * are sent or after they have come. */
 tutti_status comm_device_copy(tutti_comm *comm, struct operation *op);
 /* In comm_run.c: a send was copied to where its transport takes it; a send or receive is over. */
 void comm_p2p_go_on(tutti_comm *comm, struct operation *op);

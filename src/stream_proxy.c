@@ -35,8 +35,8 @@ static struct {
     struct unit *units, **tail;
     struct replays replays;
     atomic_uint wanting;
-    _Atomic size_t kept; /* units that wait for the next of their streams */
-    _Atomic uint64_t puts;
+    _Atomic size_t kept;   /* units that wait for the next of their streams */
+    _Atomic uint64_t puts; /* numbers given by proxy_next_put */
 } proxy = {.lock = PTHREAD_MUTEX_INITIALIZER, .more = PTHREAD_COND_INITIALIZER};
 
 static _Thread_local bool is_proxy;

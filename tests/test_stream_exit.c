@@ -6,8 +6,6 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "src/comm.h"
-
 #define RUN_LIMIT_S 60
 #include "src/comm.h"
 #include "tests/rig_suite.h"
@@ -371,10 +369,10 @@ static void test_stream_exit_with_replay(void)
     run(WORLD_PROCESSES, 2, staged, exit_with_replay, &second);
 }
 
-/* A reduction of the program's ends the process, in the thread that carries the call out. What was
- * registered before the library's own handler comes after it, and finds the library gone. */
 static atomic_bool gives_up;
 
+/* A reduction of the program's ends the process, in the thread that carries the call out. What was
+ * registered before the library's own handler comes after it, and finds the library gone. */
 static void end_after_a_reduction(void)
 {
     int rank = left_rank, one = 1;

@@ -549,6 +549,7 @@ static void be_looked_for(struct links_rank *rank)
     links_expect(rank, links_event(rank, TRANSPORT_EVENT_LINK_DOWN, LINKS_LIMIT_MS, &event));
     links_expect(rank, event.status == TUTTI_ERR_PEER);
     links_expect(rank, strstr(event.sentence, "no longer listens") != NULL);
+    links_expect(rank, strstr(event.sentence, "or a firewall refuses") != NULL);
 }
 
 static void test_tcp_looks_for_a_late_rank_with_one_connection(void)
